@@ -1,0 +1,182 @@
+"""Where the weights come from: a checkpoint directory, the model hub, or the weights inside the moonshine-cpp package."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from engine_build import ort_weights
+
+DEFAULT_MODEL = "UsefulSensors/moonshine-base"
+CHECKPOINT_FILES = ("config.json", "model.safetensors", "tokenizer.json")
+
+
+class CheckpointError(Exception):
+    """The weights asked for cannot be had or are not a Moonshine checkpoint; the message says which and what to do."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of one Moonshine model."""
+
+    dim: int
+    heads: int
+    encoder_layers: int
+    decoder_layers: int
+    mlp_dim: int
+    rotary_dim: int
+    """Leading dimensions of each head that are rotated; the rest pass unchanged."""
+    rope_theta: float
+    vocabulary: int
+    max_positions: int
+    """Most tokens the decoder holds, the start token included."""
+    start_token: int = 1
+    end_token: int = 2
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.heads
+
+    @classmethod
+    def from_hub_config(cls, config: dict) -> "ModelConfig":
+        """Read a transformers `config.json`; both spellings of the rotary settings are known.
+
+        Raises CheckpointError when it is not a Moonshine configuration or needs what the export does not do.
+        """
+        if config.get("model_type") != "moonshine":
+            raise CheckpointError(f"config.json says model_type {config.get('model_type')!r}; only 'moonshine' can be built")
+        heads = config.get("decoder_num_attention_heads") or config["num_attention_heads"]
+        for side in ("encoder", "decoder"):
+            for kind in ("attention", "key_value"):
+                if (config.get(f"{side}_num_{kind}_heads") or heads) != heads:
+                    raise CheckpointError(f"{side}_num_{kind}_heads differs from {heads}: grouped heads are not supported")
+        rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        head_dim = config["hidden_size"] // heads
+        rotary_factor = rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 0.9))
+        return cls(
+            dim=config["hidden_size"],
+            heads=heads,
+            encoder_layers=config["encoder_num_hidden_layers"],
+            decoder_layers=config.get("decoder_num_hidden_layers") or config["num_hidden_layers"],
+            mlp_dim=config["intermediate_size"],
+            rotary_dim=int(head_dim * rotary_factor),
+            rope_theta=float(rope.get("rope_theta", config.get("rope_theta", 10_000.0))),
+            vocabulary=config["vocab_size"],
+            max_positions=config["max_position_embeddings"],
+            start_token=config.get("decoder_start_token_id", 1),
+            end_token=config.get("eos_token_id", 2),
+        )
+
+
+BASE_CONFIG = ModelConfig(
+    dim=416, heads=8, encoder_layers=8, decoder_layers=8, mlp_dim=1664, rotary_dim=32, rope_theta=10_000.0,
+    vocabulary=32_768, max_positions=194,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model's weights and vocabulary, wherever they came from."""
+
+    model: str
+    """The name asked for."""
+    source: str
+    """Where the weights were found, for people: a directory's name, a hub id, a package and its version."""
+    sha256: str
+    """Over the weight files, in the order read."""
+    config: ModelConfig
+    tensors: dict[str, np.ndarray]
+    """float32, by their names in transformers' `MoonshineForConditionalGeneration`."""
+    pieces: tuple[str, ...]
+    """The vocabulary by id: `▁` for a space, `<0xNN>` for one byte; empty for ids that have no text."""
+
+
+def load(model: str, say: Callable[[str], None]) -> Checkpoint:
+    """Load `model`, a checkpoint directory or a hub id; `say` receives one line where a substitute is used.
+
+    Raises CheckpointError.
+    """
+    if Path(model).is_dir():
+        return load_directory(Path(model), model=model, source=f"directory {Path(model).name}")
+    try:
+        directory = fetch_from_hub(model)
+    except Exception as exc:  # the hub client raises its own, urllib's and httpx's errors alike
+        if model != DEFAULT_MODEL:
+            raise CheckpointError(
+                f"{model!r} is no directory, and neither the local cache nor the model hub has it ({type(exc).__name__})"
+            ) from exc
+        checkpoint = load_moonshine_cpp(model)
+        say(f"{model} cannot be had from the local cache or the hub; using the weights in {checkpoint.source}")
+        return checkpoint
+    return load_directory(directory, model=model, source=f"hub {model}")
+
+
+def fetch_from_hub(model: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=list(CHECKPOINT_FILES), local_files_only=True))
+    except Exception:  # not in the cache, or only half of it
+        return Path(snapshot_download(model, allow_patterns=list(CHECKPOINT_FILES), etag_timeout=5))
+
+
+def load_directory(directory: Path, model: str, source: str) -> Checkpoint:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    missing = [name for name in CHECKPOINT_FILES if not (directory / name).is_file()]
+    if missing:
+        raise CheckpointError(f"{directory} lacks {', '.join(missing)}; a checkpoint is {', '.join(CHECKPOINT_FILES)}")
+    weights = directory / "model.safetensors"
+    try:
+        config = ModelConfig.from_hub_config(json.loads((directory / "config.json").read_text()))
+        tensors = load_file(weights)
+        pieces = read_tokenizer_json(directory / "tokenizer.json", config.vocabulary)
+    except (KeyError, ValueError, SafetensorError) as exc:
+        raise CheckpointError(f"{directory} is not a readable Moonshine checkpoint: {exc!r}") from exc
+    tensors = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
+    return Checkpoint(model, source, sha256_of(weights), config, tensors, pieces)
+
+
+def load_moonshine_cpp(model: str) -> Checkpoint:
+    """Moonshine Base English as the MIT-licensed `moonshine-cpp` package ships it, dequantised to float32."""
+    try:
+        directory, version = ort_weights.package_models("base-en")
+    except ModuleNotFoundError as exc:
+        raise CheckpointError(
+            f"{model} cannot be had from the local cache or the hub, and the moonshine-cpp package is not installed: "
+            "pip install moonshine-cpp==0.1.4, or name a checkpoint directory with --model"
+        ) from exc
+    files = [directory / ort_weights.ENCODER_FILE, directory / ort_weights.DECODER_FILE]
+    pieces = ort_weights.read_tokenizer(directory / ort_weights.TOKENIZER_FILE)
+    pieces += [""] * (BASE_CONFIG.vocabulary - len(pieces))
+    return Checkpoint(
+        model=model,
+        source=f"package moonshine-cpp {version} (int8 per tensor)",
+        sha256=sha256_of(*files),
+        config=BASE_CONFIG,
+        tensors=ort_weights.read_weights(*files),
+        pieces=tuple(pieces),
+    )
+
+
+def read_tokenizer_json(path: Path, vocabulary: int) -> tuple[str, ...]:
+    """Pieces by id from a `tokenizers` file; special tokens have no text."""
+    tokenizer = json.loads(path.read_text())
+    pieces = [""] * vocabulary
+    for piece, token in tokenizer["model"]["vocab"].items():
+        pieces[token] = piece
+    for added in tokenizer.get("added_tokens", ()):
+        if added.get("special") and added["id"] < vocabulary:
+            pieces[added["id"]] = ""
+    return tuple(pieces)
+
+
+def sha256_of(*paths: Path) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

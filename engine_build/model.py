@@ -1,0 +1,288 @@
+"""Moonshine written for export: padding-exact, with slots in mind, the same arithmetic for one row or a batch.
+
+What differs from transformers' `modeling_moonshine.py`, which it equals otherwise:
+- every row has a length; the first GroupNorm and all attention see valid frames only, so that a batch equals its rows;
+- the encoder ends in the cross-attention keys and values of every decoder layer (one projection for all of them);
+- the decoder takes its caches as inputs and returns argmax tokens, their log-probabilities and the new keys and values;
+- the rotated dimensions of each head are reordered at load, so that rotation works on halves instead of pairs.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from engine_build.checkpoint import ModelConfig
+
+MASKED = -3.0e4  # added to a masked score; finite, so that a row without frames stays finite too, and within float16
+CONVOLUTIONS = ((127, 64), (7, 3), (3, 2))  # kernel and stride, in samples, then in frames of the one before
+
+
+def count_frames(lengths: Tensor, convolutions: int = len(CONVOLUTIONS)) -> Tensor:
+    """Frames that the first `convolutions` convolutions give for `lengths` samples; int64, zero for too little audio."""
+    for kernel, stride in CONVOLUTIONS[:convolutions]:
+        lengths = torch.clamp(torch.div(lengths - kernel, stride, rounding_mode="floor") + 1, min=0)
+    return lengths
+
+
+class Rotary(nn.Module):
+    """Rotary position embedding on the leading dimensions of each head, by halves.
+
+    `table` (positions, 2, head_dim) holds a cosine and a signed sine for every dimension (1 and 0 where nothing rotates),
+    so that rotating is two products and a sum: x * cosine + swapped(x) * sine.
+    """
+
+    def __init__(self, config: ModelConfig, positions: int):
+        super().__init__()
+        half, passed = config.rotary_dim // 2, config.head_dim - config.rotary_dim
+        frequencies = config.rope_theta ** (-torch.arange(0, half, dtype=torch.float64) / half)
+        angles = torch.arange(positions, dtype=torch.float64)[:, None] * frequencies
+        ones, zeros = torch.ones(positions, passed), torch.zeros(positions, passed)
+        cosine = torch.cat((angles.cos(), angles.cos(), ones), dim=1)
+        sine = torch.cat((-angles.sin(), angles.sin(), zeros), dim=1)
+        self.parts = [half, half, passed]
+        self.register_buffer("table", torch.stack((cosine, sine), dim=1).float(), persistent=False)
+
+    def forward(self, x: Tensor, table: Tensor) -> Tensor:
+        """x: (batch, positions, heads, head_dim); table: this module's rows for the positions, ([batch,] positions, 2, head_dim)."""
+        cosine, sine = table.to(x.dtype).split(1, dim=-2)
+        first, second, passed = x.split(self.parts, dim=-1)
+        return x * cosine + torch.cat((second, first, passed), dim=-1) * sine
+
+
+class SelfProjection(nn.Module):
+    """Queries, keys and values of a layer's self-attention in one product; queries and keys are rotated together."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.heads, self.head_dim = config.heads, config.head_dim
+        self.qkv_proj = nn.Linear(config.dim, 3 * config.dim, bias=False)
+
+    def forward(self, x: Tensor, rotary: Rotary, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x: (batch, positions, dim). Returns query, key and value, each (batch, heads, positions, head_dim)."""
+        batch, positions, dim = x.shape
+        query_key, value = self.qkv_proj(x).split((2 * dim, dim), dim=-1)
+        query_key = rotary(query_key.reshape(batch, positions, 2 * self.heads, self.head_dim), table)
+        query, key = query_key.transpose(1, 2).chunk(2, dim=1)
+        return query, key, value.reshape(batch, positions, self.heads, self.head_dim).transpose(1, 2)
+
+
+def attention_probabilities(scores: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.softmax(scores.float(), dim=-1).to(dtype)
+
+
+class EncoderLayer(nn.Module):
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.input_layernorm = nn.LayerNorm(config.dim, bias=False)
+        self.self_attn = SelfProjection(config)
+        self.o_proj = nn.Linear(config.dim, config.dim, bias=False)
+        self.post_attention_layernorm = nn.LayerNorm(config.dim, bias=False)
+        self.fc1 = nn.Linear(config.dim, config.mlp_dim)
+        self.fc2 = nn.Linear(config.mlp_dim, config.dim)
+
+    def forward(self, x: Tensor, rotary: Rotary, table: Tensor, mask: Tensor) -> Tensor:
+        query, key, value = self.self_attn(self.input_layernorm(x), rotary, table)
+        scores = query @ key.transpose(2, 3) + mask
+        context = attention_probabilities(scores, x.dtype) @ value
+        x = x + self.o_proj(context.transpose(1, 2).flatten(2))
+        return x + self.fc2(nn.functional.gelu(self.fc1(self.post_attention_layernorm(x))))
+
+
+class Encoder(nn.Module):
+    """Audio to the cross-attention keys and values of every decoder layer."""
+
+    def __init__(self, config: ModelConfig, max_frames: int):
+        super().__init__()
+        dim = config.dim
+        self.config = config
+        self.conv1 = nn.Conv1d(1, dim, 127, 64, bias=False)
+        self.groupnorm = nn.GroupNorm(1, dim)
+        self.conv2 = nn.Conv1d(dim, 2 * dim, 7, 3)
+        self.conv3 = nn.Conv1d(2 * dim, dim, 3, 2)
+        self.rotary = Rotary(config, max_frames)
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
+        self.layer_norm = nn.LayerNorm(dim, bias=False)
+        self.cross_proj = nn.Linear(dim, config.decoder_layers * 2 * dim, bias=False)
+
+    def forward(self, audio: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """audio: float (batch, samples) in [-1, 1], anything after a row's length; lengths: int64 (batch,) valid samples.
+
+        Returns cross_kv (layers, 2, batch, heads, frames, head_dim), keys then values, and frames int64 (batch,).
+        """
+        config, batch = self.config, audio.shape[0]
+        x = torch.tanh(self.conv1(audio.unsqueeze(1)))
+        x = self.norm_valid(x, count_frames(lengths, convolutions=1))
+        x = nn.functional.gelu(self.conv2(x))
+        x = nn.functional.gelu(self.conv3(x)).transpose(1, 2)
+        frames = count_frames(lengths)
+        positions = torch.arange(x.shape[1], device=x.device)
+        mask = torch.where(positions < frames[:, None], 0.0, MASKED)[:, None, None, :].to(x.dtype)
+        table = self.rotary.table[: x.shape[1]]
+        for layer in self.layers:
+            x = layer(x, self.rotary, table, mask)
+        cross = self.cross_proj(self.layer_norm(x))
+        cross = cross.view(batch, x.shape[1], config.decoder_layers, 2, config.heads, config.head_dim)
+        return cross.permute(2, 3, 0, 4, 1, 5), frames
+
+    def norm_valid(self, x: Tensor, frames: Tensor) -> Tensor:
+        """The GroupNorm of one group with statistics over each row's valid frames only, in float32."""
+        dtype, x = x.dtype, x.float()
+        valid = (torch.arange(x.shape[2], device=x.device) < frames[:, None])[:, None, :].float()
+        count = (torch.clamp(frames, min=1) * x.shape[1]).float()[:, None, None]
+        mean = (x * valid).sum(dim=(1, 2), keepdim=True) / count
+        centred = (x - mean) * valid
+        variance = (centred * centred).sum(dim=(1, 2), keepdim=True) / count
+        scale = self.groupnorm.weight.float()[:, None] * torch.rsqrt(variance + self.groupnorm.eps)
+        return (centred * scale + self.groupnorm.bias.float()[:, None]).to(dtype)
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.heads, self.head_dim = config.heads, config.head_dim
+        self.input_layernorm = nn.LayerNorm(config.dim, bias=False)
+        self.self_attn = SelfProjection(config)
+        self.o_proj = nn.Linear(config.dim, config.dim, bias=False)
+        self.post_attention_layernorm = nn.LayerNorm(config.dim, bias=False)
+        self.cross_q_proj = nn.Linear(config.dim, config.dim, bias=False)
+        self.cross_o_proj = nn.Linear(config.dim, config.dim, bias=False)
+        self.final_layernorm = nn.LayerNorm(config.dim, bias=False)
+        self.fc1 = nn.Linear(config.dim, 2 * config.mlp_dim)
+        self.fc2 = nn.Linear(config.mlp_dim, config.dim)
+
+    def forward(self, x: Tensor, rotary: Rotary, table: Tensor, self_mask: Tensor, cross_mask: Tensor,
+                past_key: Tensor, past_value: Tensor, cross_key: Tensor, cross_value: Tensor):  # fmt: skip
+        """Returns x and the new keys and values, stacked (2, batch, heads, new, head_dim)."""
+        batch, new, dim = x.shape
+        query, key, value = self.self_attn(self.input_layernorm(x), rotary, table)
+        # Scores against the cache and against the new tokens are joined, not the keys: the cache is never copied.
+        scores = torch.cat((query @ past_key.transpose(2, 3), query @ key.transpose(2, 3)), dim=-1) + self_mask
+        past, present = attention_probabilities(scores, x.dtype).split((past_key.shape[2], new), dim=-1)
+        context = past @ past_value + present @ value
+        x = x + self.o_proj(context.transpose(1, 2).flatten(2))
+
+        query = self.cross_q_proj(self.post_attention_layernorm(x)).view(batch, new, self.heads, self.head_dim)
+        scores = query.transpose(1, 2) @ cross_key.transpose(2, 3) + cross_mask
+        context = attention_probabilities(scores, x.dtype) @ cross_value
+        x = x + self.cross_o_proj(context.transpose(1, 2).flatten(2))
+
+        inner, gate = self.fc1(self.final_layernorm(x)).chunk(2, dim=-1)
+        return x + self.fc2(nn.functional.silu(gate) * inner), torch.stack((key, value))
+
+
+class Decoder(nn.Module):
+    """One block of new tokens for every row: the first pass, the verification of a draft and the single step alike."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocabulary, config.dim)
+        self.rotary = Rotary(config, config.max_positions)
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
+        self.norm = nn.LayerNorm(config.dim, bias=False)
+
+    def forward(self, tokens: Tensor, past_lengths: Tensor, frames: Tensor, end_bias: Tensor, *caches: Tensor):
+        """One pass.
+
+        tokens: int64 (batch, new); a shorter row is filled up with anything.
+        past_lengths: int64 (batch,), positions of the row's cache that hold.
+        frames: int64 (batch,), valid frames of the row's audio.
+        end_bias: float (batch,), subtracted from the end token's logit at position 0 only.
+        caches: for each layer past_key, past_value (batch, heads, past, head_dim) and cross_key, cross_value
+            (batch, heads, frames, head_dim).
+        Returns the next token after each position, int64 (batch, new); its log-probability without the bias, float32
+        (batch, new); and the new keys and values (layers, 2, batch, heads, new, head_dim).
+        """
+        batch, new = tokens.shape
+        x = self.embed_tokens(tokens)
+        offsets = torch.arange(new, device=x.device)
+        positions = torch.clamp(past_lengths[:, None] + offsets, max=self.config.max_positions - 1)
+        table = self.rotary.table[positions]
+        past = torch.arange(caches[0].shape[2], device=x.device) < past_lengths[:, None]
+        causal = offsets[None, :] <= offsets[:, None]
+        seen = torch.cat((past[:, None].expand(-1, new, -1), causal[None].expand(batch, -1, -1)), dim=-1)
+        self_mask = torch.where(seen, 0.0, MASKED).to(x.dtype)[:, None]
+        heard = torch.arange(caches[2].shape[2], device=x.device) < frames[:, None]
+        cross_mask = torch.where(heard, 0.0, MASKED).to(x.dtype)[:, None, None, :]
+        new_kv = []
+        for index, layer in enumerate(self.layers):
+            x, kv = layer(x, self.rotary, table, self_mask, cross_mask, *caches[4 * index : 4 * index + 4])
+            new_kv.append(kv)
+        logits = (self.norm(x) @ self.embed_tokens.weight.T).float()
+        # The bias reaches one logit of a row's first position only, so only the block's first column is decided with it.
+        end = (torch.arange(logits.shape[-1], device=x.device) == self.config.end_token).float()
+        bias = torch.where(past_lengths == 0, end_bias.float(), 0.0)[:, None, None]
+        first = (logits[:, :1] - bias * end).argmax(dim=-1)
+        chosen = torch.where(offsets == 0, first, logits.argmax(dim=-1))
+        highest = logits.amax(dim=-1, keepdim=True)  # written out: ONNX Runtime's ReduceLogSumExp takes 4 times as long
+        log_sum = (logits - highest).exp().sum(dim=-1).log()
+        log_probs = (logits.gather(2, chosen[..., None]) - highest)[..., 0] - log_sum
+        return chosen, log_probs, torch.stack(new_kv)
+
+
+def build_modules(config: ModelConfig, tensors: dict[str, np.ndarray], max_frames: int) -> tuple[Encoder, Decoder]:
+    """Encoder and decoder in float32 with the checkpoint's weights (transformers' names).
+
+    Raises KeyError for a weight that is missing and RuntimeError for one of another shape.
+    """
+    encoder, decoder = Encoder(config, max_frames).eval(), Decoder(config).eval()
+    encoder.load_state_dict(encoder_state(config, tensors))
+    decoder.load_state_dict(decoder_state(config, tensors))
+    return encoder.requires_grad_(False), decoder.requires_grad_(False)
+
+
+def encoder_state(config: ModelConfig, tensors: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    prefix = "model.encoder."
+    state = {
+        name.removeprefix(prefix).replace("mlp.", "").replace("self_attn.o_proj", "o_proj"): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix) and not name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight"))
+    }
+    for layer in range(config.encoder_layers):
+        state[f"layers.{layer}.self_attn.qkv_proj.weight"] = joined_projection(config, tensors, f"{prefix}layers.{layer}.self_attn")
+    state["cross_proj.weight"] = np.concatenate([
+        tensors[f"model.decoder.layers.{layer}.encoder_attn.{name}_proj.weight"]
+        for layer in range(config.decoder_layers)
+        for name in "kv"
+    ])  # fmt: skip
+    return as_tensors(state)
+
+
+def decoder_state(config: ModelConfig, tensors: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    prefix = "model.decoder."
+    kept = (".self_attn.o_proj.", "_layernorm.", ".mlp.", "decoder.norm.", "embed_tokens.")
+    state = {
+        name.removeprefix(prefix).replace("mlp.", "").replace("self_attn.o_proj", "o_proj"): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix) and any(part in name for part in kept)
+    }
+    for layer in range(config.decoder_layers):
+        attention = f"{prefix}layers.{layer}"
+        state[f"layers.{layer}.self_attn.qkv_proj.weight"] = joined_projection(config, tensors, f"{attention}.self_attn")
+        query = tensors[f"{attention}.encoder_attn.q_proj.weight"]
+        state[f"layers.{layer}.cross_q_proj.weight"] = query * attention_scale(config)
+        state[f"layers.{layer}.cross_o_proj.weight"] = tensors[f"{attention}.encoder_attn.o_proj.weight"]
+    return as_tensors(state)
+
+
+def joined_projection(config: ModelConfig, tensors: dict[str, np.ndarray], attention: str) -> np.ndarray:
+    """q, k and v in one matrix: rotated dimensions reordered to halves, and the scale of the scores in the query."""
+    query, key, value = (tensors[f"{attention}.{name}_proj.weight"] for name in "qkv")
+    return np.concatenate((halves(config, query) * attention_scale(config), halves(config, key), value))
+
+
+def halves(config: ModelConfig, weight: np.ndarray) -> np.ndarray:
+    """Reorder each head's rotated rows from pairs (0 1)(2 3)… to halves (0 2 …)(1 3 …); products of q and k are the same."""
+    order = np.arange(config.head_dim)
+    order[: config.rotary_dim] = np.concatenate((np.arange(0, config.rotary_dim, 2), np.arange(1, config.rotary_dim, 2)))
+    return weight.reshape(config.heads, config.head_dim, -1)[:, order].reshape(weight.shape)
+
+
+def attention_scale(config: ModelConfig) -> float:
+    return 1.0 / math.sqrt(config.head_dim)
+
+
+def as_tensors(state: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    return {name: torch.tensor(np.asarray(tensor)) for name, tensor in state.items()}

@@ -1,0 +1,45 @@
+"""Does the exported ONNX compute what the PyTorch model computes? Asked of every build, on made-up audio."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+
+from engine_build.export import decoder_input_names
+from engine_build.model import Decoder, Encoder
+
+SAMPLES = (40_000, 24_000)  # two rows of different length: the padding must not show
+PAST_POSITIONS, NEW_TOKENS = 7, 4
+
+
+def largest_difference(encoder: Encoder, decoder: Decoder, encoder_path: Path, decoder_path: Path) -> float:
+    """Of all outputs over a padded batch of two noisy tones; infinite where the chosen tokens differ."""
+    generator = torch.Generator().manual_seed(0)
+    time = torch.arange(max(SAMPLES)) / 16_000
+    tones = torch.stack([torch.sin(2 * torch.pi * hertz * time) for hertz in (220.0, 330.0)])
+    audio = 0.1 * tones + 0.05 * torch.randn(tones.shape, generator=generator)
+    lengths = torch.tensor(SAMPLES)
+    with torch.inference_mode():
+        cross_kv, frames = encoder(audio, lengths)
+        cache_shape = (len(SAMPLES), *cross_kv.shape[3:4], PAST_POSITIONS, cross_kv.shape[5])
+        caches = []
+        for key, value in cross_kv:
+            past = [torch.randn(cache_shape, generator=generator) for _ in range(2)]
+            caches += [*past, key.contiguous(), value.contiguous()]
+        tokens = torch.randint(3, 1000, (len(SAMPLES), NEW_TOKENS), generator=generator)
+        inputs = (tokens, torch.tensor([PAST_POSITIONS, 0]), frames, torch.tensor([0.0, 6.0]), *caches)
+        expected = decoder(*inputs)
+    names = decoder_input_names(decoder.config)
+    encoded = run(encoder_path, {"audio": audio, "lengths": lengths})
+    decoded = run(decoder_path, dict(zip(names, inputs, strict=True)))
+    if not np.array_equal(decoded[0], expected[0].numpy()):
+        return float("inf")
+    valid = int(frames.min())
+    pairs = ((encoded[0][..., :valid, :], cross_kv[..., :valid, :]), (decoded[1], expected[1]), (decoded[2], expected[2]))
+    return max(float(np.abs(ours - theirs.numpy()).max()) for ours, theirs in pairs)
+
+
+def run(path: Path, inputs: dict[str, torch.Tensor]) -> list[np.ndarray]:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})

@@ -1,0 +1,79 @@
+"""Drafts, acceptance and stop rules of one row: tokens only, no arrays, no engine.
+
+A decoding says which tokens to feed next and is told what the model would have said after each of them. Fed tokens that
+the model would have chosen itself are accepted; the first it would not is replaced by its own choice, and the rest of the
+draft is offered again behind it. The result is what greedy decoding one token at a time gives.
+"""
+
+from collections.abc import Sequence
+
+LOOK_AROUND_TOKENS = 12  # how far from its place a corrected token is looked for in the rest of the draft
+
+
+class Decoding:
+    """One row on its way from the start token to its last."""
+
+    def __init__(self, draft: Sequence[int], forced: int, max_tokens: int, start_token: int, end_token: int):
+        """draft: offered tokens, the first `forced` of them taken unseen; max_tokens: longest result."""
+        if forced > len(draft):
+            raise ValueError(f"{forced} tokens are forced but the draft has {len(draft)}")
+        self.tokens: list[int] = []
+        self.log_probs: list[float] = []
+        self.done = False
+        self.passes = 0
+        self.single_steps = 0
+        self._draft = [token for token in draft[:max_tokens]]
+        self._forced = min(forced, max_tokens)
+        self._max_tokens = max_tokens
+        self._end_token = end_token
+        self._fed = 0  # tokens of the result (and the start token) whose keys and values are in the cache
+        self._last = start_token
+        self._next = 0  # index into the draft of the first token still offered
+        self._matched = 0  # index behind the last draft token that was right: insertions are looked for from here
+
+    @property
+    def past_length(self) -> int:
+        """Positions of the cache that hold."""
+        return self._fed
+
+    def next_tokens(self) -> tuple[int, ...]:
+        """The block to feed: the last token decided, and what is left of the draft behind it."""
+        room = self._max_tokens - len(self.tokens) - 1
+        return (self._last, *self._draft[self._next : self._next + max(0, room)])
+
+    def accept(self, fed: Sequence[int], predicted: Sequence[int], log_probs: Sequence[float]) -> None:
+        """Take the model's choice after each token of `fed` (what next_tokens gave) and move on."""
+        self.passes += 1
+        self.single_steps += len(fed) == 1
+        for index, (choice, log_prob) in enumerate(zip(predicted, log_probs, strict=True)):
+            offered = fed[index + 1] if index + 1 < len(fed) else None
+            if offered is not None and len(self.tokens) < self._forced:
+                choice = offered
+            self._fed += 1
+            if choice == self._end_token:
+                self.done = True
+                return
+            self.tokens.append(int(choice))
+            self.log_probs.append(float(log_prob))
+            self._last = int(choice)
+            if len(self.tokens) >= self._max_tokens:
+                self.done = True
+                return
+            if offered is None or choice != offered:
+                self._realign(int(choice))
+                return
+            self._next += 1
+            self._matched = self._next
+
+    def _realign(self, choice: int) -> None:
+        """Find where the draft goes on after a token it did not have here, and offer it from there.
+
+        The nearest occurrence of the choice wins; without one it took the place of one token of the draft.
+        """
+        window = range(self._matched, min(len(self._draft), self._next + LOOK_AROUND_TOKENS))
+        places = [index for index in window if self._draft[index] == choice]
+        if places:
+            self._next = min(places, key=lambda index: abs(index - self._next)) + 1
+            self._matched = self._next
+        else:
+            self._next = min(self._next + 1, len(self._draft))

@@ -1,0 +1,21 @@
+"""What can go wrong in the engine and around it, by cause."""
+
+
+class EngineError(Exception):
+    """The root of everything this package raises on purpose."""
+
+
+class EngineDirectoryError(EngineError):
+    """An engine directory is missing, damaged, or was built for something else; the message ends in what to run."""
+
+
+class EngineFailed(EngineError):
+    """A step of the engine raised; the requests in it fail with this, the others go on."""
+
+
+class EngineStopped(EngineError):
+    """The engine loop has ended, by request or because the engine is lost; nothing more will be answered."""
+
+
+class RequestCancelled(EngineError):
+    """The request was withdrawn before it was done: its stream left, or a final took its place."""

@@ -1,0 +1,103 @@
+"""What an engine directory holds and what it was built from and for."""
+
+import hashlib
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from runtime.audio import SAMPLE_RATE
+from runtime.exceptions import EngineDirectoryError
+
+FILE_NAME = "manifest.json"
+FORMAT = 1  # raised when engines built before can no longer be read
+
+
+class EngineFile(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    bytes: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """manifest.json: written by engine_build, compared with what is asked for by runtime."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    format: int = FORMAT
+    model: str
+    """Hub id or directory name the engine was built for."""
+    weights_source: str
+    weights_sha256: str
+    target: str
+    """onnxruntime or tensorrt."""
+    precision: str
+    """What the engine computes in, whatever was asked for."""
+    max_batch: int
+    max_seconds: float
+    sample_rate: int = SAMPLE_RATE
+    dim: int
+    heads: int
+    head_dim: int
+    encoder_layers: int
+    decoder_layers: int
+    vocabulary: int
+    max_positions: int
+    start_token: int
+    end_token: int
+    files: dict[str, EngineFile]
+    versions: dict[str, str]
+    """Of everything that took part in the build."""
+    built_at: str
+    """UTC, ISO 8601."""
+
+    @property
+    def max_samples(self) -> int:
+        return int(self.max_seconds * self.sample_rate)
+
+    def save(self, directory: Path) -> None:
+        (directory / FILE_NAME).write_text(self.model_dump_json(indent=2) + "\n")
+
+
+def directory_name(model: str, target: str, precision: str) -> str:
+    """The engine's own directory below the engines directory: moonshine-base-onnxruntime-fp32."""
+    return f"{Path(model).name.lower()}-{target}-{precision}"
+
+
+def build_command(model: str, target: str, precision: str, max_batch: int) -> str:
+    return (
+        f"python engine_build/build.py --model {model} --target {target} --precision {precision} --max-batch {max_batch}"
+    )
+
+
+def describe_file(path: Path) -> EngineFile:
+    data = path.read_bytes()
+    return EngineFile(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def load(directory: Path, model: str, target: str, precision: str, max_batch: int) -> Manifest:
+    """Read and check an engine directory against what is asked for, every file's hash included.
+
+    Raises EngineDirectoryError with one line that ends in the command to run.
+    """
+    advice = f"run: {build_command(model, target, precision, max_batch)}"
+    path = directory / FILE_NAME
+    if not path.is_file():
+        raise EngineDirectoryError(f"no engine in {directory}; {advice}")
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as exc:
+        raise EngineDirectoryError(f"{path} is damaged ({exc.error_count()} fields do not fit); {advice}") from exc
+    if manifest.format != FORMAT:
+        raise EngineDirectoryError(f"{directory} has format {manifest.format}, this version reads {FORMAT}; {advice}")
+    for name, built, asked in (
+        ("model", manifest.model, model), ("target", manifest.target, target), ("precision", manifest.precision, precision),
+    ):  # fmt: skip
+        if built != asked:
+            raise EngineDirectoryError(f"{directory} was built for {name} {built!r}, not {asked!r}; {advice}")
+    if manifest.max_batch < max_batch:
+        raise EngineDirectoryError(f"{directory} was built for batches up to {manifest.max_batch}, not {max_batch}; {advice}")
+    for name, expected in manifest.files.items():
+        if not (directory / name).is_file() or describe_file(directory / name) != expected:
+            raise EngineDirectoryError(f"{directory / name} is missing or damaged; {advice}")
+    return manifest

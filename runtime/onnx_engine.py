@@ -1,0 +1,196 @@
+"""The engine on ONNX Runtime: the default where there is no GPU.
+
+Owns two sessions and the slots' caches in host memory. Clips are encoded one by one: on a few cores the encoder gains
+nothing from company, and without company there is no padding. The decoder gains a lot, so rows are decoded together
+wherever the work saved exceeds the padding.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from runtime import audio
+from runtime.audio import Clip
+from runtime.engine import Limits, Prediction, Row
+from runtime.exceptions import EngineDirectoryError, EngineFailed
+from runtime.manifest import Manifest
+
+FRAME_BLOCK = 64  # caches are laid out for a multiple of this many frames
+POSITION_BLOCK = 32  # and of this many tokens
+PASS_COST_TOKENS = 12  # a pass costs as much as this many more tokens in it: weights read once more (measured, 2 cores)
+
+TARGET = "onnxruntime"
+ENCODER_FILE = "encoder.onnx"
+DECODER_FILE = "decoder.onnx"
+
+
+class OnnxEngine:
+    """See runtime.engine.Engine."""
+
+    def __init__(self, directory: Path, manifest: Manifest, max_batch: int, threads: int | None = None):
+        """Raises EngineDirectoryError when ONNX Runtime cannot load what is in the directory."""
+        self.name = f"{manifest.target} {manifest.precision}"
+        self.limits = Limits(
+            max_batch=max_batch,
+            max_samples=manifest.max_samples,
+            max_positions=manifest.max_positions,
+            encode_rows=1,
+            start_token=manifest.start_token,
+            end_token=manifest.end_token,
+        )
+        self._encoder = open_session(directory / ENCODER_FILE, threads)
+        self._decoder = open_session(directory / DECODER_FILE, threads)
+        self._layers = manifest.decoder_layers
+        rows = (max_batch, manifest.heads, manifest.head_dim)
+        max_frames = audio.count_frames(manifest.max_samples)
+        self._cross = RowCache(self._layers, *rows, max_positions=max_frames, block=FRAME_BLOCK)
+        self._past = RowCache(self._layers, *rows, max_positions=manifest.max_positions, block=POSITION_BLOCK)
+        self._frames = np.zeros(max_batch, np.int64)  # of each slot's clip; 0 where the slot is free
+
+    def encode(self, slots: Sequence[int], clips: Sequence[Clip]) -> None:
+        for slot, clip in zip(slots, clips, strict=True):
+            if not 0 <= slot < self.limits.max_batch:
+                raise ValueError(f"slot {slot} is outside 0..{self.limits.max_batch - 1}")
+            if len(clip.samples) > self.limits.max_samples:
+                raise ValueError(f"a clip has {len(clip.samples)} samples; the engine holds {self.limits.max_samples}")
+            samples = audio.to_float(clip)[None]
+            feed = {"audio": samples, "lengths": np.array([samples.shape[1]])}
+            cross_kv, frames = run_session(self._encoder, feed)
+            self._frames[slot] = frames[0]
+            self._cross.reserve(int(self._frames.max()), busy=np.flatnonzero(self._frames))
+            self._cross.write(slot, 0, cross_kv[:, :, 0])
+
+    def decode(self, rows: Sequence[Row]) -> list[Prediction]:
+        for row in rows:
+            self._check(row)
+        deepest = max(row.past_length + len(row.tokens) for row in rows)
+        self._past.reserve(deepest, busy=np.flatnonzero(self._frames))
+        predictions: dict[int, Prediction] = {}
+        for group in group_rows(rows):
+            predictions |= self._decode_together(group)
+        return [predictions[row.slot] for row in rows]
+
+    def _check(self, row: Row) -> None:
+        if not 0 <= row.slot < self.limits.max_batch or not self._frames[row.slot]:
+            raise ValueError(f"slot {row.slot} holds no audio")
+        if not row.tokens:
+            raise ValueError(f"slot {row.slot}: no token to feed")
+        if row.past_length + len(row.tokens) > self.limits.max_positions:
+            raise ValueError(
+                f"slot {row.slot}: {len(row.tokens)} tokens at {row.past_length} end past position {self.limits.max_positions}"
+            )
+
+    def _decode_together(self, rows: Sequence[Row]) -> dict[int, Prediction]:
+        """One pass over the stretch of slots from the lowest to the highest row; slots between that are not asked for idle."""
+        first, last = min(row.slot for row in rows), max(row.slot for row in rows) + 1
+        count, new = last - first, max(len(row.tokens) for row in rows)
+        tokens = np.full((count, new), self.limits.start_token, np.int64)
+        past_lengths, end_bias = np.zeros(count, np.int64), np.zeros(count, np.float32)
+        for row in rows:
+            tokens[row.slot - first, : len(row.tokens)] = row.tokens
+            past_lengths[row.slot - first] = row.past_length
+            end_bias[row.slot - first] = row.end_bias
+        feed = {"tokens": tokens, "past_lengths": past_lengths, "frames": self._frames[first:last], "end_bias": end_bias}
+        for layer in range(self._layers):
+            feed[f"past_key.{layer}"], feed[f"past_value.{layer}"] = self._past.rows(layer, first, last)
+            feed[f"cross_key.{layer}"], feed[f"cross_value.{layer}"] = self._cross.rows(layer, first, last)
+        next_tokens, log_probs, new_kv = run_session(self._decoder, feed)
+        predictions = {}
+        for row in rows:
+            index, length = row.slot - first, len(row.tokens)
+            self._past.write(row.slot, row.past_length, new_kv[:, :, index, :, :length])
+            predictions[row.slot] = Prediction(next_tokens[index, :length], log_probs[index, :length])
+        return predictions
+
+    def free(self, slot: int) -> None:
+        self._frames[slot] = 0
+
+    def close(self) -> None:
+        del self._encoder, self._decoder
+
+
+class RowCache:
+    """Keys and values of all layers for all slots, laid out so that any stretch of slots is one contiguous array.
+
+    ONNX Runtime takes an array without copying only if it is contiguous, and attending over positions that no busy slot
+    has would cost as much as over those that count. So the memory is allocated once for the largest layout, and used for
+    the smallest one that holds the busy slots: (slots, heads, positions, head_dim) with few positions. It is zero at first
+    and finite ever after: what lies behind a slot's length is masked, and a NaN there would not stay masked.
+    """
+
+    def __init__(self, layers: int, slots: int, heads: int, head_dim: int, max_positions: int, block: int):
+        self._shape = (slots, heads, head_dim)
+        self._block = block
+        self._max_positions = -(-max_positions // block) * block
+        self._memory = np.zeros((layers, 2, slots * heads * self._max_positions * head_dim), np.float32)
+        self._lay_out(block)
+
+    def _lay_out(self, positions: int) -> None:
+        slots, heads, head_dim = self._shape
+        used = self._memory[:, :, : slots * heads * positions * head_dim]
+        self._positions = positions
+        self._cache = used.reshape(*used.shape[:2], slots, heads, positions, head_dim)
+
+    def reserve(self, positions: int, busy: np.ndarray) -> None:
+        """Make room for `positions` in every slot. The contents of the busy slots (their indices) move along."""
+        wanted = -(-positions // self._block) * self._block
+        if wanted == self._positions or (wanted < self._positions and len(busy) > 1):
+            return  # room enough, and not worth moving others for less
+        common = min(wanted, self._positions)
+        kept = self._cache[:, :, busy, :, :common].copy()
+        self._lay_out(wanted)
+        self._cache[:, :, busy, :, :common] = kept
+
+    def write(self, slot: int, position: int, kv: np.ndarray) -> None:
+        """kv: (layers, 2, heads, new, head_dim), to positions position.. of the slot."""
+        self._cache[:, :, slot, :, position : position + kv.shape[3]] = kv
+
+    def rows(self, layer: int, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        """Keys and values of the slots first..last-1: (slots, heads, positions, head_dim) each, views."""
+        return self._cache[layer, 0, first:last], self._cache[layer, 1, first:last]
+
+
+def group_rows(rows: Sequence[Row]) -> list[list[Row]]:
+    """Split the rows of a decode into passes, so that the passes and the padding together cost least.
+
+    A pass over the slots from its lowest to its highest row computes that many slots times its longest row. Rows of like
+    length go together: the best split of the rows in the order of their lengths, by dynamic programming.
+    """
+    ordered = sorted(rows, key=lambda row: (len(row.tokens), row.slot))
+    best: list[tuple[float, int]] = [(0.0, 0)]  # for each count of rows: least cost, and where its last group begins
+    for end in range(1, len(ordered) + 1):
+        best.append(min((best[start][0] + pass_cost(ordered[start:end]), start) for start in range(end)))
+    groups, end = [], len(ordered)
+    while end:
+        start = best[end][1]
+        groups.append(ordered[start:end])
+        end = start
+    return groups[::-1]
+
+
+def pass_cost(rows: Sequence[Row]) -> float:
+    slots = [row.slot for row in rows]
+    return PASS_COST_TOKENS + (max(slots) - min(slots) + 1) * max(len(row.tokens) for row in rows)
+
+
+def open_session(path: Path, threads: int | None) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or os.cpu_count() or 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Spinning threads would take the cores from the event loop that feeds the engine.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as exc:  # ONNX Runtime raises classes of its own that share no base but Exception
+        raise EngineDirectoryError(f"ONNX Runtime cannot load {path}: {exc}") from exc
+
+
+def run_session(session: onnxruntime.InferenceSession, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+    try:
+        return session.run(None, feed)
+    except Exception as exc:  # see open_session
+        raise EngineFailed(f"ONNX Runtime failed: {exc}") from exc

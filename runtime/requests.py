@@ -1,0 +1,64 @@
+"""What crosses between a session and the engine loop: small messages, one result for every request."""
+
+import enum
+from dataclasses import dataclass, field
+
+from runtime.audio import Clip
+from runtime.exceptions import EngineError
+
+TOKENS_PER_SECOND = 6.5  # the authors' limit against runaway loops
+SPARE_TOKENS = 3  # so that a word of half a second still fits
+
+
+class Priority(enum.IntEnum):
+    """Lower goes first."""
+
+    FINAL = 0
+    INTERIM = 1
+
+
+@dataclass(frozen=True)
+class Request:
+    """Transcribe one clip of one stream."""
+
+    request_id: int
+    stream_id: str
+    clip: Clip
+    draft: tuple[int, ...] = ()
+    """Tokens the result is likely to begin with; they save time and never change the result."""
+    forced: int = 0
+    """How many leading tokens of the draft are taken unseen: text that was already promised."""
+    priority: Priority = Priority.INTERIM
+    end_bias: float = 0.0
+    """Subtracted from the end token's logit at the first step, against empty results for quiet audio."""
+
+    @property
+    def max_tokens(self) -> int:
+        return int(self.clip.seconds * TOKENS_PER_SECOND) + SPARE_TOKENS
+
+
+@dataclass(frozen=True)
+class Timings:
+    """How one request was served."""
+
+    queue_ms: float = 0.0
+    """From submission to its slot."""
+    total_ms: float = 0.0
+    """From submission to its result."""
+    passes: int = 0
+    """Decoder passes it took part in."""
+    single_steps: int = 0
+    """Those of them that fed one token only."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The answer to one request: a hypothesis, or the error that took its place."""
+
+    request: Request
+    tokens: tuple[int, ...] = ()
+    """Without start and end token."""
+    log_probs: tuple[float, ...] = ()
+    """Of each token, as the decoder saw it, without the end bias."""
+    error: EngineError | None = None
+    timings: Timings = field(default_factory=Timings)
