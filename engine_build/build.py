@@ -53,7 +53,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--model", default=DEFAULT_MODEL, metavar="ID_OR_DIR",
                         help="a Moonshine checkpoint: a hub id, or a directory with config.json, model.safetensors and "
-                        "tokenizer.json; where the default cannot be had, the weights in the moonshine-cpp package are used")  # fmt: skip
+                        "tokenizer.json; where the default cannot be had, moonshine-cpp's weights are used")  # fmt: skip
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32",
                         help="what to compute in; on the onnxruntime target int8 means a decoder with int8 weights, and "
                         "fp16 and bf16 build fp32")  # fmt: skip

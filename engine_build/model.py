@@ -45,7 +45,7 @@ class Rotary(nn.Module):
         self.register_buffer("table", torch.stack((cosine, sine), dim=1).float(), persistent=False)
 
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
-        """x: (batch, positions, heads, head_dim); table: this module's rows for the positions, ([batch,] positions, 2, head_dim)."""
+        """x: (batch, positions, heads, head_dim); table: rows of `table` for the positions, ([batch,] positions, 2, head_dim)."""
         cosine, sine = table.to(x.dtype).split(1, dim=-2)
         first, second, passed = x.split(self.parts, dim=-1)
         return x * cosine + torch.cat((second, first, passed), dim=-1) * sine
@@ -241,7 +241,8 @@ def encoder_state(config: ModelConfig, tensors: dict[str, np.ndarray]) -> dict[s
         if name.startswith(prefix) and not name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight"))
     }
     for layer in range(config.encoder_layers):
-        state[f"layers.{layer}.self_attn.qkv_proj.weight"] = joined_projection(config, tensors, f"{prefix}layers.{layer}.self_attn")
+        attention = f"layers.{layer}.self_attn"
+        state[f"{attention}.qkv_proj.weight"] = joined_projection(config, tensors, f"{prefix}{attention}")
     state["cross_proj.weight"] = np.concatenate([
         tensors[f"model.decoder.layers.{layer}.encoder_attn.{name}_proj.weight"]
         for layer in range(config.decoder_layers)

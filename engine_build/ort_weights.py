@@ -38,9 +38,7 @@ def package_models(name: str) -> tuple[Path, str]:
 def read_weights(encoder: Path, decoder: Path) -> dict[str, np.ndarray]:
     """All weights, float32, by their names in transformers' `MoonshineForConditionalGeneration`."""
     weights = {f"model.encoder.{name}": weight for name, weight in graph_weights(encoder)}
-    weights |= {
-        name if name.startswith("model.") else f"model.decoder.{name}": weight for name, weight in graph_weights(decoder)
-    }
+    weights |= {name if name.startswith("model.") else f"model.decoder.{name}": weight for name, weight in graph_weights(decoder)}
     return weights
 
 

@@ -65,9 +65,7 @@ def directory_name(model: str, target: str, precision: str) -> str:
 
 
 def build_command(model: str, target: str, precision: str, max_batch: int) -> str:
-    return (
-        f"python engine_build/build.py --model {model} --target {target} --precision {precision} --max-batch {max_batch}"
-    )
+    return f"python engine_build/build.py --model {model} --target {target} --precision {precision} --max-batch {max_batch}"
 
 
 def describe_file(path: Path) -> EngineFile:

@@ -32,6 +32,10 @@ class Request:
     end_bias: float = 0.0
     """Subtracted from the end token's logit at the first step, against empty results for quiet audio."""
 
+    def __post_init__(self):
+        if not 0 <= self.forced <= len(self.draft):
+            raise ValueError(f"{self.forced} tokens are forced but the draft has {len(self.draft)}")
+
     @property
     def max_tokens(self) -> int:
         return int(self.clip.seconds * TOKENS_PER_SECOND) + SPARE_TOKENS

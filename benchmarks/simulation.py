@@ -1,0 +1,91 @@
+"""Streams through session, batcher and engine in one process and one thread, on a clock of their own."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from runtime.audio import SAMPLE_RATE
+from runtime.batcher import Batcher, Encode
+from runtime.engine import Engine
+from runtime.requests import Request, Result
+from runtime.tokenizer import Tokenizer
+from server.session import Session, SessionLimits, State
+
+DEFAULT_LIMITS = SessionLimits(
+    max_batch=32,
+    max_buffer_seconds=120.0,
+    interim_interval_seconds=0.5,
+    max_segment_seconds=12.0,
+    init_timeout_seconds=10.0,
+    idle_timeout_seconds=60.0,
+    close_timeout_seconds=30.0,
+    stable_agreement=2,
+)
+
+
+@dataclass
+class Simulation:
+    """One stream. The clock is the audio's: it moves with each frame, and by the engine's time where that is counted."""
+
+    engine: Engine
+    tokenizer: Tokenizer
+    limits: SessionLimits = DEFAULT_LIMITS
+    count_compute: bool = False
+    """Let results arrive as late as the engine took for them, instead of at once."""
+    frame_ms: int = 20
+    messages: list[tuple[float, dict]] = field(default_factory=list)
+    """What the client would have received, and when, in seconds of the stream."""
+    results: list[Result] = field(default_factory=list)
+    compute_seconds: float = 0.0
+
+    def run(self, audio: np.ndarray, pace: Callable[[float], None] = lambda now: None) -> str:
+        """Stream int16 audio and close; returns the final text. Raises RuntimeError when it ends in an error."""
+        self._now, self._batcher = 0.0, Batcher(self.engine.limits, max_wait_seconds=0.0)
+        self._batcher.open_stream("simulated")
+        self._due: list[tuple[float, Result]] = []
+        self.session = Session("simulated", self.limits, self.tokenizer, self._receive, self._serve, lambda: None, now=0.0)
+        self.session.on_text('{"op":"init","sid":"simulated","sr":16000}', self._now)
+        for frame in frames_of(audio, self.frame_ms):
+            self._now += len(frame) / SAMPLE_RATE
+            self._deliver_until(self._now)
+            self.session.on_audio(frame.tobytes(), self._now)
+            self._deliver_until(self._now)
+        self.session.on_text('{"op":"close"}', self._now)
+        while self._due and self.session.state is not State.CLOSED:
+            self._now = max(self._now, self._due[0][0])
+            self._deliver_until(self._now)
+        last = self.messages[-1][1]
+        if last["op"] != "final":
+            raise RuntimeError(f"the stream ended in {last}")
+        return last["text"]
+
+    def _receive(self, message: dict) -> None:
+        self.messages.append((self._now, message))
+
+    def _serve(self, request: Request) -> None:
+        """Run the engine until the request is answered; the answer is delivered when its time has come."""
+        began = time.perf_counter()
+        self._batcher.submit(request, self._now)
+        while (step := self._batcher.plan(self._now)) is not None:
+            if isinstance(step, Encode):
+                self.engine.encode([job.slot for job in step.jobs], [job.request.clip for job in step.jobs])
+                continue
+            for result in self._batcher.decoded(step, self.engine.decode(step.rows), self._now):
+                for slot in self._batcher.take_freed():
+                    self.engine.free(slot)
+                self.results.append(result)
+                seconds = time.perf_counter() - began
+                self.compute_seconds += seconds
+                self._due.append((self._now + (seconds if self.count_compute else 0.0), result))
+
+    def _deliver_until(self, now: float) -> None:
+        while self._due and self._due[0][0] <= now:
+            _, result = self._due.pop(0)
+            self.session.on_result(result, now)
+
+
+def frames_of(audio: np.ndarray, frame_ms: int) -> Iterator[np.ndarray]:
+    samples = SAMPLE_RATE * frame_ms // 1000
+    return (audio[start : start + samples] for start in range(0, len(audio), samples))

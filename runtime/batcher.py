@@ -1,0 +1,203 @@
+"""Which requests run next. Decides and remembers; does no I/O, reads no clock and touches no engine.
+
+The loop (runtime/loop.py) asks plan() what to do, does it, and reports back with encoded(), decoded() or fail(); what is
+finished comes back as results, one for every request that was submitted.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from runtime.decoding import Decoding
+from runtime.engine import Limits, Prediction, Row
+from runtime.exceptions import EngineError, RequestCancelled
+from runtime.requests import Priority, Request, Result, Timings
+from runtime.slots import Slots
+
+ENCODE_BURST = 4  # encodes in a row before the rows in flight get a pass: four rows share a pass at half the price of one
+
+
+@dataclass
+class Job:
+    """A request on its way: waiting while it has no slot, in flight while it has one."""
+
+    request: Request
+    submitted_at: float
+    slot: int | None = None
+    started_at: float = 0.0
+    decoding: Decoding | None = None
+
+
+@dataclass(frozen=True)
+class Encode:
+    """Give these requests their slots' audio."""
+
+    jobs: tuple[Job, ...]
+
+
+@dataclass(frozen=True)
+class Decode:
+    """One block of tokens for every row in flight."""
+
+    jobs: tuple[Job, ...]
+    rows: tuple[Row, ...]
+
+
+Step = Encode | Decode
+
+
+class Batcher:
+    """In-flight batching: requests join at any step, finished ones leave, nobody waits for the longest.
+
+    Finals go before interims, in both queues. While the engine has nothing to do, an interim waits up to `max_wait_seconds`
+    for company, but only as long as there is another stream that could bring some.
+    """
+
+    def __init__(self, limits: Limits, max_wait_seconds: float):
+        self._limits = limits
+        self._max_wait_seconds = max_wait_seconds
+        self._slots = Slots(limits.max_batch)
+        self._waiting: dict[Priority, dict[int, Job]] = {priority: {} for priority in Priority}  # in order of submission
+        self._in_flight: dict[int, Job] = {}  # by request id
+        self._streams: set[str] = set()
+        self._freed: list[int] = []
+        self._encodes_in_a_row = 0
+
+    @property
+    def waiting(self) -> int:
+        return sum(map(len, self._waiting.values()))
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._in_flight)
+
+    def take_freed(self) -> list[int]:
+        """Slots given back since the last call."""
+        freed, self._freed = self._freed, []
+        return freed
+
+    def open_stream(self, stream_id: str) -> None:
+        """From now on this stream may bring requests, so others may wait for it."""
+        self._streams.add(stream_id)
+
+    def close_stream(self, stream_id: str) -> list[Result]:
+        """Forget the stream; its requests are answered with RequestCancelled."""
+        self._streams.discard(stream_id)
+        return self._withdraw(lambda job: job.request.stream_id == stream_id, "the stream has left")
+
+    def submit(self, request: Request, now: float) -> list[Result]:
+        """Queue a request. A final withdraws the interims of its stream: they would say less, later."""
+        withdrawn = []
+        if request.priority is Priority.FINAL:
+            withdrawn = self._withdraw(
+                lambda job: job.request.stream_id == request.stream_id and job.request.priority is Priority.INTERIM,
+                "a final took its place",
+            )
+        self._waiting[request.priority][request.request_id] = Job(request, submitted_at=now)
+        return withdrawn
+
+    def plan(self, now: float) -> Step | None:
+        """What to do next; None when there is nothing, or nothing worth starting before seconds_to_deadline()."""
+        waiting = self._slots.available and self.waiting
+        if waiting and not self._in_flight and not self._company_is_complete(now):
+            return None
+        final_in_flight = any(job.request.priority is Priority.FINAL for job in self._in_flight.values())
+        burst_is_over = bool(self._in_flight) and self._encodes_in_a_row >= ENCODE_BURST
+        if waiting and (self._waiting[Priority.FINAL] or not (final_in_flight or burst_is_over)):
+            return self._plan_encode(now)
+        if self._in_flight:
+            self._encodes_in_a_row = 0
+            jobs = tuple(self._in_flight.values())
+            return Decode(jobs, tuple(map(row_of, jobs)))
+        return None
+
+    def seconds_to_deadline(self, now: float) -> float | None:
+        """How long plan() may be left alone if nothing new arrives; None for as long as it takes."""
+        if self._in_flight:
+            return 0.0
+        if not self.waiting:
+            return None
+        return max(0.0, self._longest_waiting().submitted_at + self._max_wait_seconds - now)
+
+    def _longest_waiting(self) -> Job:
+        return min((next(iter(jobs.values())) for jobs in self._waiting.values() if jobs), key=lambda job: job.submitted_at)
+
+    def _company_is_complete(self, now: float) -> bool:
+        """Is it time to start, with the engine idle?"""
+        if self._waiting[Priority.FINAL] or self.waiting >= self._slots.available:
+            return True
+        if self.waiting >= len(self._streams):
+            return True  # a stream has one interim at most, so nobody is left who could come
+        return now - self._longest_waiting().submitted_at >= self._max_wait_seconds
+
+    def _plan_encode(self, now: float) -> Encode:
+        count = min(self._limits.encode_rows, self._slots.available)
+        finals_first = itertools.chain(*(self._waiting[priority].values() for priority in Priority))
+        jobs = tuple(itertools.islice(finals_first, count))
+        for job in jobs:
+            request = job.request
+            del self._waiting[request.priority][request.request_id]
+            job.slot = self._slots.allocate()
+            job.started_at = now
+            job.decoding = Decoding(
+                request.draft,
+                request.forced,
+                min(request.max_tokens, self._limits.max_positions - 1),
+                self._limits.start_token,
+                self._limits.end_token,
+            )
+            self._in_flight[request.request_id] = job
+        self._encodes_in_a_row += 1
+        return Encode(jobs)
+
+    def decoded(self, step: Decode, predictions: Sequence[Prediction], now: float) -> list[Result]:
+        """Take one prediction for every row of the step; returns the results that are complete."""
+        results = []
+        for job, row, prediction in zip(step.jobs, step.rows, predictions, strict=True):
+            job.decoding.accept(row.tokens, prediction.tokens.tolist(), prediction.log_probs.tolist())
+            if job.decoding.done:
+                self._retire(job)
+                results.append(result_of(job, now))
+        return results
+
+    def fail(self, jobs: Iterable[Job], error: EngineError, now: float) -> list[Result]:
+        """Answer these jobs with the error and free what they held."""
+        failed = list(jobs)
+        for job in failed:
+            self._retire(job)
+        return [result_of(job, now, error) for job in failed]
+
+    def fail_all(self, error: EngineError, now: float) -> list[Result]:
+        return self.fail(self._jobs(), error, now)
+
+    def _withdraw(self, leaves: Callable[[Job], bool], why: str) -> list[Result]:
+        return self.fail(filter(leaves, self._jobs()), RequestCancelled(why), now=0.0)
+
+    def _jobs(self) -> Iterator[Job]:
+        return itertools.chain(self._in_flight.values(), *(jobs.values() for jobs in self._waiting.values()))
+
+    def _retire(self, job: Job) -> None:
+        if job.slot is None:
+            del self._waiting[job.request.priority][job.request.request_id]
+            return
+        del self._in_flight[job.request.request_id]
+        self._slots.free(job.slot)
+        self._freed.append(job.slot)
+
+
+def row_of(job: Job) -> Row:
+    decoding = job.decoding
+    return Row(job.slot, decoding.next_tokens(), decoding.past_length, job.request.end_bias)
+
+
+def result_of(job: Job, now: float, error: EngineError | None = None) -> Result:
+    decoding = job.decoding
+    if decoding is None or error is not None:
+        return Result(job.request, error=error)
+    timings = Timings(
+        queue_ms=(job.started_at - job.submitted_at) * 1000,
+        total_ms=(now - job.submitted_at) * 1000,
+        passes=decoding.passes,
+        single_steps=decoding.single_steps,
+    )
+    return Result(job.request, tuple(decoding.tokens), tuple(decoding.log_probs), timings=timings)

@@ -1,0 +1,177 @@
+"""The engine loop: one thread that owns the engine and the batcher. Everybody else talks to it through submit()."""
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from runtime.batcher import Batcher, Encode, Step
+from runtime.engine import Engine
+from runtime.exceptions import EngineError, EngineFailed, EngineStopped
+from runtime.observer import Observer
+from runtime.requests import Request, Result
+
+logger = logging.getLogger(__name__)
+
+FAILURES_TO_GIVE_UP = 3  # steps in a row that raised: the engine is taken for lost
+
+OnResult = Callable[[Result], None]
+
+
+@dataclass(frozen=True)
+class Submit:
+    request: Request
+    on_result: OnResult
+
+
+@dataclass(frozen=True)
+class OpenStream:
+    stream_id: str
+
+
+@dataclass(frozen=True)
+class CloseStream:
+    stream_id: str
+
+
+@dataclass(frozen=True)
+class Stop:
+    pass
+
+
+class EngineLoop:
+    """Runs the batcher's steps on the engine until stopped. Every request is answered once, also when the engine fails.
+
+    `on_result` callbacks run on this loop's thread and must only hand the result on.
+    """
+
+    def __init__(self, engine: Engine, max_wait_seconds: float, observer: Observer, clock: Callable[[], float] = time.monotonic):
+        self._engine = engine
+        self._batcher = Batcher(engine.limits, max_wait_seconds)
+        self._observer = observer
+        self._clock = clock
+        self._inbox: queue.SimpleQueue = queue.SimpleQueue()
+        self._callbacks: dict[int, OnResult] = {}
+        self._failures = 0
+        self._stopping = False
+        self._lock = threading.Lock()  # orders submissions against the end of the loop: none may slip in behind it
+        self._ended = False
+        self._step_began: float | None = None
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive() and not self._ended
+
+    def seconds_in_step(self) -> float:
+        """How long the engine has been in its current step; 0 between steps. A hanging device shows here."""
+        began = self._step_began
+        return 0.0 if began is None else self._clock() - began
+
+    def submit(self, request: Request, on_result: OnResult) -> None:
+        """Queue a request; on_result gets its result, once.
+
+        Raises EngineStopped when the loop has ended, ValueError for a clip longer than a slot holds.
+        """
+        if len(request.clip.samples) > self._engine.limits.max_samples:
+            raise ValueError(f"{request.clip.seconds:.1f} s of audio; a slot holds {self._engine.limits.max_samples} samples")
+        self._post(Submit(request, on_result))
+
+    def open_stream(self, stream_id: str) -> None:
+        """Raises EngineStopped when the loop has ended."""
+        self._post(OpenStream(stream_id))
+
+    def close_stream(self, stream_id: str) -> None:
+        """Cancel what the stream has waiting or in flight. Harmless for an unknown stream or an ended loop."""
+        with contextlib.suppress(EngineStopped):  # its end has answered everything already
+            self._post(CloseStream(stream_id))
+
+    def stop(self, timeout_seconds: float = 10.0) -> None:
+        """End the loop: what is waiting or in flight is answered with EngineStopped."""
+        with contextlib.suppress(EngineStopped):
+            self._post(Stop())
+        self._thread.join(timeout_seconds)
+
+    def _post(self, message: object) -> None:
+        with self._lock:
+            if self._ended:
+                raise EngineStopped("the engine has stopped")
+            self._inbox.put(message)
+
+    def _run(self) -> None:
+        error: EngineError = EngineStopped("the engine was stopped")
+        try:
+            while not self._stopping:
+                self._take_messages()
+                step = self._batcher.plan(self._clock())
+                if step is not None:
+                    self._do(step)
+                if self._failures >= FAILURES_TO_GIVE_UP:
+                    error = EngineStopped(f"the engine failed {self._failures} times in a row and was given up")
+                    logger.error("%s", error)
+                    break
+        except Exception as exc:  # a defect of our own: the callers must hear of it all the same
+            logger.exception("the engine loop ended on an error of its own")
+            error = EngineStopped(f"the engine loop ended: {exc!r}")
+        self._end(error)
+
+    def _end(self, error: EngineError) -> None:
+        with self._lock:
+            self._ended = True
+        while not self._inbox.empty():
+            self._apply(self._inbox.get_nowait())
+        self._publish(self._batcher.fail_all(error, self._clock()))
+        self._engine.close()
+
+    def _take_messages(self) -> None:
+        """Sleep until there is something to do, then take all that has come in."""
+        timeout = self._batcher.seconds_to_deadline(self._clock())
+        try:
+            self._apply(self._inbox.get(timeout=timeout) if timeout != 0.0 else self._inbox.get_nowait())
+            while True:
+                self._apply(self._inbox.get_nowait())
+        except queue.Empty:
+            pass
+
+    def _apply(self, message: object) -> None:
+        match message:
+            case Submit(request, on_result):
+                self._callbacks[request.request_id] = on_result
+                self._publish(self._batcher.submit(request, self._clock()))
+            case OpenStream(stream_id):
+                self._batcher.open_stream(stream_id)
+            case CloseStream(stream_id):
+                self._publish(self._batcher.close_stream(stream_id))
+            case Stop():
+                self._stopping = True
+
+    def _do(self, step: Step) -> None:
+        began = self._step_began = self._clock()
+        try:
+            if isinstance(step, Encode):
+                self._engine.encode([job.slot for job in step.jobs], [job.request.clip for job in step.jobs])
+                results = []
+            else:
+                results = self._batcher.decoded(step, self._engine.decode(step.rows), self._clock())
+            self._failures = 0
+        except Exception as exc:  # whatever it was, these requests fail by name and the others go on
+            self._failures += 1
+            logger.exception("a step of the engine failed, with %d requests in it", len(step.jobs))
+            error = exc if isinstance(exc, EngineError) else EngineFailed(f"the engine failed: {exc!r}")
+            results = self._batcher.fail(step.jobs, error, self._clock())
+        self._step_began = None
+        self._observer.step(step, self._clock() - began, self._batcher)
+        self._publish(results)
+
+    def _publish(self, results: list[Result]) -> None:
+        for slot in self._batcher.take_freed():
+            self._engine.free(slot)
+        for result in results:
+            self._observer.result(result)
+            self._callbacks.pop(result.request.request_id)(result)

@@ -1,0 +1,14 @@
+"""Where the engine loop reports what it does. The default listens to nothing; the server turns it into metrics."""
+
+from runtime.batcher import Batcher, Step
+from runtime.requests import Result
+
+
+class Observer:
+    """Called on the engine loop's thread; must be quick."""
+
+    def step(self, step: Step, seconds: float, batcher: Batcher) -> None:
+        """One encode or decode was run (or failed) in `seconds`."""
+
+    def result(self, result: Result) -> None:
+        """A request was answered."""

@@ -1,0 +1,72 @@
+"""What the server counts, for Prometheus."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from runtime.batcher import Batcher, Encode, Step
+from runtime.exceptions import RequestCancelled
+from runtime.observer import Observer
+from runtime.requests import Result
+
+STEP_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+LATENCY_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 5.0, 10.0)
+ROWS = (1, 2, 4, 8, 16, 32, 64)
+PASSES = (1, 2, 3, 4, 6, 8, 12, 20, 40, 80)
+
+
+class Metrics(Observer):
+    """One registry for one server; the engine loop reports here too, from its own thread (prometheus-client locks)."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.sessions = Gauge("asr_sessions_open", "Sessions connected now", registry=registry)
+        self.sessions_total = Counter("asr_sessions_total", "Sessions accepted", registry=registry)
+        self.refused_total = Counter("asr_offers_refused_total", "Offers refused", ["reason"], registry=registry)
+        self.errors_total = Counter("asr_session_errors_total", "Sessions ended by an error", ["reason"], registry=registry)
+        self.audio_seconds_total = Counter("asr_audio_seconds_total", "Audio received", registry=registry)
+        self.messages_total = Counter("asr_messages_sent_total", "Messages sent", ["op"], registry=registry)
+        self.interims_dropped_total = Counter(
+            "asr_interims_dropped_total", "Interims not sent because the client reads too slowly", registry=registry
+        )
+        self.latency = Histogram(
+            "asr_message_latency_seconds", "latency_ms of the messages sent", ["op"], buckets=LATENCY_SECONDS, registry=registry
+        )
+        self.ready = Gauge("asr_ready", "1 while the engine is warm and sessions are accepted", registry=registry)
+        self.step_seconds = Histogram(
+            "asr_engine_step_seconds", "Engine steps", ["kind"], buckets=STEP_SECONDS, registry=registry
+        )
+        self.batch_rows = Histogram("asr_engine_step_rows", "Rows in a step", ["kind"], buckets=ROWS, registry=registry)
+        self.waiting = Gauge("asr_requests_waiting", "Requests without a slot", registry=registry)
+        self.in_flight = Gauge("asr_requests_in_flight", "Requests with a slot", registry=registry)
+        self.requests_total = Counter("asr_requests_total", "Requests answered", ["priority", "outcome"], registry=registry)
+        self.queue_seconds = Histogram(
+            "asr_request_queue_seconds", "From submission to a slot", ["priority"], buckets=LATENCY_SECONDS, registry=registry
+        )
+        self.passes = Histogram("asr_request_passes", "Decoder passes of a request", buckets=PASSES, registry=registry)
+        self.single_steps_total = Counter("asr_single_steps_total", "Passes that fed one token only", registry=registry)
+
+    def step(self, step: Step, seconds: float, batcher: Batcher) -> None:
+        kind = "encode" if isinstance(step, Encode) else "decode"
+        self.step_seconds.labels(kind).observe(seconds)
+        self.batch_rows.labels(kind).observe(len(step.jobs))
+        self.waiting.set(batcher.waiting)
+        self.in_flight.set(batcher.in_flight)
+
+    def result(self, result: Result) -> None:
+        priority = result.request.priority.name.lower()
+        outcome = "done" if result.error is None else "cancelled" if isinstance(result.error, RequestCancelled) else "failed"
+        self.requests_total.labels(priority, outcome).inc()
+        if result.error is None:
+            self.queue_seconds.labels(priority).observe(result.timings.queue_ms / 1000)
+            self.passes.observe(result.timings.passes)
+            self.single_steps_total.inc(result.timings.single_steps)
+
+    def sent(self, message: dict) -> None:
+        """A message left for a client."""
+        self.messages_total.labels(message["op"]).inc()
+        if message["op"] == "error":
+            self.errors_total.labels(message["reason"]).inc()
+        if "latency_ms" in message:
+            self.latency.labels(message["op"]).observe(message["latency_ms"] / 1000)
+
+    def render(self) -> bytes:
+        return generate_latest(self.registry)

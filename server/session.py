@@ -1,0 +1,284 @@
+"""One stream's life: init, streaming, closing, closed.
+
+A session is told what happened (a message, audio, a result, time passing) and answers through `send` and `submit`. It
+reads no clock and waits for nothing, so that tests drive it exactly; transports and the engine loop do the rest.
+All methods run on the event loop's thread.
+"""
+
+import enum
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from runtime.audio import SAMPLE_RATE
+from runtime.exceptions import EngineStopped, RequestCancelled
+from runtime.hypothesis import END_BIAS, is_speech
+from runtime.requests import Priority, Request, Result
+from runtime.tokenizer import Tokenizer
+from server import protocol
+from server.protocol import Close, Init, ProtocolError, Reason
+from server.segmenter import Cut, CutKind, Segmenter
+from server.transcript import Transcript
+
+MIN_NEW_SECONDS = 0.1  # of audio that make another interim worth its price
+
+request_ids = itertools.count()
+
+
+class State(enum.Enum):
+    WAITING_FOR_INIT = "waiting for init"
+    STREAMING = "streaming"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True)
+class SessionLimits:
+    """What a session may take, and how often it speaks."""
+
+    max_batch: int
+    max_buffer_seconds: float
+    interim_interval_seconds: float
+    max_segment_seconds: float
+    init_timeout_seconds: float
+    idle_timeout_seconds: float
+    close_timeout_seconds: float
+    stable_agreement: int
+
+
+class Session:
+    """The protocol, the segmenter and the transcript of one stream.
+
+    send: takes a message for the client. submit: hands a request to the engine loop, whose result must come back through
+    on_result(). finish: called once, after the last message; the transport closes its channel when that is flushed.
+    """
+
+    def __init__(self, stream_id: str, limits: SessionLimits, tokenizer: Tokenizer, send: Callable[[dict], None],
+                 submit: Callable[[Request], None], finish: Callable[[], None], now: float):  # fmt: skip
+        """stream_id: this server's name for the stream; the client's own, `sid`, need not be unique."""
+        self.stream_id = stream_id
+        self.sid = ""
+        self.state = State.WAITING_FOR_INIT
+        self._limits = limits
+        self._send, self._submit, self._finish = send, submit, finish
+        self._segmenter = Segmenter(limits.max_segment_seconds)
+        self._tokenizer = tokenizer
+        self._transcript = Transcript(tokenizer, limits.stable_agreement)
+        self._pending: Pending | None = None  # the one request under way
+        self._transcribed_until = 0  # position behind the newest sample that any result has covered
+        self._last_heard_at = now  # when the client last sent anything
+        self._last_interim_at = float("-inf")  # when the last interim was submitted
+        self._closed_at: float | None = None
+        self._seq = 0
+        self._last_shown: tuple[str, int] | None = None
+
+    # What happens to a session
+
+    def on_text(self, text: str, now: float) -> None:
+        """A text message from the client."""
+        if self.state is State.CLOSED:
+            return
+        self._last_heard_at = now
+        try:
+            match protocol.parse_text(text):
+                case Init(sid):
+                    self._init(sid)
+                case Close():
+                    self._require_streaming("close")
+                    self.close(now)
+        except ProtocolError as exc:
+            self.fail(exc.reason, exc.message)
+
+    def on_audio(self, pcm: bytes, now: float) -> None:
+        """A binary message from the client."""
+        if self.state is State.CLOSED:
+            return
+        self._last_heard_at = now
+        try:
+            self._require_streaming("audio")
+            protocol.check_audio(pcm)
+        except ProtocolError as exc:
+            self.fail(exc.reason, exc.message)
+            return
+        self._segmenter.append(pcm)
+        waiting_seconds = (self._segmenter.end - self._transcribed_until) / SAMPLE_RATE
+        if waiting_seconds > self._limits.max_buffer_seconds:
+            self.fail(
+                Reason.BUFFER_OVERFLOW,
+                f"{waiting_seconds:.1f} s of audio wait to be transcribed; at most {self._limits.max_buffer_seconds:g} s may",
+            )
+            return
+        self._advance(now)
+
+    def on_result(self, result: Result, now: float) -> None:
+        """The engine's answer to the pending request. Answers to requests that were replaced are ignored."""
+        pending = self._pending
+        if self.state is State.CLOSED or pending is None or result.request is not pending.request:
+            return
+        self._pending = None
+        if result.error is not None:
+            if not isinstance(result.error, RequestCancelled):
+                self.fail(Reason.ENGINE_FAILED, f"the engine could not transcribe this stream: {result.error}")
+            return
+        self._transcribed_until = max(self._transcribed_until, pending.end)
+        if pending.cut is None:
+            self._take_interim(result, pending, now)
+        else:
+            self._take_segment(result, pending, now)
+        if self.state is not State.CLOSED:
+            self._advance(now)
+
+    def on_time(self, now: float) -> None:
+        """Called now and then, to notice what does not happen."""
+        quiet_seconds = now - self._last_heard_at
+        if self.state is State.WAITING_FOR_INIT and quiet_seconds > self._limits.init_timeout_seconds:
+            self.fail(Reason.INIT_TIMEOUT, f"no init within {self._limits.init_timeout_seconds:g} s of connecting")
+        elif self.state is State.STREAMING and quiet_seconds > self._limits.idle_timeout_seconds:
+            self.fail(Reason.IDLE_TIMEOUT, f"nothing was sent for {self._limits.idle_timeout_seconds:g} s")
+        elif self.state is State.CLOSING and now - self._closed_at > self._limits.close_timeout_seconds:
+            self.fail(Reason.ENGINE_FAILED, f"no final within {self._limits.close_timeout_seconds:g} s of closing")
+        elif self.state is State.STREAMING:
+            self._advance(now)
+
+    def close(self, now: float) -> None:
+        """Transcribe what is left and send the final. Harmless when already closing."""
+        if self.state is State.WAITING_FOR_INIT:
+            self.fail(Reason.SHUTTING_DOWN, "the server is shutting down")
+        elif self.state is State.STREAMING:
+            self.state = State.CLOSING
+            self._closed_at = now
+            self._pending = None  # what is under way is asked for again, as a final: those go first
+            self._advance(now)
+
+    def fail(self, reason: Reason, message: str) -> None:
+        """Tell the client what is wrong, with the text it may keep, and close."""
+        if self.state is State.CLOSED:
+            return
+        kept = {}
+        if self.state in (State.STREAMING, State.CLOSING):
+            text = self._transcript.text[: self._transcript.stable]
+            kept = {"sid": self.sid, "text": text, "audio_ms": milliseconds(self._segmenter.start)}
+        self._end(protocol.error(reason, message, **kept))
+
+    def abandon(self) -> None:
+        """The client is gone: nothing more is sent."""
+        self.state = State.CLOSED
+
+    # What a session does about it
+
+    def _init(self, sid: str) -> None:
+        if self.state is not State.WAITING_FOR_INIT:
+            raise ProtocolError(Reason.ALREADY_INITIALISED, "init was sent twice; one channel carries one stream")
+        self.sid = sid
+        self.state = State.STREAMING
+        self._send(protocol.ready(sid, self._limits.max_batch))
+
+    def _require_streaming(self, what: str) -> None:
+        if self.state is State.WAITING_FOR_INIT:
+            raise ProtocolError(Reason.NOT_INITIALISED, f"{what} came before init")
+        if self.state is State.CLOSING:
+            raise ProtocolError(Reason.CLOSING, f"{what} came after close")
+
+    def _advance(self, now: float) -> None:
+        """Ask for the next thing worth asking for, if nothing is under way: a closed segment, the last one, an interim."""
+        if self._pending is not None:
+            return
+        segmenter, closing = self._segmenter, self.state is State.CLOSING
+        if cut := segmenter.find_cut():
+            self._request(cut.position, cut, Priority.FINAL if closing else Priority.INTERIM)
+        elif closing and segmenter.end > segmenter.start:
+            self._request(segmenter.end, Cut(segmenter.end, CutKind.END), Priority.FINAL)
+        elif closing:
+            self._send_final(now)
+        elif self._interim_is_due(now):
+            self._last_interim_at = now
+            self._request(segmenter.end, None, Priority.INTERIM)
+
+    def _interim_is_due(self, now: float) -> bool:
+        if not self._segmenter.has_sound:
+            return False
+        new_samples = self._segmenter.end - max(self._transcribed_until, self._segmenter.start)
+        interval_passed = now - self._last_interim_at >= self._limits.interim_interval_seconds
+        return interval_passed and new_samples >= MIN_NEW_SECONDS * SAMPLE_RATE
+
+    def _request(self, end: int, cut: Cut | None, priority: Priority) -> None:
+        request = Request(
+            request_id=next(request_ids),
+            stream_id=self.stream_id,
+            clip=self._segmenter.clip(end),
+            draft=self._transcript.draft,
+            forced=self._transcript.forced,
+            priority=priority,
+            end_bias=END_BIAS,
+        )
+        self._pending = Pending(request, end, cut, heard_at=self._last_heard_at)
+        try:
+            self._submit(request)
+        except EngineStopped as exc:
+            self.fail(Reason.ENGINE_FAILED, str(exc))
+
+    def _is_speech(self, result: Result) -> bool:
+        """Is there anything in the result that the model believes itself? What was promised is kept regardless."""
+        if result.request.forced:
+            return True
+        return bool(result.tokens) and is_speech(result.log_probs, self._tokenizer.text(result.tokens))
+
+    def _take_interim(self, result: Result, pending: "Pending", now: float, may_confirm: bool = True) -> None:
+        if self._is_speech(result):
+            may_confirm = may_confirm and pending.end <= self._segmenter.agreement_end
+            self._transcript.update(result.tokens, result.log_probs, may_confirm)
+        else:
+            self._transcript.update((), (), may_confirm=False)
+        self._show(pending, now)
+
+    def _take_segment(self, result: Result, pending: "Pending", now: float) -> None:
+        tokens = result.tokens if self._is_speech(result) else ()
+        if tokens and pending.cut.kind is CutKind.QUIET:
+            # Words where nothing was loud: they may go on behind this cut, which was made for silence.
+            self._segmenter.keep_open()
+            self._take_interim(result, pending, now, may_confirm=False)
+            return
+        start_ms, end_ms = milliseconds(self._segmenter.start), milliseconds(pending.cut.position)
+        rest_follows = pending.cut.kind is CutKind.LENGTH
+        self._transcript.commit(tokens, start_ms, end_ms, rest_follows)
+        self._segmenter.advance(pending.cut.position)
+        if self.state is State.STREAMING:
+            self._show(pending, now)
+
+    def _show(self, pending: "Pending", now: float) -> None:
+        """Send an interim if it says anything new."""
+        shown = (self._transcript.text, self._transcript.stable)
+        if shown == (self._last_shown or ("", 0)):
+            return
+        self._last_shown = shown
+        latency_ms = (now - pending.heard_at) * 1000
+        self._send(protocol.interim(self.sid, self._seq, *shown, milliseconds(pending.end), latency_ms))
+        self._seq += 1
+
+    def _send_final(self, now: float) -> None:
+        transcript = self._transcript
+        latency_ms = (now - self._closed_at) * 1000
+        audio_ms = milliseconds(self._segmenter.end)
+        self._end(protocol.final(self.sid, transcript.text, transcript.segments, audio_ms, latency_ms))
+
+    def _end(self, message: dict) -> None:
+        self.state = State.CLOSED
+        self._send(message)
+        self._finish()
+
+
+@dataclass(frozen=True)
+class Pending:
+    """The request under way."""
+
+    request: Request
+    end: int
+    """Position behind its last sample."""
+    cut: Cut | None
+    """The cut it closes a segment at; None for an interim."""
+    heard_at: float
+    """When the newest sample known at its submission came in."""
+
+
+def milliseconds(position: int) -> int:
+    return position * 1000 // SAMPLE_RATE

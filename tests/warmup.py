@@ -1,0 +1,29 @@
+"""A health check: one streaming session from connect to final. The exit code tells."""
+
+import asyncio
+import sys
+
+from server.client import StreamError, transcribe
+from tests import arguments
+
+
+def main() -> int:
+    options = arguments.parser("Runs one streaming session; exit code 0 if it gives words.", "short.wav", rtf=4.0).parse_args()
+    audio = arguments.load_audio(options.file)
+    try:
+        transcription = asyncio.run(transcribe(options.server, audio, options.rtf, options.path))
+    except (StreamError, OSError, TimeoutError) as exc:
+        print(f"unhealthy: {exc}", file=sys.stderr)
+        return 1
+    final = transcription.final
+    if not final["text"]:
+        print("unhealthy: the final is empty", file=sys.stderr)
+        return 1
+    print(f"healthy: {len(transcription.interims)} interims, final {final['latency_ms']:.0f} ms after close")
+    if options.full_text:
+        print(final["text"])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
