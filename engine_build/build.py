@@ -19,6 +19,7 @@ from engine_build import checkpoint, onnxruntime_target
 from engine_build.checkpoint import DEFAULT_MODEL, Checkpoint, CheckpointError
 from runtime import manifest, tokenizer
 from runtime.audio import count_frames
+from runtime.exceptions import EngineDirectoryError
 from runtime.manifest import Manifest
 from runtime.onnx_engine import DECODER_FILE, ENCODER_FILE, TARGET
 
@@ -60,6 +61,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--target", choices=("auto", TARGET), default="auto", help="auto: onnxruntime")
     parser.add_argument("--out", type=Path, default=Path("engines"), help="the engine's directory is made below this one")
     parser.add_argument("--max-batch", type=int, default=32, help="most streams in one step")
+    parser.add_argument("--force", action="store_true", help="build even if an unchanged engine is there")
     arguments = parser.parse_args(argv)
     if arguments.max_batch < 1:
         parser.error(f"--max-batch {arguments.max_batch}: expected 1 or more")
@@ -76,9 +78,15 @@ def build(arguments: argparse.Namespace, console: Console) -> Path:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with (
         tempfile.TemporaryDirectory(dir=arguments.out, prefix=".building-") as unfinished,
-        Progress(*columns, console=console) as progress,
+        Progress(*columns, console=console, disable=not console.is_terminal) as progress,
     ):
-        write_engine(Path(unfinished), arguments.model, precision, arguments.max_batch, Stages(progress))
+        stages = Stages(progress)
+        stages.begin(f"load the weights of {arguments.model}")
+        weights = checkpoint.load(arguments.model, say=stages.say)
+        if not arguments.force and is_current(directory, weights, precision, arguments.max_batch):
+            stages.say(f"{directory} is unchanged; nothing to build (--force builds all the same)")
+            return directory
+        write_engine(Path(unfinished), weights, precision, arguments.max_batch, stages)
         shutil.rmtree(directory, ignore_errors=True)
         Path(unfinished).rename(directory)
         Path(unfinished).mkdir()  # for TemporaryDirectory to remove
@@ -107,9 +115,21 @@ class Stages:
         self._progress.console.print(line, highlight=False, soft_wrap=True)
 
 
-def write_engine(directory: Path, model: str, precision: str, max_batch: int, stages: Stages) -> None:
-    stages.begin(f"load the weights of {model}")
-    weights = checkpoint.load(model, say=stages.say)
+def is_current(directory: Path, weights: Checkpoint, precision: str, max_batch: int) -> bool:
+    """Is there a sound engine that this builder made of these weights for the same request?"""
+    try:
+        built = manifest.load(directory, weights.model, TARGET, precision, max_batch)
+    except EngineDirectoryError:
+        return False
+    asked = (weights.sha256, builder_sha256(), max_batch)
+    return (built.weights_sha256, built.builder_sha256, built.max_batch) == asked
+
+
+def builder_sha256() -> str:
+    return checkpoint.sha256_of(*sorted(Path(__file__).parent.glob("*.py")))
+
+
+def write_engine(directory: Path, weights: Checkpoint, precision: str, max_batch: int, stages: Stages) -> None:
     stages.begin("import torch")
     from engine_build import export, verification
     from engine_build.model import build_modules
@@ -117,7 +137,7 @@ def write_engine(directory: Path, model: str, precision: str, max_batch: int, st
     try:
         encoder, decoder = build_modules(weights.config, weights.tensors, max_frames=count_frames(int(MAX_SECONDS * 16_000)))
     except (KeyError, RuntimeError) as exc:
-        raise CheckpointError(f"the weights of {model} do not fit its configuration: {exc}") from exc
+        raise CheckpointError(f"the weights of {weights.model} do not fit its configuration: {exc}") from exc
     stages.begin("export the encoder")
     export.export_encoder(encoder, directory / ENCODER_FILE)
     stages.begin("export the decoder")
@@ -144,6 +164,7 @@ def describe(directory: Path, weights: Checkpoint, precision: str, max_batch: in
         weights_sha256=weights.sha256,
         target=TARGET,
         precision=precision,
+        builder_sha256=builder_sha256(),
         max_batch=max_batch,
         max_seconds=MAX_SECONDS,
         dim=config.dim,

@@ -131,9 +131,10 @@ class Encoder(nn.Module):
         dtype, x = x.dtype, x.float()
         valid = (torch.arange(x.shape[2], device=x.device) < frames[:, None])[:, None, :].float()
         count = (torch.clamp(frames, min=1) * x.shape[1]).float()[:, None, None]
-        mean = (x * valid).sum(dim=(1, 2), keepdim=True) / count
+        # Sums in two stages: a single one over a million values loses a digit where it is taken one after the other.
+        mean = (x * valid).sum(dim=2, keepdim=True).sum(dim=1, keepdim=True) / count
         centred = (x - mean) * valid
-        variance = (centred * centred).sum(dim=(1, 2), keepdim=True) / count
+        variance = (centred * centred).sum(dim=2, keepdim=True).sum(dim=1, keepdim=True) / count
         scale = self.groupnorm.weight.float()[:, None] * torch.rsqrt(variance + self.groupnorm.eps)
         return (centred * scale + self.groupnorm.bias.float()[:, None]).to(dtype)
 

@@ -27,7 +27,7 @@ def largest_difference(encoder: Encoder, decoder: Decoder, encoder_path: Path, d
         for key, value in cross_kv:
             past = [torch.randn(cache_shape, generator=generator) for _ in range(2)]
             caches += [*past, key.contiguous(), value.contiguous()]
-        tokens = torch.randint(3, 1000, (len(SAMPLES), NEW_TOKENS), generator=generator)
+        tokens = torch.randint(3, min(1000, decoder.config.vocabulary), (len(SAMPLES), NEW_TOKENS), generator=generator)
         inputs = (tokens, torch.tensor([PAST_POSITIONS, 0]), frames, torch.tensor([0.0, 6.0]), *caches)
         expected = decoder(*inputs)
     names = decoder_input_names(decoder.config)

@@ -47,8 +47,8 @@ class Decoding:
         self.single_steps += len(fed) == 1
         for index, (choice, log_prob) in enumerate(zip(predicted, log_probs, strict=True)):
             offered = fed[index + 1] if index + 1 < len(fed) else None
-            if offered is not None and len(self.tokens) < self._forced:
-                choice = offered
+            if len(self.tokens) < self._forced:
+                choice = self._draft[len(self.tokens)]
             self._fed += 1
             if choice == self._end_token:
                 self.done = True

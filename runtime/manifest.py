@@ -33,6 +33,8 @@ class Manifest(BaseModel):
     """onnxruntime or tensorrt."""
     precision: str
     """What the engine computes in, whatever was asked for."""
+    builder_sha256: str
+    """Over the source of engine_build: an engine of another builder is built again."""
     max_batch: int
     max_seconds: float
     sample_rate: int = SAMPLE_RATE

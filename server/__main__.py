@@ -1,5 +1,6 @@
 """python -m server: read the settings, open the engine, serve until SIGTERM."""
 
+import argparse
 import asyncio
 import contextlib
 import logging
@@ -23,11 +24,19 @@ logger = logging.getLogger("server")
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m server", description="Serves until SIGTERM. Settings come from the "
+                                     "environment; the README lists them.")  # fmt: skip
+    parser.add_argument("--print-engine", action="store_true", help="print the engine that would be served and exit")
+    options = parser.parse_args()
     try:
         settings = settings_module.load()
     except SettingsError as exc:
         print(exc, file=sys.stderr)
         return 2
+    if options.print_engine:
+        choice = engines.choose(settings.engine_dir, settings.model_id, settings.precision)
+        print(choice.directory, choice.precision, settings.max_batch, sep="\t")
+        return 0
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for noisy in ("aioice", "aiortc"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -1,6 +1,6 @@
 """What the server counts, for Prometheus."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
 from runtime.batcher import Batcher, Encode, Step
 from runtime.exceptions import RequestCancelled
@@ -17,6 +17,7 @@ class Metrics(Observer):
     """One registry for one server; the engine loop reports here too, from its own thread (prometheus-client locks)."""
 
     def __init__(self) -> None:
+        disable_created_metrics()
         self.registry = registry = CollectorRegistry()
         self.sessions = Gauge("asr_sessions_open", "Sessions connected now", registry=registry)
         self.sessions_total = Counter("asr_sessions_total", "Sessions accepted", registry=registry)

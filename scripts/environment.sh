@@ -1,0 +1,55 @@
+# Sourced by the other scripts: where the project and its virtual environment are, and how to install into it.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+VENV_PATH="${VENV_PATH:-$PWD/.venv}"
+PYTHON="$VENV_PATH/bin/python"
+TORCH_DEFAULT=2.13.0 # what setup.cfg pins
+
+say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }
+fail() {
+    printf '%s\n' "$*" >&2
+    exit 1
+}
+
+make_environment() {
+    [ -x "$PYTHON" ] && return
+    local python=""
+    for candidate in python3 python3.13 python3.12 python3.11; do
+        if command -v "$candidate" >/dev/null && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+            python=$candidate
+            break
+        fi
+    done
+    [ -n "$python" ] || fail "Python 3.11 or newer is needed (Debian, Ubuntu: apt-get install python3 python3-venv)"
+    if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+        [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || fail "Python's venv module is missing: apt-get install python3-venv"
+        say "installing python3-venv"
+        apt-get update -qq && apt-get install -y -qq python3-venv >/dev/null
+    fi
+    say "making the virtual environment $VENV_PATH"
+    "$python" -m venv "$VENV_PATH"
+}
+
+# install_torch: the CPU build by default; TORCH_CUDA=cu121 TORCH_VERSION=2.5.1 picks a CUDA wheel. TORCH_INDEX_URL is the
+# address of PyTorch's own wheel index, without its last part (cpu, cu121, ...): needed where pip's index lacks the build.
+install_torch() {
+    local version="${TORCH_VERSION:-$TORCH_DEFAULT}" build="${TORCH_CUDA:-cpu}" index=()
+    [ -n "${TORCH_INDEX_URL:-}" ] && index=(--extra-index-url "$TORCH_INDEX_URL/$build")
+    if "$PYTHON" -c "import sys, torch; sys.exit(not torch.__version__.startswith('$version'))" 2>/dev/null; then return; fi
+    say "installing torch $version ($build), for the engine build"
+    if [ -n "${TORCH_CUDA:-}" ]; then
+        "$PYTHON" -m pip install --quiet "${index[@]}" "torch==$version+$TORCH_CUDA" ||
+            fail "pip found no torch $version+$TORCH_CUDA: set TORCH_INDEX_URL to PyTorch's wheel index (see 'Get started' on its site)"
+    elif [ -n "${TORCH_INDEX_URL:-}" ]; then
+        "$PYTHON" -m pip install --quiet "${index[@]}" "torch==$version+cpu"
+    else
+        # An ordinary index has one build for Linux, with CUDA libraries: it serves here too, only larger.
+        "$PYTHON" -m pip install --quiet "torch==$version"
+    fi
+}
+
+# install_project EXTRAS: this project, editable, with some of setup.cfg's extras.
+install_project() {
+    say "installing the project${1:+ with $1}"
+    "$PYTHON" -m pip install --quiet --editable ".${1:+[$1]}"
+}

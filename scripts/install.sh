@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Installs everything to build engines and to serve them. --serve installs what serving needs only: no torch.
+#   VENV_PATH       where the virtual environment is or will be (.venv)
+#   TORCH_CUDA      a CUDA build of torch, such as cu121 (default: CPU); TORCH_VERSION, TORCH_INDEX_URL with it
+source "$(dirname "$0")/environment.sh"
+make_environment
+if [ "${1:-}" = --serve ]; then
+    install_project ""
+else
+    install_torch
+    install_project export
+fi
+say "installed in $VENV_PATH"

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Starts the server, after installing it and building its engine where that has not been done yet.
+# Settings come from the environment (README: Configuration).
+source "$(dirname "$0")/environment.sh"
+[ -x "$PYTHON" ] && "$PYTHON" -c 'import server, fastapi, aiortc' 2>/dev/null || bash scripts/install.sh
+
+engine=$("$PYTHON" -m server --print-engine)
+IFS=$'\t' read -r directory precision max_batch <<<"$engine"
+if [ ! -f "$directory/manifest.json" ]; then
+    "$PYTHON" -c 'import torch, onnxscript' 2>/dev/null || bash scripts/install.sh
+    say "building the engine $directory"
+    "$PYTHON" engine_build/build.py --model "${MOONSHINE_MODEL_ID:-UsefulSensors/moonshine-base}" \
+        --precision "$precision" --max-batch "$max_batch" --out "$(dirname "$directory")"
+fi
+
+say "starting on http://${ASR_HOST:-0.0.0.0}:${ASR_PORT:-8000}; when it says ready, in a second terminal:"
+say "    bash scripts/client.sh --file mid.wav --rtf 1 --full-text"
+echo $$ >.server.pid
+exec "$PYTHON" -m server

@@ -1,0 +1,152 @@
+"""Engines with the real weights, built once for all tests, and servers that run them."""
+
+import dataclasses
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from benchmarks.accuracy import evaluation_clips, samples
+from engine_build import build
+from runtime import engines
+from runtime.engine import Engine
+from runtime.tokenizer import Tokenizer
+from server import audio_file
+
+PROJECT = Path(__file__).resolve().parent.parent
+ENGINES = PROJECT / "engines"
+MODEL = "UsefulSensors/moonshine-base"
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """An engine with its tokenizer."""
+
+    engine: Engine
+    tokenizer: Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Spoken:
+    """An audio file's samples and what is said in it."""
+
+    name: str
+    samples: np.ndarray
+    text: str
+
+
+@pytest.fixture(scope="session")
+def built() -> Callable[[str], Path]:
+    """The engine directory of a precision; an engine that this source has built before is not built again."""
+    directories: dict[str, Path] = {}
+
+    def directory_of(precision: str) -> Path:
+        if precision not in directories:
+            assert build.main(["--precision", precision, "--out", str(ENGINES)]) == 0
+            directories[precision] = engines.choose(ENGINES, MODEL, precision).directory
+        return directories[precision]
+
+    return directory_of
+
+
+def open_engine(precision: str, built: Callable[[str], Path], max_batch: int = 8) -> Opened:
+    built(precision)
+    engine, tokenizer, _ = engines.open_engine(engines.choose(ENGINES, MODEL, precision), max_batch)
+    return Opened(engine, tokenizer)
+
+
+@pytest.fixture(scope="session")
+def fp32(built) -> Opened:
+    return open_engine("fp32", built)
+
+
+@pytest.fixture(scope="session")
+def int8(built) -> Opened:
+    return open_engine("int8", built)
+
+
+@pytest.fixture(scope="session")
+def clips() -> list[Spoken]:
+    """The evaluation clips."""
+    return [Spoken(clip.path.stem, audio_file.load(clip.path), clip.text) for clip in evaluation_clips()]
+
+
+@pytest.fixture(scope="session")
+def recordings() -> dict[str, Spoken]:
+    """The samples by name: short (10 s) and mid (44 s)."""
+    return {each.path.stem: Spoken(each.path.stem, audio_file.load(each.path), each.text) for each in samples()}
+
+
+@dataclasses.dataclass
+class RunningServer:
+    """A server in a process of its own."""
+
+    address: str
+    process: subprocess.Popen
+    log: Path
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(f"http://{self.address}{path}", trust_env=False)
+
+    def stop(self) -> int:
+        """SIGTERM; returns the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=40)
+
+
+@pytest.fixture(scope="session")
+def start_server(built, tmp_path_factory) -> Iterator[Callable[..., RunningServer]]:
+    """Starts servers with some variables set; all of them are stopped at the end."""
+    started: list[RunningServer] = []
+
+    def start(precision: str = "fp32", **variables: str) -> RunningServer:
+        built(precision)
+        port = free_port()
+        log = tmp_path_factory.mktemp("server") / "log"
+        environment = os.environ | {
+            "ASR_HOST": "127.0.0.1", "ASR_PORT": str(port), "ASR_ENGINE_DIR": str(ENGINES), "MOONSHINE_PRECISION": precision,
+        }  # fmt: skip
+        process = subprocess.Popen(
+            [sys.executable, "-m", "server"],
+            cwd=PROJECT,
+            env=environment | variables,
+            stdout=log.open("w"),
+            stderr=subprocess.STDOUT,
+        )
+        server = RunningServer(f"127.0.0.1:{port}", process, log)
+        started.append(server)
+        wait_until_ready(server)
+        return server
+
+    yield start
+    for server in started:
+        if server.process.poll() is None:
+            server.process.terminate()
+            server.process.wait(timeout=40)
+
+
+def wait_until_ready(server: RunningServer, limit_seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + limit_seconds
+    while time.monotonic() < deadline:
+        assert server.process.poll() is None, f"the server ended: {server.log.read_text()}"
+        try:
+            if server.get("/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)  # a process of its own offers nothing to wait on
+    raise TimeoutError(f"not ready within {limit_seconds} s: {server.log.read_text()}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

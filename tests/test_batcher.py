@@ -1,0 +1,196 @@
+"""Which requests run next: exact, without threads, clocks or a model."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runtime.audio import Clip
+from runtime.batcher import ENCODE_BURST, Batcher, Decode, Encode
+from runtime.engine import Limits, Prediction
+from runtime.exceptions import EngineFailed, RequestCancelled
+from runtime.requests import Priority, Request
+
+END = 2
+SECOND = Clip(np.zeros(16_000, np.int16))
+INTERIM, FINAL = Priority.INTERIM, Priority.FINAL
+
+
+def make_batcher(max_batch: int = 4, max_wait_ms: float = 10, encode_rows: int = 32, streams: int = 0) -> Batcher:
+    batcher = Batcher(Limits(max_batch, 160_000, 194, encode_rows, 1, END), max_wait_ms / 1000)
+    for stream in range(streams):
+        batcher.open_stream(f"s{stream}")
+    return batcher
+
+
+def request(number: int, priority: Priority = INTERIM, stream: str | None = None) -> Request:
+    return Request(number, stream or f"s{number}", SECOND, priority=priority)
+
+
+def predict(step: Decode, *, ending: set[int] = frozenset()) -> list[Prediction]:
+    """Every row says token 9 after everything; the rows of the requests in `ending` end."""
+    return [
+        Prediction(np.full(len(row.tokens), END if job.request.request_id in ending else 9), np.zeros(len(row.tokens)))
+        for job, row in zip(step.jobs, step.rows, strict=True)
+    ]
+
+
+def ids(step) -> list[int]:
+    return [job.request.request_id for job in step.jobs]
+
+
+def test_a_lone_request_waits_for_company_until_the_window_closes():
+    batcher = make_batcher(max_wait_ms=10, streams=2)
+    batcher.submit(request(0), now=0.0)
+    assert batcher.plan(now=0.009) is None, "9 ms in, the window is still open"
+    assert batcher.seconds_to_deadline(now=0.009) == pytest.approx(0.001)
+    assert ids(batcher.plan(now=0.010)) == [0]
+
+
+def test_nobody_waits_where_no_company_can_come():
+    batcher = make_batcher(streams=2)
+    batcher.submit(request(0), now=0.0)
+    batcher.submit(request(1), now=0.001)
+    assert ids(batcher.plan(now=0.001)) == [0, 1], "both open streams are here"
+    alone = make_batcher(streams=1)
+    alone.submit(request(0), now=0.0)
+    assert ids(alone.plan(now=0.0)) == [0]
+
+
+def test_a_full_batch_and_a_final_start_at_once():
+    full = make_batcher(max_batch=2, streams=9)
+    full.submit(request(0), now=0.0)
+    full.submit(request(1), now=0.0)
+    assert ids(full.plan(now=0.0)) == [0, 1]
+    final = make_batcher(streams=9)
+    final.submit(request(0, FINAL), now=0.0)
+    assert ids(final.plan(now=0.0)) == [0]
+
+
+def test_requests_join_at_any_step_and_finished_ones_leave():
+    batcher = make_batcher(streams=9)
+    batcher.submit(request(0), now=0.0)
+    assert isinstance(batcher.plan(now=0.1), Encode)
+    first = batcher.plan(now=0.1)
+    assert ids(first) == [0] and batcher.decoded(first, predict(first), now=0.2) == []
+    batcher.submit(request(1), now=0.2)
+    assert ids(batcher.plan(now=0.2)) == [1], "joins without waiting: the engine is not idle"
+    both = batcher.plan(now=0.2)
+    assert ids(both) == [0, 1]
+    done = batcher.decoded(both, predict(both, ending={0}), now=0.3)
+    assert [result.request.request_id for result in done] == [0] and done[0].tokens == (9,)
+    assert batcher.take_freed() == [0]
+    assert ids(batcher.plan(now=0.3)) == [1]
+
+
+def test_finals_go_before_interims():
+    batcher = make_batcher(max_batch=8, encode_rows=1, streams=9)
+    for number in range(3):
+        batcher.submit(request(number), now=0.0)
+    batcher.submit(request(7, FINAL), now=0.0)
+    assert ids(batcher.plan(now=0.1)) == [7]
+    step = batcher.plan(now=0.1)
+    assert isinstance(step, Decode) and ids(step) == [7], "interims do not hold up a final in flight"
+
+
+def test_rows_in_flight_get_a_pass_between_bursts_of_encodes():
+    batcher = make_batcher(max_batch=32, encode_rows=1, streams=40)
+    for number in range(10):
+        batcher.submit(request(number), now=0.0)
+    kinds = []
+    for _ in range(ENCODE_BURST * 2 + 2):
+        step = batcher.plan(now=1.0)
+        kinds.append(type(step).__name__)
+        if isinstance(step, Decode):
+            batcher.decoded(step, predict(step), now=1.0)
+    assert kinds == (["Encode"] * ENCODE_BURST + ["Decode"]) * 2
+
+
+def test_the_lowest_free_slots_are_taken():
+    batcher = make_batcher(max_batch=4, streams=9)
+    for number in range(4):
+        batcher.submit(request(number), now=0.0)
+    batcher.plan(now=0.0)
+    step = batcher.plan(now=0.0)
+    batcher.decoded(step, predict(step, ending={1, 2}), now=0.0)
+    batcher.submit(request(5), now=0.0)
+    assert [job.slot for job in batcher.plan(now=0.0).jobs] == [1]
+
+
+def test_a_final_withdraws_the_interim_of_its_stream():
+    batcher = make_batcher(streams=2)
+    batcher.submit(request(0, stream="s0"), now=0.0)
+    withdrawn = batcher.submit(request(1, FINAL, stream="s0"), now=0.0)
+    assert [result.request.request_id for result in withdrawn] == [0]
+    assert isinstance(withdrawn[0].error, RequestCancelled)
+    assert ids(batcher.plan(now=0.0)) == [1]
+
+
+def test_a_stream_that_leaves_takes_its_requests_along():
+    batcher = make_batcher(streams=2)
+    batcher.submit(request(0), now=0.0)
+    batcher.submit(request(1), now=0.0)
+    batcher.plan(now=0.0)
+    assert [result.request.request_id for result in batcher.close_stream("s0")] == [0]
+    assert batcher.take_freed() == [0]
+    assert ids(batcher.plan(now=0.0)) == [1]
+
+
+event = st.one_of(
+    st.tuples(st.just("submit"), st.integers(0, 9), st.sampled_from(Priority)),
+    st.tuples(st.just("run"), st.sets(st.integers(0, 200), max_size=60), st.booleans()),
+    st.tuples(st.just("leave"), st.integers(0, 9)),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(events=st.lists(event, max_size=60), max_batch=st.integers(1, 5), encode_rows=st.sampled_from([1, 32]))
+def test_every_request_is_answered_exactly_once_whatever_happens(events, max_batch, encode_rows):
+    """Random arrivals, endings, failures and departures; then the rest is run to its end."""
+    batcher = make_batcher(max_batch, 10, encode_rows, streams=10)
+    submitted, answered, interims = set(), [], {}
+    now = 0.0
+
+    def take(results) -> None:
+        for result in results:
+            answered.append(result.request.request_id)
+            if interims.get(result.request.stream_id) == result.request.request_id:
+                del interims[result.request.stream_id]
+
+    def run(ending: set[int], failing: bool) -> bool:
+        step = batcher.plan(now)
+        if step is None:
+            return False
+        assert len(step.jobs) <= max_batch
+        priorities = [job.request.priority for job in step.jobs]
+        if isinstance(step, Encode):
+            assert priorities == sorted(priorities), "finals first"
+        if failing:
+            take(batcher.fail(step.jobs, EngineFailed("on purpose"), now))
+        elif isinstance(step, Decode):
+            take(batcher.decoded(step, predict(step, ending=ending), now))
+        assert batcher.in_flight <= max_batch
+        return True
+
+    for kind, *details in events:
+        now += 0.003
+        if kind == "submit":
+            stream, priority = f"s{details[0]}", details[1]
+            if priority is INTERIM and stream in interims:
+                continue  # a session never asks for two at once
+            number = len(submitted)
+            submitted.add(number)
+            if priority is INTERIM:
+                interims[stream] = number
+            take(batcher.submit(request(number, priority, stream), now))
+        elif kind == "run":
+            run(*details)
+        else:
+            take(batcher.close_stream(f"s{details[0]}"))
+            batcher.open_stream(f"s{details[0]}")
+    now += 1.0
+    while run(submitted, failing=False):
+        pass
+    assert sorted(answered) == sorted(submitted)
+    assert batcher.waiting == batcher.in_flight == 0
+    assert batcher.seconds_to_deadline(now) is None

@@ -1,0 +1,89 @@
+"""What every engine promises (runtime/engine.py), asked of each."""
+
+import numpy as np
+import pytest
+
+from runtime.audio import Clip
+from runtime.engine import Row
+from runtime.onnx_engine import group_rows
+from tests import greedy
+
+
+@pytest.fixture(params=["fp32", "int8"])
+def engine(request):
+    return request.getfixturevalue(request.param).engine
+
+
+def test_a_slot_keeps_its_audio_while_others_come_and_go(engine, clips):
+    """Slots of very different length move the caches about; what is in them must not change."""
+    first, long, third = (Clip(clips[index].samples) for index in (18, 1, 14))
+    expected = greedy.decode(engine, first).tokens
+    engine.encode([0], [first])
+    fed, said = (engine.limits.start_token,), []
+    for position in range(len(expected)):
+        if position == 3:
+            engine.encode([5], [long])
+        if position == 6:
+            engine.free(5)
+            engine.encode([1], [third])
+            engine.decode([Row(1, (1, *range(100, 160)), 0)])
+        fed = (int(engine.decode([Row(0, fed, position)])[0].tokens[0]),)
+        said += fed
+    engine.free(0)
+    engine.free(1)
+    assert said == expected
+
+
+def test_a_row_may_be_fed_again_from_an_earlier_position(engine, clips):
+    engine.encode([2], [Clip(clips[0].samples)])
+    right = engine.decode([Row(2, (1, 739, 338), 0)])[0]
+    engine.decode([Row(2, (9000, 9001, 9002), 1)])
+    again = engine.decode([Row(2, (739, 338), 1)])[0]
+    engine.free(2)
+    assert again.tokens.tolist() == right.tokens.tolist()[1:]
+
+
+def test_the_end_bias_counts_at_the_first_position_only(engine):
+    silence = Clip(np.zeros(16_000, np.int16))
+    engine.encode([0], [silence])
+    end = engine.limits.end_token
+    assert engine.decode([Row(0, (1,), 0)])[0].tokens[0] == end
+    assert engine.decode([Row(0, (1,), 0, end_bias=100.0)])[0].tokens[0] != end
+    unbiased = engine.decode([Row(0, (1, 887), 0)])[0].tokens
+    assert engine.decode([Row(0, (887,), 1, end_bias=100.0)])[0].tokens[0] == unbiased[1]
+    engine.free(0)
+
+
+@pytest.mark.parametrize("samples", [0, 1, 500, 895, 896, 3000])
+def test_audio_however_short_is_encoded(engine, samples):
+    engine.encode([0], [Clip(np.full(samples, 1000, np.int16))])
+    assert len(engine.decode([Row(0, (1,), 0)])[0].tokens) == 1
+    engine.free(0)
+
+
+def test_what_is_outside_the_limits_is_refused_by_name(engine, clips):
+    clip = Clip(clips[0].samples)
+    with pytest.raises(ValueError, match="slot 8 is outside 0..7"):
+        engine.encode([8], [clip])
+    with pytest.raises(ValueError, match="the engine holds"):
+        engine.encode([0], [Clip(np.zeros(engine.limits.max_samples + 1, np.int16))])
+    with pytest.raises(ValueError, match="slot 3 holds no audio"):
+        engine.decode([Row(3, (1,), 0)])
+    engine.encode([0], [clip])
+    with pytest.raises(ValueError, match="no token to feed"):
+        engine.decode([Row(0, (), 0)])
+    with pytest.raises(ValueError, match="end past position"):
+        engine.decode([Row(0, (1,) * 10, engine.limits.max_positions - 5)])
+    engine.free(0)
+
+
+def test_rows_are_grouped_so_that_padding_costs_less_than_passes():
+    def lengths(*counts: int) -> list[Row]:
+        return [Row(slot, (1,) * count, 0) for slot, count in enumerate(counts)]
+
+    def slots(groups) -> list[list[int]]:
+        return [[row.slot for row in group] for group in groups]
+
+    assert slots(group_rows(lengths(1, 1, 1, 1))) == [[0, 1, 2, 3]], "single steps go together"
+    assert slots(group_rows(lengths(1, 40, 1))) == [[0, 2], [1]], "nobody pays for another's long draft"
+    assert slots(group_rows(lengths(20, 22))) == [[0, 1]], "like lengths go together"

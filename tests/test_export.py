@@ -1,0 +1,169 @@
+"""What was exported computes what Moonshine computes."""
+
+import json
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from transformers import MoonshineConfig, MoonshineForConditionalGeneration
+
+from engine_build import build, checkpoint
+from engine_build.checkpoint import BASE_CONFIG, CheckpointError
+from runtime import audio, engines, manifest
+from runtime.audio import Clip
+from runtime.engine import Row
+from tests import greedy
+
+
+@pytest.fixture(scope="module")
+def reference() -> MoonshineForConditionalGeneration:
+    """Moonshine Base in transformers, float32, from the same weights."""
+    weights = checkpoint.load_moonshine_cpp(checkpoint.DEFAULT_MODEL)
+    rope = {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.62}
+    config = MoonshineConfig(
+        vocab_size=BASE_CONFIG.vocabulary, hidden_size=BASE_CONFIG.dim, intermediate_size=BASE_CONFIG.mlp_dim,
+        encoder_num_hidden_layers=8, decoder_num_hidden_layers=8, max_position_embeddings=BASE_CONFIG.max_positions,
+        partial_rotary_factor=0.62, rope_parameters=rope,
+    )  # fmt: skip
+    model = MoonshineForConditionalGeneration(config).eval()
+    state = {name: torch.tensor(tensor) for name, tensor in weights.tensors.items()}
+    loaded = model.load_state_dict(state, strict=False)
+    assert loaded.missing_keys == ["proj_out.weight"] and not loaded.unexpected_keys, "only the tied projection is implied"
+    model.tie_weights()
+    return model
+
+
+def cross_keys_and_values(model: MoonshineForConditionalGeneration, samples: np.ndarray) -> np.ndarray:
+    """(layers, 2, heads, frames, head_dim) for one clip alone."""
+    hidden = model.model.encoder(torch.tensor(samples)[None]).last_hidden_state
+    heads = model.config.decoder_num_attention_heads
+
+    def split(projected: torch.Tensor) -> np.ndarray:
+        return projected.view(projected.shape[1], heads, -1).transpose(0, 1).numpy()
+
+    attentions = [layer.encoder_attn for layer in model.model.decoder.layers]
+    return np.stack([[split(each.k_proj(hidden)), split(each.v_proj(hidden))] for each in attentions])
+
+
+@torch.inference_mode()
+def test_encoder_equals_transformers_on_single_clips(reference, built, clips):
+    session = onnxruntime.InferenceSession(str(built("fp32") / "encoder.onnx"))
+    for clip in clips[:6]:
+        samples = audio.to_float(Clip(clip.samples))
+        cross_kv, frames = session.run(None, {"audio": samples[None], "lengths": np.array([len(samples)])})
+        assert frames[0] == cross_kv.shape[4] == audio.count_frames(len(samples))
+        assert np.abs(cross_kv[:, :, 0] - cross_keys_and_values(reference, samples)).max() < 1e-3, clip.name
+
+
+@torch.inference_mode()
+def test_decoder_equals_transformers_token_by_token(reference, fp32, clips, recordings):
+    """The same tokens on every clip and sample, and their log-probabilities within 1e-3."""
+    for clip in [*clips, recordings["short"], recordings["mid"]]:
+        spoken = Clip(clip.samples[: 20 * audio.SAMPLE_RATE])
+        decoding = greedy.decode(fp32.engine, spoken)
+        inputs = torch.tensor([[1, *decoding.tokens]])  # the end bias changes no clip that begins with speech
+        logits = reference(input_values=torch.tensor(audio.to_float(spoken))[None], decoder_input_ids=inputs).logits[0]
+        expected = logits.argmax(dim=-1).tolist()
+        assert expected[:-1] == decoding.tokens and expected[-1] == 2, clip.name
+        log_probs = logits.log_softmax(dim=-1).amax(dim=-1)[:-1].numpy()
+        assert np.abs(log_probs - decoding.log_probs).max() < 1e-3, clip.name
+
+
+def test_a_padded_batch_equals_its_rows_alone(built, clips):
+    """Eight clips of mixed lengths in one batch, padded with anything but zeros, against each of them alone."""
+    session = onnxruntime.InferenceSession(str(built("fp32") / "encoder.onnx"))
+    rows = [audio.to_float(Clip(clip.samples)) for clip in clips[:8]]
+    longest = max(map(len, rows))
+    batch = np.random.default_rng(0).uniform(-1, 1, (len(rows), longest)).astype(np.float32)
+    for padded, row in zip(batch, rows, strict=True):
+        padded[: len(row)] = row
+    together, frames = session.run(None, {"audio": batch, "lengths": np.array(list(map(len, rows)))})
+    for index, row in enumerate(rows):
+        alone, _ = session.run(None, {"audio": row[None], "lengths": np.array([len(row)])})
+        assert frames[index] == alone.shape[4]
+        assert np.abs(together[:, :, index, :, : frames[index]] - alone[:, :, 0]).max() < 1e-3, f"row {index}"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_rows_decoded_together_give_the_tokens_of_rows_alone(precision, request, clips):
+    engine = request.getfixturevalue(precision).engine
+    chosen = [Clip(clip.samples) for clip in clips[: engine.limits.max_batch]]
+    alone = [greedy.decode(engine, clip).tokens for clip in chosen]
+    for slot, clip in enumerate(chosen):
+        engine.encode([slot], [clip])
+    together = [[engine.limits.start_token] for _ in chosen]
+    for position in range(max(map(len, alone)) + 1):
+        rows = [Row(slot, (tokens[-1],), position) for slot, tokens in enumerate(together)]
+        for tokens, prediction in zip(together, engine.decode(rows), strict=True):
+            tokens.append(int(prediction.tokens[0]))
+    for slot, expected in enumerate(alone):
+        assert together[slot][1 : len(expected) + 2] == [*expected, engine.limits.end_token], f"row {slot}"
+        engine.free(slot)
+
+
+def make_checkpoint(directory) -> MoonshineForConditionalGeneration:
+    """A small Moonshine with random weights, in the files of a hub checkpoint; the head geometry is Tiny's."""
+    torch.manual_seed(0)
+    config = MoonshineConfig(
+        vocab_size=512, hidden_size=288, intermediate_size=256, encoder_num_hidden_layers=2, decoder_num_hidden_layers=1,
+        max_position_embeddings=64, partial_rotary_factor=0.9,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.9},
+    )  # fmt: skip
+    model = MoonshineForConditionalGeneration(config).eval()
+    model.save_pretrained(directory)
+    pieces = {f"▁w{token}": token for token in range(512)}
+    tokenizer = {"model": {"vocab": pieces}, "added_tokens": [{"id": 2, "content": "</s>", "special": True}]}
+    (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
+    return model
+
+
+@torch.inference_mode()
+def test_any_checkpoint_directory_can_be_built(tmp_path):
+    model = make_checkpoint(tmp_path / "moonshine-little")
+    name = str(tmp_path / "moonshine-little")
+    assert build.main(["--model", name, "--out", str(tmp_path), "--max-batch", "2"]) == 0
+    engine, tokenizer, built = engines.open_engine(engines.choose(tmp_path, name, None), max_batch=2)
+    assert (built.dim, built.heads, built.decoder_layers, built.max_positions) == (288, 8, 1, 64)
+    samples = np.random.default_rng(0).integers(-8000, 8000, 20_000, dtype=np.int16)
+    engine.encode([1], [Clip(samples)])
+    fed = (1, 17, 300, 44)
+    prediction = engine.decode([Row(1, fed, 0)])[0]
+    inputs = {"input_values": torch.tensor(audio.to_float(Clip(samples)))[None], "decoder_input_ids": torch.tensor([fed])}
+    expected = model(**inputs).logits[0].log_softmax(dim=-1)
+    assert prediction.tokens.tolist() == expected.argmax(dim=-1).tolist()
+    assert np.abs(prediction.log_probs - expected.amax(dim=-1).numpy()).max() < 1e-3
+    assert tokenizer.text([17, 2, 300]) == "w17 w300"
+    assert build.main(["--model", name, "--out", str(tmp_path), "--max-batch", "2"]) == 0
+    again = manifest.load(engines.choose(tmp_path, name, None).directory, name, "onnxruntime", "fp32", 2)
+    assert again == built, "an unchanged request builds nothing"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        (lambda directory: (directory / "tokenizer.json").unlink(), "lacks tokenizer.json"),
+        (lambda directory: (directory / "model.safetensors").write_bytes(b"\x10"), "not a readable Moonshine checkpoint"),
+        (lambda directory: (directory / "config.json").write_text('{"model_type": "whisper"}'), "only 'moonshine' can be built"),
+    ],
+)
+def test_a_spoilt_checkpoint_is_named(tmp_path, spoil, complaint):
+    make_checkpoint(tmp_path)
+    spoil(tmp_path)
+    with pytest.raises(CheckpointError, match=complaint):
+        checkpoint.load(str(tmp_path), say=print)
+
+
+def test_half_precisions_build_float32_and_say_so(tmp_path, capsys):
+    make_checkpoint(tmp_path / "little")
+    assert build.main(["--model", str(tmp_path / "little"), "--out", str(tmp_path), "--precision", "fp16"]) == 0
+    printed = capsys.readouterr()
+    assert "computes fp16 in fp32" in printed.err
+    assert printed.out.strip() == str(tmp_path / "little-onnxruntime-fp32")
+
+
+def test_the_manifest_says_where_the_weights_came_from(built):
+    found = manifest.Manifest.model_validate_json((built("int8") / "manifest.json").read_bytes())
+    assert (found.model, found.precision, found.dim, found.max_batch) == (checkpoint.DEFAULT_MODEL, "int8", 416, 32)
+    assert found.weights_source and len(found.weights_sha256) == 64
+    assert {"torch", "onnx", "onnxruntime", "python"} <= found.versions.keys()
