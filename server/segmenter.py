@@ -1,14 +1,19 @@
 """The open segment of one stream's audio, and where to cut it. A function of the samples alone: no clock, no model.
 
-Nothing is dropped: every sample belongs to exactly one segment, and every segment is transcribed. Cuts only decide which
-samples the model hears together:
-- at a pause after speech, the shorter the longer the segment already is: there a cut costs nothing;
+Every sample belongs to exactly one segment, and every segment is transcribed. Cuts decide what the model hears together:
+- at a pause after speech, the shorter the longer the segment already is: words on both sides help each other, so a short
+  segment is only given up for a pause that ends what was said;
 - shortly before sound begins, after a while of quiet: quiet before speech is what empties Moonshine's transcripts;
 - in unbroken sound, at the quietest point of a window before the segment grows past its maximum;
 - in unbroken quiet, every few seconds.
+Within a segment, a pause is heard as a short one: of a longer stretch of background, what lies in its middle is left out.
+That costs the model nothing, its time less, and keeps two halves of a sentence together over a speaker's thinking.
 """
 
+import collections
 import enum
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,14 +26,18 @@ BLOCK_LEVELS = 5  # levels are taken in blocks of 100 ms: one numpy call instead
 
 QUIETEST_DB = -65.0  # of full scale; whatever is below this counts as the background's lowest level
 QUIET_MARGIN_DB = 7.0  # above the background, still quiet
-RISE_DB = 3.0 / LEVELS_PER_SECOND  # the background level follows steady noise up by 3 dB a second
-FALL = 0.3  # and down by this share of the distance with every level
+FALL = 0.3  # the background level follows the audio down by this share of the distance with every level,
+RISE_DB = 3.0 / LEVELS_PER_SECOND  # up by 3 dB a second,
+STEADY_LEVELS = int(0.4 * LEVELS_PER_SECOND)  # and at once to a level that has lasted for 0.4 s
+STEADY_DB = 1.2  # with a standard deviation below this: noise and hum are steady, speech never is for so long
 ONSET_LEVELS = 2  # this many loud levels in a row are the beginning of sound
 
 LEAD_SECONDS = 0.4  # of quiet kept before sound
 LONG_LEAD_SECONDS = 0.8  # more quiet than this before sound is cut off, down to LEAD_SECONDS
 QUIET_SECONDS = 3.0  # length of a segment without sound
-PAUSES = ((0.0, 1.0), (2.0, 0.8), (4.0, 0.5), (8.0, 0.3), (12.0, 0.2))  # seconds of sound so far: seconds of pause that end it
+PAUSES = ((0.0, 2.5), (6.0, 2.5), (8.0, 0.5), (12.0, 0.2))  # seconds heard so far: seconds of pause that end the segment
+HEARD_PAUSE_SECONDS = 0.6  # of a longer pause, this much is heard: half at each end
+HEARD_PAUSE_LEVELS = int(HEARD_PAUSE_SECONDS * LEVELS_PER_SECOND)
 
 
 class CutKind(enum.Enum):
@@ -58,6 +67,7 @@ class Segmenter:
         self._levels: list[float] = []  # dB of full scale, from self.start on; may end some 100 ms before the audio
         self._loud: list[bool] = []  # the same levels, held against the background at their time
         self._background_db = QUIETEST_DB
+        self._recent: collections.deque[float] = collections.deque(maxlen=STEADY_LEVELS)  # the newest levels
         self.start = 0
         """Position of the open segment's first sample in the stream; a multiple of LEVEL_SAMPLES."""
         self._open()
@@ -66,6 +76,8 @@ class Segmenter:
         self._scanned = 0  # levels of the open segment that the search for a cut has seen
         self._sound_at: int | None = None  # level at which sound began
         self._quiet_run = 0  # levels of quiet at the end of what was scanned
+        self._heard = 0  # of the levels scanned, those that clip() does not leave out
+        self._window_at: int | None = None  # level at which the window for a cut by length begins
         self._cut: Cut | None = None
 
     @property
@@ -84,7 +96,8 @@ class Segmenter:
 
         So words that were heard in audio up to here lie before the cut, wherever it will be.
         """
-        return self.start + (self._max_levels - self._window_levels) * LEVEL_SAMPLES
+        level = self._scanned if self._window_at is None else self._window_at
+        return self.start + level * LEVEL_SAMPLES
 
     def append(self, pcm: bytes) -> None:
         """pcm: PCM16 mono little-endian, whole samples."""
@@ -99,9 +112,19 @@ class Segmenter:
         return self._cut
 
     def clip(self, end: int) -> Clip:
-        """The open segment's audio up to position `end`."""
-        samples = np.frombuffer(bytes(memoryview(self._pcm)[: (end - self.start) * 2]), np.int16)
-        return Clip(samples, position=self.start)
+        """The open segment's audio up to position `end`, the middle of long pauses left out."""
+        with memoryview(self._pcm) as pcm:
+            heard = [bytes(pcm[first * 2 : last * 2]) for first, last in self._heard_stretches(end - self.start)]
+        return Clip(np.frombuffer(b"".join(heard), np.int16), position=self.start)
+
+    def _heard_stretches(self, length: int) -> Iterator[tuple[int, int]]:
+        """First sample and the one behind the last of each stretch that is heard of the first `length` samples."""
+        begin = 0
+        for first, last in quiet_stretches(self._loud[: length // LEVEL_SAMPLES]):
+            if last - first > HEARD_PAUSE_LEVELS:
+                yield begin, (first + HEARD_PAUSE_LEVELS // 2) * LEVEL_SAMPLES
+                begin = (last - HEARD_PAUSE_LEVELS // 2) * LEVEL_SAMPLES
+        yield begin, length
 
     def advance(self, position: int) -> None:
         """Close the open segment at `position`; the next one begins there."""
@@ -128,20 +151,30 @@ class Segmenter:
         for level in np.maximum(10 * np.log10((samples * samples).mean(axis=1) + 1e-12), QUIETEST_DB).tolist():
             self._levels.append(level)
             self._loud.append(level > self._background_db + QUIET_MARGIN_DB)
-            if level < self._background_db:
-                self._background_db += FALL * (level - self._background_db)
-            else:
-                self._background_db = min(level, self._background_db + RISE_DB)
+            self._follow_background(level)
+
+    def _follow_background(self, level: float) -> None:
+        self._recent.append(level)
+        mean = sum(self._recent) / len(self._recent)
+        if level < self._background_db:
+            self._background_db += FALL * (level - self._background_db)
+        elif len(self._recent) == STEADY_LEVELS and variance(self._recent, mean) < STEADY_DB**2:
+            self._background_db = mean
+        else:
+            self._background_db = min(level, self._background_db + RISE_DB)
 
     def _scan(self, index: int) -> Cut | None:
         """Look at one more level of the open segment."""
         self._quiet_run = 0 if self._loud[index] else self._quiet_run + 1
+        self._heard += self._quiet_run <= HEARD_PAUSE_LEVELS
+        if self._window_at is None and self._heard >= self._max_levels - self._window_levels:
+            self._window_at = index
         if self._sound_at is None:
             return self._scan_quiet(index)
         pause_at = index + 1 - self._quiet_run
-        if self._quiet_run >= pause_levels(pause_at - self._sound_at):
+        if self._quiet_run >= pause_levels(self._heard):
             return self._cut_at(pause_at + self._quiet_run // 2, CutKind.PAUSE)
-        if index + 1 >= self._max_levels:
+        if self._heard >= self._max_levels:
             return self._cut_at(self._quietest(index + 1), CutKind.LENGTH)
         return None
 
@@ -161,14 +194,27 @@ class Segmenter:
 
     def _quietest(self, end: int) -> int:
         """The middle of the quietest 100 ms in the window that ends at level `end`."""
-        window = np.array(self._levels[end - self._window_levels : end])
+        window = np.array(self._levels[self._window_at : end])
         smooth = np.convolve(10 ** (window / 10), np.ones(BLOCK_LEVELS), mode="valid")
         # The last of equals: the longer segment gives the model more to go by.
         last_minimum = len(smooth) - 1 - int(np.argmin(smooth[::-1]))
-        return end - self._window_levels + last_minimum + BLOCK_LEVELS // 2
+        return self._window_at + last_minimum + BLOCK_LEVELS // 2
 
 
-def pause_levels(sound_levels: int) -> float:
-    """How many quiet levels end a segment that holds this many since its sound began."""
+def variance(levels: Iterable[float], mean: float) -> float:
+    return sum((level - mean) ** 2 for level in levels) / STEADY_LEVELS
+
+
+def pause_levels(heard_levels: int) -> float:
+    """How many quiet levels end a segment of which this many are heard."""
     seconds, pauses = zip(*PAUSES, strict=True)
-    return float(np.interp(sound_levels / LEVELS_PER_SECOND, seconds, pauses)) * LEVELS_PER_SECOND
+    return float(np.interp(heard_levels / LEVELS_PER_SECOND, seconds, pauses)) * LEVELS_PER_SECOND
+
+
+def quiet_stretches(loud: Sequence[bool]) -> Iterator[tuple[int, int]]:
+    """First level and the one behind the last of each stretch without sound between, before or after sound."""
+    end = 0
+    for is_loud, run in itertools.groupby(loud):
+        begin, end = end, end + len(list(run))
+        if not is_loud:
+            yield begin, end

@@ -1,0 +1,89 @@
+"""Quiet before and between words loses none, and quiet alone gives none."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from benchmarks.accuracy import word_error_rate
+from benchmarks.simulation import DEFAULT_LIMITS, Simulation
+from runtime.audio import SAMPLE_RATE
+
+LIMITS = dataclasses.replace(DEFAULT_LIMITS, interim_interval_seconds=2.0)  # fewer updates: a quarter of the time
+
+
+def faint_noise(seconds: float, rms: float, seed: int = 0) -> np.ndarray:
+    samples = np.random.default_rng(seed).standard_normal(int(seconds * SAMPLE_RATE)) * rms * 32_768
+    return np.clip(samples, -32_768, 32_767).astype(np.int16)
+
+
+def coloured_noise(seconds: float, rms: float, exponent: float) -> np.ndarray:
+    """1/f^exponent noise."""
+    count = int(seconds * SAMPLE_RATE)
+    frequencies = np.fft.rfftfreq(count)
+    frequencies[0] = frequencies[1]
+    generator = np.random.default_rng(3)
+    spectrum = generator.standard_normal(len(frequencies)) + 1j * generator.standard_normal(len(frequencies))
+    samples = np.fft.irfft(spectrum * frequencies ** (-exponent / 2), count)
+    return np.clip(samples / samples.std() * rms * 32_768, -32_768, 32_767).astype(np.int16)
+
+
+def tone(seconds: float, hertz: float, amplitude: float) -> np.ndarray:
+    time = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    return (amplitude * 32_768 * np.sin(2 * np.pi * hertz * time)).astype(np.int16)
+
+
+def clicks(seconds: float) -> np.ndarray:
+    """Keys being pressed, a few in a second."""
+    generator = np.random.default_rng(4)
+    audio = generator.standard_normal(int(seconds * SAMPLE_RATE)) * 20
+    for start in generator.integers(0, len(audio) - 400, int(seconds * 4)):
+        audio[start : start + 400] += generator.standard_normal(400) * np.exp(-np.arange(400) / 60) * 9000
+    return audio.astype(np.int16)
+
+
+WORDLESS = {
+    "digital silence": lambda: np.zeros(8 * SAMPLE_RATE, np.int16),
+    "very faint noise": lambda: faint_noise(8, 0.0003),
+    "faint noise": lambda: faint_noise(8, 0.001),
+    "noise": lambda: faint_noise(8, 0.01),
+    "pink noise": lambda: coloured_noise(8, 0.01, 1.0),
+    "brown noise": lambda: coloured_noise(8, 0.02, 2.0),
+    "a tone": lambda: tone(8, 440, 0.2),
+    "a low tone": lambda: tone(8, 100, 0.2),
+    "hum": lambda: sum(tone(8, 50 * k, 0.1 / k) for k in range(1, 8)),
+    "a chord": lambda: sum(tone(8, hertz, 0.1) for hertz in (262, 330, 392)),
+    "keyboard clicks": lambda: clicks(8),
+    "a moment of silence": lambda: np.zeros(SAMPLE_RATE // 5, np.int16),
+}
+
+
+@pytest.mark.parametrize("name", WORDLESS)
+def test_what_is_no_speech_gives_no_words(fp32, name):
+    simulation = Simulation(fp32.engine, fp32.tokenizer)
+    assert simulation.run(WORDLESS[name]()) == ""
+    assert [message["text"] for _, message in simulation.messages if message["op"] == "interim"] == [], "not even for a moment"
+
+
+def with_quiet(samples: np.ndarray, rms: float) -> np.ndarray:
+    """5 s before, 3 s after, and 2 s where the clip is quietest near its middle."""
+    third = len(samples) // 3
+    energy = np.convolve(samples[third:-third].astype(float) ** 2, np.ones(1600), mode="same")
+    middle = third + int(energy.argmin())
+    parts = (faint_noise(5, rms), samples[:middle], faint_noise(2, rms, 1), samples[middle:], faint_noise(3, rms, 2))
+    return np.concatenate(parts)
+
+
+@pytest.fixture(scope="module")
+def plain_rate(fp32, clips) -> float:
+    texts = [Simulation(fp32.engine, fp32.tokenizer, LIMITS).run(clip.samples) for clip in clips]
+    return word_error_rate([clip.text for clip in clips], texts)
+
+
+@pytest.mark.parametrize("rms", [0.0, 0.001, 0.01])
+def test_quiet_around_and_inside_speech_costs_no_words(fp32, clips, plain_rate, rms):
+    texts = [Simulation(fp32.engine, fp32.tokenizer, LIMITS).run(with_quiet(clip.samples, rms)) for clip in clips]
+    assert all(texts), "an empty transcript"
+    rate = word_error_rate([clip.text for clip in clips], texts)
+    print(f"WER with 5 s before, 2 s inside and 3 s after at rms {rms}: {rate:.2f}%, without: {plain_rate:.2f}%")
+    assert rate <= plain_rate + 1.0

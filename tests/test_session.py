@@ -1,0 +1,257 @@
+"""One stream's life, driven exactly: no transport, no engine, no clock."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from runtime.audio import SAMPLE_RATE
+from runtime.exceptions import EngineFailed, EngineStopped
+from runtime.requests import Priority, Request, Result
+from runtime.tokenizer import Tokenizer
+from server.session import Session, SessionLimits, State
+
+LIMITS = SessionLimits(
+    max_batch=32, max_buffer_seconds=10, interim_interval_seconds=0.5, max_segment_seconds=12, init_timeout_seconds=5,
+    idle_timeout_seconds=30, close_timeout_seconds=20, stable_agreement=2,
+)  # fmt: skip
+TOKENIZER = Tokenizer(["", "", "", "▁one", "▁two", "▁three", "♪"])
+INIT = '{"op":"init","sid":"abc","sr":16000}'
+CLOSE = '{"op":"close"}'
+
+
+class Stream:
+    """A session and everything it said."""
+
+    def __init__(self, submit=None, **limits):
+        self.messages: list[dict] = []
+        self.requests: list[Request] = []
+        self.finished = 0
+        self.now = 0.0
+        self.session = Session(
+            "stream-1", dataclasses.replace(LIMITS, **limits), TOKENIZER, self.messages.append,
+            submit or self.requests.append, self._finish, now=0.0,
+        )  # fmt: skip
+
+    def _finish(self) -> None:
+        self.finished += 1
+
+    def init(self) -> "Stream":
+        self.text(INIT)
+        assert self.messages.pop() == {"op": "ready", "sid": "abc", "max_batch": 32}
+        return self
+
+    def text(self, text: str) -> None:
+        self.session.on_text(text, self.now)
+
+    def sound(self, seconds: float, frame_ms: int = 20) -> None:
+        """Loud and unsteady audio, as speech is, in real time."""
+        samples = np.random.default_rng(0).integers(-8000, 8000, int(seconds * SAMPLE_RATE), dtype=np.int16)
+        samples[np.arange(len(samples)) // 1600 % 2 == 1] //= 8
+        step = SAMPLE_RATE * frame_ms // 1000
+        for start in range(0, len(samples), step):
+            self.now += frame_ms / 1000
+            self.session.on_audio(samples[start : start + step].tobytes(), self.now)
+
+    def answer(self, *tokens: int, log_prob: float = -0.1, error=None) -> None:
+        result = Result(self.requests[-1], tokens, (log_prob,) * len(tokens), error)
+        self.session.on_result(result, self.now)
+
+    @property
+    def error(self) -> dict:
+        assert self.messages[-1]["op"] == "error" and self.finished == 1 and self.session.state is State.CLOSED
+        return self.messages[-1]
+
+
+def test_a_stream_from_init_to_final():
+    stream = Stream().init()
+    stream.sound(0.6)
+    stream.answer(3)
+    assert stream.messages == [
+        {"op": "interim", "sid": "abc", "seq": 0, "text": "one", "stable": 0, "audio_ms": 100, "latency_ms": 500.0}
+    ]
+    stream.text(CLOSE)
+    assert stream.requests[-1].priority is Priority.FINAL and stream.requests[-1].draft == (3,)
+    stream.now += 0.05
+    stream.answer(3, 4)
+    assert stream.messages[-1] == {
+        "op": "final", "final": True, "sid": "abc", "text": "one two", "stable": 7, "audio_ms": 600, "latency_ms": 50.0,
+        "segments": [{"text": "one two", "start_ms": 0, "end_ms": 600}],
+    }  # fmt: skip
+    assert stream.finished == 1
+
+
+def test_one_interim_is_in_flight_at_most_and_audio_meanwhile_makes_the_next_longer():
+    stream = Stream().init()
+    stream.sound(3.0)
+    assert len(stream.requests) == 1
+    stream.answer(3)
+    assert len(stream.requests) == 2
+    assert stream.requests[1].clip.seconds == pytest.approx(3.0)
+
+
+def test_interims_keep_their_interval():
+    stream = Stream().init()
+    asked_at = []
+    for _ in range(100):
+        stream.sound(0.02)
+        if len(stream.requests) > len(asked_at):
+            asked_at.append(stream.now)
+            stream.answer(3)
+    assert np.diff(asked_at) == pytest.approx(0.5, abs=0.021)
+
+
+def test_an_interim_that_says_nothing_new_is_not_sent():
+    stream = Stream().init()
+    for _ in range(4):
+        stream.sound(0.6)
+        stream.answer(3)
+    assert [message["text"] for message in stream.messages] == ["one"]
+
+
+def test_words_the_model_does_not_believe_are_not_shown():
+    stream = Stream().init()
+    stream.sound(0.6)
+    stream.answer(3, log_prob=-4.0)
+    stream.sound(0.6)
+    stream.answer(6, 6, 6)
+    assert stream.messages == [], "a lone filler word, or notes only"
+
+
+def test_close_takes_the_place_of_an_interim_in_flight():
+    stream = Stream().init()
+    stream.sound(1.0)
+    interim = stream.requests[-1]
+    stream.text(CLOSE)
+    assert stream.requests[-1].priority is Priority.FINAL
+    stream.session.on_result(Result(interim, (5,), (-0.1,)), stream.now)
+    assert stream.messages == [], "a late answer to the interim says nothing"
+    stream.answer(3)
+    assert stream.messages[-1]["text"] == "one"
+
+
+def test_close_without_audio_gives_an_empty_final():
+    stream = Stream().init()
+    stream.text(CLOSE)
+    assert stream.messages[-1]["op"] == "final" and stream.messages[-1]["text"] == ""
+    assert stream.messages[-1]["segments"] == []
+
+
+BAD_MESSAGES = {
+    "not JSON": ("bad_message", "{op: init}"),
+    "not an object": ("bad_message", "[1, 2]"),
+    "deeply nested": ("bad_message", "[" * 4000),
+    "unknown op": ("unknown_op", '{"op":"start"}'),
+    "no op": ("unknown_op", "{}"),
+    "too long": ("message_too_large", '{"op":"' + "x" * 5000 + '"}'),
+    "another rate": ("unsupported_sample_rate", '{"op":"init","sid":"a","sr":8000}'),
+    "rate as text": ("unsupported_sample_rate", '{"op":"init","sid":"a","sr":"16000"}'),
+    "sid no string": ("bad_message", '{"op":"init","sid":7,"sr":16000}'),
+    "sid too long": ("bad_message", '{"op":"init","sid":"' + "s" * 65 + '","sr":16000}'),
+    "close before init": ("not_initialised", CLOSE),
+}
+
+
+@pytest.mark.parametrize("name", BAD_MESSAGES)
+def test_a_bad_message_is_answered_by_name_and_ends_the_stream(name):
+    reason, message = BAD_MESSAGES[name]
+    stream = Stream()
+    stream.text(message)
+    assert stream.error["reason"] == reason and len(stream.error["message"]) > 10
+    json.dumps(stream.error)
+
+
+def test_bad_audio_is_answered_by_name():
+    early = Stream()
+    early.session.on_audio(b"\0\0", 0.0)
+    assert early.error["reason"] == "not_initialised"
+    odd = Stream().init()
+    odd.session.on_audio(b"\0\0\0", 0.0)
+    assert odd.error["reason"] == "bad_audio" and "3 bytes" in odd.error["message"]
+    large = Stream().init()
+    large.session.on_audio(bytes(400_000), 0.0)
+    assert large.error["reason"] == "message_too_large"
+
+
+def test_init_twice_and_audio_after_close_are_refused():
+    twice = Stream().init()
+    twice.text(INIT)
+    assert twice.error["reason"] == "already_initialised"
+    late = Stream().init()
+    late.sound(0.2)
+    late.text(CLOSE)
+    late.session.on_audio(b"\0\0", late.now)
+    assert late.error["reason"] == "closing"
+
+
+def test_after_the_end_nothing_is_said_any_more():
+    stream = Stream().init()
+    stream.text("nonsense")
+    count = len(stream.messages)
+    stream.text(INIT)
+    stream.session.on_audio(b"\0", 1.0)
+    stream.session.on_time(1e6)
+    stream.session.close(1.0)
+    assert len(stream.messages) == count and stream.finished == 1
+
+
+def test_a_client_that_does_not_say_init_is_dropped():
+    stream = Stream()
+    stream.session.on_time(4.9)
+    assert stream.messages == []
+    stream.session.on_time(5.1)
+    assert stream.error["reason"] == "init_timeout"
+
+
+def test_an_idle_session_is_dropped_with_its_text():
+    stream = Stream().init()
+    stream.sound(0.6)
+    stream.answer(3)
+    stream.session.on_time(stream.now + 29)
+    stream.session.on_time(stream.now + 31)
+    assert stream.error["reason"] == "idle_timeout"
+
+
+def test_a_client_that_outruns_the_engine_is_told_and_keeps_what_was_committed():
+    stream = Stream(max_buffer_seconds=20).init()
+    stream.sound(13.0, frame_ms=500)
+    stream.answer(3)
+    assert stream.requests[-1].clip.seconds > 9, "the segment that ends before 12 s"
+    stream.answer(3, 4)
+    committed = stream.messages[-1]["text"]
+    stream.sound(25.0, frame_ms=500)
+    assert stream.error["reason"] == "buffer_overflow"
+    assert stream.error["text"] == committed == "one two"
+
+
+def test_an_engine_failure_reaches_the_client_by_name():
+    failed = Stream().init()
+    failed.sound(0.6)
+    failed.answer(error=EngineFailed("out of memory"))
+    assert failed.error["reason"] == "engine_failed" and "out of memory" in failed.error["message"]
+
+    def refuse(request):
+        raise EngineStopped("the engine has stopped")
+
+    stopped = Stream(submit=refuse).init()
+    stopped.sound(0.6)
+    assert stopped.error["reason"] == "engine_failed"
+
+
+def test_a_final_that_never_comes_is_given_up():
+    stream = Stream().init()
+    stream.sound(1.0)
+    stream.text(CLOSE)
+    stream.session.on_time(stream.now + 21)
+    assert stream.error["reason"] == "engine_failed"
+
+
+def test_stable_text_is_forced_on_every_later_request():
+    stream = Stream().init()
+    for _ in range(3):
+        stream.sound(0.6)
+        stream.answer(3, 4, 5)
+    assert stream.messages[-1]["stable"] == len("one two")
+    stream.sound(0.6)
+    assert stream.requests[-1].draft == (3, 4, 5) and stream.requests[-1].forced == 2
