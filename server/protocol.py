@@ -10,7 +10,7 @@ from runtime.audio import SAMPLE_RATE
 from server.transcript import Segment
 
 MAX_TEXT_BYTES = 4096  # of a client's JSON message
-MAX_AUDIO_BYTES = 10 * SAMPLE_RATE * 2  # of one binary message: 10 s
+MAX_AUDIO_BYTES = 5 * SAMPLE_RATE * 2  # of one binary message: 5 s; SCTP as aiortc speaks it ends at 256 KiB
 MAX_SID_CHARACTERS = 64
 
 
@@ -94,7 +94,7 @@ def check_audio(pcm: bytes) -> None:
         raise ProtocolError(Reason.BAD_AUDIO, f"a binary message has {len(pcm)} bytes; PCM16 needs an even number")
     if len(pcm) > MAX_AUDIO_BYTES:
         raise ProtocolError(
-            Reason.MESSAGE_TOO_LARGE, f"a binary message has {len(pcm)} bytes; at most {MAX_AUDIO_BYTES} (10 s) are accepted"
+            Reason.MESSAGE_TOO_LARGE, f"a binary message has {len(pcm)} bytes; at most {MAX_AUDIO_BYTES} (5 s) are accepted"
         )  # fmt: skip
 
 

@@ -67,12 +67,12 @@ class Peer:
         self._session: Session | None = None
         self._ended = asyncio.Event()
         self._closing: asyncio.Task | None = None
-        connection.on("datachannel", self._on_channel)
-        connection.on("connectionstatechange", self._on_state)
 
     def open(self) -> None:
         """Take a place among the sessions. Raises Refused."""
         self._session = self._hub.open(self._send, self._end)
+        self._connection.on("datachannel", self._on_channel)
+        self._connection.on("connectionstatechange", self._on_state)
 
     def _on_channel(self, channel: RTCDataChannel) -> None:
         if self._channel is not None:
