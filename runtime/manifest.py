@@ -1,6 +1,7 @@
 """What an engine directory holds and what it was built from and for."""
 
 import hashlib
+import shlex
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -66,8 +67,9 @@ def directory_name(model: str, target: str, precision: str) -> str:
     return f"{Path(model).name.lower()}-{target}-{precision}"
 
 
-def build_command(model: str, target: str, precision: str, max_batch: int) -> str:
-    return f"python engine_build/build.py --model {model} --target {target} --precision {precision} --max-batch {max_batch}"
+def build_command(model: str, target: str, precision: str, max_batch: int, out: Path) -> str:
+    options = {"model": model, "target": target, "precision": precision, "max-batch": str(max_batch), "out": str(out)}
+    return "python engine_build/build.py " + " ".join(f"--{name} {shlex.quote(value)}" for name, value in options.items())
 
 
 def describe_file(path: Path) -> EngineFile:
@@ -80,7 +82,7 @@ def load(directory: Path, model: str, target: str, precision: str, max_batch: in
 
     Raises EngineDirectoryError with one line that ends in the command to run.
     """
-    advice = f"run: {build_command(model, target, precision, max_batch)}"
+    advice = f"run: {build_command(model, target, precision, max_batch, directory.parent)}"
     path = directory / FILE_NAME
     if not path.is_file():
         raise EngineDirectoryError(f"no engine in {directory}; {advice}")

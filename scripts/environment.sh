@@ -1,5 +1,6 @@
 # Sourced by the other scripts: where the project and its virtual environment are, and how to install into it.
 set -euo pipefail
+export CALLER_DIR="${CALLER_DIR:-$PWD}"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 VENV_PATH="${VENV_PATH:-$PWD/.venv}"
 PYTHON="$VENV_PATH/bin/python"
@@ -9,6 +10,11 @@ say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }
 fail() {
     printf '%s\n' "$*" >&2
     exit 1
+}
+
+# server_is_running: does .server.pid name a server? A stale file may name any process that came later.
+server_is_running() {
+    [ -f .server.pid ] && tr '\0' ' ' <"/proc/$(cat .server.pid)/cmdline" 2>/dev/null | grep -q -- "-m server"
 }
 
 make_environment() {
@@ -35,10 +41,13 @@ make_environment() {
 install_torch() {
     local version="${TORCH_VERSION:-$TORCH_DEFAULT}" build="${TORCH_CUDA:-cpu}" index=()
     [ -n "${TORCH_INDEX_URL:-}" ] && index=(--extra-index-url "$TORCH_INDEX_URL/$build")
-    if "$PYTHON" -c "import sys, torch; sys.exit(not torch.__version__.startswith('$version'))" 2>/dev/null; then return; fi
+    local wanted="$version${TORCH_CUDA:++$TORCH_CUDA}" # without TORCH_CUDA any build of the version will do
+    if "$PYTHON" -c "import sys, torch; v = torch.__version__; sys.exit('$wanted' not in (v, v.partition('+')[0]))" 2>/dev/null; then
+        return
+    fi
     say "installing torch $version ($build), for the engine build"
     if [ -n "${TORCH_CUDA:-}" ]; then
-        "$PYTHON" -m pip install --quiet "${index[@]}" "torch==$version+$TORCH_CUDA" ||
+        "$PYTHON" -m pip install --quiet ${index[@]+"${index[@]}"} "torch==$version+$TORCH_CUDA" ||
             fail "pip found no torch $version+$TORCH_CUDA: set TORCH_INDEX_URL to PyTorch's wheel index (see 'Get started' on its site)"
     elif [ -n "${TORCH_INDEX_URL:-}" ]; then
         "$PYTHON" -m pip install --quiet "${index[@]}" "torch==$version+cpu"

@@ -2,11 +2,12 @@
 # Starts the server, after installing it and building its engine where that has not been done yet.
 # Settings come from the environment (README: Configuration).
 source "$(dirname "$0")/environment.sh"
+server_is_running && fail "a server is running already ($(cat .server.pid)); bash scripts/stop.sh --keep stops it"
 [ -x "$PYTHON" ] && "$PYTHON" -c 'import server, fastapi, aiortc' 2>/dev/null || bash scripts/install.sh
 
 engine=$("$PYTHON" -m server --print-engine)
-IFS=$'\t' read -r directory precision max_batch <<<"$engine"
-if [ ! -f "$directory/manifest.json" ]; then
+IFS=$'\t' read -r directory precision max_batch state <<<"$engine"
+if [ "$state" != usable ]; then
     "$PYTHON" -c 'import torch, onnxscript' 2>/dev/null || bash scripts/install.sh
     say "building the engine $directory"
     "$PYTHON" engine_build/build.py --model "${MOONSHINE_MODEL_ID:-UsefulSensors/moonshine-base}" \

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import uvicorn
 
-from runtime import engines
+from runtime import engines, manifest
 from runtime.exceptions import EngineDirectoryError
 from runtime.loop import EngineLoop
 from server import settings as settings_module
@@ -35,7 +35,12 @@ def main() -> int:
         return 2
     if options.print_engine:
         choice = engines.choose(settings.engine_dir, settings.model_id, settings.precision)
-        print(choice.directory, choice.precision, settings.max_batch, sep="\t")
+        try:
+            manifest.load(choice.directory, choice.model, choice.target, choice.precision, settings.max_batch)
+            state = "usable"
+        except EngineDirectoryError:
+            state = "to be built"
+        print(choice.directory, choice.precision, settings.max_batch, state, sep="\t")
         return 0
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for noisy in ("aioice", "aiortc"):
@@ -57,8 +62,8 @@ def build_server(settings: Settings) -> uvicorn.Server:
     choice = engines.choose(settings.engine_dir, settings.model_id, settings.precision)
     if choice.remark:
         logger.warning("%s", choice.remark)
-    engine, tokenizer, manifest = engines.open_engine(choice, settings.max_batch, settings.cpu_threads or None)
-    logger.info("engine: %s, %s, weights: %s", engine.name, manifest.model, manifest.weights_source)
+    engine, tokenizer, found = engines.open_engine(choice, settings.max_batch, settings.cpu_threads or None)
+    logger.info("engine: %s, %s, weights: %s", engine.name, found.model, found.weights_source)
     metrics = Metrics()
     engine_loop = EngineLoop(engine, settings.max_batch_wait_ms / 1000, metrics)
     hub = Hub(engine_loop, tokenizer, session_limits(settings), settings.session_limit, metrics)

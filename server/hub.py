@@ -77,7 +77,11 @@ class Hub:
             await asyncio.sleep(TICK_SECONDS)
             now = self._clock()
             for session in list(self._members.values()):
-                session.on_time(now)
+                try:
+                    session.on_time(now)
+                except Exception:  # a defect met by one session must not stop the clock of all
+                    logger.exception("%s failed on its time and is given up", session.stream_id)
+                    self.leave(session)
 
     # Health
 
@@ -165,6 +169,7 @@ class Hub:
     async def shut_down(self, timeout_seconds: float) -> None:
         """Take no new sessions, give the open ones their finals, stop the engine."""
         self._shutting_down = True
+        self._empty.clear()
         self._metrics.ready.set(0)
         if self._members:
             logger.info("shutting down: %d sessions get their finals", len(self._members))

@@ -29,6 +29,7 @@ class Reason(enum.StrEnum):
     IDLE_TIMEOUT = "idle_timeout"
     BUFFER_OVERFLOW = "buffer_overflow"
     SLOW_READER = "slow_reader"
+    TEXT_TOO_LONG = "text_too_long"
     ENGINE_FAILED = "engine_failed"
     SERVER_FULL = "server_full"
     SHUTTING_DOWN = "shutting_down"
@@ -78,13 +79,15 @@ def parse_init(message: dict) -> Init:
     sample_rate = message.get("sr", SAMPLE_RATE)
     if sample_rate != SAMPLE_RATE or isinstance(sample_rate, bool):
         raise ProtocolError(
-            Reason.UNSUPPORTED_SAMPLE_RATE, f"sr must be {SAMPLE_RATE}, not {str(sample_rate)[:40]}; resample before sending"
+            Reason.UNSUPPORTED_SAMPLE_RATE, f"sr must be {SAMPLE_RATE}, not {ascii(sample_rate)[:40]}; resample before sending"
         )  # fmt: skip
     sid = message.get("sid")
     if sid is None:
         sid = str(uuid.uuid4())
-    if not isinstance(sid, str) or not 0 < len(sid) <= MAX_SID_CHARACTERS:
-        raise ProtocolError(Reason.BAD_MESSAGE, f"sid must be a string of 1 to {MAX_SID_CHARACTERS} characters, such as a UUID")
+    if not isinstance(sid, str) or not 0 < len(sid) <= MAX_SID_CHARACTERS or not sid.isprintable():
+        raise ProtocolError(
+            Reason.BAD_MESSAGE, f"sid must be a string of 1 to {MAX_SID_CHARACTERS} printable characters, such as a UUID"
+        )
     return Init(sid)
 
 

@@ -263,8 +263,10 @@ class Session:
 
     def _end(self, message: dict) -> None:
         self.state = State.CLOSED
-        self._send(message)
-        self._finish()
+        try:
+            self._send(message)
+        finally:
+            self._finish()
 
 
 @dataclass(frozen=True)

@@ -62,11 +62,11 @@ class Settings(BaseSettings):
     """Most streams in one engine step."""
     max_batch_wait_ms: float = Field(10.0, ge=0, le=1000, validation_alias=variable("MAX_BATCH_WAIT_MS"))
     """Longest an update waits for company while the engine is idle, in milliseconds."""
-    max_buffer_seconds: float = Field(120.0, ge=1, le=3600, validation_alias=variable("MAX_BUFFER_SECONDS"))
+    max_buffer_seconds: float = Field(120.0, ge=10, le=3600, validation_alias=variable("MAX_BUFFER_SECONDS"))
     """Most audio a session may have waiting to be transcribed."""
     warmup_seconds: float = Field(1.5, gt=0, le=20, validation_alias=variable("MODEL_WARMUP_SECONDS"))
     """Length of the audio transcribed before the server says it is ready."""
-    interim_interval_ms: float = Field(500.0, ge=50, le=60_000, validation_alias=variable("ASR_INTERIM_INTERVAL_MS"))
+    interim_interval_ms: float = Field(500.0, ge=50, le=5_000, validation_alias=variable("ASR_INTERIM_INTERVAL_MS"))
     """Shortest time between two updates of a session; under load it grows by itself."""
     max_segment_seconds: float = Field(12.0, ge=5, le=25, validation_alias=variable("ASR_MAX_SEGMENT_SECONDS"))
     """Speech without a pause is cut before it grows past this."""

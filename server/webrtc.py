@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
+from collections.abc import Iterator
 
-from aiortc import RTCConfiguration, RTCDataChannel, RTCIceServer, RTCPeerConnection, RTCSessionDescription
+from aiortc import InvalidStateError, RTCConfiguration, RTCDataChannel, RTCIceServer, RTCPeerConnection, RTCSessionDescription
 from aiortc.sdp import SessionDescription
 
 from server import protocol
@@ -16,7 +17,7 @@ from server.settings import IceServer
 logger = logging.getLogger(__name__)
 
 HIGH_MARK_BYTES = 256 * 1024  # of unsent messages: interims are dropped, the next one says more
-OVERFLOW_BYTES = 4 * 1024 * 1024  # the client does not read at all
+SLOW_SECONDS = 15.0  # above the high mark for so long: the client does not read at all
 LINGER_SECONDS = 5.0  # for the last messages to arrive before the connection is torn down
 
 
@@ -38,21 +39,21 @@ class WebRtcTransport:
         check_offer(sdp)
         connection = RTCPeerConnection(self._configuration)
         peer = Peer(connection, self._hub, self._metrics, self._peers.discard)
+        self._peers.add(peer)
         try:
             peer.open()
             await connection.setRemoteDescription(RTCSessionDescription(sdp=sdp, type="offer"))
             await connection.setLocalDescription(await connection.createAnswer())
         except BaseException as exc:
             await peer.close()
-            if isinstance(exc, (ValueError, KeyError, IndexError, AttributeError, AssertionError)):
+            if isinstance(exc, (ValueError, KeyError, IndexError, AttributeError, AssertionError, InvalidStateError)):
                 raise BadOffer(f"the SDP offer cannot be used: {exc}") from exc  # aiortc's own check of what it parsed
             raise
-        self._peers.add(peer)
         return connection.localDescription
 
     async def close(self) -> None:
         """Tear down what is left, after the sessions have ended."""
-        await asyncio.gather(*(peer.linger() for peer in list(self._peers)))
+        await asyncio.gather(*(peer.end() for peer in list(self._peers)))
 
 
 class Peer:
@@ -67,10 +68,11 @@ class Peer:
         self._session: Session | None = None
         self._ended = asyncio.Event()
         self._closing: asyncio.Task | None = None
+        self._slow_since: float | None = None  # when the unsent messages rose above the high mark
 
     def open(self) -> None:
         """Take a place among the sessions. Raises Refused."""
-        self._session = self._hub.open(self._send, self._end)
+        self._session = self._hub.open(self._send, self.end)
         self._connection.on("datachannel", self._on_channel)
         self._connection.on("connectionstatechange", self._on_state)
 
@@ -92,33 +94,48 @@ class Peer:
 
     def _on_channel_close(self) -> None:
         self._hub.leave(self._session)
-        self._end()
+        self.end()
 
     def _on_state(self) -> None:
         if self._connection.connectionState in ("failed", "closed"):
             self._hub.leave(self._session)
-            self._end()
+            self.end()
 
     def _send(self, message: dict) -> None:
         channel = self._channel
         if channel is None or channel.readyState != "open":
             return
-        if message["op"] == "interim" and channel.bufferedAmount > HIGH_MARK_BYTES:
+        if message["op"] == "interim" and self._is_behind(channel):
             self._metrics.interims_dropped_total.inc()
-            if channel.bufferedAmount > OVERFLOW_BYTES:
-                # Failing sends one more message, so it must not happen inside this one.
-                asyncio.get_running_loop().call_soon(
-                    self._session.fail, Reason.SLOW_READER, "messages are not read; the connection is given up"
-                )
             return
-        channel.send(protocol.encode(message))
+        for form in shorter_forms(message):
+            try:
+                channel.send(protocol.encode(form))
+                return
+            except ValueError:
+                continue  # longer than the client said it can take
+            except InvalidStateError:
+                return  # the channel is closing; its close event does the rest
 
-    def _end(self) -> None:
+    def _is_behind(self, channel: RTCDataChannel) -> bool:
+        """Does the client read more slowly than it is written to? One that does so for long is given up."""
+        if channel.bufferedAmount <= HIGH_MARK_BYTES:
+            self._slow_since = None
+            return False
+        loop = asyncio.get_running_loop()
+        self._slow_since = self._slow_since or loop.time()
+        if loop.time() - self._slow_since > SLOW_SECONDS:
+            # Failing sends one more message, so it must not happen inside this one.
+            loop.call_soon(self._session.fail, Reason.SLOW_READER, "messages are not read; the connection is given up")
+        return True
+
+    def end(self) -> asyncio.Task:
         """The session has said its last: close the channel behind it (aiortc flushes first), then the connection."""
         if self._closing is None:
-            self._closing = asyncio.create_task(self.linger())
+            self._closing = asyncio.create_task(self._linger())
+        return self._closing
 
-    async def linger(self) -> None:
+    async def _linger(self) -> None:
         if self._channel is not None and self._channel.readyState == "open":
             self._channel.on("close", self._ended.set)
             self._channel.close()
@@ -131,8 +148,19 @@ class Peer:
     async def close(self) -> None:
         if self._session is not None and self._session.state is not State.CLOSED:
             self._hub.leave(self._session)
-        await self._connection.close()
-        self._forget(self)
+        try:
+            await self._connection.close()
+        finally:
+            self._forget(self)
+
+
+def shorter_forms(message: dict) -> Iterator[dict]:
+    """The message, and what to send in its place where it is longer than the client takes."""
+    yield message
+    if message["op"] == "final":
+        yield message | {"segments": []}
+    if message["op"] != "interim":  # the next one will be as long; the final says that the text is
+        yield protocol.error(Reason.TEXT_TOO_LONG, "the text is longer than a message to this client may be")
 
 
 def check_offer(sdp: str) -> None:
@@ -145,6 +173,9 @@ def check_offer(sdp: str) -> None:
         raise BadOffer("sdp is not a session description: it has no media section")
     if not any(media.kind == "application" for media in description.media):
         raise BadOffer("the offer has no data channel; audio is sent over one")
+    if any(media.kind != "application" for media in description.media):
+        # aiortc would decode the tracks into queues that nobody reads.
+        raise BadOffer("the offer has audio or video tracks; send PCM16 over the data channel instead")
 
 
 def ice_server(server: IceServer) -> RTCIceServer:

@@ -1,6 +1,7 @@
 """What the command-line clients have in common."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -23,7 +24,10 @@ def parser(description: str, file: str, rtf: float) -> argparse.ArgumentParser:
 
 
 def find_file(name: str) -> Path:
-    """A path as given, or a name in samples/."""
+    """A path as given from where the user is (the scripts change the directory), or a name in samples/."""
+    path = Path(os.environ.get("CALLER_DIR", ".")) / name
+    if path.exists():
+        return path
     path = Path(name)
     return path if path.exists() or path.parent != Path(".") else SAMPLES / name
 

@@ -136,6 +136,7 @@ MISTAKES = {
     "no JSON": ("bad_message", ["hello"]),
     "no object": ("bad_message", ['"init"']),
     "unknown op": ("unknown_op", ['{"op":"flush"}']),
+    "a sid that is no text": ("bad_message", ['{"op":"init","sid":"\\ud800","sr":16000}']),
     "odd bytes": ("bad_audio", [INIT, bytes(641)]),
     "too large": ("message_too_large", [INIT, bytes(160_002)]),
 }
@@ -211,6 +212,8 @@ BAD_OFFERS = {
     "not SDP": (400, "bad_offer", {"json": {"sdp": "hello", "type": "offer"}}),
     "empty SDP": (400, "bad_offer", {"json": {"sdp": "", "type": "offer"}}),
     "no data channel": (400, "bad_offer", {"json": {"sdp": AUDIO_ONLY_SDP, "type": "offer"}}),
+    "a track beside the data channel": (400, "bad_offer", {
+        "json": {"sdp": AUDIO_ONLY_SDP + "m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\na=mid:1\r\n", "type": "offer"}}),
     "half a data channel": (400, "bad_offer", {
         "json": {"sdp": "v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\nm=application 9 DTLS/SCTP 5000\r\n", "type": "offer"}}),
     "too large": (413, "body_too_large", {"content": bytes(70_000)}),
@@ -252,7 +255,7 @@ def test_a_full_server_says_so_and_has_room_again_later(start_server, clips):
 
 def test_time_limits_and_overflow_over_the_wire(start_server, recordings):
     server = start_server(
-        "fp32", ASR_INIT_TIMEOUT_SECONDS="0.5", ASR_IDLE_TIMEOUT_SECONDS="0.5", MAX_BUFFER_SECONDS="5"
+        "fp32", ASR_INIT_TIMEOUT_SECONDS="0.5", ASR_IDLE_TIMEOUT_SECONDS="0.5", MAX_BUFFER_SECONDS="10"
     )  # fmt: skip
     mid = recordings["mid"].samples
 
@@ -282,6 +285,7 @@ def test_time_limits_and_overflow_over_the_wire(start_server, recordings):
 def test_sigterm_gives_open_sessions_their_final_and_exits_with_0(start_server, clips):
     server = start_server("fp32")
     clip = clips[14]
+    transcribe_all(server.address, clips[18:19], rtf=0)  # a session that came and went before
 
     async def run() -> tuple[dict, int]:
         async with StreamingClient(server.address) as client:
