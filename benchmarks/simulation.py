@@ -1,7 +1,7 @@
 """Streams through session, batcher and engine in one process and one thread, on a clock of their own."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,7 +40,7 @@ class Simulation:
     results: list[Result] = field(default_factory=list)
     compute_seconds: float = 0.0
 
-    def run(self, audio: np.ndarray, pace: Callable[[float], None] = lambda now: None) -> str:
+    def run(self, audio: np.ndarray) -> str:
         """Stream int16 audio and close; returns the final text. Raises RuntimeError when it ends in an error."""
         self._now, self._batcher = 0.0, Batcher(self.engine.limits, max_wait_seconds=0.0)
         self._batcher.open_stream("simulated")
