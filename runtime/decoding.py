@@ -22,7 +22,7 @@ class Decoding:
         self.done = False
         self.passes = 0
         self.single_steps = 0
-        self._draft = [token for token in draft[:max_tokens]]
+        self._draft = list(draft[:max_tokens])
         self._forced = min(forced, max_tokens)
         self._max_tokens = max_tokens
         self._end_token = end_token

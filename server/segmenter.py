@@ -172,7 +172,7 @@ class Segmenter:
         if self._sound_at is None:
             return self._scan_quiet(index)
         pause_at = index + 1 - self._quiet_run
-        if self._quiet_run >= pause_levels(self._heard):
+        if self._quiet_run and self._quiet_run >= pause_levels(self._heard):
             return self._cut_at(pause_at + self._quiet_run // 2, CutKind.PAUSE)
         if self._heard >= self._max_levels:
             return self._cut_at(self._quietest(index + 1), CutKind.LENGTH)

@@ -70,7 +70,7 @@ class Session:
         self._last_interim_at = float("-inf")  # when the last interim was submitted
         self._closed_at: float | None = None
         self._seq = 0
-        self._last_shown: tuple[str, int] | None = None
+        self._last_shown = ("", 0)  # text and stable, as last sent
 
     # What happens to a session
 
@@ -248,7 +248,7 @@ class Session:
     def _show(self, pending: "Pending", now: float) -> None:
         """Send an interim if it says anything new."""
         shown = (self._transcript.text, self._transcript.stable)
-        if shown == (self._last_shown or ("", 0)):
+        if shown == self._last_shown:
             return
         self._last_shown = shown
         latency_ms = (now - pending.heard_at) * 1000

@@ -11,7 +11,7 @@ from server import protocol
 from server.hub import Hub
 from server.metrics import Metrics
 from server.protocol import Reason
-from server.session import Session, State
+from server.session import Session
 from server.settings import IceServer
 
 logger = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ class Peer:
         await self.close()
 
     async def close(self) -> None:
-        if self._session is not None and self._session.state is not State.CLOSED:
+        if self._session is not None:
             self._hub.leave(self._session)
         try:
             await self._connection.close()
