@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
+import hypothesis
 import numpy as np
 import pytest
 
@@ -24,6 +25,11 @@ from server import audio_file
 PROJECT = Path(__file__).resolve().parent.parent
 ENGINES = PROJECT / "engines"
 MODEL = "UsefulSensors/moonshine-base"
+
+# The same examples in every run: a red run is then about the change it tests. HYPOTHESIS_PROFILE=random looks for new ones.
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("random", deadline=None, max_examples=1000)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 @dataclasses.dataclass(frozen=True)

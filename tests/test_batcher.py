@@ -143,7 +143,7 @@ event = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(events=st.lists(event, max_size=60), max_batch=st.integers(1, 5), encode_rows=st.sampled_from([1, 32]))
 def test_every_request_is_answered_exactly_once_whatever_happens(events, max_batch, encode_rows):
     """Random arrivals, endings, failures and departures; then the rest is run to its end."""

@@ -15,9 +15,11 @@ def noise(seconds: float, rms: float, seed: int = 0) -> np.ndarray:
 
 
 def speech(seconds: float) -> np.ndarray:
-    """Loud, with a dip in every half second: what the segmenter sees of speech."""
+    """Loud, rising and falling by 4 dB four times a second, with a dip in every half: what the segmenter sees of speech."""
     loud = noise(seconds, 0.1).astype(np.float32)
-    dips = (np.arange(len(loud)) / SAMPLE_RATE) % 0.5 > 0.44
+    times = np.arange(len(loud)) / SAMPLE_RATE
+    loud *= 10 ** (np.sin(times * 4 * 2 * np.pi) * 4 / 20)
+    dips = times % 0.5 > 0.44
     loud[dips] *= 0.003
     return loud.astype(np.int16)
 
@@ -123,7 +125,7 @@ def test_quiet_with_words_in_it_is_kept_open():
 stretch = st.tuples(st.sampled_from([quiet, speech, lambda length: noise(length, 0.03)]), st.floats(0.05, 4.0))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(stretches=st.lists(stretch, min_size=1, max_size=8), chunk=st.sampled_from([1, 160, 321, 5000]))
 def test_cuts_do_not_depend_on_how_the_audio_arrives(stretches, chunk):
     parts = [make(length) for make, length in stretches]
@@ -132,7 +134,7 @@ def test_cuts_do_not_depend_on_how_the_audio_arrives(stretches, chunk):
     assert cut_all(*parts, chunk=chunk) == cut_all(*parts)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(stretches=st.lists(stretch, min_size=1, max_size=10))
 def test_every_sample_is_in_one_segment_none_is_too_long_and_only_background_is_left_out(stretches):
     audio = np.concatenate([make(length) for make, length in stretches])
@@ -158,8 +160,8 @@ def test_every_sample_is_in_one_segment_none_is_too_long_and_only_background_is_
 
 
 def max_background(stretches) -> float:
-    """Mean square of the loudest steady stretch there is: it may become the background."""
-    return max(float((make(1.0).astype(float) ** 2).mean()) for make, _ in stretches if make is not speech or len(stretches) == 1)
+    """Mean square of the loudest steady stretch there is: it may become the background. Speech is never steady."""
+    return max((float((make(1.0).astype(float) ** 2).mean()) for make, _ in stretches if make is not speech), default=0.0)
 
 
 def test_advancing_past_the_audio_is_a_defect():
