@@ -1,36 +1,41 @@
-"""Builds a directory of engines from a Moonshine checkpoint: python engine_build/build.py --precision fp32"""
+"""Builds a directory of engines from a Moonshine checkpoint: python engine_build/build.py --precision fp32
+
+Two steps, each kept in a directory of its own and not repeated while nothing has changed: the model is exported to ONNX in one
+precision (needs torch), and the export is made into an engine for one target (needs that target's package, not torch).
+"""
 
 import argparse
 import datetime
+import importlib
 import importlib.metadata
 import platform
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import ModuleType
 
 if __package__ in (None, ""):  # run as a script: its own folder is on the path, the project is not
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from engine_build import checkpoint, onnxruntime_target
+from engine_build import checkpoint
 from engine_build.checkpoint import DEFAULT_MODEL, Checkpoint, CheckpointError
-from runtime import manifest, tokenizer
-from runtime.audio import count_frames
+from engine_build.request import BuildError, Request, Stages
+from runtime import engines, manifest, tensorrt_package, tokenizer
 from runtime.exceptions import EngineDirectoryError
-from runtime.manifest import Manifest
-from runtime.onnx_engine import DECODER_FILE, ENCODER_FILE, TARGET
+from runtime.manifest import EXPORT, TORCH, Manifest
 
 PRECISIONS = ("fp32", "int8", "fp16", "bf16")
+TARGET_MODULES = {target: f"engine_build.{target}_target" for target in engines.TARGETS}
+EXPORTERS = {EXPORT: "engine_build.export", TORCH: "engine_build.torch_target"}
+ANY_BATCH = 1024  # an export has no batch size of its own
 MAX_SECONDS = 29.0  # the decoder's 194 positions, at 6.5 tokens a second, end shortly behind this
-VERSIONED_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
-LARGEST_DIFFERENCE = 1e-3  # between the float32 export and the PyTorch model, of keys, values and log-probabilities
-
-
-class BuildError(Exception):
-    """The build cannot be done, or what was built is not what it should be."""
+EXPORTER_SOURCES = ("checkpoint", "export", "model", "ort_weights", "torch_target", "verification")  # decide what an export is
+EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -50,17 +55,22 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         prog="engine_build/build.py",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         description="Builds the engines that the server runs: exports Moonshine's encoder and decoder, checks them against "
-        "PyTorch, and writes them with a manifest.json to a directory below --out.",
+        "PyTorch, makes them into an engine, and writes it with a manifest.json to a directory below --out.",
     )
     parser.add_argument("--model", default=DEFAULT_MODEL, metavar="ID_OR_DIR",
                         help="a Moonshine checkpoint: a hub id, or a directory with config.json, model.safetensors and "
                         "tokenizer.json; where the default cannot be had, moonshine-cpp's weights are used")  # fmt: skip
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32",
-                        help="what to compute in; on the onnxruntime target int8 means a decoder with int8 weights, and "
-                        "fp16 and bf16 build fp32")  # fmt: skip
-    parser.add_argument("--target", choices=("auto", TARGET), default="auto", help="auto: onnxruntime")
+                        help="what to compute in. onnxruntime: fp16 and bf16 build fp32, int8 is a decoder with int8 weights; "
+                        "tensorrt: int8 is int8 weights in fp16 arithmetic; torch: no int8")  # fmt: skip
+    parser.add_argument("--target", choices=("auto", *engines.TARGETS), default="auto",
+                        help="auto: tensorrt where a GPU and a TensorRT package are present, torch where there is a GPU and "
+                        "torch, else onnxruntime")  # fmt: skip
+    parser.add_argument("--flavour", choices=tuple(tensorrt_package.FLAVOURS),
+                        help="of TensorRT, where both are installed; default: whichever is")  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("engines"), help="the engine's directory is made below this one")
     parser.add_argument("--max-batch", type=int, default=32, help="most streams in one step")
+    parser.add_argument("--export-only", action="store_true", help="stop at the ONNX: what a machine without torch needs")
     parser.add_argument("--force", action="store_true", help="build even if an unchanged engine is there")
     arguments = parser.parse_args(argv)
     if arguments.max_batch < 1:
@@ -70,23 +80,103 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def build(arguments: argparse.Namespace, console: Console) -> Path:
     """Build as asked; the finished directory replaces an older one at once or not at all. Returns it."""
-    precision = onnxruntime_target.PRECISIONS[arguments.precision]
+    target = engines.detect_target(arguments.flavour) if arguments.target == "auto" else arguments.target
+    target_module = importlib.import_module(TARGET_MODULES[target])
+    if arguments.precision not in target_module.PRECISIONS:
+        raise BuildError(
+            f"the {target} target does not compute {arguments.precision}; it has {', '.join(target_module.PRECISIONS)}"
+        )
+    precision = target_module.PRECISIONS[arguments.precision]
     if precision != arguments.precision:
-        console.print(f"the {TARGET} target computes {arguments.precision} in {precision}: building {precision}", highlight=False)
-    directory = arguments.out / manifest.directory_name(arguments.model, TARGET, precision)
+        console.print(f"the {target} target computes {arguments.precision} in {precision}: building {precision}", highlight=False)
+    request = Request(arguments.model, target, precision, arguments.out, arguments.max_batch, arguments.flavour, arguments.force)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with (
-        tempfile.TemporaryDirectory(dir=arguments.out, prefix=".building-") as unfinished,
-        Progress(*columns, console=console, disable=not console.is_terminal) as progress,
-    ):
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         stages = Stages(progress)
-        stages.begin(f"load the weights of {arguments.model}")
-        weights = checkpoint.load(arguments.model, say=stages.say)
-        if not arguments.force and is_current(directory, weights, precision, arguments.max_batch):
-            stages.say(f"{directory} is unchanged; nothing to build (--force builds all the same)")
+        if target == TORCH:
+            return provide_export(request, TORCH, precision, stages)
+        if arguments.export_only:
+            return provide_export(request, EXPORT, target_module.EXPORTS[precision], stages)
+        return provide_engine(request, target_module, stages)
+
+
+def provide_engine(request: Request, target: ModuleType, stages: Stages) -> Path:
+    """The engine's directory, built where it is not current."""
+    exported = provide_export(request, EXPORT, target.EXPORTS[request.precision], stages)
+    export = Manifest.model_validate_json((exported / manifest.FILE_NAME).read_bytes())
+    directory = request.out / manifest.directory_name(request.model, request.target, request.precision)
+
+    def is_wanted(built: Manifest) -> bool:
+        asked = (export.weights_sha256, builder_sha256(), request.max_batch)
+        flavour = built.plans and built.plans.flavour
+        return (built.weights_sha256, built.builder_sha256, built.max_batch) == asked and request.flavour in (None, flavour)
+
+    if not request.force and is_current(directory, request, request.target, request.precision, is_wanted):
+        stages.say(f"{directory} is unchanged; nothing to build (--force builds all the same)")
+        return directory
+
+    def write(unfinished: Path) -> None:
+        built = export.model_copy(update={
+            "target": request.target, "precision": request.precision, "max_batch": request.max_batch,
+            "builder_sha256": builder_sha256(), "versions": export.versions | versions_of(target.PACKAGES), "built_at": utc_now(),
+        })  # fmt: skip
+        built = target.write(request, exported, built, unfinished, stages)
+        shutil.copyfile(exported / tokenizer.FILE_NAME, unfinished / tokenizer.FILE_NAME)
+        finish(unfinished, built, stages)
+
+    return replace_directory(directory, write)
+
+
+def provide_export(request: Request, form: str, precision: str, stages: Stages) -> Path:
+    """The directory with the exported model in `precision`, as ONNX or as torch programs, exported where it is not current.
+
+    Where the weights cannot be had an export of this builder is as good: that is all a machine without torch has.
+    """
+    directory = request.out / manifest.directory_name(request.model, form, precision)
+    stages.begin(f"load the weights of {request.model}")
+    try:
+        weights = checkpoint.load(request.model, say=stages.say)
+    except (CheckpointError, ModuleNotFoundError) as exc:
+        if is_current(directory, request, form, precision, lambda built: built.builder_sha256 == exporter_sha256()):
+            stages.say(f"the weights cannot be had here; using the export in {directory}")
             return directory
-        write_engine(Path(unfinished), weights, precision, arguments.max_batch, stages)
+        raise (
+            exc
+            if isinstance(exc, CheckpointError)
+            else BuildError(f"exporting the model needs {exc.name}: bash scripts/install.sh")
+        ) from exc
+
+    def is_wanted(built: Manifest) -> bool:
+        return (built.weights_sha256, built.builder_sha256) == (weights.sha256, exporter_sha256())
+
+    if not request.force and is_current(directory, request, form, precision, is_wanted):
+        return directory
+
+    def write(unfinished: Path) -> None:
+        stages.begin("import torch")
+        try:
+            exporter = importlib.import_module(EXPORTERS[form])
+        except ModuleNotFoundError as exc:
+            raise BuildError(f"exporting the model needs {exc.name}: bash scripts/install.sh") from exc
+        exporter.export(weights, precision, unfinished, MAX_SECONDS, stages)
+        tokenizer.save(weights.pieces, unfinished)
+        finish(unfinished, describe(weights, form, precision), stages)
+
+    return replace_directory(directory, write)
+
+
+def is_current(directory: Path, request: Request, target: str, precision: str, is_wanted: Callable[[Manifest], bool]) -> bool:
+    """Is there a sound directory, and is what it was built from what is asked for?"""
+    try:
+        return is_wanted(manifest.load(directory, request.model, target, precision, max_batch=0))
+    except EngineDirectoryError:
+        return False
+
+
+def replace_directory(directory: Path, write: Callable[[Path], None]) -> Path:
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".building-") as unfinished:
+        write(Path(unfinished))
         shutil.rmtree(directory, ignore_errors=True)
         Path(unfinished).rename(directory)
         Path(unfinished).mkdir()  # for TemporaryDirectory to remove
@@ -94,78 +184,41 @@ def build(arguments: argparse.Namespace, console: Console) -> Path:
     return directory
 
 
-class Stages:
-    """One line for each stage of the build, with its time. On a terminal the line moves; in a log it is printed once."""
-
-    def __init__(self, progress: Progress):
-        self._progress = progress
-        self._task = None
-
-    def begin(self, description: str) -> None:
-        self.end()
-        if not self._progress.console.is_terminal:
-            self.say(description)
-        self._task = self._progress.add_task(description, total=1)
-
-    def end(self) -> None:
-        if self._task is not None:
-            self._progress.update(self._task, completed=1)
-
-    def say(self, line: str) -> None:
-        self._progress.console.print(line, highlight=False, soft_wrap=True)
+def finish(directory: Path, built: Manifest, stages: Stages) -> None:
+    """Write the manifest of what lies in the directory."""
+    stages.begin("write the manifest")
+    files = {path.name: manifest.describe_file(path) for path in sorted(directory.iterdir())}
+    built.model_copy(update={"files": files}).save(directory)
+    stages.end()
 
 
-def is_current(directory: Path, weights: Checkpoint, precision: str, max_batch: int) -> bool:
-    """Is there a sound engine that this builder made of these weights for the same request?"""
-    try:
-        built = manifest.load(directory, weights.model, TARGET, precision, max_batch)
-    except EngineDirectoryError:
-        return False
-    asked = (weights.sha256, builder_sha256(), max_batch)
-    return (built.weights_sha256, built.builder_sha256, built.max_batch) == asked
+def exporter_sha256() -> str:
+    return checkpoint.sha256_of(*(Path(__file__).with_name(f"{name}.py") for name in EXPORTER_SOURCES))
 
 
 def builder_sha256() -> str:
     return checkpoint.sha256_of(*sorted(Path(__file__).parent.glob("*.py")))
 
 
-def write_engine(directory: Path, weights: Checkpoint, precision: str, max_batch: int, stages: Stages) -> None:
-    stages.begin("import torch")
-    from engine_build import export, verification
-    from engine_build.model import build_modules
-
-    try:
-        encoder, decoder = build_modules(weights.config, weights.tensors, max_frames=count_frames(int(MAX_SECONDS * 16_000)))
-    except (KeyError, RuntimeError) as exc:
-        raise CheckpointError(f"the weights of {weights.model} do not fit its configuration: {exc}") from exc
-    stages.begin("export the encoder")
-    export.export_encoder(encoder, directory / ENCODER_FILE)
-    stages.begin("export the decoder")
-    export.export_decoder(decoder, weights.config, directory / DECODER_FILE)
-    stages.begin("check the export against PyTorch")
-    difference = verification.largest_difference(encoder, decoder, directory / ENCODER_FILE, directory / DECODER_FILE)
-    if difference > LARGEST_DIFFERENCE:
-        raise BuildError(f"the export differs from PyTorch by {difference:.2g}; at most {LARGEST_DIFFERENCE} was expected")
-    if precision == "int8":
-        stages.begin("quantise the decoder")
-        onnxruntime_target.quantise_decoder(directory / DECODER_FILE)
-    stages.begin("write the manifest")
-    tokenizer.save(weights.pieces, directory)
-    describe(directory, weights, precision, max_batch).save(directory)
-    stages.end()
+def versions_of(packages: Iterable[str]) -> dict[str, str]:
+    return {package: importlib.metadata.version(package) for package in packages}
 
 
-def describe(directory: Path, weights: Checkpoint, precision: str, max_batch: int) -> Manifest:
+def utc_now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def describe(weights: Checkpoint, form: str, precision: str) -> Manifest:
+    """The manifest of an export, without its files."""
     config = weights.config
-    names = (ENCODER_FILE, DECODER_FILE, tokenizer.FILE_NAME)
     return Manifest(
         model=weights.model,
         weights_source=weights.source,
         weights_sha256=weights.sha256,
-        target=TARGET,
+        target=form,
         precision=precision,
-        builder_sha256=builder_sha256(),
-        max_batch=max_batch,
+        builder_sha256=exporter_sha256(),
+        max_batch=ANY_BATCH,
         max_seconds=MAX_SECONDS,
         dim=config.dim,
         heads=config.heads,
@@ -176,10 +229,9 @@ def describe(directory: Path, weights: Checkpoint, precision: str, max_batch: in
         max_positions=config.max_positions,
         start_token=config.start_token,
         end_token=config.end_token,
-        files={name: manifest.describe_file(directory / name) for name in names},
-        versions={"python": platform.python_version()}
-        | {package: importlib.metadata.version(package) for package in VERSIONED_PACKAGES},
-        built_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        files={},
+        versions={"python": platform.python_version()} | versions_of(EXPORT_PACKAGES),
+        built_at=utc_now(),
     )
 
 

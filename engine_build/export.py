@@ -11,9 +11,50 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from engine_build.checkpoint import ModelConfig
+from engine_build import verification
+from engine_build.checkpoint import Checkpoint, CheckpointError, ModelConfig
+from engine_build.model import Decoder, Encoder, build_modules
+from engine_build.request import BuildError, Stages
+from runtime.audio import SAMPLE_RATE, count_frames
+from runtime.manifest import DECODER_FILE, ENCODER_FILE
 
 OPSET = 20  # LayerNormalization (17) and Gelu (20) as single operators
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+# Between an export in ONNX Runtime and the float32 PyTorch model: of keys, values and log-probabilities. ONNX Runtime has no
+# bfloat16 on a CPU; there the torch engine's tests stand in.
+LARGEST_DIFFERENCES = {"fp32": 1e-3, "fp16": 0.1}
+
+
+def export(weights: Checkpoint, precision: str, directory: Path, max_seconds: float, stages: Stages) -> None:
+    """Write encoder.onnx and decoder.onnx in `precision` and hold them against PyTorch.
+
+    Raises CheckpointError for weights that do not fit their configuration, BuildError for an export that differs.
+    """
+    encoder, decoder = modules(weights, "fp32", max_seconds)
+    in_precision = (encoder, decoder) if precision == "fp32" else modules(weights, precision, max_seconds)
+    stages.begin(f"export the encoder in {precision}")
+    export_encoder(in_precision[0], directory / ENCODER_FILE)
+    stages.begin(f"export the decoder in {precision}")
+    export_decoder(in_precision[1], weights.config, directory / DECODER_FILE)
+    if precision in LARGEST_DIFFERENCES:
+        stages.begin("check the export against PyTorch")
+        difference = verification.largest_difference(
+            encoder, decoder, directory / ENCODER_FILE, directory / DECODER_FILE, decoder_input_names(weights.config)
+        )
+        if difference > LARGEST_DIFFERENCES[precision]:
+            raise BuildError(
+                f"the export differs from PyTorch by {difference:.2g}; at most {LARGEST_DIFFERENCES[precision]} was expected"
+            )
+
+
+def modules(weights: Checkpoint, precision: str, max_seconds: float) -> tuple[Encoder, Decoder]:
+    """The PyTorch modules with the weights in `precision`."""
+    max_frames = count_frames(int(max_seconds * SAMPLE_RATE))
+    try:
+        encoder, decoder = build_modules(weights.config, weights.tensors, max_frames)
+    except (KeyError, RuntimeError) as exc:
+        raise CheckpointError(f"the weights of {weights.model} do not fit its configuration: {exc}") from exc
+    return encoder.to(DTYPES[precision]), decoder.to(DTYPES[precision])
 
 
 def encoder_input_names() -> list[str]:
@@ -36,21 +77,28 @@ def decoder_output_names() -> list[str]:
 
 
 def export_encoder(encoder: nn.Module, path: Path) -> None:
-    batch, samples = Dim("batch", max=4096), Dim("samples", min=1024)
-    example = (torch.zeros(2, 32_000), torch.tensor([32_000, 20_000]))
-    to_onnx(
-        encoder, example, path, encoder_input_names(), encoder_output_names(),
-        ({0: batch, 1: samples}, {0: batch}),
-    )  # fmt: skip
+    to_onnx(encoder, *encoder_example(), path, encoder_input_names(), encoder_output_names())
 
 
-def export_decoder(decoder: nn.Module, config: ModelConfig, path: Path) -> None:
+def export_decoder(decoder: Decoder, config: ModelConfig, path: Path) -> None:
+    to_onnx(decoder, *decoder_example(decoder, config), path, decoder_input_names(config), decoder_output_names())
+
+
+def encoder_example(min_samples: int = 1024, max_samples: int | None = None) -> tuple[tuple, tuple]:
+    """Inputs to trace the encoder with, and which of their dimensions may change."""
+    batch, samples = Dim("batch", max=4096), Dim("samples", min=min_samples, max=max_samples)
+    return (torch.zeros(2, 32_000), torch.tensor([32_000, 20_000])), ({0: batch, 1: samples}, {0: batch})
+
+
+def decoder_example(decoder: Decoder, config: ModelConfig) -> tuple[tuple, tuple]:
+    """Inputs to trace the decoder with, and which of their dimensions may change."""
     batch, new = Dim("batch", max=4096), Dim("new", max=config.max_positions)
-    past, frames = Dim("past", max=config.max_positions), Dim("frames", max=65_536)
+    past, frames = Dim("past", max=4096), Dim("frames", max=65_536)
     rows, new_tokens, past_positions, audio_frames = 2, 3, 5, 41
+    dtype = decoder.embed_tokens.weight.dtype
 
     def cache(positions: int) -> torch.Tensor:
-        return torch.zeros(rows, config.heads, positions, config.head_dim)
+        return torch.zeros(rows, config.heads, positions, config.head_dim, dtype=dtype)
 
     # Each a tensor of its own: the exporter takes one tensor given twice for one input.
     caches = [
@@ -64,13 +112,10 @@ def export_decoder(decoder: nn.Module, config: ModelConfig, path: Path) -> None:
         *caches,
     )  # fmt: skip
     per_row = {0: batch}
-    to_onnx(
-        decoder, example, path, decoder_input_names(config), decoder_output_names(),
-        ({0: batch, 1: new}, per_row, per_row, per_row, tuple(axes * config.decoder_layers)),
-    )  # fmt: skip
+    return example, ({0: batch, 1: new}, per_row, per_row, per_row, tuple(axes * config.decoder_layers))
 
 
-def to_onnx(module, example, path: Path, inputs: list[str], outputs: list[str], dynamic_shapes) -> None:
+def to_onnx(module: nn.Module, example: tuple, dynamic_shapes: tuple, path: Path, inputs: list[str], outputs: list[str]) -> None:
     with quiet_exporter():
         torch.onnx.export(
             module, example, path, input_names=inputs, output_names=outputs, dynamic_shapes=dynamic_shapes,

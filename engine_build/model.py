@@ -5,6 +5,10 @@ What differs from transformers' `modeling_moonshine.py`, which it equals otherwi
 - the encoder ends in the cross-attention keys and values of every decoder layer (one projection for all of them);
 - the decoder takes its caches as inputs and returns argmax tokens, their log-probabilities and the new keys and values;
 - the rotated dimensions of each head are reordered at load, so that rotation works on halves instead of pairs.
+
+In half precision (`.half()`, `.bfloat16()`) weights, matrix products and caches are half; the statistics of norms, softmax and
+the log-probabilities stay float32, with bfloat16 also the sums between layers and the logits. Audio and end bias are float32 in
+every precision.
 """
 
 import math
@@ -68,6 +72,23 @@ class SelfProjection(nn.Module):
         return query, key, value.reshape(batch, positions, self.heads, self.head_dim).transpose(1, 2)
 
 
+class Norm(nn.LayerNorm):
+    """Layer normalisation without a bias, computed in float32."""
+
+    def __init__(self, dim: int):
+        super().__init__(dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.layer_norm(x.float(), self.normalized_shape, self.weight.float(), None, self.eps).to(
+            self.weight.dtype
+        )
+
+
+def residual(x: Tensor) -> Tensor:
+    """What layers add to: float32 where the weights are bfloat16, whose 8 bits lose what small sums add up to."""
+    return x.float() if x.dtype is torch.bfloat16 else x
+
+
 def attention_probabilities(scores: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.softmax(scores.float(), dim=-1).to(dtype)
 
@@ -75,17 +96,17 @@ def attention_probabilities(scores: Tensor, dtype: torch.dtype) -> Tensor:
 class EncoderLayer(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.input_layernorm = nn.LayerNorm(config.dim, bias=False)
+        self.input_layernorm = Norm(config.dim)
         self.self_attn = SelfProjection(config)
         self.o_proj = nn.Linear(config.dim, config.dim, bias=False)
-        self.post_attention_layernorm = nn.LayerNorm(config.dim, bias=False)
+        self.post_attention_layernorm = Norm(config.dim)
         self.fc1 = nn.Linear(config.dim, config.mlp_dim)
         self.fc2 = nn.Linear(config.mlp_dim, config.dim)
 
     def forward(self, x: Tensor, rotary: Rotary, table: Tensor, mask: Tensor) -> Tensor:
         query, key, value = self.self_attn(self.input_layernorm(x), rotary, table)
         scores = query @ key.transpose(2, 3) + mask
-        context = attention_probabilities(scores, x.dtype) @ value
+        context = attention_probabilities(scores, query.dtype) @ value
         x = x + self.o_proj(context.transpose(1, 2).flatten(2))
         return x + self.fc2(nn.functional.gelu(self.fc1(self.post_attention_layernorm(x))))
 
@@ -103,7 +124,7 @@ class Encoder(nn.Module):
         self.conv3 = nn.Conv1d(2 * dim, dim, 3, 2)
         self.rotary = Rotary(config, max_frames)
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
-        self.layer_norm = nn.LayerNorm(dim, bias=False)
+        self.layer_norm = Norm(dim)
         self.cross_proj = nn.Linear(dim, config.decoder_layers * 2 * dim, bias=False)
 
     def forward(self, audio: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,10 +133,10 @@ class Encoder(nn.Module):
         Returns cross_kv (layers, 2, batch, heads, frames, head_dim), keys then values, and frames int64 (batch,).
         """
         config, batch = self.config, audio.shape[0]
-        x = torch.tanh(self.conv1(audio.unsqueeze(1)))
+        x = torch.tanh(self.conv1(audio.unsqueeze(1).to(self.conv1.weight.dtype)))
         x = self.norm_valid(x, count_frames(lengths, convolutions=1))
         x = nn.functional.gelu(self.conv2(x))
-        x = nn.functional.gelu(self.conv3(x)).transpose(1, 2)
+        x = residual(nn.functional.gelu(self.conv3(x)).transpose(1, 2))
         frames = count_frames(lengths)
         positions = torch.arange(x.shape[1], device=x.device)
         mask = torch.where(positions < frames[:, None], 0.0, MASKED)[:, None, None, :].to(x.dtype)
@@ -143,13 +164,13 @@ class DecoderLayer(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.heads, self.head_dim = config.heads, config.head_dim
-        self.input_layernorm = nn.LayerNorm(config.dim, bias=False)
+        self.input_layernorm = Norm(config.dim)
         self.self_attn = SelfProjection(config)
         self.o_proj = nn.Linear(config.dim, config.dim, bias=False)
-        self.post_attention_layernorm = nn.LayerNorm(config.dim, bias=False)
+        self.post_attention_layernorm = Norm(config.dim)
         self.cross_q_proj = nn.Linear(config.dim, config.dim, bias=False)
         self.cross_o_proj = nn.Linear(config.dim, config.dim, bias=False)
-        self.final_layernorm = nn.LayerNorm(config.dim, bias=False)
+        self.final_layernorm = Norm(config.dim)
         self.fc1 = nn.Linear(config.dim, 2 * config.mlp_dim)
         self.fc2 = nn.Linear(config.mlp_dim, config.dim)
 
@@ -160,13 +181,13 @@ class DecoderLayer(nn.Module):
         query, key, value = self.self_attn(self.input_layernorm(x), rotary, table)
         # Scores against the cache and against the new tokens are joined, not the keys: the cache is never copied.
         scores = torch.cat((query @ past_key.transpose(2, 3), query @ key.transpose(2, 3)), dim=-1) + self_mask
-        past, present = attention_probabilities(scores, x.dtype).split((past_key.shape[2], new), dim=-1)
+        past, present = attention_probabilities(scores, query.dtype).split((past_key.shape[2], new), dim=-1)
         context = past @ past_value + present @ value
         x = x + self.o_proj(context.transpose(1, 2).flatten(2))
 
         query = self.cross_q_proj(self.post_attention_layernorm(x)).view(batch, new, self.heads, self.head_dim)
         scores = query.transpose(1, 2) @ cross_key.transpose(2, 3) + cross_mask
-        context = attention_probabilities(scores, x.dtype) @ cross_value
+        context = attention_probabilities(scores, query.dtype) @ cross_value
         x = x + self.cross_o_proj(context.transpose(1, 2).flatten(2))
 
         inner, gate = self.fc1(self.final_layernorm(x)).chunk(2, dim=-1)
@@ -182,7 +203,7 @@ class Decoder(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocabulary, config.dim)
         self.rotary = Rotary(config, config.max_positions)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
-        self.norm = nn.LayerNorm(config.dim, bias=False)
+        self.norm = Norm(config.dim)
 
     def forward(self, tokens: Tensor, past_lengths: Tensor, frames: Tensor, end_bias: Tensor, *caches: Tensor):
         """One pass.
@@ -197,7 +218,7 @@ class Decoder(nn.Module):
         (batch, new); and the new keys and values (layers, 2, batch, heads, new, head_dim).
         """
         batch, new = tokens.shape
-        x = self.embed_tokens(tokens)
+        x = residual(self.embed_tokens(tokens))
         offsets = torch.arange(new, device=x.device)
         positions = torch.clamp(past_lengths[:, None] + offsets, max=self.config.max_positions - 1)
         table = self.rotary.table[positions]
@@ -211,7 +232,7 @@ class Decoder(nn.Module):
         for index, layer in enumerate(self.layers):
             x, kv = layer(x, self.rotary, table, self_mask, cross_mask, *caches[4 * index : 4 * index + 4])
             new_kv.append(kv)
-        logits = (self.norm(x) @ self.embed_tokens.weight.T).float()
+        logits = self.logits(self.norm(x))
         # The bias reaches one logit of a row's first position only, so only the block's first column is decided with it.
         end = (torch.arange(logits.shape[-1], device=x.device) == self.config.end_token).float()
         bias = torch.where(past_lengths == 0, end_bias.float(), 0.0)[:, None, None]
@@ -221,6 +242,13 @@ class Decoder(nn.Module):
         log_sum = (logits - highest).exp().sum(dim=-1).log()
         log_probs = (logits.gather(2, chosen[..., None]) - highest)[..., 0] - log_sum
         return chosen, log_probs, torch.stack(new_kv)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """float32 (batch, new, vocabulary). bfloat16 has 8 bits for numbers up to 30: the best two would often be one."""
+        weight = self.embed_tokens.weight
+        if weight.dtype is torch.bfloat16:
+            return x.float() @ weight.float().T
+        return (x @ weight.T).float()
 
 
 def build_modules(config: ModelConfig, tensors: dict[str, np.ndarray], max_frames: int) -> tuple[Encoder, Decoder]:

@@ -6,14 +6,15 @@ import numpy as np
 import onnxruntime
 import torch
 
-from engine_build.export import decoder_input_names
 from engine_build.model import Decoder, Encoder
 
 SAMPLES = (40_000, 24_000)  # two rows of different length: the padding must not show
 PAST_POSITIONS, NEW_TOKENS = 7, 4
 
 
-def largest_difference(encoder: Encoder, decoder: Decoder, encoder_path: Path, decoder_path: Path) -> float:
+def largest_difference(
+    encoder: Encoder, decoder: Decoder, encoder_path: Path, decoder_path: Path, decoder_inputs: list[str]
+) -> float:
     """Of all outputs over a padded batch of two noisy tones; infinite where the chosen tokens differ."""
     generator = torch.Generator().manual_seed(0)
     time = torch.arange(max(SAMPLES)) / 16_000
@@ -30,9 +31,8 @@ def largest_difference(encoder: Encoder, decoder: Decoder, encoder_path: Path, d
         tokens = torch.randint(3, min(1000, decoder.config.vocabulary), (len(SAMPLES), NEW_TOKENS), generator=generator)
         inputs = (tokens, torch.tensor([PAST_POSITIONS, 0]), frames, torch.tensor([0.0, 6.0]), *caches)
         expected = decoder(*inputs)
-    names = decoder_input_names(decoder.config)
     encoded = run(encoder_path, {"audio": audio, "lengths": lengths})
-    decoded = run(decoder_path, dict(zip(names, inputs, strict=True)))
+    decoded = run(decoder_path, dict(zip(decoder_inputs, inputs, strict=True)))
     if not np.array_equal(decoded[0], expected[0].numpy()):
         return float("inf")
     valid = int(frames.min())
@@ -41,5 +41,7 @@ def largest_difference(encoder: Encoder, decoder: Decoder, encoder_path: Path, d
 
 
 def run(path: Path, inputs: dict[str, torch.Tensor]) -> list[np.ndarray]:
+    """float32 inputs are handed over in the type the export asks for."""
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+    half = {each.name for each in session.get_inputs() if each.type == "tensor(float16)"}
+    return session.run(None, {name: (each.half() if name in half else each).numpy() for name, each in inputs.items()})

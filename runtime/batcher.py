@@ -1,7 +1,8 @@
 """Which requests run next. Decides and remembers; does no I/O, reads no clock and touches no engine.
 
 The loop (runtime/loop.py) asks plan() what to do, does it, and reports back with encoded(), decoded() or fail(); what is
-finished comes back as results, one for every request that was submitted.
+finished comes back as results, one for every request that was submitted. It may be asked again before a Decode is answered:
+then it plans what can be planned unseen, so that the device need not wait for the host.
 """
 
 import itertools
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from runtime.decoding import Decoding
-from runtime.engine import Limits, Prediction, Row
+from runtime.engine import CONTINUED, Limits, Prediction, Row
 from runtime.exceptions import EngineError, RequestCancelled
 from runtime.requests import Priority, Request, Result, Timings
 from runtime.slots import Slots
@@ -26,6 +27,8 @@ class Job:
     slot: int | None = None
     started_at: float = 0.0
     decoding: Decoding | None = None
+    unanswered: int = 0
+    """Blocks it has been fed whose predictions are not back yet; two at most, and then the second is one token."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +108,18 @@ class Batcher:
         burst_is_over = bool(self._in_flight) and self._encodes_in_a_row >= ENCODE_BURST
         if waiting and (self._waiting[Priority.FINAL] or not (final_in_flight or burst_is_over)):
             return self._plan_encode(now)
-        if self._in_flight:
-            self._encodes_in_a_row = 0
-            jobs = tuple(self._in_flight.values())
-            return Decode(jobs, tuple(map(row_of, jobs)))
-        return None
+        return self._plan_decode()
+
+    def _plan_decode(self) -> Decode | None:
+        """All rows in flight together, or none: a row that must see its answer first is worth waiting for."""
+        jobs = tuple(self._in_flight.values())
+        if not jobs or not all(map(can_be_fed, jobs)):
+            return None
+        rows = tuple(map(row_of, jobs))
+        self._encodes_in_a_row = 0
+        for job in jobs:
+            job.unanswered += 1
+        return Decode(jobs, rows)
 
     def seconds_to_deadline(self, now: float) -> float | None:
         """How long plan() may be left alone if nothing new arrives; None for as long as it takes."""
@@ -151,9 +161,15 @@ class Batcher:
         return Encode(jobs)
 
     def decoded(self, step: Decode, predictions: Sequence[Prediction], now: float) -> list[Result]:
-        """Take one prediction for every row of the step; returns the results that are complete."""
+        """Take one prediction for every row of the step; returns the results that are complete.
+
+        Rows of requests that are no longer in flight were fed in vain. Decodes are answered in the order they were planned.
+        """
         results = []
         for job, row, prediction in zip(step.jobs, step.rows, predictions, strict=True):
+            if not self._is_open(job):
+                continue
+            job.unanswered -= 1
             job.decoding.accept(row.tokens, prediction.tokens.tolist(), prediction.log_probs.tolist())
             if job.decoding.done:
                 self._retire(job)
@@ -162,13 +178,17 @@ class Batcher:
 
     def fail(self, jobs: Iterable[Job], error: EngineError, now: float) -> list[Result]:
         """Answer these jobs with the error and free what they held."""
-        failed = list(jobs)
+        failed = [job for job in jobs if self._is_open(job)]
         for job in failed:
             self._retire(job)
         return [result_of(job, now, error) for job in failed]
 
     def fail_all(self, error: EngineError, now: float) -> list[Result]:
         return self.fail(self._jobs(), error, now)
+
+    def _is_open(self, job: Job) -> bool:
+        queue = self._waiting[job.request.priority] if job.slot is None else self._in_flight
+        return queue.get(job.request.request_id) is job
 
     def _withdraw(self, leaves: Callable[[Job], bool], why: str) -> list[Result]:
         return self.fail(filter(leaves, self._jobs()), RequestCancelled(why), now=0.0)
@@ -185,8 +205,14 @@ class Batcher:
         self._freed.append(job.slot)
 
 
+def can_be_fed(job: Job) -> bool:
+    return job.unanswered == 0 or (job.unanswered == 1 and job.decoding.may_continue_unseen)
+
+
 def row_of(job: Job) -> Row:
     decoding = job.decoding
+    if job.unanswered:
+        return Row(job.slot, (CONTINUED,), decoding.past_length + 1, job.request.end_bias)
     return Row(job.slot, decoding.next_tokens(), decoding.past_length, job.request.end_bias)
 
 

@@ -41,6 +41,15 @@ class Decoding:
         room = self._max_tokens - len(self.tokens) - 1
         return (self._last, *self._draft[self._next : self._next + max(0, room)])
 
+    @property
+    def may_continue_unseen(self) -> bool:
+        """Can the step after the next one be fed before the next one's answer is read?
+
+        It can where next_tokens() is a single step: whatever the model says to it is fed then. If that turns out to be the end,
+        or a word that the rest of the draft goes on behind, the step was in vain, or less than it could have been; never wrong.
+        """
+        return len(self.next_tokens()) == 1 and len(self.tokens) + 1 < self._max_tokens
+
     def accept(self, fed: Sequence[int], predicted: Sequence[int], log_probs: Sequence[float]) -> None:
         """Take the model's choice after each token of `fed` (what next_tokens gave) and move on."""
         self.passes += 1

@@ -25,13 +25,17 @@ class Limits:
     end_token: int
 
 
+CONTINUED = -1
+"""Fed as a row's only token: the one that the slot's last pass predicted last. It need not have been read back yet."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One row's share of a decode."""
 
     slot: int
     tokens: tuple[int, ...]
-    """New tokens to feed, at least one; they take positions past_length, past_length + 1, …"""
+    """New tokens to feed, at least one, or CONTINUED alone; they take positions past_length, past_length + 1, …"""
     past_length: int
     """Positions of the slot's self-attention cache that hold; whatever lies behind is overwritten."""
     end_bias: float = 0.0
@@ -48,12 +52,39 @@ class Prediction:
     """float32 (new,): its log-probability, without the end bias."""
 
 
+class Pending(Protocol):
+    """A decode on its way."""
+
+    @property
+    def ready(self) -> bool:
+        """Would result() return at once?"""
+
+    def result(self) -> list[Prediction]:
+        """The predictions, in the order of the rows; waits for them. Raises EngineError where the device has failed."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A decode that is done."""
+
+    predictions: list[Prediction]
+    ready = True
+
+    def result(self) -> list[Prediction]:
+        return self.predictions
+
+
 class Engine(Protocol):
-    """A Moonshine model with `limits.max_batch` slots. A row's answers do not depend on the other rows of a call."""
+    """A Moonshine model with `limits.max_batch` slots. A row's answers do not depend on the other rows of a call.
+
+    Calls take effect in their order; an engine on a device may return before it has done what it was asked.
+    """
 
     limits: Limits
     name: str
     """For logs and metrics: target and precision."""
+    uncaptured_runs: int = 0
+    """Passes that no CUDA graph was captured for; always 0 where none are."""
 
     def encode(self, slots: Sequence[int], clips: Sequence[Clip]) -> None:
         """Fill each slot with the cross-attention keys and values of its clip; what a slot held before is gone.
@@ -61,15 +92,39 @@ class Engine(Protocol):
         Raises ValueError for a slot or a clip outside the limits, EngineError where the device fails.
         """
 
-    def decode(self, rows: Sequence[Row]) -> list[Prediction]:
-        """Feed each row's tokens to its slot, in one or more passes; predictions in the order of rows.
+    def launch(self, rows: Sequence[Row]) -> Pending:
+        """Feed each row's tokens to its slot, in one or more passes.
 
         The keys and values of all tokens fed are kept at their positions.
         Raises ValueError for a row outside the limits or of a slot that was never encoded.
         """
+
+    def decode(self, rows: Sequence[Row]) -> list[Prediction]:
+        """launch(), and wait."""
+        return self.launch(rows).result()
 
     def free(self, slot: int) -> None:
         """The slot's contents are no longer needed."""
 
     def close(self) -> None:
         """Release what the engine holds. No other call may follow."""
+
+
+def check_clip(limits: Limits, slot: int, clip: Clip) -> None:
+    """Raises ValueError for a slot or a clip outside the limits."""
+    if not 0 <= slot < limits.max_batch:
+        raise ValueError(f"slot {slot} is outside 0..{limits.max_batch - 1}")
+    if len(clip.samples) > limits.max_samples:
+        raise ValueError(f"a clip has {len(clip.samples)} samples; the engine holds {limits.max_samples}")
+
+
+def check_row(limits: Limits, row: Row, holds_audio: bool) -> None:
+    """Raises ValueError for a row outside the limits or of a slot that holds no audio."""
+    if not 0 <= row.slot < limits.max_batch or not holds_audio:
+        raise ValueError(f"slot {row.slot} holds no audio")
+    if not row.tokens:
+        raise ValueError(f"slot {row.slot}: no token to feed")
+    if row.past_length + len(row.tokens) > limits.max_positions:
+        raise ValueError(
+            f"slot {row.slot}: {len(row.tokens)} tokens at {row.past_length} end past position {limits.max_positions}"
+        )

@@ -1,16 +1,17 @@
 """From what was asked for to an engine that runs: which target, which precision, which directory."""
 
+import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime import manifest
+from runtime import gpu, manifest, tensorrt_package
 from runtime.engine import Engine
-from runtime.manifest import Manifest
-from runtime.onnx_engine import TARGET as ONNXRUNTIME
-from runtime.onnx_engine import OnnxEngine
+from runtime.manifest import ONNXRUNTIME, TENSORRT, TORCH, Manifest
 from runtime.tokenizer import Tokenizer
 
+TARGETS = (ONNXRUNTIME, TENSORRT, TORCH)
 CPU_PRECISIONS = {None: "fp32", "fp32": "fp32", "int8": "int8", "fp16": "fp32", "bf16": "fp32"}  # asked for: run
+GPU_PRECISION = "fp16"  # where none was asked for
 
 
 @dataclass(frozen=True)
@@ -25,18 +26,54 @@ class Choice:
     """Where it differs from what was asked for, a line that says so."""
 
 
-def choose(engines: Path, model: str, precision: str | None) -> Choice:
-    """Decide which engine serves `model` on this machine. Opens nothing."""
-    running = CPU_PRECISIONS[precision]
-    remark = None
-    if precision not in (None, running):
-        remark = f"the CPU engine does not compute {precision}; running {running}"
-    directory = engines / manifest.directory_name(model, ONNXRUNTIME, running)
-    return Choice(directory, model, ONNXRUNTIME, running, remark)
+def detect_target(flavour: str | None = None) -> str:
+    """The best target for this machine: tensorrt or torch where there is a GPU and the package, else onnxruntime."""
+    if gpu.find() is not None:
+        if tensorrt_package.find(flavour):
+            return TENSORRT
+        if torch_has_cuda():
+            return TORCH
+    return ONNXRUNTIME
 
 
-def open_engine(choice: Choice, max_batch: int, threads: int | None = None) -> tuple[Engine, Tokenizer, Manifest]:
-    """Raises EngineDirectoryError with one line that says what to run."""
+def torch_has_cuda() -> bool:
+    """By its version (2.13.0+cpu): importing it takes seconds."""
+    try:
+        return not importlib.metadata.version("torch").endswith("+cpu")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
+def choose(engines: Path, model: str, precision: str | None, target: str | None = None) -> Choice:
+    """Decide which engine serves `model` on this machine; target None: what detect_target says. Opens nothing."""
+    target = target or detect_target()
+    running, remark = precision or GPU_PRECISION, None
+    if target == ONNXRUNTIME:
+        running = CPU_PRECISIONS[precision]
+        if precision not in (None, running):
+            remark = f"the CPU engine does not compute {precision}; running {running}"
+    directory = engines / manifest.directory_name(model, target, running)
+    return Choice(directory, model, target, running, remark)
+
+
+def open_engine(
+    choice: Choice, max_batch: int, threads: int | None = None, max_seconds: float | None = None
+) -> tuple[Engine, Tokenizer, Manifest]:
+    """Open the chosen engine. threads: of the CPU engine; max_seconds: longest clip that will be asked for (default: any).
+
+    Raises EngineDirectoryError with one line that says what to run, DeviceError where the engine's device is missing.
+    """
     found = manifest.load(choice.directory, choice.model, choice.target, choice.precision, max_batch)
     tokenizer = Tokenizer.load(choice.directory)
+    # Each engine's module imports its own package; serving imports no other.
+    if choice.target == TENSORRT:
+        from runtime.tensorrt_engine import open_tensorrt
+
+        return open_tensorrt(choice.directory, found, max_batch, max_seconds), tokenizer, found
+    if choice.target == TORCH:
+        from runtime.torch_engine import open_torch
+
+        return open_torch(choice.directory, found, max_batch, max_seconds), tokenizer, found
+    from runtime.onnx_engine import OnnxEngine
+
     return OnnxEngine(choice.directory, found, max_batch, threads), tokenizer, found

@@ -9,6 +9,10 @@ class EngineDirectoryError(EngineError):
     """An engine directory is missing, damaged, or was built for something else; the message ends in what to run."""
 
 
+class DeviceError(EngineError):
+    """The device that an engine needs is missing, or is not the one it was built for; the message is one line."""
+
+
 class EngineFailed(EngineError):
     """A step of the engine raised; the requests in it fail with this, the others go on."""
 

@@ -5,11 +5,11 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from runtime.batcher import Batcher, Encode, Step
-from runtime.engine import Engine
+from runtime.batcher import Batcher, Decode, Encode, Step
+from runtime.engine import Engine, Pending
 from runtime.exceptions import EngineError, EngineFailed, EngineStopped
 from runtime.observer import Observer
 from runtime.requests import Request, Result
@@ -42,8 +42,19 @@ class Stop:
     pass
 
 
+@dataclass(frozen=True)
+class Unanswered:
+    """A decode that the engine was given and has not answered."""
+
+    step: Decode
+    pending: Pending
+    began: float
+
+
 class EngineLoop:
     """Runs the batcher's steps on the engine until stopped. Every request is answered once, also when the engine fails.
+
+    While a device works on one step the next is planned and handed over, where that can be done before the answer is in.
 
     `on_result` callbacks run on this loop's thread and must only hand the result on.
     """
@@ -55,6 +66,7 @@ class EngineLoop:
         self._clock = clock
         self._inbox: queue.SimpleQueue = queue.SimpleQueue()
         self._callbacks: dict[int, OnResult] = {}
+        self._unanswered: Unanswered | None = None
         self._failures = 0
         self._stopping = False
         self._lock = threading.Lock()  # orders submissions against the end of the loop: none may slip in behind it
@@ -112,6 +124,9 @@ class EngineLoop:
                 step = self._batcher.plan(self._clock())
                 if step is not None:
                     self._do(step)
+                if self._unanswered and (step is None or self._unanswered.pending.ready):
+                    unanswered, self._unanswered = self._unanswered, None
+                    self._finish(unanswered)
                 if self._failures >= FAILURES_TO_GIVE_UP:
                     error = EngineStopped(f"the engine failed {self._failures} times in a row and was given up")
                     logger.error("%s", error)
@@ -152,22 +167,41 @@ class EngineLoop:
                 self._stopping = True
 
     def _do(self, step: Step) -> None:
-        began = self._step_began = self._clock()
-        try:
-            if isinstance(step, Encode):
+        """Give the engine one more step; a decode is answered while the next one is on its way."""
+        began = self._clock()
+        if isinstance(step, Encode):
+            with self._fails(step, began):
                 self._engine.encode([job.slot for job in step.jobs], [job.request.clip for job in step.jobs])
-                results = []
-            else:
-                results = self._batcher.decoded(step, self._engine.decode(step.rows), self._clock())
+            self._observer.step(step, self._clock() - began, self._batcher)
+            return
+        previous, self._unanswered = self._unanswered, None
+        with self._fails(step, began):
+            self._unanswered = Unanswered(step, self._engine.launch(step.rows), began)
+        if previous:
+            self._finish(previous)
+
+    def _finish(self, unanswered: Unanswered) -> None:
+        """Wait for the answer of a decode and publish what is complete with it."""
+        step, results = unanswered.step, []
+        with self._fails(step, unanswered.began):
+            results = self._batcher.decoded(step, unanswered.pending.result(), self._clock())
             self._failures = 0
-        except Exception as exc:  # whatever it was, these requests fail by name and the others go on
+        self._observer.step(step, self._clock() - unanswered.began, self._batcher)
+        self._publish(results)
+
+    @contextlib.contextmanager
+    def _fails(self, step: Step, began: float) -> Iterator[None]:
+        """Whatever the engine raises fails the requests of this step by name, and the others go on."""
+        self._step_began = began
+        try:
+            yield
+        except Exception as exc:
             self._failures += 1
             logger.exception("a step of the engine failed, with %d requests in it", len(step.jobs))
             error = exc if isinstance(exc, EngineError) else EngineFailed(f"the engine failed: {exc!r}")
-            results = self._batcher.fail(step.jobs, error, self._clock())
-        self._step_began = None
-        self._observer.step(step, self._clock() - began, self._batcher)
-        self._publish(results)
+            self._publish(self._batcher.fail(step.jobs, error, self._clock()))
+        finally:
+            self._step_began = None
 
     def _publish(self, results: list[Result]) -> None:
         for slot in self._batcher.take_freed():

@@ -8,9 +8,21 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from runtime.audio import SAMPLE_RATE
 from runtime.exceptions import EngineDirectoryError
+from runtime.shapes import Shape
 
 FILE_NAME = "manifest.json"
-FORMAT = 1  # raised when engines built before can no longer be read
+FORMAT = 2  # raised when engines built before can no longer be read
+
+EXPORT = "onnx"  # the target of an export: what engines are made from
+ONNXRUNTIME = "onnxruntime"
+TENSORRT = "tensorrt"
+TORCH = "torch"
+ENCODER_FILE = "encoder.onnx"
+DECODER_FILE = "decoder.onnx"
+ENCODER_PLAN = "encoder.plan"
+DECODER_PLAN = "decoder.plan"
+ENCODER_PROGRAM = "encoder.pt2"
+DECODER_PROGRAM = "decoder.pt2"
 
 
 class EngineFile(BaseModel):
@@ -18,6 +30,22 @@ class EngineFile(BaseModel):
 
     bytes: int
     sha256: str
+
+
+class Plans(BaseModel):
+    """What a TensorRT engine is bound to."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    flavour: str
+    """tensorrt or tensorrt-rtx."""
+    version: str
+    compute_capability: str
+    """Of the one GPU type it runs on, as 9.0; or the lowest, as 8.0+."""
+    cache_positions: int
+    """Positions of the self-attention caches in the decoder's profiles."""
+    profiles: tuple[Shape, ...]
+    """One for each shape, in the order of their index within their component's plan."""
 
 
 class Manifest(BaseModel):
@@ -31,11 +59,11 @@ class Manifest(BaseModel):
     weights_source: str
     weights_sha256: str
     target: str
-    """onnxruntime or tensorrt."""
+    """onnxruntime, tensorrt or torch; onnx for an export."""
     precision: str
     """What the engine computes in, whatever was asked for."""
     builder_sha256: str
-    """Over the source of engine_build: an engine of another builder is built again."""
+    """Over the source that made it: what another builder made is built again."""
     max_batch: int
     max_seconds: float
     sample_rate: int = SAMPLE_RATE
@@ -53,6 +81,8 @@ class Manifest(BaseModel):
     """Of everything that took part in the build."""
     built_at: str
     """UTC, ISO 8601."""
+    plans: Plans | None = None
+    """Of the tensorrt target only."""
 
     @property
     def max_samples(self) -> int:

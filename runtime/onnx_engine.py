@@ -14,20 +14,17 @@ import onnxruntime
 
 from runtime import audio
 from runtime.audio import Clip
-from runtime.engine import Limits, Prediction, Row
+from runtime.engine import CONTINUED, Engine, Limits, Prediction, Ready, Row, check_clip, check_row
 from runtime.exceptions import EngineDirectoryError, EngineFailed
-from runtime.manifest import Manifest
+from runtime.manifest import DECODER_FILE, ENCODER_FILE, Manifest
+from runtime.shapes import cheapest_groups
 
 FRAME_BLOCK = 64  # caches are laid out for a multiple of this many frames
 POSITION_BLOCK = 32  # and of this many tokens
 PASS_COST_TOKENS = 12  # a pass costs as much as this many more tokens in it: weights read once more (measured, 2 cores)
 
-TARGET = "onnxruntime"
-ENCODER_FILE = "encoder.onnx"
-DECODER_FILE = "decoder.onnx"
 
-
-class OnnxEngine:
+class OnnxEngine(Engine):
     """See runtime.engine.Engine."""
 
     def __init__(self, directory: Path, manifest: Manifest, max_batch: int, threads: int | None = None):
@@ -45,17 +42,16 @@ class OnnxEngine:
         self._decoder = open_session(directory / DECODER_FILE, threads)
         self._layers = manifest.decoder_layers
         rows = (max_batch, manifest.heads, manifest.head_dim)
+        dtype = cache_dtype(self._decoder)
         max_frames = audio.count_frames(manifest.max_samples)
-        self._cross = RowCache(self._layers, *rows, max_positions=max_frames, block=FRAME_BLOCK)
-        self._past = RowCache(self._layers, *rows, max_positions=manifest.max_positions, block=POSITION_BLOCK)
+        self._cross = RowCache(self._layers, *rows, max_positions=max_frames, block=FRAME_BLOCK, dtype=dtype)
+        self._past = RowCache(self._layers, *rows, max_positions=manifest.max_positions, block=POSITION_BLOCK, dtype=dtype)
         self._frames = np.zeros(max_batch, np.int64)  # of each slot's clip; 0 where the slot is free
+        self._last_tokens = np.zeros(max_batch, np.int64)  # predicted by each slot's last pass, at its end
 
     def encode(self, slots: Sequence[int], clips: Sequence[Clip]) -> None:
         for slot, clip in zip(slots, clips, strict=True):
-            if not 0 <= slot < self.limits.max_batch:
-                raise ValueError(f"slot {slot} is outside 0..{self.limits.max_batch - 1}")
-            if len(clip.samples) > self.limits.max_samples:
-                raise ValueError(f"a clip has {len(clip.samples)} samples; the engine holds {self.limits.max_samples}")
+            check_clip(self.limits, slot, clip)
             samples = audio.to_float(clip)[None]
             feed = {"audio": samples, "lengths": np.array([samples.shape[1]])}
             cross_kv, frames = run_session(self._encoder, feed)
@@ -63,25 +59,15 @@ class OnnxEngine:
             self._cross.reserve(int(self._frames.max()), busy=np.flatnonzero(self._frames))
             self._cross.write(slot, 0, cross_kv[:, :, 0])
 
-    def decode(self, rows: Sequence[Row]) -> list[Prediction]:
+    def launch(self, rows: Sequence[Row]) -> Ready:
         for row in rows:
-            self._check(row)
+            check_row(self.limits, row, holds_audio=row.slot < len(self._frames) and bool(self._frames[row.slot]))
         deepest = max(row.past_length + len(row.tokens) for row in rows)
         self._past.reserve(deepest, busy=np.flatnonzero(self._frames))
         predictions: dict[int, Prediction] = {}
         for group in group_rows(rows):
             predictions |= self._decode_together(group)
-        return [predictions[row.slot] for row in rows]
-
-    def _check(self, row: Row) -> None:
-        if not 0 <= row.slot < self.limits.max_batch or not self._frames[row.slot]:
-            raise ValueError(f"slot {row.slot} holds no audio")
-        if not row.tokens:
-            raise ValueError(f"slot {row.slot}: no token to feed")
-        if row.past_length + len(row.tokens) > self.limits.max_positions:
-            raise ValueError(
-                f"slot {row.slot}: {len(row.tokens)} tokens at {row.past_length} end past position {self.limits.max_positions}"
-            )
+        return Ready([predictions[row.slot] for row in rows])
 
     def _decode_together(self, rows: Sequence[Row]) -> dict[int, Prediction]:
         """One pass over the stretch of slots from the lowest to the highest row; slots between that are not asked for idle."""
@@ -90,7 +76,8 @@ class OnnxEngine:
         tokens = np.full((count, new), self.limits.start_token, np.int64)
         past_lengths, end_bias = np.zeros(count, np.int64), np.zeros(count, np.float32)
         for row in rows:
-            tokens[row.slot - first, : len(row.tokens)] = row.tokens
+            fed = (self._last_tokens[row.slot],) if row.tokens == (CONTINUED,) else row.tokens
+            tokens[row.slot - first, : len(fed)] = fed
             past_lengths[row.slot - first] = row.past_length
             end_bias[row.slot - first] = row.end_bias
         feed = {"tokens": tokens, "past_lengths": past_lengths, "frames": self._frames[first:last], "end_bias": end_bias}
@@ -102,6 +89,7 @@ class OnnxEngine:
         for row in rows:
             index, length = row.slot - first, len(row.tokens)
             self._past.write(row.slot, row.past_length, new_kv[:, :, index, :, :length])
+            self._last_tokens[row.slot] = next_tokens[index, length - 1]
             predictions[row.slot] = Prediction(next_tokens[index, :length], log_probs[index, :length])
         return predictions
 
@@ -121,11 +109,11 @@ class RowCache:
     and finite ever after: what lies behind a slot's length is masked, and a NaN there would not stay masked.
     """
 
-    def __init__(self, layers: int, slots: int, heads: int, head_dim: int, max_positions: int, block: int):
+    def __init__(self, layers: int, slots: int, heads: int, head_dim: int, max_positions: int, block: int, dtype: type):
         self._shape = (slots, heads, head_dim)
         self._block = block
         self._max_positions = -(-max_positions // block) * block
-        self._memory = np.zeros((layers, 2, slots * heads * self._max_positions * head_dim), np.float32)
+        self._memory = np.zeros((layers, 2, slots * heads * self._max_positions * head_dim), dtype)
         self._lay_out(block)
 
     def _lay_out(self, positions: int) -> None:
@@ -157,18 +145,9 @@ def group_rows(rows: Sequence[Row]) -> list[list[Row]]:
     """Split the rows of a decode into passes, so that the passes and the padding together cost least.
 
     A pass over the slots from its lowest to its highest row computes that many slots times its longest row. Rows of like
-    length go together: the best split of the rows in the order of their lengths, by dynamic programming.
+    length go together.
     """
-    ordered = sorted(rows, key=lambda row: (len(row.tokens), row.slot))
-    best: list[tuple[float, int]] = [(0.0, 0)]  # for each count of rows: least cost, and where its last group begins
-    for end in range(1, len(ordered) + 1):
-        best.append(min((best[start][0] + pass_cost(ordered[start:end]), start) for start in range(end)))
-    groups, end = [], len(ordered)
-    while end:
-        start = best[end][1]
-        groups.append(ordered[start:end])
-        end = start
-    return groups[::-1]
+    return cheapest_groups(sorted(rows, key=lambda row: (len(row.tokens), row.slot)), pass_cost)
 
 
 def pass_cost(rows: Sequence[Row]) -> float:
@@ -187,6 +166,12 @@ def open_session(path: Path, threads: int | None) -> onnxruntime.InferenceSessio
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as exc:  # ONNX Runtime raises classes of its own that share no base but Exception
         raise EngineDirectoryError(f"ONNX Runtime cannot load {path}: {exc}") from exc
+
+
+def cache_dtype(decoder: onnxruntime.InferenceSession) -> type:
+    """Of the keys and values: an export in half precision, checked on a CPU, has half the bytes."""
+    types = {each.name: each.type for each in decoder.get_inputs()}
+    return np.float16 if types["past_key.0"] == "tensor(float16)" else np.float32
 
 
 def run_session(session: onnxruntime.InferenceSession, feed: dict[str, np.ndarray]) -> list[np.ndarray]:

@@ -57,6 +57,9 @@ install_torch() {
     fi
 }
 
+# gpu_extra: ",gpu" on a machine with an NVIDIA GPU.
+gpu_extra() { "$PYTHON" -c 'import sys; from runtime import gpu; sys.exit(gpu.find() is None)' && echo ,gpu || true; }
+
 # install_project EXTRAS: this project, editable, with some of setup.cfg's extras.
 install_project() {
     say "installing the project${1:+ with $1}"

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Installs everything to build engines and to serve them. --serve installs what serving needs only: no torch.
+# With an NVIDIA GPU, TensorRT for RTX and cuda-python too.
 #   VENV_PATH       where the virtual environment is or will be (.venv)
 #   TORCH_CUDA      a CUDA build of torch, such as cu121 (default: CPU); TORCH_VERSION, TORCH_INDEX_URL with it
 source "$(dirname "$0")/environment.sh"
 make_environment
 if [ "${1:-}" = --serve ]; then
-    install_project ""
+    install_project "$(gpu_extra | tr -d ,)"
 else
     install_torch
-    install_project export
+    install_project "export$(gpu_extra)"
 fi
 say "installed in $VENV_PATH"

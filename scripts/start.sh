@@ -6,12 +6,12 @@ server_is_running && fail "a server is running already ($(cat .server.pid)); bas
 [ -x "$PYTHON" ] && "$PYTHON" -c 'import server, fastapi, aiortc' 2>/dev/null || bash scripts/install.sh
 
 engine=$("$PYTHON" -m server --print-engine)
-IFS=$'\t' read -r directory precision max_batch state <<<"$engine"
+IFS=$'\t' read -r directory target precision max_batch state <<<"$engine"
 if [ "$state" != usable ]; then
     "$PYTHON" -c 'import torch, onnxscript' 2>/dev/null || bash scripts/install.sh
     say "building the engine $directory"
     "$PYTHON" engine_build/build.py --model "${MOONSHINE_MODEL_ID:-UsefulSensors/moonshine-base}" \
-        --precision "$precision" --max-batch "$max_batch" --out "$(dirname "$directory")"
+        --target "$target" --precision "$precision" --max-batch "$max_batch" --out "$(dirname "$directory")"
 fi
 
 say "starting on http://${ASR_HOST:-0.0.0.0}:${ASR_PORT:-8000}; when it says ready, in a second terminal:"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import uvicorn
 
 from runtime import engines, manifest
-from runtime.exceptions import EngineDirectoryError
+from runtime.exceptions import DeviceError, EngineDirectoryError
 from runtime.loop import EngineLoop
 from server import settings as settings_module
 from server.app import create_app
@@ -21,6 +21,8 @@ from server.session import SessionLimits
 from server.settings import Settings, SettingsError
 
 logger = logging.getLogger("server")
+
+SEGMENT_MARGIN_SECONDS = 1.0  # a segment may grow past its maximum by what arrives with one message before it is cut
 
 
 def main() -> int:
@@ -34,13 +36,13 @@ def main() -> int:
         print(exc, file=sys.stderr)
         return 2
     if options.print_engine:
-        choice = engines.choose(settings.engine_dir, settings.model_id, settings.precision)
+        choice = engines.choose(settings.engine_dir, settings.model_id, settings.precision, settings.engine_target)
         try:
             manifest.load(choice.directory, choice.model, choice.target, choice.precision, settings.max_batch)
             state = "usable"
         except EngineDirectoryError:
             state = "to be built"
-        print(choice.directory, choice.precision, settings.max_batch, state, sep="\t")
+        print(choice.directory, choice.target, choice.precision, settings.max_batch, state, sep="\t")
         return 0
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for noisy in ("aioice", "aiortc"):
@@ -49,7 +51,7 @@ def main() -> int:
         logger.warning("%s", line)
     try:
         server = build_server(settings)
-    except EngineDirectoryError as exc:
+    except (EngineDirectoryError, DeviceError) as exc:
         print(exc, file=sys.stderr)
         return 3
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
@@ -58,13 +60,16 @@ def main() -> int:
 
 
 def build_server(settings: Settings) -> uvicorn.Server:
-    """Raises EngineDirectoryError."""
-    choice = engines.choose(settings.engine_dir, settings.model_id, settings.precision)
+    """Raises EngineDirectoryError, and DeviceError where the engine's device is missing."""
+    choice = engines.choose(settings.engine_dir, settings.model_id, settings.precision, settings.engine_target)
     if choice.remark:
         logger.warning("%s", choice.remark)
-    engine, tokenizer, found = engines.open_engine(choice, settings.max_batch, settings.cpu_threads or None)
+    engine, tokenizer, found = engines.open_engine(
+        choice, settings.max_batch, settings.cpu_threads or None, settings.max_segment_seconds + SEGMENT_MARGIN_SECONDS
+    )
     logger.info("engine: %s, %s, weights: %s", engine.name, found.model, found.weights_source)
     metrics = Metrics()
+    metrics.uncaptured_runs.set_function(lambda: engine.uncaptured_runs)
     engine_loop = EngineLoop(engine, settings.max_batch_wait_ms / 1000, metrics)
     hub = Hub(engine_loop, tokenizer, session_limits(settings), settings.session_limit, metrics)
     app = create_app(hub, metrics, settings)

@@ -43,6 +43,9 @@ class Metrics(Observer):
             "asr_request_queue_seconds", "From submission to a slot", ["priority"], buckets=LATENCY_SECONDS, registry=registry
         )
         self.passes = Histogram("asr_request_passes", "Decoder passes of a request", buckets=PASSES, registry=registry)
+        self.uncaptured_runs = Gauge(
+            "asr_engine_uncaptured_runs", "Passes on a device that no CUDA graph was captured for", registry=registry
+        )
         self.single_steps_total = Counter("asr_single_steps_total", "Passes that fed one token only", registry=registry)
 
     def step(self, step: Step, seconds: float, batcher: Batcher) -> None:

@@ -56,6 +56,8 @@ class Settings(BaseSettings):
     """Model whose engine is served: the name it was built with."""
     precision: Literal["fp16", "bf16", "fp32", "int8"] | None = Field(None, validation_alias=variable("MOONSHINE_PRECISION"))
     """Unset: fp16 on a GPU, fp32 on a CPU."""
+    target: Literal["auto", "onnxruntime", "tensorrt", "torch"] = Field("auto", validation_alias=variable("ASR_TARGET"))
+    """What runs the engine. auto: tensorrt or torch where there is a GPU and the package, else onnxruntime."""
     engine_dir: Path = Field(Path("engines"), validation_alias=variable("ASR_ENGINE_DIR"))
     """Directory of engine directories, what engine_build/build.py was given as --out."""
     max_batch: int = Field(32, ge=1, le=1024, validation_alias=variable("MAX_BATCH_SIZE"))
@@ -99,6 +101,10 @@ class Settings(BaseSettings):
             if urlsplit(server).scheme not in ("stun", "turn", "turns") or not server.url.partition(":")[2]:
                 raise ValueError("expected stun:host:port or turn:user:password@host:port, separated by commas")
         return servers
+
+    @property
+    def engine_target(self) -> str | None:
+        return None if self.target == "auto" else self.target
 
     @property
     def session_limit(self) -> int:

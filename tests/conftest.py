@@ -17,9 +17,11 @@ import pytest
 
 from benchmarks.accuracy import evaluation_clips, samples
 from engine_build import build
-from runtime import engines
+from runtime import engines, manifest
 from runtime.engine import Engine
+from runtime.manifest import ONNXRUNTIME, TORCH
 from runtime.tokenizer import Tokenizer
+from runtime.torch_engine import open_torch
 from server import audio_file
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -50,23 +52,30 @@ class Spoken:
 
 
 @pytest.fixture(scope="session")
-def built() -> Callable[[str], Path]:
+def built() -> Callable[..., Path]:
     """The engine directory of a precision; an engine that this source has built before is not built again."""
-    directories: dict[str, Path] = {}
+    directories: dict[tuple[str, ...], Path] = {}
 
-    def directory_of(precision: str) -> Path:
-        if precision not in directories:
-            assert build.main(["--precision", precision, "--out", str(ENGINES)]) == 0
-            directories[precision] = engines.choose(ENGINES, MODEL, precision).directory
-        return directories[precision]
+    def directory_of(precision: str, target: str = ONNXRUNTIME, *options: str) -> Path:
+        asked = (precision, target, *options)
+        if asked not in directories:
+            assert build.main(["--precision", precision, "--target", target, "--out", str(ENGINES), *options]) == 0
+            directories[asked] = ENGINES / manifest.directory_name(MODEL, target, precision)
+        return directories[asked]
 
     return directory_of
 
 
-def open_engine(precision: str, built: Callable[[str], Path], max_batch: int = 8) -> Opened:
+def open_engine(precision: str, built: Callable[..., Path], max_batch: int = 8) -> Opened:
     built(precision)
-    engine, tokenizer, _ = engines.open_engine(engines.choose(ENGINES, MODEL, precision), max_batch)
+    engine, tokenizer, _ = engines.open_engine(engines.choose(ENGINES, MODEL, precision, ONNXRUNTIME), max_batch)
     return Opened(engine, tokenizer)
+
+
+def open_torch_on_cpu(precision: str, built: Callable[..., Path], max_batch: int = 8) -> Opened:
+    directory = built(precision, TORCH)
+    found = manifest.load(directory, MODEL, TORCH, precision, max_batch)
+    return Opened(open_torch(directory, found, max_batch, device="cpu"), Tokenizer.load(directory))
 
 
 @pytest.fixture(scope="session")
@@ -77,6 +86,12 @@ def fp32(built) -> Opened:
 @pytest.fixture(scope="session")
 def int8(built) -> Opened:
     return open_engine("int8", built)
+
+
+@pytest.fixture(scope="session")
+def torch_fp32(built) -> Opened:
+    """The torch engine on the CPU."""
+    return open_torch_on_cpu("fp32", built)
 
 
 @pytest.fixture(scope="session")

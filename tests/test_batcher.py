@@ -138,7 +138,7 @@ def test_a_stream_that_leaves_takes_its_requests_along():
 
 event = st.one_of(
     st.tuples(st.just("submit"), st.integers(0, 9), st.sampled_from(Priority)),
-    st.tuples(st.just("run"), st.sets(st.integers(0, 200), max_size=60), st.booleans()),
+    st.tuples(st.just("run"), st.sets(st.integers(0, 200), max_size=60), st.booleans(), st.booleans()),
     st.tuples(st.just("leave"), st.integers(0, 9)),
 )
 
@@ -146,9 +146,10 @@ event = st.one_of(
 @settings(max_examples=300)
 @given(events=st.lists(event, max_size=60), max_batch=st.integers(1, 5), encode_rows=st.sampled_from([1, 32]))
 def test_every_request_is_answered_exactly_once_whatever_happens(events, max_batch, encode_rows):
-    """Random arrivals, endings, failures and departures; then the rest is run to its end."""
+    """Random arrivals, endings, failures, departures and answers that come late; then the rest is run to its end."""
     batcher = make_batcher(max_batch, 10, encode_rows, streams=10)
     submitted, answered, interims = set(), [], {}
+    unanswered = []
     now = 0.0
 
     def take(results) -> None:
@@ -157,10 +158,16 @@ def test_every_request_is_answered_exactly_once_whatever_happens(events, max_bat
             if interims.get(result.request.stream_id) == result.request.request_id:
                 del interims[result.request.stream_id]
 
-    def run(ending: set[int], failing: bool) -> bool:
+    def answer(ending: set[int], leaving: int = 0) -> None:
+        while len(unanswered) > leaving:
+            step = unanswered.pop(0)
+            take(batcher.decoded(step, predict(step, ending=ending), now))
+
+    def run(ending: set[int], failing: bool, late: bool) -> bool:
         step = batcher.plan(now)
         if step is None:
-            return False
+            answer(ending)
+            return batcher.in_flight + batcher.waiting > 0
         assert len(step.jobs) <= max_batch
         priorities = [job.request.priority for job in step.jobs]
         if isinstance(step, Encode):
@@ -168,7 +175,8 @@ def test_every_request_is_answered_exactly_once_whatever_happens(events, max_bat
         if failing:
             take(batcher.fail(step.jobs, EngineFailed("on purpose"), now))
         elif isinstance(step, Decode):
-            take(batcher.decoded(step, predict(step, ending=ending), now))
+            unanswered.append(step)
+            answer(ending, leaving=1 if late else 0)
         assert batcher.in_flight <= max_batch
         return True
 
@@ -189,8 +197,9 @@ def test_every_request_is_answered_exactly_once_whatever_happens(events, max_bat
             take(batcher.close_stream(f"s{details[0]}"))
             batcher.open_stream(f"s{details[0]}")
     now += 1.0
-    while run(submitted, failing=False):
+    while run(submitted, failing=False, late=False):
         pass
+    answer(submitted)
     assert sorted(answered) == sorted(submitted)
     assert batcher.waiting == batcher.in_flight == 0
     assert batcher.seconds_to_deadline(now) is None

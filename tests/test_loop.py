@@ -1,13 +1,15 @@
 """The engine loop's thread: every request is answered once, also when the engine fails, hangs or stops."""
 
+import dataclasses
 import queue
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from runtime.audio import Clip
-from runtime.engine import Limits, Prediction
+from runtime.engine import CONTINUED, Limits, Prediction, Ready, Row
 from runtime.exceptions import EngineFailed, EngineStopped, RequestCancelled
 from runtime.loop import FAILURES_TO_GIVE_UP, EngineLoop
 from runtime.observer import Observer
@@ -32,10 +34,12 @@ class FakeEngine:
         self._before_step("encode")
         self.busy.update(slots)
 
-    def decode(self, rows):
+    def launch(self, rows):
         self._before_step("decode")
         assert {row.slot for row in rows} <= self.busy
-        return [Prediction(np.array([2 if row.past_length else 9] * len(row.tokens)), np.zeros(len(row.tokens))) for row in rows]
+        return Ready(
+            [Prediction(np.array([2 if row.past_length else 9] * len(row.tokens)), np.zeros(len(row.tokens))) for row in rows]
+        )
 
     def free(self, slot):
         self.busy.discard(slot)
@@ -149,3 +153,67 @@ def test_a_clip_too_long_for_a_slot_is_refused_at_the_door(start):
     loop, answers = start(FakeEngine())
     with pytest.raises(ValueError, match="a slot holds 32000 samples"):
         loop.submit(Request(0, "s0", Clip(np.zeros(32_001, np.int16))), answers.put)
+
+
+class OverlappingEngine(FakeEngine):
+    """A device that has not done a step when it is given the next. Counts up from each slot's request to its end."""
+
+    def __init__(self, length: int, fails_at: int | None = None):
+        super().__init__()
+        self.limits = dataclasses.replace(self.limits, encode_rows=4)
+        self.launched: list[tuple[tuple[int, ...], ...]] = []
+        self._length, self._fails_at = length, fails_at
+
+    def launch(self, rows):
+        self.launched.append(tuple(row.tokens for row in rows))
+        return Late(rows, self._length, failing=len(self.launched) == self._fails_at)
+
+
+@dataclasses.dataclass
+class Late:
+    rows: Sequence[Row]
+    length: int
+    failing: bool
+    ready = False
+
+    def result(self):
+        if self.failing:
+            raise EngineFailed("the device is gone")
+        return [
+            Prediction(
+                np.array([self._after(row.past_length + index) for index in range(len(row.tokens))]), np.zeros(len(row.tokens))
+            )
+            for row in self.rows
+        ]
+
+    def _after(self, position: int) -> int:
+        return 100 + position if position < self.length else 2
+
+
+def test_steps_follow_each_other_without_waiting_for_the_answer(start):
+    engine = OverlappingEngine(length=5)
+    loop, answers = start(engine)
+    loop.submit(request(0), answers.put)
+    result = answers.get(timeout=LONGEST_WAIT_SECONDS)
+    assert result.tokens == (100, 101, 102, 103, 104), "as if each had waited for the one before"
+    loop.stop()
+    assert engine.launched[:6] == [((1,),), *[((CONTINUED,),)] * 5], "tokens never come to the host and back"
+    assert len(engine.launched) <= 7 and not engine.busy
+
+
+def test_a_row_with_a_draft_waits_for_its_answer(start):
+    engine = OverlappingEngine(length=4)
+    loop, answers = start(engine)
+    loop.submit(dataclasses.replace(request(0), draft=(100, 101, 7)), answers.put)
+    assert answers.get(timeout=LONGEST_WAIT_SECONDS).tokens == (100, 101, 102, 103)
+    assert engine.launched[:3] == [((1, 100, 101, 7),), ((102,),), ((CONTINUED,),)]
+
+
+def test_a_device_that_fails_behind_the_loops_back_fails_the_requests_in_both_steps(start):
+    loop, answers = start(OverlappingEngine(length=50, fails_at=3))
+    loop.submit(request(0), answers.put)
+    error = answers.get(timeout=LONGEST_WAIT_SECONDS).error
+    assert isinstance(error, EngineFailed) and "the device is gone" in str(error)
+    loop.submit(request(1), answers.put)
+    assert answers.get(timeout=LONGEST_WAIT_SECONDS).error is None, "and the next one is served"
+    assert answers.empty(), "each is answered once"

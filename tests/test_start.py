@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from runtime import gpu
 from tests.conftest import ENGINES, PROJECT
 
 
@@ -49,7 +50,7 @@ SPOILERS = {
     "another model": (lambda d: spoil_manifest(d, '"UsefulSensors/moonshine-base"', '"another/model"'), "built for model"),
     "another precision": (lambda d: spoil_manifest(d, '"fp32"', '"int8"'), "built for precision"),
     "smaller batch": (lambda d: spoil_manifest(d, '"max_batch": 32', '"max_batch": 4'), "batches up to 4, not 32"),
-    "older format": (lambda d: spoil_manifest(d, '"format": 1', '"format": 0'), "has format 0"),
+    "older format": (lambda d: spoil_manifest(d, '"format": 2', '"format": 0'), "has format 0"),
     "missing file": (lambda d: (d / "encoder.onnx").unlink(), "encoder.onnx is missing or damaged"),
     "truncated file": (lambda d: os.truncate(d / "decoder.onnx", 1_000_000), "decoder.onnx is missing or damaged"),
     "one bit": (lambda d: flip_a_byte(d / "encoder.onnx"), "encoder.onnx is missing or damaged"),
@@ -63,3 +64,10 @@ def test_an_engine_that_does_not_fit_is_refused_with_what_to_run(copied, name):
     status, line = start(ASR_ENGINE_DIR=str(copied.parent))
     assert status == 3 and complaint in line and "\n" not in line
     assert "python engine_build/build.py --model UsefulSensors/moonshine-base" in line
+
+
+@pytest.mark.skipif(gpu.find() is not None, reason="there is a GPU, so nothing is missing")
+def test_a_gpu_engine_without_a_gpu_stops_the_start_with_one_line(built):
+    built("fp16", "tensorrt", "--max-batch", "32", "--flavour", "tensorrt-rtx")
+    status, line = start(ASR_TARGET="tensorrt", MOONSHINE_PRECISION="fp16")
+    assert status == 3 and "needs an NVIDIA GPU" in line and "ASR_TARGET=onnxruntime" in line and "\n" not in line

@@ -1,0 +1,53 @@
+"""What is asked of a build, and how it says where it is."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+
+class BuildError(Exception):
+    """The build cannot be done, or what was built is not what it should be."""
+
+
+@dataclass(frozen=True)
+class Request:
+    model: str
+    target: str
+    precision: str
+    """What will be computed in, whatever was asked for."""
+    out: Path
+    max_batch: int
+    flavour: str | None
+    """Of TensorRT: tensorrt, tensorrt-rtx, or whichever is installed."""
+    force: bool
+
+
+class Stages:
+    """One line for each stage of the build, with its time. On a terminal the line moves; in a log it is printed once."""
+
+    def __init__(self, progress: Progress):
+        self._progress = progress
+        self._task = None
+
+    @classmethod
+    def silent(cls) -> "Stages":
+        return cls(Progress(disable=True, console=Console(quiet=True)))
+
+    def begin(self, description: str) -> None:
+        self.end()
+        if not self._progress.console.is_terminal:
+            self.say(description)
+        self._task = self._progress.add_task(description, total=1)
+
+    def advance(self, fraction: float) -> None:
+        """How much of the stage is done, 0 to 1."""
+        if self._task is not None:
+            self._progress.update(self._task, completed=fraction)
+
+    def end(self) -> None:
+        self.advance(1)
+
+    def say(self, line: str) -> None:
+        self._progress.console.print(line, highlight=False, soft_wrap=True)

@@ -1,0 +1,163 @@
+"""For TensorRT: the exported ONNX compiled into a plan for the encoder and one for the decoder.
+
+Networks are strongly typed: precision is in the ONNX. Every profile is one shape, the one that will be captured as a CUDA
+graph; only the number of audio frames that the decoder attends to is left open, for the engine decides it when it opens.
+"""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from engine_build import quantisation
+from engine_build.request import BuildError, Request, Stages
+from runtime import gpu, tensorrt_package
+from runtime.audio import SAMPLE_RATE, count_frames
+from runtime.manifest import DECODER_FILE, DECODER_PLAN, ENCODER_FILE, ENCODER_PLAN, Manifest, Plans
+from runtime.shapes import Shape, shapes_up_to
+from runtime.tensorrt_package import TensorRt
+
+PRECISIONS = {precision: precision for precision in ("fp16", "bf16", "fp32", "int8")}
+EXPORTS = {"fp16": "fp16", "bf16": "bf16", "fp32": "fp32", "int8": "fp16"}  # built: the export it is made from
+PACKAGES = ()  # the plans name their own
+CACHE_BLOCK = 8  # rows of scores are a multiple of 16 bytes long in half precision
+OPTIMAL_SECONDS = 13.0  # of audio that decoder kernels are tuned for: the longest segment of the default settings
+RTX_CAPABILITY = "8.0+"  # of a plan built for no device in particular
+
+Dims = tuple[int, ...]
+Range = tuple[Dims, Dims, Dims]  # smallest, best, largest
+
+
+def write(request: Request, exported: Path, built: Manifest, directory: Path, stages: Stages) -> Manifest:
+    """Compile both plans. Raises BuildError without a TensorRT, and naming the node that it refuses."""
+    package = tensorrt_package.find(request.flavour)
+    if package is None:
+        raise BuildError(
+            f"{request.flavour or 'TensorRT'} is not installed: pip install tensorrt-rtx-cu13 (builds without a GPU), "
+            "or tensorrt from NVIDIA's index"
+        )
+    sources = {name: exported / name for name in (ENCODER_FILE, DECODER_FILE)}
+    if request.precision == "int8":
+        stages.begin("quantise the weights")
+        for name, source in sources.items():
+            sources[name] = directory / name
+            quantisation.quantise_weights(source, sources[name])
+    shapes = shapes_up_to(request.max_batch, built.max_samples, built.max_positions)
+    positions = -(-built.max_positions // CACHE_BLOCK) * CACHE_BLOCK
+    for component, source, plan in (("encoder", ENCODER_FILE, ENCODER_PLAN), ("decoder", DECODER_FILE, DECODER_PLAN)):
+        own = [shape for shape in shapes if shape.component == component]
+        stages.begin(f"compile the {component} for {len(own)} shapes")
+        ranges = [input_ranges(shape, built, positions) for shape in own]
+        data = compile_plan(package, sources[source], ranges, stages)
+        (directory / plan).write_bytes(data)
+    for source in sources.values():
+        if source.parent == directory:
+            source.unlink()
+    capability = RTX_CAPABILITY if package.flavour == "tensorrt-rtx" else gpu.find().compute_capability
+    plans = Plans(flavour=package.flavour, version=package.version, compute_capability=capability,
+                  cache_positions=positions, profiles=tuple(shapes))  # fmt: skip
+    return built.model_copy(update={"plans": plans, "versions": built.versions | {package.flavour: package.version}})
+
+
+def input_ranges(shape: Shape, built: Manifest, positions: int) -> dict[str, Range]:
+    """Smallest, best and largest shape of every input of the shape's component."""
+    batch = shape.batch
+    per_row = ((batch,),) * 3
+    if shape.component == "encoder":
+        return {"audio": ((batch, shape.length),) * 3, "lengths": per_row}
+    past = ((batch, built.heads, positions, built.head_dim),) * 3
+    frames = (1, count_frames(int(OPTIMAL_SECONDS * SAMPLE_RATE)), count_frames(built.max_samples))
+    cross = tuple((batch, built.heads, count, built.head_dim) for count in frames)
+    ranges = {"tokens": ((batch, shape.length),) * 3, "past_lengths": per_row, "frames": per_row, "end_bias": per_row}
+    for layer in range(built.decoder_layers):
+        ranges |= {f"past_key.{layer}": past, f"past_value.{layer}": past}
+        ranges |= {f"cross_key.{layer}": cross, f"cross_value.{layer}": cross}
+    return ranges
+
+
+def compile_plan(package: TensorRt, path: Path, profiles: list[dict[str, Range]], stages: Stages) -> bytes:
+    """The serialised plan of one ONNX. Raises BuildError."""
+    trt = package.module
+    if package.flavour == "tensorrt" and gpu.find() is None:
+        raise BuildError("the tensorrt package compiles on the GPU it compiles for, and there is none here")
+    builder = trt.Builder(logger_of(package))
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parse(package, network, path)
+    config = builder.create_builder_config()
+    config.clear_flag(trt.BuilderFlag.TF32)  # float32 is the reference
+    if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)  # TensorRT for RTX: what stream capture needs
+    names = {network.get_input(index).name for index in range(network.num_inputs)}
+    for ranges in profiles:
+        if names != ranges.keys():
+            raise BuildError(f"{path.name} has the inputs {sorted(names)}, not {sorted(ranges)}")
+        profile = builder.create_optimization_profile()
+        for name, (smallest, best, largest) in ranges.items():
+            profile.set_shape(name, smallest, best, largest)
+        config.add_optimization_profile(profile)
+    config.progress_monitor = monitor_of(package, stages)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise BuildError(f"{package.flavour} {package.version} could not compile {path.name}; its own messages are above")
+    return bytes(plan)
+
+
+def parse(package: TensorRt, network, path: Path) -> None:
+    parser = package.module.OnnxParser(network, logger_of(package))
+    if not parser.parse_from_file(str(path)):
+        errors = [parser.get_error(index) for index in range(parser.num_errors)]
+        complaints = "; ".join(
+            f"node {each.node_name() or '?'} ({each.node_operator() or '?'}): {each.desc()}" for each in errors
+        )
+        raise BuildError(f"{package.flavour} {package.version} refuses {path.name}: {complaints}")
+
+
+def logger_of(package: TensorRt):
+    """TensorRT keeps the first logger it sees for the whole process."""
+    global _logger
+    if _logger is None:
+        trt, console = package.module, Console(stderr=True)
+
+        class Logger(trt.ILogger):
+            def __init__(self):
+                trt.ILogger.__init__(self)
+
+            def log(self, severity, message: str) -> None:
+                if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                    console.print(f"{package.flavour}: {message}", highlight=False, markup=False, soft_wrap=True)
+
+        _logger = Logger()
+    return _logger
+
+
+_logger = None
+
+
+def monitor_of(package: TensorRt, stages: Stages):
+    """Moves the stage's bar: the phases of a build are a tree, and the share done of each counts within its parent's step."""
+    trt = package.module
+
+    class Monitor(trt.IProgressMonitor):
+        def __init__(self):
+            trt.IProgressMonitor.__init__(self)
+            self._phases: dict[str, tuple[str | None, int, int]] = {}  # parent, steps, steps done
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            self._phases[phase] = (parent, max(1, steps), 0)
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            parent, steps, _ = self._phases[phase]
+            self._phases[phase] = (parent, steps, step + 1)
+            stages.advance(self._fraction(phase))
+            return True
+
+        def phase_finish(self, phase: str) -> None:
+            self._phases.pop(phase, None)
+
+        def _fraction(self, phase: str) -> float:
+            share = 0.0
+            while phase in self._phases:
+                phase, steps, done = self._phases[phase]
+                share = min(1.0, (done + share) / steps)
+            return share
+
+    return Monitor()

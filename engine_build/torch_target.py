@@ -1,0 +1,42 @@
+"""For the torch engine: the modules as exported torch programs, which need none of this package to run."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from engine_build import export as onnx_export
+from engine_build.checkpoint import Checkpoint
+from engine_build.request import Stages
+from runtime.audio import SAMPLE_RATE
+from runtime.manifest import DECODER_PROGRAM, ENCODER_PROGRAM
+
+PRECISIONS = {"fp32": "fp32", "fp16": "fp16", "bf16": "bf16"}
+MIN_SAMPLES = 1279  # two frames: the tracer takes one for a constant; the engine's shortest shape is far longer
+
+
+def export(weights: Checkpoint, precision: str, directory: Path, max_seconds: float, stages: Stages) -> None:
+    """Write encoder.pt2 and decoder.pt2 in `precision`. Raises CheckpointError."""
+    encoder, decoder = onnx_export.modules(weights, precision, max_seconds)
+    stages.begin(f"export the encoder in {precision}")
+    save_program(encoder, *onnx_export.encoder_example(MIN_SAMPLES, int(max_seconds * SAMPLE_RATE)), directory / ENCODER_PROGRAM)
+    stages.begin(f"export the decoder in {precision}")
+    save_program(decoder, *onnx_export.decoder_example(decoder, weights.config), directory / DECODER_PROGRAM)
+
+
+def save_program(module: nn.Module, example: tuple, dynamic_shapes: tuple, path: Path) -> None:
+    with onnx_export.quiet_exporter():
+        program = torch.export.export(
+            module, example, dynamic_shapes=dynamic_shapes, strict=False, prefer_deferred_runtime_asserts_over_guards=True
+        )
+        drop_assertions(program.graph_module)
+        torch.export.save(program, path)
+
+
+def drop_assertions(graph_module: torch.fx.GraphModule) -> None:
+    """Remove what the tracer asserts of sizes: it holds a batch of one, whose strides it had not seen, for an error."""
+    for node in list(graph_module.graph.nodes):
+        if node.op == "call_function" and "assert" in str(node.target):
+            graph_module.graph.erase_node(node)
+    graph_module.graph.eliminate_dead_code()
+    graph_module.recompile()

@@ -1,0 +1,42 @@
+"""Captured shapes: a captured shape is replayed, any other is run plainly and counted."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+
+from runtime.shapes import Shape
+
+logger = logging.getLogger(__name__)
+
+Run = Callable[[], None]
+
+
+class CapturedShapes:
+    """One CUDA graph for each shape. Everything is captured at start-up: a capture while serving would stall every stream."""
+
+    def __init__(self, run: Callable[[Shape], None], capture: Callable[[Shape], Run] | None):
+        """run: runs a shape plainly; capture: records the same work and returns its replay; None where nothing is captured."""
+        self._run = run
+        self._capture = capture
+        self._replays: dict[Shape, Run] = {}
+        self.capture_seconds = 0.0
+        self.uncaptured_runs = 0
+        """Runs of shapes without a graph."""
+
+    def capture_all(self, shapes: Iterable[Shape]) -> None:
+        """Capture the shapes, the largest first: the memory it takes serves the smaller ones too."""
+        if self._capture is None:
+            return
+        began = time.perf_counter()
+        for shape in sorted(shapes, key=lambda shape: shape.batch * shape.length, reverse=True):
+            self._replays[shape] = self._capture(shape)
+        self.capture_seconds = time.perf_counter() - began
+        logger.info("captured %d CUDA graphs in %.1f s", len(self._replays), self.capture_seconds)
+
+    def run(self, shape: Shape) -> None:
+        replay = self._replays.get(shape)
+        if replay is not None:
+            replay()
+            return
+        self.uncaptured_runs += 1
+        self._run(shape)

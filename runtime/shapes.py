@@ -1,0 +1,54 @@
+"""The shapes that device engines are compiled and captured for: a call runs in the smallest one that holds it."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from runtime.audio import SAMPLE_RATE
+
+BATCHES = (1, 2, 4, 8, 16, 32)
+ENCODER_SECONDS = (2.0, 5.0, 10.0, 13.0, 20.0, 29.0)  # 13: the longest segment of the default settings, with its pauses
+NEW_TOKENS = (1, 8, 64)  # a step, a corrected draft's tail, a whole draft; longer blocks take several passes
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One shape of one component."""
+
+    component: Literal["encoder", "decoder"]
+    batch: int
+    length: int
+    """Of the encoder: samples of a row. Of the decoder: new tokens of a row."""
+
+
+def shapes_up_to(max_batch: int, max_samples: int, max_new: int) -> list[Shape]:
+    """Every shape for batches up to max_batch, clips up to max_samples and blocks up to max_new tokens, smallest first."""
+    batches = [batch for batch in BATCHES if batch < max_batch] + [max_batch]
+    samples = sorted({min(int(seconds * SAMPLE_RATE), max_samples) for seconds in ENCODER_SECONDS})
+    new_tokens = sorted({min(count, max_new) for count in NEW_TOKENS})
+    encoder = [Shape("encoder", batch, length) for batch in batches for length in samples]
+    return encoder + [Shape("decoder", batch, length) for batch in batches for length in new_tokens]
+
+
+def smallest(sizes: Sequence[int], wanted: int) -> int:
+    """The smallest of the ascending sizes that holds `wanted`. Raises ValueError when none does."""
+    for size in sizes:
+        if size >= wanted:
+            return size
+    raise ValueError(f"{wanted} is over every size there is: {', '.join(map(str, sizes))}")
+
+
+def cheapest_groups(items: Iterable[Item], cost: Callable[[Sequence[Item]], float]) -> list[list[Item]]:
+    """Split items, in their order, into runs whose costs add up to the least; by dynamic programming."""
+    items = list(items)
+    best: list[tuple[float, int]] = [(0.0, 0)]  # for each count of items: least cost, and where its last group begins
+    for end in range(1, len(items) + 1):
+        best.append(min((best[start][0] + cost(items[start:end]), start) for start in range(end)))
+    groups, end = [], len(items)
+    while end:
+        start = best[end][1]
+        groups.append(items[start:end])
+        end = start
+    return groups[::-1]

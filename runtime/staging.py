@@ -1,0 +1,113 @@
+"""Host memory on its way to and from a device: what lies where in it, and whose turn it is.
+
+Everything a pass needs lies in one block, so that one copy moves it; everything it answers lies in another.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from runtime.shapes import Shape
+
+ALIGNMENT = 256  # bytes, of every array in a block: what TensorRT asks of its inputs
+
+
+class Event(Protocol):
+    """A point in the device's work."""
+
+    @property
+    def is_done(self) -> bool: ...
+
+    def sync(self) -> None:
+        """Wait for it. Raises what the device failed with."""
+
+
+class Done:
+    """The event of a device that works while it is called."""
+
+    is_done = True
+
+    def sync(self) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Field:
+    offset: int
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+
+class Layout:
+    """Named arrays in one block of memory."""
+
+    def __init__(self, **arrays: tuple[type, tuple[int, ...]]):
+        """arrays: dtype and shape of each, in order."""
+        self.fields: dict[str, Field] = {}
+        self.bytes = 0
+        for name, (dtype, shape) in arrays.items():
+            field = Field(-(-self.bytes // ALIGNMENT) * ALIGNMENT, np.dtype(dtype), shape)
+            self.fields[name] = field
+            self.bytes = field.offset + field.bytes
+
+    def views(self, memory: np.ndarray) -> dict[str, np.ndarray]:
+        """The arrays of a block that begins at the beginning of `memory` (uint8)."""
+        return {
+            name: memory[field.offset : field.offset + field.bytes].view(field.dtype).reshape(field.shape)
+            for name, field in self.fields.items()
+        }
+
+
+def request_layout(shape: Shape) -> Layout:
+    """What a pass is given. A row's index is its slot in the decoder; in the encoder `slots` says it.
+
+    Encoder: pcm int16 (batch, samples); lengths int64 (batch,), valid samples, 0 for an idle row; positions int64 (batch,) of the
+    first samples within their streams' dither; slots int64 (batch,), -1 for an idle row.
+    Decoder: tokens int64 (batch, new), CONTINUED for the one the slot's last pass predicted; past_lengths int64 (batch,); counts
+    int64 (batch,), tokens of the row that count, 0 for an idle row; end_bias float32 (batch,).
+    """
+    batch, length = shape.batch, shape.length
+    per_row = (np.int64, (batch,))
+    if shape.component == "encoder":
+        return Layout(lengths=per_row, positions=per_row, slots=per_row, pcm=(np.int16, (batch, length)))
+    return Layout(past_lengths=per_row, counts=per_row, end_bias=(np.float32, (batch,)), tokens=(np.int64, (batch, length)))
+
+
+def answer_layout(shape: Shape) -> Layout:
+    """What a decoder pass answers: tokens int64 (batch, new), log_probs float32 (batch, new)."""
+    rows = (shape.batch, shape.length)
+    return Layout(tokens=(np.int64, rows), log_probs=(np.float32, rows))
+
+
+@dataclass
+class Place:
+    """One block of a ring, and what must happen before it is used again."""
+
+    memory: np.ndarray
+    event: Event | None = None
+    give_up: Callable[[], None] | None = None
+    """Called before the memory is used again: what still lies in it is copied out."""
+
+
+class Ring:
+    """Blocks handed out in turn. Allocated once; one is handed out again only when the device is done with it."""
+
+    def __init__(self, places: int, allocate: Callable[[], np.ndarray]):
+        self._places = [Place(allocate()) for _ in range(places)]
+        self._next = 0
+
+    def take(self) -> Place:
+        place = self._places[self._next]
+        self._next = (self._next + 1) % len(self._places)
+        if place.event is not None:
+            place.event.sync()
+        if place.give_up is not None:
+            place.give_up()
+        place.event = place.give_up = None
+        return place

@@ -1,0 +1,256 @@
+"""The engine on TensorRT: two plans, static buffers, one CUDA graph for each shape.
+
+Owns all device memory: the slots' caches, one block for requests, one for answers, what passes from the encoder to the slots,
+and one block of activations that all execution contexts share, for they run one after the other on one stream.
+"""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from runtime import audio, gpu, tensorrt_package
+from runtime.audio import DITHER, DITHER_PERIOD_SAMPLES, SAMPLE_RATE
+from runtime.cuda_graphs import CapturedShapes
+from runtime.device_engine import DeviceEngine
+from runtime.exceptions import DeviceError, EngineDirectoryError, EngineFailed
+from runtime.manifest import DECODER_PLAN, ENCODER_PLAN, Manifest, Plans
+from runtime.shapes import Shape, smallest
+from runtime.staging import Event, answer_layout, request_layout
+from runtime.tensorrt_package import TensorRt
+
+logger = logging.getLogger(__name__)
+
+CELL_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 2}  # of a cached key or value: int8 is in the weights only
+FLOAT_BYTES, INT64_BYTES = 4, 8
+
+
+def open_tensorrt(
+    directory: Path, manifest: Manifest, max_batch: int, max_seconds: float | None = None, graphs: bool = True
+) -> DeviceEngine:
+    """Open the engine. max_seconds: longest clip there will be; graphs: capture every shape at start-up.
+
+    Raises EngineDirectoryError for plans that are not this TensorRT's or this GPU's, DeviceError without a GPU.
+    """
+    package = tensorrt_package.find(manifest.plans.flavour)
+    check_version(directory, manifest.plans, package)
+    found = gpu.find()
+    check_device(directory, manifest.plans, found)
+    return DeviceEngine(TensorRtDevice(directory, manifest, max_batch, max_seconds, package, graphs), manifest, max_batch)
+
+
+def check_version(directory: Path, plans: Plans, package: TensorRt | None) -> None:
+    """Raises EngineDirectoryError unless the plans were built by the TensorRT that is installed."""
+    if package is None:
+        raise EngineDirectoryError(f"{directory} needs {plans.flavour} {plans.version}, which is not installed")
+    if package.version != plans.version:
+        raise EngineDirectoryError(
+            f"{directory} was built by {plans.flavour} {plans.version}, installed is {package.version}; "
+            "build it again with engine_build/build.py"
+        )
+
+
+def check_device(directory: Path, plans: Plans, found: gpu.Gpu | None) -> None:
+    """Raises DeviceError without a GPU, EngineDirectoryError for plans of another compute capability."""
+    if found is None:
+        raise DeviceError(
+            "the tensorrt engine needs an NVIDIA GPU, and the driver shows none; ASR_TARGET=onnxruntime serves on the CPU"
+        )
+    built_for, at_least = plans.compute_capability.removesuffix("+"), plans.compute_capability.endswith("+")
+    if found.compute_capability == built_for or (at_least and as_numbers(found.compute_capability) >= as_numbers(built_for)):
+        return
+    raise EngineDirectoryError(
+        f"{directory} was built for compute capability {plans.compute_capability}, {found.name} has {found.compute_capability}; "
+        "build it again with engine_build/build.py"
+    )
+
+
+def as_numbers(capability: str) -> tuple[int, ...]:
+    return tuple(map(int, capability.split(".")))
+
+
+class TensorRtDevice:
+    """See runtime.device_engine.Device."""
+
+    def __init__(
+        self, directory: Path, manifest: Manifest, max_batch: int, max_seconds: float | None, package: TensorRt, graphs: bool
+    ):
+        from runtime.cuda_device import CudaDevice  # cuda-python: only where this engine runs
+
+        self._trt, self._manifest = package.module, manifest
+        self._cell_bytes = CELL_BYTES[manifest.precision]
+        self._planes = manifest.decoder_layers * 2
+        profiles = manifest.plans.profiles
+        batch = smallest(sorted({shape.batch for shape in profiles}), max_batch)
+        lengths = sorted({shape.length for shape in profiles if shape.component == "encoder"})
+        samples = smallest(lengths, min(int((max_seconds or manifest.max_seconds) * SAMPLE_RATE), lengths[-1]))
+        self.shapes = [
+            shape for shape in profiles if shape.batch <= batch and (shape.component == "decoder" or shape.length <= samples)
+        ]
+        self._slots, self._cache_frames = batch, audio.count_frames(samples)
+        self._cache_positions = manifest.plans.cache_positions
+        self._cuda = CudaDevice(self._cell_bytes)
+        runtime = self._trt.Runtime(self._trt.Logger(self._trt.Logger.WARNING))
+        self._engines = {
+            "encoder": load_plan(runtime, directory / ENCODER_PLAN), "decoder": load_plan(runtime, directory / DECODER_PLAN),
+        }  # fmt: skip
+        self._allocate(samples)
+        self._contexts = {shape: self._make_context(shape) for shape in self.shapes}
+        self._captured = CapturedShapes(self._run, self._capture if graphs else None)
+        self._captured.capture_all(self.shapes)
+
+    def _allocate(self, samples: int) -> None:
+        """Everything, once. Sizes are those of the largest shapes; smaller ones use the beginning."""
+        cuda, built, cell = self._cuda, self._manifest, self._cell_bytes
+        per_position = self._planes * self._slots * built.heads * built.head_dim * cell
+        new = max(shape.length for shape in self.shapes if shape.component == "decoder")
+        self._cross = cuda.allocate(per_position * self._cache_frames)
+        self._past = cuda.allocate(per_position * self._cache_positions)
+        self._slot_frames = cuda.allocate(self._slots * INT64_BYTES)
+        self._last_tokens = cuda.allocate(self._slots * INT64_BYTES)
+        self._dither = cuda.allocate(DITHER.nbytes)
+        cuda.copy_in(self._dither, DITHER)
+        self._audio = cuda.allocate(self._slots * samples * FLOAT_BYTES)
+        self._row_frames = cuda.allocate(self._slots * INT64_BYTES)
+        self._cross_kv = cuda.allocate(per_position * self._cache_frames)
+        self._new_kv = cuda.allocate(per_position * new)
+        self._request = cuda.allocate(max(request_layout(shape).bytes for shape in self.shapes))
+        answers = (answer_layout(shape).bytes for shape in self.shapes if shape.component == "decoder")
+        self._answer = cuda.allocate(max(answers))
+        self._activation_bytes = max(engine.device_memory_size_v2 for engine in self._engines.values())
+        self._activations = cuda.allocate(self._activation_bytes)
+
+    def _make_context(self, shape: Shape):
+        """An execution context bound to the shape and its buffers; nothing of it changes afterwards."""
+        engine = self._engines[shape.component]
+        context = engine.create_execution_context(self._trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        context.set_device_memory(self._activations, self._activation_bytes)
+        own = [each for each in self._manifest.plans.profiles if each.component == shape.component]
+        if not context.set_optimization_profile_async(own.index(shape), self._cuda.stream_handle):
+            raise EngineFailed(f"TensorRT does not take profile {own.index(shape)} of the {shape.component}")
+        inputs, outputs = self._encoder_tensors(shape) if shape.component == "encoder" else self._decoder_tensors(shape)
+        for name, (dims, address) in inputs.items():
+            if not (context.set_input_shape(name, dims) and context.set_tensor_address(name, address)):
+                raise EngineFailed(f"TensorRT does not take {name} as {dims}, for {shape}")
+        for name, address in outputs.items():
+            if not context.set_tensor_address(name, address):
+                raise EngineFailed(f"TensorRT does not take an address for {name}")
+        return context
+
+    def _encoder_tensors(self, shape: Shape) -> tuple[dict, dict]:
+        inputs = {
+            "audio": ((shape.batch, shape.length), self._audio),
+            "lengths": ((shape.batch,), self._request_address(shape, "lengths")),
+        }
+        return inputs, {"cross_kv": self._cross_kv, "frames": self._row_frames}
+
+    def _decoder_tensors(self, shape: Shape) -> tuple[dict, dict]:
+        """Slots are rows: a batch sees the first of them, where they lie."""
+        built, batch = self._manifest, shape.batch
+        inputs = {
+            "tokens": ((batch, shape.length), self._request_address(shape, "tokens")),
+            "past_lengths": ((batch,), self._request_address(shape, "past_lengths")),
+            "end_bias": ((batch,), self._request_address(shape, "end_bias")),
+            "frames": ((batch,), self._slot_frames),
+        }
+        for cache, address, length in (
+            ("past", self._past, self._cache_positions), ("cross", self._cross, self._cache_frames),
+        ):  # fmt: skip
+            plane_bytes = self._slots * built.heads * length * built.head_dim * self._cell_bytes
+            for layer in range(built.decoder_layers):
+                for kind, name in enumerate(("key", "value")):
+                    dims = (batch, built.heads, length, built.head_dim)
+                    inputs[f"{cache}_{name}.{layer}"] = (dims, address + (layer * 2 + kind) * plane_bytes)
+        answer = answer_layout(shape).fields
+        outputs = {
+            "next_tokens": self._answer + answer["tokens"].offset,
+            "log_probs": self._answer + answer["log_probs"].offset,
+            "new_kv": self._new_kv,
+        }
+        return inputs, outputs
+
+    def _request_address(self, shape: Shape, name: str) -> int:
+        return self._request + request_layout(shape).fields[name].offset
+
+    @property
+    def uncaptured_runs(self) -> int:
+        return self._captured.uncaptured_runs
+
+    @property
+    def capture_seconds(self) -> float:
+        return self._captured.capture_seconds
+
+    def host_memory(self, size: int) -> np.ndarray:
+        return self._cuda.host_memory(size)
+
+    def encode(self, shape: Shape, request: np.ndarray) -> Event:
+        self._cuda.enter()
+        self._cuda.copy_in(self._request, request)
+        self._captured.run(shape)
+        return self._cuda.record()
+
+    def decode(self, shape: Shape, request: np.ndarray, answer: np.ndarray) -> Event:
+        self._cuda.enter()
+        self._cuda.copy_in(self._request, request)
+        self._captured.run(shape)
+        self._cuda.copy_out(answer, self._answer)
+        return self._cuda.record()
+
+    def _run(self, shape: Shape) -> None:
+        self._run_encoder(shape) if shape.component == "encoder" else self._run_decoder(shape)
+
+    def _capture(self, shape: Shape) -> Callable[[], None]:
+        self._run(shape)  # TensorRT prepares a context's shape in its first run
+        self._cuda.stream.sync()
+        return self._cuda.capture(lambda: self._run(shape))
+
+    def _run_encoder(self, shape: Shape) -> None:
+        built, frames = self._manifest, audio.count_frames(shape.length)
+
+        def given(name: str) -> int:
+            return self._request_address(shape, name)
+
+        self._cuda.launch(
+            "hear", shape.length, (shape.batch, 1),
+            (given("pcm"), given("lengths"), given("positions"), self._dither, self._audio),
+            (DITHER_PERIOD_SAMPLES, shape.length),
+        )  # fmt: skip
+        self._execute(shape)
+        self._cuda.launch(
+            "keep_cross", frames * built.head_dim, (built.heads, self._planes * shape.batch),
+            (self._cross_kv, given("slots"), self._row_frames, self._cross, self._slot_frames),
+            (shape.batch, built.heads, frames, built.head_dim, self._slots, self._cache_frames),
+        )  # fmt: skip
+
+    def _run_decoder(self, shape: Shape) -> None:
+        built, batch, new = self._manifest, shape.batch, shape.length
+
+        def given(name: str) -> int:
+            return self._request_address(shape, name)
+
+        self._cuda.launch("continue_rows", batch, (1, 1), (given("tokens"), self._last_tokens), (batch, new))
+        self._execute(shape)
+        next_tokens = self._answer + answer_layout(shape).fields["tokens"].offset
+        self._cuda.launch(
+            "keep_past", new * built.head_dim, (built.heads, self._planes * batch),
+            (self._new_kv, given("past_lengths"), given("counts"), next_tokens, self._past, self._last_tokens),
+            (batch, built.heads, new, built.head_dim, self._slots, self._cache_positions),
+        )  # fmt: skip
+
+    def _execute(self, shape: Shape) -> None:
+        if not self._contexts[shape].execute_async_v3(self._cuda.stream_handle):
+            raise EngineFailed(f"TensorRT failed on {shape}")
+
+    def close(self) -> None:
+        self._cuda.enter()
+        self._contexts.clear()
+        self._engines.clear()
+        self._cuda.close()
+
+
+def load_plan(runtime, path: Path):
+    engine = runtime.deserialize_cuda_engine(path.read_bytes())
+    if engine is None:
+        raise EngineDirectoryError(f"TensorRT cannot read {path}; build it again with engine_build/build.py")
+    return engine

@@ -1,0 +1,201 @@
+"""The engine on PyTorch: the plain reference on a GPU, with CUDA graphs, and the fall-back where TensorRT is not installed.
+
+Runs the exported programs of an engine directory. It works on a CPU too, uncaptured and without overlap: there it is for
+tests, ONNX Runtime is faster.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from runtime import audio
+from runtime.audio import DITHER, DITHER_PERIOD_SAMPLES, SAMPLE_RATE
+from runtime.cuda_graphs import CapturedShapes
+from runtime.device_engine import DeviceEngine
+from runtime.engine import CONTINUED
+from runtime.exceptions import DeviceError, EngineDirectoryError, EngineFailed
+from runtime.manifest import DECODER_PROGRAM, ENCODER_PROGRAM, Manifest
+from runtime.shapes import Shape, shapes_up_to, smallest
+from runtime.staging import Done, Event, Layout, answer_layout, request_layout
+
+WARM_UP_RUNS = 2  # before a capture: libraries choose and load their kernels in the first runs
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def open_torch(
+    directory: Path,
+    manifest: Manifest,
+    max_batch: int,
+    max_seconds: float | None = None,
+    device: str = "cuda",
+    graphs: bool = True,
+) -> DeviceEngine:
+    """Open the engine on a device, "cuda" or "cpu". graphs: capture CUDA graphs at start-up.
+
+    Raises DeviceError without a GPU, EngineDirectoryError for programs that torch cannot load.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("the torch engine needs an NVIDIA GPU, and torch sees none; ASR_TARGET=onnxruntime serves on the CPU")
+    return DeviceEngine(
+        TorchDevice(directory, manifest, max_batch, max_seconds, torch.device(device), graphs), manifest, max_batch
+    )
+
+
+class TorchDevice:
+    """See runtime.device_engine.Device."""
+
+    def __init__(
+        self, directory: Path, manifest: Manifest, max_batch: int, max_seconds: float | None, device: torch.device, graphs: bool
+    ):
+        self._device, self._layers = device, manifest.decoder_layers
+        self._on_gpu = device.type == "cuda"
+        self._encoder = load_program(directory / ENCODER_PROGRAM, device)
+        self._decoder = load_program(directory / DECODER_PROGRAM, device)
+        every = shapes_up_to(max_batch, manifest.max_samples, manifest.max_positions)
+        samples = sorted({shape.length for shape in every if shape.component == "encoder"})
+        max_samples = smallest(samples, min(int((max_seconds or manifest.max_seconds) * SAMPLE_RATE), manifest.max_samples))
+        self.shapes = [shape for shape in every if shape.component == "decoder" or shape.length <= max_samples]
+        self._stream = torch.cuda.Stream(device) if self._on_gpu else None
+        self._allocate(manifest, max_batch, audio.count_frames(max_samples))
+        self._captured = CapturedShapes(self._run, self._capture if self._on_gpu and graphs else None)
+        with torch.inference_mode():
+            self._captured.capture_all(self.shapes)
+
+    def _allocate(self, manifest: Manifest, max_batch: int, max_frames: int) -> None:
+        """One slot and one position more than there are: what belongs to no row is written there."""
+        dtype, device = DTYPES[manifest.precision], self._device
+        rows = (self._layers, 2, max_batch + 1, manifest.heads)
+        self._cross = torch.zeros(*rows, max_frames, manifest.head_dim, dtype=dtype, device=device)
+        self._past = torch.zeros(*rows, manifest.max_positions + 1, manifest.head_dim, dtype=dtype, device=device)
+        self._frames = torch.zeros(max_batch + 1, dtype=torch.int64, device=device)
+        self._last_tokens = torch.zeros(max_batch, dtype=torch.int64, device=device)
+        self._dither = torch.from_numpy(DITHER).to(device)
+        self._request = torch.zeros(max(request_layout(each).bytes for each in self.shapes), dtype=torch.uint8, device=device)
+        answers = (answer_layout(each).bytes for each in self.shapes if each.component == "decoder")
+        self._answer = torch.zeros(max(answers), dtype=torch.uint8, device=device)
+
+    @property
+    def uncaptured_runs(self) -> int:
+        return self._captured.uncaptured_runs
+
+    @property
+    def capture_seconds(self) -> float:
+        return self._captured.capture_seconds
+
+    def host_memory(self, size: int) -> np.ndarray:
+        return torch.zeros(size, dtype=torch.uint8, pin_memory=self._on_gpu).numpy()
+
+    def encode(self, shape: Shape, request: np.ndarray) -> Event:
+        return self._serve(shape, request, None)
+
+    def decode(self, shape: Shape, request: np.ndarray, answer: np.ndarray) -> Event:
+        return self._serve(shape, request, answer)
+
+    def _serve(self, shape: Shape, request: np.ndarray, answer: np.ndarray | None) -> Event:
+        try:
+            with torch.inference_mode(), torch.cuda.stream(self._stream):
+                self._request[: len(request)].copy_(torch.from_numpy(request), non_blocking=True)
+                self._captured.run(shape)
+                if answer is not None:
+                    torch.from_numpy(answer).copy_(self._answer[: len(answer)], non_blocking=True)
+                return TorchEvent(self._stream) if self._on_gpu else Done()
+        except RuntimeError as exc:
+            raise EngineFailed(f"torch failed: {exc}") from exc
+
+    def _run(self, shape: Shape) -> None:
+        self._encode(shape) if shape.component == "encoder" else self._decode(shape)
+
+    def _capture(self, shape: Shape) -> Callable[[], None]:
+        with torch.cuda.stream(self._stream):
+            for _ in range(WARM_UP_RUNS):
+                self._run(shape)
+        self._stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool(), stream=self._stream):
+            self._run(shape)
+        return graph.replay
+
+    def _pool(self):
+        """One pool of memory for all graphs: they never run at the same time."""
+        if not hasattr(self, "_graph_pool"):
+            self._graph_pool = torch.cuda.graph_pool_handle()
+        return self._graph_pool
+
+    def _encode(self, shape: Shape) -> None:
+        request = views(request_layout(shape), self._request)
+        offsets = torch.arange(shape.length, device=self._device)
+        dither = self._dither[(request["positions"][:, None] + offsets) % DITHER_PERIOD_SAMPLES]
+        heard = dither + request["pcm"].float() * (1 / 32_768)
+        heard = torch.where(offsets < request["lengths"][:, None], heard, 0.0)
+        cross_kv, frames = self._encoder(heard, request["lengths"])
+        slots = torch.where(request["slots"] < 0, len(self._frames) - 1, request["slots"])
+        self._cross[:, :, :, :, : cross_kv.shape[4]].index_copy_(2, slots, cross_kv)
+        self._frames.index_copy_(0, slots, frames)
+
+    def _decode(self, shape: Shape) -> None:
+        request, batch = views(request_layout(shape), self._request), shape.batch
+        last, counts, past_lengths = self._last_tokens[:batch], request["counts"], request["past_lengths"]
+        tokens = torch.where(request["tokens"] == CONTINUED, last[:, None], request["tokens"])
+        caches = [
+            cache[layer, kind, :batch, :, :positions]
+            for layer in range(self._layers)
+            for cache, positions in ((self._past, self._past.shape[4] - 1), (self._cross, self._cross.shape[4]))
+            for kind in range(2)
+        ]
+        chosen, log_probs, new_kv = self._decoder(tokens, past_lengths, self._frames[:batch], request["end_bias"], *caches)
+        offsets = torch.arange(shape.length, device=self._device)
+        nowhere = self._past.shape[4] - 1
+        places = torch.where(offsets < counts[:, None], past_lengths[:, None] + offsets, nowhere)
+        self._past[:, :, :batch].scatter_(4, places[None, None, :, None, :, None].expand_as(new_kv), new_kv)
+        at_end = chosen.gather(1, (counts - 1).clamp(min=0)[:, None])[:, 0]
+        last.copy_(torch.where(counts > 0, at_end, last))
+        answer = views(answer_layout(shape), self._answer)
+        answer["tokens"].copy_(chosen)
+        answer["log_probs"].copy_(log_probs)
+
+    def close(self) -> None:
+        if self._on_gpu:
+            self._stream.synchronize()
+        del self._captured, self._encoder, self._decoder, self._cross, self._past
+
+
+class TorchEvent:
+    """See runtime.staging.Event."""
+
+    def __init__(self, stream: torch.cuda.Stream):
+        self._event = torch.cuda.Event()
+        self._event.record(stream)
+
+    @property
+    def is_done(self) -> bool:
+        return self._event.query()
+
+    def sync(self) -> None:
+        try:
+            self._event.synchronize()
+        except RuntimeError as exc:
+            raise EngineFailed(f"torch failed: {exc}") from exc
+
+
+def views(layout: Layout, memory: Tensor) -> dict[str, Tensor]:
+    """The arrays of a block that begins at the beginning of `memory` (uint8)."""
+    return {
+        name: memory[field.offset : field.offset + field.bytes].view(getattr(torch, field.dtype.name)).view(field.shape)
+        for name, field in layout.fields.items()
+    }
+
+
+def load_program(path: Path, device: torch.device) -> Callable[..., tuple[Tensor, ...]]:
+    try:
+        program = torch.export.load(path)
+    except Exception as exc:  # torch raises whatever the archive made it stumble over
+        raise EngineDirectoryError(f"torch {torch.__version__} cannot load {path}: {exc}") from exc
+    if device.type != "cpu":
+        from torch.export.passes import move_to_device_pass
+
+        program = move_to_device_pass(program, device)
+    return program.module()

@@ -1,0 +1,173 @@
+"""TensorRT engines as far as they go without a GPU: every precision builds from the real weights and keeps the words."""
+
+import dataclasses
+import os
+
+import pytest
+
+from benchmarks.accuracy import word_error_rate
+from engine_build import build, quantisation, tensorrt_target
+from engine_build.request import BuildError, Stages
+from runtime import gpu, manifest, tensorrt_package
+from runtime.audio import SAMPLE_RATE, Clip
+from runtime.exceptions import DeviceError, EngineDirectoryError
+from runtime.gpu import Gpu
+from runtime.manifest import DECODER_FILE, DECODER_PLAN, ENCODER_FILE, EXPORT, TENSORRT, Manifest
+from runtime.onnx_engine import OnnxEngine
+from runtime.shapes import ENCODER_SECONDS, NEW_TOKENS, shapes_up_to
+from runtime.tensorrt_engine import check_device, check_version, open_tensorrt
+from tests import greedy
+from tests.conftest import ENGINES, MODEL, open_torch_on_cpu
+
+H100 = Gpu("NVIDIA H100", "9.0", "13.0")
+LARGEST_WER_DIFFERENCE = 0.3  # points
+
+BATCHES = {"fp16": 32, "bf16": 1, "fp32": 1, "int8": 1}  # the others have the same graph: their smallest batch stands for all
+
+
+@pytest.fixture(scope="session")
+def plans(built):
+    """The engine directory of a precision with its manifest."""
+
+    def directory_of(precision: str):
+        directory = built(precision, TENSORRT, "--max-batch", str(BATCHES[precision]), "--flavour", "tensorrt-rtx")
+        return directory, Manifest.model_validate_json((directory / manifest.FILE_NAME).read_bytes())
+
+    return directory_of
+
+
+@pytest.mark.parametrize("precision", BATCHES)
+def test_every_precision_builds_and_the_manifest_says_what_was_built(plans, precision):
+    directory, found = plans(precision)
+    assert found == manifest.load(directory, MODEL, TENSORRT, precision, BATCHES[precision]), "hashes fit"
+    assert (found.target, found.precision, found.max_batch) == (TENSORRT, precision, BATCHES[precision])
+    assert {"encoder.plan", "decoder.plan", "tokenizer.json"} == found.files.keys()
+    assert found.plans.flavour == "tensorrt-rtx" and found.plans.version == tensorrt_package.find("tensorrt-rtx").version
+    assert list(found.plans.profiles) == shapes_up_to(BATCHES[precision], found.max_samples, found.max_positions)
+
+
+def test_there_is_a_profile_for_every_batch_length_and_block(plans):
+    _, found = plans("fp16")
+    asked = {("encoder", batch, int(seconds * SAMPLE_RATE)) for batch in (1, 2, 4, 8, 16, 32) for seconds in ENCODER_SECONDS}
+    asked |= {("decoder", batch, new) for batch in (1, 2, 4, 8, 16, 32) for new in NEW_TOKENS}
+    assert {dataclasses.astuple(shape) for shape in found.plans.profiles} == asked
+
+
+def test_an_unchanged_request_builds_nothing(plans, capsys):
+    directory, before = plans("int8")
+    options = ["--target", TENSORRT, "--precision", "int8", "--max-batch", "1", "--out", str(ENGINES)]
+    assert build.main(options) == 0
+    assert "nothing to build" in capsys.readouterr().err
+    assert Manifest.model_validate_json((directory / manifest.FILE_NAME).read_bytes()).built_at == before.built_at
+
+
+def test_int8_keeps_its_weights_in_int8(plans):
+    """Half the bytes of fp16 where the same shapes were compiled; folded into fp16 they would be as many."""
+    directory, found = plans("int8")
+    weights = (directory / DECODER_PLAN).stat().st_size
+    exported = ENGINES / manifest.directory_name(MODEL, EXPORT, "fp16") / DECODER_FILE
+    assert weights < 1.3 * exported.stat().st_size, "three shapes of fp16 take twice the ONNX and more"
+
+
+@pytest.fixture(scope="module")
+def reference(fp32, clips):
+    """Greedy decoding in float32: the tokens of every clip, and their word error rate."""
+    tokens = [greedy.decode(fp32.engine, Clip(clip.samples)).tokens for clip in clips]
+    texts = [fp32.tokenizer.text(each) for each in tokens]
+    return tokens, word_error_rate([clip.text for clip in clips], texts)
+
+
+def error_rate(engine, tokenizer, clips, drafts) -> float:
+    """Drafts change no words and save most of the passes."""
+    texts = []
+    for clip, draft in zip(clips, drafts, strict=True):
+        engine.encode([0], [Clip(clip.samples)])
+        texts.append(tokenizer.text(greedy.decode_encoded(engine, Clip(clip.samples), draft).tokens))
+        engine.free(0)
+    return word_error_rate([clip.text for clip in clips], texts)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_what_tensorrt_compiles_keeps_the_words(plans, precision, reference, fp32, clips, tmp_path):
+    """The very ONNX, run by ONNX Runtime."""
+    plans(precision)
+    exported = ENGINES / manifest.directory_name(MODEL, EXPORT, "fp16")
+    found = Manifest.model_validate_json((exported / manifest.FILE_NAME).read_bytes())
+    if precision == "int8":
+        for name in (ENCODER_FILE, DECODER_FILE):
+            quantisation.quantise_weights(exported / name, tmp_path / name)
+        exported = tmp_path
+    tokens, expected = reference
+    found_rate = error_rate(OnnxEngine(exported, found, max_batch=1), fp32.tokenizer, clips, tokens)
+    print(f"WER {precision}: {found_rate:.2f}%, float32: {expected:.2f}%")
+    assert abs(found_rate - expected) <= LARGEST_WER_DIFFERENCE
+
+
+def test_bfloat16_keeps_the_words(built, reference, clips):
+    """Through torch: ONNX Runtime has no bfloat16 on a CPU."""
+    opened = open_torch_on_cpu("bf16", built, max_batch=1)
+    tokens, expected = reference
+    found_rate = error_rate(opened.engine, opened.tokenizer, clips, tokens)
+    print(f"WER bf16: {found_rate:.2f}%, float32: {expected:.2f}%")
+    assert abs(found_rate - expected) <= LARGEST_WER_DIFFERENCE
+
+
+def test_a_node_that_tensorrt_refuses_is_named(tmp_path):
+    from onnx import TensorProto, helper, save
+
+    node = helper.make_node("TextNormalise", ["tokens"], ["out"], name="a_node_of_our_own")
+    tokens = helper.make_tensor_value_info("tokens", TensorProto.FLOAT, [1, 4])
+    out = helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, 4])
+    model = helper.make_model(helper.make_graph([node], "odd", [tokens], [out]), opset_imports=[helper.make_opsetid("", 20)])
+    save(model, tmp_path / "odd.onnx")
+    with pytest.raises(BuildError, match=r"refuses odd\.onnx: node a_node_of_our_own \(TextNormalise\)"):
+        tensorrt_target.compile_plan(tensorrt_package.find("tensorrt-rtx"), tmp_path / "odd.onnx", [], Stages.silent())
+
+
+def test_a_flavour_that_is_not_installed_is_named(capsys, built):
+    if tensorrt_package.find("tensorrt"):
+        pytest.skip("the data-centre TensorRT is installed")
+    options = ["--target", TENSORRT, "--precision", "fp16", "--flavour", "tensorrt", "--out", str(ENGINES)]
+    assert build.main(options) == 1
+    assert "tensorrt is not installed" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(gpu.find() is not None, reason="there is a GPU, so nothing is missing")
+def test_without_a_gpu_the_engine_does_not_open(plans):
+    directory, found = plans("fp16")
+    with pytest.raises(DeviceError, match="needs an NVIDIA GPU"):
+        open_tensorrt(directory, found, max_batch=8)
+
+
+def test_plans_of_another_version_are_refused(plans):
+    directory, found = plans("fp16")
+    other = found.plans.model_copy(update={"version": "9.9.9"})
+    with pytest.raises(EngineDirectoryError, match=r"built by tensorrt-rtx 9\.9\.9, installed is 1\..*build it again"):
+        check_version(directory, other, tensorrt_package.find("tensorrt-rtx"))
+    with pytest.raises(EngineDirectoryError, match="which is not installed"):
+        check_version(directory, other, None)
+
+
+@pytest.mark.parametrize(("built_for", "fits"), [("9.0", True), ("8.0+", True), ("8.9", False), ("12.0+", False)])
+def test_plans_of_another_compute_capability_are_refused(plans, built_for, fits):
+    directory, found = plans("fp16")
+    other = found.plans.model_copy(update={"compute_capability": built_for})
+    if fits:
+        check_device(directory, other, H100)
+        return
+    with pytest.raises(EngineDirectoryError, match=f"compute capability {built_for[:3]}.*NVIDIA H100 has 9.0"):
+        check_device(directory, other, H100)
+
+
+def test_a_truncated_plan_and_a_batch_over_the_profiles_are_refused(plans, tmp_path):
+    directory, found = plans("int8")
+    with pytest.raises(EngineDirectoryError, match="built for batches up to 1, not 8"):
+        manifest.load(directory, MODEL, TENSORRT, "int8", max_batch=8)
+    copied = tmp_path / directory.name
+    copied.mkdir()
+    for path in directory.iterdir():
+        os.link(path, copied / path.name) if path.name != DECODER_PLAN else (copied / path.name).write_bytes(
+            path.read_bytes()[:1_000_000]
+        )
+    with pytest.raises(EngineDirectoryError, match=r"decoder\.plan is missing or damaged"):
+        manifest.load(copied, MODEL, TENSORRT, "int8", max_batch=1)
