@@ -14,7 +14,7 @@ from runtime.audio import DITHER_PERIOD_SAMPLES, MIN_SAMPLES, SAMPLE_RATE, Clip
 from runtime.engine import Engine, Limits, Pending, Prediction, Row, check_clip, check_row
 from runtime.manifest import Manifest
 from runtime.shapes import Shape, cheapest_groups, smallest
-from runtime.staging import Event, Ring, answer_layout, request_layout
+from runtime.staging import Done, Event, Ring, answer_layout, request_layout
 
 # What a pass costs beyond its rows. Estimates: they only decide how rows are grouped, and wait for a GPU to be measured on.
 ENCODE_PASS_SAMPLES = 10 * SAMPLE_RATE
@@ -30,6 +30,7 @@ class Device(Protocol):
     shapes: Sequence[Shape]
     """What it can run."""
     uncaptured_runs: int
+    capture_seconds: float
 
     def host_memory(self, size: int) -> np.ndarray:
         """uint8 (size,), where the device copies fastest from and to."""
@@ -101,6 +102,7 @@ class DeviceEngine(Engine):
             end_token=manifest.end_token,
         )
         self._holds_audio = [False] * max_batch
+        self._last: Event = Done()  # of everything asked for
         largest_encoder = request_layout(Shape("encoder", self._batches[-1], self._samples[-1])).bytes
         largest = Shape("decoder", self._batches[-1], self._new[-1])
         largest_request, largest_answer = request_layout(largest).bytes, answer_layout(largest).bytes
@@ -111,6 +113,10 @@ class DeviceEngine(Engine):
     @property
     def uncaptured_runs(self) -> int:
         return self._device.uncaptured_runs
+
+    @property
+    def capture_seconds(self) -> float:
+        return self._device.capture_seconds
 
     def encode(self, slots: Sequence[int], clips: Sequence[Clip]) -> None:
         rows = list(zip(slots, clips, strict=True))
@@ -140,7 +146,8 @@ class DeviceEngine(Engine):
             request["pcm"][index, :count] = clip.samples
             request["pcm"][index, count:MIN_SAMPLES] = 0
             self._holds_audio[slot] = True
-        place.event = self._device.encode(shape, place.memory[: layout.bytes])
+        place.event = self._last = self._device.encode(shape, place.memory[: layout.bytes])
+        self.bytes_in += layout.bytes
 
     def launch(self, rows: Sequence[Row]) -> Pending:
         for row in rows:
@@ -180,9 +187,14 @@ class DeviceEngine(Engine):
             request["end_bias"][row.slot] = row.end_bias
             fed.append((index, len(tokens)))
         answer = place.memory[self._answer_offset : self._answer_offset + answer_size.bytes]
-        place.event = self._device.decode(shape, place.memory[: request_size.bytes], answer)
+        place.event = self._last = self._device.decode(shape, place.memory[: request_size.bytes], answer)
+        self.bytes_in += request_size.bytes
+        self.bytes_out += answer_size.bytes
         launch.passes.append(Pass(place.event, fed, answer_size.views(answer)))
         place.give_up = launch.passes[-1].read
+
+    def wait(self) -> None:
+        self._last.sync()
 
     def free(self, slot: int) -> None:
         self._holds_audio[slot] = False

@@ -85,6 +85,11 @@ class Engine(Protocol):
     """For logs and metrics: target and precision."""
     uncaptured_runs: int = 0
     """Passes that no CUDA graph was captured for; always 0 where none are."""
+    capture_seconds: float = 0.0
+    """Spent capturing CUDA graphs."""
+    bytes_in: int = 0
+    """Copied to the device so far; bytes_out: back. 0 where there is none."""
+    bytes_out: int = 0
 
     def encode(self, slots: Sequence[int], clips: Sequence[Clip]) -> None:
         """Fill each slot with the cross-attention keys and values of its clip; what a slot held before is gone.
@@ -102,6 +107,9 @@ class Engine(Protocol):
     def decode(self, rows: Sequence[Row]) -> list[Prediction]:
         """launch(), and wait."""
         return self.launch(rows).result()
+
+    def wait(self) -> None:
+        """Return when everything asked for is done."""
 
     def free(self, slot: int) -> None:
         """The slot's contents are no longer needed."""

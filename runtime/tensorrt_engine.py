@@ -7,6 +7,7 @@ and one block of activations that all execution contexts share, for they run one
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
@@ -37,7 +38,11 @@ def open_tensorrt(
     check_version(directory, manifest.plans, package)
     found = gpu.find()
     check_device(directory, manifest.plans, found)
-    return DeviceEngine(TensorRtDevice(directory, manifest, max_batch, max_seconds, package, graphs), manifest, max_batch)
+    from runtime.cuda_device import CudaDevice  # cuda-python: only where this engine runs
+
+    cuda = CudaDevice(CELL_BYTES[manifest.precision])
+    device = TensorRtDevice(directory, manifest, max_batch, max_seconds, package.module, cuda, graphs)
+    return DeviceEngine(device, manifest, max_batch)
 
 
 def check_version(directory: Path, plans: Plans, package: TensorRt | None) -> None:
@@ -74,11 +79,10 @@ class TensorRtDevice:
     """See runtime.device_engine.Device."""
 
     def __init__(
-        self, directory: Path, manifest: Manifest, max_batch: int, max_seconds: float | None, package: TensorRt, graphs: bool
+        self, directory: Path, manifest: Manifest, max_batch: int, max_seconds: float | None, trt: ModuleType, cuda, graphs: bool
     ):
-        from runtime.cuda_device import CudaDevice  # cuda-python: only where this engine runs
-
-        self._trt, self._manifest = package.module, manifest
+        """trt: TensorRT's module; cuda: a runtime.cuda_device.CudaDevice."""
+        self._trt, self._cuda, self._manifest = trt, cuda, manifest
         self._cell_bytes = CELL_BYTES[manifest.precision]
         self._planes = manifest.decoder_layers * 2
         profiles = manifest.plans.profiles
@@ -90,7 +94,6 @@ class TensorRtDevice:
         ]
         self._slots, self._cache_frames = batch, audio.count_frames(samples)
         self._cache_positions = manifest.plans.cache_positions
-        self._cuda = CudaDevice(self._cell_bytes)
         runtime = self._trt.Runtime(self._trt.Logger(self._trt.Logger.WARNING))
         self._engines = {
             "encoder": load_plan(runtime, directory / ENCODER_PLAN), "decoder": load_plan(runtime, directory / DECODER_PLAN),

@@ -1,5 +1,6 @@
 """Engines with the real weights, built once for all tests, and servers that run them."""
 
+import ctypes
 import dataclasses
 import os
 import signal
@@ -18,15 +19,19 @@ import pytest
 from benchmarks.accuracy import evaluation_clips, samples
 from engine_build import build
 from runtime import engines, manifest
+from runtime.device_engine import DeviceEngine
 from runtime.engine import Engine
-from runtime.manifest import ONNXRUNTIME, TORCH
+from runtime.manifest import DECODER_FILE, DECODER_PLAN, ENCODER_FILE, ENCODER_PLAN, EXPORT, ONNXRUNTIME, TENSORRT, TORCH
+from runtime.tensorrt_engine import TensorRtDevice
 from runtime.tokenizer import Tokenizer
 from runtime.torch_engine import open_torch
 from server import audio_file
+from tests.host_cuda import HostCuda, HostTensorRt
 
 PROJECT = Path(__file__).resolve().parent.parent
 ENGINES = PROJECT / "engines"
 MODEL = "UsefulSensors/moonshine-base"
+TENSORRT_BATCHES = {"fp16": 32, "bf16": 1, "fp32": 1, "int8": 1}
 
 # The same examples in every run: a red run is then about the change it tests. HYPOTHESIS_PROFILE=random looks for new ones.
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
@@ -92,6 +97,37 @@ def int8(built) -> Opened:
 def torch_fp32(built) -> Opened:
     """The torch engine on the CPU."""
     return open_torch_on_cpu("fp32", built)
+
+
+@pytest.fixture(scope="session")
+def kernels(tmp_path_factory) -> ctypes.CDLL:
+    """The CUDA kernels, compiled for the host."""
+    library = tmp_path_factory.mktemp("kernels") / "kernels.so"
+    source = PROJECT / "tests" / "kernels_host.cpp"
+    subprocess.run(["g++", "-O1", "-shared", "-fPIC", "-o", library, source], check=True)
+    return ctypes.CDLL(str(library))
+
+
+@pytest.fixture(scope="session")
+def tensorrt_plans(built) -> Callable[[str], Path]:
+    """TensorRT engines of a precision: fp16 in every batch, the others, whose graphs are the same, in the smallest."""
+
+    def directory_of(precision: str) -> Path:
+        max_batch = TENSORRT_BATCHES[precision]
+        return built(precision, TENSORRT, "--max-batch", str(max_batch), "--flavour", "tensorrt-rtx")
+
+    return directory_of
+
+
+@pytest.fixture(scope="session")
+def host_tensorrt_fp16(tensorrt_plans, kernels, tmp_path_factory) -> Opened:
+    """The TensorRT engine in float16 on a stand-in for the GPU: see tests/host_cuda.py."""
+    built = manifest.load(tensorrt_plans("fp16"), MODEL, TENSORRT, "fp16", 8)
+    exported, directory = ENGINES / manifest.directory_name(MODEL, EXPORT, "fp16"), tmp_path_factory.mktemp("plans")
+    for plan, source in ((ENCODER_PLAN, ENCODER_FILE), (DECODER_PLAN, DECODER_FILE)):
+        (directory / plan).write_text(str(exported / source))
+    device = TensorRtDevice(directory, built, 8, None, HostTensorRt, HostCuda(kernels), graphs=False)
+    return Opened(DeviceEngine(device, built, 8), Tokenizer.load(exported))
 
 
 @pytest.fixture(scope="session")

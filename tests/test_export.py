@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import MoonshineConfig, MoonshineForConditionalGeneration
 
+from benchmarks.transformers_model import load_base
 from engine_build import build, checkpoint
-from engine_build.checkpoint import BASE_CONFIG, CheckpointError
+from engine_build.checkpoint import CheckpointError
 from runtime import audio, engines, manifest
 from runtime.audio import Clip
 from runtime.engine import Row
@@ -19,19 +20,7 @@ from tests import greedy
 @pytest.fixture(scope="module")
 def reference() -> MoonshineForConditionalGeneration:
     """Moonshine Base in transformers, float32, from the same weights."""
-    weights = checkpoint.load_moonshine_cpp(checkpoint.DEFAULT_MODEL)
-    rope = {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.62}
-    config = MoonshineConfig(
-        vocab_size=BASE_CONFIG.vocabulary, hidden_size=BASE_CONFIG.dim, intermediate_size=BASE_CONFIG.mlp_dim,
-        encoder_num_hidden_layers=8, decoder_num_hidden_layers=8, max_position_embeddings=BASE_CONFIG.max_positions,
-        partial_rotary_factor=0.62, rope_parameters=rope,
-    )  # fmt: skip
-    model = MoonshineForConditionalGeneration(config).eval()
-    state = {name: torch.tensor(tensor) for name, tensor in weights.tensors.items()}
-    loaded = model.load_state_dict(state, strict=False)
-    assert loaded.missing_keys == ["proj_out.weight"] and not loaded.unexpected_keys, "only the tied projection is implied"
-    model.tie_weights()
-    return model
+    return load_base()
 
 
 def cross_keys_and_values(model: MoonshineForConditionalGeneration, samples: np.ndarray) -> np.ndarray:

@@ -1,8 +1,6 @@
 """The CUDA kernels: they compile for every GPU that TensorRT serves, and run on the host they do what numpy does."""
 
 import ctypes
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,14 +12,6 @@ from runtime.exceptions import EngineFailed
 
 BATCH, HEADS, HEAD_DIM, PLANES, SLOTS = 4, 3, 5, 4, 6
 BLOCKS, THREADS = 2, 7  # few and odd, so that threads stride over what is left and some have nothing to do
-
-
-@pytest.fixture(scope="module")
-def kernels(tmp_path_factory) -> ctypes.CDLL:
-    library = tmp_path_factory.mktemp("kernels") / "kernels.so"
-    source = Path(__file__).with_name("kernels_host.cpp")
-    subprocess.run(["g++", "-O1", "-shared", "-fPIC", "-o", library, source], check=True)
-    return ctypes.CDLL(str(library))
 
 
 def run(kernel, grid: tuple[int, int], *arguments) -> None:

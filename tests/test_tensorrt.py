@@ -10,40 +10,42 @@ from engine_build import build, quantisation, tensorrt_target
 from engine_build.request import BuildError, Stages
 from runtime import gpu, manifest, tensorrt_package
 from runtime.audio import SAMPLE_RATE, Clip
+from runtime.cuda_graphs import CapturedShapes
+from runtime.device_engine import DeviceEngine
+from runtime.engine import CONTINUED, Row
 from runtime.exceptions import DeviceError, EngineDirectoryError
 from runtime.gpu import Gpu
-from runtime.manifest import DECODER_FILE, DECODER_PLAN, ENCODER_FILE, EXPORT, TENSORRT, Manifest
+from runtime.manifest import DECODER_FILE, DECODER_PLAN, ENCODER_FILE, ENCODER_PLAN, EXPORT, TENSORRT, Manifest
 from runtime.onnx_engine import OnnxEngine
-from runtime.shapes import ENCODER_SECONDS, NEW_TOKENS, shapes_up_to
-from runtime.tensorrt_engine import check_device, check_version, open_tensorrt
+from runtime.shapes import ENCODER_SECONDS, NEW_TOKENS, Shape, shapes_up_to
+from runtime.tensorrt_engine import TensorRtDevice, check_device, check_version, open_tensorrt
 from tests import greedy
-from tests.conftest import ENGINES, MODEL, open_torch_on_cpu
+from tests.conftest import ENGINES, MODEL, TENSORRT_BATCHES, open_torch_on_cpu
+from tests.host_cuda import HostCuda, HostTensorRt
 
 H100 = Gpu("NVIDIA H100", "9.0", "13.0")
 LARGEST_WER_DIFFERENCE = 0.3  # points
 
-BATCHES = {"fp16": 32, "bf16": 1, "fp32": 1, "int8": 1}  # the others have the same graph: their smallest batch stands for all
-
 
 @pytest.fixture(scope="session")
-def plans(built):
+def plans(tensorrt_plans):
     """The engine directory of a precision with its manifest."""
 
     def directory_of(precision: str):
-        directory = built(precision, TENSORRT, "--max-batch", str(BATCHES[precision]), "--flavour", "tensorrt-rtx")
+        directory = tensorrt_plans(precision)
         return directory, Manifest.model_validate_json((directory / manifest.FILE_NAME).read_bytes())
 
     return directory_of
 
 
-@pytest.mark.parametrize("precision", BATCHES)
+@pytest.mark.parametrize("precision", TENSORRT_BATCHES)
 def test_every_precision_builds_and_the_manifest_says_what_was_built(plans, precision):
     directory, found = plans(precision)
-    assert found == manifest.load(directory, MODEL, TENSORRT, precision, BATCHES[precision]), "hashes fit"
-    assert (found.target, found.precision, found.max_batch) == (TENSORRT, precision, BATCHES[precision])
+    assert found == manifest.load(directory, MODEL, TENSORRT, precision, TENSORRT_BATCHES[precision]), "hashes fit"
+    assert (found.target, found.precision, found.max_batch) == (TENSORRT, precision, TENSORRT_BATCHES[precision])
     assert {"encoder.plan", "decoder.plan", "tokenizer.json"} == found.files.keys()
     assert found.plans.flavour == "tensorrt-rtx" and found.plans.version == tensorrt_package.find("tensorrt-rtx").version
-    assert list(found.plans.profiles) == shapes_up_to(BATCHES[precision], found.max_samples, found.max_positions)
+    assert list(found.plans.profiles) == shapes_up_to(TENSORRT_BATCHES[precision], found.max_samples, found.max_positions)
 
 
 def test_there_is_a_profile_for_every_batch_length_and_block(plans):
@@ -171,3 +173,41 @@ def test_a_truncated_plan_and_a_batch_over_the_profiles_are_refused(plans, tmp_p
         )
     with pytest.raises(EngineDirectoryError, match=r"decoder\.plan is missing or damaged"):
         manifest.load(copied, MODEL, TENSORRT, "int8", max_batch=1)
+
+
+def test_everything_is_captured_and_allocated_at_start(tensorrt_plans, kernels, tmp_path, clips):
+    found = manifest.load(tensorrt_plans("fp16"), MODEL, TENSORRT, "fp16", 4)
+    exported = ENGINES / manifest.directory_name(MODEL, EXPORT, "fp16")
+    (tmp_path / ENCODER_PLAN).write_text(str(exported / ENCODER_FILE))
+    (tmp_path / DECODER_PLAN).write_text(str(exported / DECODER_FILE))
+    cuda = HostCuda(kernels)
+    device = TensorRtDevice(tmp_path, found, 4, 5.0, HostTensorRt, cuda, graphs=True)
+    engine = DeviceEngine(device, found, 4)
+    assert cuda.captured == len(device.shapes) == 3 * (2 + 3), "batches 1, 2, 4 of 2 and 5 s, and of 1, 8 and 64 tokens"
+    assert engine.limits.max_samples == 5 * SAMPLE_RATE, "no larger than was asked for"
+    allocated, captured = cuda.allocations, cuda.captured
+    for batch in (1, 3, 4):
+        slots = list(range(batch))
+        engine.encode(slots, [Clip(clips[slot].samples[: 4 * SAMPLE_RATE]) for slot in slots])
+        engine.decode([Row(slot, (1, *range(500, 500 + 40 * slot)), 0) for slot in slots])
+        engine.decode([Row(slot, (CONTINUED,), 1 + 40 * slot) for slot in slots])
+    assert (cuda.allocations, cuda.captured, engine.uncaptured_runs) == (allocated, captured, 0)
+    engine.close()
+    assert cuda.closed
+
+
+def test_a_shape_without_a_graph_runs_all_the_same_and_is_counted():
+    ran, small, large = [], Shape("decoder", 1, 1), Shape("decoder", 8, 64)
+    captured = CapturedShapes(ran.append, capture=lambda shape: lambda: ran.append(("replay", shape)))
+    captured.capture_all([small])
+    captured.run(small)
+    captured.run(large)
+    assert ran == [("replay", small), large] and captured.uncaptured_runs == 1
+
+
+def test_the_largest_shape_is_captured_first():
+    order = []
+    shapes = shapes_up_to(4, max_samples=80_000, max_new=64)
+    CapturedShapes(order.append, capture=lambda shape: order.append(shape) or (lambda: None)).capture_all(shapes)
+    sizes = [shape.batch * shape.length for shape in order]
+    assert sizes == sorted(sizes, reverse=True) and set(order) == set(shapes)

@@ -1,0 +1,256 @@
+"""How fast an engine is, by batch and by length of audio: beside the same weights in transformers, and beside the floor.
+
+Rows are the evaluation clips, joined and cut to length: real speech, as many tokens as it has.
+"""
+
+import contextlib
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import machine
+from benchmarks.accuracy import evaluation_clips
+from benchmarks.model_size import ModelSize
+from runtime import gpu, manifest
+from runtime.audio import SAMPLE_RATE, Clip, count_frames
+from runtime.engine import CONTINUED, Engine, Row
+from runtime.hypothesis import END_BIAS
+from runtime.manifest import TENSORRT, TORCH, Manifest
+from runtime.requests import TOKENS_PER_SECOND
+from server import audio_file
+
+VERIFIED_TOKENS = 32  # of a draft in one pass
+REPEATS, PEER_REPEATS = 5, 3
+MODEL = "UsefulSensors/moonshine-base"
+
+
+@dataclass
+class Measurement:
+    """One engine on one batch of one length. Times are medians, in milliseconds."""
+
+    engine: str
+    batch: int
+    audio_seconds: float
+    encoder_ms: float
+    verification_ms: float | None
+    """One pass over a draft of VERIFIED_TOKENS tokens for every row."""
+    step_ms: float
+    """One more token for every row, steps following each other without the host reading in between."""
+    tokens: int
+    """Of one row's greedy transcript, its end included."""
+    transcription_ms: float
+    """Encoder and one step for each token, without a draft; all rows, results read at every step."""
+    encoder_floor_ms: float = 0.0
+    step_floor_ms: float = 0.0
+    bytes_in: int = 0
+    """From host to device for one transcription; bytes_out: back."""
+    bytes_out: int = 0
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.batch * 1000 / self.step_ms
+
+    @property
+    def rtfx(self) -> float:
+        return self.batch * self.audio_seconds * 1000 / self.transcription_ms
+
+
+@dataclass
+class EngineRun:
+    """All of one engine, and what it took to have it ready."""
+
+    engine: str
+    measurements: list[Measurement] = field(default_factory=list)
+    open_seconds: float = 0.0
+    capture_seconds: float = 0.0
+    memory_mib: float | None = None
+    """On the GPU, with everything allocated; None on a CPU."""
+    uncaptured_runs: int = 0
+    failure: str | None = None
+    """Why there are no more measurements."""
+
+
+def speech(seconds: float, batch: int) -> list[Clip]:
+    """`batch` different stretches of speech of this length."""
+    whole = np.concatenate([audio_file.load(clip.path) for clip in evaluation_clips()])
+    length = int(seconds * SAMPLE_RATE)
+    step = max(1, (len(whole) - length) // max(1, batch - 1)) if batch > 1 else 0
+    return [Clip(whole[index * step : index * step + length]) for index in range(batch)]
+
+
+def median_ms(work: Callable[[], object], repeats: int = REPEATS) -> float:
+    work()
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        work()
+        times.append((time.perf_counter() - began) * 1000)
+    return statistics.median(times)
+
+
+def measure(engine: Engine, name: str, batch: int, seconds: float) -> Measurement:
+    """One batch of one length. Frees its slots again."""
+    clips, slots = speech(seconds, batch), list(range(batch))
+    draft = (engine.limits.start_token, *range(500, 500 + VERIFIED_TOKENS - 1))
+
+    def encode() -> None:
+        engine.encode(slots, clips)
+        engine.wait()
+
+    encoder_ms = median_ms(encode)
+    verification_ms = median_ms(lambda: engine.decode([Row(slot, draft, 0, END_BIAS) for slot in slots]))
+    steps = 20
+
+    def step_on() -> None:
+        pending = [engine.launch([Row(slot, (draft[0],), 0, END_BIAS) for slot in slots])]
+        for position in range(1, steps):
+            pending.append(engine.launch([Row(slot, (CONTINUED,), position) for slot in slots]))
+        pending[-1].result()
+
+    step_ms = median_ms(step_on) / steps
+    before = (engine.bytes_in, engine.bytes_out)
+    began = time.perf_counter()
+    engine.encode(slots, clips)
+    tokens = decode_greedily(engine, batch, seconds)
+    transcription_ms = (time.perf_counter() - began) * 1000
+    for slot in slots:
+        engine.free(slot)
+    return Measurement(
+        name, batch, seconds, encoder_ms, verification_ms, step_ms, tokens, transcription_ms,
+        bytes_in=engine.bytes_in - before[0], bytes_out=engine.bytes_out - before[1],
+    )  # fmt: skip
+
+
+def decode_greedily(engine: Engine, batch: int, seconds: float) -> int:
+    """Decode the batch's slots until every row has ended; returns the steps it took."""
+    limit = min(int(seconds * TOKENS_PER_SECOND) + 1, engine.limits.max_positions)
+    tokens = [engine.limits.start_token] * batch
+    open_rows = set(range(batch))
+    for position in range(limit):
+        rows = [Row(slot, (tokens[slot],), position, END_BIAS) for slot in sorted(open_rows)]
+        for row, prediction in zip(rows, engine.decode(rows), strict=True):
+            tokens[row.slot] = int(prediction.tokens[0])
+            if tokens[row.slot] == engine.limits.end_token:
+                open_rows.discard(row.slot)
+        if not open_rows:
+            return position + 1
+    return limit
+
+
+def measure_transformers(batches: Sequence[int], seconds: Sequence[float], precision: str) -> Iterator[Measurement]:
+    """`generate` on the same clips, in the same precision; greedy, at most as many tokens as the engines take."""
+    import torch
+
+    from benchmarks.transformers_model import load_base
+
+    device = "cuda" if gpu.find() else "cpu"
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32) if device == "cuda" else torch.float32
+    model = load_base().to(device, dtype)
+    for length, batch in itertools.product(seconds, batches):
+        samples = np.stack([clip.samples for clip in speech(length, batch)]).astype(np.float32) / 32_768
+        values = torch.from_numpy(samples).to(device, dtype)
+        mask = torch.ones_like(values, dtype=torch.int64)  # equal lengths: nothing is padding
+
+        def synchronised(work) -> None:
+            with torch.inference_mode():
+                work()
+            if device == "cuda":
+                torch.cuda.synchronize()
+
+        def generate(values=values, mask=mask, limit=int(length * TOKENS_PER_SECOND)):
+            return model.generate(values, attention_mask=mask, max_new_tokens=limit, do_sample=False)
+
+        def encode(values=values, mask=mask):
+            return model.model.encoder(values, attention_mask=mask)
+
+        encoder_ms = median_ms(lambda work=encode: synchronised(work), PEER_REPEATS)
+        total_ms = median_ms(lambda work=generate: synchronised(work), PEER_REPEATS)
+        with torch.inference_mode():
+            tokens = generate().shape[1]
+        step_ms = max(0.0, total_ms - encoder_ms) / tokens
+        yield Measurement("transformers generate", batch, length, encoder_ms, None, step_ms, tokens, total_ms)
+
+
+@contextlib.contextmanager
+def opened(target: str, directory: Path, found: Manifest, max_batch: int, max_seconds: float, graphs: bool) -> Iterator[Engine]:
+    if target == TENSORRT:
+        from runtime.tensorrt_engine import open_tensorrt
+
+        engine = open_tensorrt(directory, found, max_batch, max_seconds, graphs)
+    elif target == TORCH:
+        from runtime.torch_engine import open_torch
+
+        engine = open_torch(directory, found, max_batch, max_seconds, "cuda" if gpu.find() else "cpu", graphs)
+    else:
+        from runtime.onnx_engine import OnnxEngine
+
+        engine = OnnxEngine(directory, found, max_batch)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def run(
+    engines: Path, targets: Sequence[str], precision: str, batches: Sequence[int], seconds: Sequence[float],
+    on_progress: Callable[[str], None],
+) -> list[EngineRun]:  # fmt: skip
+    """Measure every target that has an engine, and transformers; what fails is said in its run and the next one goes on."""
+    ceilings = machine.measure_ceilings(precision)
+    choices = [(target, graphs) for target in targets for graphs in graph_choices(target)]
+    runs = []
+    for target, graphs in choices:
+        runs.append(EngineRun(f"{target} {precision}" + ("" if graphs else " without graphs")))
+        try:
+            measure_engine(runs[-1], engines, target, precision, graphs, batches, seconds, ceilings, on_progress)
+        except Exception as exc:  # whatever it is, the report says it and the other engines are measured
+            runs[-1].failure = f"{type(exc).__name__}: {exc}"
+    peer = EngineRun("transformers generate")
+    runs.append(peer)
+    try:
+        for measured in measure_transformers(batches, seconds, precision):
+            on_progress(f"transformers: {measured.batch} x {measured.audio_seconds:g} s")
+            peer.measurements.append(measured)
+    except Exception as exc:
+        peer.failure = f"{type(exc).__name__}: {exc}"
+    return runs
+
+
+def measure_engine(
+    done: EngineRun, engines: Path, target: str, precision: str, graphs: bool, batches: Sequence[int], seconds: Sequence[float],
+    ceilings: tuple[float, float], on_progress: Callable[[str], None],
+) -> None:  # fmt: skip
+    """Open one engine and fill its run."""
+    before, began = machine.gpu_memory_mib(), time.perf_counter()
+    directory = engines / manifest.directory_name(MODEL, target, precision)
+    found = manifest.load(directory, MODEL, target, precision, max(batches))
+    size = ModelSize.of(found)
+    with opened(target, directory, found, max(batches), max(seconds), graphs) as engine:
+        done.open_seconds, done.capture_seconds = time.perf_counter() - began, engine.capture_seconds
+        for length, batch in itertools.product(seconds, batches):
+            on_progress(f"{done.engine}: {batch} x {length:g} s")
+            measured = measure(engine, done.engine, batch, length)
+            frames = count_frames(int(length * SAMPLE_RATE))
+            measured.encoder_floor_ms = size.encoder_floor_ms(batch, frames, *ceilings)
+            measured.step_floor_ms = size.step_floor_ms(batch, frames, *ceilings)
+            done.measurements.append(measured)
+        done.memory_mib = None if before is None else machine.gpu_memory_mib() - before
+        done.uncaptured_runs = engine.uncaptured_runs
+
+
+def graph_choices(target: str) -> tuple[bool, ...]:
+    return (True, False) if target == TORCH and gpu.find() else (True,)
+
+
+def as_json(runs: Sequence[EngineRun]) -> list[dict]:
+    """Every run with its measurements, and what follows from them."""
+
+    def whole(each: Measurement) -> dict:
+        return asdict(each) | {"tokens_per_second": each.tokens_per_second, "rtfx": each.rtfx}
+
+    return [asdict(run) | {"measurements": list(map(whole, run.measurements))} for run in runs]

@@ -1,0 +1,87 @@
+"""What only a GPU can show: engines on the device keep what they promise. Also run by scripts/gpu_check.sh."""
+
+import numpy as np
+import pytest
+
+from benchmarks.accuracy import word_error_rate
+from runtime import gpu, tensorrt_package
+from runtime.audio import Clip
+from runtime.engine import CONTINUED, Row
+from runtime.hypothesis import END_BIAS
+from runtime.manifest import TENSORRT, TORCH, Manifest
+from tests import greedy
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(gpu.find() is None, reason="needs an NVIDIA GPU, and the driver shows none")]
+
+LARGEST_WER_DIFFERENCE = 0.3  # points
+
+
+# Target, precision, largest batch: what scripts/gpu_check.sh has built before.
+ENGINES = [
+    (TENSORRT, "fp16", 32), (TORCH, "fp16", 32), (TENSORRT, "int8", 8), (TENSORRT, "bf16", 8), (TENSORRT, "fp32", 8),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=ENGINES, ids=lambda each: "-".join(map(str, each)))
+def engine(request, built):
+    target, precision, max_batch = request.param
+    if target == TENSORRT and tensorrt_package.find() is None:
+        pytest.skip("no TensorRT is installed")
+    directory = built(precision, target, "--max-batch", str(max_batch))
+    found = Manifest.model_validate_json((directory / "manifest.json").read_bytes())
+    if target == TENSORRT:
+        from runtime.tensorrt_engine import open_tensorrt as open_engine
+    else:
+        from runtime.torch_engine import open_torch as open_engine
+    engine = open_engine(directory, found, max_batch, max_seconds=13.0)
+    yield engine
+    engine.close()
+
+
+def test_every_shape_is_captured_and_nothing_is_allocated_while_serving(engine, clips):
+    before = engine.uncaptured_runs
+    for batch in (1, 3, engine.limits.max_batch - 1, engine.limits.max_batch):
+        chosen = [Clip(clips[index % len(clips)].samples[: 12 * 16_000]) for index in range(batch)]
+        engine.encode(list(range(batch)), chosen)
+        engine.decode([Row(slot, (1, *range(500, 500 + slot)), 0) for slot in range(batch)])
+        engine.decode([Row(slot, (CONTINUED,), 1 + slot) for slot in range(batch)])
+    for slot in range(engine.limits.max_batch):
+        engine.free(slot)
+    assert engine.uncaptured_runs == before == 0
+
+
+def test_words_are_those_of_float32(engine, fp32, clips):
+    short = [clip for clip in clips if len(clip.samples) <= engine.limits.max_samples]
+    expected = [greedy.decode(fp32.engine, Clip(clip.samples)).tokens for clip in short]
+    found = [greedy.decode(engine, Clip(clip.samples)).tokens for clip in short]
+    references = [clip.text for clip in short]
+    rates = [word_error_rate(references, [fp32.tokenizer.text(each) for each in tokens]) for tokens in (expected, found)]
+    print(f"{engine.name}: WER {rates[1]:.2f}%, float32 {rates[0]:.2f}%; same tokens on "
+          f"{sum(map(np.array_equal, expected, found))} of {len(short)}")  # fmt: skip
+    assert abs(rates[1] - rates[0]) <= LARGEST_WER_DIFFERENCE
+
+
+def test_a_batch_equals_its_rows_alone(engine, clips):
+    """Every batch profile: the same first tokens, and log-probabilities as near as half precision has them."""
+    chosen = [Clip(clip.samples[: 12 * 16_000]) for clip in clips]
+    for batch in (2, 4, 8):
+        engine.encode(list(range(batch)), chosen[:batch])
+        together = engine.decode([Row(slot, (1, 400, 500), 0, END_BIAS) for slot in range(batch)])
+        for slot in range(batch):
+            engine.free(slot)
+        for row in range(batch):
+            engine.encode([0], [chosen[row]])
+            alone = engine.decode([Row(0, (1, 400, 500), 0, END_BIAS)])[0]
+            engine.free(0)
+            assert np.abs(alone.log_probs - together[row].log_probs).max() < 0.05, f"row {row} of {batch}"
+            assert alone.tokens[0] == together[row].tokens[0], f"row {row} of {batch}"
+
+
+def test_steps_chained_on_the_device_equal_steps_through_the_host(engine, clips):
+    clip = Clip(clips[0].samples[: 12 * 16_000])
+    expected = greedy.decode(engine, clip).tokens[:8]
+    engine.encode([5], [clip])
+    pending = [engine.launch([Row(5, (1,), 0, END_BIAS)])]
+    pending += [engine.launch([Row(5, (CONTINUED,), position)]) for position in range(1, len(expected))]
+    assert [int(each.result()[0].tokens[0]) for each in pending] == expected
+    engine.free(5)
