@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.InferenceSession import InferenceSession
 
 ENCODER_FILE = "encoder_model.ort"
 DECODER_FILE = "decoder_model_merged.ort"
@@ -43,6 +42,9 @@ def read_weights(encoder: Path, decoder: Path) -> dict[str, np.ndarray]:
 
 
 def graph_weights(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    # Its package imports torch, which a machine that builds from an export does not have.
+    from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.InferenceSession import InferenceSession
+
     graph = InferenceSession.GetRootAs(path.read_bytes(), 0).Model().Graph()
     tensors = {name: array for each in subgraphs(graph) for name, array in initializers(each)}
     tensors |= {

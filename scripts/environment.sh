@@ -57,8 +57,11 @@ install_torch() {
     fi
 }
 
-# gpu_extra: ",gpu" on a machine with an NVIDIA GPU.
-gpu_extra() { "$PYTHON" -c 'import sys; from runtime import gpu; sys.exit(gpu.find() is None)' && echo ,gpu || true; }
+# gpu_extra: ",gpu" on a machine with an NVIDIA GPU, or WITH_GPU=1.
+gpu_extra() {
+    [ "${WITH_GPU:-}" = 1 ] || "$PYTHON" -c 'import sys; from runtime import gpu; sys.exit(gpu.find() is None)' || return 0
+    echo ,gpu
+}
 
 # install_project EXTRAS: this project, editable, with some of setup.cfg's extras.
 install_project() {

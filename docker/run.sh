@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Runs moonshine-asr:latest with the GPU, where there is one, and the engines in the volume moonshine-engines.
+# Host networking by default: audio comes over UDP ports that WebRTC chooses freely. --publish runs in a network of its own
+# instead, with port 8000 and a range of UDP ports published (UDP_PORTS, 40000-40199: about one for each session).
+# Other arguments go to docker run, as in: run.sh -e MOONSHINE_PRECISION=int8 -e ASR_MAX_SESSIONS=200
+set -euo pipefail
+UDP_PORTS="${UDP_PORTS:-40000-40199}"
+PORT="${ASR_PORT:-8000}"
+
+network=(--network host)
+if [ "${1:-}" = --publish ]; then
+    shift
+    # A container's sockets take their ports from the range that is published.
+    network=(--publish "$PORT:$PORT" --publish "$UDP_PORTS:$UDP_PORTS/udp"
+        --sysctl "net.ipv4.ip_local_port_range=${UDP_PORTS/-/ }")
+fi
+gpus=()
+command -v nvidia-smi >/dev/null && gpus=(--gpus all)
+exec docker run --rm --init "${network[@]}" ${gpus[@]+"${gpus[@]}"} --volume moonshine-engines:/engines \
+    --env "ASR_PORT=$PORT" "$@" moonshine-asr:latest

@@ -1,0 +1,79 @@
+"""The image as far as it can be checked without a Docker engine: linted, and what it runs is there and runs without torch."""
+
+import itertools
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from runtime import manifest
+from runtime.manifest import EXPORT, ONNXRUNTIME
+from tests.conftest import ENGINES, MODEL, PROJECT, free_port
+
+DOCKER = PROJECT / "docker"
+HIDDEN = ("torch", "transformers", "huggingface_hub", "moonshine_cpp", "onnxscript")
+SCRIPTS = sorted([*DOCKER.glob("*.sh"), *(PROJECT / "scripts").glob("*.sh")])
+
+
+def test_the_dockerfile_passes_the_linter():
+    hadolint = shutil.which("hadolint", path=os.path.dirname(sys.executable)) or shutil.which("hadolint")
+    done = subprocess.run([hadolint, DOCKER / "Dockerfile"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_the_dockerfile_names_is_in_the_project():
+    text = (DOCKER / "Dockerfile").read_text()
+    named = re.findall(r"docker/[\w.]+", "\n".join(line for line in text.splitlines() if not line.startswith("#")))
+    assert len(named) >= 4 and all((PROJECT / name).is_file() for name in named)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_sound_shell(script):
+    assert subprocess.run(["bash", "-n", script]).returncode == 0
+
+
+def hide_what_the_image_lacks(directory) -> None:
+    """Torch, and everything that weights come from: Python looks for sitecustomize at its start."""
+    directory.mkdir()
+    (directory / "sitecustomize.py").write_text(f"""
+import importlib.util, sys
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {HIDDEN!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Hidden())
+""")
+
+
+def run_entrypoint(tmp_path, **variables: str) -> subprocess.Popen:
+    environment = os.environ | {
+        "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}",
+        "PYTHONPATH": str(tmp_path / "hidden"),
+        "ASR_HOST": "127.0.0.1",
+        "ASR_TARGET": ONNXRUNTIME, "ASR_ENGINE_DIR": str(tmp_path / "volume"), "EXPORTS": str(tmp_path / "exports"),
+    }  # fmt: skip
+    return subprocess.Popen(
+        ["bash", DOCKER / "entrypoint.sh"], env=environment | variables, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+
+
+def test_at_its_first_start_the_image_builds_from_its_exports_without_torch(built, tmp_path):
+    built("fp32")
+    name = manifest.directory_name(MODEL, EXPORT, "fp32")
+    shutil.copytree(ENGINES / name, tmp_path / "exports" / name)
+    (tmp_path / "volume").mkdir()
+    hide_what_the_image_lacks(tmp_path / "hidden")
+    server = run_entrypoint(tmp_path, ASR_PORT=str(free_port()))
+    try:
+        lines = list(itertools.takewhile(lambda line: "ready" not in line, server.stderr))
+    finally:
+        server.terminate()
+    assert server.wait(timeout=40) == 0, "".join(lines)
+    said = "".join(lines)
+    assert "the weights cannot be had here; using the export" in said and "onnxruntime fp32" in said
+    assert (tmp_path / "volume" / manifest.directory_name(MODEL, ONNXRUNTIME, "fp32") / manifest.FILE_NAME).is_file()
