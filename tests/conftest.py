@@ -120,14 +120,24 @@ def tensorrt_plans(built) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
-def host_tensorrt_fp16(tensorrt_plans, kernels, tmp_path_factory) -> Opened:
-    """The TensorRT engine in float16 on a stand-in for the GPU: see tests/host_cuda.py."""
+def open_on_host(tensorrt_plans, tmp_path_factory) -> Callable[..., tuple[DeviceEngine, TensorRtDevice]]:
+    """Opens the TensorRT engine in float16 on a stand-in for the GPU: see tests/host_cuda.py."""
     built = manifest.load(tensorrt_plans("fp16"), MODEL, TENSORRT, "fp16", 8)
     exported, directory = ENGINES / manifest.directory_name(MODEL, EXPORT, "fp16"), tmp_path_factory.mktemp("plans")
     for plan, source in ((ENCODER_PLAN, ENCODER_FILE), (DECODER_PLAN, DECODER_FILE)):
         (directory / plan).write_text(str(exported / source))
-    device = TensorRtDevice(directory, built, 8, None, HostTensorRt, HostCuda(kernels), graphs=False)
-    return Opened(DeviceEngine(device, built, 8), Tokenizer.load(exported))
+
+    def open_engine(cuda: HostCuda, max_batch: int = 8, max_seconds: float | None = None, graphs: bool = False):
+        device = TensorRtDevice(directory, built, max_batch, max_seconds, HostTensorRt, cuda, graphs)
+        return DeviceEngine(device, built, max_batch), device
+
+    return open_engine
+
+
+@pytest.fixture(scope="session")
+def host_tensorrt_fp16(open_on_host, kernels, tensorrt_plans) -> Opened:
+    engine, _ = open_on_host(HostCuda(kernels))
+    return Opened(engine, Tokenizer.load(tensorrt_plans("fp16")))
 
 
 @pytest.fixture(scope="session")

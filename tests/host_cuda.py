@@ -24,13 +24,20 @@ def at(address: int, dtype: type, shape: Sequence[int]) -> np.ndarray:
     return np.frombuffer((ctypes.c_uint8 * size).from_address(address), dtype).reshape(shape)
 
 
+class Late(Done):
+    """An event that is past only once somebody waits for it: no step is seen to be done before the next is planned."""
+
+    is_done = False
+
+
 class HostCuda:
-    """See runtime.cuda_device.CudaDevice. Counts what is allocated once start-up is over."""
+    """See runtime.cuda_device.CudaDevice. Counts what it is asked for."""
 
     stream_handle = 0
 
-    def __init__(self, kernels: ctypes.CDLL):
+    def __init__(self, kernels: ctypes.CDLL, event: Done | None = None):
         self._kernels = kernels
+        self._event = event or Done()
         self._memory: list[np.ndarray] = []
         self.stream = self
         self.captured = 0
@@ -65,7 +72,7 @@ class HostCuda:
         getattr(self._kernels, f"run_{kernel}")(1, *grid, 1, *arguments)
 
     def record(self) -> Done:
-        return Done()
+        return self._event
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         self.captured += 1

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import queue
 
 import pytest
 
@@ -11,17 +12,20 @@ from engine_build.request import BuildError, Stages
 from runtime import gpu, manifest, tensorrt_package
 from runtime.audio import SAMPLE_RATE, Clip
 from runtime.cuda_graphs import CapturedShapes
-from runtime.device_engine import DeviceEngine
 from runtime.engine import CONTINUED, Row
 from runtime.exceptions import DeviceError, EngineDirectoryError
 from runtime.gpu import Gpu
-from runtime.manifest import DECODER_FILE, DECODER_PLAN, ENCODER_FILE, ENCODER_PLAN, EXPORT, TENSORRT, Manifest
+from runtime.hypothesis import END_BIAS
+from runtime.loop import EngineLoop
+from runtime.manifest import DECODER_FILE, DECODER_PLAN, ENCODER_FILE, EXPORT, TENSORRT, Manifest
+from runtime.observer import Observer
 from runtime.onnx_engine import OnnxEngine
+from runtime.requests import Request
 from runtime.shapes import ENCODER_SECONDS, NEW_TOKENS, Shape, shapes_up_to
-from runtime.tensorrt_engine import TensorRtDevice, check_device, check_version, open_tensorrt
+from runtime.tensorrt_engine import check_device, check_version, open_tensorrt
 from tests import greedy
 from tests.conftest import ENGINES, MODEL, TENSORRT_BATCHES, open_torch_on_cpu
-from tests.host_cuda import HostCuda, HostTensorRt
+from tests.host_cuda import HostCuda, Late
 
 H100 = Gpu("NVIDIA H100", "9.0", "13.0")
 LARGEST_WER_DIFFERENCE = 0.3  # points
@@ -175,14 +179,28 @@ def test_a_truncated_plan_and_a_batch_over_the_profiles_are_refused(plans, tmp_p
         manifest.load(copied, MODEL, TENSORRT, "int8", max_batch=1)
 
 
-def test_everything_is_captured_and_allocated_at_start(tensorrt_plans, kernels, tmp_path, clips):
-    found = manifest.load(tensorrt_plans("fp16"), MODEL, TENSORRT, "fp16", 4)
-    exported = ENGINES / manifest.directory_name(MODEL, EXPORT, "fp16")
-    (tmp_path / ENCODER_PLAN).write_text(str(exported / ENCODER_FILE))
-    (tmp_path / DECODER_PLAN).write_text(str(exported / DECODER_FILE))
+def test_streams_that_share_a_device_which_lags_behind_get_the_words_they_would_get_alone(open_on_host, kernels, clips):
+    """Through the engine loop, with drafts of every kind: steps are planned before the answers to the last are in."""
+    engine, _ = open_on_host(HostCuda(kernels, Late()), max_batch=4)
+    chosen = [Clip(clip.samples[: 8 * SAMPLE_RATE]) for clip in clips[:9]]
+    expected = [greedy.decode(engine, clip).tokens for clip in chosen]
+    requests = []
+    for index, (clip, tokens) in enumerate(zip(chosen, expected, strict=True)):
+        draft = list(greedy.drafts_of(tokens).values())[index]
+        requests.append(Request(index, f"s{index}", clip, draft=draft, end_bias=END_BIAS))
+    answers = queue.SimpleQueue()
+    loop = EngineLoop(engine, max_wait_seconds=0.0, observer=Observer())
+    loop.start()
+    for request in requests:
+        loop.submit(request, answers.put)
+    results = {result.request.request_id: result for result in (answers.get(timeout=120) for _ in requests)}
+    loop.stop()
+    assert [list(results[index].tokens) for index in range(len(chosen))] == expected
+
+
+def test_everything_is_captured_and_allocated_at_start(open_on_host, kernels, clips):
     cuda = HostCuda(kernels)
-    device = TensorRtDevice(tmp_path, found, 4, 5.0, HostTensorRt, cuda, graphs=True)
-    engine = DeviceEngine(device, found, 4)
+    engine, device = open_on_host(cuda, max_batch=4, max_seconds=5.0, graphs=True)
     assert cuda.captured == len(device.shapes) == 3 * (2 + 3), "batches 1, 2, 4 of 2 and 5 s, and of 1, 8 and 64 tokens"
     assert engine.limits.max_samples == 5 * SAMPLE_RATE, "no larger than was asked for"
     allocated, captured = cuda.allocations, cuda.captured
