@@ -65,4 +65,6 @@ class Result:
     log_probs: tuple[float, ...] = ()
     """Of each token, as the decoder saw it, without the end bias."""
     error: EngineError | None = None
+    looped: bool = False
+    """Was the hypothesis cut short because it had begun to repeat itself?"""
     timings: Timings = field(default_factory=Timings)

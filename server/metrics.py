@@ -46,6 +46,7 @@ class Metrics(Observer):
         self.uncaptured_runs = Gauge(
             "asr_engine_uncaptured_runs", "Passes on a device that no CUDA graph was captured for", registry=registry
         )
+        self.loops_total = Counter("asr_loops_stopped_total", "Hypotheses stopped for repeating themselves", registry=registry)
         self.single_steps_total = Counter("asr_single_steps_total", "Passes that fed one token only", registry=registry)
 
     def step(self, step: Step, seconds: float, batcher: Batcher) -> None:
@@ -62,6 +63,7 @@ class Metrics(Observer):
         if result.error is None:
             self.queue_seconds.labels(priority).observe(result.timings.queue_ms / 1000)
             self.passes.observe(result.timings.passes)
+            self.loops_total.inc(result.looped)
             self.single_steps_total.inc(result.timings.single_steps)
 
     def sent(self, message: dict) -> None:
