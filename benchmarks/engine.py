@@ -4,8 +4,10 @@ Rows are the evaluation clips, joined and cut to length: real speech, as many to
 """
 
 import contextlib
+import gc
 import itertools
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -26,6 +28,8 @@ from server import audio_file
 
 VERIFIED_TOKENS = 32  # of a draft in one pass
 REPEATS, PEER_REPEATS = 5, 3
+PEER = "transformers generate"
+PEER_BATCHES = (1, 8, 32)  # it is slow, and these say enough
 MODEL = "UsefulSensors/moonshine-base"
 
 
@@ -173,7 +177,7 @@ def measure_transformers(batches: Sequence[int], seconds: Sequence[float], preci
         with torch.inference_mode():
             tokens = generate().shape[1]
         step_ms = max(0.0, total_ms - encoder_ms) / tokens
-        yield Measurement("transformers generate", batch, length, encoder_ms, None, step_ms, tokens, total_ms)
+        yield Measurement(PEER, batch, length, encoder_ms, None, step_ms, tokens, total_ms)
 
 
 @contextlib.contextmanager
@@ -194,31 +198,36 @@ def opened(target: str, directory: Path, found: Manifest, max_batch: int, max_se
         yield engine
     finally:
         engine.close()
+        release_torch_memory()
 
 
 def run(
     engines: Path, targets: Sequence[str], precision: str, batches: Sequence[int], seconds: Sequence[float],
     on_progress: Callable[[str], None],
-) -> list[EngineRun]:  # fmt: skip
-    """Measure every target that has an engine, and transformers; what fails is said in its run and the next one goes on."""
+) -> Iterator[EngineRun]:  # fmt: skip
+    """Measure every target that has an engine, and transformers last; each run is given as soon as it is done.
+
+    What fails is said in its run, and the next one goes on.
+    """
     ceilings = machine.measure_ceilings(precision)
-    choices = [(target, graphs) for target in targets for graphs in graph_choices(target)]
-    runs = []
-    for target, graphs in choices:
-        runs.append(EngineRun(f"{target} {precision}" + ("" if graphs else " without graphs")))
+    release_torch_memory()
+    for target, graphs in [(name, graphs) for name in targets for graphs in graph_choices(name)]:
+        done = EngineRun(f"{target} {precision}" + ("" if graphs else " without graphs"))
         try:
-            measure_engine(runs[-1], engines, target, precision, graphs, batches, seconds, ceilings, on_progress)
-        except Exception as exc:  # whatever it is, the report says it and the other engines are measured
-            runs[-1].failure = f"{type(exc).__name__}: {exc}"
-    peer = EngineRun("transformers generate")
-    runs.append(peer)
+            measure_engine(done, engines, target, precision, graphs, batches, seconds, ceilings, on_progress)
+        except Exception as exc:  # whatever it is, the report says it
+            done.failure = f"{type(exc).__name__}: {exc}"
+        yield done
+    peer = EngineRun(PEER)
     try:
-        for measured in measure_transformers(batches, seconds, precision):
-            on_progress(f"transformers: {measured.batch} x {measured.audio_seconds:g} s")
+        for measured in measure_transformers(
+            [batch for batch in batches if batch in PEER_BATCHES] or batches, seconds, precision
+        ):
+            on_progress(f"{PEER}: {measured.batch} x {measured.audio_seconds:g} s")
             peer.measurements.append(measured)
     except Exception as exc:
         peer.failure = f"{type(exc).__name__}: {exc}"
-    return runs
+    yield peer
 
 
 def measure_engine(
@@ -243,14 +252,22 @@ def measure_engine(
         done.uncaptured_runs = engine.uncaptured_runs
 
 
+def release_torch_memory() -> None:
+    """What torch keeps of the last one's memory would hide what the next engine takes."""
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_available():
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
 def graph_choices(target: str) -> tuple[bool, ...]:
     return (True, False) if target == TORCH and gpu.find() else (True,)
 
 
-def as_json(runs: Sequence[EngineRun]) -> list[dict]:
-    """Every run with its measurements, and what follows from them."""
+def as_json(run: EngineRun) -> dict:
+    """The run with its measurements, and what follows from them."""
 
     def whole(each: Measurement) -> dict:
         return asdict(each) | {"tokens_per_second": each.tokens_per_second, "rtfx": each.rtfx}
 
-    return [asdict(run) | {"measurements": list(map(whole, run.measurements))} for run in runs]
+    return asdict(run) | {"measurements": list(map(whole, run.measurements))}

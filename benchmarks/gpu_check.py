@@ -21,7 +21,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 LIMIT_SECONDS = 570  # for everything; the rest of ten minutes is for starting and reporting
 NEEDED = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "moonshine_cpp", "cuda.core", "cuda.bindings",
           "pydantic", "rich", "jiwer", "av", "pytest", "hypothesis")  # fmt: skip
-KEPT_CHARACTERS = 6000  # of a stage's output
+KEPT_CHARACTERS = 24_000  # of a stage's output
 
 
 @dataclass(frozen=True)
@@ -69,24 +69,31 @@ def what_is_installed() -> dict[str, bool]:
 
 
 def plan(engines: Path, outdir: Path, quick: bool) -> list[Stage]:
-    """What can be run with what is installed; the cheap and telling first, the benchmark last."""
+    """What can be run with what is installed: what decides most first, other precisions last."""
     python, out = sys.executable, ("--out", str(engines))
-    build = (python, "engine_build/build.py", *out)
-    stages = [Stage("the GPU", ("nvidia-smi",), 30)]
     has_tensorrt, has_gpu = tensorrt_package.find() is not None, gpu.find() is not None
+
+    def build(target: str, precision: str, *options: str) -> Stage:
+        command = (python, "engine_build/build.py", "--target", target, "--precision", precision, *options, *out)
+        return Stage(f"build {target} {precision}", command, 150)
+
+    def test(name: str, selected: str) -> Stage:
+        return Stage(name, (python, "-m", "pytest", "tests/test_gpu.py", "-k", selected, "-q", "-s", "--no-header"), 120)
+
+    stages = [Stage("the GPU", ("nvidia-smi",), 30)]
     if has_tensorrt:
-        stages.append(Stage("build tensorrt fp16", (*build, "--target", "tensorrt", "--precision", "fp16"), 240))
-        stages.append(Stage("does this TensorRT run on this GPU?",
-                            (python, "-m", "benchmarks.tensorrt_probe", "--engines", str(engines)), 60))  # fmt: skip
-    stages.append(Stage("build torch fp16", (*build, "--target", "torch", "--precision", "fp16"), 120))
-    if has_tensorrt:
-        others = (*build, "--target", "tensorrt", "--max-batch", "8")
-        stages += [Stage(f"build tensorrt {each}", (*others, "--precision", each), 120) for each in ("int8", "bf16", "fp32")]
-    if has_gpu:
-        stages.append(Stage("tests marked gpu", (python, "-m", "pytest", "-m", "gpu", "-q", "-s", "--no-header"), 180))
+        probe = (python, "-m", "benchmarks.tensorrt_probe", "--engines", str(engines))
+        stages += [build("tensorrt", "fp16"), Stage("does this TensorRT run on this GPU?", probe, 60)]
+    stages.append(build("torch", "fp16"))
     sizes = ("--batches", "1", "32", "--seconds", "10") if quick else ()
     result = ("--engines", str(engines), "--out", str(outdir / "engine.jsonl"), *sizes)
-    stages.append(Stage("engine benchmark", (python, "benchmarks/run.py", "engine", *result), 240))
+    stages.append(Stage("engine benchmark", (python, "benchmarks/run.py", "engine", *result), 200))
+    if has_gpu:
+        stages.append(test("tests marked gpu, fp16", "fp16"))
+    if has_tensorrt:
+        stages += [build("tensorrt", precision, "--max-batch", "8") for precision in ("int8", "bf16", "fp32")]
+    if has_gpu and has_tensorrt:
+        stages.append(test("tests marked gpu, other precisions", "not fp16"))
     return stages
 
 

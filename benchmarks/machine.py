@@ -41,7 +41,10 @@ def installed_version(package: str) -> str | None:
 
 def commit() -> str | None:
     """Of the checkout; with a plus where it has changes of its own."""
-    done = subprocess.run(["git", "describe", "--always", "--dirty=+"], cwd=PROJECT, capture_output=True, text=True)
+    try:
+        done = subprocess.run(["git", "describe", "--always", "--dirty=+"], cwd=PROJECT, capture_output=True, text=True)
+    except OSError:  # no git here
+        return None
     return done.stdout.strip() or None
 
 
@@ -59,7 +62,7 @@ def driver_version() -> str | None:
 def gpu_memory_mib() -> int | None:
     """In use on the card, by all of its processes."""
     used = query_gpu("memory.used")
-    return int(used) if used else None
+    return int(used) if used and used.isdigit() else None
 
 
 def query_gpu(field: str) -> str | None:
@@ -78,13 +81,15 @@ def measure_ceilings(precision: str) -> tuple[float, float]:
         return cpu_ceilings()
     import torch
 
+    if not torch.cuda.is_available():
+        return float("inf"), float("inf")  # no floor is known
+
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}.get(precision, torch.float16)
     size, elements = 8192, 1 << 28
-    left, right = (torch.randn(size, size, device="cuda", dtype=dtype) for _ in range(2))
-    source = torch.empty(elements, device="cuda", dtype=torch.float32)
-    target = torch.empty_like(source)
-    product = timed_on_gpu(torch, lambda: torch.mm(left, right))
-    copy = timed_on_gpu(torch, lambda: target.copy_(source))
+    matrix = torch.randn(size, size, device="cuda", dtype=dtype)
+    numbers = torch.empty(2, elements, device="cuda", dtype=torch.float32)
+    product = timed_on_gpu(torch, lambda: torch.mm(matrix, matrix))
+    copy = timed_on_gpu(torch, lambda: numbers[0].copy_(numbers[1]))
     return 2 * size**3 / product, 2 * 4 * elements / copy
 
 

@@ -48,14 +48,21 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def run_engine(arguments: argparse.Namespace) -> int:
     targets = arguments.target or ([engines.TENSORRT, engines.TORCH] if gpu.find() else [engines.ONNXRUNTIME])
-    with console.status("…") as status:
-        runs = engine.run(arguments.engines, targets, arguments.precision, arguments.batches, arguments.seconds, status.update)
-    for table in engine_tables(runs):
-        console.print(table)
     settings = {name: value for name, value in vars(arguments).items() if name in ("precision", "batches", "seconds")}
-    write_line(arguments.out, {"benchmark": "engine", "machine": machine.describe(), "settings": settings,
-                               "runs": engine.as_json(runs)})  # fmt: skip
-    return 0 if any(run.measurements for run in runs) else 1
+    about, runs = machine.describe(), []
+    with console.status("…") as status:
+        for done in engine.run(
+            arguments.engines, targets, arguments.precision, arguments.batches, arguments.seconds, status.update
+        ):
+            runs.append(done)
+            console.print(engine_table(done, peer=None))
+            write_line(
+                arguments.out, {"benchmark": "engine", "machine": about, "settings": settings, "run": engine.as_json(done)}
+            )
+    console.print("beside transformers:")
+    for done in runs[:-1]:
+        console.print(engine_table(done, peer=runs[-1]))
+    return 0 if any(run.measurements for run in runs[:-1]) else 1
 
 
 def write_line(path: Path | None, result: dict) -> None:
@@ -69,23 +76,18 @@ def write_line(path: Path | None, result: dict) -> None:
         file.write(line + "\n")
 
 
-def engine_tables(runs: Sequence[EngineRun]) -> list[Table]:
-    """One table a run, with ratios to transformers where it was measured on the same batch and length."""
-    peer = {(each.batch, each.audio_seconds): each for each in runs[-1].measurements}
-    tables = []
-    for run in runs:
-        about = f"open {run.open_seconds:.1f} s, of it capture {run.capture_seconds:.1f} s" if run.open_seconds else ""
-        if run.memory_mib is not None:
-            about += f", {run.memory_mib} MiB on the GPU"
-        table = Table(title=f"{run.engine}  {about}", title_justify="left")
-        for column in COLUMNS:
-            table.add_column(column, justify="right")
-        for each in run.measurements:
-            table.add_row(*row_of(each, peer.get((each.batch, each.audio_seconds))))
-        tables.append(table)
-        if run.failure:
-            table.caption = f"failed: {run.failure}"
-    return tables
+def engine_table(run: EngineRun, peer: EngineRun | None) -> Table:
+    """One row for each batch and length, with the ratio to the peer where it was measured on the same."""
+    others = {(each.batch, each.audio_seconds): each for each in (peer.measurements if peer else ())}
+    about = f"open {run.open_seconds:.1f} s, of it capture {run.capture_seconds:.1f} s" if run.open_seconds else ""
+    if run.memory_mib is not None:
+        about += f", {run.memory_mib} MiB on the GPU"
+    table = Table(title=f"{run.engine}  {about}", title_justify="left", caption=run.failure and f"failed: {run.failure}")
+    for column in COLUMNS:
+        table.add_column(column, justify="right")
+    for each in run.measurements:
+        table.add_row(*row_of(each, others.get((each.batch, each.audio_seconds))))
+    return table
 
 
 def row_of(each: Measurement, peer: Measurement | None) -> list[str]:

@@ -109,8 +109,7 @@ def provide_engine(request: Request, target: ModuleType, stages: Stages) -> Path
 
     def is_wanted(built: Manifest) -> bool:
         asked = (export.weights_sha256, builder_sha256(), request.max_batch)
-        flavour = built.plans and built.plans.flavour
-        return (built.weights_sha256, built.builder_sha256, built.max_batch) == asked and request.flavour in (None, flavour)
+        return (built.weights_sha256, built.builder_sha256, built.max_batch) == asked and target.is_current(request, built)
 
     if not request.force and is_current(directory, request, request.target, request.precision, is_wanted):
         stages.say(f"{directory} is unchanged; nothing to build (--force builds all the same)")

@@ -45,7 +45,7 @@ def quantise_weights(source: Path, path: Path) -> None:
             name = node.input[1]
             weight = numpy_helper.to_array(weights[name])
             whole = weight.astype(np.float32)
-            scale = np.abs(whole).max(axis=0) / 127
+            scale = np.maximum(np.abs(whole).max(axis=0), np.finfo(np.float16).tiny) / 127
             rounded = np.round(whole / scale).astype(np.int8)
             graph.initializer.append(numpy_helper.from_array(rounded, f"{name}_int8"))
             graph.initializer.append(numpy_helper.from_array(scale.astype(weight.dtype), f"{name}_scale"))

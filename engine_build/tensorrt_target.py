@@ -11,9 +11,9 @@ from rich.console import Console
 from engine_build import quantisation
 from engine_build.request import BuildError, Request, Stages
 from runtime import gpu, tensorrt_package
-from runtime.audio import SAMPLE_RATE, count_frames
+from runtime.audio import SAMPLE_RATE
 from runtime.manifest import DECODER_FILE, DECODER_PLAN, ENCODER_FILE, ENCODER_PLAN, Manifest, Plans
-from runtime.shapes import Shape, shapes_up_to
+from runtime.shapes import Shape, padded_frames, shapes_up_to
 from runtime.tensorrt_package import TensorRt
 
 PRECISIONS = {precision: precision for precision in ("fp16", "bf16", "fp32", "int8")}
@@ -52,10 +52,24 @@ def write(request: Request, exported: Path, built: Manifest, directory: Path, st
     for source in sources.values():
         if source.parent == directory:
             source.unlink()
-    capability = RTX_CAPABILITY if package.flavour == "tensorrt-rtx" else gpu.find().compute_capability
-    plans = Plans(flavour=package.flavour, version=package.version, compute_capability=capability,
+    plans = Plans(flavour=package.flavour, version=package.version, compute_capability=capability_of(package),
                   cache_positions=positions, profiles=tuple(shapes))  # fmt: skip
     return built.model_copy(update={"plans": plans, "versions": built.versions | {package.flavour: package.version}})
+
+
+def is_current(request: Request, built: Manifest) -> bool:
+    """Are the plans of the TensorRT that would build them now, and for the GPU that is here?"""
+    package, plans = tensorrt_package.find(request.flavour), built.plans
+    asked = package and (package.flavour, package.version, capability_of(package))
+    return (plans.flavour, plans.version, plans.compute_capability) == asked
+
+
+def capability_of(package: TensorRt) -> str | None:
+    """What plans of this package are bound to."""
+    if package.flavour == "tensorrt-rtx":
+        return RTX_CAPABILITY
+    found = gpu.find()
+    return found and found.compute_capability
 
 
 def input_ranges(shape: Shape, built: Manifest, positions: int) -> dict[str, Range]:
@@ -65,7 +79,7 @@ def input_ranges(shape: Shape, built: Manifest, positions: int) -> dict[str, Ran
     if shape.component == "encoder":
         return {"audio": ((batch, shape.length),) * 3, "lengths": per_row}
     past = ((batch, built.heads, positions, built.head_dim),) * 3
-    frames = (1, count_frames(int(OPTIMAL_SECONDS * SAMPLE_RATE)), count_frames(built.max_samples))
+    frames = (1, padded_frames(int(OPTIMAL_SECONDS * SAMPLE_RATE)), padded_frames(built.max_samples))
     cross = tuple((batch, built.heads, count, built.head_dim) for count in frames)
     ranges = {"tokens": ((batch, shape.length),) * 3, "past_lengths": per_row, "frames": per_row, "end_bias": per_row}
     for layer in range(built.decoder_layers):

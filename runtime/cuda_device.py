@@ -84,8 +84,10 @@ class CudaDevice:
         check(cudart.cudaStreamBeginCapture(self.stream_handle, mode))
         try:
             work()
-        finally:
-            graph = check(cudart.cudaStreamEndCapture(self.stream_handle))
+        except BaseException:
+            cudart.cudaStreamEndCapture(self.stream_handle)  # the stream is of use again; the error is the one of the work
+            raise
+        graph = check(cudart.cudaStreamEndCapture(self.stream_handle))
         executable = check(cudart.cudaGraphInstantiate(graph, 0))
         check(cudart.cudaGraphDestroy(graph))
 

@@ -14,8 +14,9 @@ Run = Callable[[], None]
 class CapturedShapes:
     """One CUDA graph for each shape. Everything is captured at start-up: a capture while serving would stall every stream."""
 
-    def __init__(self, run: Callable[[Shape], None], capture: Callable[[Shape], Run] | None):
-        """run: runs a shape plainly; capture: records the same work and returns its replay; None where nothing is captured."""
+    def __init__(self, run: Callable[[Shape], None], capture: Callable[[Shape], Run | None] | None):
+        """run: runs a shape plainly; capture: records the same work and returns its replay, or None for a shape that cannot be
+        captured. Without a capture nothing is."""
         self._run = run
         self._capture = capture
         self._replays: dict[Shape, Run] = {}
@@ -29,7 +30,9 @@ class CapturedShapes:
             return
         began = time.perf_counter()
         for shape in sorted(shapes, key=lambda shape: shape.batch * shape.length, reverse=True):
-            self._replays[shape] = self._capture(shape)
+            replay = self._capture(shape)
+            if replay is not None:
+                self._replays[shape] = replay
         self.capture_seconds = time.perf_counter() - began
         logger.info("captured %d CUDA graphs in %.1f s", len(self._replays), self.capture_seconds)
 

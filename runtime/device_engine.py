@@ -153,12 +153,18 @@ class DeviceEngine(Engine):
         for row in rows:
             check_row(self.limits, row, holds_audio=0 <= row.slot < self.limits.max_batch and self._holds_audio[row.slot])
         launch = Launch(rows)
-        order = sorted(range(len(rows)), key=lambda index: len(rows[index].tokens))
-        for group in cheapest_groups(order, lambda group: self._decode_cost([rows[index] for index in group])):
+        for group in self._group(rows):
             longest = max(len(rows[index].tokens) for index in group)
             for first in range(0, longest, self._new[-1]):
                 self._launch_pass(launch, [index for index in group if len(rows[index].tokens) > first], first)
         return launch
+
+    def _group(self, rows: Sequence[Row]) -> list[list[int]]:
+        """Which rows go together, by their indices."""
+        order = sorted(range(len(rows)), key=lambda index: len(rows[index].tokens))
+        if len({len(row.tokens) for row in rows}) == 1:  # single steps: nothing to weigh, and no time to do it in
+            return [order]
+        return cheapest_groups(order, lambda group: self._decode_cost([rows[index] for index in group]))
 
     def _decode_shape(self, rows: Sequence[Row], first: int = 0) -> Shape:
         """Slots are rows: the batch reaches to the highest slot."""

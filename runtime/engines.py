@@ -28,12 +28,14 @@ class Choice:
 
 def detect_target(flavour: str | None = None) -> str:
     """The best target for this machine: tensorrt or torch where there is a GPU and the package, else onnxruntime."""
-    if gpu.find() is not None:
-        if tensorrt_package.find(flavour):
-            return TENSORRT
-        if torch_has_cuda():
-            return TORCH
-    return ONNXRUNTIME
+    found = gpu.find()
+    if found is None:
+        return ONNXRUNTIME
+    package = tensorrt_package.find(flavour)
+    # On a GPU that NVIDIA does not list, TensorRT may refuse: torch is the safer choice where there is one.
+    if package and (package.lists(found.compute_capability) or not torch_has_cuda()):
+        return TENSORRT
+    return TORCH if torch_has_cuda() else ONNXRUNTIME
 
 
 def torch_has_cuda() -> bool:
@@ -56,6 +58,20 @@ def choose(engines: Path, model: str, precision: str | None, target: str | None 
     return Choice(directory, model, target, running, remark)
 
 
+def check(choice: Choice, max_batch: int) -> Manifest:
+    """Is there an engine for the choice, and does it fit this machine's packages? Opens nothing.
+
+    Raises EngineDirectoryError with one line that says what to run, DeviceError where the engine's device is missing.
+    """
+    found = manifest.load(choice.directory, choice.model, choice.target, choice.precision, max_batch)
+    if choice.target == TENSORRT:
+        from runtime.tensorrt_engine import check_device, check_version
+
+        check_version(choice.directory, found.plans, tensorrt_package.find(found.plans.flavour))
+        check_device(choice.directory, found.plans, gpu.find())
+    return found
+
+
 def open_engine(
     choice: Choice, max_batch: int, threads: int | None = None, max_seconds: float | None = None
 ) -> tuple[Engine, Tokenizer, Manifest]:
@@ -63,7 +79,7 @@ def open_engine(
 
     Raises EngineDirectoryError with one line that says what to run, DeviceError where the engine's device is missing.
     """
-    found = manifest.load(choice.directory, choice.model, choice.target, choice.precision, max_batch)
+    found = check(choice, max_batch)
     tokenizer = Tokenizer.load(choice.directory)
     # Each engine's module imports its own package; serving imports no other.
     if choice.target == TENSORRT:

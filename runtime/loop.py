@@ -146,7 +146,7 @@ class EngineLoop:
 
     def _take_messages(self) -> None:
         """Sleep until there is something to do, then take all that has come in."""
-        timeout = self._batcher.seconds_to_deadline(self._clock())
+        timeout = 0.0 if self._unanswered else self._batcher.seconds_to_deadline(self._clock())
         try:
             self._apply(self._inbox.get(timeout=timeout) if timeout != 0.0 else self._inbox.get_nowait())
             while True:

@@ -4,11 +4,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from runtime.audio import SAMPLE_RATE
+from runtime.audio import SAMPLE_RATE, count_frames
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 ENCODER_SECONDS = (2.0, 5.0, 10.0, 13.0, 20.0, 29.0)  # 13: the longest segment of the default settings, with its pauses
 NEW_TOKENS = (1, 8, 64)  # a step, a corrected draft's tail, a whole draft; longer blocks take several passes
+
+FRAME_BLOCK = 8  # caches of audio frames are a multiple of it long, so that every layer's begins where TensorRT wants it
 
 Item = TypeVar("Item")
 
@@ -30,6 +32,11 @@ def shapes_up_to(max_batch: int, max_samples: int, max_new: int) -> list[Shape]:
     new_tokens = sorted({min(count, max_new) for count in NEW_TOKENS})
     encoder = [Shape("encoder", batch, length) for batch in batches for length in samples]
     return encoder + [Shape("decoder", batch, length) for batch in batches for length in new_tokens]
+
+
+def padded_frames(samples: int) -> int:
+    """Frames that a cache for clips of so many samples has."""
+    return -(-count_frames(samples) // FRAME_BLOCK) * FRAME_BLOCK
 
 
 def smallest(sizes: Sequence[int], wanted: int) -> int:

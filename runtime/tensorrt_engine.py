@@ -15,9 +15,9 @@ from runtime import audio, gpu, tensorrt_package
 from runtime.audio import DITHER, DITHER_PERIOD_SAMPLES, SAMPLE_RATE
 from runtime.cuda_graphs import CapturedShapes
 from runtime.device_engine import DeviceEngine
-from runtime.exceptions import DeviceError, EngineDirectoryError, EngineFailed
+from runtime.exceptions import DeviceError, EngineDirectoryError, EngineError, EngineFailed
 from runtime.manifest import DECODER_PLAN, ENCODER_PLAN, Manifest, Plans
-from runtime.shapes import Shape, smallest
+from runtime.shapes import Shape, padded_frames, smallest
 from runtime.staging import Event, answer_layout, request_layout
 from runtime.tensorrt_package import TensorRt
 
@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 CELL_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 2}  # of a cached key or value: int8 is in the weights only
 FLOAT_BYTES, INT64_BYTES = 4, 8
+KERNEL_CACHE = "kernels.cache"  # TensorRT for RTX: what it compiled for this GPU at the first start
+LOWEST_DRIVER_CUDA = (13, 0)  # what cuda-python and TensorRT for RTX are installed for
 
 
 def open_tensorrt(
@@ -40,8 +42,13 @@ def open_tensorrt(
     check_device(directory, manifest.plans, found)
     from runtime.cuda_device import CudaDevice  # cuda-python: only where this engine runs
 
-    cuda = CudaDevice(CELL_BYTES[manifest.precision])
-    device = TensorRtDevice(directory, manifest, max_batch, max_seconds, package.module, cuda, graphs)
+    try:
+        cuda = CudaDevice(CELL_BYTES[manifest.precision])
+        device = TensorRtDevice(directory, manifest, max_batch, max_seconds, package.module, cuda, graphs)
+    except EngineError:
+        raise
+    except Exception as exc:  # cuda-python's own errors share no base but Exception; out of memory is the usual one
+        raise DeviceError(f"{found.name} could not be set up for {directory.name}: {exc}") from exc
     return DeviceEngine(device, manifest, max_batch)
 
 
@@ -61,6 +68,10 @@ def check_device(directory: Path, plans: Plans, found: gpu.Gpu | None) -> None:
     if found is None:
         raise DeviceError(
             "the tensorrt engine needs an NVIDIA GPU, and the driver shows none; ASR_TARGET=onnxruntime serves on the CPU"
+        )
+    if as_numbers(found.driver_cuda_version) < LOWEST_DRIVER_CUDA:
+        raise DeviceError(
+            f"the driver serves CUDA {found.driver_cuda_version}; the tensorrt engine needs one for CUDA 13 or newer"
         )
     built_for, at_least = plans.compute_capability.removesuffix("+"), plans.compute_capability.endswith("+")
     if found.compute_capability == built_for or (at_least and as_numbers(found.compute_capability) >= as_numbers(built_for)):
@@ -92,16 +103,19 @@ class TensorRtDevice:
         self.shapes = [
             shape for shape in profiles if shape.batch <= batch and (shape.component == "decoder" or shape.length <= samples)
         ]
-        self._slots, self._cache_frames = batch, audio.count_frames(samples)
+        self._slots, self._cache_frames = batch, padded_frames(samples)
         self._cache_positions = manifest.plans.cache_positions
         runtime = self._trt.Runtime(self._trt.Logger(self._trt.Logger.WARNING))
         self._engines = {
             "encoder": load_plan(runtime, directory / ENCODER_PLAN), "decoder": load_plan(runtime, directory / DECODER_PLAN),
         }  # fmt: skip
+        self._kernel_cache, self._kernel_cache_path = None, directory / KERNEL_CACHE
         self._allocate(samples)
         self._contexts = {shape: self._make_context(shape) for shape in self.shapes}
         self._captured = CapturedShapes(self._run, self._capture if graphs else None)
         self._captured.capture_all(self.shapes)
+        if self._kernel_cache is not None:
+            save_kernel_cache(self._kernel_cache, self._kernel_cache_path)
 
     def _allocate(self, samples: int) -> None:
         """Everything, once. Sizes are those of the largest shapes; smaller ones use the beginning."""
@@ -127,7 +141,9 @@ class TensorRtDevice:
     def _make_context(self, shape: Shape):
         """An execution context bound to the shape and its buffers; nothing of it changes afterwards."""
         engine = self._engines[shape.component]
-        context = engine.create_execution_context(self._trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        context = self._create_context(engine)
+        if context is None:
+            raise EngineFailed(f"TensorRT made no execution context for {shape}")
         context.set_device_memory(self._activations, self._activation_bytes)
         own = [each for each in self._manifest.plans.profiles if each.component == shape.component]
         if not context.set_optimization_profile_async(own.index(shape), self._cuda.stream_handle):
@@ -140,6 +156,23 @@ class TensorRtDevice:
             if not context.set_tensor_address(name, address):
                 raise EngineFailed(f"TensorRT does not take an address for {name}")
         return context
+
+    def _create_context(self, engine):
+        """One whose activations are ours, and whose kernels are the ones it will keep.
+
+        TensorRT for RTX compiles the kernels of a shape in the background by default, and runs others until they are there: a
+        graph captured meanwhile would keep those for ever.
+        """
+        allocation = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        if not hasattr(self._trt, "DynamicShapesKernelSpecializationStrategy"):
+            return engine.create_execution_context(allocation)
+        config = engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(allocation)
+        config.dynamic_shapes_kernel_specialization_strategy = self._trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        if self._kernel_cache is None:
+            self._kernel_cache = load_kernel_cache(config, self._kernel_cache_path)
+        config.set_runtime_cache(self._kernel_cache)
+        return engine.create_execution_context(config)
 
     def _encoder_tensors(self, shape: Shape) -> tuple[dict, dict]:
         inputs = {
@@ -203,9 +236,13 @@ class TensorRtDevice:
     def _run(self, shape: Shape) -> None:
         self._run_encoder(shape) if shape.component == "encoder" else self._run_decoder(shape)
 
-    def _capture(self, shape: Shape) -> Callable[[], None]:
+    def _capture(self, shape: Shape) -> Callable[[], None] | None:
         self._run(shape)  # TensorRT prepares a context's shape in its first run
         self._cuda.stream.sync()
+        context = self._contexts[shape]
+        if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(self._cuda.stream_handle):
+            logger.warning("TensorRT cannot be captured for %s; it will run uncaptured", shape)
+            return None
         return self._cuda.capture(lambda: self._run(shape))
 
     def _run_encoder(self, shape: Shape) -> None:
@@ -247,6 +284,7 @@ class TensorRtDevice:
 
     def close(self) -> None:
         self._cuda.enter()
+        self._cuda.stream.sync()  # a step may be on its way
         self._contexts.clear()
         self._engines.clear()
         self._cuda.close()
@@ -255,5 +293,23 @@ class TensorRtDevice:
 def load_plan(runtime, path: Path):
     engine = runtime.deserialize_cuda_engine(path.read_bytes())
     if engine is None:
-        raise EngineDirectoryError(f"TensorRT cannot read {path}; build it again with engine_build/build.py")
+        raise EngineDirectoryError(
+            f"TensorRT cannot read {path} on this GPU; build it again with engine_build/build.py, or serve with ASR_TARGET=torch"
+        )
     return engine
+
+
+def load_kernel_cache(config, path: Path):
+    """A cache of compiled kernels with what an earlier start left; an unreadable one is begun anew."""
+    cache = config.create_runtime_cache()
+    if path.is_file() and not cache.deserialize(path.read_bytes()):
+        logger.warning("%s cannot be read; its kernels are compiled again", path)
+        cache = config.create_runtime_cache()
+    return cache
+
+
+def save_kernel_cache(cache, path: Path) -> None:
+    try:
+        path.write_bytes(bytes(cache.serialize()))
+    except OSError as exc:  # a read-only directory of engines: the next start takes as long again
+        logger.warning("compiled kernels could not be kept: %s", exc)

@@ -6,6 +6,13 @@ from types import ModuleType
 
 FLAVOURS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}  # name: the module to import, the preferred one first
 
+RTX_LISTED = (
+    "8.6",
+    "8.9",
+    "12.0",
+    "12.1",
+)  # of TensorRT for RTX 1.7, beside 7.5, whose plans would have to be built for it alone
+
 
 @dataclass(frozen=True)
 class TensorRt:
@@ -14,6 +21,10 @@ class TensorRt:
     flavour: str
     version: str
     module: ModuleType
+
+    def lists(self, compute_capability: str) -> bool:
+        """Does NVIDIA's support matrix have this compute capability?"""
+        return self.flavour != "tensorrt-rtx" or compute_capability in RTX_LISTED
 
 
 def find(flavour: str | None = None) -> TensorRt | None:

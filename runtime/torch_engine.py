@@ -61,6 +61,9 @@ class TorchDevice:
         self.shapes = [shape for shape in every if shape.component == "decoder" or shape.length <= max_samples]
         self._stream = torch.cuda.Stream(device) if self._on_gpu else None
         self._allocate(manifest, max_batch, audio.count_frames(max_samples))
+        if self._on_gpu:
+            self._stream.wait_stream(torch.cuda.current_stream(device))  # on which everything was allocated and zeroed
+            torch.backends.cudnn.allow_tf32 = False  # float32 is the reference
         self._captured = CapturedShapes(self._run, self._capture if self._on_gpu and graphs else None)
         with torch.inference_mode():
             self._captured.capture_all(self.shapes)

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import uvicorn
 
-from runtime import engines, manifest
-from runtime.exceptions import DeviceError, EngineDirectoryError
+from runtime import engines
+from runtime.exceptions import DeviceError, EngineDirectoryError, EngineError
 from runtime.loop import EngineLoop
 from server import settings as settings_module
 from server.app import create_app
@@ -38,8 +38,11 @@ def main() -> int:
     if options.print_engine:
         choice = engines.choose(settings.engine_dir, settings.model_id, settings.precision, settings.engine_target)
         try:
-            manifest.load(choice.directory, choice.model, choice.target, choice.precision, settings.max_batch)
+            engines.check(choice, settings.max_batch)
             state = "usable"
+        except DeviceError as exc:
+            print(exc, file=sys.stderr)
+            return 3
         except EngineDirectoryError:
             state = "to be built"
         print(choice.directory, choice.target, choice.precision, settings.max_batch, state, sep="\t")
@@ -51,7 +54,7 @@ def main() -> int:
         logger.warning("%s", line)
     try:
         server = build_server(settings)
-    except (EngineDirectoryError, DeviceError) as exc:
+    except EngineError as exc:
         print(exc, file=sys.stderr)
         return 3
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
@@ -60,7 +63,7 @@ def main() -> int:
 
 
 def build_server(settings: Settings) -> uvicorn.Server:
-    """Raises EngineDirectoryError, and DeviceError where the engine's device is missing."""
+    """Raises EngineDirectoryError, and DeviceError or EngineFailed where the engine's device is missing or fails."""
     choice = engines.choose(settings.engine_dir, settings.model_id, settings.precision, settings.engine_target)
     if choice.remark:
         logger.warning("%s", choice.remark)

@@ -16,11 +16,11 @@ def test_the_engine_benchmark_measures_and_compares(built, tmp_path, capsys):
     (tmp_path / directory.name).symlink_to(directory)
     options = ["--precision", "fp32", "--batches", "1", "--seconds", "2", "--engines", str(tmp_path), "--out", str(out)]
     assert run.main(["engine", "--target", TORCH, "--target", ONNXRUNTIME, *options]) == 0
-    result = json.loads(out.read_text())
-    missing, engine, peer = result["runs"]
+    results = [json.loads(line) for line in out.read_text().splitlines()]
+    missing, engine, peer = (result["run"] for result in results)
     assert "no engine in" in missing["failure"], "and the others were measured all the same"
     assert engine["measurements"][0]["rtfx"] > 0 and peer["engine"] == "transformers generate" and peer["measurements"]
-    assert result["machine"]["cores"] and result["machine"]["versions"]["onnxruntime"]
+    assert all(result["machine"]["cores"] and result["machine"]["versions"]["onnxruntime"] for result in results)
     assert "over transformers" in capsys.readouterr().out
 
 

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.accuracy import word_error_rate
 from engine_build import build, quantisation, tensorrt_target
 from engine_build.request import BuildError, Stages
-from runtime import gpu, manifest, tensorrt_package
+from runtime import engines, gpu, manifest, tensorrt_package
 from runtime.audio import SAMPLE_RATE, Clip
 from runtime.cuda_graphs import CapturedShapes
 from runtime.engine import CONTINUED, Row
@@ -165,6 +165,41 @@ def test_plans_of_another_compute_capability_are_refused(plans, built_for, fits)
         check_device(directory, other, H100)
 
 
+def test_a_driver_that_is_too_old_is_named(plans):
+    directory, found = plans("fp16")
+    with pytest.raises(DeviceError, match=r"the driver serves CUDA 12\.8"):
+        check_device(directory, found.plans, dataclasses.replace(H100, driver_cuda_version="12.8"))
+
+
+def test_plans_of_another_version_are_built_again(plans, monkeypatch):
+    directory, found = plans("int8")
+    request = build.Request(MODEL, TENSORRT, "int8", ENGINES, 1, None, force=False)
+    assert tensorrt_target.is_current(request, found)
+    newer = dataclasses.replace(tensorrt_package.find("tensorrt-rtx"), version="9.9.9")
+    monkeypatch.setattr(tensorrt_package, "find", lambda flavour: newer)
+    assert not tensorrt_target.is_current(request, found)
+
+
+@pytest.mark.parametrize(
+    ("capability", "flavour", "torch", "target"),
+    [
+        (None, "tensorrt-rtx", True, "onnxruntime"),
+        ("8.9", "tensorrt-rtx", True, "tensorrt"),
+        ("9.0", "tensorrt", True, "tensorrt"),
+        ("9.0", "tensorrt-rtx", True, "torch"),
+        ("9.0", "tensorrt-rtx", False, "tensorrt"),
+        ("9.0", None, True, "torch"),
+        ("9.0", None, False, "onnxruntime"),
+    ],
+)
+def test_the_target_is_the_best_that_this_machine_has(monkeypatch, capability, flavour, torch, target):
+    monkeypatch.setattr(gpu, "find", lambda: capability and dataclasses.replace(H100, compute_capability=capability))
+    package = flavour and tensorrt_package.TensorRt(flavour, "1.0", None)
+    monkeypatch.setattr(tensorrt_package, "find", lambda asked=None: package)
+    monkeypatch.setattr(engines, "torch_has_cuda", lambda: torch)
+    assert engines.detect_target() == target
+
+
 def test_a_truncated_plan_and_a_batch_over_the_profiles_are_refused(plans, tmp_path):
     directory, found = plans("int8")
     with pytest.raises(EngineDirectoryError, match="built for batches up to 1, not 8"):
@@ -221,6 +256,14 @@ def test_a_shape_without_a_graph_runs_all_the_same_and_is_counted():
     captured.run(small)
     captured.run(large)
     assert ran == [("replay", small), large] and captured.uncaptured_runs == 1
+
+
+def test_a_shape_that_cannot_be_captured_is_run_uncaptured():
+    ran = []
+    captured = CapturedShapes(ran.append, capture=lambda shape: None)
+    captured.capture_all([Shape("decoder", 1, 1)])
+    captured.run(Shape("decoder", 1, 1))
+    assert ran == [Shape("decoder", 1, 1)] and captured.uncaptured_runs == 1
 
 
 def test_the_largest_shape_is_captured_first():
