@@ -32,15 +32,11 @@ class Decoding:
         self._forced = min(forced, max_tokens)
         self._max_tokens = max_tokens
         self._end_token = end_token
-        self._fed = 0  # tokens of the result (and the start token) whose keys and values are in the cache
+        self.past_length = 0
+        """Positions of the cache that hold: the start token and tokens of the result that were fed."""
         self._last = start_token
         self._next = 0  # index into the draft of the first token still offered
         self._matched = 0  # index behind the last draft token that was right: insertions are looked for from here
-
-    @property
-    def past_length(self) -> int:
-        """Positions of the cache that hold."""
-        return self._fed
 
     def next_tokens(self) -> tuple[int, ...]:
         """The block to feed: the last token decided, and what is left of the draft behind it."""
@@ -64,7 +60,7 @@ class Decoding:
             offered = fed[index + 1] if index + 1 < len(fed) else None
             if len(self.tokens) < self._forced:
                 choice = self._draft[len(self.tokens)]
-            self._fed += 1
+            self.past_length += 1
             if choice == self._end_token:
                 self.done = True
                 return

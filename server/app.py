@@ -58,9 +58,9 @@ def create_app(hub: Hub, metrics: Metrics, settings: Settings) -> FastAPI:
 
     @app.get("/readyz")
     async def readyz() -> Response:
-        why = hub.why_not_ready()
-        return JSONResponse({"ready": why is None, "sessions": hub.sessions} | ({"why": why} if why else {}),
-                            status_code=200 if why is None else 503)  # fmt: skip
+        refusal = hub.refusal()
+        why = {"reason": refusal.reason.value, "why": refusal.message} if refusal else {}
+        return JSONResponse({"ready": refusal is None, "sessions": hub.sessions} | why, status_code=503 if refusal else 200)
 
     @app.get("/metrics")
     async def render_metrics() -> Response:

@@ -89,16 +89,16 @@ class Hub:
     def alive(self) -> bool:
         return self._engine_loop.alive and self._engine_loop.seconds_in_step() < STUCK_SECONDS
 
-    def why_not_ready(self) -> str | None:
-        """What keeps a new session out, or None."""
+    def refusal(self) -> Refused | None:
+        """What keeps a new session out."""
         if not self.alive:
-            return "the engine has stopped"
+            return Refused(Reason.ENGINE_FAILED, "the engine has stopped")
         if self._shutting_down:
-            return "the server is shutting down"
+            return Refused(Reason.SHUTTING_DOWN, "the server is shutting down")
         if not self._warm:
-            return "the engine is warming up"
+            return Refused(Reason.WARMING_UP, "the engine is warming up")
         if len(self._members) >= self._max_sessions:
-            return f"all {self._max_sessions} sessions are taken"
+            return Refused(Reason.SERVER_FULL, f"all {self._max_sessions} sessions are taken")
         return None
 
     @property
@@ -109,10 +109,9 @@ class Hub:
 
     def open(self, send: Callable[[dict], None], on_end: Callable[[], None]) -> Session:
         """A new session. `send` gets its messages; `on_end` is called once after the last. Raises Refused."""
-        if why := self.why_not_ready():
-            reason = Reason.SHUTTING_DOWN if self._shutting_down else Reason.SERVER_FULL
-            self._metrics.refused_total.labels(reason.value).inc()
-            raise Refused(reason, why)
+        if refused := self.refusal():
+            self._metrics.refused_total.labels(refused.reason.value).inc()
+            raise refused
         stream_id = f"stream-{next(stream_ids)}"
 
         def send_counted(message: dict) -> None:

@@ -31,6 +31,7 @@ class Reason(enum.StrEnum):
     SLOW_READER = "slow_reader"
     TEXT_TOO_LONG = "text_too_long"
     ENGINE_FAILED = "engine_failed"
+    WARMING_UP = "warming_up"
     SERVER_FULL = "server_full"
     SHUTTING_DOWN = "shutting_down"
 
