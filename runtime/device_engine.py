@@ -126,7 +126,8 @@ class DeviceEngine(Engine):
             self._encode_together(group)
 
     def _encode_shape(self, rows: Sequence[tuple[int, Clip]]) -> Shape:
-        longest = max(len(clip.samples) for _, clip in rows)
+        """rows: in the order of their lengths."""
+        longest = len(rows[-1][1].samples)
         return Shape("encoder", smallest(self._batches, len(rows)), smallest(self._samples, max(longest, MIN_SAMPLES)))
 
     def _encode_cost(self, rows: Sequence[tuple[int, Clip]]) -> float:

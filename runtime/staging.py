@@ -3,6 +3,7 @@
 Everything a pass needs lies in one block, so that one copy moves it; everything it answers lies in another.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -64,6 +65,7 @@ class Layout:
         }
 
 
+@functools.cache
 def request_layout(shape: Shape) -> Layout:
     """What a pass is given. A row's index is its slot in the decoder; in the encoder `slots` says it.
 
@@ -79,6 +81,7 @@ def request_layout(shape: Shape) -> Layout:
     return Layout(past_lengths=per_row, counts=per_row, end_bias=(np.float32, (batch,)), tokens=(np.int64, (batch, length)))
 
 
+@functools.cache
 def answer_layout(shape: Shape) -> Layout:
     """What a decoder pass answers: tokens int64 (batch, new), log_probs float32 (batch, new)."""
     rows = (shape.batch, shape.length)
