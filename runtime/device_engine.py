@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from runtime.audio import DITHER_PERIOD_SAMPLES, MIN_SAMPLES, SAMPLE_RATE, Clip
+from runtime.cuda_graphs import CapturedShapes
 from runtime.engine import Engine, Limits, Pending, Prediction, Row, check_clip, check_row
 from runtime.manifest import Manifest
 from runtime.shapes import Shape, cheapest_groups, smallest
@@ -29,8 +30,7 @@ class Device(Protocol):
 
     shapes: Sequence[Shape]
     """What it can run."""
-    uncaptured_runs: int
-    capture_seconds: float
+    captured: CapturedShapes
 
     def host_memory(self, size: int) -> np.ndarray:
         """uint8 (size,), where the device copies fastest from and to."""
@@ -112,11 +112,11 @@ class DeviceEngine(Engine):
 
     @property
     def uncaptured_runs(self) -> int:
-        return self._device.uncaptured_runs
+        return self._device.captured.uncaptured_runs
 
     @property
     def capture_seconds(self) -> float:
-        return self._device.capture_seconds
+        return self._device.captured.capture_seconds
 
     def encode(self, slots: Sequence[int], clips: Sequence[Clip]) -> None:
         rows = list(zip(slots, clips, strict=True))

@@ -79,7 +79,7 @@ def open_engine(
 
     Raises EngineDirectoryError with one line that says what to run, DeviceError where the engine's device is missing.
     """
-    found = check(choice, max_batch)
+    found = manifest.load(choice.directory, choice.model, choice.target, choice.precision, max_batch)
     tokenizer = Tokenizer.load(choice.directory)
     # Each engine's module imports its own package; serving imports no other.
     if choice.target == TENSORRT:

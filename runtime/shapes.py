@@ -34,6 +34,17 @@ def shapes_up_to(max_batch: int, max_samples: int, max_new: int) -> list[Shape]:
     return encoder + [Shape("decoder", batch, length) for batch in batches for length in new_tokens]
 
 
+def shapes_within(shapes: Sequence[Shape], max_batch: int, max_seconds: float | None) -> list[Shape]:
+    """Those of the shapes that an engine for so many streams, and for clips of so many seconds (default: any), may run in.
+
+    Raises ValueError where none holds max_batch; a longer max_seconds than there is a shape for takes the longest.
+    """
+    batch = smallest(sorted({shape.batch for shape in shapes}), max_batch)
+    lengths = sorted({shape.length for shape in shapes if shape.component == "encoder"})
+    samples = lengths[-1] if max_seconds is None else smallest(lengths, min(int(max_seconds * SAMPLE_RATE), lengths[-1]))
+    return [shape for shape in shapes if shape.batch <= batch and (shape.component == "decoder" or shape.length <= samples)]
+
+
 def padded_frames(samples: int) -> int:
     """Frames that a cache for clips of so many samples has."""
     return -(-count_frames(samples) // FRAME_BLOCK) * FRAME_BLOCK

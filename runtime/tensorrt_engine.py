@@ -12,12 +12,12 @@ from types import ModuleType
 import numpy as np
 
 from runtime import audio, gpu, tensorrt_package
-from runtime.audio import DITHER, DITHER_PERIOD_SAMPLES, SAMPLE_RATE
+from runtime.audio import DITHER, DITHER_PERIOD_SAMPLES
 from runtime.cuda_graphs import CapturedShapes
 from runtime.device_engine import DeviceEngine
 from runtime.exceptions import DeviceError, EngineDirectoryError, EngineError, EngineFailed
 from runtime.manifest import DECODER_PLAN, ENCODER_PLAN, Manifest, Plans
-from runtime.shapes import Shape, padded_frames, smallest
+from runtime.shapes import Shape, padded_frames, shapes_within
 from runtime.staging import Event, answer_layout, request_layout
 from runtime.tensorrt_package import TensorRt
 
@@ -96,14 +96,9 @@ class TensorRtDevice:
         self._trt, self._cuda, self._manifest = trt, cuda, manifest
         self._cell_bytes = CELL_BYTES[manifest.precision]
         self._planes = manifest.decoder_layers * 2
-        profiles = manifest.plans.profiles
-        batch = smallest(sorted({shape.batch for shape in profiles}), max_batch)
-        lengths = sorted({shape.length for shape in profiles if shape.component == "encoder"})
-        samples = smallest(lengths, min(int((max_seconds or manifest.max_seconds) * SAMPLE_RATE), lengths[-1]))
-        self.shapes = [
-            shape for shape in profiles if shape.batch <= batch and (shape.component == "decoder" or shape.length <= samples)
-        ]
-        self._slots, self._cache_frames = batch, padded_frames(samples)
+        self.shapes = shapes_within(manifest.plans.profiles, max_batch, max_seconds)
+        samples = max(shape.length for shape in self.shapes if shape.component == "encoder")
+        self._slots, self._cache_frames = max(shape.batch for shape in self.shapes), padded_frames(samples)
         self._cache_positions = manifest.plans.cache_positions
         runtime = self._trt.Runtime(self._trt.Logger(self._trt.Logger.WARNING))
         self._engines = {
@@ -112,8 +107,8 @@ class TensorRtDevice:
         self._kernel_cache, self._kernel_cache_path = None, directory / KERNEL_CACHE
         self._allocate(samples)
         self._contexts = {shape: self._make_context(shape) for shape in self.shapes}
-        self._captured = CapturedShapes(self._run, self._capture if graphs else None)
-        self._captured.capture_all(self.shapes)
+        self.captured = CapturedShapes(self._run, self._capture if graphs else None)
+        self.captured.capture_all(self.shapes)
         if self._kernel_cache is not None:
             save_kernel_cache(self._kernel_cache, self._kernel_cache_path)
 
@@ -209,27 +204,19 @@ class TensorRtDevice:
     def _request_address(self, shape: Shape, name: str) -> int:
         return self._request + request_layout(shape).fields[name].offset
 
-    @property
-    def uncaptured_runs(self) -> int:
-        return self._captured.uncaptured_runs
-
-    @property
-    def capture_seconds(self) -> float:
-        return self._captured.capture_seconds
-
     def host_memory(self, size: int) -> np.ndarray:
         return self._cuda.host_memory(size)
 
     def encode(self, shape: Shape, request: np.ndarray) -> Event:
         self._cuda.enter()
         self._cuda.copy_in(self._request, request)
-        self._captured.run(shape)
+        self.captured.run(shape)
         return self._cuda.record()
 
     def decode(self, shape: Shape, request: np.ndarray, answer: np.ndarray) -> Event:
         self._cuda.enter()
         self._cuda.copy_in(self._request, request)
-        self._captured.run(shape)
+        self.captured.run(shape)
         self._cuda.copy_out(answer, self._answer)
         return self._cuda.record()
 

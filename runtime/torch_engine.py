@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from runtime import audio
-from runtime.audio import DITHER, DITHER_PERIOD_SAMPLES, SAMPLE_RATE
+from runtime.audio import DITHER, DITHER_PERIOD_SAMPLES
 from runtime.cuda_graphs import CapturedShapes
 from runtime.device_engine import DeviceEngine
 from runtime.engine import CONTINUED
 from runtime.exceptions import DeviceError, EngineDirectoryError, EngineFailed
 from runtime.manifest import DECODER_PROGRAM, ENCODER_PROGRAM, Manifest
-from runtime.shapes import Shape, shapes_up_to, smallest
+from runtime.shapes import Shape, shapes_up_to, shapes_within
 from runtime.staging import Done, Event, Layout, answer_layout, request_layout
 
 WARM_UP_RUNS = 2  # before a capture: libraries choose and load their kernels in the first runs
@@ -56,17 +56,17 @@ class TorchDevice:
         self._encoder = load_program(directory / ENCODER_PROGRAM, device)
         self._decoder = load_program(directory / DECODER_PROGRAM, device)
         every = shapes_up_to(max_batch, manifest.max_samples, manifest.max_positions)
-        samples = sorted({shape.length for shape in every if shape.component == "encoder"})
-        max_samples = smallest(samples, min(int((max_seconds or manifest.max_seconds) * SAMPLE_RATE), manifest.max_samples))
-        self.shapes = [shape for shape in every if shape.component == "decoder" or shape.length <= max_samples]
+        self.shapes = shapes_within(every, max_batch, max_seconds)
+        max_samples = max(shape.length for shape in self.shapes if shape.component == "encoder")
         self._stream = torch.cuda.Stream(device) if self._on_gpu else None
         self._allocate(manifest, max_batch, audio.count_frames(max_samples))
         if self._on_gpu:
             self._stream.wait_stream(torch.cuda.current_stream(device))  # on which everything was allocated and zeroed
             torch.backends.cudnn.allow_tf32 = False  # float32 is the reference
-        self._captured = CapturedShapes(self._run, self._capture if self._on_gpu and graphs else None)
+            self._graph_pool = torch.cuda.graph_pool_handle()  # one for all graphs: they never run at the same time
+        self.captured = CapturedShapes(self._run, self._capture if self._on_gpu and graphs else None)
         with torch.inference_mode():
-            self._captured.capture_all(self.shapes)
+            self.captured.capture_all(self.shapes)
 
     def _allocate(self, manifest: Manifest, max_batch: int, max_frames: int) -> None:
         """One slot and one position more than there are: what belongs to no row is written there."""
@@ -81,14 +81,6 @@ class TorchDevice:
         answers = (answer_layout(each).bytes for each in self.shapes if each.component == "decoder")
         self._answer = torch.zeros(max(answers), dtype=torch.uint8, device=device)
 
-    @property
-    def uncaptured_runs(self) -> int:
-        return self._captured.uncaptured_runs
-
-    @property
-    def capture_seconds(self) -> float:
-        return self._captured.capture_seconds
-
     def host_memory(self, size: int) -> np.ndarray:
         return torch.zeros(size, dtype=torch.uint8, pin_memory=self._on_gpu).numpy()
 
@@ -102,7 +94,7 @@ class TorchDevice:
         try:
             with torch.inference_mode(), torch.cuda.stream(self._stream):
                 self._request[: len(request)].copy_(torch.from_numpy(request), non_blocking=True)
-                self._captured.run(shape)
+                self.captured.run(shape)
                 if answer is not None:
                     torch.from_numpy(answer).copy_(self._answer[: len(answer)], non_blocking=True)
                 return TorchEvent(self._stream) if self._on_gpu else Done()
@@ -118,15 +110,9 @@ class TorchDevice:
                 self._run(shape)
         self._stream.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool(), stream=self._stream):
+        with torch.cuda.graph(graph, pool=self._graph_pool, stream=self._stream):
             self._run(shape)
         return graph.replay
-
-    def _pool(self):
-        """One pool of memory for all graphs: they never run at the same time."""
-        if not hasattr(self, "_graph_pool"):
-            self._graph_pool = torch.cuda.graph_pool_handle()
-        return self._graph_pool
 
     def _encode(self, shape: Shape) -> None:
         request = views(request_layout(shape), self._request)
@@ -163,7 +149,7 @@ class TorchDevice:
     def close(self) -> None:
         if self._on_gpu:
             self._stream.synchronize()
-        del self._captured, self._encoder, self._decoder, self._cross, self._past
+        del self.captured, self._encoder, self._decoder, self._cross, self._past
 
 
 class TorchEvent:
