@@ -1,13 +1,15 @@
 """Streams through session, batcher and engine in one process and one thread, on a clock of their own."""
 
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from runtime import alignment
 from runtime.audio import SAMPLE_RATE
-from runtime.batcher import Batcher, Encode
+from runtime.batcher import Align, Batcher, Decode, Encode, Step
 from runtime.engine import Engine
 from runtime.requests import Request, Result
 from runtime.tokenizer import Tokenizer
@@ -35,18 +37,20 @@ class Simulation:
     count_compute: bool = False
     """Let results arrive as late as the engine took for them, instead of at once."""
     frame_ms: int = 20
+    words: bool = False
+    """Are the times of words asked for?"""
     messages: list[tuple[float, dict]] = field(default_factory=list)
     """What the client would have received, and when, in seconds of the stream."""
     results: list[Result] = field(default_factory=list)
     compute_seconds: float = 0.0
 
     def run(self, audio: np.ndarray) -> str:
-        """Stream int16 audio and close; returns the final text. Raises RuntimeError when it ends in an error."""
+        """Stream int16 audio and close; returns the final text; once. Raises RuntimeError when it ends in an error."""
         self._now, self._batcher = 0.0, Batcher(self.engine.limits, max_wait_seconds=0.0)
         self._batcher.open_stream("simulated")
         self._due: list[tuple[float, Result]] = []
         self.session = Session("simulated", self.limits, self.tokenizer, self._receive, self._serve, lambda: None, now=0.0)
-        self.session.on_text('{"op":"init","sid":"simulated","sr":16000}', self._now)
+        self.session.on_text(json.dumps({"op": "init", "sid": "simulated", "words": self.words}), self._now)
         for frame in frames_of(audio, self.frame_ms):
             self._now += len(frame) / SAMPLE_RATE
             self._deliver_until(self._now)
@@ -69,16 +73,24 @@ class Simulation:
         began = time.perf_counter()
         self._batcher.submit(request, self._now)
         while (step := self._batcher.plan(self._now)) is not None:
-            if isinstance(step, Encode):
-                self.engine.encode([job.slot for job in step.jobs], [job.request.clip for job in step.jobs])
-                continue
-            for result in self._batcher.decoded(step, self.engine.decode(step.rows), self._now):
+            for result in self._run(step):
                 for slot in self._batcher.take_freed():
                     self.engine.free(slot)
                 self.results.append(result)
                 seconds = time.perf_counter() - began
                 self.compute_seconds += seconds
                 self._due.append((self._now + (seconds if self.count_compute else 0.0), result))
+
+    def _run(self, step: Step) -> list[Result]:
+        match step:
+            case Encode(jobs):
+                self.engine.encode([job.slot for job in jobs], [job.request.clip for job in jobs])
+                return []
+            case Align(job):
+                share = self.engine.align(job.slot, job.decoding.tokens)
+                return self._batcher.aligned(step, alignment.first_frames(share), self._now)
+            case Decode(rows=rows):
+                return self._batcher.decoded(step, self.engine.decode(rows), self._now)
 
     def _deliver_until(self, now: float) -> None:
         while self._due and self._due[0][0] <= now:

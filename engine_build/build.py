@@ -5,6 +5,7 @@ precision (needs torch), and the export is made into an engine for one target (n
 """
 
 import argparse
+import contextlib
 import datetime
 import importlib
 import importlib.metadata
@@ -12,7 +13,7 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -23,6 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from engine_build import checkpoint
+from engine_build.alignment_heads import alignment_heads
 from engine_build.checkpoint import DEFAULT_MODEL, Checkpoint, CheckpointError
 from engine_build.request import BuildError, Request, Stages
 from runtime import engines, manifest, tensorrt_package, tokenizer
@@ -34,7 +36,8 @@ TARGET_MODULES = {target: f"engine_build.{target}_target" for target in engines.
 EXPORTERS = {EXPORT: "engine_build.export", TORCH: "engine_build.torch_target"}
 ANY_BATCH = 1024  # an export has no batch size of its own
 MAX_SECONDS = 29.0  # the decoder's 194 positions, at 6.5 tokens a second, end shortly behind this
-EXPORTER_SOURCES = ("checkpoint", "export", "model", "ort_weights", "torch_target", "verification")  # decide what an export is
+# They decide what an export is.
+EXPORTER_SOURCES = ("alignment_heads", "checkpoint", "export", "model", "ort_weights", "torch_target", "verification")
 EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
@@ -135,16 +138,13 @@ def provide_export(request: Request, form: str, precision: str, stages: Stages) 
     directory = request.out / manifest.directory_name(request.model, form, precision)
     stages.begin(f"load the weights of {request.model}")
     try:
-        weights = checkpoint.load(request.model, say=stages.say)
-    except (CheckpointError, ModuleNotFoundError) as exc:
+        with needed_packages():
+            weights = checkpoint.load(request.model, say=stages.say)
+    except (CheckpointError, BuildError):
         if is_current(directory, request, form, precision, lambda built: built.builder_sha256 == exporter_sha256()):
             stages.say(f"the weights cannot be had here; using the export in {directory}")
             return directory
-        raise (
-            exc
-            if isinstance(exc, CheckpointError)
-            else BuildError(f"exporting the model needs {exc.name}: bash scripts/install.sh")
-        ) from exc
+        raise
 
     def is_wanted(built: Manifest) -> bool:
         return (built.weights_sha256, built.builder_sha256) == (weights.sha256, exporter_sha256())
@@ -154,15 +154,22 @@ def provide_export(request: Request, form: str, precision: str, stages: Stages) 
 
     def write(unfinished: Path) -> None:
         stages.begin("import torch")
-        try:
+        with needed_packages():
             exporter = importlib.import_module(EXPORTERS[form])
-        except ModuleNotFoundError as exc:
-            raise BuildError(f"exporting the model needs {exc.name}: bash scripts/install.sh") from exc
         exporter.export(weights, precision, unfinished, MAX_SECONDS, stages)
         tokenizer.save(weights.pieces, unfinished)
         finish(unfinished, describe(weights, form, precision), stages)
 
     return replace_directory(directory, write)
+
+
+@contextlib.contextmanager
+def needed_packages() -> Iterator[None]:
+    """Raises BuildError for a package that is not there."""
+    try:
+        yield
+    except ModuleNotFoundError as exc:
+        raise BuildError(f"exporting the model needs {exc.name}: bash scripts/install.sh") from exc
 
 
 def is_current(directory: Path, request: Request, target: str, precision: str, is_wanted: Callable[[Manifest], bool]) -> bool:
@@ -224,6 +231,7 @@ def describe(weights: Checkpoint, form: str, precision: str) -> Manifest:
         head_dim=config.head_dim,
         encoder_layers=config.encoder_layers,
         decoder_layers=config.decoder_layers,
+        aligner_layers=alignment_heads(config).layers,
         vocabulary=config.vocabulary,
         max_positions=config.max_positions,
         start_token=config.start_token,

@@ -1,4 +1,4 @@
-"""The model as ONNX: one file for the encoder, one for the decoder block, in one precision."""
+"""The model as ONNX: one file each for encoder, decoder block and aligner, in one precision."""
 
 import contextlib
 import io
@@ -13,10 +13,10 @@ from torch.export import Dim
 
 from engine_build import verification
 from engine_build.checkpoint import Checkpoint, CheckpointError, ModelConfig
-from engine_build.model import Decoder, Encoder, build_modules
+from engine_build.model import Aligner, Decoder, Encoder, build_modules
 from engine_build.request import BuildError, Stages
 from runtime.audio import SAMPLE_RATE, count_frames
-from runtime.manifest import DECODER_FILE, ENCODER_FILE
+from runtime.manifest import ALIGNER_FILE, DECODER_FILE, ENCODER_FILE
 
 OPSET = 20  # LayerNormalization (17) and Gelu (20) as single operators
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -26,20 +26,22 @@ LARGEST_DIFFERENCES = {"fp32": 1e-3, "fp16": 0.1}
 
 
 def export(weights: Checkpoint, precision: str, directory: Path, max_seconds: float, stages: Stages) -> None:
-    """Write encoder.onnx and decoder.onnx in `precision` and hold them against PyTorch.
+    """Write encoder.onnx, decoder.onnx and aligner.onnx in `precision` and hold them against PyTorch.
 
     Raises CheckpointError for weights that do not fit their configuration, BuildError for an export that differs.
     """
-    encoder, decoder = modules(weights, "fp32", max_seconds)
-    in_precision = (encoder, decoder) if precision == "fp32" else modules(weights, precision, max_seconds)
+    reference = modules(weights, "fp32", max_seconds)
+    encoder, decoder, aligner = reference if precision == "fp32" else modules(weights, precision, max_seconds)
     stages.begin(f"export the encoder in {precision}")
-    export_encoder(in_precision[0], directory / ENCODER_FILE)
+    export_encoder(encoder, directory / ENCODER_FILE)
     stages.begin(f"export the decoder in {precision}")
-    export_decoder(in_precision[1], weights.config, directory / DECODER_FILE)
+    export_decoder(decoder, weights.config, directory / DECODER_FILE)
+    stages.begin(f"export the aligner in {precision}")
+    export_aligner(aligner, weights.config, directory / ALIGNER_FILE)
     if precision in LARGEST_DIFFERENCES:
         stages.begin("check the export against PyTorch")
         difference = verification.largest_difference(
-            encoder, decoder, directory / ENCODER_FILE, directory / DECODER_FILE, decoder_input_names(weights.config)
+            *reference, directory, decoder_input_names(weights.config), aligner_input_names(aligner)
         )
         if difference > LARGEST_DIFFERENCES[precision]:
             raise BuildError(
@@ -47,14 +49,14 @@ def export(weights: Checkpoint, precision: str, directory: Path, max_seconds: fl
             )
 
 
-def modules(weights: Checkpoint, precision: str, max_seconds: float) -> tuple[Encoder, Decoder]:
+def modules(weights: Checkpoint, precision: str, max_seconds: float) -> tuple[Encoder, Decoder, Aligner]:
     """The PyTorch modules with the weights in `precision`."""
     max_frames = count_frames(int(max_seconds * SAMPLE_RATE))
     try:
-        encoder, decoder = build_modules(weights.config, weights.tensors, max_frames)
+        built = build_modules(weights.config, weights.tensors, max_frames)
     except (KeyError, RuntimeError) as exc:
         raise CheckpointError(f"the weights of {weights.model} do not fit its configuration: {exc}") from exc
-    return encoder.to(DTYPES[precision]), decoder.to(DTYPES[precision])
+    return tuple(module.to(DTYPES[precision]) for module in built)
 
 
 def encoder_input_names() -> list[str]:
@@ -76,12 +78,25 @@ def decoder_output_names() -> list[str]:
     return ["next_tokens", "log_probs", "new_kv"]
 
 
+def aligner_input_names(aligner: Aligner) -> list[str]:
+    caches = [f"{cache}.{layer}" for layer in range(len(aligner.layers)) for cache in ("cross_key", "cross_value")]
+    return ["tokens", "frames", *caches[:-1]]  # what the last layer heard is all that is asked of it
+
+
+def aligner_output_names() -> list[str]:
+    return ["share"]
+
+
 def export_encoder(encoder: nn.Module, path: Path) -> None:
     to_onnx(encoder, *encoder_example(), path, encoder_input_names(), encoder_output_names())
 
 
 def export_decoder(decoder: Decoder, config: ModelConfig, path: Path) -> None:
     to_onnx(decoder, *decoder_example(decoder, config), path, decoder_input_names(config), decoder_output_names())
+
+
+def export_aligner(aligner: Aligner, config: ModelConfig, path: Path) -> None:
+    to_onnx(aligner, *aligner_example(aligner, config), path, aligner_input_names(aligner), aligner_output_names())
 
 
 def encoder_example(min_samples: int = 1024, max_samples: int | None = None) -> tuple[tuple, tuple]:
@@ -113,6 +128,15 @@ def decoder_example(decoder: Decoder, config: ModelConfig) -> tuple[tuple, tuple
     )  # fmt: skip
     per_row = {0: batch}
     return example, ({0: batch, 1: new}, per_row, per_row, per_row, tuple(axes * config.decoder_layers))
+
+
+def aligner_example(aligner: Aligner, config: ModelConfig) -> tuple[tuple, tuple]:
+    """Inputs to trace the aligner with, and which of their dimensions may change."""
+    batch, new, frames = Dim("batch", max=4096), Dim("new", max=config.max_positions), Dim("frames", max=65_536)
+    dtype, count = aligner.embed_tokens.weight.dtype, 2 * len(aligner.layers) - 1
+    caches = [torch.zeros(2, config.heads, 41, config.head_dim, dtype=dtype) for _ in range(count)]
+    example = (torch.ones(2, 3, dtype=torch.int64), torch.tensor([41, 20]), *caches)
+    return example, ({0: batch, 1: new}, {0: batch}, tuple({0: batch, 2: frames} for _ in caches))
 
 
 def to_onnx(module: nn.Module, example: tuple, dynamic_shapes: tuple, path: Path, inputs: list[str], outputs: list[str]) -> None:

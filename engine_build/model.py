@@ -4,6 +4,7 @@ What differs from transformers' `modeling_moonshine.py`, which it equals otherwi
 - every row has a length; the first GroupNorm and all attention see valid frames only, so that a batch equals its rows;
 - the encoder ends in the cross-attention keys and values of every decoder layer (one projection for all of them);
 - the decoder takes its caches as inputs and returns argmax tokens, their log-probabilities and the new keys and values;
+- the aligner, its first layers once more, says where in the audio a finished row's tokens were heard;
 - the rotated dimensions of each head are reordered at load, so that rotation works on halves instead of pairs.
 
 In half precision (`.half()`, `.bfloat16()`) weights, matrix products and caches are half; the statistics of norms, softmax and
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from engine_build.alignment_heads import alignment_heads
 from engine_build.checkpoint import ModelConfig
 
 MASKED = -3.0e4  # added to a masked score; finite, so that a row without frames stays finite too, and within float16
@@ -177,21 +179,35 @@ class DecoderLayer(nn.Module):
     def forward(self, x: Tensor, rotary: Rotary, table: Tensor, self_mask: Tensor, cross_mask: Tensor,
                 past_key: Tensor, past_value: Tensor, cross_key: Tensor, cross_value: Tensor):  # fmt: skip
         """Returns x and the new keys and values, stacked (2, batch, heads, new, head_dim)."""
-        batch, new, dim = x.shape
         query, key, value = self.self_attn(self.input_layernorm(x), rotary, table)
         # Scores against the cache and against the new tokens are joined, not the keys: the cache is never copied.
         scores = torch.cat((query @ past_key.transpose(2, 3), query @ key.transpose(2, 3)), dim=-1) + self_mask
-        past, present = attention_probabilities(scores, query.dtype).split((past_key.shape[2], new), dim=-1)
-        context = past @ past_value + present @ value
-        x = x + self.o_proj(context.transpose(1, 2).flatten(2))
+        past, present = attention_probabilities(scores, query.dtype).split((past_key.shape[2], x.shape[1]), dim=-1)
+        x = self.add_context(x, past @ past_value + present @ value)
+        x = self.add_heard(x, self.hear(x, cross_key, cross_mask), cross_value)
+        return x, torch.stack((key, value))
 
+    def attend_within(self, x: Tensor, rotary: Rotary, table: Tensor, causal_mask: Tensor) -> Tensor:
+        """Self-attention of a block that nothing precedes. Returns x."""
+        query, key, value = self.self_attn(self.input_layernorm(x), rotary, table)
+        scores = query @ key.transpose(2, 3) + causal_mask
+        return self.add_context(x, attention_probabilities(scores, query.dtype) @ value)
+
+    def add_context(self, x: Tensor, context: Tensor) -> Tensor:
+        return x + self.o_proj(context.transpose(1, 2).flatten(2))
+
+    def hear(self, x: Tensor, cross_key: Tensor, cross_mask: Tensor) -> Tensor:
+        """How much of its attention each position gives each frame of the audio: (batch, heads, new, frames)."""
+        batch, new, _ = x.shape
         query = self.cross_q_proj(self.post_attention_layernorm(x)).view(batch, new, self.heads, self.head_dim)
         scores = query.transpose(1, 2) @ cross_key.transpose(2, 3) + cross_mask
-        context = attention_probabilities(scores, query.dtype) @ cross_value
-        x = x + self.cross_o_proj(context.transpose(1, 2).flatten(2))
+        return attention_probabilities(scores, query.dtype)
 
+    def add_heard(self, x: Tensor, heard: Tensor, cross_value: Tensor) -> Tensor:
+        """What follows from it for the position, and the layer's last part."""
+        x = x + self.cross_o_proj((heard @ cross_value).transpose(1, 2).flatten(2))
         inner, gate = self.fc1(self.final_layernorm(x)).chunk(2, dim=-1)
-        return x + self.fc2(nn.functional.silu(gate) * inner), torch.stack((key, value))
+        return x + self.fc2(nn.functional.silu(gate) * inner)
 
 
 class Decoder(nn.Module):
@@ -251,15 +267,60 @@ class Decoder(nn.Module):
         return (x @ weight.T).float()
 
 
-def build_modules(config: ModelConfig, tensors: dict[str, np.ndarray], max_frames: int) -> tuple[Encoder, Decoder]:
-    """Encoder and decoder in float32 with the checkpoint's weights (transformers' names).
+class Aligner(nn.Module):
+    """Where in the audio each token of a finished row was heard: the cross-attention of the decoder's heads that follow speech.
+
+    It is the beginning of the decoder, run over all tokens of a row at once, and ends with the last layer that has such a head.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.heads = alignment_heads(config)
+        self.embed_tokens = nn.Embedding(config.vocabulary, config.dim)
+        self.rotary = Rotary(config, config.max_positions)
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(self.heads.layers))
+
+    def forward(self, tokens: Tensor, frames: Tensor, *caches: Tensor):
+        """One pass.
+
+        tokens: int64 (batch, new), the start token and the row's; a shorter row is filled up with anything.
+        frames: int64 (batch,), valid frames of the row's audio.
+        caches: cross_key, cross_value (batch, heads, frames, head_dim) of each layer; of the last one the key only.
+        Returns float32 (batch, new, frames): the share of each token's attention that each frame had; the start token's says
+        nothing.
+        """
+        new = tokens.shape[1]
+        x = residual(self.embed_tokens(tokens))
+        offsets = torch.arange(new, device=x.device)
+        table = self.rotary.table[offsets]
+        causal_mask = torch.where(offsets[None, :] <= offsets[:, None], 0.0, MASKED).to(x.dtype)
+        valid = torch.arange(caches[0].shape[2], device=x.device) < frames[:, None]
+        cross_mask = torch.where(valid, 0.0, MASKED).to(x.dtype)[:, None, None, :]
+        shares = []
+        for index, layer in enumerate(self.layers):
+            x = layer.attend_within(x, self.rotary, table, causal_mask)
+            heard = layer.hear(x, caches[2 * index], cross_mask)
+            shares += [heard[:, head].float() for head in self.heads.of(index)]
+            if index + 1 < len(self.layers):
+                x = layer.add_heard(x, heard, caches[2 * index + 1])
+        share = torch.stack(shares).mean(dim=0)
+        if self.heads.predict:  # they look for the token they are about to name: one position before it
+            share = torch.cat((share[:, :1], share[:, :-1]), dim=1)
+        return share
+
+
+def build_modules(config: ModelConfig, tensors: dict[str, np.ndarray], max_frames: int) -> tuple[Encoder, Decoder, Aligner]:
+    """Encoder, decoder and aligner in float32 with the checkpoint's weights (transformers' names).
 
     Raises KeyError for a weight that is missing and RuntimeError for one of another shape.
     """
-    encoder, decoder = Encoder(config, max_frames).eval(), Decoder(config).eval()
+    encoder, decoder, aligner = Encoder(config, max_frames).eval(), Decoder(config).eval(), Aligner(config).eval()
     encoder.load_state_dict(encoder_state(config, tensors))
-    decoder.load_state_dict(decoder_state(config, tensors))
-    return encoder.requires_grad_(False), decoder.requires_grad_(False)
+    of_decoder = decoder_state(config, tensors)
+    decoder.load_state_dict(of_decoder)
+    aligner.load_state_dict({name: of_decoder[name] for name in aligner.state_dict()})
+    return encoder.requires_grad_(False), decoder.requires_grad_(False), aligner.requires_grad_(False)
 
 
 def encoder_state(config: ModelConfig, tensors: dict[str, np.ndarray]) -> dict[str, Tensor]:

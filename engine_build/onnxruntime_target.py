@@ -7,7 +7,7 @@ from pathlib import Path
 
 from engine_build import quantisation
 from engine_build.request import Request, Stages
-from runtime.manifest import DECODER_FILE, ENCODER_FILE, Manifest
+from runtime.manifest import ALIGNER_FILE, DECODER_FILE, ENCODER_FILE, Manifest
 
 PRECISIONS = {"fp32": "fp32", "int8": "int8", "fp16": "fp32", "bf16": "fp32"}  # asked for: built
 EXPORTS = {"fp32": "fp32", "int8": "fp32"}  # built: the export it is made from
@@ -17,6 +17,7 @@ PACKAGES = ("onnxruntime",)
 def write(request: Request, exported: Path, built: Manifest, directory: Path, stages: Stages) -> Manifest:
     """Write the engine's files; the encoder stays float32 in int8 too (its int8 forms couple rows or gain nothing)."""
     link(exported / ENCODER_FILE, directory / ENCODER_FILE)
+    link(exported / ALIGNER_FILE, directory / ALIGNER_FILE)
     if request.precision == "int8":
         stages.begin("quantise the decoder")
         quantisation.quantise_products(exported / DECODER_FILE, directory / DECODER_FILE)

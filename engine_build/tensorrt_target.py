@@ -1,7 +1,8 @@
-"""For TensorRT: the exported ONNX compiled into a plan for the encoder and one for the decoder.
+"""For TensorRT: the exported ONNX compiled into a plan each for encoder, decoder and aligner.
 
 Networks are strongly typed: precision is in the ONNX. Every profile is one shape, the one that will be captured as a CUDA
-graph; only the number of audio frames that the decoder attends to is left open, for the engine decides it when it opens.
+graph; only the number of audio frames that is attended to is left open, for the engine decides it when it opens. The aligner has
+one profile, of a single row: it runs seldom, for one stream at a time.
 """
 
 from pathlib import Path
@@ -12,7 +13,16 @@ from engine_build import quantisation
 from engine_build.request import BuildError, Request, Stages
 from runtime import gpu, tensorrt_package
 from runtime.audio import SAMPLE_RATE
-from runtime.manifest import DECODER_FILE, DECODER_PLAN, ENCODER_FILE, ENCODER_PLAN, Manifest, Plans
+from runtime.manifest import (
+    ALIGNER_FILE,
+    ALIGNER_PLAN,
+    DECODER_FILE,
+    DECODER_PLAN,
+    ENCODER_FILE,
+    ENCODER_PLAN,
+    Manifest,
+    Plans,
+)
 from runtime.shapes import Shape, padded_frames, shapes_up_to
 from runtime.tensorrt_package import TensorRt
 
@@ -28,7 +38,7 @@ Range = tuple[Dims, Dims, Dims]  # smallest, best, largest
 
 
 def write(request: Request, exported: Path, built: Manifest, directory: Path, stages: Stages) -> Manifest:
-    """Compile both plans. Raises BuildError without a TensorRT, and naming the node that it refuses."""
+    """Compile the plans. Raises BuildError without a TensorRT, and naming the node that it refuses."""
     package = tensorrt_package.find(request.flavour)
     if package is None:
         raise BuildError(
@@ -49,6 +59,9 @@ def write(request: Request, exported: Path, built: Manifest, directory: Path, st
         ranges = [input_ranges(shape, built, positions) for shape in own]
         data = compile_plan(package, sources[source], ranges, stages)
         (directory / plan).write_bytes(data)
+    stages.begin("compile the aligner")
+    ranges = aligner_ranges(built)
+    (directory / ALIGNER_PLAN).write_bytes(compile_plan(package, exported / ALIGNER_FILE, [ranges], stages))
     for source in sources.values():
         if source.parent == directory:
             source.unlink()
@@ -78,14 +91,24 @@ def input_ranges(shape: Shape, built: Manifest, positions: int) -> dict[str, Ran
     per_row = ((batch,),) * 3
     if shape.component == "encoder":
         return {"audio": ((batch, shape.length),) * 3, "lengths": per_row}
-    past = ((batch, built.heads, positions, built.head_dim),) * 3
-    frames = (1, padded_frames(int(OPTIMAL_SECONDS * SAMPLE_RATE)), padded_frames(built.max_samples))
-    cross = tuple((batch, built.heads, count, built.head_dim) for count in frames)
+    past, cross = ((batch, built.heads, positions, built.head_dim),) * 3, cross_range(built, batch)
     ranges = {"tokens": ((batch, shape.length),) * 3, "past_lengths": per_row, "frames": per_row, "end_bias": per_row}
     for layer in range(built.decoder_layers):
         ranges |= {f"past_key.{layer}": past, f"past_value.{layer}": past}
         ranges |= {f"cross_key.{layer}": cross, f"cross_value.{layer}": cross}
     return ranges
+
+
+def aligner_ranges(built: Manifest) -> dict[str, Range]:
+    """One row with as many tokens as a row may have."""
+    ranges = {"tokens": ((1, built.max_positions),) * 3, "frames": ((1,),) * 3}
+    caches = [f"{cache}.{layer}" for layer in range(built.aligner_layers) for cache in ("cross_key", "cross_value")]
+    return ranges | dict.fromkeys(caches[:-1], cross_range(built, batch=1))
+
+
+def cross_range(built: Manifest, batch: int) -> Range:
+    frames = (1, padded_frames(int(OPTIMAL_SECONDS * SAMPLE_RATE)), padded_frames(built.max_samples))
+    return tuple((batch, built.heads, count, built.head_dim) for count in frames)
 
 
 def compile_plan(package: TensorRt, path: Path, profiles: list[dict[str, Range]], stages: Stages) -> bytes:

@@ -9,19 +9,21 @@ from engine_build import export as onnx_export
 from engine_build.checkpoint import Checkpoint
 from engine_build.request import Stages
 from runtime.audio import SAMPLE_RATE
-from runtime.manifest import DECODER_PROGRAM, ENCODER_PROGRAM
+from runtime.manifest import ALIGNER_PROGRAM, DECODER_PROGRAM, ENCODER_PROGRAM
 
 PRECISIONS = {"fp32": "fp32", "fp16": "fp16", "bf16": "bf16"}
 MIN_SAMPLES = 1279  # two frames: the tracer takes one for a constant; the engine's shortest shape is far longer
 
 
 def export(weights: Checkpoint, precision: str, directory: Path, max_seconds: float, stages: Stages) -> None:
-    """Write encoder.pt2 and decoder.pt2 in `precision`. Raises CheckpointError."""
-    encoder, decoder = onnx_export.modules(weights, precision, max_seconds)
+    """Write encoder.pt2, decoder.pt2 and aligner.pt2 in `precision`. Raises CheckpointError."""
+    encoder, decoder, aligner = onnx_export.modules(weights, precision, max_seconds)
     stages.begin(f"export the encoder in {precision}")
     save_program(encoder, *onnx_export.encoder_example(MIN_SAMPLES, int(max_seconds * SAMPLE_RATE)), directory / ENCODER_PROGRAM)
     stages.begin(f"export the decoder in {precision}")
     save_program(decoder, *onnx_export.decoder_example(decoder, weights.config), directory / DECODER_PROGRAM)
+    stages.begin(f"export the aligner in {precision}")
+    save_program(aligner, *onnx_export.aligner_example(aligner, weights.config), directory / ALIGNER_PROGRAM)
 
 
 def save_program(module: nn.Module, example: tuple, dynamic_shapes: tuple, path: Path) -> None:

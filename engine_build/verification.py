@@ -6,14 +6,15 @@ import numpy as np
 import onnxruntime
 import torch
 
-from engine_build.model import Decoder, Encoder
+from engine_build.model import Aligner, Decoder, Encoder
+from runtime.manifest import ALIGNER_FILE, DECODER_FILE, ENCODER_FILE
 
 SAMPLES = (40_000, 24_000)  # two rows of different length: the padding must not show
 PAST_POSITIONS, NEW_TOKENS = 7, 4
 
 
 def largest_difference(
-    encoder: Encoder, decoder: Decoder, encoder_path: Path, decoder_path: Path, decoder_inputs: list[str]
+    encoder: Encoder, decoder: Decoder, aligner: Aligner, directory: Path, decoder_inputs: list[str], aligner_inputs: list[str]
 ) -> float:
     """Of all outputs over a padded batch of two noisy tones; infinite where the chosen tokens differ."""
     generator = torch.Generator().manual_seed(0)
@@ -31,12 +32,16 @@ def largest_difference(
         tokens = torch.randint(3, min(1000, decoder.config.vocabulary), (len(SAMPLES), NEW_TOKENS), generator=generator)
         inputs = (tokens, torch.tensor([PAST_POSITIONS, 0]), frames, torch.tensor([0.0, 6.0]), *caches)
         expected = decoder(*inputs)
-    encoded = run(encoder_path, {"audio": audio, "lengths": lengths})
-    decoded = run(decoder_path, dict(zip(decoder_inputs, inputs, strict=True)))
+        heard = [cache for layer in range(len(aligner.layers)) for cache in caches[4 * layer + 2 : 4 * layer + 4]][:-1]
+        share = aligner(tokens, frames, *heard)
+    encoded = run(directory / ENCODER_FILE, {"audio": audio, "lengths": lengths})
+    decoded = run(directory / DECODER_FILE, dict(zip(decoder_inputs, inputs, strict=True)))
+    aligned = run(directory / ALIGNER_FILE, dict(zip(aligner_inputs, (tokens, frames, *heard), strict=True)))
     if not np.array_equal(decoded[0], expected[0].numpy()):
         return float("inf")
     valid = int(frames.min())
-    pairs = ((encoded[0][..., :valid, :], cross_kv[..., :valid, :]), (decoded[1], expected[1]), (decoded[2], expected[2]))
+    pairs = ((encoded[0][..., :valid, :], cross_kv[..., :valid, :]), (decoded[1], expected[1]), (decoded[2], expected[2]),
+             (aligned[0], share))  # fmt: skip
     return max(float(np.abs(ours - theirs.numpy()).max()) for ours, theirs in pairs)
 
 

@@ -5,6 +5,7 @@ finished comes back as results, one for every request that was submitted. It may
 then it plans what can be planned unseen, so that the device need not wait for the host.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -46,7 +47,18 @@ class Decode:
     rows: tuple[Row, ...]
 
 
-Step = Encode | Decode
+@dataclass(frozen=True)
+class Align:
+    """Find out where the tokens of this job's result were heard."""
+
+    job: Job
+
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        return (self.job,)
+
+
+Step = Encode | Decode | Align
 
 
 class Batcher:
@@ -62,6 +74,7 @@ class Batcher:
         self._slots = Slots(limits.max_batch)
         self._waiting: dict[Priority, dict[int, Job]] = {priority: {} for priority in Priority}  # in order of submission
         self._in_flight: dict[int, Job] = {}  # by request id
+        self._to_align: dict[int, Job] = {}  # decoded, but asked for more; they keep their slots
         self._streams: set[str] = set()
         self._freed: list[int] = []
         self._encodes_in_a_row = 0
@@ -72,7 +85,7 @@ class Batcher:
 
     @property
     def in_flight(self) -> int:
-        return len(self._in_flight)
+        return len(self._in_flight) + len(self._to_align)
 
     def take_freed(self) -> list[int]:
         """Slots given back since the last call."""
@@ -101,6 +114,8 @@ class Batcher:
 
     def plan(self, now: float) -> Step | None:
         """What to do next; None when there is nothing, or nothing worth starting before seconds_to_deadline()."""
+        if self._to_align:
+            return Align(next(iter(self._to_align.values())))
         waiting = self._slots.available and self.waiting
         if waiting and not self._in_flight and not self._company_is_complete(now):
             return None
@@ -123,7 +138,7 @@ class Batcher:
 
     def seconds_to_deadline(self, now: float) -> float | None:
         """How long plan() may be left alone if nothing new arrives; None for as long as it takes."""
-        if self._in_flight:
+        if self._in_flight or self._to_align:
             return 0.0
         if not self.waiting:
             return None
@@ -167,14 +182,23 @@ class Batcher:
         """
         results = []
         for job, row, prediction in zip(step.jobs, step.rows, predictions, strict=True):
-            if not self._is_open(job):
+            if self._in_flight.get(job.request.request_id) is not job:
                 continue
             job.unanswered -= 1
             job.decoding.accept(row.tokens, prediction.tokens.tolist(), prediction.log_probs.tolist())
-            if job.decoding.done:
+            if job.decoding.done and job.request.align and job.decoding.tokens:
+                self._to_align[job.request.request_id] = self._in_flight.pop(job.request.request_id)
+            elif job.decoding.done:
                 self._retire(job)
                 results.append(result_of(job, now))
         return results
+
+    def aligned(self, step: Align, first_frames: Sequence[int], now: float) -> list[Result]:
+        """Take where the tokens were heard; returns the job's result."""
+        if not self._is_open(step.job):
+            return []
+        self._retire(step.job)
+        return [dataclasses.replace(result_of(step.job, now), first_frames=tuple(first_frames))]
 
     def fail(self, jobs: Iterable[Job], error: EngineError, now: float) -> list[Result]:
         """Answer these jobs with the error and free what they held."""
@@ -187,22 +211,27 @@ class Batcher:
         return self.fail(self._jobs(), error, now)
 
     def _is_open(self, job: Job) -> bool:
-        queue = self._waiting[job.request.priority] if job.slot is None else self._in_flight
-        return queue.get(job.request.request_id) is job
+        return self._queue_of(job).get(job.request.request_id) is job
+
+    def _queue_of(self, job: Job) -> dict[int, Job]:
+        """The one it is in, if it is in any."""
+        if job.slot is None:
+            return self._waiting[job.request.priority]
+        return self._to_align if job.request.request_id in self._to_align else self._in_flight
 
     def _withdraw(self, leaves: Callable[[Job], bool], why: str) -> list[Result]:
         return self.fail(filter(leaves, self._jobs()), RequestCancelled(why), now=0.0)
 
     def _jobs(self) -> Iterator[Job]:
-        return itertools.chain(self._in_flight.values(), *(jobs.values() for jobs in self._waiting.values()))
+        return itertools.chain(
+            self._in_flight.values(), self._to_align.values(), *(jobs.values() for jobs in self._waiting.values())
+        )
 
     def _retire(self, job: Job) -> None:
-        if job.slot is None:
-            del self._waiting[job.request.priority][job.request.request_id]
-            return
-        del self._in_flight[job.request.request_id]
-        self._slots.free(job.slot)
-        self._freed.append(job.slot)
+        del self._queue_of(job)[job.request.request_id]
+        if job.slot is not None:
+            self._slots.free(job.slot)
+            self._freed.append(job.slot)
 
 
 def can_be_fed(job: Job) -> bool:

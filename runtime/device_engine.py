@@ -10,9 +10,9 @@ from typing import Protocol
 
 import numpy as np
 
-from runtime.audio import DITHER_PERIOD_SAMPLES, MIN_SAMPLES, SAMPLE_RATE, Clip
+from runtime.audio import DITHER_PERIOD_SAMPLES, MIN_SAMPLES, SAMPLE_RATE, Clip, count_frames
 from runtime.cuda_graphs import CapturedShapes
-from runtime.engine import Engine, Limits, Pending, Prediction, Row, check_clip, check_row
+from runtime.engine import Engine, Limits, Pending, Prediction, Row, check_alignment, check_clip, check_row
 from runtime.manifest import Manifest
 from runtime.shapes import Shape, cheapest_groups, smallest
 from runtime.staging import Done, Event, Ring, answer_layout, request_layout
@@ -40,6 +40,10 @@ class Device(Protocol):
 
     def decode(self, shape: Shape, request: np.ndarray, answer: np.ndarray) -> Event:
         """Copy the request in, run, copy the answer out (staging.answer_layout); the event is past once it is there."""
+
+    def align(self, slot: int, frames: int, tokens: np.ndarray) -> np.ndarray:
+        """frames: of the slot's clip; tokens: int64 (new,), the start token and a row's. Waits for the answer: float32
+        (new, frames of the cache), how each token's attention was shared out."""
 
     def close(self) -> None:
         """Release the device's memory."""
@@ -101,7 +105,7 @@ class DeviceEngine(Engine):
             start_token=manifest.start_token,
             end_token=manifest.end_token,
         )
-        self._holds_audio = [False] * max_batch
+        self._frames = [0] * max_batch  # of each slot's clip; 0 where the slot is free
         self._last: Event = Done()  # of everything asked for
         largest_encoder = request_layout(Shape("encoder", self._batches[-1], self._samples[-1])).bytes
         largest = Shape("decoder", self._batches[-1], self._new[-1])
@@ -146,13 +150,13 @@ class DeviceEngine(Engine):
             request["slots"][index] = slot
             request["pcm"][index, :count] = clip.samples
             request["pcm"][index, count:MIN_SAMPLES] = 0
-            self._holds_audio[slot] = True
+            self._frames[slot] = count_frames(int(request["lengths"][index]))
         place.event = self._last = self._device.encode(shape, place.memory[: layout.bytes])
         self.bytes_in += layout.bytes
 
     def launch(self, rows: Sequence[Row]) -> Pending:
         for row in rows:
-            check_row(self.limits, row, holds_audio=0 <= row.slot < self.limits.max_batch and self._holds_audio[row.slot])
+            check_row(self.limits, row, self._holds_audio(row.slot))
         launch = Launch(rows)
         for group in self._group(rows):
             longest = max(len(rows[index].tokens) for index in group)
@@ -200,11 +204,21 @@ class DeviceEngine(Engine):
         launch.passes.append(Pass(place.event, fed, answer_size.views(answer)))
         place.give_up = launch.passes[-1].read
 
+    def align(self, slot: int, tokens: Sequence[int]) -> np.ndarray:
+        check_alignment(self.limits, slot, tokens, self._holds_audio(slot))
+        frames = self._frames[slot]
+        share = self._device.align(slot, frames, np.array([self.limits.start_token, *tokens]))
+        self.bytes_out += share.nbytes
+        return share[1:, :frames]
+
+    def _holds_audio(self, slot: int) -> bool:
+        return 0 <= slot < len(self._frames) and self._frames[slot] > 0
+
     def wait(self) -> None:
         self._last.sync()
 
     def free(self, slot: int) -> None:
-        self._holds_audio[slot] = False
+        self._frames[slot] = 0
 
     def close(self) -> None:
         self._device.close()

@@ -108,6 +108,14 @@ class Engine(Protocol):
         """launch(), and wait."""
         return self.launch(rows).result()
 
+    def align(self, slot: int, tokens: Sequence[int]) -> np.ndarray:
+        """Where in the slot's audio each token of its finished row was heard, by the decoder's own cross-attention.
+
+        tokens: without start and end token, at least one. Returns float32 (tokens, frames): the share of each token's attention
+        that each frame of the slot's clip had (audio.SAMPLES_PER_FRAME samples). Waits for the answer.
+        Raises ValueError for tokens outside the limits or a slot that was never encoded.
+        """
+
     def wait(self) -> None:
         """Return when everything asked for is done."""
 
@@ -124,6 +132,11 @@ def check_clip(limits: Limits, slot: int, clip: Clip) -> None:
         raise ValueError(f"slot {slot} is outside 0..{limits.max_batch - 1}")
     if len(clip.samples) > limits.max_samples:
         raise ValueError(f"a clip has {len(clip.samples)} samples; the engine holds {limits.max_samples}")
+
+
+def check_alignment(limits: Limits, slot: int, tokens: Sequence[int], holds_audio: bool) -> None:
+    """Raises ValueError for tokens that cannot be aligned."""
+    check_row(limits, Row(slot, tuple(tokens), past_length=1), holds_audio)
 
 
 def check_row(limits: Limits, row: Row, holds_audio: bool) -> None:

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from runtime.batcher import Batcher, Decode, Encode, Step
+from runtime import alignment
+from runtime.batcher import Align, Batcher, Decode, Encode, Step
 from runtime.engine import Engine, Pending
 from runtime.exceptions import EngineError, EngineFailed, EngineStopped
 from runtime.observer import Observer
@@ -169,16 +170,24 @@ class EngineLoop:
     def _do(self, step: Step) -> None:
         """Give the engine one more step; a decode is answered while the next one is on its way."""
         began = self._clock()
-        if isinstance(step, Encode):
-            with self._fails(step, began):
-                self._engine.encode([job.slot for job in step.jobs], [job.request.clip for job in step.jobs])
-            self._observer.step(step, self._clock() - began, self._batcher)
-            return
-        previous, self._unanswered = self._unanswered, None
-        with self._fails(step, began):
-            self._unanswered = Unanswered(step, self._engine.launch(step.rows), began)
-        if previous:
-            self._finish(previous)
+        match step:
+            case Encode(jobs):
+                with self._fails(step, began):
+                    self._engine.encode([job.slot for job in jobs], [job.request.clip for job in jobs])
+                self._observer.step(step, self._clock() - began, self._batcher)
+            case Align(job):
+                results = []
+                with self._fails(step, began):
+                    share = self._engine.align(job.slot, job.decoding.tokens)
+                    results = self._batcher.aligned(step, alignment.first_frames(share), self._clock())
+                self._observer.step(step, self._clock() - began, self._batcher)
+                self._publish(results)
+            case Decode(rows=rows):
+                previous, self._unanswered = self._unanswered, None
+                with self._fails(step, began):
+                    self._unanswered = Unanswered(step, self._engine.launch(rows), began)
+                if previous:
+                    self._finish(previous)
 
     def _finish(self, unanswered: Unanswered) -> None:
         """Wait for the answer of a decode and publish what is complete with it."""

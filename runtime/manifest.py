@@ -11,7 +11,7 @@ from runtime.exceptions import EngineDirectoryError
 from runtime.shapes import Shape
 
 FILE_NAME = "manifest.json"
-FORMAT = 2  # raised when engines built before can no longer be read
+FORMAT = 3  # raised when engines built before can no longer be read
 
 EXPORT = "onnx"  # the target of an export: what engines are made from
 ONNXRUNTIME = "onnxruntime"
@@ -19,10 +19,13 @@ TENSORRT = "tensorrt"
 TORCH = "torch"
 ENCODER_FILE = "encoder.onnx"
 DECODER_FILE = "decoder.onnx"
+ALIGNER_FILE = "aligner.onnx"
 ENCODER_PLAN = "encoder.plan"
 DECODER_PLAN = "decoder.plan"
+ALIGNER_PLAN = "aligner.plan"
 ENCODER_PROGRAM = "encoder.pt2"
 DECODER_PROGRAM = "decoder.pt2"
+ALIGNER_PROGRAM = "aligner.pt2"
 
 
 class EngineFile(BaseModel):
@@ -72,6 +75,8 @@ class Manifest(BaseModel):
     head_dim: int
     encoder_layers: int
     decoder_layers: int
+    aligner_layers: int
+    """Decoder layers that are in the aligner."""
     vocabulary: int
     max_positions: int
     start_token: int

@@ -1,10 +1,11 @@
 """The engine on ONNX Runtime: the default where there is no GPU.
 
-Owns two sessions and the slots' caches in host memory. Clips are encoded one by one: on a few cores the encoder gains
+Owns its sessions and the slots' caches in host memory. Clips are encoded one by one: on a few cores the encoder gains
 nothing from company, and without company there is no padding. The decoder gains a lot, so rows are decoded together
 wherever the work saved exceeds the padding.
 """
 
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +15,9 @@ import onnxruntime
 
 from runtime import audio
 from runtime.audio import Clip
-from runtime.engine import CONTINUED, Engine, Limits, Prediction, Ready, Row, check_clip, check_row
+from runtime.engine import CONTINUED, Engine, Limits, Prediction, Ready, Row, check_alignment, check_clip, check_row
 from runtime.exceptions import EngineDirectoryError, EngineFailed
-from runtime.manifest import DECODER_FILE, ENCODER_FILE, Manifest
+from runtime.manifest import ALIGNER_FILE, DECODER_FILE, ENCODER_FILE, Manifest
 from runtime.shapes import cheapest_groups
 
 FRAME_BLOCK = 64  # caches are laid out for a multiple of this many frames
@@ -40,7 +41,10 @@ class OnnxEngine(Engine):
         )
         self._encoder = open_session(directory / ENCODER_FILE, threads)
         self._decoder = open_session(directory / DECODER_FILE, threads)
-        self._layers = manifest.decoder_layers
+        self._open_aligner = functools.cache(
+            lambda: open_session(directory / ALIGNER_FILE, threads)
+        )  # when it is first asked for
+        self._layers, self._aligner_layers = manifest.decoder_layers, manifest.aligner_layers
         rows = (max_batch, manifest.heads, manifest.head_dim)
         dtype = cache_dtype(self._decoder)
         max_frames = audio.count_frames(manifest.max_samples)
@@ -61,7 +65,7 @@ class OnnxEngine(Engine):
 
     def launch(self, rows: Sequence[Row]) -> Ready:
         for row in rows:
-            check_row(self.limits, row, holds_audio=row.slot < len(self._frames) and bool(self._frames[row.slot]))
+            check_row(self.limits, row, self._holds_audio(row.slot))
         deepest = max(row.past_length + len(row.tokens) for row in rows)
         self._past.reserve(deepest, busy=np.flatnonzero(self._frames))
         predictions: dict[int, Prediction] = {}
@@ -93,10 +97,23 @@ class OnnxEngine(Engine):
             predictions[row.slot] = Prediction(next_tokens[index, :length], log_probs[index, :length])
         return predictions
 
+    def align(self, slot: int, tokens: Sequence[int]) -> np.ndarray:
+        check_alignment(self.limits, slot, tokens, self._holds_audio(slot))
+        feed = {"tokens": np.array([[self.limits.start_token, *tokens]]), "frames": self._frames[slot : slot + 1]}
+        for layer in range(self._aligner_layers):
+            feed[f"cross_key.{layer}"], feed[f"cross_value.{layer}"] = self._cross.rows(layer, slot, slot + 1)
+        del feed[f"cross_value.{self._aligner_layers - 1}"]  # what the last layer heard is all that is asked of it
+        (share,) = run_session(self._open_aligner(), feed)
+        return share[0, 1:, : self._frames[slot]]
+
+    def _holds_audio(self, slot: int) -> bool:
+        return 0 <= slot < len(self._frames) and bool(self._frames[slot])
+
     def free(self, slot: int) -> None:
         self._frames[slot] = 0
 
     def close(self) -> None:
+        self._open_aligner.cache_clear()
         del self._encoder, self._decoder
 
 

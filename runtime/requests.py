@@ -31,6 +31,8 @@ class Request:
     priority: Priority = Priority.INTERIM
     end_bias: float = 0.0
     """Subtracted from the end token's logit at the first step, against empty results for quiet audio."""
+    align: bool = False
+    """Is it asked where in the clip the tokens were heard?"""
 
     def __post_init__(self):
         if not 0 <= self.forced <= len(self.draft):
@@ -67,4 +69,6 @@ class Result:
     error: EngineError | None = None
     looped: bool = False
     """Was the hypothesis cut short because it had begun to repeat itself?"""
+    first_frames: tuple[int, ...] | None = None
+    """Where it was asked for: the first frame of each token in the clip, and the one behind the last."""
     timings: Timings = field(default_factory=Timings)

@@ -1,4 +1,4 @@
-"""The engine on TensorRT: two plans, static buffers, one CUDA graph for each shape.
+"""The engine on TensorRT: three plans, static buffers, one CUDA graph for each shape of encoder and decoder.
 
 Owns all device memory: the slots' caches, one block for requests, one for answers, what passes from the encoder to the slots,
 and one block of activations that all execution contexts share, for they run one after the other on one stream.
@@ -16,9 +16,9 @@ from runtime.audio import DITHER, DITHER_PERIOD_SAMPLES
 from runtime.cuda_graphs import CapturedShapes
 from runtime.device_engine import DeviceEngine
 from runtime.exceptions import DeviceError, EngineDirectoryError, EngineError, EngineFailed
-from runtime.manifest import DECODER_PLAN, ENCODER_PLAN, Manifest, Plans
+from runtime.manifest import ALIGNER_PLAN, DECODER_PLAN, ENCODER_PLAN, Manifest, Plans
 from runtime.shapes import Shape, padded_frames, shapes_within
-from runtime.staging import Event, answer_layout, request_layout
+from runtime.staging import Event, Layout, answer_layout, request_layout
 from runtime.tensorrt_package import TensorRt
 
 logger = logging.getLogger(__name__)
@@ -101,12 +101,12 @@ class TensorRtDevice:
         self._slots, self._cache_frames = max(shape.batch for shape in self.shapes), padded_frames(samples)
         self._cache_positions = manifest.plans.cache_positions
         runtime = self._trt.Runtime(self._trt.Logger(self._trt.Logger.WARNING))
-        self._engines = {
-            "encoder": load_plan(runtime, directory / ENCODER_PLAN), "decoder": load_plan(runtime, directory / DECODER_PLAN),
-        }  # fmt: skip
+        plans = {"encoder": ENCODER_PLAN, "decoder": DECODER_PLAN, "aligner": ALIGNER_PLAN}
+        self._engines = {component: load_plan(runtime, directory / plan) for component, plan in plans.items()}
         self._kernel_cache, self._kernel_cache_path = None, directory / KERNEL_CACHE
         self._allocate(samples)
         self._contexts = {shape: self._make_context(shape) for shape in self.shapes}
+        self._aligner = self._make_aligner()
         self.captured = CapturedShapes(self._run, self._capture if graphs else None)
         self.captured.capture_all(self.shapes)
         if self._kernel_cache is not None:
@@ -130,29 +130,38 @@ class TensorRtDevice:
         self._request = cuda.allocate(max(request_layout(shape).bytes for shape in self.shapes))
         answers = (answer_layout(shape).bytes for shape in self.shapes if shape.component == "decoder")
         self._answer = cuda.allocate(max(answers))
+        self._to_align = Layout(frames=(np.int64, (1,)), tokens=(np.int64, (1, built.max_positions)))
+        share_bytes = built.max_positions * self._cache_frames * FLOAT_BYTES
+        self._align_request, self._align_memory = cuda.allocate(self._to_align.bytes), cuda.host_memory(self._to_align.bytes)
+        self._share, self._share_memory = cuda.allocate(share_bytes), cuda.host_memory(share_bytes)
         self._activation_bytes = max(engine.device_memory_size_v2 for engine in self._engines.values())
         self._activations = cuda.allocate(self._activation_bytes)
 
     def _make_context(self, shape: Shape):
         """An execution context bound to the shape and its buffers; nothing of it changes afterwards."""
-        engine = self._engines[shape.component]
-        context = self._create_context(engine)
-        if context is None:
-            raise EngineFailed(f"TensorRT made no execution context for {shape}")
-        context.set_device_memory(self._activations, self._activation_bytes)
         own = [each for each in self._manifest.plans.profiles if each.component == shape.component]
-        if not context.set_optimization_profile_async(own.index(shape), self._cuda.stream_handle):
-            raise EngineFailed(f"TensorRT does not take profile {own.index(shape)} of the {shape.component}")
-        inputs, outputs = self._encoder_tensors(shape) if shape.component == "encoder" else self._decoder_tensors(shape)
-        for name, (dims, address) in inputs.items():
-            if not (context.set_input_shape(name, dims) and context.set_tensor_address(name, address)):
-                raise EngineFailed(f"TensorRT does not take {name} as {dims}, for {shape}")
-        for name, address in outputs.items():
-            if not context.set_tensor_address(name, address):
-                raise EngineFailed(f"TensorRT does not take an address for {name}")
+        context = self._create_context(shape.component, own.index(shape))
+        bind(context, *(self._encoder_tensors(shape) if shape.component == "encoder" else self._decoder_tensors(shape)))
         return context
 
-    def _create_context(self, engine):
+    def _make_aligner(self):
+        """An execution context for one row with as many tokens as there may be; its caches are bound with every call."""
+        context = self._create_context("aligner", profile=0)
+        inputs = {name: (field.shape, self._align_request + field.offset) for name, field in self._to_align.fields.items()}
+        bind(context, inputs, {"share": self._share})
+        return context
+
+    def _create_context(self, component: str, profile: int):
+        """One with our activations and its profile chosen, for good."""
+        context = self._new_context(self._engines[component])
+        if context is None:
+            raise EngineFailed(f"TensorRT made no execution context for profile {profile} of the {component}")
+        context.set_device_memory(self._activations, self._activation_bytes)
+        if not context.set_optimization_profile_async(profile, self._cuda.stream_handle):
+            raise EngineFailed(f"TensorRT does not take profile {profile} of the {component}")
+        return context
+
+    def _new_context(self, engine):
         """One whose activations are ours, and whose kernels are the ones it will keep.
 
         TensorRT for RTX compiles the kernels of a shape in the background by default, and runs others until they are there: a
@@ -185,14 +194,8 @@ class TensorRtDevice:
             "end_bias": ((batch,), self._request_address(shape, "end_bias")),
             "frames": ((batch,), self._slot_frames),
         }
-        for cache, address, length in (
-            ("past", self._past, self._cache_positions), ("cross", self._cross, self._cache_frames),
-        ):  # fmt: skip
-            plane_bytes = self._slots * built.heads * length * built.head_dim * self._cell_bytes
-            for layer in range(built.decoder_layers):
-                for kind, name in enumerate(("key", "value")):
-                    dims = (batch, built.heads, length, built.head_dim)
-                    inputs[f"{cache}_{name}.{layer}"] = (dims, address + (layer * 2 + kind) * plane_bytes)
+        inputs |= self._cache_tensors("past", self._past, self._cache_positions, range(built.decoder_layers), batch)
+        inputs |= self._cache_tensors("cross", self._cross, self._cache_frames, range(built.decoder_layers), batch)
         answer = answer_layout(shape).fields
         outputs = {
             "next_tokens": self._answer + answer["tokens"].offset,
@@ -200,6 +203,19 @@ class TensorRtDevice:
             "new_kv": self._new_kv,
         }
         return inputs, outputs
+
+    def _cache_tensors(self, cache: str, address: int, length: int, layers: range, batch: int, first_slot: int = 0) -> dict:
+        """Keys and values of some layers, for `batch` slots from the first one on."""
+        built = self._manifest
+        slot_bytes = built.heads * length * built.head_dim * self._cell_bytes
+        return {
+            f"{cache}_{name}.{layer}": (
+                (batch, built.heads, length, built.head_dim),
+                address + ((layer * 2 + kind) * self._slots + first_slot) * slot_bytes,
+            )
+            for layer in layers
+            for kind, name in enumerate(("key", "value"))
+        }
 
     def _request_address(self, shape: Shape, name: str) -> int:
         return self._request + request_layout(shape).fields[name].offset
@@ -219,6 +235,23 @@ class TensorRtDevice:
         self.captured.run(shape)
         self._cuda.copy_out(answer, self._answer)
         return self._cuda.record()
+
+    def align(self, slot: int, frames: int, tokens: np.ndarray) -> np.ndarray:
+        """Uncaptured: it runs once a segment, for streams that ask."""
+        built, cuda = self._manifest, self._cuda
+        cuda.enter()
+        request = self._to_align.views(self._align_memory)
+        request["frames"][0], request["tokens"][0] = frames, built.start_token
+        request["tokens"][0, : len(tokens)] = tokens
+        cuda.copy_in(self._align_request, self._align_memory)
+        inputs = self._cache_tensors("cross", self._cross, self._cache_frames, range(built.aligner_layers), 1, slot)
+        del inputs[f"cross_value.{built.aligner_layers - 1}"]  # what the last layer heard is all that is asked of it
+        bind(self._aligner, inputs, {})
+        if not self._aligner.execute_async_v3(cuda.stream_handle):
+            raise EngineFailed("TensorRT failed on the aligner")
+        cuda.copy_out(self._share_memory, self._share)
+        cuda.record().sync()
+        return self._share_memory.view(np.float32).reshape(built.max_positions, -1)[: len(tokens)].copy()
 
     def _run(self, shape: Shape) -> None:
         self._run_encoder(shape) if shape.component == "encoder" else self._run_decoder(shape)
@@ -273,8 +306,19 @@ class TensorRtDevice:
         self._cuda.enter()
         self._cuda.stream.sync()  # a step may be on its way
         self._contexts.clear()
+        del self._aligner
         self._engines.clear()
         self._cuda.close()
+
+
+def bind(context, inputs: dict[str, tuple[tuple[int, ...], int]], outputs: dict[str, int]) -> None:
+    """Give a context shape and address of its inputs, and addresses of its outputs. Raises EngineFailed."""
+    for name, (dims, address) in inputs.items():
+        if not (context.set_input_shape(name, dims) and context.set_tensor_address(name, address)):
+            raise EngineFailed(f"TensorRT does not take {name} as {dims}")
+    for name, address in outputs.items():
+        if not context.set_tensor_address(name, address):
+            raise EngineFailed(f"TensorRT does not take an address for {name}")
 
 
 def load_plan(runtime, path: Path):

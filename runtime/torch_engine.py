@@ -17,7 +17,7 @@ from runtime.cuda_graphs import CapturedShapes
 from runtime.device_engine import DeviceEngine
 from runtime.engine import CONTINUED
 from runtime.exceptions import DeviceError, EngineDirectoryError, EngineFailed
-from runtime.manifest import DECODER_PROGRAM, ENCODER_PROGRAM, Manifest
+from runtime.manifest import ALIGNER_PROGRAM, DECODER_PROGRAM, ENCODER_PROGRAM, Manifest
 from runtime.shapes import Shape, shapes_up_to, shapes_within
 from runtime.staging import Done, Event, Layout, answer_layout, request_layout
 
@@ -51,10 +51,11 @@ class TorchDevice:
     def __init__(
         self, directory: Path, manifest: Manifest, max_batch: int, max_seconds: float | None, device: torch.device, graphs: bool
     ):
-        self._device, self._layers = device, manifest.decoder_layers
+        self._device, self._layers, self._aligner_layers = device, manifest.decoder_layers, manifest.aligner_layers
         self._on_gpu = device.type == "cuda"
         self._encoder = load_program(directory / ENCODER_PROGRAM, device)
         self._decoder = load_program(directory / DECODER_PROGRAM, device)
+        self._aligner = load_program(directory / ALIGNER_PROGRAM, device)
         every = shapes_up_to(max_batch, manifest.max_samples, manifest.max_positions)
         self.shapes = shapes_within(every, max_batch, max_seconds)
         max_samples = max(shape.length for shape in self.shapes if shape.component == "encoder")
@@ -89,6 +90,16 @@ class TorchDevice:
 
     def decode(self, shape: Shape, request: np.ndarray, answer: np.ndarray) -> Event:
         return self._serve(shape, request, answer)
+
+    def align(self, slot: int, frames: int, tokens: np.ndarray) -> np.ndarray:
+        """Uncaptured: it runs once a segment, for streams that ask."""
+        try:
+            with torch.inference_mode(), torch.cuda.stream(self._stream):
+                caches = [self._cross[layer, kind, slot : slot + 1] for layer in range(self._aligner_layers) for kind in range(2)]
+                fed = torch.from_numpy(tokens[None]).to(self._device)
+                return self._aligner(fed, self._frames[slot : slot + 1], *caches[:-1])[0].cpu().numpy()
+        except RuntimeError as exc:
+            raise EngineFailed(f"torch failed: {exc}") from exc
 
     def _serve(self, shape: Shape, request: np.ndarray, answer: np.ndarray | None) -> Event:
         try:
@@ -149,7 +160,7 @@ class TorchDevice:
     def close(self) -> None:
         if self._on_gpu:
             self._stream.synchronize()
-        del self.captured, self._encoder, self._decoder, self._cross, self._past
+        del self.captured, self._encoder, self._decoder, self._aligner, self._cross, self._past
 
 
 class TorchEvent:

@@ -2,7 +2,7 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
-from runtime.batcher import Batcher, Encode, Step
+from runtime.batcher import Batcher, Step
 from runtime.exceptions import RequestCancelled
 from runtime.observer import Observer
 from runtime.requests import Result
@@ -50,7 +50,7 @@ class Metrics(Observer):
         self.single_steps_total = Counter("asr_single_steps_total", "Passes that fed one token only", registry=registry)
 
     def step(self, step: Step, seconds: float, batcher: Batcher) -> None:
-        kind = "encode" if isinstance(step, Encode) else "decode"
+        kind = type(step).__name__.lower()
         self.step_seconds.labels(kind).observe(seconds)
         self.batch_rows.labels(kind).observe(len(step.jobs))
         self.waiting.set(batcher.waiting)

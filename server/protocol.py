@@ -48,6 +48,8 @@ class ProtocolError(Exception):
 @dataclass(frozen=True)
 class Init:
     sid: str
+    words: bool = False
+    """Are the times of words asked for?"""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,14 @@ def parse_init(message: dict) -> Init:
         raise ProtocolError(
             Reason.BAD_MESSAGE, f"sid must be a string of 1 to {MAX_SID_CHARACTERS} printable characters, such as a UUID"
         )
-    return Init(sid)
+    return Init(sid, parse_flag(message, "words"))
+
+
+def parse_flag(message: dict, name: str) -> bool:
+    flag = message.get(name, False)
+    if not isinstance(flag, bool):
+        raise ProtocolError(Reason.BAD_MESSAGE, f"{name} must be true or false, not {ascii(flag)[:40]}")
+    return flag
 
 
 def check_audio(pcm: bytes) -> None:
@@ -111,10 +120,20 @@ def interim(sid: str, seq: int, text: str, stable: int, audio_ms: int, latency_m
             "latency_ms": round(latency_ms, 1)}  # fmt: skip
 
 
-def final(sid: str, text: str, segments: Sequence[Segment], audio_ms: int, latency_ms: float) -> dict:
-    return {"op": "final", "final": True, "sid": sid, "text": text, "stable": len(text),
-            "segments": [asdict(segment) for segment in segments], "audio_ms": audio_ms,
-            "latency_ms": round(latency_ms, 1)}  # fmt: skip
+def final(sid: str, text: str, segments: Sequence[Segment], audio_ms: int, latency_ms: float, with_words: bool = False) -> dict:
+    message = {"op": "final", "final": True, "sid": sid, "text": text, "stable": len(text),
+               "segments": list(map(describe, segments)), "audio_ms": audio_ms, "latency_ms": round(latency_ms, 1)}  # fmt: skip
+    if with_words:
+        message["words"] = [word for segment in message["segments"] for word in segment["words"]]
+    return message
+
+
+def describe(segment: Segment) -> dict:
+    """As it stands in messages; the words only where they were asked for."""
+    message = asdict(segment)
+    if segment.words is None:
+        del message["words"]
+    return message
 
 
 def error(reason: Reason, message: str, **details: object) -> dict:

@@ -38,6 +38,7 @@ QUIET_SECONDS = 3.0  # length of a segment without sound
 PAUSES = ((0.0, 2.5), (6.0, 2.5), (8.0, 0.5), (12.0, 0.2))  # seconds heard so far: seconds of pause that end the segment
 HEARD_PAUSE_SECONDS = 0.6  # of a longer pause, this much is heard: half at each end
 HEARD_PAUSE_LEVELS = int(HEARD_PAUSE_SECONDS * LEVELS_PER_SECOND)
+BETWEEN_WORDS_LEVELS = 4  # 80 ms: the closure before a p or t is shorter
 
 
 class CutKind(enum.Enum):
@@ -97,7 +98,7 @@ class Segmenter:
         So words that were heard in audio up to here lie before the cut, wherever it will be.
         """
         level = self._scanned if self._window_at is None else self._window_at
-        return self.start + level * LEVEL_SAMPLES
+        return self._position_of(level)
 
     def append(self, pcm: bytes) -> None:
         """pcm: PCM16 mono little-endian, whole samples."""
@@ -114,17 +115,29 @@ class Segmenter:
     def clip(self, end: int) -> Clip:
         """The open segment's audio up to position `end`, the middle of long pauses left out."""
         with memoryview(self._pcm) as pcm:
-            heard = [bytes(pcm[first * 2 : last * 2]) for first, last in self._heard_stretches(end - self.start)]
+            heard = [bytes(pcm[(first - self.start) * 2 : (last - self.start) * 2]) for first, last in self.heard(end)]
         return Clip(np.frombuffer(b"".join(heard), np.int16), position=self.start)
 
-    def _heard_stretches(self, length: int) -> Iterator[tuple[int, int]]:
-        """First sample and the one behind the last of each stretch that is heard of the first `length` samples."""
-        begin = 0
-        for first, last in quiet_stretches(self._loud[: length // LEVEL_SAMPLES]):
+    def heard(self, end: int) -> list[tuple[int, int]]:
+        """The stretches that clip(end) consists of: position of the first sample, and the one behind the last."""
+        stretches, begin = [], self.start
+        for first, last in quiet_stretches(self._loud[: (end - self.start) // LEVEL_SAMPLES]):
             if last - first > HEARD_PAUSE_LEVELS:
-                yield begin, (first + HEARD_PAUSE_LEVELS // 2) * LEVEL_SAMPLES
-                begin = (last - HEARD_PAUSE_LEVELS // 2) * LEVEL_SAMPLES
-        yield begin, length
+                stretches.append((begin, self._position_of(first + HEARD_PAUSE_LEVELS // 2)))
+                begin = self._position_of(last - HEARD_PAUSE_LEVELS // 2)
+        return [*stretches, (begin, end)]
+
+    def pauses(self, end: int) -> list[tuple[int, int]]:
+        """The quiet stretches before position `end` that are long enough to lie between words; like heard()."""
+        loud = self._loud[: (end - self.start) // LEVEL_SAMPLES]
+        stretches = [(self._position_of(first), self._position_of(last)) for first, last in quiet_stretches(loud)
+                     if last - first >= BETWEEN_WORDS_LEVELS]  # fmt: skip
+        if stretches and stretches[-1][1] == self._position_of(len(loud)):
+            stretches[-1] = (stretches[-1][0], end)  # the last samples have no level yet
+        return stretches
+
+    def _position_of(self, level: int) -> int:
+        return self.start + level * LEVEL_SAMPLES
 
     def advance(self, position: int) -> None:
         """Close the open segment at `position`; the next one begins there."""
@@ -190,7 +203,7 @@ class Segmenter:
         return None
 
     def _cut_at(self, level: int, kind: CutKind) -> Cut:
-        return Cut(self.start + level * LEVEL_SAMPLES, kind)
+        return Cut(self._position_of(level), kind)
 
     def _quietest(self, end: int) -> int:
         """The middle of the quietest 100 ms in the window that ends at level `end`."""

@@ -7,7 +7,7 @@ All methods run on the event loop's thread.
 
 import enum
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from runtime.audio import SAMPLE_RATE
@@ -19,6 +19,7 @@ from server import protocol
 from server.protocol import Close, Init, ProtocolError, Reason
 from server.segmenter import Cut, CutKind, Segmenter
 from server.transcript import Transcript
+from server.words import Word, time_words
 
 MIN_NEW_SECONDS = 0.1  # of audio that make another interim worth its price
 
@@ -58,6 +59,7 @@ class Session:
         """stream_id: this server's name for the stream; the client's own, `sid`, need not be unique."""
         self.stream_id = stream_id
         self.sid = ""
+        self._with_words = False
         self.state = State.WAITING_FOR_INIT
         self._limits = limits
         self._send, self._submit, self._finish = send, submit, finish
@@ -81,8 +83,8 @@ class Session:
         self._last_heard_at = now
         try:
             match protocol.parse_text(text):
-                case Init(sid):
-                    self._init(sid)
+                case Init() as init:
+                    self._init(init)
                 case Close():
                     self._require_streaming("close")
                     self.close(now)
@@ -166,12 +168,12 @@ class Session:
 
     # What a session does about it
 
-    def _init(self, sid: str) -> None:
+    def _init(self, init: Init) -> None:
         if self.state is not State.WAITING_FOR_INIT:
             raise ProtocolError(Reason.ALREADY_INITIALISED, "init was sent twice; one channel carries one stream")
-        self.sid = sid
+        self.sid, self._with_words = init.sid, init.words
         self.state = State.STREAMING
-        self._send(protocol.ready(sid, self._limits.max_batch))
+        self._send(protocol.ready(self.sid, self._limits.max_batch))
 
     def _require_streaming(self, what: str) -> None:
         if self.state is State.WAITING_FOR_INIT:
@@ -210,6 +212,7 @@ class Session:
             forced=self._transcript.forced,
             priority=priority,
             end_bias=END_BIAS,
+            align=self._with_words and cut is not None,
         )
         self._pending = Pending(request, end, cut, heard_at=self._last_heard_at)
         try:
@@ -240,10 +243,16 @@ class Session:
             return
         start_ms, end_ms = milliseconds(self._segmenter.start), milliseconds(pending.cut.position)
         rest_follows = pending.cut.kind is CutKind.LENGTH
-        self._transcript.commit(tokens, start_ms, end_ms, rest_follows)
+        words = self._time_words(tokens, result, pending.cut.position) if self._with_words else None
+        self._transcript.commit(tokens, start_ms, end_ms, rest_follows, words)
         self._segmenter.advance(pending.cut.position)
         if self.state is State.STREAMING:
             self._show(pending, now)
+
+    def _time_words(self, tokens: Sequence[int], result: Result, end: int) -> tuple[Word, ...]:
+        if not tokens:
+            return ()
+        return time_words(tokens, result.first_frames, self._tokenizer, self._segmenter.heard(end), self._segmenter.pauses(end))
 
     def _show(self, pending: "Pending", now: float) -> None:
         """Send an interim if it says anything new."""
@@ -259,7 +268,7 @@ class Session:
         transcript = self._transcript
         latency_ms = (now - self._closed_at) * 1000
         audio_ms = milliseconds(self._segmenter.end)
-        self._end(protocol.final(self.sid, transcript.text, transcript.segments, audio_ms, latency_ms))
+        self._end(protocol.final(self.sid, transcript.text, transcript.segments, audio_ms, latency_ms, self._with_words))
 
     def _end(self, message: dict) -> None:
         self.state = State.CLOSED

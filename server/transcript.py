@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runtime.tokenizer import Tokenizer
+from server.words import Word
 
 STABLE_LOG_PROB = -0.25
 """A token is believed from this log-probability on (78%). Measured on unforced streams of the evaluation clips and samples
@@ -17,6 +18,8 @@ class Segment:
     text: str
     start_ms: int
     end_ms: int
+    words: tuple[Word, ...] | None = None
+    """None where they were not asked for."""
 
 
 class Transcript:
@@ -64,7 +67,8 @@ class Transcript:
         self._witnesses = [*self._witnesses, believed][1 - self._agreement :] if may_confirm else []
         self._show(tokens)
 
-    def commit(self, tokens: Sequence[int], start_ms: int, end_ms: int, rest_follows: bool) -> None:
+    def commit(self, tokens: Sequence[int], start_ms: int, end_ms: int, rest_follows: bool,
+               words: tuple[Word, ...] | None = None) -> None:  # fmt: skip
         """Close the open segment with its final hypothesis.
 
         rest_follows: the cut went through sound, so what the last hypothesis had behind these tokens belongs to the next
@@ -73,7 +77,7 @@ class Transcript:
         rest = self._behind(tokens) if rest_follows else ()
         if text := self._tokenizer.text(tokens):
             self._committed = join(self._committed, text)
-            self.segments.append(Segment(text, start_ms, end_ms))
+            self.segments.append(Segment(text, start_ms, end_ms, words))
         self.forced, self._witnesses = 0, []
         self._show(rest)
 

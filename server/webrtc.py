@@ -158,7 +158,9 @@ def shorter_forms(message: dict) -> Iterator[dict]:
     """The message, and what to send in its place where it is longer than the client takes."""
     yield message
     if message["op"] == "final":
-        yield message | {"segments": []}
+        without_words = {name: value for name, value in message.items() if name != "words"}  # they are in the segments, too
+        yield without_words
+        yield without_words | {"segments": []}
     if message["op"] != "interim":  # the next one will be as long; the final says that the text is
         yield protocol.error(Reason.TEXT_TOO_LONG, "the text is longer than a message to this client may be")
 

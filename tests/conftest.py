@@ -21,7 +21,18 @@ from engine_build import build
 from runtime import engines, manifest
 from runtime.device_engine import DeviceEngine
 from runtime.engine import Engine
-from runtime.manifest import DECODER_FILE, DECODER_PLAN, ENCODER_FILE, ENCODER_PLAN, EXPORT, ONNXRUNTIME, TENSORRT, TORCH
+from runtime.manifest import (
+    ALIGNER_FILE,
+    ALIGNER_PLAN,
+    DECODER_FILE,
+    DECODER_PLAN,
+    ENCODER_FILE,
+    ENCODER_PLAN,
+    EXPORT,
+    ONNXRUNTIME,
+    TENSORRT,
+    TORCH,
+)
 from runtime.tensorrt_engine import TensorRtDevice
 from runtime.tokenizer import Tokenizer
 from runtime.torch_engine import open_torch
@@ -124,7 +135,7 @@ def open_on_host(tensorrt_plans, tmp_path_factory) -> Callable[..., tuple[Device
     """Opens the TensorRT engine in float16 on a stand-in for the GPU: see tests/host_cuda.py."""
     built = manifest.load(tensorrt_plans("fp16"), MODEL, TENSORRT, "fp16", 8)
     exported, directory = ENGINES / manifest.directory_name(MODEL, EXPORT, "fp16"), tmp_path_factory.mktemp("plans")
-    for plan, source in ((ENCODER_PLAN, ENCODER_FILE), (DECODER_PLAN, DECODER_FILE)):
+    for plan, source in ((ENCODER_PLAN, ENCODER_FILE), (DECODER_PLAN, DECODER_FILE), (ALIGNER_PLAN, ALIGNER_FILE)):
         (directory / plan).write_text(str(exported / source))
 
     def open_engine(cuda: HostCuda, max_batch: int = 8, max_seconds: float | None = None, graphs: bool = False):

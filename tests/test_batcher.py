@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.audio import Clip
-from runtime.batcher import ENCODE_BURST, Batcher, Decode, Encode
+from runtime.batcher import ENCODE_BURST, Align, Batcher, Decode, Encode
 from runtime.engine import Limits, Prediction
 from runtime.exceptions import EngineFailed, RequestCancelled
 from runtime.requests import Priority, Request
@@ -23,8 +23,8 @@ def make_batcher(max_batch: int = 4, max_wait_ms: float = 10, encode_rows: int =
     return batcher
 
 
-def request(number: int, priority: Priority = INTERIM, stream: str | None = None) -> Request:
-    return Request(number, stream or f"s{number}", SECOND, priority=priority)
+def request(number: int, priority: Priority = INTERIM, stream: str | None = None, align: bool = False) -> Request:
+    return Request(number, stream or f"s{number}", SECOND, priority=priority, align=align)
 
 
 def predict(step: Decode, *, ending: set[int] = frozenset()) -> list[Prediction]:
@@ -136,6 +136,24 @@ def test_a_stream_that_leaves_takes_its_requests_along():
     assert ids(batcher.plan(now=0.0)) == [1]
 
 
+def test_a_result_that_is_to_be_aligned_keeps_its_slot_until_it_is():
+    batcher = make_batcher(streams=2)
+    batcher.submit(request(0, align=True), now=0.0)
+    batcher.submit(request(1), now=0.0)
+    batcher.plan(now=0.0)
+    for ending in (set(), {0}):
+        step = batcher.plan(now=0.1)
+        ahead = batcher.plan(now=0.1)  # fed unseen, once in vain
+        assert batcher.decoded(step, predict(step, ending=ending), now=0.1) == []
+        if ending:
+            align = batcher.plan(now=0.2)
+            assert align == Align(align.job) and ids(align) == [0] and batcher.take_freed() == []
+        batcher.decoded(ahead, predict(ahead), now=0.2)
+    (result,) = batcher.aligned(align, (0, 3, 7), now=0.3)
+    assert result.tokens == (9, 9) and result.first_frames == (0, 3, 7) and batcher.take_freed() == [0]
+    assert ids(batcher.plan(now=0.3)) == [1], "the other goes on"
+
+
 event = st.one_of(
     st.tuples(st.just("submit"), st.integers(0, 9), st.sampled_from(Priority)),
     st.tuples(st.just("run"), st.sets(st.integers(0, 200), max_size=60), st.booleans(), st.booleans()),
@@ -174,6 +192,8 @@ def test_every_request_is_answered_exactly_once_whatever_happens(events, max_bat
             assert priorities == sorted(priorities), "finals first"
         if failing:
             take(batcher.fail(step.jobs, EngineFailed("on purpose"), now))
+        elif isinstance(step, Align):
+            take(batcher.aligned(step, range(len(step.job.decoding.tokens) + 1), now))
         elif isinstance(step, Decode):
             unanswered.append(step)
             answer(ending, leaving=1 if late else 0)
@@ -190,7 +210,7 @@ def test_every_request_is_answered_exactly_once_whatever_happens(events, max_bat
             submitted.add(number)
             if priority is INTERIM:
                 interims[stream] = number
-            take(batcher.submit(request(number, priority, stream), now))
+            take(batcher.submit(request(number, priority, stream, align=number % 3 == 0), now))
         elif kind == "run":
             run(*details)
         else:

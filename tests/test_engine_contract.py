@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from runtime.audio import Clip
+from runtime.audio import Clip, count_frames
 from runtime.engine import CONTINUED, Row
 from runtime.hypothesis import END_BIAS
 from runtime.onnx_engine import group_rows
@@ -129,3 +129,22 @@ def test_rows_are_grouped_so_that_padding_costs_less_than_passes():
     assert slots(group_rows(lengths(1, 1, 1, 1))) == [[0, 1, 2, 3]], "single steps go together"
     assert slots(group_rows(lengths(1, 40, 1))) == [[0, 2], [1]], "nobody pays for another's long draft"
     assert slots(group_rows(lengths(20, 22))) == [[0, 1]], "like lengths go together"
+
+
+def test_a_row_is_aligned_whatever_is_in_the_other_slots(engine, clips):
+    """Shares of attention, frame for frame; and what cannot be aligned is refused."""
+    first, other = (Clip(clips[index].samples) for index in (18, 1))
+    tokens = greedy.decode(engine, first).tokens
+    engine.encode([0], [first])
+    alone = engine.align(0, tokens)
+    engine.free(0)
+    engine.encode([0, 3], [other, first])
+    share = engine.align(3, tokens)
+    assert share.shape == alone.shape == (len(tokens), count_frames(len(first.samples)))
+    assert np.abs(share - alone).max() < 1e-3
+    assert np.allclose(share.sum(axis=1), 1, atol=1e-2), "each token shares out the whole of its attention"
+    for slot, refused in ((5, tokens), (99, tokens), (3, []), (3, [5] * engine.limits.max_positions)):
+        with pytest.raises(ValueError):
+            engine.align(slot, refused)
+    engine.free(0)
+    engine.free(3)

@@ -41,6 +41,11 @@ class FakeEngine:
             [Prediction(np.array([2 if row.past_length else 9] * len(row.tokens)), np.zeros(len(row.tokens))) for row in rows]
         )
 
+    def align(self, slot, tokens):
+        self._before_step("align")
+        assert slot in self.busy
+        return np.ones((len(tokens), 5), np.float32)
+
     def free(self, slot):
         self.busy.discard(slot)
 
@@ -94,6 +99,26 @@ def test_a_failing_step_fails_its_requests_by_name_and_the_loop_goes_on(start):
     loop.submit(request(1), answers.put)
     assert answers.get(timeout=LONGEST_WAIT_SECONDS).error is None
     assert loop.alive
+
+
+def test_a_failing_alignment_fails_its_request_alone(start):
+    def fail_to_align(what: str) -> None:
+        if what == "align":
+            raise RuntimeError("no such kernel")
+
+    engine = FakeEngine(fail_to_align)
+    loop, answers = start(engine)
+    loop.submit(dataclasses.replace(request(0), align=True), answers.put)
+    failed = answers.get(timeout=LONGEST_WAIT_SECONDS)
+    assert isinstance(failed.error, EngineFailed) and "no such kernel" in str(failed.error)
+    loop.submit(request(1), answers.put)
+    assert answers.get(timeout=LONGEST_WAIT_SECONDS).error is None and not engine.busy
+
+
+def test_tokens_are_aligned_where_it_is_asked_for(start):
+    loop, answers = start(FakeEngine())
+    loop.submit(dataclasses.replace(request(0), align=True), answers.put)
+    assert answers.get(timeout=LONGEST_WAIT_SECONDS).first_frames == (0, 5)
 
 
 def test_an_engine_that_keeps_failing_is_given_up_and_nobody_waits_for_ever(start):

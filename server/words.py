@@ -1,0 +1,71 @@
+"""When the words of a segment were spoken: from the frames of its clip to milliseconds of the stream."""
+
+import bisect
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from runtime.audio import SAMPLE_RATE, SAMPLES_PER_FRAME
+from runtime.tokenizer import Tokenizer
+
+LAG_SAMPLES = SAMPLE_RATE * 20 // 1000  # by which attention comes late (measured: the median, where no pause helps)
+REACH_SAMPLES = SAMPLE_RATE * 200 // 1000  # a pause this near to where a word should end is where it ends
+
+Stretch = tuple[int, int]
+"""First sample and the one behind the last, as positions in the stream."""
+
+
+@dataclass(frozen=True)
+class Word:
+    w: str
+    """As in the text, with its punctuation."""
+    start_ms: int
+    end_ms: int
+
+
+def time_words(tokens: Sequence[int], first_frames: Sequence[int], tokenizer: Tokenizer, heard: Sequence[Stretch],
+               pauses: Sequence[Stretch]) -> tuple[Word, ...]:  # fmt: skip
+    """The words of a hypothesis with their times, in order and without overlap.
+
+    first_frames: of each token in the clip, and the one behind the last. heard: the stretches of the stream that the clip
+    consists of. pauses: the quiet stretches of the stream there.
+    """
+    begins = [index for index, token in enumerate(tokens) if index == 0 or tokenizer.starts_word(token)]
+    limits = [stream_position(heard, max(0, first_frames[index] * SAMPLES_PER_FRAME - LAG_SAMPLES)) for index in begins]
+    limits.append(stream_position(heard, first_frames[-1] * SAMPLES_PER_FRAME, is_end=True))
+    gaps = fit_pauses(limits, pauses)
+    words = []
+    for index, (begin, end) in enumerate(itertools.pairwise([*begins, len(tokens)])):
+        if text := tokenizer.text(tokens[begin:end]):
+            start, stop = gaps[index][1], gaps[index + 1][0]
+            words.append(Word(text, start * 1000 // SAMPLE_RATE, stop * 1000 // SAMPLE_RATE))
+    return tuple(words)
+
+
+def fit_pauses(limits: Sequence[int], pauses: Sequence[Stretch]) -> list[Stretch]:
+    """What lies between the words on both sides of each limit: the pause it meant, where there is one, or nothing.
+
+    Attention says on which side of a pause a word is, not where in the pause it ends, and may err by some frames. A pause goes
+    to the limit nearest to it, if that is within REACH.
+    """
+    gaps = [(limit, limit) for limit in limits]
+    nearest: dict[int, int] = {}  # by index of a limit: the distance of the pause it has
+    for first, last in pauses:
+        distances = [max(first - limit, limit - last, 0) for limit in limits]
+        index = min(range(len(limits)), key=distances.__getitem__)
+        if distances[index] <= REACH_SAMPLES and distances[index] < nearest.get(index, math.inf):
+            nearest[index], gaps[index] = distances[index], (first, last)
+    # A pause may reach past the limits beside its own: what they divide is then divided at its end.
+    for index, (first, last) in enumerate(gaps[1:], start=1):
+        gaps[index] = (max(first, gaps[index - 1][1]), max(last, gaps[index - 1][1]))
+    return gaps
+
+
+def stream_position(heard: Sequence[Stretch], sample: int, is_end: bool = False) -> int:
+    """Where in the stream a sample of the clip lies. One between two stretches is in the later one; as an end, in the former."""
+    ends = list(itertools.accumulate(last - first for first, last in heard))  # within the clip
+    place = bisect.bisect_left(ends, sample) if is_end else bisect.bisect_right(ends, sample)
+    if place >= len(heard):
+        return heard[-1][1]  # frames reach a little past a clip that is shorter than one of them
+    return heard[place][1] - (ends[place] - sample)
