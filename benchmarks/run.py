@@ -1,6 +1,8 @@
 """The one entry to all benchmarks: python benchmarks/run.py engine --help"""
 
 import argparse
+import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Sequence
@@ -12,8 +14,12 @@ if __package__ in (None, ""):  # run as a script: its own folder is on the path,
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import engine, machine
+from benchmarks import engine, machine, quality
 from benchmarks.engine import EngineRun, Measurement
+from benchmarks.file_sets import FILE_SETS
+from benchmarks.quality import Quality
+from benchmarks.simulation import DEFAULT_LIMITS
+from engine_build.checkpoint import DEFAULT_MODEL
 from runtime import engines, gpu
 
 console = Console(width=150)
@@ -43,6 +49,23 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     command.add_argument("--engines", type=Path, default=Path("engines"), help="where they were built")
     command.add_argument("--out", type=Path, help="a file that gets one more JSON line")
     command.set_defaults(command=run_engine)
+    command = commands.add_parser(
+        "quality", help="WER, delay of words, stability and latency of streams, beside the same audio in one pass",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )  # fmt: skip
+    command.add_argument("--target", default=engines.detect_target(), choices=engines.TARGETS)
+    command.add_argument("--precision", default="fp16" if gpu.find() else "fp32", choices=("fp32", "fp16", "bf16", "int8"))
+    command.add_argument("--sets", nargs="+", default=list(FILE_SETS), choices=list(FILE_SETS), metavar="SET",
+                         help="file sets: " + "; ".join(FILE_SETS))  # fmt: skip
+    command.add_argument("--webrtc-sets", nargs="*", default=["clips", "samples"], choices=list(FILE_SETS), metavar="SET",
+                         help="those streamed over WebRTC as well, in real time")  # fmt: skip
+    command.add_argument("--seconds", type=float, default=600.0, help="of the joined recordings")
+    command.add_argument("--interval-ms", type=float, default=500.0, help="shortest time between updates")
+    command.add_argument("--compute", choices=("counted", "not counted"), help="only with or without the time of computing")
+    command.add_argument("--engines", type=Path, default=Path("engines"), help="where they were built")
+    command.add_argument("--out", type=Path, help="a file that gets one more JSON line")
+    command.add_argument("--plot", type=Path, help="a PNG of when words came")
+    command.set_defaults(command=run_quality)
     return parser.parse_args(argv)
 
 
@@ -63,6 +86,62 @@ def run_engine(arguments: argparse.Namespace) -> int:
     for done in runs[:-1]:
         console.print(engine_table(done, peer=runs[-1]))
     return 0 if any(run.measurements for run in runs[:-1]) else 1
+
+
+def run_quality(arguments: argparse.Namespace) -> int:
+    from benchmarks.plots import plot_quality
+
+    choice = engines.choose(arguments.engines, DEFAULT_MODEL, arguments.precision, arguments.target)
+    opened, tokenizer, _ = engines.open_engine(choice, max_batch=1)
+    interval_seconds = arguments.interval_ms / 1000
+    limits = dataclasses.replace(DEFAULT_LIMITS, interim_interval_seconds=interval_seconds)
+    results: list[Quality] = []
+    with console.status("…") as status:
+        for name in arguments.sets:
+            recordings = FILE_SETS[name](arguments.seconds)
+            offline = quality.offline_rate(opened, tokenizer, [piece for each in recordings for piece in each.alone])
+            for counted, way in ((False, "computing not counted"), (True, "computing counted")):
+                if arguments.compute in (None, way.removeprefix("computing ")):
+                    stream = functools.partial(quality.stream_in_process, opened, tokenizer, limits, counted)
+                    results.append(quality.measure(name, way, recordings, offline, stream, status.update))
+            if name in arguments.webrtc_sets:
+                variables = {"ASR_INTERIM_INTERVAL_MS": f"{arguments.interval_ms:g}", "ASR_TARGET": arguments.target}
+                with quality.running_server(arguments.engines, choice.precision, variables) as address:
+                    stream = functools.partial(quality.stream_over_webrtc, address)
+                    results.append(quality.measure(name, "WebRTC", recordings, offline, stream, status.update))
+    console.print(quality_table(results, f"{opened.name}, an update every {arguments.interval_ms:g} ms"))
+    settings = {name: getattr(arguments, name) for name in ("interval_ms", "seconds")}
+    write_line(arguments.out, {"benchmark": "quality", "machine": machine.describe(), "engine": opened.name, "settings": settings,
+                               "results": [each.as_json() for each in results]})  # fmt: skip
+    if arguments.plot:
+        plot_quality(results, arguments.plot)
+    return 0
+
+
+QUALITY_COLUMNS = (
+    "set", "way", "audio s", "WER %", "offline %", "seen ms", "stable ms", "UPWR (as shown)", "violations", "final ms",
+    "passes", "single steps", "compute",
+)  # fmt: skip
+
+
+def quality_table(results: Sequence[Quality], title: str) -> Table:
+    """One row for each set and way; times as p50 / p95."""
+    table = Table(title=title, title_justify="left")
+    for column in QUALITY_COLUMNS:
+        table.add_column(column, justify="left" if column in ("set", "way") else "right")
+    for each in results:
+        table.add_row(
+            each.file_set, each.way, f"{each.audio_seconds:.0f}", f"{each.wer:.2f}", optional(each.offline_wer, "{:.2f}"),
+            *(optional(spread, "{0.p50:,.0f} / {0.p95:,.0f}") for spread in (each.appeared_ms, each.stable_ms)),
+            f"{each.unstable_ratio:.2f} ({each.unstable_ratio_as_shown:.2f})", str(each.violations),
+            f"{each.final_ms.p50:,.0f} / {each.final_ms.p95:,.0f}", optional(each.passes, "{:.1f}"),
+            optional(each.single_steps, "{:.1f}"), optional(each.compute_share, "{:.2f}"),
+        )  # fmt: skip
+    return table
+
+
+def optional(value: object, form: str) -> str:
+    return "" if value is None else form.format(value)
 
 
 def write_line(path: Path | None, result: dict) -> None:

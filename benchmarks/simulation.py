@@ -49,6 +49,7 @@ class Simulation:
         self._now, self._batcher = 0.0, Batcher(self.engine.limits, max_wait_seconds=0.0)
         self._batcher.open_stream("simulated")
         self._due: list[tuple[float, Result]] = []
+        self._step_ends: list[float] = []  # of the request served last, in seconds of the stream
         self.session = Session("simulated", self.limits, self.tokenizer, self._receive, self._serve, lambda: None, now=0.0)
         self.session.on_text(json.dumps({"op": "init", "sid": "simulated", "words": self.words}), self._now)
         for frame in frames_of(audio, self.frame_ms):
@@ -70,32 +71,39 @@ class Simulation:
 
     def _serve(self, request: Request) -> None:
         """Run the engine until the request is answered; the answer is delivered when its time has come."""
-        began = time.perf_counter()
         self._batcher.submit(request, self._now)
+        # A request that takes another's place waits for the step under way, as it does in the engine loop.
+        at = next((end for end in self._step_ends if end > self._now), self._now)
+        self._step_ends = []
+        began = time.perf_counter()
         while (step := self._batcher.plan(self._now)) is not None:
-            for result in self._run(step):
-                for slot in self._batcher.take_freed():
-                    self.engine.free(slot)
-                self.results.append(result)
-                seconds = time.perf_counter() - began
-                self.compute_seconds += seconds
-                self._due.append((self._now + (seconds if self.count_compute else 0.0), result))
-
-    def _run(self, step: Step) -> list[Result]:
-        match step:
-            case Encode(jobs):
-                self.engine.encode([job.slot for job in jobs], [job.request.clip for job in jobs])
-                return []
-            case Align(job):
-                share = self.engine.align(job.slot, job.decoding.tokens)
-                return self._batcher.aligned(step, alignment.first_frames(share), self._now)
-            case Decode(rows=rows):
-                return self._batcher.decoded(step, self.engine.decode(rows), self._now)
+            results = run_step(self.engine, self._batcher, step, self._now)
+            seconds, began = time.perf_counter() - began, time.perf_counter()
+            self.compute_seconds += seconds
+            at += seconds if self.count_compute else 0.0
+            self._step_ends.append(at)
+            self.results += results
+            self._due += [(at, result) for result in results]
 
     def _deliver_until(self, now: float) -> None:
         while self._due and self._due[0][0] <= now:
             _, result = self._due.pop(0)
             self.session.on_result(result, now)
+
+
+def run_step(engine: Engine, batcher: Batcher, step: Step, now: float) -> list[Result]:
+    """What the engine loop does with a step, on this thread; returns the results it completes."""
+    results = []
+    match step:
+        case Encode(jobs):
+            engine.encode([job.slot for job in jobs], [job.request.clip for job in jobs])
+        case Align(job):
+            results = batcher.aligned(step, alignment.first_frames(engine.align(job.slot, job.decoding.tokens)), now)
+        case Decode(rows=rows):
+            results = batcher.decoded(step, engine.decode(rows), now)
+    for slot in batcher.take_freed():
+        engine.free(slot)
+    return results
 
 
 def frames_of(audio: np.ndarray, frame_ms: int) -> Iterator[np.ndarray]:

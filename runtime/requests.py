@@ -8,6 +8,7 @@ from runtime.exceptions import EngineError
 
 TOKENS_PER_SECOND = 6.5  # the authors' limit against runaway loops
 SPARE_TOKENS = 3  # so that a word of half a second still fits
+SPARE_NEW_TOKENS = 5  # beyond those of the unheard audio: what the draft had missed
 
 
 class Priority(enum.IntEnum):
@@ -31,6 +32,9 @@ class Request:
     priority: Priority = Priority.INTERIM
     end_bias: float = 0.0
     """Subtracted from the end token's logit at the first step, against empty results for quiet audio."""
+    unheard_seconds: float | None = None
+    """Of an interim: how much of the clip the draft has not heard. It bounds what may be new, for a clip that ends in the middle
+    of a word makes the model go on by itself. None: only the clip's length counts."""
     align: bool = False
     """Is it asked where in the clip the tokens were heard?"""
 
@@ -40,7 +44,10 @@ class Request:
 
     @property
     def max_tokens(self) -> int:
-        return int(self.clip.seconds * TOKENS_PER_SECOND) + SPARE_TOKENS
+        most = int(self.clip.seconds * TOKENS_PER_SECOND) + SPARE_TOKENS
+        if self.unheard_seconds is None:
+            return most
+        return min(most, len(self.draft) + int(self.unheard_seconds * TOKENS_PER_SECOND) + SPARE_NEW_TOKENS)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ class Tokenizer:
     def __init__(self, pieces: Sequence[str]):
         self._bytes = [piece_bytes(piece) for piece in pieces]
         self._starts_word = [piece.startswith(SPACE) for piece in pieces]
+        self._is_punctuation = [all(byte < 128 and not chr(byte).isalnum() for byte in each) for each in self._bytes]
 
     @classmethod
     def load(cls, directory: Path) -> "Tokenizer":
@@ -33,6 +34,10 @@ class Tokenizer:
 
     def starts_word(self, token: int) -> bool:
         return self._starts_word[token]
+
+    def is_punctuation(self, token: int) -> bool:
+        """Has it neither letter nor digit? A byte of a character beyond ASCII counts as one."""
+        return self._is_punctuation[token]
 
 
 def piece_bytes(piece: str) -> bytes:

@@ -39,10 +39,11 @@ class StreamError(Exception):
 class StreamingClient:
     """One stream. Enter it to connect and send init; close() gives the final; leaving it always hangs up."""
 
-    def __init__(self, server: str, path: str = "/webrtc", sid: str | None = None):
-        """server: HOST:PORT or a URL."""
+    def __init__(self, server: str, path: str = "/webrtc", sid: str | None = None, words: bool = False):
+        """server: HOST:PORT or a URL. words: ask for the times of words, in the final and its segments."""
         self._url = (server if "://" in server else f"http://{server}").rstrip("/") + path
         self.sid = sid or str(uuid.uuid4())
+        self._init = {"op": "init", "sid": self.sid, "sr": SAMPLE_RATE} | ({"words": True} if words else {})
         self.ready: dict = {}
         self._connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         self._channel = self._connection.createDataChannel("audio")
@@ -78,7 +79,7 @@ class StreamingClient:
         answer = parse_response(response)
         await self._connection.setRemoteDescription(RTCSessionDescription(answer["sdp"], answer["type"]))
         await self._is_open.wait()
-        self._channel.send(json.dumps({"op": "init", "sid": self.sid, "sr": SAMPLE_RATE}))
+        self._channel.send(json.dumps(self._init))
         await self._until_ready()
 
     async def _until_ready(self) -> None:
@@ -152,16 +153,18 @@ class Transcription:
     audio_seconds: float = 0.0
     seconds: float = 0.0
     """From the first frame to the final."""
+    final_seconds: float = 0.0
+    """From close to the final."""
 
 
-async def transcribe(server: str, audio: np.ndarray, rtf: float = 1.0, path: str = "/webrtc",
+async def transcribe(server: str, audio: np.ndarray, rtf: float = 1.0, path: str = "/webrtc", words: bool = False,
                      on_interim: Callable[[dict], None] = lambda interim: None,
                      on_sent: Callable[[float], None] = lambda seconds: None) -> Transcription:  # fmt: skip
     """Stream int16 audio at `rtf` times real time (0: as fast as the channel takes it) and collect what comes back.
 
     Raises StreamError, OSError, TimeoutError.
     """
-    async with StreamingClient(server, path) as client:
+    async with StreamingClient(server, path, words=words) as client:
         interims: list[dict] = []
 
         async def collect() -> None:
@@ -180,11 +183,13 @@ async def transcribe(server: str, audio: np.ndarray, rtf: float = 1.0, path: str
                 on_sent(sent_seconds)
                 if rtf > 0:
                     await asyncio.sleep(began + sent_seconds / rtf - time.monotonic())
+            closed_at = time.monotonic()
             final = await client.close()
+            ended_at = time.monotonic()
             await collecting
         finally:
             collecting.cancel()
-        return Transcription(final, interims, len(audio) / SAMPLE_RATE, time.monotonic() - began)
+        return Transcription(final, interims, len(audio) / SAMPLE_RATE, time.monotonic() - began, ended_at - closed_at)
 
 
 def parse_response(response: httpx.Response) -> dict:

@@ -4,7 +4,8 @@ Every sample belongs to exactly one segment, and every segment is transcribed. C
 - at a pause after speech, the shorter the longer the segment already is: words on both sides help each other, so a short
   segment is only given up for a pause that ends what was said;
 - shortly before sound begins, after a while of quiet: quiet before speech is what empties Moonshine's transcripts;
-- in unbroken sound, at the quietest point of a window before the segment grows past its maximum;
+- in unbroken sound, at the quietest point between two words in the window before the segment grows past its maximum; where the
+  words are is for the model to say;
 - in unbroken quiet, every few seconds.
 Within a segment, a pause is heard as a short one: of a longer stretch of background, what lies in its middle is left out.
 That costs the model nothing, its time less, and keeps two halves of a sentence together over a speaker's thinking.
@@ -38,6 +39,7 @@ QUIET_SECONDS = 3.0  # length of a segment without sound
 PAUSES = ((0.0, 2.5), (6.0, 2.5), (8.0, 0.5), (12.0, 0.2))  # seconds heard so far: seconds of pause that end the segment
 HEARD_PAUSE_SECONDS = 0.6  # of a longer pause, this much is heard: half at each end
 HEARD_PAUSE_LEVELS = int(HEARD_PAUSE_SECONDS * LEVELS_PER_SECOND)
+NEAR_LEVELS = 6  # 120 ms
 BETWEEN_WORDS_LEVELS = 4  # 80 ms: the closure before a p or t is shorter
 
 
@@ -53,8 +55,10 @@ class Cut:
     """Where the open segment should end."""
 
     position: int
-    """Sample index within the stream, after the last sample of the segment."""
+    """Sample index within the stream, after the last sample of the segment; of a cut by length, the latest there may be."""
     kind: CutKind
+    earliest: int | None = None
+    """Of a cut by length: where its window begins. place() decides within it."""
 
 
 class Segmenter:
@@ -67,6 +71,7 @@ class Segmenter:
         self._pcm = bytearray()  # from self.start on
         self._levels: list[float] = []  # dB of full scale, from self.start on; may end some 100 ms before the audio
         self._loud: list[bool] = []  # the same levels, held against the background at their time
+        self._loud_until = 0  # the level behind the last loud one
         self._background_db = QUIETEST_DB
         self._recent: collections.deque[float] = collections.deque(maxlen=STEADY_LEVELS)  # the newest levels
         self.start = 0
@@ -92,20 +97,16 @@ class Segmenter:
         return self._sound_at is not None
 
     @property
-    def agreement_end(self) -> int:
-        """No cut of the open segment comes before this position unless everything behind the cut is quiet.
-
-        So words that were heard in audio up to here lie before the cut, wherever it will be.
-        """
-        level = self._scanned if self._window_at is None else self._window_at
-        return self._position_of(level)
+    def loud_until(self) -> int:
+        """Position behind the last sound in the open segment; its start where there is none."""
+        return self._position_of(self._loud_until)
 
     def append(self, pcm: bytes) -> None:
         """pcm: PCM16 mono little-endian, whole samples."""
         self._pcm += pcm
 
     def find_cut(self) -> Cut | None:
-        """The open segment's first cut in the audio so far; the same answer until advance()."""
+        """The open segment's first cut in the audio so far; the same answer until advance(). place() one by length."""
         self._measure_levels()
         while self._cut is None and self._scanned < len(self._levels):
             self._cut = self._scan(self._scanned)
@@ -144,6 +145,7 @@ class Segmenter:
         assert self.start <= position <= self.end, f"cut at {position} outside {self.start}..{self.end}"
         levels = min(-(-(position - self.start) // LEVEL_SAMPLES), len(self._levels))
         del self._pcm[: (position - self.start) * 2], self._levels[:levels], self._loud[:levels]
+        self._loud_until = max(0, self._loud_until - levels)
         self.start = position
         self._open()
 
@@ -164,6 +166,8 @@ class Segmenter:
         for level in np.maximum(10 * np.log10((samples * samples).mean(axis=1) + 1e-12), QUIETEST_DB).tolist():
             self._levels.append(level)
             self._loud.append(level > self._background_db + QUIET_MARGIN_DB)
+            if self._loud[-1]:
+                self._loud_until = len(self._loud)
             self._follow_background(level)
 
     def _follow_background(self, level: float) -> None:
@@ -188,7 +192,7 @@ class Segmenter:
         if self._quiet_run and self._quiet_run >= pause_levels(self._heard):
             return self._cut_at(pause_at + self._quiet_run // 2, CutKind.PAUSE)
         if self._heard >= self._max_levels:
-            return self._cut_at(self._quietest(index + 1), CutKind.LENGTH)
+            return Cut(self._position_of(index + 1), CutKind.LENGTH, earliest=self._position_of(self._window_at))
         return None
 
     def _scan_quiet(self, index: int) -> Cut | None:
@@ -205,13 +209,20 @@ class Segmenter:
     def _cut_at(self, level: int, kind: CutKind) -> Cut:
         return Cut(self._position_of(level), kind)
 
-    def _quietest(self, end: int) -> int:
-        """The middle of the quietest 100 ms in the window that ends at level `end`."""
-        window = np.array(self._levels[self._window_at : end])
-        smooth = np.convolve(10 ** (window / 10), np.ones(BLOCK_LEVELS), mode="valid")
+    def place(self, cut: Cut, between_words: Sequence[int]) -> int:
+        """Where in its window to make a cut by length: where it is quietest near one of these positions; without one, anywhere.
+
+        A position is near within NEAR_LEVELS, for the model's idea of where a word ends may be off by some frames.
+        """
+        first, last = (cut.earliest - self.start) // LEVEL_SAMPLES, (cut.position - self.start) // LEVEL_SAMPLES
+        power = np.convolve(10 ** (np.array(self._levels[first:last]) / 10), np.ones(BLOCK_LEVELS), mode="valid")
+        middles = first + BLOCK_LEVELS // 2 + np.arange(len(power))
+        distances = np.abs(middles[:, None] - (np.array(between_words)[None, :] - self.start) / LEVEL_SAMPLES)
+        near = distances.min(axis=1, initial=np.inf) <= NEAR_LEVELS
+        if near.any():
+            power[~near] = np.inf
         # The last of equals: the longer segment gives the model more to go by.
-        last_minimum = len(smooth) - 1 - int(np.argmin(smooth[::-1]))
-        return self._window_at + last_minimum + BLOCK_LEVELS // 2
+        return self._position_of(int(middles[len(power) - 1 - int(np.argmin(power[::-1]))]))
 
 
 def variance(levels: Iterable[float], mean: float) -> float:

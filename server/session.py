@@ -18,10 +18,12 @@ from runtime.tokenizer import Tokenizer
 from server import protocol
 from server.protocol import Close, Init, ProtocolError, Reason
 from server.segmenter import Cut, CutKind, Segmenter
-from server.transcript import Transcript
-from server.words import Word, time_words
+from server.transcript import NOTHING, Hypothesis, Transcript
+from server.words import Spoken, Word, locate
 
 MIN_NEW_SECONDS = 0.1  # of audio that make another interim worth its price
+COMPLETE_SECONDS = 0.3  # of quiet behind the last sound: no word is cut off in its middle
+ENOUGH_COMPLETE = 2  # hypotheses of all that was said: another one of more quiet would say nothing new
 
 request_ids = itertools.count()
 
@@ -67,6 +69,7 @@ class Session:
         self._tokenizer = tokenizer
         self._transcript = Transcript(tokenizer, limits.stable_agreement)
         self._pending: Pending | None = None  # the one request under way
+        self._complete = (0, 0)  # position behind a segment's last sound, and how many results have heard it and quiet behind it
         self._transcribed_until = 0  # position behind the newest sample that any result has covered
         self._last_heard_at = now  # when the client last sent anything
         self._last_interim_at = float("-inf")  # when the last interim was submitted
@@ -188,6 +191,9 @@ class Session:
         segmenter, closing = self._segmenter, self.state is State.CLOSING
         if cut := segmenter.find_cut():
             self._request(cut.position, cut, Priority.FINAL if closing else Priority.INTERIM)
+        elif closing and self._heard_it_all() and not self._with_words:
+            self._commit(self._transcript.draft, segmenter.end, None, NOTHING)
+            self._send_final(now)
         elif closing and segmenter.end > segmenter.start:
             self._request(segmenter.end, Cut(segmenter.end, CutKind.END), Priority.FINAL)
         elif closing:
@@ -197,24 +203,33 @@ class Session:
             self._request(segmenter.end, None, Priority.INTERIM)
 
     def _interim_is_due(self, now: float) -> bool:
-        if not self._segmenter.has_sound:
+        if not self._segmenter.has_sound or self._heard_it_all(ENOUGH_COMPLETE):
             return False
         new_samples = self._segmenter.end - max(self._transcribed_until, self._segmenter.start)
         interval_passed = now - self._last_interim_at >= self._limits.interim_interval_seconds
         return interval_passed and new_samples >= MIN_NEW_SECONDS * SAMPLE_RATE
 
+    def _heard_it_all(self, times: int = 1) -> bool:
+        """Have so many results heard everything that was said in the open segment, and quiet behind it?"""
+        loud_until, results = self._complete
+        return results >= times and loud_until == self._segmenter.loud_until
+
     def _request(self, end: int, cut: Cut | None, priority: Priority) -> None:
+        loud_until = self._segmenter.loud_until
+        unheard = end - max(self._transcribed_until, self._segmenter.start)
         request = Request(
             request_id=next(request_ids),
             stream_id=self.stream_id,
             clip=self._segmenter.clip(end),
+            unheard_seconds=None if cut else unheard / SAMPLE_RATE,
             draft=self._transcript.draft,
             forced=self._transcript.forced,
             priority=priority,
             end_bias=END_BIAS,
-            align=self._with_words and cut is not None,
+            align=cut is not None and (self._with_words or cut.kind is CutKind.LENGTH),
         )
-        self._pending = Pending(request, end, cut, heard_at=self._last_heard_at)
+        complete_at = loud_until if end - loud_until >= COMPLETE_SECONDS * SAMPLE_RATE else None
+        self._pending = Pending(request, end, cut, complete_at, heard_at=self._last_heard_at)
         try:
             self._submit(request)
         except EngineStopped as exc:
@@ -226,33 +241,43 @@ class Session:
             return True
         return bool(result.tokens) and is_speech(result.log_probs, self._tokenizer.text(result.tokens))
 
-    def _take_interim(self, result: Result, pending: "Pending", now: float, may_confirm: bool = True) -> None:
-        if self._is_speech(result):
-            may_confirm = may_confirm and pending.end <= self._segmenter.agreement_end
-            self._transcript.update(result.tokens, result.log_probs, may_confirm)
-        else:
-            self._transcript.update((), (), may_confirm=False)
+    def _take_interim(self, result: Result, pending: "Pending", now: float) -> None:
+        heard = Hypothesis(result.tokens, result.log_probs) if self._is_speech(result) else NOTHING
+        self._transcript.update(heard, complete=pending.complete_at is not None)
+        if pending.complete_at is not None:
+            loud_until, results = self._complete
+            self._complete = (pending.complete_at, results + 1 if loud_until == pending.complete_at else 1)
         self._show(pending, now)
 
     def _take_segment(self, result: Result, pending: "Pending", now: float) -> None:
-        tokens = result.tokens if self._is_speech(result) else ()
-        if tokens and pending.cut.kind is CutKind.QUIET:
+        cut, tokens = pending.cut, result.tokens if self._is_speech(result) else ()
+        if tokens and cut.kind is CutKind.QUIET:
             # Words where nothing was loud: they may go on behind this cut, which was made for silence.
             self._segmenter.keep_open()
-            self._take_interim(result, pending, now, may_confirm=False)
+            self._take_interim(result, pending, now)
             return
-        start_ms, end_ms = milliseconds(self._segmenter.start), milliseconds(pending.cut.position)
-        rest_follows = pending.cut.kind is CutKind.LENGTH
-        words = self._time_words(tokens, result, pending.cut.position) if self._with_words else None
-        self._transcript.commit(tokens, start_ms, end_ms, rest_follows, words)
-        self._segmenter.advance(pending.cut.position)
+        spoken = self._locate(tokens, result, cut.position) if tokens and result.first_frames else None
+        position, rest, count = cut.position, NOTHING, len(spoken.begins) - 1 if spoken else 0
+        if cut.kind is CutKind.LENGTH:
+            position = self._segmenter.place(cut, spoken.between_words if spoken else ())
+            count = spoken.words_before(position) if spoken else 0
+            end = spoken.begins[count] if spoken else 0
+            tokens, rest = tokens[:end], Hypothesis(tokens[end:], result.log_probs[end:])
+        words = spoken.words(self._tokenizer, count, position) if spoken else ()
+        self._commit(tokens, position, words if self._with_words else None, rest)
         if self.state is State.STREAMING:
             self._show(pending, now)
 
-    def _time_words(self, tokens: Sequence[int], result: Result, end: int) -> tuple[Word, ...]:
-        if not tokens:
-            return ()
-        return time_words(tokens, result.first_frames, self._tokenizer, self._segmenter.heard(end), self._segmenter.pauses(end))
+    def _commit(self, tokens: Sequence[int], position: int, words: tuple[Word, ...] | None, rest: Hypothesis) -> None:
+        """Close the open segment at a position with these tokens; the rest of the hypothesis belongs to the next one."""
+        start_ms, end_ms = milliseconds(self._segmenter.start), milliseconds(position)
+        self._transcript.commit(tokens, start_ms, end_ms, rest, words)
+        self._segmenter.advance(position)
+        self._complete = (0, 0)
+
+    def _locate(self, tokens: Sequence[int], result: Result, end: int) -> Spoken:
+        heard, pauses = self._segmenter.heard(end), self._segmenter.pauses(end)
+        return locate(tokens, result.first_frames, self._tokenizer, heard, pauses)
 
     def _show(self, pending: "Pending", now: float) -> None:
         """Send an interim if it says anything new."""
@@ -287,6 +312,8 @@ class Pending:
     """Position behind its last sample."""
     cut: Cut | None
     """The cut it closes a segment at; None for an interim."""
+    complete_at: int | None
+    """Position behind the last sound, if there is quiet enough behind it for the last word to be whole."""
     heard_at: float
     """When the newest sample known at its submission came in."""
 

@@ -1,4 +1,4 @@
-"""When the words of a segment were spoken: from the frames of its clip to milliseconds of the stream."""
+"""Where in the stream the words of a hypothesis were spoken: from the frames of its clip to milliseconds."""
 
 import bisect
 import itertools
@@ -18,15 +18,46 @@ Stretch = tuple[int, int]
 
 @dataclass(frozen=True)
 class Word:
+    """As it stands in messages."""
+
     w: str
     """As in the text, with its punctuation."""
     start_ms: int
     end_ms: int
 
 
-def time_words(tokens: Sequence[int], first_frames: Sequence[int], tokenizer: Tokenizer, heard: Sequence[Stretch],
-               pauses: Sequence[Stretch]) -> tuple[Word, ...]:  # fmt: skip
-    """The words of a hypothesis with their times, in order and without overlap.
+@dataclass(frozen=True)
+class Spoken:
+    """A hypothesis and where in the stream it was spoken."""
+
+    tokens: tuple[int, ...]
+    begins: list[int]
+    """Index of each word's first token, and the number of tokens."""
+    gaps: list[Stretch]
+    """What lies before each word and behind the last: a pause, or an empty stretch."""
+
+    @property
+    def between_words(self) -> list[int]:
+        """A position in every gap."""
+        return [(first + last) // 2 for first, last in self.gaps]
+
+    def words_before(self, position: int) -> int:
+        """How many words lie before a position in or near a gap."""
+        return min(range(len(self.gaps)), key=lambda index: abs(self.between_words[index] - position))
+
+    def words(self, tokenizer: Tokenizer, count: int, end: int) -> tuple[Word, ...]:
+        """The first `count` words with their times, in order, without overlap and before position `end`."""
+        words = []
+        for index in range(count):
+            if text := tokenizer.text(self.tokens[self.begins[index] : self.begins[index + 1]]):
+                start, stop = min(end, self.gaps[index][1]), min(end, self.gaps[index + 1][0])
+                words.append(Word(text, start * 1000 // SAMPLE_RATE, stop * 1000 // SAMPLE_RATE))
+        return tuple(words)
+
+
+def locate(tokens: Sequence[int], first_frames: Sequence[int], tokenizer: Tokenizer, heard: Sequence[Stretch],
+           pauses: Sequence[Stretch]) -> Spoken:  # fmt: skip
+    """Where the words of a hypothesis were spoken.
 
     first_frames: of each token in the clip, and the one behind the last. heard: the stretches of the stream that the clip
     consists of. pauses: the quiet stretches of the stream there.
@@ -34,13 +65,7 @@ def time_words(tokens: Sequence[int], first_frames: Sequence[int], tokenizer: To
     begins = [index for index, token in enumerate(tokens) if index == 0 or tokenizer.starts_word(token)]
     limits = [stream_position(heard, max(0, first_frames[index] * SAMPLES_PER_FRAME - LAG_SAMPLES)) for index in begins]
     limits.append(stream_position(heard, first_frames[-1] * SAMPLES_PER_FRAME, is_end=True))
-    gaps = fit_pauses(limits, pauses)
-    words = []
-    for index, (begin, end) in enumerate(itertools.pairwise([*begins, len(tokens)])):
-        if text := tokenizer.text(tokens[begin:end]):
-            start, stop = gaps[index][1], gaps[index + 1][0]
-            words.append(Word(text, start * 1000 // SAMPLE_RATE, stop * 1000 // SAMPLE_RATE))
-    return tuple(words)
+    return Spoken(tuple(tokens), [*begins, len(tokens)], fit_pauses(limits, pauses))
 
 
 def fit_pauses(limits: Sequence[int], pauses: Sequence[Stretch]) -> list[Stretch]:

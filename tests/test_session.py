@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from runtime.audio import SAMPLE_RATE
+from runtime.audio import SAMPLE_RATE, count_frames
 from runtime.exceptions import EngineFailed, EngineStopped
 from runtime.requests import Priority, Request, Result
 from runtime.tokenizer import Tokenizer
@@ -55,7 +55,10 @@ class Stream:
             self.session.on_audio(samples[start : start + step].tobytes(), self.now)
 
     def answer(self, *tokens: int, log_prob: float = -0.1, error=None) -> None:
-        result = Result(self.requests[-1], tokens, (log_prob,) * len(tokens), error)
+        request = self.requests[-1]
+        frames = count_frames(len(request.clip.samples))
+        first_frames = tuple(range(0, frames + 1, frames // len(tokens)))[: len(tokens) + 1] if request.align and tokens else None
+        result = Result(request, tokens, (log_prob,) * len(tokens), error, first_frames=first_frames)
         self.session.on_result(result, self.now)
 
     @property
@@ -67,12 +70,12 @@ class Stream:
 def test_a_stream_from_init_to_final():
     stream = Stream().init()
     stream.sound(0.6)
-    stream.answer(3)
+    stream.answer(3, 4)
     assert stream.messages == [
         {"op": "interim", "sid": "abc", "seq": 0, "text": "one", "stable": 0, "audio_ms": 100, "latency_ms": 500.0}
     ]
     stream.text(CLOSE)
-    assert stream.requests[-1].priority is Priority.FINAL and stream.requests[-1].draft == (3,)
+    assert stream.requests[-1].priority is Priority.FINAL and stream.requests[-1].draft == (3, 4)
     stream.now += 0.05
     stream.answer(3, 4)
     assert stream.messages[-1] == {
@@ -222,7 +225,7 @@ def test_a_client_that_outruns_the_engine_is_told_and_keeps_what_was_committed()
     committed = stream.messages[-1]["text"]
     stream.sound(25.0, frame_ms=500)
     assert stream.error["reason"] == "buffer_overflow"
-    assert stream.error["text"] == committed == "one two"
+    assert stream.error["text"] == committed[: stream.messages[-2]["stable"]] == "one two"
 
 
 def test_an_engine_failure_reaches_the_client_by_name():

@@ -1,28 +1,35 @@
-"""Hypotheses into text: stable text never changes, and nothing is said twice."""
+"""Hypotheses into text: stable text never changes, what is shown seldom does, and nothing is said twice."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.tokenizer import Tokenizer
-from server.transcript import Transcript
+from server.transcript import Hypothesis, Transcript
 
 WORDS = ["", "", "", "▁the", "▁cat", "▁sat", "▁on", "▁a", "▁mat", "s", ".", ",", "<0xC3>", "<0xA9>", "▁"]
 TOKENIZER = Tokenizer(WORDS)
-SURE, UNSURE = 0.0, -2.0
+SURE, FAIR, UNSURE = 0.0, -0.4, -2.0
 
 
 def tokens_of(text: str) -> tuple[int, ...]:
     return tuple(WORDS.index(piece) for piece in text.split())
 
 
+def hypothesis_of(text: str, log_prob: float = SURE) -> Hypothesis:
+    tokens = tokens_of(text)
+    return Hypothesis(tokens, (log_prob,) * len(tokens))
+
+
 def make(agreement: int = 2) -> Transcript:
     return Transcript(TOKENIZER, agreement)
 
 
-def hear(transcript: Transcript, text: str, may_confirm: bool = True, log_prob: float = SURE) -> None:
-    tokens = tokens_of(text)
-    transcript.update(tokens, [log_prob] * len(tokens), may_confirm)
+def hear(transcript: Transcript, *texts: str, log_prob: float = SURE, complete: bool = False) -> str:
+    """Returns the text in sight."""
+    for text in texts:
+        transcript.update(hypothesis_of(text, log_prob), complete)
+    return transcript.text
 
 
 def stable_text(transcript: Transcript) -> str:
@@ -34,40 +41,46 @@ def test_words_that_two_hypotheses_share_become_stable_but_for_the_last():
     hear(transcript, "▁the ▁cat")
     assert transcript.stable == 0
     hear(transcript, "▁the ▁cat ▁sat")
-    assert (transcript.text, stable_text(transcript)) == ("the cat sat", "the")
-    hear(transcript, "▁the ▁cat ▁sat ▁on")
     assert stable_text(transcript) == "the cat"
-    assert transcript.draft[: transcript.forced] == tokens_of("▁the ▁cat"), "what is stable is forced from now on"
+    hear(transcript, "▁the ▁cat ▁sat ▁on")
+    assert stable_text(transcript) == "the cat sat"
+    assert transcript.draft[: transcript.forced] == tokens_of("▁the ▁cat ▁sat"), "what is stable is forced from now on"
+
+
+def test_behind_a_pause_the_last_word_is_whole():
+    transcript = make()
+    assert hear(transcript, "▁the ▁cat", complete=True) == "the cat"
+    hear(transcript, "▁the ▁cat", complete=True)
+    assert stable_text(transcript) == "the cat"
 
 
 def test_no_half_word_and_no_bare_punctuation_becomes_stable():
     transcript = make()
-    hear(transcript, "▁cat s ▁sat")
-    hear(transcript, "▁cat ▁sat ▁on")
+    hear(transcript, "▁cat s ▁sat", "▁cat ▁sat ▁on")
     assert transcript.stable == 0, "cat or cats is open"
-    hear(transcript, "▁cat , ▁sat")
-    hear(transcript, "▁cat , ▁sat ▁on")
+    hear(transcript, "▁cat , ▁sat", "▁cat , ▁sat ▁on")
+    assert stable_text(transcript) == "cat, sat"
+
+
+def test_the_less_the_model_believes_the_more_hypotheses_must_agree():
+    for log_prob, needed in ((SURE, 2), (FAIR, 4), (UNSURE, 8)):
+        transcript = make()
+        for heard in range(1, needed + 1):
+            assert transcript.stable == 0, f"after {heard - 1} at {log_prob}"
+            hear(transcript, "▁the ▁cat", log_prob=log_prob)
+        assert stable_text(transcript) == "the"
+
+
+def test_of_punctuation_less_is_asked():
+    transcript = make()
+    for _ in range(2):
+        transcript.update(Hypothesis(tokens_of("▁cat , ▁sat"), (SURE, -0.9, SURE)))
     assert stable_text(transcript) == "cat,"
-
-
-def test_words_the_model_doubts_do_not_become_stable():
-    transcript = make()
-    for _ in range(5):
-        hear(transcript, "▁the ▁cat ▁sat", log_prob=UNSURE)
-    assert transcript.stable == 0
-
-
-def test_hypotheses_past_a_possible_cut_confirm_nothing():
-    transcript = make()
-    hear(transcript, "▁the ▁cat ▁sat", may_confirm=False)
-    hear(transcript, "▁the ▁cat ▁sat", may_confirm=False)
-    assert transcript.stable == 0
 
 
 def test_more_agreement_can_be_asked_for():
     transcript = make(agreement=3)
-    hear(transcript, "▁the ▁cat")
-    hear(transcript, "▁the ▁cat")
+    hear(transcript, "▁the ▁cat", "▁the ▁cat")
     assert transcript.stable == 0
     hear(transcript, "▁the ▁cat")
     assert stable_text(transcript) == "the"
@@ -75,53 +88,84 @@ def test_more_agreement_can_be_asked_for():
         make(agreement=1)
 
 
+def test_a_word_is_shown_when_it_is_believed_or_heard_twice():
+    transcript = make()
+    assert hear(transcript, "▁the ▁cat ▁sat") == "the cat", "the last one may be half a word"
+    assert hear(transcript, "▁the ▁cat ▁sat") == "the cat sat"
+    doubted = make()
+    assert hear(doubted, "▁the ▁cat ▁sat", log_prob=-0.8) == ""
+    assert hear(doubted, "▁the ▁cat ▁sat", log_prob=-0.8) == "the cat sat"
+    assert hear(make(), *["▁the ▁cat ▁sat"] * 3, log_prob=UNSURE) == ""
+
+
+def test_what_is_shown_stays_until_two_hypotheses_in_a_row_say_otherwise_and_alike():
+    transcript = make()
+    assert hear(transcript, "▁the ▁cat ▁sat ▁on ▁a") == "the cat sat on"
+    assert hear(transcript, "▁a ▁mat ▁sat ▁on ▁a ▁mat") == "the cat sat on"
+    assert hear(transcript, "▁the ▁cat ▁sat ▁on ▁a ▁mat") == "the cat sat on a"
+    moving = make()
+    hear(moving, "▁the ▁cat ▁sat ▁on ▁a")
+    assert hear(moving, "▁a ▁mat ▁sat ▁on ▁a", "▁a ▁mat ▁sat ▁on ▁a") == "a mat sat on a", "and as much of it as before"
+
+
 def test_a_committed_segment_is_stable_and_joined_with_a_space():
     transcript = make()
-    transcript.commit(tokens_of("▁the ▁cat ."), 0, 1000, rest_follows=False)
+    transcript.commit(tokens_of("▁the ▁cat ."), 0, 1000)
     hear(transcript, "▁a ▁mat")
-    assert transcript.text == "the cat. a mat" and stable_text(transcript) == "the cat."
+    assert transcript.text == "the cat. a" and stable_text(transcript) == "the cat."
     assert [(each.text, each.start_ms, each.end_ms) for each in transcript.segments] == [("the cat.", 0, 1000)]
 
 
-def test_behind_a_cut_through_speech_the_rest_stays_in_sight():
+def test_behind_a_cut_through_speech_the_rest_stays_in_sight_and_stable():
     transcript = make()
-    hear(transcript, "▁the ▁cat ▁sat ▁on ▁a")
-    transcript.commit(tokens_of("▁the ▁cat ▁sat ."), 0, 1000, rest_follows=True)
-    assert transcript.text == "the cat sat. on a" and stable_text(transcript) == "the cat sat."
-    assert transcript.draft == tokens_of("▁on ▁a") and transcript.forced == 0
+    hear(transcript, "▁the ▁cat ▁sat ▁on ▁a ▁mat", "▁the ▁cat ▁sat ▁on ▁a ▁mat")
+    assert transcript.text == "the cat sat on a mat" and stable_text(transcript) == "the cat sat on a"
+    transcript.commit(tokens_of("▁the ▁cat ▁sat"), 0, 1000, rest=hypothesis_of("▁on ▁a ▁mat"))
+    assert transcript.text == "the cat sat on a mat" and stable_text(transcript) == "the cat sat on a"
+    assert transcript.draft == tokens_of("▁on ▁a ▁mat") and transcript.forced == 2
+    hear(transcript, "▁on ▁a ▁mat ▁sat")
+    assert stable_text(transcript) == "the cat sat on a mat", "the rest counts as one hypothesis"
 
 
 def test_an_empty_segment_leaves_no_trace():
     transcript = make()
-    transcript.commit((), 0, 1000, rest_follows=False)
-    transcript.commit(tokens_of("▁cat"), 1000, 2000, rest_follows=False)
+    transcript.commit((), 0, 1000)
+    transcript.commit(tokens_of("▁cat"), 1000, 2000)
     assert transcript.text == "cat" and len(transcript.segments) == 1
 
 
 def test_a_character_cut_off_in_its_bytes_is_not_shown_yet():
     transcript = make()
-    hear(transcript, "▁cat <0xC3>")
-    assert transcript.text == "cat"
-    hear(transcript, "▁cat <0xC3> <0xA9>")
-    assert transcript.text == "caté"
+    assert hear(transcript, *["▁cat <0xC3>"] * 2) == "cat"
+    assert hear(transcript, *["▁cat <0xC3> <0xA9>"] * 2) == "caté"
+
+
+def test_memory_does_not_grow_with_the_hypotheses_of_a_segment():
+    transcript = make()
+    for _ in range(1000):
+        hear(transcript, "▁the ▁cat", log_prob=UNSURE)
+    assert len(transcript._recent) == 8
 
 
 hypothesis_tokens = st.lists(st.integers(3, len(WORDS) - 1), max_size=12)
 happening = st.one_of(
-    st.tuples(st.just("update"), hypothesis_tokens, st.booleans(), st.booleans()),
-    st.tuples(st.just("commit"), hypothesis_tokens, st.booleans(), st.just(True)),
+    st.tuples(st.just("update"), hypothesis_tokens, st.booleans(), st.sampled_from([SURE, FAIR, UNSURE])),
+    st.tuples(st.just("commit"), hypothesis_tokens, st.integers(0, 12), st.just(SURE)),
 )
 
 
 @given(happenings=st.lists(happening, max_size=40), agreement=st.integers(2, 4))
 def test_stable_text_never_changes_over_any_sequence_of_hypotheses(happenings, agreement):
-    """As long as each hypothesis begins with what was forced, which decoding sees to."""
+    """As long as each hypothesis begins with what was forced, which decoding sees to; commits cut it anywhere between words."""
     transcript, stable = make(agreement), ""
-    for kind, tokens, flag, sure in happenings:
-        tokens = [*transcript.draft[: transcript.forced], *tokens]
+    for kind, tokens, detail, log_prob in happenings:
+        tokens = (*transcript.draft[: transcript.forced], *tokens)
+        log_probs = (log_prob,) * len(tokens)
         if kind == "update":
-            transcript.update(tokens, [SURE if sure else UNSURE] * len(tokens), may_confirm=flag)
+            transcript.update(Hypothesis(tokens, log_probs), complete=detail)
         else:
-            transcript.commit(tokens, 0, 1, rest_follows=flag)
+            begins = [index for index, token in enumerate(tokens) if index == 0 or TOKENIZER.starts_word(token)]
+            count = begins[detail] if detail < len(begins) else len(tokens)
+            transcript.commit(tokens[:count], 0, 1, rest=Hypothesis(tokens[count:], log_probs[count:]))
         assert stable_text(transcript).startswith(stable), f"{stable!r} became {stable_text(transcript)!r}"
         stable = stable_text(transcript)

@@ -16,7 +16,7 @@ from runtime.alignment import LEAST_SHARE, first_frames
 from runtime.audio import SAMPLES_PER_FRAME
 from runtime.tokenizer import Tokenizer
 from server import audio_file
-from server.words import fit_pauses, stream_position, time_words
+from server.words import fit_pauses, locate, stream_position
 
 KNOWN = Path(__file__).parent / "data" / "words"
 TOLERANCE_MS = 120
@@ -59,10 +59,10 @@ STRETCHES = st.lists(st.integers(1, 30_000), min_size=1, max_size=8).map(
 def test_words_are_in_order_and_inside_what_was_heard(heard, pauses, tokens, data):
     frames = sum(last - first for first, last in heard) // SAMPLES_PER_FRAME
     inner = sorted(data.draw(st.lists(st.integers(0, frames), min_size=len(tokens) - 1, max_size=len(tokens) - 1)))
-    words = time_words(tokens, (0, *inner, frames), TOKENIZER, heard, pauses)
+    count, end = sum(token != 5 for token in tokens[1:]) + 1, max(heard[-1][1], pauses[-1][1])
+    words = locate(tokens, (0, *inner, frames), TOKENIZER, heard, pauses).words(TOKENIZER, count, end)
     times = [time for word in words for time in (word.start_ms, word.end_ms)]
     assert times == sorted(times)
-    end = max(heard[-1][1], pauses[-1][1])
     assert all(0 <= time <= end // 16 for time in times)
     assert " ".join(word.w for word in words).split() == TOKENIZER.text(tokens).split()
 

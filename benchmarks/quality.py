@@ -1,0 +1,193 @@
+"""What the speaker sees while speaking: words right, early and still. Streams recordings and measures every message."""
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+
+from benchmarks.accuracy import word_error_rate
+from benchmarks.file_sets import Piece, Recording
+from benchmarks.listening import Listening, Spoken, listen
+from benchmarks.simulation import Simulation, run_step
+from runtime.audio import SAMPLE_RATE, Clip
+from runtime.batcher import Batcher
+from runtime.engine import Engine
+from runtime.hypothesis import END_BIAS
+from runtime.requests import Request
+from runtime.tokenizer import Tokenizer
+from server.client import FRAME_MS, transcribe
+from server.session import SessionLimits
+
+PROJECT = Path(__file__).resolve().parent.parent
+START_SECONDS = 60.0  # for a server to be ready
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Of many values, in milliseconds."""
+
+    p50: float
+    p95: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread | None":
+        return cls(*np.percentile(values, (50, 95)).round(1).tolist()) if len(values) else None
+
+
+@dataclass(frozen=True)
+class Quality:
+    """One file set, streamed in one way."""
+
+    file_set: str
+    way: str
+    audio_seconds: float
+    words: int
+    wer: float
+    offline_wer: float | None
+    """Of one pass over each utterance alone; None where one is longer than a pass may be."""
+    appeared_ms: Spread | None
+    """From a word's end in the audio to its first appearance."""
+    stable_ms: Spread | None
+    """And to its becoming stable."""
+    unstable_ratio: float
+    """UPWR."""
+    unstable_ratio_as_shown: float
+    """With case and punctuation."""
+    violations: int
+    final_ms: Spread
+    """From close to the final."""
+    updates: int
+    compute_share: float | None
+    """Seconds of computing for each second of audio."""
+    passes: float | None
+    """Decoder passes for each update, final ones included."""
+    single_steps: float | None
+    """Those of them that fed a single token."""
+    timeline: tuple[Spoken, ...] = ()
+    """The words of the set's longest recording."""
+
+    def as_json(self) -> dict:
+        return dataclasses.asdict(dataclasses.replace(self, timeline=()))
+
+
+@dataclass
+class Run:
+    """One recording, streamed."""
+
+    recording: Recording
+    text: str
+    heard: Listening
+    simulation: Simulation | None = None
+
+
+def stream_in_process(
+    engine: Engine, tokenizer: Tokenizer, limits: SessionLimits, count_compute: bool, recording: Recording
+) -> Run:
+    simulation = Simulation(engine, tokenizer, limits, count_compute, words=True)
+    text = simulation.run(recording.samples)
+    return Run(recording, text, listen(simulation.messages, len(recording.samples) / SAMPLE_RATE), simulation)
+
+
+def stream_over_webrtc(address: str, recording: Recording) -> Run:
+    """In real time: a frame is sent when its last sample has been spoken."""
+    messages: list[tuple[float, dict]] = []
+    began = 0.0
+
+    def receive(message: dict) -> None:
+        messages.append((time.monotonic() - began, message))
+
+    def sent(seconds: float) -> None:
+        nonlocal began
+        if not began:
+            began = time.monotonic() - FRAME_MS / 1000
+
+    done = asyncio.run(transcribe(address, recording.samples, words=True, on_interim=receive, on_sent=sent))
+    closed_at = len(recording.samples) / SAMPLE_RATE
+    messages.append((closed_at + done.final_seconds, done.final))
+    return Run(recording, done.final["text"], listen(messages, closed_at))
+
+
+def measure(file_set: str, way: str, recordings: Sequence[Recording], offline_wer: float | None,
+            stream: Callable[[Recording], Run], progress: Callable[[str], None]) -> Quality:  # fmt: skip
+    runs = []
+    for number, recording in enumerate(recordings, start=1):
+        progress(f"{file_set}, {way}: {number} of {len(recordings)}")
+        runs.append(stream(recording))
+    words = [word for run in runs for word in run.heard.words]
+    results = [result for run in runs if run.simulation for result in run.simulation.results]
+    audio_seconds = sum(len(each.samples) for each in recordings) / SAMPLE_RATE
+
+    def per_update(count: str) -> float | None:
+        return round(sum(getattr(each.timings, count) for each in results) / len(results), 2) if results else None
+
+    return Quality(
+        file_set=file_set, way=way, audio_seconds=round(audio_seconds, 1), words=len(words),
+        wer=round(word_error_rate([run.recording.text for run in runs], [run.text for run in runs]), 2),
+        offline_wer=offline_wer,
+        appeared_ms=Spread.of([word.appeared_ms - word.end_ms for word in words]),
+        stable_ms=Spread.of([word.stable_ms - word.end_ms for word in words]),
+        unstable_ratio=round(sum(run.heard.unstable_words for run in runs) / max(1, len(words)), 3),
+        unstable_ratio_as_shown=round(sum(run.heard.unstable_as_shown for run in runs) / max(1, len(words)), 3),
+        violations=sum(run.heard.violations for run in runs),
+        final_ms=Spread.of([run.heard.final_latency_ms for run in runs]),
+        updates=len(results) or sum(run.heard.interims + 1 for run in runs),
+        compute_share=round(sum(run.simulation.compute_seconds for run in runs) / audio_seconds, 3) if results else None,
+        passes=per_update("passes"), single_steps=per_update("single_steps"),
+        timeline=tuple(max(runs, key=lambda run: len(run.recording.samples)).heard.words),
+    )  # fmt: skip
+
+
+def offline_rate(engine: Engine, tokenizer: Tokenizer, pieces: Sequence[Piece]) -> float | None:
+    """WER of one pass over each piece alone."""
+    if any(len(piece.samples) > engine.limits.max_samples for piece in pieces):
+        return None
+    texts = [transcribe_once(engine, tokenizer, piece.samples) for piece in pieces]
+    return round(word_error_rate([piece.text for piece in pieces], texts), 2)
+
+
+def transcribe_once(engine: Engine, tokenizer: Tokenizer, audio: np.ndarray) -> str:
+    batcher = Batcher(engine.limits, max_wait_seconds=0.0)
+    batcher.submit(Request(0, "offline", Clip(audio), end_bias=END_BIAS), now=0.0)
+    while (step := batcher.plan(now=0.0)) is not None:
+        for result in run_step(engine, batcher, step, now=0.0):
+            return tokenizer.text(result.tokens)
+    raise RuntimeError("the engine gave no result")
+
+
+@contextlib.contextmanager
+def running_server(engines: Path, precision: str, variables: dict[str, str]) -> Iterator[str]:
+    """A server of this checkout in a process of its own; yields HOST:PORT. Raises RuntimeError where it does not start."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    environment = os.environ | {
+        "ASR_HOST": "127.0.0.1", "ASR_PORT": address.rpartition(":")[2], "ASR_ENGINE_DIR": str(engines.resolve()),
+        "MOONSHINE_PRECISION": precision, "ASR_LOG_LEVEL": "warning",
+    } | variables  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-m", "server"], cwd=PROJECT, env=environment)
+    try:
+        wait_until_ready(address, process)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(timeout=40)
+
+
+def wait_until_ready(address: str, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"http://{address}/readyz", trust_env=False).status_code == 200:
+                return
+        time.sleep(0.1)
+    raise RuntimeError(f"the server at {address} was not ready within {START_SECONDS:g} s")
