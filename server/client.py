@@ -43,7 +43,8 @@ class StreamingClient:
         """server: HOST:PORT or a URL. words: ask for the times of words, in the final and its segments."""
         self._url = (server if "://" in server else f"http://{server}").rstrip("/") + path
         self.sid = sid or str(uuid.uuid4())
-        self._init = {"op": "init", "sid": self.sid, "sr": SAMPLE_RATE} | ({"words": True} if words else {})
+        self._init = {"op": "init", "sid": self.sid, "sr": SAMPLE_RATE, "tail": True} | ({"words": True} if words else {})
+        self._text, self._segments = "", []  # all that was said, put together from messages that say what is new
         self.ready: dict = {}
         self._connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         self._channel = self._connection.createDataChannel("audio")
@@ -99,9 +100,21 @@ class StreamingClient:
                 self.ready = parsed
                 self._is_ready.set()
             case "interim":
-                self._interims.put_nowait(parsed)
+                self._interims.put_nowait(self._whole(parsed))
             case "final" | "error":
-                self._settle(parsed)
+                self._settle(self._whole(parsed))
+
+    def _whole(self, message: dict) -> dict:
+        """The message with all of the text and all segments in it."""
+        if "offset" not in message:
+            return message
+        self._text = self._text[: message["offset"]] + message["text"]
+        self._segments += message["segments"]
+        whole = message | {"text": self._text, "segments": list(self._segments)}
+        if "words" in message:
+            whole["words"] = [word for segment in self._segments for word in segment["words"]]
+        del whole["offset"]
+        return whole
 
     def _on_close(self) -> None:
         self._settle({"op": "error", "reason": "connection_lost", "message": "the channel closed before the final"})

@@ -107,16 +107,16 @@ class Hub:
 
     # Sessions
 
-    def open(self, send: Callable[[dict], None], on_end: Callable[[], None]) -> Session:
+    def open(self, send: Callable[[dict], bool | None], on_end: Callable[[], None]) -> Session:
         """A new session. `send` gets its messages; `on_end` is called once after the last. Raises Refused."""
         if refused := self.refusal():
             self._metrics.refused_total.labels(refused.reason.value).inc()
             raise refused
         stream_id = f"stream-{next(stream_ids)}"
 
-        def send_counted(message: dict) -> None:
+        def send_counted(message: dict) -> bool | None:
             self._metrics.sent(message)
-            send(message)
+            return send(message)
 
         def finish() -> None:
             self._forget(stream_id)

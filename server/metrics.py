@@ -46,6 +46,9 @@ class Metrics(Observer):
         self.uncaptured_runs = Gauge(
             "asr_engine_uncaptured_runs", "Passes on a device that no CUDA graph was captured for", registry=registry
         )
+        self.recovered_total = Counter(
+            "asr_segments_recovered_total", "Segments asked for again because words in sight were lost", registry=registry
+        )
         self.loops_total = Counter("asr_loops_stopped_total", "Hypotheses stopped for repeating themselves", registry=registry)
         self.single_steps_total = Counter("asr_single_steps_total", "Passes that fed one token only", registry=registry)
 
@@ -64,6 +67,7 @@ class Metrics(Observer):
             self.queue_seconds.labels(priority).observe(result.timings.queue_ms / 1000)
             self.passes.observe(result.timings.passes)
             self.loops_total.inc(result.looped)
+            self.recovered_total.inc(result.request.recovers)
             self.single_steps_total.inc(result.timings.single_steps)
 
     def sent(self, message: dict) -> None:

@@ -50,6 +50,8 @@ class Init:
     sid: str
     words: bool = False
     """Are the times of words asked for?"""
+    tail: bool = False
+    """Shall messages say only what is new, so that none grows with the length of the session?"""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def parse_init(message: dict) -> Init:
         raise ProtocolError(
             Reason.BAD_MESSAGE, f"sid must be a string of 1 to {MAX_SID_CHARACTERS} printable characters, such as a UUID"
         )
-    return Init(sid, parse_flag(message, "words"))
+    return Init(sid, parse_flag(message, "words"), parse_flag(message, "tail"))
 
 
 def parse_flag(message: dict, name: str) -> bool:
@@ -126,6 +128,11 @@ def final(sid: str, text: str, segments: Sequence[Segment], audio_ms: int, laten
     if with_words:
         message["words"] = [word for segment in message["segments"] for word in segment["words"]]
     return message
+
+
+def tail_of(message: dict, offset: int, segments: Sequence[Segment]) -> dict:
+    """The message with its text from character `offset` on, and with the segments that are new."""
+    return message | {"text": message["text"][offset:], "offset": offset, "segments": list(map(describe, segments))}
 
 
 def describe(segment: Segment) -> dict:

@@ -52,16 +52,18 @@ class SessionLimits:
 class Session:
     """The protocol, the segmenter and the transcript of one stream.
 
-    send: takes a message for the client. submit: hands a request to the engine loop, whose result must come back through
-    on_result(). finish: called once, after the last message; the transport closes its channel when that is flushed.
+    send: takes a message for the client; False for an interim that it dropped. submit: hands a request to the engine loop, whose
+    result must come back through on_result(). finish: called once, after the last message; the transport closes its channel when
+    that is flushed.
     """
 
-    def __init__(self, stream_id: str, limits: SessionLimits, tokenizer: Tokenizer, send: Callable[[dict], None],
+    def __init__(self, stream_id: str, limits: SessionLimits, tokenizer: Tokenizer, send: Callable[[dict], bool | None],
                  submit: Callable[[Request], None], finish: Callable[[], None], now: float):  # fmt: skip
         """stream_id: this server's name for the stream; the client's own, `sid`, need not be unique."""
         self.stream_id = stream_id
         self.sid = ""
-        self._with_words = False
+        self._with_words = self._with_tail = False
+        self._told = (0, 0)  # stable characters and segments that the client has been told, in messages that were not dropped
         self.state = State.WAITING_FOR_INIT
         self._limits = limits
         self._send, self._submit, self._finish = send, submit, finish
@@ -163,7 +165,8 @@ class Session:
         if self.state in (State.STREAMING, State.CLOSING):
             text = self._transcript.text[: self._transcript.stable]
             kept = {"sid": self.sid, "text": text, "audio_ms": milliseconds(self._segmenter.start)}
-        self._end(protocol.error(reason, message, **kept))
+        error = protocol.error(reason, message, **kept)
+        self._end(self._tail(error) if kept else error)
 
     def abandon(self) -> None:
         """The client is gone: nothing more is sent."""
@@ -174,7 +177,7 @@ class Session:
     def _init(self, init: Init) -> None:
         if self.state is not State.WAITING_FOR_INIT:
             raise ProtocolError(Reason.ALREADY_INITIALISED, "init was sent twice; one channel carries one stream")
-        self.sid, self._with_words = init.sid, init.words
+        self.sid, self._with_words, self._with_tail = init.sid, init.words, init.tail
         self.state = State.STREAMING
         self._send(protocol.ready(self.sid, self._limits.max_batch))
 
@@ -214,7 +217,7 @@ class Session:
         loud_until, results = self._complete
         return results >= times and loud_until == self._segmenter.loud_until
 
-    def _request(self, end: int, cut: Cut | None, priority: Priority) -> None:
+    def _request(self, end: int, cut: Cut | None, priority: Priority, recovers: bool = False) -> None:
         loud_until = self._segmenter.loud_until
         unheard = end - max(self._transcribed_until, self._segmenter.start)
         request = Request(
@@ -222,6 +225,7 @@ class Session:
             stream_id=self.stream_id,
             clip=self._segmenter.clip(end),
             unheard_seconds=None if cut else unheard / SAMPLE_RATE,
+            recovers=recovers,
             draft=self._transcript.draft,
             forced=self._transcript.forced,
             priority=priority,
@@ -251,6 +255,10 @@ class Session:
 
     def _take_segment(self, result: Result, pending: "Pending", now: float) -> None:
         cut, tokens = pending.cut, result.tokens if self._is_speech(result) else ()
+        if self._transcript.has_lost_sight(tokens):
+            self._transcript.keep_what_is_in_sight()
+            self._request(pending.end, cut, pending.request.priority, recovers=True)
+            return
         if tokens and cut.kind is CutKind.QUIET:
             # Words where nothing was loud: they may go on behind this cut, which was made for silence.
             self._segmenter.keep_open()
@@ -284,16 +292,26 @@ class Session:
         shown = (self._transcript.text, self._transcript.stable)
         if shown == self._last_shown:
             return
-        self._last_shown = shown
         latency_ms = (now - pending.heard_at) * 1000
-        self._send(protocol.interim(self.sid, self._seq, *shown, milliseconds(pending.end), latency_ms))
+        message = protocol.interim(self.sid, self._seq, *shown, milliseconds(pending.end), latency_ms)
+        if self._send(self._tail(message)) is False:
+            return  # dropped: the next one says it too
+        self._last_shown, self._told = shown, (self._transcript.stable, len(self._transcript.segments))
         self._seq += 1
+
+    def _tail(self, message: dict) -> dict:
+        """What of a message with text is new, where the client asked for no more."""
+        if not self._with_tail:
+            return message
+        characters, segments = self._told
+        return protocol.tail_of(message, characters, self._transcript.segments[segments:])
 
     def _send_final(self, now: float) -> None:
         transcript = self._transcript
         latency_ms = (now - self._closed_at) * 1000
         audio_ms = milliseconds(self._segmenter.end)
-        self._end(protocol.final(self.sid, transcript.text, transcript.segments, audio_ms, latency_ms, self._with_words))
+        message = protocol.final(self.sid, transcript.text, transcript.segments, audio_ms, latency_ms, self._with_words)
+        self._end(self._tail(message))
 
     def _end(self, message: dict) -> None:
         self.state = State.CLOSED

@@ -101,21 +101,23 @@ class Peer:
             self._hub.leave(self._session)
             self.end()
 
-    def _send(self, message: dict) -> None:
+    def _send(self, message: dict) -> bool:
+        """False where the message was dropped."""
         channel = self._channel
         if channel is None or channel.readyState != "open":
-            return
+            return False
         if message["op"] == "interim" and self._is_behind(channel):
             self._metrics.interims_dropped_total.inc()
-            return
+            return False
         for form in shorter_forms(message):
             try:
                 channel.send(protocol.encode(form))
-                return
+                return True
             except ValueError:
                 continue  # longer than the client said it can take
             except InvalidStateError:
-                return  # the channel is closing; its close event does the rest
+                return False  # the channel is closing; its close event does the rest
+        return False
 
     def _is_behind(self, channel: RTCDataChannel) -> bool:
         """Does the client read more slowly than it is written to? One that does so for long is given up."""

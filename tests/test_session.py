@@ -29,16 +29,23 @@ class Stream:
         self.requests: list[Request] = []
         self.finished = 0
         self.now = 0.0
+        self.drops = False
         self.session = Session(
-            "stream-1", dataclasses.replace(LIMITS, **limits), TOKENIZER, self.messages.append,
+            "stream-1", dataclasses.replace(LIMITS, **limits), TOKENIZER, self._receive,
             submit or self.requests.append, self._finish, now=0.0,
         )  # fmt: skip
+
+    def _receive(self, message: dict) -> bool:
+        if self.drops and message["op"] == "interim":
+            return False
+        self.messages.append(message)
+        return True
 
     def _finish(self) -> None:
         self.finished += 1
 
-    def init(self) -> "Stream":
-        self.text(INIT)
+    def init(self, **flags: bool) -> "Stream":
+        self.text(json.dumps({"op": "init", "sid": "abc", "sr": 16_000} | flags))
         assert self.messages.pop() == {"op": "ready", "sid": "abc", "max_batch": 32}
         return self
 
@@ -53,6 +60,11 @@ class Stream:
         for start in range(0, len(samples), step):
             self.now += frame_ms / 1000
             self.session.on_audio(samples[start : start + step].tobytes(), self.now)
+
+    def quiet(self, seconds: float) -> None:
+        for _ in range(round(seconds / 0.02)):
+            self.now += 0.02
+            self.session.on_audio(bytes(640), self.now)
 
     def answer(self, *tokens: int, log_prob: float = -0.1, error=None) -> None:
         request = self.requests[-1]
@@ -139,6 +151,82 @@ def test_close_without_audio_gives_an_empty_final():
     stream.text(CLOSE)
     assert stream.messages[-1]["op"] == "final" and stream.messages[-1]["text"] == ""
     assert stream.messages[-1]["segments"] == []
+
+
+def test_the_tail_says_only_what_is_new_and_nothing_is_missing_when_an_interim_is_dropped():
+    stream = Stream().init(tail=True)
+    known, segments, offsets = "", [], []
+
+    def take() -> None:
+        nonlocal known
+        for message in stream.messages:
+            known = known[: message["offset"]] + message["text"]
+            segments.extend(message["segments"])
+            offsets.append(message["offset"])
+            assert message["op"] != "interim" or message["stable"] <= len(known)
+        stream.messages.clear()
+
+    for number, tokens in enumerate([(3, 4), (3, 4, 5), (3, 4, 5, 3), (3, 4, 5, 3, 4), (3, 4, 5, 3, 4, 5)]):
+        stream.drops = number in (1, 3)
+        stream.sound(0.6)
+        stream.answer(*tokens)
+        take()
+    stream.drops = False
+    stream.text(CLOSE)
+    stream.answer(3, 4, 5, 3, 4, 5, 3)
+    final = stream.messages[-1]
+    take()
+    assert known == "one two three one two three one" and final["stable"] == len(known)
+    assert offsets == sorted(offsets) and offsets[-1] > 0
+    assert [segment["text"] for segment in segments] == [known]
+
+
+def test_the_times_of_words_are_in_the_final_and_its_segments():
+    stream = Stream().init(words=True)
+    stream.sound(1.0)
+    assert not stream.requests[-1].align, "not with an interim"
+    stream.text(CLOSE)
+    assert stream.requests[-1].align
+    stream.answer(3, 4)
+    final = stream.messages[-1]
+    assert [word["w"] for word in final["words"]] == ["one", "two"] and final["words"] == list(final["segments"][0]["words"])
+
+
+@pytest.mark.parametrize("lost", [(), (3,)])
+def test_a_final_that_loses_what_was_in_sight_is_asked_for_once_more_with_it(lost):
+    stream = Stream().init()
+    for _ in range(2):
+        stream.sound(0.6)
+        stream.answer(3, 4, 5, 3, 4, 5, log_prob=-0.7)
+    assert stream.messages[-1]["text"] == "one two three one two three" and stream.messages[-1]["stable"] == 0
+    stream.sound(0.2)
+    stream.text(CLOSE)
+    stream.answer(*lost)
+    again = stream.requests[-1]
+    assert again.recovers and again.priority is Priority.FINAL and again.draft[: again.forced] == (3, 4, 5, 3, 4, 5)
+    stream.answer(3, 4, 5, 3, 4, 5, 3)
+    assert stream.messages[-1]["text"] == "one two three one two three one" and stream.finished == 1
+
+
+@pytest.mark.parametrize("name", ["words", "tail"])
+def test_a_flag_that_is_neither_true_nor_false_is_refused(name):
+    stream = Stream()
+    stream.text(json.dumps({"op": "init", name: "yes"}))
+    assert stream.error["reason"] == "bad_message" and f"{name} must be true or false" in stream.error["message"]
+
+
+def test_once_all_was_said_and_heard_twice_quiet_is_not_transcribed_again():
+    stream = Stream().init()
+    stream.sound(1.5)
+    stream.answer(3, 4)
+    for _ in range(4):
+        stream.quiet(0.6)
+        stream.answer(3, 4)
+    asked = len(stream.requests)
+    assert asked <= 5 and stream.messages[-1]["text"] == "one two"
+    stream.text(CLOSE)
+    assert len(stream.requests) == asked and stream.messages[-1]["op"] == "final", "nothing was left to transcribe"
+    assert stream.messages[-1]["text"] == "one two"
 
 
 BAD_MESSAGES = {

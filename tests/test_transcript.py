@@ -9,7 +9,7 @@ from server.transcript import Hypothesis, Transcript
 
 WORDS = ["", "", "", "▁the", "▁cat", "▁sat", "▁on", "▁a", "▁mat", "s", ".", ",", "<0xC3>", "<0xA9>", "▁"]
 TOKENIZER = Tokenizer(WORDS)
-SURE, FAIR, UNSURE = 0.0, -0.4, -2.0
+SURE, FAIR, DOUBTFUL, UNSURE = 0.0, -0.4, -0.9, -2.0
 
 
 def tokens_of(text: str) -> tuple[int, ...]:
@@ -63,12 +63,14 @@ def test_no_half_word_and_no_bare_punctuation_becomes_stable():
 
 
 def test_the_less_the_model_believes_the_more_hypotheses_must_agree():
-    for log_prob, needed in ((SURE, 2), (FAIR, 4), (UNSURE, 8)):
+    for log_prob, needed in ((SURE, 2), (FAIR, 4), (DOUBTFUL, 10)):
         transcript = make()
         for heard in range(1, needed + 1):
             assert transcript.stable == 0, f"after {heard - 1} at {log_prob}"
             hear(transcript, "▁the ▁cat", log_prob=log_prob)
         assert stable_text(transcript) == "the"
+    hear(unsure := make(), *["▁the ▁cat"] * 20, log_prob=UNSURE)
+    assert unsure.stable == 0
 
 
 def test_of_punctuation_less_is_asked():
@@ -144,7 +146,7 @@ def test_memory_does_not_grow_with_the_hypotheses_of_a_segment():
     transcript = make()
     for _ in range(1000):
         hear(transcript, "▁the ▁cat", log_prob=UNSURE)
-    assert len(transcript._recent) == 8
+    assert len(transcript._recent) == 10
 
 
 hypothesis_tokens = st.lists(st.integers(3, len(WORDS) - 1), max_size=12)
