@@ -36,7 +36,7 @@ class Simulation:
     limits: SessionLimits = DEFAULT_LIMITS
     count_compute: bool = False
     """Let results arrive as late as the engine took for them, instead of at once."""
-    frame_ms: int = 20
+    frame_ms: float = 20
     words: bool = False
     """Are the times of words asked for?"""
     messages: list[tuple[float, dict]] = field(default_factory=list)
@@ -106,6 +106,6 @@ def run_step(engine: Engine, batcher: Batcher, step: Step, now: float) -> list[R
     return results
 
 
-def frames_of(audio: np.ndarray, frame_ms: int) -> Iterator[np.ndarray]:
-    samples = SAMPLE_RATE * frame_ms // 1000
+def frames_of(audio: np.ndarray, frame_ms: float) -> Iterator[np.ndarray]:
+    samples = round(SAMPLE_RATE * frame_ms / 1000)
     return (audio[start : start + samples] for start in range(0, len(audio), samples))

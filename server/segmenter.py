@@ -39,6 +39,7 @@ QUIET_SECONDS = 3.0  # length of a segment without sound
 PAUSES = ((0.0, 2.5), (6.0, 2.5), (8.0, 0.5), (12.0, 0.2))  # seconds heard so far: seconds of pause that end the segment
 HEARD_PAUSE_SECONDS = 0.6  # of a longer pause, this much is heard: half at each end
 HEARD_PAUSE_LEVELS = int(HEARD_PAUSE_SECONDS * LEVELS_PER_SECOND)
+LEAST_OFFSET = 100  # of 32,768: -50 dB; what is below does no harm
 NEAR_LEVELS = 6  # 120 ms
 BETWEEN_WORDS_LEVELS = 4  # 80 ms: the closure before a p or t is shorter
 
@@ -114,10 +115,10 @@ class Segmenter:
         return self._cut
 
     def clip(self, end: int) -> Clip:
-        """The open segment's audio up to position `end`, the middle of long pauses left out."""
+        """The open segment's audio up to position `end`, the middle of long pauses and any DC offset left out."""
         with memoryview(self._pcm) as pcm:
             heard = [bytes(pcm[(first - self.start) * 2 : (last - self.start) * 2]) for first, last in self.heard(end)]
-        return Clip(np.frombuffer(b"".join(heard), np.int16), position=self.start)
+        return Clip(without_offset(np.frombuffer(b"".join(heard), np.int16)), position=self.start)
 
     def heard(self, end: int) -> list[tuple[int, int]]:
         """The stretches that clip(end) consists of: position of the first sample, and the one behind the last."""
@@ -223,6 +224,14 @@ class Segmenter:
             power[~near] = np.inf
         # The last of equals: the longer segment gives the model more to go by.
         return self._position_of(int(middles[len(power) - 1 - int(np.argmin(power[::-1]))]))
+
+
+def without_offset(samples: np.ndarray) -> np.ndarray:
+    """int16 samples around zero: an offset makes Moonshine hear words in silence and mishear those there are."""
+    offset = round(float(samples.mean())) if len(samples) else 0
+    if abs(offset) < LEAST_OFFSET:
+        return samples
+    return np.clip(samples.astype(np.int32) - offset, -32_768, 32_767).astype(np.int16)
 
 
 def variance(levels: Iterable[float], mean: float) -> float:

@@ -1,0 +1,126 @@
+"""More streams than the engine carries: updates grow rarer, for all alike, and finals do not wait for them."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from runtime.audio import SAMPLE_RATE
+from runtime.batcher import Align, Batcher, Decode, Encode
+from runtime.engine import Limits, Prediction
+from runtime.requests import Request
+from runtime.tokenizer import Tokenizer
+from server.session import Session, SessionLimits
+
+LIMITS = SessionLimits(
+    max_batch=32, max_buffer_seconds=60, interim_interval_seconds=0.5, max_segment_seconds=12, init_timeout_seconds=5,
+    idle_timeout_seconds=30, close_timeout_seconds=20, stable_agreement=2,
+)  # fmt: skip
+TOKENIZER = Tokenizer(["", "", "", "▁one", "▁two"])
+FRAME_SECONDS, ENCODE_SECONDS, DECODE_SECONDS = 0.02, 0.08, 0.02
+FRAME_SAMPLES = int(FRAME_SECONDS * SAMPLE_RATE)
+
+
+@dataclasses.dataclass
+class Member:
+    """A session, and when its requests were made and answered."""
+
+    session: Session
+    asked_at: list[float] = dataclasses.field(default_factory=list)
+    answered: int = 0
+    latencies_ms: list[float] = dataclasses.field(default_factory=list)
+    final_ms: float | None = None
+
+
+class Crowd:
+    """Sessions, a batcher and an engine that takes its time, on one clock."""
+
+    def __init__(self, count: int):
+        self.now = 0.0
+        self._batcher = Batcher(Limits(32, 500_000, 194, 1, 1, 2), max_wait_seconds=0.01)
+        self._free_at = 0.0
+        self._step = None
+        self.members = [self._make(number) for number in range(count)]
+
+    def _make(self, number: int) -> Member:
+        stream_id = f"s{number}"
+        self._batcher.open_stream(stream_id)
+
+        def receive(message: dict) -> None:
+            if message["op"] == "interim":
+                member.latencies_ms.append(message["latency_ms"])
+            elif message["op"] == "final":
+                member.final_ms = message["latency_ms"]
+
+        def submit(request: Request) -> None:
+            member.asked_at.append(self.now)
+            self._answer(self._batcher.submit(request, self.now))
+
+        member = Member(Session(stream_id, LIMITS, TOKENIZER, receive, submit, lambda: None, now=0.0))
+        member.session.on_text('{"op":"init"}', 0.0)
+        return member
+
+    def _answer(self, results) -> None:
+        for result in results:
+            member = self.members[int(result.request.stream_id[1:])]
+            member.answered += result.error is None
+            member.session.on_result(result, self.now)
+
+    def run(self, seconds: float, speech: np.ndarray) -> None:
+        """Everybody speaks in real time; the engine takes one step after the other."""
+        frames_due = [self.now + FRAME_SECONDS * number / len(self.members) for number in range(len(self.members))]
+        end = self.now + seconds
+        while self.now < end:
+            for number, member in enumerate(self.members):
+                while frames_due[number] <= self.now:
+                    start = round(frames_due[number] / FRAME_SECONDS) % 400 * FRAME_SAMPLES
+                    member.session.on_audio(speech[start : start + FRAME_SAMPLES].tobytes(), self.now)
+                    frames_due[number] += FRAME_SECONDS
+            self.work()
+            self.now += 0.005
+
+    def work(self) -> None:
+        if self._step is not None and self.now >= self._free_at:
+            step, self._step = self._step, None
+            if isinstance(step, Align):
+                self._answer(self._batcher.aligned(step, range(len(step.job.decoding.tokens) + 1), self.now))
+            elif isinstance(step, Decode):
+                ended = [Prediction(np.array([3] * (len(row.tokens) - 1) + [4 if row.past_length == 0 else 2]),
+                                    np.full(len(row.tokens), -0.1)) for row in step.rows]  # fmt: skip
+                self._answer(self._batcher.decoded(step, ended, self.now))
+        if self._step is None and (step := self._batcher.plan(self.now)):
+            self._step = step
+            self._free_at = self.now + (ENCODE_SECONDS * len(step.jobs) if isinstance(step, Encode) else DECODE_SECONDS)
+
+
+@pytest.fixture(scope="module")
+def speech() -> np.ndarray:
+    samples = np.random.default_rng(0).integers(-8000, 8000, 8 * SAMPLE_RATE)
+    samples[np.arange(len(samples)) // 1600 % 2 == 1] //= 8
+    return samples.astype(np.int16)
+
+
+def test_under_load_updates_grow_rarer_evenly_and_their_latency_says_so(speech):
+    alone, crowd = Crowd(1), Crowd(12)
+    alone.run(20.0, speech)
+    crowd.run(60.0, speech)
+    assert alone.members[0].answered == pytest.approx(40, abs=2), "an update each half second where there is room"
+    counts = [member.answered for member in crowd.members]
+    assert max(counts) < 60, "the engine has room for half of what is asked for"
+    assert max(counts) - min(counts) <= 2, f"evenly: {counts}"
+    gaps = [gap for member in crowd.members for gap in np.diff(member.asked_at)]
+    assert max(gaps) <= 2 * np.median(gaps), "and steadily"
+    waited = np.median([latency for member in crowd.members for latency in member.latencies_ms[-3:]])
+    assert waited == pytest.approx(np.median(gaps) * 1000, rel=0.35), "latency counts from the audio, through the queue"
+
+
+def test_a_final_goes_ahead_of_everybodys_updates(speech):
+    crowd = Crowd(12)
+    crowd.run(10.0, speech)
+    leaving = crowd.members[5]
+    leaving.session.on_text('{"op":"close"}', crowd.now)
+    closed_at = crowd.now
+    while leaving.final_ms is None and crowd.now < closed_at + 5:
+        crowd.work()
+        crowd.now += 0.005
+    assert leaving.final_ms <= 1000 * (2 * ENCODE_SECONDS + 4 * DECODE_SECONDS) + 20, "the step under way, and its own"
