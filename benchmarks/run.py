@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 if __package__ in (None, ""):  # run as a script: its own folder is on the path, the project is not
@@ -21,6 +21,8 @@ from benchmarks.quality import Quality
 from benchmarks.simulation import DEFAULT_LIMITS
 from engine_build.checkpoint import DEFAULT_MODEL
 from runtime import engines, gpu
+from runtime.engine import Engine
+from runtime.tokenizer import Tokenizer
 
 console = Console(width=150)
 
@@ -63,7 +65,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     command.add_argument("--interval-ms", type=float, default=500.0, help="shortest time between updates")
     command.add_argument("--compute", choices=("counted", "not counted"), help="only with or without the time of computing")
     command.add_argument("--engines", type=Path, default=Path("engines"), help="where they were built")
-    command.add_argument("--out", type=Path, help="a file that gets one more JSON line")
+    command.add_argument("--out", type=Path, help="a file that gets one more JSON line for each set")
     command.add_argument("--plot", type=Path, help="a PNG of when words came")
     command.set_defaults(command=run_quality)
     return parser.parse_args(argv)
@@ -93,29 +95,36 @@ def run_quality(arguments: argparse.Namespace) -> int:
 
     choice = engines.choose(arguments.engines, DEFAULT_MODEL, arguments.precision, arguments.target)
     opened, tokenizer, _ = engines.open_engine(choice, max_batch=1)
-    interval_seconds = arguments.interval_ms / 1000
-    limits = dataclasses.replace(DEFAULT_LIMITS, interim_interval_seconds=interval_seconds)
-    results: list[Quality] = []
+    about = {"benchmark": "quality", "machine": machine.describe(), "engine": opened.name,
+             "settings": {name: getattr(arguments, name) for name in ("interval_ms", "seconds")}}  # fmt: skip
+    title, done = f"{opened.name}, an update every {arguments.interval_ms:g} ms", []
     with console.status("…") as status:
         for name in arguments.sets:
-            recordings = FILE_SETS[name](arguments.seconds)
-            offline = quality.offline_rate(opened, tokenizer, [piece for each in recordings for piece in each.alone])
-            for counted, way in ((False, "computing not counted"), (True, "computing counted")):
-                if arguments.compute in (None, way.removeprefix("computing ")):
-                    stream = functools.partial(quality.stream_in_process, opened, tokenizer, limits, counted)
-                    results.append(quality.measure(name, way, recordings, offline, stream, status.update))
-            if name in arguments.webrtc_sets:
-                variables = {"ASR_INTERIM_INTERVAL_MS": f"{arguments.interval_ms:g}", "ASR_TARGET": arguments.target}
-                with quality.running_server(arguments.engines, choice.precision, variables) as address:
-                    stream = functools.partial(quality.stream_over_webrtc, address)
-                    results.append(quality.measure(name, "WebRTC", recordings, offline, stream, status.update))
-    console.print(quality_table(results, f"{opened.name}, an update every {arguments.interval_ms:g} ms"))
-    settings = {name: getattr(arguments, name) for name in ("interval_ms", "seconds")}
-    write_line(arguments.out, {"benchmark": "quality", "machine": machine.describe(), "engine": opened.name, "settings": settings,
-                               "results": [each.as_json() for each in results]})  # fmt: skip
+            results = measure_set(arguments, name, choice.precision, opened, tokenizer, status.update)
+            console.print(quality_table(results, title))
+            write_line(arguments.out, about | {"results": [each.as_json() for each in results]})
+            done += results
     if arguments.plot:
-        plot_quality(results, arguments.plot)
+        plot_quality(done, arguments.plot)
     return 0
+
+
+def measure_set(arguments: argparse.Namespace, name: str, precision: str, opened: Engine, tokenizer: Tokenizer,
+                progress: Callable[[str], None]) -> list[Quality]:  # fmt: skip
+    """One file set in every way that is asked for."""
+    limits = dataclasses.replace(DEFAULT_LIMITS, interim_interval_seconds=arguments.interval_ms / 1000)
+    recordings, results = FILE_SETS[name](arguments.seconds), []
+    offline = quality.offline_rate(opened, tokenizer, [piece for each in recordings for piece in each.alone])
+    for counted, compute in ((False, "not counted"), (True, "counted")):
+        if arguments.compute in (None, compute):
+            stream = functools.partial(quality.stream_in_process, opened, tokenizer, limits, counted)
+            results.append(quality.measure(name, f"computing {compute}", recordings, offline, stream, progress))
+    if name in arguments.webrtc_sets:
+        variables = {"ASR_INTERIM_INTERVAL_MS": f"{arguments.interval_ms:g}", "ASR_TARGET": arguments.target}
+        with quality.running_server(arguments.engines, precision, variables) as address:
+            stream = functools.partial(quality.stream_over_webrtc, address)
+            results.append(quality.measure(name, "WebRTC", recordings, offline, stream, progress))
+    return results
 
 
 QUALITY_COLUMNS = (

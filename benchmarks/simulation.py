@@ -83,7 +83,7 @@ class Simulation:
             at += seconds if self.count_compute else 0.0
             self._step_ends.append(at)
             self.results += results
-            self._due += [(at, result) for result in results]
+            self._due = sorted([*self._due, *((at, result) for result in results)], key=lambda each: each[0])
 
     def _deliver_until(self, now: float) -> None:
         while self._due and self._due[0][0] <= now:

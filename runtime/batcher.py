@@ -1,6 +1,6 @@
 """Which requests run next. Decides and remembers; does no I/O, reads no clock and touches no engine.
 
-The loop (runtime/loop.py) asks plan() what to do, does it, and reports back with decoded() or fail(); what is
+The loop (runtime/loop.py) asks plan() what to do, does it, and reports back with decoded(), aligned() or fail(); what is
 finished comes back as results, one for every request that was submitted. It may be asked again before a Decode is answered:
 then it plans what can be planned unseen, so that the device need not wait for the host.
 """

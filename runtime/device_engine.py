@@ -1,7 +1,8 @@
 """The host's half of an engine on a device: which shape serves a call, what is handed over, and what comes back when.
 
 The device keeps the slots (TensorRT: runtime/tensorrt_engine.py; torch: runtime/torch_engine.py). Of the results only token ids
-and their log-probabilities come to the host, and a token that is fed again need not come at all.
+and their log-probabilities come to the host, and a token that is fed again need not come at all; where a row is aligned, its
+attention does.
 """
 
 from collections.abc import Sequence

@@ -46,10 +46,11 @@ class Request:
 
     @property
     def max_tokens(self) -> int:
-        most = int(self.clip.seconds * TOKENS_PER_SECOND) + SPARE_TOKENS
-        if self.unheard_seconds is None:
-            return most
-        return min(most, len(self.draft) + int(self.unheard_seconds * TOKENS_PER_SECOND) + SPARE_NEW_TOKENS)
+        """Longest result there may be; never less than what is forced."""
+        most = int(self.clip.seconds * TOKENS_PER_SECOND)
+        if self.unheard_seconds is not None:
+            most = min(most, len(self.draft) + int(self.unheard_seconds * TOKENS_PER_SECOND) + SPARE_NEW_TOKENS - SPARE_TOKENS)
+        return max(most, self.forced) + SPARE_TOKENS
 
 
 @dataclass(frozen=True)

@@ -237,7 +237,7 @@ class TensorRtDevice:
         return self._cuda.record()
 
     def align(self, slot: int, frames: int, tokens: np.ndarray) -> np.ndarray:
-        """Uncaptured: it runs once a segment, for streams that ask."""
+        """Uncaptured: it runs once a segment at most."""
         built, cuda = self._manifest, self._cuda
         cuda.enter()
         request = self._to_align.views(self._align_memory)

@@ -92,7 +92,7 @@ class TorchDevice:
         return self._serve(shape, request, answer)
 
     def align(self, slot: int, frames: int, tokens: np.ndarray) -> np.ndarray:
-        """Uncaptured: it runs once a segment, for streams that ask."""
+        """Uncaptured: it runs once a segment at most."""
         try:
             with torch.inference_mode(), torch.cuda.stream(self._stream):
                 caches = [self._cross[layer, kind, slot : slot + 1] for layer in range(self._aligner_layers) for kind in range(2)]

@@ -111,7 +111,7 @@ class StreamingClient:
         self._text = self._text[: message["offset"]] + message["text"]
         self._segments += message["segments"]
         whole = message | {"text": self._text, "segments": list(self._segments)}
-        if "words" in message:
+        if "words" in self._init and message["op"] == "final":
             whole["words"] = [word for segment in self._segments for word in segment["words"]]
         del whole["offset"]
         return whole

@@ -126,13 +126,20 @@ def final(sid: str, text: str, segments: Sequence[Segment], audio_ms: int, laten
     message = {"op": "final", "final": True, "sid": sid, "text": text, "stable": len(text),
                "segments": list(map(describe, segments)), "audio_ms": audio_ms, "latency_ms": round(latency_ms, 1)}  # fmt: skip
     if with_words:
-        message["words"] = [word for segment in message["segments"] for word in segment["words"]]
+        message["words"] = words_of(message["segments"])
     return message
 
 
 def tail_of(message: dict, offset: int, segments: Sequence[Segment]) -> dict:
-    """The message with its text from character `offset` on, and with the segments that are new."""
-    return message | {"text": message["text"][offset:], "offset": offset, "segments": list(map(describe, segments))}
+    """The message with its text from character `offset` on, and with the segments, and their words, that are new."""
+    tail = message | {"text": message["text"][offset:], "offset": offset, "segments": list(map(describe, segments))}
+    if "words" in message:
+        tail["words"] = words_of(tail["segments"])
+    return tail
+
+
+def words_of(segments: Sequence[dict]) -> list[dict]:
+    return [word for segment in segments for word in segment["words"]]
 
 
 def describe(segment: Segment) -> dict:

@@ -1,6 +1,6 @@
 """The open segment of one stream's audio, and where to cut it. A function of the samples alone: no clock, no model.
 
-Every sample belongs to exactly one segment, and every segment is transcribed. Cuts decide what the model hears together:
+Every sample belongs to exactly one segment. Cuts decide what the model hears together:
 - at a pause after speech, the shorter the longer the segment already is: words on both sides help each other, so a short
   segment is only given up for a pause that ends what was said;
 - shortly before sound begins, after a while of quiet: quiet before speech is what empties Moonshine's transcripts;
@@ -102,6 +102,12 @@ class Segmenter:
         """Position behind the last sound in the open segment; its start where there is none."""
         return self._position_of(self._loud_until)
 
+    def is_quiet_from(self, position: int) -> bool:
+        """Is nothing loud from there to the end, the newest samples included that have no level yet?"""
+        samples = np.frombuffer(self._pcm, np.int16, offset=(max(position, self.start) - self.start) * 2)
+        whole = np.resize(samples, -(-len(samples) // LEVEL_SAMPLES) * LEVEL_SAMPLES)  # filled up with its own beginning
+        return bool((levels_of(whole) <= self._background_db + QUIET_MARGIN_DB).all())
+
     def append(self, pcm: bytes) -> None:
         """pcm: PCM16 mono little-endian, whole samples."""
         self._pcm += pcm
@@ -162,9 +168,7 @@ class Segmenter:
             return
         count = blocks * BLOCK_LEVELS
         pcm = np.frombuffer(self._pcm, np.int16, count * LEVEL_SAMPLES, offset=measured * 2)
-        samples = pcm.reshape(count, LEVEL_SAMPLES).astype(np.float32) / 32_768
-        samples -= samples.mean(axis=1, keepdims=True)  # a DC offset is no sound
-        for level in np.maximum(10 * np.log10((samples * samples).mean(axis=1) + 1e-12), QUIETEST_DB).tolist():
+        for level in levels_of(pcm).tolist():
             self._levels.append(level)
             self._loud.append(level > self._background_db + QUIET_MARGIN_DB)
             if self._loud[-1]:
@@ -224,6 +228,13 @@ class Segmenter:
             power[~near] = np.inf
         # The last of equals: the longer segment gives the model more to go by.
         return self._position_of(int(middles[len(power) - 1 - int(np.argmin(power[::-1]))]))
+
+
+def levels_of(pcm: np.ndarray) -> np.ndarray:
+    """dB of full scale of each LEVEL_SAMPLES of int16 samples, QUIETEST_DB at least."""
+    samples = pcm.reshape(-1, LEVEL_SAMPLES).astype(np.float32) / 32_768
+    samples -= samples.mean(axis=1, keepdims=True)  # a DC offset is no sound
+    return np.maximum(10 * np.log10((samples * samples).mean(axis=1) + 1e-12), QUIETEST_DB)
 
 
 def without_offset(samples: np.ndarray) -> np.ndarray:

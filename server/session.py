@@ -23,6 +23,7 @@ from server.words import Spoken, Word, locate
 
 MIN_NEW_SECONDS = 0.1  # of audio that make another interim worth its price
 COMPLETE_SECONDS = 0.3  # of quiet behind the last sound: no word is cut off in its middle
+MAX_UNHEARD_SECONDS = 1.0  # of quiet at the end that need not be transcribed: nothing in it rose above the background
 ENOUGH_COMPLETE = 2  # hypotheses of all that was said: another one of more quiet would say nothing new
 
 request_ids = itertools.count()
@@ -194,7 +195,7 @@ class Session:
         segmenter, closing = self._segmenter, self.state is State.CLOSING
         if cut := segmenter.find_cut():
             self._request(cut.position, cut, Priority.FINAL if closing else Priority.INTERIM)
-        elif closing and self._heard_it_all() and not self._with_words:
+        elif closing and self._has_nothing_to_add():
             self._commit(self._transcript.draft, segmenter.end, None, NOTHING)
             self._send_final(now)
         elif closing and segmenter.end > segmenter.start:
@@ -217,6 +218,13 @@ class Session:
         loud_until, results = self._complete
         return results >= times and loud_until == self._segmenter.loud_until
 
+    def _has_nothing_to_add(self) -> bool:
+        """Can the last hypothesis be the final one? What came since is short and quiet, and words need no times."""
+        unheard = self._segmenter.end - self._transcribed_until
+        if self._with_words or unheard > MAX_UNHEARD_SECONDS * SAMPLE_RATE:
+            return False
+        return self._heard_it_all() and self._segmenter.is_quiet_from(self._transcribed_until)
+
     def _request(self, end: int, cut: Cut | None, priority: Priority, recovers: bool = False) -> None:
         loud_until = self._segmenter.loud_until
         unheard = end - max(self._transcribed_until, self._segmenter.start)
@@ -224,7 +232,7 @@ class Session:
             request_id=next(request_ids),
             stream_id=self.stream_id,
             clip=self._segmenter.clip(end),
-            unheard_seconds=None if cut else unheard / SAMPLE_RATE,
+            unheard_seconds=unheard / SAMPLE_RATE if cut is None and self._transcript.draft else None,
             recovers=recovers,
             draft=self._transcript.draft,
             forced=self._transcript.forced,
@@ -247,15 +255,17 @@ class Session:
 
     def _take_interim(self, result: Result, pending: "Pending", now: float) -> None:
         heard = Hypothesis(result.tokens, result.log_probs) if self._is_speech(result) else NOTHING
-        self._transcript.update(heard, complete=pending.complete_at is not None)
-        if pending.complete_at is not None:
+        was_cut_short = result.looped or len(result.tokens) >= result.request.max_tokens
+        is_whole = pending.complete_at is not None and not was_cut_short and not self._transcript.has_lost_sight(heard.tokens)
+        self._transcript.update(heard, complete=is_whole)
+        if is_whole:
             loud_until, results = self._complete
             self._complete = (pending.complete_at, results + 1 if loud_until == pending.complete_at else 1)
         self._show(pending, now)
 
     def _take_segment(self, result: Result, pending: "Pending", now: float) -> None:
         cut, tokens = pending.cut, result.tokens if self._is_speech(result) else ()
-        if self._transcript.has_lost_sight(tokens):
+        if self._transcript.has_lost_sight(tokens) and not pending.request.recovers:
             self._transcript.keep_what_is_in_sight()
             self._request(pending.end, cut, pending.request.priority, recovers=True)
             return
@@ -273,8 +283,7 @@ class Session:
             tokens, rest = tokens[:end], Hypothesis(tokens[end:], result.log_probs[end:])
         words = spoken.words(self._tokenizer, count, position) if spoken else ()
         self._commit(tokens, position, words if self._with_words else None, rest)
-        if self.state is State.STREAMING:
-            self._show(pending, now)
+        self._show(pending, now)
 
     def _commit(self, tokens: Sequence[int], position: int, words: tuple[Word, ...] | None, rest: Hypothesis) -> None:
         """Close the open segment at a position with these tokens; the rest of the hypothesis belongs to the next one."""
@@ -288,9 +297,9 @@ class Session:
         return locate(tokens, result.first_frames, self._tokenizer, heard, pauses)
 
     def _show(self, pending: "Pending", now: float) -> None:
-        """Send an interim if it says anything new."""
+        """Send an interim if it says anything new; behind a close the final does."""
         shown = (self._transcript.text, self._transcript.stable)
-        if shown == self._last_shown:
+        if shown == self._last_shown or self.state is not State.STREAMING:
             return
         latency_ms = (now - pending.heard_at) * 1000
         message = protocol.interim(self.sid, self._seq, *shown, milliseconds(pending.end), latency_ms)

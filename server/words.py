@@ -38,12 +38,18 @@ class Spoken:
 
     @property
     def between_words(self) -> list[int]:
-        """A position in every gap."""
+        """A position in every gap; behind the last word only if a pause is there: the clip's end alone is no end of a word."""
+        middles = self._middles
+        return middles if self.gaps[-1][0] < self.gaps[-1][1] else middles[:-1]
+
+    @property
+    def _middles(self) -> list[int]:
         return [(first + last) // 2 for first, last in self.gaps]
 
     def words_before(self, position: int) -> int:
         """How many words lie before a position in or near a gap."""
-        return min(range(len(self.gaps)), key=lambda index: abs(self.between_words[index] - position))
+        middles = self._middles
+        return min(range(len(middles)), key=lambda index: abs(middles[index] - position))
 
     def words(self, tokenizer: Tokenizer, count: int, end: int) -> tuple[Word, ...]:
         """The first `count` words with their times, in order, without overlap and before position `end`."""

@@ -2,10 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 
-from benchmarks import gpu_check, run
+from benchmarks import file_sets, gpu_check, run
 from benchmarks.gpu_check import Stage
+from benchmarks.listening import listen
 from benchmarks.model_size import ModelSize
 from runtime import manifest
 from runtime.manifest import ONNXRUNTIME, TORCH
@@ -63,3 +65,52 @@ def test_the_report_names_machine_stages_and_what_they_said():
     text = gpu_check.report(found, outcomes)
     assert "| builds | passed | 3 |" in text and "| probe | **failed** | 1 |" in text and "no such capability" in text
     assert found["found"]["torch"] is True
+
+
+def test_the_quality_benchmark_streams_measures_and_draws(built, tmp_path, capsys, monkeypatch):
+    built("fp32")
+    short = next(each for each in file_sets.sample_recordings() if each.name == "short")
+    monkeypatch.setitem(file_sets.FILE_SETS, "samples", lambda seconds: [short])
+    out, plot = tmp_path / "quality.jsonl", tmp_path / "quality.png"
+    options = ["--target", ONNXRUNTIME, "--sets", "samples", "--webrtc-sets", "samples", "--compute", "not counted"]
+    assert run.main(["quality", *options, "--precision", "fp32", "--out", str(out), "--plot", str(plot)]) == 0
+    in_process, over_webrtc = json.loads(out.read_text())["results"]
+    assert in_process["way"] == "computing not counted" and over_webrtc["way"] == "WebRTC"
+    assert in_process["wer"] == in_process["offline_wer"] == over_webrtc["wer"] == 0
+    assert in_process["violations"] == over_webrtc["violations"] == 0
+    assert 0 < in_process["appeared_ms"]["p50"] < in_process["stable_ms"]["p50"] and over_webrtc["stable_ms"]["p50"] > 0
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert "UPWR" in capsys.readouterr().out
+
+
+def message(text: str, stable: int = 0) -> dict:
+    return {"op": "interim", "text": text, "stable": stable}
+
+
+def test_what_a_listener_saw_is_measured_word_by_word():
+    words = [{"w": word, "start_ms": 0, "end_ms": end} for word, end in (("The", 300), ("cat", 600), ("sat.", 900))]
+    final = {"op": "final", "text": "The cat sat.", "stable": 12, "words": words}
+    heard = listen(
+        [(0.5, message("The hat")), (1.0, message("The cat,", 3)), (1.5, message("The cat sat", 3)), (2.0, final)], 1.6
+    )
+    assert [word.appeared_ms for word in heard.words] == [500, 1000, 1500]
+    assert [word.stable_ms for word in heard.words] == [1000, 2000, 2000]
+    assert (heard.unstable_words, heard.unstable_as_shown) == (1, 3), "hat; and with punctuation also cat, and sat"
+    assert heard.violations == 0 and heard.final_latency_ms == pytest.approx(400)
+
+
+def test_text_that_changes_what_was_stable_is_a_violation():
+    words = [{"w": "cat", "start_ms": 0, "end_ms": 300}]
+    final = {"op": "final", "text": "cat", "stable": 3, "words": words}
+    for broken in ([(0.1, message("hat", 3))], [(0.1, message("cat", 3)), (0.2, message("cat", 2))]):
+        assert listen([*broken, (1.0, final)], 0.5).violations == 1
+
+
+def test_joined_recordings_hold_every_clip_between_pauses():
+    (recording,) = file_sets.joined_over_background(60.0)
+    assert 40 <= len(recording.samples) / 16_000 <= 60 and len(recording.alone) >= 5
+    assert recording.text == " ".join(piece.text for piece in recording.alone)
+    speech = np.concatenate([piece.samples for piece in recording.alone]).astype(float)
+    quiet_power = (recording.samples.astype(float) ** 2).sum() - (speech**2).sum()
+    quiet_power /= len(recording.samples) - len(speech)
+    assert 10 * np.log10((speech**2).mean() / quiet_power) == pytest.approx(15, abs=1)

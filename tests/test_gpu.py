@@ -5,6 +5,7 @@ import pytest
 
 from benchmarks.accuracy import word_error_rate
 from runtime import gpu, tensorrt_package
+from runtime.alignment import first_frames
 from runtime.audio import Clip
 from runtime.engine import CONTINUED, Row
 from runtime.hypothesis import END_BIAS
@@ -85,3 +86,14 @@ def test_steps_chained_on_the_device_equal_steps_through_the_host(engine, clips)
     pending += [engine.launch([Row(5, (CONTINUED,), position)]) for position in range(1, len(expected))]
     assert [int(each.result()[0].tokens[0]) for each in pending] == expected
     engine.free(5)
+
+
+def test_words_are_heard_where_float32_hears_them(engine, fp32, clips):
+    clip = Clip(clips[0].samples[: 12 * 16_000])
+    tokens = greedy.decode(fp32.engine, clip).tokens
+    found = []
+    for each, slot in ((fp32.engine, 0), (engine, 3)):
+        each.encode([slot], [clip])
+        found.append(first_frames(each.align(slot, tokens)))
+        each.free(slot)
+    assert np.abs(np.subtract(*found)).max() <= 2, "frames of 24 ms"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.accuracy import word_error_rate
+from benchmarks.file_sets import noise
 from benchmarks.simulation import DEFAULT_LIMITS, Simulation
 from runtime.audio import SAMPLE_RATE
 
@@ -19,13 +20,8 @@ def faint_noise(seconds: float, rms: float, seed: int = 0) -> np.ndarray:
 
 def coloured_noise(seconds: float, rms: float, exponent: float) -> np.ndarray:
     """1/f^exponent noise."""
-    count = int(seconds * SAMPLE_RATE)
-    frequencies = np.fft.rfftfreq(count)
-    frequencies[0] = frequencies[1]
-    generator = np.random.default_rng(3)
-    spectrum = generator.standard_normal(len(frequencies)) + 1j * generator.standard_normal(len(frequencies))
-    samples = np.fft.irfft(spectrum * frequencies ** (-exponent / 2), count)
-    return np.clip(samples / samples.std() * rms * 32_768, -32_768, 32_767).astype(np.int16)
+    samples = noise(int(seconds * SAMPLE_RATE), rms, exponent) * 32_768
+    return np.clip(samples, -32_768, 32_767).astype(np.int16)
 
 
 def tone(seconds: float, hertz: float, amplitude: float) -> np.ndarray:

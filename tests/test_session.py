@@ -181,6 +181,26 @@ def test_the_tail_says_only_what_is_new_and_nothing_is_missing_when_an_interim_i
     assert [segment["text"] for segment in segments] == [known]
 
 
+def test_a_cut_through_speech_divides_words_and_text_without_loss():
+    stream = Stream().init(words=True)
+    for _ in range(40):
+        stream.sound(0.6)
+        request = stream.requests[-1]
+        count = max(request.forced, min(int(request.clip.seconds * 2), request.max_tokens))
+        tokens = (*request.draft[: request.forced], *((3 + index % 3) for index in range(request.forced, count)))
+        stream.answer(*tokens)
+    stream.text(CLOSE)
+    while stream.session.state is not State.CLOSED:
+        stream.answer(*stream.requests[-1].draft)
+    final = stream.messages[-1]
+    assert len(final["segments"]) >= 2
+    assert " ".join(word["w"] for word in final["words"]) == final["text"]
+    times = [time for word in final["words"] for time in (word["start_ms"], word["end_ms"])]
+    assert times == sorted(times)
+    ends = [0, *(segment["end_ms"] for segment in final["segments"])]
+    assert [segment["start_ms"] for segment in final["segments"]] == ends[:-1], "no gap between segments of unbroken speech"
+
+
 def test_the_times_of_words_are_in_the_final_and_its_segments():
     stream = Stream().init(words=True)
     stream.sound(1.0)
@@ -208,6 +228,35 @@ def test_a_final_that_loses_what_was_in_sight_is_asked_for_once_more_with_it(los
     assert stream.messages[-1]["text"] == "one two three one two three one" and stream.finished == 1
 
 
+def test_an_update_that_loses_its_words_in_quiet_is_not_taken_for_the_final():
+    stream = Stream().init()
+    for _ in range(2):
+        stream.sound(0.6)
+        stream.answer(3, 4, 5, 3, 4, 5, log_prob=-0.7)
+    while len(stream.requests) == 2:
+        stream.quiet(0.02)
+    stream.quiet(0.5)
+    stream.answer()
+    stream.text(CLOSE)
+    assert stream.requests[-1].priority is Priority.FINAL
+    stream.answer()
+    assert stream.requests[-1].recovers
+    stream.answer(3, 4, 5, 3, 4, 5)
+    assert stream.messages[-1]["text"] == "one two three one two three"
+
+
+def test_a_sound_in_the_last_moment_is_transcribed():
+    stream = Stream().init()
+    stream.sound(1.5)
+    stream.answer(3, 4)
+    stream.quiet(0.9)
+    stream.answer(3, 4)
+    asked = len(stream.requests)
+    stream.sound(0.04)
+    stream.text(CLOSE)
+    assert len(stream.requests) == asked + 1 and stream.requests[-1].priority is Priority.FINAL
+
+
 @pytest.mark.parametrize("name", ["words", "tail"])
 def test_a_flag_that_is_neither_true_nor_false_is_refused(name):
     stream = Stream()
@@ -219,11 +268,13 @@ def test_once_all_was_said_and_heard_twice_quiet_is_not_transcribed_again():
     stream = Stream().init()
     stream.sound(1.5)
     stream.answer(3, 4)
-    for _ in range(4):
+    for _ in range(2):
         stream.quiet(0.6)
         stream.answer(3, 4)
+    stream.answer(3, 4)
     asked = len(stream.requests)
-    assert asked <= 5 and stream.messages[-1]["text"] == "one two"
+    stream.quiet(0.8)
+    assert len(stream.requests) == asked and stream.messages[-1]["text"] == "one two"
     stream.text(CLOSE)
     assert len(stream.requests) == asked and stream.messages[-1]["op"] == "final", "nothing was left to transcribe"
     assert stream.messages[-1]["text"] == "one two"

@@ -47,7 +47,7 @@ def test_every_precision_builds_and_the_manifest_says_what_was_built(plans, prec
     directory, found = plans(precision)
     assert found == manifest.load(directory, MODEL, TENSORRT, precision, TENSORRT_BATCHES[precision]), "hashes fit"
     assert (found.target, found.precision, found.max_batch) == (TENSORRT, precision, TENSORRT_BATCHES[precision])
-    assert {"encoder.plan", "decoder.plan", "tokenizer.json"} == found.files.keys()
+    assert {"encoder.plan", "decoder.plan", "aligner.plan", "tokenizer.json"} == found.files.keys()
     assert found.plans.flavour == "tensorrt-rtx" and found.plans.version == tensorrt_package.find("tensorrt-rtx").version
     assert list(found.plans.profiles) == shapes_up_to(TENSORRT_BATCHES[precision], found.max_samples, found.max_positions)
 

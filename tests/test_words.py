@@ -83,6 +83,14 @@ def test_a_pause_is_the_gap_between_the_words_beside_it():
     )
 
 
+def test_the_end_of_a_clip_is_no_end_of_a_word_unless_a_pause_is_there():
+    heard, frames = [(0, 16_000)], (0, 20, 41)
+    unbroken = locate((3, 4), frames, TOKENIZER, heard, [])
+    assert len(unbroken.between_words) == 2 and unbroken.words_before(16_000) == 2
+    ended = locate((3, 4), frames, TOKENIZER, heard, [(14_000, 16_000)])
+    assert ended.between_words[-1] == 15_000
+
+
 def test_word_times_are_near_the_truth_where_it_is_known(fp32):
     """Words synthesised one by one and joined at known times."""
     differences = []
