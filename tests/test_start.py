@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from runtime import gpu
+from runtime.manifest import FORMAT
 from tests.conftest import ENGINES, PROJECT
 
 
@@ -50,7 +51,7 @@ SPOILERS = {
     "another model": (lambda d: spoil_manifest(d, '"UsefulSensors/moonshine-base"', '"another/model"'), "built for model"),
     "another precision": (lambda d: spoil_manifest(d, '"fp32"', '"int8"'), "built for precision"),
     "smaller batch": (lambda d: spoil_manifest(d, '"max_batch": 32', '"max_batch": 4'), "batches up to 4, not 32"),
-    "older format": (lambda d: spoil_manifest(d, '"format": 2', '"format": 0'), "has format 0"),
+    "older format": (lambda d: spoil_manifest(d, f'"format": {FORMAT}', '"format": 0'), "has format 0"),
     "missing file": (lambda d: (d / "encoder.onnx").unlink(), "encoder.onnx is missing or damaged"),
     "truncated file": (lambda d: os.truncate(d / "decoder.onnx", 1_000_000), "decoder.onnx is missing or damaged"),
     "one bit": (lambda d: flip_a_byte(d / "encoder.onnx"), "encoder.onnx is missing or damaged"),
