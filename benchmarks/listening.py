@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.accuracy import normalise
+from server.transcript import common_prefix
 
 LOOK_AHEAD_WORDS = 5  # a moving text may have that many words more or fewer than the final one at the same place
 
@@ -56,8 +57,7 @@ def listen(messages: Sequence[tuple[float, dict]], closed_at: float) -> Listenin
 
 def taken_back(before: Sequence[str], after: Sequence[str]) -> int:
     """Words of `before` from the first on that `after` does not have at its place."""
-    same = next((index for index, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after)))
-    return len(before) - same
+    return len(before) - common_prefix(before, after)
 
 
 def words_of(text: str) -> list[str]:

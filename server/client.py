@@ -19,6 +19,7 @@ import numpy as np
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 
 from runtime.audio import SAMPLE_RATE
+from server.protocol import words_of
 
 FRAME_MS = 20
 HIGH_MARK_BYTES = 256 * 1024  # of audio the channel has not sent yet: the sender waits
@@ -112,7 +113,7 @@ class StreamingClient:
         self._segments += message["segments"]
         whole = message | {"text": self._text, "segments": list(self._segments)}
         if "words" in self._init and message["op"] == "final":
-            whole["words"] = [word for segment in self._segments for word in segment["words"]]
+            whole["words"] = words_of(self._segments)
         del whole["offset"]
         return whole
 

@@ -139,6 +139,7 @@ def tail_of(message: dict, offset: int, segments: Sequence[Segment]) -> dict:
 
 
 def words_of(segments: Sequence[dict]) -> list[dict]:
+    """Of all segments, as they stand in messages."""
     return [word for segment in segments for word in segment["words"]]
 
 

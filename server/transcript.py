@@ -194,6 +194,6 @@ def join(first: str, second: str) -> str:
     return f"{first} {second}" if first and second else first or second
 
 
-def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many leading tokens both have."""
+def common_prefix(first: Sequence[object], second: Sequence[object]) -> int:
+    """How many leading items both have."""
     return next((index for index, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
