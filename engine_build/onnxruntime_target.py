@@ -1,4 +1,4 @@
-"""For ONNX Runtime: float32 as exported, or with an int8 decoder."""
+"""For ONNX Runtime: float32 as exported, or int8."""
 
 import contextlib
 import os
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from engine_build import quantisation
 from engine_build.request import Request, Stages
+from runtime import cpu
 from runtime.manifest import ALIGNER_FILE, DECODER_FILE, ENCODER_FILE, Manifest
 
 PRECISIONS = {"fp32": "fp32", "int8": "int8", "fp16": "fp32", "bf16": "fp32"}  # asked for: built
@@ -15,20 +16,23 @@ PACKAGES = ("onnxruntime",)
 
 
 def write(request: Request, exported: Path, built: Manifest, directory: Path, stages: Stages) -> Manifest:
-    """Write the engine's files; the encoder stays float32 in int8 too (its int8 forms couple rows or gain nothing)."""
-    link(exported / ENCODER_FILE, directory / ENCODER_FILE)
+    """Write the engine's files. The aligner, run once for a segment at most, stays in float32."""
     link(exported / ALIGNER_FILE, directory / ALIGNER_FILE)
-    if request.precision == "int8":
-        stages.begin("quantise the decoder")
-        quantisation.quantise_products(exported / DECODER_FILE, directory / DECODER_FILE)
-    else:
+    if request.precision != "int8":
+        link(exported / ENCODER_FILE, directory / ENCODER_FILE)
         link(exported / DECODER_FILE, directory / DECODER_FILE)
-    return built
+        return built
+    exact_sums = cpu.sums_int8_products_exactly()
+    largest = quantisation.LARGEST_WEIGHT if exact_sums else quantisation.LARGEST_WEIGHT_WITHOUT_VNNI
+    for name in (ENCODER_FILE, DECODER_FILE):
+        stages.begin(f"quantise {name}")
+        quantisation.quantise_products(exported / name, directory / name, largest)
+    return built.model_copy(update={"needs_exact_int8_sums": exact_sums})
 
 
 def is_current(request: Request, built: Manifest) -> bool:
-    """Nothing of this machine is in the engine."""
-    return True
+    """Does the engine suit this processor?"""
+    return request.precision != "int8" or built.needs_exact_int8_sums == cpu.sums_int8_products_exactly()
 
 
 def link(source: Path, path: Path) -> None:

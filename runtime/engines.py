@@ -4,8 +4,9 @@ import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime import gpu, manifest, tensorrt_package
+from runtime import cpu, gpu, manifest, tensorrt_package
 from runtime.engine import Engine
+from runtime.exceptions import EngineDirectoryError
 from runtime.manifest import ONNXRUNTIME, TENSORRT, TORCH, Manifest
 from runtime.tokenizer import Tokenizer
 
@@ -69,7 +70,16 @@ def check(choice: Choice, max_batch: int) -> Manifest:
 
         check_version(choice.directory, found.plans, tensorrt_package.find(found.plans.flavour))
         check_device(choice.directory, found.plans, gpu.find())
+    if choice.target == ONNXRUNTIME:
+        check_processor(choice, found, max_batch)
     return found
+
+
+def check_processor(choice: Choice, found: Manifest, max_batch: int) -> None:
+    """Raises EngineDirectoryError for int8 weights that this processor's sums would overflow with."""
+    if found.needs_exact_int8_sums and not cpu.sums_int8_products_exactly():
+        advice = manifest.build_command(choice.model, choice.target, choice.precision, max_batch, choice.directory.parent)
+        raise EngineDirectoryError(f"{choice.directory} was built for a processor with VNNI, which this is not; run: {advice}")
 
 
 def open_engine(
@@ -92,4 +102,5 @@ def open_engine(
         return open_torch(choice.directory, found, max_batch, max_seconds), tokenizer, found
     from runtime.onnx_engine import OnnxEngine
 
+    check_processor(choice, found, max_batch)
     return OnnxEngine(choice.directory, found, max_batch, threads), tokenizer, found
