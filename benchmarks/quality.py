@@ -1,18 +1,11 @@
 """What the speaker sees while speaking: words right, early and still. Streams recordings and measures every message."""
 
 import asyncio
-import contextlib
 import dataclasses
-import os
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import httpx
 import numpy as np
 
 from benchmarks.accuracy import word_error_rate
@@ -27,9 +20,6 @@ from runtime.requests import Request
 from runtime.tokenizer import Tokenizer
 from server.client import FRAME_MS, transcribe
 from server.session import SessionLimits
-
-PROJECT = Path(__file__).resolve().parent.parent
-START_SECONDS = 60.0  # for a server to be ready
 
 
 @dataclass(frozen=True)
@@ -162,32 +152,3 @@ def transcribe_once(engine: Engine, tokenizer: Tokenizer, audio: np.ndarray) -> 
         for result in run_step(engine, batcher, step, now=0.0):
             return tokenizer.text(result.tokens)
     raise RuntimeError("the engine gave no result")
-
-
-@contextlib.contextmanager
-def running_server(engines: Path, precision: str, variables: dict[str, str]) -> Iterator[str]:
-    """A server of this checkout in a process of its own; yields HOST:PORT. Raises RuntimeError where it does not start."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    environment = os.environ | {
-        "ASR_HOST": "127.0.0.1", "ASR_PORT": address.rpartition(":")[2], "ASR_ENGINE_DIR": str(engines.resolve()),
-        "MOONSHINE_PRECISION": precision, "ASR_LOG_LEVEL": "warning",
-    } | variables  # fmt: skip
-    process = subprocess.Popen([sys.executable, "-m", "server"], cwd=PROJECT, env=environment)
-    try:
-        wait_until_ready(address, process)
-        yield address
-    finally:
-        process.terminate()
-        process.wait(timeout=40)
-
-
-def wait_until_ready(address: str, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"http://{address}/readyz", trust_env=False).status_code == 200:
-                return
-        time.sleep(0.1)
-    raise RuntimeError(f"the server at {address} was not ready within {START_SECONDS:g} s")

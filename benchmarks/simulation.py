@@ -97,6 +97,7 @@ def run_step(engine: Engine, batcher: Batcher, step: Step, now: float) -> list[R
     match step:
         case Encode(jobs):
             engine.encode([job.slot for job in jobs], [job.request.clip for job in jobs])
+            batcher.encoded(step)
         case Align(job):
             results = batcher.aligned(step, alignment.first_frames(engine.align(job.slot, job.decoding.tokens)), now)
         case Decode(rows=rows):

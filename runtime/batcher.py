@@ -1,7 +1,7 @@
 """Which requests run next. Decides and remembers; does no I/O, reads no clock and touches no engine.
 
-The loop (runtime/loop.py) asks plan() what to do, does it, and reports back with decoded(), aligned() or fail(); what is
-finished comes back as results, one for every request that was submitted. It may be asked again before a Decode is answered:
+The loop (runtime/loop.py) asks plan() what to do, does it, and reports back with encoded(), decoded(), aligned() or fail(); what
+is finished comes back as results, one for every request that was submitted. It may be asked again before a Decode is answered:
 then it plans what can be planned unseen, so that the device need not wait for the host.
 """
 
@@ -16,7 +16,7 @@ from runtime.exceptions import EngineError, RequestCancelled
 from runtime.requests import Priority, Request, Result, Timings
 from runtime.slots import Slots
 
-ENCODE_BURST = 4  # encodes in a row before the rows in flight get a pass: four rows share a pass at half the price of one
+ENCODE_BURST = 4  # rows encoded before those in flight get a pass: four rows share a pass at half the price of one
 
 
 @dataclass
@@ -37,6 +37,8 @@ class Encode:
     """Give these requests their slots' audio."""
 
     jobs: tuple[Job, ...]
+    alone: bool = False
+    """Is there nothing else to do meanwhile?"""
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,12 @@ class Batcher:
         self._max_wait_seconds = max_wait_seconds
         self._slots = Slots(limits.max_batch)
         self._waiting: dict[Priority, dict[int, Job]] = {priority: {} for priority in Priority}  # in order of submission
-        self._in_flight: dict[int, Job] = {}  # by request id
+        self._encoding: dict[int, Job] = {}  # on a lane of their own, by request id
+        self._in_flight: dict[int, Job] = {}  # being decoded
         self._to_align: dict[int, Job] = {}  # decoded, but asked for more; they keep their slots
         self._streams: set[str] = set()
         self._freed: list[int] = []
-        self._encodes_in_a_row = 0
+        self._encoded_rows = 0
 
     @property
     def waiting(self) -> int:
@@ -85,7 +88,7 @@ class Batcher:
 
     @property
     def in_flight(self) -> int:
-        return len(self._in_flight) + len(self._to_align)
+        return len(self._encoding) + len(self._in_flight) + len(self._to_align)
 
     def take_freed(self) -> list[int]:
         """Slots given back since the last call."""
@@ -117,13 +120,23 @@ class Batcher:
         if self._to_align:
             return Align(next(iter(self._to_align.values())))
         waiting = self._slots.available and self.waiting
-        if waiting and not self._in_flight and not self._company_is_complete(now):
+        is_idle = not self._in_flight and not self._encoding
+        if waiting and is_idle and not self._company_is_complete(now):
             return None
+        if self._limits.encode_lanes:
+            if waiting and self._has_free_lane:
+                return self._plan_encode(now)
+            return self._plan_decode()
         final_in_flight = any(job.request.priority is Priority.FINAL for job in self._in_flight.values())
-        burst_is_over = bool(self._in_flight) and self._encodes_in_a_row >= ENCODE_BURST
+        burst_is_over = bool(self._in_flight) and self._encoded_rows >= ENCODE_BURST
         if waiting and (self._waiting[Priority.FINAL] or not (final_in_flight or burst_is_over)):
             return self._plan_encode(now)
         return self._plan_decode()
+
+    @property
+    def _has_free_lane(self) -> bool:
+        """While rows are decoded, one core is theirs: with company on it everything would take longer, finals too."""
+        return len(self._encoding) < max(1, self._limits.encode_lanes - bool(self._in_flight))
 
     def _plan_decode(self) -> Decode | None:
         """All rows in flight together, or none: a row that must see its answer first is worth waiting for."""
@@ -131,16 +144,17 @@ class Batcher:
         if not jobs or not all(map(can_be_fed, jobs)):
             return None
         rows = tuple(map(row_of, jobs))
-        self._encodes_in_a_row = 0
+        self._encoded_rows = 0
         for job in jobs:
             job.unanswered += 1
         return Decode(jobs, rows)
 
     def seconds_to_deadline(self, now: float) -> float | None:
         """How long plan() may be left alone if nothing new arrives; None for as long as it takes."""
-        if self._in_flight or self._to_align:
+        may_encode = self.waiting and self._slots.available and self._encoding and self._has_free_lane
+        if self._to_align or may_encode or self._in_flight:
             return 0.0
-        if not self.waiting:
+        if not self.waiting or self._encoding:
             return None
         return max(0.0, self._longest_waiting().submitted_at + self._max_wait_seconds - now)
 
@@ -156,7 +170,8 @@ class Batcher:
         return now - self._longest_waiting().submitted_at >= self._max_wait_seconds
 
     def _plan_encode(self, now: float) -> Encode:
-        count = min(self._limits.encode_rows, self._slots.available)
+        count = 1 if self._limits.encode_lanes else min(self._limits.encode_rows, self._slots.available)
+        alone = self.in_flight == 0 and self.waiting == 1
         finals_first = itertools.chain(*(self._waiting[priority].values() for priority in Priority))
         jobs = tuple(itertools.islice(finals_first, count))
         for job in jobs:
@@ -171,9 +186,15 @@ class Batcher:
                 self._limits.start_token,
                 self._limits.end_token,
             )
-            self._in_flight[request.request_id] = job
-        self._encodes_in_a_row += 1
-        return Encode(jobs)
+            (self._encoding if self._limits.encode_lanes else self._in_flight)[request.request_id] = job
+        self._encoded_rows += len(jobs)
+        return Encode(jobs, alone)
+
+    def encoded(self, step: Encode) -> None:
+        """The slots of the step have their audio; only an engine with lanes says so."""
+        for job in step.jobs:
+            if self._encoding.get(job.request.request_id) is job:
+                self._in_flight[job.request.request_id] = self._encoding.pop(job.request.request_id)
 
     def decoded(self, step: Decode, predictions: Sequence[Prediction], now: float) -> list[Result]:
         """Take one prediction for every row of the step; returns the results that are complete.
@@ -217,14 +238,18 @@ class Batcher:
         """The one it is in, if it is in any."""
         if job.slot is None:
             return self._waiting[job.request.priority]
-        return self._to_align if job.request.request_id in self._to_align else self._in_flight
+        queues = (self._encoding, self._to_align)
+        return next((queue for queue in queues if job.request.request_id in queue), self._in_flight)
 
     def _withdraw(self, leaves: Callable[[Job], bool], why: str) -> list[Result]:
         return self.fail(filter(leaves, self._jobs()), RequestCancelled(why), now=0.0)
 
     def _jobs(self) -> Iterator[Job]:
         return itertools.chain(
-            self._in_flight.values(), self._to_align.values(), *(jobs.values() for jobs in self._waiting.values())
+            self._encoding.values(),
+            self._in_flight.values(),
+            self._to_align.values(),
+            *(jobs.values() for jobs in self._waiting.values()),
         )
 
     def _retire(self, job: Job) -> None:

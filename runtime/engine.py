@@ -1,6 +1,6 @@
 """The engine protocol: encode audio into slots, decode blocks of tokens against them. Used only on the engine loop's thread."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,6 +23,9 @@ class Limits:
     """Rows to hand over in one encode: the largest batch where batching pays, 1 where it does not."""
     start_token: int
     end_token: int
+    encode_lanes: int = 0
+    """Clips it encodes beside each other and beside a decode, each begun on its own by begin_encode(); 0: an encode is a step
+    like any other."""
 
 
 CONTINUED = -1
@@ -63,6 +66,16 @@ class Pending(Protocol):
         """The predictions, in the order of the rows; waits for them. Raises EngineError where the device has failed."""
 
 
+class Encoding(Protocol):
+    """A clip on its way into its slot, on a core of its own."""
+
+    def when_done(self, callback: Callable[[], None]) -> None:
+        """Call back once, from any thread."""
+
+    def finish(self) -> None:
+        """Fill the slot, unless it was freed meanwhile; on the engine loop's thread. Raises what the encoder raised."""
+
+
 @dataclass(frozen=True)
 class Ready:
     """A decode that is done."""
@@ -95,6 +108,12 @@ class Engine(Protocol):
         """Fill each slot with the cross-attention keys and values of its clip; what a slot held before is gone.
 
         Raises ValueError for a slot or a clip outside the limits, EngineError where the device fails.
+        """
+
+    def begin_encode(self, slot: int, clip: Clip, alone: bool) -> Encoding:
+        """encode(), of one clip, beside everything else; only where limits.encode_lanes is not 0.
+
+        alone: nothing else is to be done meanwhile, so it may have all cores. Raises ValueError like encode().
         """
 
     def launch(self, rows: Sequence[Row]) -> Pending:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from runtime import alignment
 from runtime.batcher import Align, Batcher, Decode, Encode, Step
-from runtime.engine import Engine, Pending
+from runtime.engine import Encoding, Engine, Pending
 from runtime.exceptions import EngineError, EngineFailed, EngineStopped
 from runtime.observer import Observer
 from runtime.requests import Request, Result
@@ -36,6 +36,15 @@ class OpenStream:
 @dataclass(frozen=True)
 class CloseStream:
     stream_id: str
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A clip has been encoded on a lane of its own."""
+
+    step: Encode
+    encoding: Encoding
+    began: float
 
 
 @dataclass(frozen=True)
@@ -164,6 +173,8 @@ class EngineLoop:
                 self._batcher.open_stream(stream_id)
             case CloseStream(stream_id):
                 self._publish(self._batcher.close_stream(stream_id))
+            case Encoded() as encoded:
+                self._finish_encode(encoded)
             case Stop():
                 self._stopping = True
 
@@ -171,6 +182,11 @@ class EngineLoop:
         """Give the engine one more step; a decode is answered while the next one is on its way."""
         began = self._clock()
         match step:
+            case Encode(jobs, alone) if self._engine.limits.encode_lanes:
+                (job,) = jobs
+                with self._fails(step, began):
+                    encoding = self._engine.begin_encode(job.slot, job.request.clip, alone)
+                    encoding.when_done(lambda: self._inbox.put(Encoded(step, encoding, began)))
             case Encode(jobs):
                 with self._fails(step, began):
                     self._engine.encode([job.slot for job in jobs], [job.request.clip for job in jobs])
@@ -188,6 +204,13 @@ class EngineLoop:
                     self._unanswered = Unanswered(step, self._engine.launch(rows), began)
                 if previous:
                     self._finish(previous)
+
+    def _finish_encode(self, encoded: Encoded) -> None:
+        """Put what a lane has encoded into its slot; from now on the row can be decoded."""
+        with self._fails(encoded.step, encoded.began):
+            encoded.encoding.finish()
+            self._batcher.encoded(encoded.step)
+        self._observer.step(encoded.step, self._clock() - encoded.began, self._batcher)
 
     def _finish(self, unanswered: Unanswered) -> None:
         """Wait for the answer of a decode and publish what is complete with it."""

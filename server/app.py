@@ -1,7 +1,6 @@
 """The HTTP side: offers, health and metrics."""
 
 import contextlib
-import gc
 import json
 from collections.abc import AsyncIterator
 
@@ -31,8 +30,6 @@ def create_app(hub: Hub, metrics: Metrics, settings: Settings) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await hub.start(settings.warmup_seconds)
-        gc.collect()
-        gc.freeze()  # what start-up made is never garbage: full collections would walk it again and again
         yield
         await hub.shut_down(settings.shutdown_timeout_seconds)
         await transport.close()

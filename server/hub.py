@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import logging
 import time
@@ -47,8 +48,9 @@ class Hub:
         self._metrics = metrics
         self._clock = clock
         self._members: dict[str, Session] = {}  # by stream id
+        metrics.backlog_seconds.set_function(self.backlog_seconds)
         self._empty = asyncio.Event()  # while shutting down: the last session has ended
-        self._warm = False
+        self._warm = asyncio.Event()
         self._shutting_down = False
         self._tasks: list[asyncio.Task] = []
 
@@ -68,9 +70,14 @@ class Hub:
         if result.error is not None:
             logger.error("the warm-up failed: %s", result.error)
             return
-        self._warm = True
+        gc.collect()
+        gc.freeze()  # what start-up made is never garbage: full collections would walk it again and again
+        self._warm.set()
         self._metrics.ready.set(1)
         logger.info("warm after %.1f s; ready", self._clock() - began)
+
+    async def until_warm(self) -> None:
+        await self._warm.wait()
 
     async def _tick(self) -> None:
         while True:
@@ -95,7 +102,7 @@ class Hub:
             return Refused(Reason.ENGINE_FAILED, "the engine has stopped")
         if self._shutting_down:
             return Refused(Reason.SHUTTING_DOWN, "the server is shutting down")
-        if not self._warm:
+        if not self._warm.is_set():
             return Refused(Reason.WARMING_UP, "the engine is warming up")
         if len(self._members) >= self._max_sessions:
             return Refused(Reason.SERVER_FULL, f"all {self._max_sessions} sessions are taken")
@@ -104,6 +111,10 @@ class Hub:
     @property
     def sessions(self) -> int:
         return len(self._members)
+
+    def backlog_seconds(self) -> float:
+        """Of the session that has most audio waiting to be transcribed."""
+        return max((session.backlog_seconds for session in list(self._members.values())), default=0.0)
 
     # Sessions
 
@@ -123,7 +134,8 @@ class Hub:
             on_end()
 
         session = Session(stream_id, self._limits, self._tokenizer, send_counted,
-                          lambda request: self._submit(session, request), finish, self._clock())  # fmt: skip
+                          lambda request: self._submit(session, request), finish, self._clock(),
+                          on_update=self._observe_update)  # fmt: skip
         try:
             self._engine_loop.open_stream(stream_id)
         except EngineStopped as exc:
@@ -152,6 +164,9 @@ class Hub:
             self._engine_loop.close_stream(stream_id)
             self._metrics.sessions.set(len(self._members))
             self._set_empty()
+
+    def _observe_update(self, late_seconds: float) -> None:
+        self._metrics.update_late.observe(late_seconds / self._limits.interim_interval_seconds)
 
     def _set_empty(self) -> None:
         if not self._members:

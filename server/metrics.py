@@ -9,6 +9,7 @@ from runtime.requests import Result
 
 STEP_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 LATENCY_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 5.0, 10.0)
+LATE_INTERVALS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64)
 PASSES = (1, 2, 3, 4, 6, 8, 12, 20, 40, 80)
 
@@ -30,6 +31,13 @@ class Metrics(Observer):
         )
         self.latency = Histogram(
             "asr_message_latency_seconds", "latency_ms of the messages sent", ["op"], buckets=LATENCY_SECONDS, registry=registry
+        )
+        self.update_late = Histogram(
+            "asr_update_late_intervals", "From when an update was due to its start, in update intervals", buckets=LATE_INTERVALS,
+            registry=registry,
+        )  # fmt: skip
+        self.backlog_seconds = Gauge(
+            "asr_backlog_seconds_max", "Of all sessions, the most audio that waits to be transcribed", registry=registry
         )
         self.ready = Gauge("asr_ready", "1 while the engine is warm and sessions are accepted", registry=registry)
         self.step_seconds = Histogram(

@@ -59,15 +59,19 @@ class Session:
     """
 
     def __init__(self, stream_id: str, limits: SessionLimits, tokenizer: Tokenizer, send: Callable[[dict], bool | None],
-                 submit: Callable[[Request], None], finish: Callable[[], None], now: float):  # fmt: skip
-        """stream_id: this server's name for the stream; the client's own, `sid`, need not be unique."""
+                 submit: Callable[[Request], None], finish: Callable[[], None], now: float,
+                 on_update: Callable[[float], None] = lambda late_seconds: None):  # fmt: skip
+        """stream_id: this server's name for the stream; the client's own, `sid`, need not be unique.
+
+        on_update: told of every answered update how long after it was due the engine began with it.
+        """
         self.stream_id = stream_id
         self.sid = ""
         self._with_words = self._with_tail = False
         self._told = (0, 0)  # stable characters and segments that the client has been told, in messages that were not dropped
         self.state = State.WAITING_FOR_INIT
         self._limits = limits
-        self._send, self._submit, self._finish = send, submit, finish
+        self._send, self._submit, self._finish, self._on_update = send, submit, finish, on_update
         self._segmenter = Segmenter(limits.max_segment_seconds)
         self._tokenizer = tokenizer
         self._transcript = Transcript(tokenizer, limits.stable_agreement)
@@ -76,6 +80,7 @@ class Session:
         self._transcribed_until = 0  # position behind the newest sample that any result has covered
         self._last_heard_at = now  # when the client last sent anything
         self._last_interim_at = float("-inf")  # when the last interim was submitted
+        self._due_at: float | None = None  # since when another one has been due, with a request under way
         self._closed_at: float | None = None
         self._seq = 0
         self._last_shown = ("", 0)  # text and stable, as last sent
@@ -129,12 +134,20 @@ class Session:
                 self.fail(Reason.ENGINE_FAILED, f"the engine could not transcribe this stream: {result.error}")
             return
         self._transcribed_until = max(self._transcribed_until, pending.end)
+        if self.state is State.STREAMING:
+            self._on_update(pending.late_seconds + result.timings.queue_ms / 1000)
         if pending.cut is None:
             self._take_interim(result, pending, now)
         else:
             self._take_segment(result, pending, now)
         if self.state is not State.CLOSED:
             self._advance(now)
+
+    @property
+    def backlog_seconds(self) -> float:
+        """Audio that waits to be transcribed; quiet that need not be is no backlog."""
+        unheard = self._segmenter.end - max(self._transcribed_until, self._segmenter.start)
+        return 0.0 if self.state is State.CLOSED or self._heard_it_all() else unheard / SAMPLE_RATE
 
     def on_time(self, now: float) -> None:
         """Called now and then, to notice what does not happen."""
@@ -191,6 +204,8 @@ class Session:
     def _advance(self, now: float) -> None:
         """Ask for the next thing worth asking for, if nothing is under way: a closed segment, the last one, an interim."""
         if self._pending is not None:
+            if self._due_at is None and self.state is State.STREAMING and self._interim_is_due(now):
+                self._due_at = now
             return
         segmenter, closing = self._segmenter, self.state is State.CLOSING
         if cut := segmenter.find_cut():
@@ -203,8 +218,9 @@ class Session:
         elif closing:
             self._send_final(now)
         elif self._interim_is_due(now):
-            self._last_interim_at = now
-            self._request(segmenter.end, None, Priority.INTERIM)
+            late_seconds = 0.0 if self._due_at is None else now - self._due_at
+            self._due_at, self._last_interim_at = None, now
+            self._request(segmenter.end, None, Priority.INTERIM, late_seconds=late_seconds)
 
     def _interim_is_due(self, now: float) -> bool:
         if not self._segmenter.has_sound or self._heard_it_all(ENOUGH_COMPLETE):
@@ -225,7 +241,7 @@ class Session:
             return False
         return self._heard_it_all() and self._segmenter.is_quiet_from(self._transcribed_until)
 
-    def _request(self, end: int, cut: Cut | None, priority: Priority, recovers: bool = False) -> None:
+    def _request(self, end: int, cut: Cut | None, priority: Priority, recovers: bool = False, late_seconds: float = 0.0) -> None:
         loud_until = self._segmenter.loud_until
         unheard = end - max(self._transcribed_until, self._segmenter.start)
         request = Request(
@@ -241,7 +257,7 @@ class Session:
             align=cut is not None and (self._with_words or cut.kind is CutKind.LENGTH),
         )
         complete_at = loud_until if end - loud_until >= COMPLETE_SECONDS * SAMPLE_RATE else None
-        self._pending = Pending(request, end, cut, complete_at, heard_at=self._last_heard_at)
+        self._pending = Pending(request, end, cut, complete_at, self._last_heard_at, late_seconds)
         try:
             self._submit(request)
         except EngineStopped as exc:
@@ -343,6 +359,8 @@ class Pending:
     """Position behind the last sound, if there is quiet enough behind it for the last word to be whole."""
     heard_at: float
     """When the newest sample known at its submission came in."""
+    late_seconds: float
+    """How long it had been due when it was submitted."""
 
 
 def milliseconds(position: int) -> int:

@@ -1,0 +1,101 @@
+"""How many live streams a machine carries under the strict rule: trials in fresh processes, steps, then bisection."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.simulation import DEFAULT_LIMITS, Simulation
+from benchmarks.trial import Outcome, Trial, all_recordings
+from engine_build.checkpoint import DEFAULT_MODEL
+from runtime import engines
+from server.session import SessionLimits
+
+PROJECT = Path(__file__).resolve().parent.parent
+TRIAL_LIMIT_SECONDS = 120.0  # beyond the trial's own time, for the process to start and to end
+
+
+@dataclass
+class Capacity:
+    """The result of a search."""
+
+    trial: Trial
+    """The settings; its streams are those carried, 0 where not even one was."""
+    confirmed: Outcome | None = None
+    """The long trial that passed."""
+    one_more: Outcome | None = None
+    """The trial with one more stream that failed."""
+    trials: list[Outcome] = field(default_factory=list)
+
+
+def limits_of(trial: Trial) -> SessionLimits:
+    return dataclasses.replace(DEFAULT_LIMITS, interim_interval_seconds=trial.interval_ms / 1000,
+                               max_segment_seconds=trial.max_segment_seconds)  # fmt: skip
+
+
+def references_of(trial: Trial) -> dict[str, str]:
+    """By name of the recording, the text of one stream alone."""
+    choice = engines.choose(Path(trial.engines), DEFAULT_MODEL, trial.precision, trial.target)
+    engine, tokenizer, _ = engines.open_engine(choice, max_batch=1)
+    texts = {each.name: Simulation(engine, tokenizer, limits_of(trial)).run(each.samples) for each in all_recordings()}
+    engine.close()
+    return texts
+
+
+def run_in_fresh_process(trial: Trial, references: dict[str, str]) -> Outcome:
+    """Raises RuntimeError where the process fails."""
+    asked = {"trial": dataclasses.asdict(trial), "limits": dataclasses.asdict(limits_of(trial)), "references": references}
+    done = subprocess.run([sys.executable, "-m", "benchmarks.trial", json.dumps(asked)], cwd=PROJECT, capture_output=True,
+                          text=True, timeout=trial.seconds + TRIAL_LIMIT_SECONDS)  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(f"the trial failed:\n{done.stderr[-2000:]}")
+    return Outcome(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def search(settings: Trial, start: int, step: int, long_seconds: float, run: Callable[[Trial], Outcome],
+           progress: Callable[[str], None]) -> Capacity:  # fmt: skip
+    """The largest number of streams that passes trials of settings.seconds and one of long_seconds.
+
+    Steps up from `start` until a trial fails, or down until one passes; bisects; confirms with the long trial, with one stream
+    less as long as that fails.
+    """
+    found = Capacity(settings)
+
+    def passes(streams: int, seconds: float) -> bool:
+        progress(f"{settings.way}, {settings.precision}, every {settings.interval_ms:g} ms: {streams} streams, {seconds:g} s")
+        outcome = run(dataclasses.replace(settings, streams=streams, seconds=seconds, seed=len(found.trials)))
+        found.trials.append(outcome)
+        if outcome.broken:
+            found.one_more = outcome
+        else:
+            found.confirmed = outcome
+        return not outcome.broken
+
+    good, bad = 0, None
+    streams = start
+    while bad is None or good == 0:
+        if streams == 0:
+            break
+        if passes(streams, settings.seconds):
+            good = streams
+            streams = bad - 1 if bad else streams + step
+            if bad is not None:
+                break
+        else:
+            bad = streams
+            streams = max(1, streams - step) if good == 0 and streams > 1 else 0
+    while bad is not None and bad - good > 1 and good:
+        middle = (good + bad) // 2
+        if passes(middle, settings.seconds):
+            good = middle
+        else:
+            bad = middle
+    while good and not passes(good, long_seconds):
+        good -= 1
+    found.trial = dataclasses.replace(settings, streams=good)
+    found.confirmed = next((each for each in reversed(found.trials) if each.streams == good and not each.broken), None)
+    found.one_more = next((each for each in reversed(found.trials) if each.streams == good + 1 and each.broken), None)
+    return found

@@ -1,0 +1,306 @@
+"""One trial of live streams, in a process of its own: N speakers in real time, and whether the strict rule held.
+
+python -m benchmarks.trial '{"streams": 4, …}' prints one JSON line; benchmarks/streams.py starts it.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import numpy as np
+from prometheus_client.parser import text_string_to_metric_families
+
+from benchmarks.accuracy import word_error_rate
+from benchmarks.file_sets import Recording, clips_one_by_one, sample_recordings
+from benchmarks.servers import running_server
+from engine_build.checkpoint import DEFAULT_MODEL
+from runtime import engines
+from runtime.audio import SAMPLE_RATE
+from runtime.loop import EngineLoop
+from runtime.requests import Request, Result
+from server.client import FRAME_MS, StreamError, StreamingClient
+from server.hub import Hub
+from server.metrics import Metrics
+from server.session import SessionLimits
+
+ARRIVAL_SECONDS = 10.0  # streams begin spread over so long
+SAMPLE_SECONDS = 0.5  # how often the backlog is looked at
+LATE_SHARE, LATE_INTERVALS = 0.001, 1.0  # of updates that may begin more than so many update intervals after they were due
+FINAL_P95_MS = 1000.0
+BACKLOG_SECONDS = 3.0
+WER_TOLERANCE = 0.02  # relative
+RULE = (
+    "at most 0.1% of updates start more than one update interval after they were due; p95 final latency at most 1,000 ms; "
+    "backlog never over 3 s; arrivals spread over 10 s; audio in real time; a fresh process for each trial; WER within 2% "
+    "relative of one stream alone on the same recordings; every trial passes, one of them 120 s long"
+)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is tried."""
+
+    way: str
+    """in process, or WebRTC."""
+    streams: int
+    seconds: float
+    interval_ms: float
+    engines: str
+    target: str
+    precision: str
+    drafts: bool = True
+    """False: every update is decoded anew, token by token."""
+    max_segment_seconds: float = 12.0
+    workers: int = 1
+    seed: int = 0
+
+
+@dataclass
+class Outcome:
+    """What came of it."""
+
+    streams: int
+    seconds: float
+    utterances: int
+    updates: int
+    late_share: float
+    final_p50_ms: float
+    final_p95_ms: float
+    backlog_seconds: float
+    wer: float
+    reference_wer: float
+    errors: list[str]
+    compute_share: float | None
+    """Of all time, how much the engine was in a step; None where it was in another process."""
+    broken: list[str] = field(default_factory=list)
+    """The parts of the rule that did not hold."""
+
+
+@dataclass(frozen=True)
+class Utterance:
+    recording: Recording
+    text: str
+    final_ms: float
+
+
+Speak = Callable[[Recording, float], Coroutine[None, None, Utterance]]
+"""Stream a recording in real time, until it or the trial (at this time of the clock) ends, and wait for its final."""
+
+
+def judge(outcome: Outcome) -> list[str]:
+    """The parts of the rule that did not hold, each with its figure."""
+    checks = (
+        (outcome.errors, f"{len(outcome.errors)} streams failed: {(outcome.errors or [''])[0]}"),
+        (outcome.late_share > LATE_SHARE, f"{outcome.late_share:.2%} of updates were more than an interval late"),
+        (outcome.final_p95_ms > FINAL_P95_MS, f"p95 final latency was {outcome.final_p95_ms:,.0f} ms"),
+        (outcome.backlog_seconds > BACKLOG_SECONDS, f"backlog reached {outcome.backlog_seconds:.1f} s"),
+        (outcome.wer > outcome.reference_wer * (1 + WER_TOLERANCE),
+         f"WER was {outcome.wer:.2f}%, of one stream alone {outcome.reference_wer:.2f}%"),
+    )  # fmt: skip
+    return [said for is_broken, said in checks if is_broken]
+
+
+async def run_trial(trial: Trial, references: dict[str, str], speak: Speak, read: "Reader") -> Outcome:
+    """references: the text of one stream alone, by name of the recording."""
+    began = time.monotonic()
+    end = began + trial.seconds
+    utterances: list[Utterance] = []
+    errors: list[str] = []
+
+    async def one(number: int) -> None:
+        await asyncio.sleep(min(ARRIVAL_SECONDS, trial.seconds / 4) * number / trial.streams)
+        for recording in endless_recordings(trial.seed + number):
+            if time.monotonic() > end - 1.0:
+                return
+            try:
+                utterances.append(await speak(recording, end))
+            except (StreamError, OSError, TimeoutError) as exc:
+                errors.append(f"{type(exc).__name__}: {exc}")
+                return
+
+    async with sampling(read) as backlogs:
+        await asyncio.gather(*(one(number) for number in range(trial.streams)))
+    seconds = time.monotonic() - began
+    whole = [each for each in utterances if each.text is not None]
+    late, updates = await read.late_updates()
+    finals = [each.final_ms for each in utterances] or [float("inf")]
+    texts = [each.recording.text for each in whole]
+    outcome = Outcome(
+        streams=trial.streams,
+        seconds=round(seconds, 1),
+        utterances=len(utterances),
+        updates=updates,
+        late_share=round(late / max(1, updates), 5),
+        final_p50_ms=round(float(np.percentile(finals, 50)), 1),
+        final_p95_ms=round(float(np.percentile(finals, 95)), 1),
+        backlog_seconds=round(max(backlogs, default=0.0), 2),
+        wer=round(word_error_rate(texts, [each.text for each in whole]), 3) if whole else 100.0,
+        reference_wer=round(word_error_rate(texts, [references[each.recording.name] for each in whole]), 3) if whole else 0.0,
+        errors=errors,
+        compute_share=await read.compute_share(seconds),
+    )
+    outcome.broken = judge(outcome)
+    return outcome
+
+
+def endless_recordings(seed: int) -> Iterator[Recording]:
+    """Clips and samples in a random order, again and again."""
+    random, recordings = np.random.default_rng(seed), all_recordings()
+    while True:
+        for index in random.permutation(len(recordings)):
+            yield recordings[index]
+
+
+def all_recordings() -> list[Recording]:
+    return clips_one_by_one() + sample_recordings()
+
+
+class Reader:
+    """What the server says of itself, in Prometheus' text."""
+
+    def __init__(self, fetch: Callable[[], Coroutine[None, None, str]]):
+        self._fetch = fetch
+
+    async def _samples(self) -> Iterator:
+        text = await self._fetch()
+        return (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+
+    async def backlog_seconds(self) -> float:
+        return max(sample.value for sample in await self._samples() if sample.name == "asr_backlog_seconds_max")
+
+    async def late_updates(self) -> tuple[int, int]:
+        """Updates that began more than LATE_INTERVALS late, and all."""
+        buckets = {sample.labels["le"]: sample.value for sample in await self._samples()
+                   if sample.name == "asr_update_late_intervals_bucket"}  # fmt: skip
+        everything = buckets.pop("+Inf", 0.0)
+        return int(everything - buckets.get(str(LATE_INTERVALS), 0.0)), int(everything)
+
+    async def compute_share(self, seconds: float) -> float:
+        steps = [sample.value for sample in await self._samples() if sample.name == "asr_engine_step_seconds_sum"]
+        return round(sum(steps) / seconds, 3)
+
+
+@contextlib.asynccontextmanager
+async def sampling(read: Reader) -> AsyncIterator[list[float]]:
+    """Looks at the backlog again and again."""
+    backlogs: list[float] = []
+
+    async def sample() -> None:
+        while True:
+            await asyncio.sleep(SAMPLE_SECONDS)
+            with contextlib.suppress(httpx.TransportError):
+                backlogs.append(await read.backlog_seconds())
+
+    task = asyncio.create_task(sample())
+    try:
+        yield backlogs
+    finally:
+        task.cancel()
+
+
+async def frames_in_real_time(recording: Recording, end: float) -> AsyncIterator[bytes]:
+    """A frame when its last sample has been spoken; ends early, at the trial's end."""
+    samples, began = SAMPLE_RATE * FRAME_MS // 1000, time.monotonic()
+    for start in range(0, len(recording.samples), samples):
+        frame = recording.samples[start : start + samples]
+        await asyncio.sleep(began + (start + len(frame)) / SAMPLE_RATE - time.monotonic())
+        if time.monotonic() > end:
+            return
+        yield frame.tobytes()
+
+
+def utterance_of(recording: Recording, final: dict, final_ms: float) -> Utterance:
+    """Without its text where the trial ended before the recording did."""
+    is_whole = final["audio_ms"] >= len(recording.samples) * 1000 // SAMPLE_RATE
+    return Utterance(recording, final["text"] if is_whole else None, final_ms)
+
+
+async def speak_in_process(hub: Hub, recording: Recording, end: float) -> Utterance:
+    outcome: asyncio.Future[dict] = asyncio.get_running_loop().create_future()
+
+    def receive(message: dict) -> None:
+        if message["op"] in ("final", "error"):
+            outcome.set_result(message)
+
+    session = hub.open(receive, lambda: None)
+    hub.text(session, '{"op":"init","tail":false}')
+    async for frame in frames_in_real_time(recording, end):
+        hub.audio(session, frame)
+    closed_at = time.monotonic()
+    hub.text(session, '{"op":"close"}')
+    final = await outcome
+    if final["op"] == "error":
+        raise StreamError(final["reason"], final["message"])
+    return utterance_of(recording, final, (time.monotonic() - closed_at) * 1000)
+
+
+async def speak_over_webrtc(address: str, recording: Recording, end: float) -> Utterance:
+    async with StreamingClient(address) as client:
+        async for frame in frames_in_real_time(recording, end):
+            await client.send(frame)
+        closed_at = time.monotonic()
+        final = await client.close()
+        return utterance_of(recording, final, (time.monotonic() - closed_at) * 1000)
+
+
+class WithoutDrafts(EngineLoop):
+    """Decodes every update anew: what others do."""
+
+    def submit(self, request: Request, on_result: Callable[[Result], None]) -> None:
+        plain = dataclasses.replace(request, draft=request.draft[: request.forced])
+        super().submit(plain, lambda result: on_result(dataclasses.replace(result, request=request)))
+
+
+async def try_in_process(trial: Trial, references: dict[str, str], limits: SessionLimits) -> Outcome:
+    choice = engines.choose(Path(trial.engines), DEFAULT_MODEL, trial.precision, trial.target)
+    engine, tokenizer, _ = engines.open_engine(choice, limits.max_batch)
+    metrics = Metrics()
+    loop = (EngineLoop if trial.drafts else WithoutDrafts)(engine, 0.01, metrics)
+    hub = Hub(loop, tokenizer, limits, max_sessions=trial.streams, metrics=metrics)
+    await hub.start(warmup_seconds=1.5)
+    await hub.until_warm()
+
+    async def fetch() -> str:
+        return metrics.render().decode()
+
+    outcome = await run_trial(trial, references, lambda recording, end: speak_in_process(hub, recording, end), Reader(fetch))
+    await hub.shut_down(timeout_seconds=10.0)
+    return outcome
+
+
+async def try_over_webrtc(trial: Trial, references: dict[str, str]) -> Outcome:
+    variables = {
+        "ASR_INTERIM_INTERVAL_MS": f"{trial.interval_ms:g}", "ASR_TARGET": trial.target, "ASR_MAX_SESSIONS": "100000",
+        "ASR_MAX_SEGMENT_SECONDS": f"{trial.max_segment_seconds:g}", "ASR_WORKERS": str(trial.workers),
+    }  # fmt: skip
+    with running_server(Path(trial.engines), trial.precision, variables) as address:
+        async with httpx.AsyncClient(trust_env=False) as http:
+
+            async def fetch() -> str:
+                return (await http.get(f"http://{address}/metrics")).text
+
+            return await run_trial(
+                trial, references, lambda recording, end: speak_over_webrtc(address, recording, end), Reader(fetch)
+            )
+
+
+def main() -> int:
+    asked = json.loads(sys.argv[1])
+    trial, limits = Trial(**asked["trial"]), SessionLimits(**asked["limits"])
+    if trial.way == "in process":
+        outcome = asyncio.run(try_in_process(trial, asked["references"], limits))
+    else:
+        outcome = asyncio.run(try_over_webrtc(trial, asked["references"]))
+    print(json.dumps(dataclasses.asdict(outcome)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
