@@ -1,5 +1,6 @@
 """PCM16 into what the encoder takes: floats in [-1, 1] with faint dither."""
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -14,18 +15,40 @@ DITHER_PERIOD_SAMPLES = 65_537  # a prime near 4 s, so that it never lines up wi
 DITHER = (np.random.default_rng(20_251).standard_normal(DITHER_PERIOD_SAMPLES) * DITHER_RMS).astype(np.float32)
 
 
+LEAST_OFFSET = 100  # of 32,768, -50 dB: what is below does no harm
+
+
 @dataclass(frozen=True)
 class Clip:
-    """A stretch of one stream's audio."""
+    """What the model is to hear of one stream."""
 
-    samples: np.ndarray
-    """int16 (samples,), 16 kHz mono; not written to by anyone once it is in a clip."""
+    pcm: np.ndarray
+    """int16 (samples,), 16 kHz mono, as it came; not written to by anyone once it is in a clip."""
     position: int = 0
     """Index of the first sample within the stream: it decides the dither, so that repeats and drafts see the same audio."""
+    stretches: tuple[tuple[int, int], ...] | None = None
+    """Those that are heard, any DC offset taken out: of each, the position in the stream of the first sample and of the one
+    behind the last. None: all of it, as it is."""
+
+    @functools.cached_property
+    def samples(self) -> np.ndarray:
+        """int16 (samples,): what is heard."""
+        if self.stretches is None:
+            return self.pcm
+        heard = [self.pcm[first - self.position : last - self.position] for first, last in self.stretches]
+        return without_offset(np.concatenate(heard) if len(heard) > 1 else heard[0])
 
     @property
     def seconds(self) -> float:
         return len(self.samples) / SAMPLE_RATE
+
+
+def without_offset(samples: np.ndarray) -> np.ndarray:
+    """int16 samples around zero: an offset makes Moonshine hear words in silence and mishear those there are."""
+    offset = round(float(samples.mean())) if len(samples) else 0
+    if abs(offset) < LEAST_OFFSET:
+        return samples
+    return np.clip(samples.astype(np.int32) - offset, -32_768, 32_767).astype(np.int16)
 
 
 def count_frames(samples: int) -> int:

@@ -69,6 +69,11 @@ class EngineLoop:
     `on_result` callbacks run on this loop's thread and must only hand the result on.
     """
 
+    recovers = False
+    """Is an engine that is not alive being started again?"""
+    sessions_elsewhere = 0
+    """Of other processes on the same engine."""
+
     def __init__(self, engine: Engine, max_wait_seconds: float, observer: Observer, clock: Callable[[], float] = time.monotonic):
         self._engine = engine
         self._batcher = Batcher(engine.limits, max_wait_seconds)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from runtime.audio import SAMPLE_RATE, Clip
-from runtime.exceptions import EngineStopped
+from runtime.exceptions import EngineError, EngineStopped
 from runtime.loop import EngineLoop
 from runtime.requests import Priority, Request, Result
 from runtime.tokenizer import Tokenizer
@@ -48,7 +48,6 @@ class Hub:
         self._metrics = metrics
         self._clock = clock
         self._members: dict[str, Session] = {}  # by stream id
-        metrics.backlog_seconds.set_function(self.backlog_seconds)
         self._empty = asyncio.Event()  # while shutting down: the last session has ended
         self._warm = asyncio.Event()
         self._shutting_down = False
@@ -62,18 +61,16 @@ class Hub:
 
     async def _warm_up(self, seconds: float) -> None:
         began = self._clock()
-        samples = np.random.default_rng(0).integers(-3000, 3000, int(seconds * SAMPLE_RATE), dtype=np.int16)
-        done = self._loop.create_future()
-        request = Request(next(request_ids), "warm-up", Clip(samples), draft=(5, 6, 7, 8), priority=Priority.FINAL, end_bias=50.0)
-        self._engine_loop.submit(request, lambda result: self._loop.call_soon_threadsafe(done.set_result, result))
-        result: Result = await done
-        if result.error is not None:
-            logger.error("the warm-up failed: %s", result.error)
-            return
+        if self._engine_loop.recovers:
+            await self._engine_loop.until_alive()  # an engine process is warm before it says that it is there
+        else:
+            error = await warm_up(self._engine_loop, seconds)
+            if error is not None:
+                logger.error("the warm-up failed: %s", error)
+                return
         gc.collect()
         gc.freeze()  # what start-up made is never garbage: full collections would walk it again and again
         self._warm.set()
-        self._metrics.ready.set(1)
         logger.info("warm after %.1f s; ready", self._clock() - began)
 
     async def until_warm(self) -> None:
@@ -83,6 +80,8 @@ class Hub:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now = self._clock()
+            self._metrics.ready.set(self.refusal() is None)
+            self._metrics.backlog_seconds.set(self.backlog_seconds())
             for session in list(self._members.values()):
                 try:
                     session.on_time(now)
@@ -94,7 +93,8 @@ class Hub:
 
     @property
     def alive(self) -> bool:
-        return self._engine_loop.alive and self._engine_loop.seconds_in_step() < STUCK_SECONDS
+        """Is the engine? One that is being started again counts."""
+        return (self._engine_loop.alive or self._engine_loop.recovers) and self._engine_loop.seconds_in_step() < STUCK_SECONDS
 
     def refusal(self) -> Refused | None:
         """What keeps a new session out."""
@@ -102,9 +102,9 @@ class Hub:
             return Refused(Reason.ENGINE_FAILED, "the engine has stopped")
         if self._shutting_down:
             return Refused(Reason.SHUTTING_DOWN, "the server is shutting down")
-        if not self._warm.is_set():
+        if not self._warm.is_set() or not self._engine_loop.alive:
             return Refused(Reason.WARMING_UP, "the engine is warming up")
-        if len(self._members) >= self._max_sessions:
+        if len(self._members) + self._engine_loop.sessions_elsewhere >= self._max_sessions:
             return Refused(Reason.SERVER_FULL, f"all {self._max_sessions} sessions are taken")
         return None
 
@@ -165,6 +165,11 @@ class Hub:
             self._metrics.sessions.set(len(self._members))
             self._set_empty()
 
+    def lose_all(self, message: str) -> None:
+        """The engine has lost every stream."""
+        for session in list(self._members.values()):
+            session.fail(Reason.ENGINE_FAILED, message)
+
     def _observe_update(self, late_seconds: float) -> None:
         self._metrics.update_late.observe(late_seconds / self._limits.interim_interval_seconds)
 
@@ -197,3 +202,13 @@ class Hub:
         for task in self._tasks:
             task.cancel()
         await asyncio.to_thread(self._engine_loop.stop)
+
+
+async def warm_up(engine_loop: EngineLoop, seconds: float) -> EngineError | None:
+    """Transcribe noise of this length; returns the error where that fails."""
+    loop = asyncio.get_running_loop()
+    samples = np.random.default_rng(0).integers(-3000, 3000, int(seconds * SAMPLE_RATE), dtype=np.int16)
+    done: asyncio.Future[Result] = loop.create_future()
+    request = Request(next(request_ids), "warm-up", Clip(samples), draft=(5, 6, 7, 8), priority=Priority.FINAL, end_bias=50.0)
+    engine_loop.submit(request, lambda result: loop.call_soon_threadsafe(done.set_result, result))
+    return (await done).error

@@ -1,8 +1,12 @@
 """What the server counts, for Prometheus."""
 
+import os
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from runtime.batcher import Batcher, Step
+from runtime.engine import Engine
 from runtime.exceptions import RequestCancelled
 from runtime.observer import Observer
 from runtime.requests import Result
@@ -11,16 +15,21 @@ STEP_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 LATENCY_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 5.0, 10.0)
 LATE_INTERVALS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64)
+SHARED_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # prometheus-client's: where processes share what they count
 PASSES = (1, 2, 3, 4, 6, 8, 12, 20, 40, 80)
 
 
 class Metrics(Observer):
-    """One registry for one server; the engine loop reports here too, from its own thread (prometheus-client locks)."""
+    """One registry for one server; the engine loop reports here too, from its own thread (prometheus-client locks).
+
+    Where several processes serve, each has its own, and what any of them renders is of all together.
+    """
 
     def __init__(self) -> None:
+        self._engine: Engine | None = None
         disable_created_metrics()
         self.registry = registry = CollectorRegistry()
-        self.sessions = Gauge("asr_sessions_open", "Sessions connected now", registry=registry)
+        self.sessions = Gauge("asr_sessions_open", "Sessions connected now", registry=registry, multiprocess_mode="livesum")
         self.sessions_total = Counter("asr_sessions_total", "Sessions accepted", registry=registry)
         self.refused_total = Counter("asr_offers_refused_total", "Offers refused", ["reason"], registry=registry)
         self.errors_total = Counter("asr_session_errors_total", "Sessions ended by an error", ["reason"], registry=registry)
@@ -37,22 +46,30 @@ class Metrics(Observer):
             registry=registry,
         )  # fmt: skip
         self.backlog_seconds = Gauge(
-            "asr_backlog_seconds_max", "Of all sessions, the most audio that waits to be transcribed", registry=registry
+            "asr_backlog_seconds_max",
+            "Of all sessions, the most audio that waits to be transcribed",
+            registry=registry,
+            multiprocess_mode="livemax",
         )
-        self.ready = Gauge("asr_ready", "1 while the engine is warm and sessions are accepted", registry=registry)
+        self.ready = Gauge(
+            "asr_ready", "1 while the engine is warm and sessions are accepted", registry=registry, multiprocess_mode="livemax"
+        )
         self.step_seconds = Histogram(
             "asr_engine_step_seconds", "Engine steps", ["kind"], buckets=STEP_SECONDS, registry=registry
         )
         self.batch_rows = Histogram("asr_engine_step_rows", "Rows in a step", ["kind"], buckets=ROWS, registry=registry)
-        self.waiting = Gauge("asr_requests_waiting", "Requests without a slot", registry=registry)
-        self.in_flight = Gauge("asr_requests_in_flight", "Requests with a slot", registry=registry)
+        self.waiting = Gauge("asr_requests_waiting", "Requests without a slot", registry=registry, multiprocess_mode="livesum")
+        self.in_flight = Gauge("asr_requests_in_flight", "Requests with a slot", registry=registry, multiprocess_mode="livesum")
         self.requests_total = Counter("asr_requests_total", "Requests answered", ["priority", "outcome"], registry=registry)
         self.queue_seconds = Histogram(
             "asr_request_queue_seconds", "From submission to a slot", ["priority"], buckets=LATENCY_SECONDS, registry=registry
         )
         self.passes = Histogram("asr_request_passes", "Decoder passes of a request", buckets=PASSES, registry=registry)
         self.uncaptured_runs = Gauge(
-            "asr_engine_uncaptured_runs", "Passes on a device that no CUDA graph was captured for", registry=registry
+            "asr_engine_uncaptured_runs",
+            "Passes on a device that no CUDA graph was captured for",
+            registry=registry,
+            multiprocess_mode="livesum",
         )
         self.recovered_total = Counter(
             "asr_segments_recovered_total", "Segments asked for again because words in sight were lost", registry=registry
@@ -60,12 +77,18 @@ class Metrics(Observer):
         self.loops_total = Counter("asr_loops_stopped_total", "Hypotheses stopped for repeating themselves", registry=registry)
         self.single_steps_total = Counter("asr_single_steps_total", "Passes that fed one token only", registry=registry)
 
+    def watch(self, engine: Engine) -> None:
+        """Report what this engine counts itself."""
+        self._engine = engine
+
     def step(self, step: Step, seconds: float, batcher: Batcher) -> None:
         kind = type(step).__name__.lower()
         self.step_seconds.labels(kind).observe(seconds)
         self.batch_rows.labels(kind).observe(len(step.jobs))
         self.waiting.set(batcher.waiting)
         self.in_flight.set(batcher.in_flight)
+        if self._engine is not None:
+            self.uncaptured_runs.set(self._engine.uncaptured_runs)
 
     def result(self, result: Result) -> None:
         priority = result.request.priority.name.lower()
@@ -87,4 +110,8 @@ class Metrics(Observer):
             self.latency.labels(message["op"]).observe(message["latency_ms"] / 1000)
 
     def render(self) -> bytes:
-        return generate_latest(self.registry)
+        if SHARED_VARIABLE not in os.environ:
+            return generate_latest(self.registry)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)
+        return generate_latest(registry)

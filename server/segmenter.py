@@ -39,7 +39,6 @@ QUIET_SECONDS = 3.0  # length of a segment without sound
 PAUSES = ((0.0, 2.5), (6.0, 2.5), (8.0, 0.5), (12.0, 0.2))  # seconds heard so far: seconds of pause that end the segment
 HEARD_PAUSE_SECONDS = 0.6  # of a longer pause, this much is heard: half at each end
 HEARD_PAUSE_LEVELS = int(HEARD_PAUSE_SECONDS * LEVELS_PER_SECOND)
-LEAST_OFFSET = 100  # of 32,768: -50 dB; what is below does no harm
 NEAR_LEVELS = 6  # 120 ms
 BETWEEN_WORDS_LEVELS = 4  # 80 ms: the closure before a p or t is shorter
 
@@ -123,8 +122,8 @@ class Segmenter:
     def clip(self, end: int) -> Clip:
         """The open segment's audio up to position `end`, the middle of long pauses and any DC offset left out."""
         with memoryview(self._pcm) as pcm:
-            heard = [bytes(pcm[(first - self.start) * 2 : (last - self.start) * 2]) for first, last in self.heard(end)]
-        return Clip(without_offset(np.frombuffer(b"".join(heard), np.int16)), position=self.start)
+            samples = np.frombuffer(bytes(pcm[: (end - self.start) * 2]), np.int16)
+        return Clip(samples, self.start, tuple(self.heard(end)))
 
     def heard(self, end: int) -> list[tuple[int, int]]:
         """The stretches that clip(end) consists of: position of the first sample, and the one behind the last."""
@@ -235,14 +234,6 @@ def levels_of(pcm: np.ndarray) -> np.ndarray:
     samples = pcm.reshape(-1, LEVEL_SAMPLES).astype(np.float32) / 32_768
     samples -= samples.mean(axis=1, keepdims=True)  # a DC offset is no sound
     return np.maximum(10 * np.log10((samples * samples).mean(axis=1) + 1e-12), QUIETEST_DB)
-
-
-def without_offset(samples: np.ndarray) -> np.ndarray:
-    """int16 samples around zero: an offset makes Moonshine hear words in silence and mishear those there are."""
-    offset = round(float(samples.mean())) if len(samples) else 0
-    if abs(offset) < LEAST_OFFSET:
-        return samples
-    return np.clip(samples.astype(np.int32) - offset, -32_768, 32_767).astype(np.int16)
 
 
 def variance(levels: Iterable[float], mean: float) -> float:

@@ -74,6 +74,8 @@ class Settings(BaseSettings):
     """Speech without a pause is cut before it grows past this."""
     stable_agreement: int = Field(2, ge=2, le=20, validation_alias=variable("ASR_STABLE_AGREEMENT"))
     """Updates in a row that must agree on a word before it is called stable; more where the model is not sure of it."""
+    workers: int = Field(1, ge=1, le=256, validation_alias=variable("ASR_WORKERS"))
+    """Gateway processes; with more than one, the engine has a process of its own."""
     max_sessions: int = Field(0, ge=0, le=100_000, validation_alias=variable("ASR_MAX_SESSIONS"))
     """Most sessions at once; 0: six for each CPU core, as many as it carries."""
     init_timeout_seconds: float = Field(10.0, gt=0, le=600, validation_alias=variable("ASR_INIT_TIMEOUT_SECONDS"))

@@ -16,6 +16,8 @@ class FakeLoop:
 
     alive: bool = True
     stuck_seconds: float = 0.0
+    recovers: bool = False
+    sessions_elsewhere: int = 0
 
     def seconds_in_step(self) -> float:
         return self.stuck_seconds

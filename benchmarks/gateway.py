@@ -1,0 +1,163 @@
+"""What the gateway costs without an engine: CPU of a message, sessions of a core, memory of a session."""
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from benchmarks.servers import free_address, running_process
+from server.client import StreamingClient
+
+PROJECT = Path(__file__).resolve().parent.parent
+P99_LIMIT_MS = 20.0
+SETTLE_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class GatewayLoad:
+    """So many sessions on one core."""
+
+    sessions: int
+    frame_ms: float
+    messages: int
+    cpu_us: float
+    """Of the server process, for each message: ICE, DTLS, SCTP, session and the engine thread's share."""
+    core_share: float
+    handling_p50_ms: float
+    handling_p99_ms: float
+    """From sending to handled, the sender's and the kernel's part in it; upper edge of its histogram's bucket."""
+    sender_behind_ms: float
+    """How far the generator itself fell behind real time, at worst."""
+    memory_kib: float
+    """Of each idle session, beyond the server without any."""
+    messages_lost: int
+
+    def as_json(self) -> dict:
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class Churn:
+    """Sessions opened and closed one after another."""
+
+    sessions: int
+    memory_before_mib: float
+    """After the first tenth of them."""
+    memory_after_mib: float
+    growth: float
+    """Relative."""
+    connect_ms: float
+    """Mean time to open one, on both sides."""
+
+
+@contextlib.contextmanager
+def null_server() -> Iterator[str]:
+    address = free_address()
+    variables = {"ASR_MAX_SESSIONS": "100000", "ASR_LOG_LEVEL": "warning", "ASR_IDLE_TIMEOUT_SECONDS": "600",
+                 "ASR_ICE_SERVERS": ""}  # fmt: skip
+    with running_process(["-m", "benchmarks.null_server"], address, variables) as process:
+        if (os.cpu_count() or 1) > 1:
+            os.sched_setaffinity(process.pid, {0})
+            for thread in Path(f"/proc/{process.pid}/task").iterdir():
+                os.sched_setaffinity(int(thread.name), {0})
+        yield address
+
+
+def read(address: str) -> dict[str, float]:
+    """The bench_ samples of the null server's page, buckets by their edge."""
+    text = httpx.get(f"http://{address}/metrics", trust_env=False).text
+    return {
+        sample.name + (f":{sample.labels['le']}" if "le" in sample.labels else ""): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name.startswith("bench_")
+    }
+
+
+def measure(sessions: int, seconds: float, frame_ms: float) -> GatewayLoad:
+    """One count of sessions against a fresh server."""
+    with null_server() as address:
+        empty = read(address)["bench_memory_bytes"]
+        command = [sys.executable, "-m", "benchmarks.gateway_load", address, str(sessions), str(seconds), str(frame_ms)]
+        with subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as load:
+            expect(load, "connected")
+            time.sleep(SETTLE_SECONDS)
+            before = read(address)
+            began = time.monotonic()
+            load.stdin.write("\n")
+            load.stdin.flush()
+            said = expect(load, "sent")
+            took = time.monotonic() - began
+            time.sleep(SETTLE_SECONDS)
+            after = read(address)
+            load.stdin.write("\n")
+            load.stdin.flush()
+            load.wait(timeout=60)
+    change = {name: after[name] - before.get(name, 0.0) for name in after}
+    messages = int(change["bench_handling_seconds_count"])
+    return GatewayLoad(
+        sessions=sessions,
+        frame_ms=frame_ms,
+        messages=messages,
+        cpu_us=round(change["bench_cpu_seconds"] / max(1, messages) * 1e6, 1),
+        core_share=round(change["bench_cpu_seconds"] / took, 3),
+        handling_p50_ms=quantile_ms(change, messages, 0.5),
+        handling_p99_ms=quantile_ms(change, messages, 0.99),
+        sender_behind_ms=round(float(said.split()[1]) * 1000, 1),
+        memory_kib=round((before["bench_memory_bytes"] - empty) / sessions / 1024, 1),
+        messages_lost=sessions * int(seconds / (frame_ms / 1000)) - messages,
+    )
+
+
+def expect(load: subprocess.Popen, word: str) -> str:
+    line = load.stdout.readline()
+    if not line.startswith(word):
+        raise RuntimeError(f"the load generator said {line!r} instead of {word!r}")
+    return line
+
+
+def quantile_ms(change: dict[str, float], messages: int, share: float) -> float:
+    """Upper edge of the bucket that holds it."""
+    edges = sorted((float(name.partition(":")[2]), count) for name, count in change.items() if "_bucket:" in name)
+    return next((edge * 1000 for edge, count in edges if count >= share * messages), float("inf"))
+
+
+def churn(sessions: int, progress: Callable[[str], None]) -> Churn:
+    """Open and close so many sessions, a few at a time, and look at the server's memory."""
+    with null_server() as address:
+
+        async def one(places: asyncio.Semaphore) -> None:
+            async with places, StreamingClient(address) as client:
+                await client.send(bytes(3200))
+                await client.close()
+
+        async def many(count: int) -> float:
+            places, began = asyncio.Semaphore(4), time.monotonic()
+            await asyncio.gather(*(one(places) for _ in range(count)))
+            return time.monotonic() - began
+
+        progress(f"{sessions} sessions opened and closed: the first tenth")
+        asyncio.run(many(sessions // 10))
+        time.sleep(SETTLE_SECONDS)
+        before = read(address)["bench_memory_bytes"]
+        progress(f"{sessions} sessions opened and closed")
+        seconds = asyncio.run(many(sessions))
+        time.sleep(SETTLE_SECONDS)
+        after = read(address)["bench_memory_bytes"]
+    return Churn(sessions, round(before / 2**20, 1), round(after / 2**20, 1), round(after / before - 1, 4),
+                 round(seconds / sessions * 1000, 1))  # fmt: skip
+
+
+def run(counts: Sequence[int], seconds: float, frame_ms: float, progress: Callable[[str], None]) -> Iterator[GatewayLoad]:
+    for sessions in counts:
+        progress(f"{sessions} sessions of {frame_ms:g} ms frames")
+        yield measure(sessions, seconds, frame_ms)

@@ -1,0 +1,82 @@
+"""The server with an engine that does nothing, for measuring everything else: python -m benchmarks.null_server
+
+The first 8 bytes of a message are taken for the time it was sent at, in nanoseconds of the machine's monotonic clock.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from prometheus_client import Gauge, Histogram
+
+from runtime.audio import Clip
+from runtime.engine import Engine, Limits, Prediction, Ready, Row
+from runtime.loop import EngineLoop
+from runtime.tokenizer import Tokenizer
+from server import gateway
+from server.hub import Hub
+from server.metrics import Metrics
+from server.opening import load_settings, set_up_log
+
+START_TOKEN, END_TOKEN = 1, 2
+HANDLING_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0)
+STAMP_BYTES = 8
+
+
+class NullEngine(Engine):
+    """Hears nothing, at once."""
+
+    name = "null"
+
+    def __init__(self, max_batch: int):
+        self.limits = Limits(max_batch, 29 * 16_000, 194, max_batch, START_TOKEN, END_TOKEN)
+
+    def encode(self, slots: Sequence[int], clips: Sequence[Clip]) -> None:
+        pass
+
+    def launch(self, rows: Sequence[Row]) -> Ready:
+        ended = np.array([END_TOKEN])
+        return Ready([Prediction(np.repeat(ended, len(row.tokens)), np.zeros(len(row.tokens), np.float32)) for row in rows])
+
+    def free(self, slot: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def observe_handling(metrics: Metrics) -> None:
+    """Have every binary message's age at its handling measured, and this process's memory and time told."""
+    handling = Histogram(
+        "bench_handling_seconds", "From sending to handling", buckets=HANDLING_SECONDS, registry=metrics.registry
+    )
+    memory = Gauge("bench_memory_bytes", "Resident", registry=metrics.registry)
+    memory.set_function(resident_bytes)
+    Gauge("bench_cpu_seconds", "Of this process", registry=metrics.registry).set_function(time.process_time)
+    handle = Hub.audio
+
+    def audio(hub: Hub, session, pcm: bytes) -> None:
+        handle(hub, session, pcm)
+        handling.observe((time.monotonic_ns() - int.from_bytes(pcm[:STAMP_BYTES], "little")) / 1e9)
+
+    Hub.audio = audio
+
+
+def resident_bytes() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096.0
+
+
+def main() -> int:
+    settings = load_settings()
+    set_up_log(settings)
+    metrics = Metrics()
+    observe_handling(metrics)
+    engine_loop = EngineLoop(NullEngine(settings.max_batch), settings.max_batch_wait_ms / 1000, metrics)
+    gateway.run(gateway.build_server(settings, engine_loop, Tokenizer(["", "", ""]), metrics))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

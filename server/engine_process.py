@@ -1,0 +1,170 @@
+"""The engine process: one engine loop, and a socket where gateway processes bring their streams. python -m server.engine_process
+
+It keeps each stream's open segment, so that audio crosses once.
+"""
+
+import asyncio
+import itertools
+import logging
+import os
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import zmq
+import zmq.asyncio
+
+from runtime.exceptions import EngineError, EngineFailed
+from runtime.loop import EngineLoop
+from runtime.requests import Result
+from server import wire
+from server.hub import warm_up
+from server.metrics import Metrics
+from server.opening import load_settings, open_for_serving, set_up_log
+from server.settings import Settings
+from server.wire import (
+    LOST_SECONDS,
+    PULSE_SECONDS,
+    SOCKET_VARIABLE,
+    CloseStream,
+    EnginePulse,
+    GatewayPulse,
+    HeldAudio,
+    OpenStream,
+    Transcribe,
+)
+
+logger = logging.getLogger("server.engine")
+
+STOPPED_STATUS = 4  # of an engine that was given up: the supervisor starts another
+
+
+@dataclass
+class Gateway:
+    """One gateway process, as far as it is known here."""
+
+    heard_at: float
+    sessions: int = 0
+    streams: dict[str, HeldAudio] = field(default_factory=dict)
+
+
+class EngineServer:
+    """Carries messages between gateways and the engine loop. Lives on the event loop's thread."""
+
+    def __init__(self, engine_loop: EngineLoop, max_samples: int, send: Callable[[bytes, bytes], None],
+                 clock: Callable[[], float] = time.monotonic):  # fmt: skip
+        """send: takes a gateway's identity and a message for it."""
+        self._engine_loop = engine_loop
+        self._max_samples = max_samples
+        self._send = send
+        self._clock = clock
+        self._epoch = uuid.uuid4().hex
+        self._gateways: dict[bytes, Gateway] = {}
+        self._request_ids = itertools.count()
+
+    def receive(self, identity: bytes, message: wire.ToEngine) -> None:
+        """A message from a gateway."""
+        now = self._clock()
+        gateway = self._gateways.setdefault(identity, Gateway(now))
+        gateway.heard_at = now
+        match message:
+            case GatewayPulse(sessions):
+                gateway.sessions = sessions
+            case OpenStream(stream_id):
+                gateway.streams[stream_id] = HeldAudio()
+                self._engine_loop.open_stream(unique_name(identity, stream_id))
+            case CloseStream(stream_id):
+                if gateway.streams.pop(stream_id, None) is not None:
+                    self._engine_loop.close_stream(unique_name(identity, stream_id))
+            case Transcribe():
+                self._transcribe(identity, gateway, message)
+
+    def _transcribe(self, identity: bytes, gateway: Gateway, message: Transcribe) -> None:
+        loop = asyncio.get_running_loop()
+
+        def answer(result: Result) -> None:
+            self._send(identity, wire.encode(wire.answer_of(result, message.request_id)))
+
+        try:
+            if message.stream_id not in gateway.streams:
+                raise EngineFailed("the engine process does not know this stream")
+            clip = gateway.streams[message.stream_id].clip_of(message)
+            request = wire.request_of(message, next(self._request_ids), unique_name(identity, message.stream_id), clip)
+            self._engine_loop.submit(request, lambda result: loop.call_soon_threadsafe(answer, result))
+        except (EngineError, ValueError) as exc:
+            error = exc if isinstance(exc, EngineError) else EngineFailed(str(exc))
+            nothing = wire.Answer(message.request_id, (), (), False, None, 0.0, 0.0, 0, 0, (type(error).__name__, str(error)))
+            self._send(identity, wire.encode(nothing))
+
+    def beat(self) -> None:
+        """Tell the gateways that this process is there, and give up those that are not."""
+        now = self._clock()
+        for identity, gateway in list(self._gateways.items()):
+            if now - gateway.heard_at > LOST_SECONDS:
+                logger.error("a gateway is gone, and %d streams with it", len(gateway.streams))
+                for stream_id in gateway.streams:
+                    self._engine_loop.close_stream(unique_name(identity, stream_id))
+                del self._gateways[identity]
+        sessions = sum(gateway.sessions for gateway in self._gateways.values())
+        pulse = wire.encode(EnginePulse(self._epoch, self._engine_loop.seconds_in_step(), self._max_samples, sessions))
+        for identity in self._gateways:
+            self._send(identity, pulse)
+
+
+def unique_name(identity: bytes, stream_id: str) -> str:
+    """Of a stream among those of all gateways."""
+    return f"{identity.hex()}/{stream_id}"
+
+
+async def serve(settings: Settings, address: str) -> int:
+    """Until SIGTERM or the end of the supervisor; returns the exit status."""
+    metrics = Metrics()
+    engine_loop, engine = open_for_serving(settings, metrics)
+    stopping, parent = asyncio.Event(), os.getppid()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
+    engine_loop.start()
+    await warm_up(engine_loop, settings.warmup_seconds)
+    socket = zmq.asyncio.Context.instance().socket(zmq.ROUTER)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.SNDHWM, 0)
+    socket.bind(address)
+    server = EngineServer(engine_loop, engine.limits.max_samples, lambda identity, data: socket.send_multipart([identity, data]))
+
+    async def receive() -> None:
+        while True:
+            identity, data = await socket.recv_multipart()
+            server.receive(identity, wire.decode_to_engine(data))
+
+    receiving = asyncio.create_task(receive())
+    logger.info("the engine process is warm")
+    status = 0
+    while not stopping.is_set() and os.getppid() == parent and not receiving.done():
+        if not engine_loop.alive:
+            status = STOPPED_STATUS
+            break
+        server.beat()
+        try:
+            await asyncio.wait_for(stopping.wait(), PULSE_SECONDS)
+        except TimeoutError:
+            continue
+    receiving.cancel()
+    await asyncio.to_thread(engine_loop.stop)
+    socket.close()
+    return status
+
+
+def main() -> int:
+    settings = load_settings()
+    set_up_log(settings)
+    try:
+        return asyncio.run(serve(settings, os.environ[SOCKET_VARIABLE]))
+    except EngineError as exc:
+        print(exc, file=sys.stderr)
+        return 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""From the environment to an engine that serves: what every process of the server begins with."""
+
+import logging
+import sys
+
+from runtime import engines
+from runtime.engine import Engine
+from runtime.engines import Choice
+from runtime.loop import EngineLoop
+from server import settings as settings_module
+from server.metrics import Metrics
+from server.settings import Settings, SettingsError
+
+logger = logging.getLogger("server")
+
+SEGMENT_MARGIN_SECONDS = 1.0  # a segment may grow past its maximum by what arrives with one message before it is cut
+
+
+def load_settings() -> Settings:
+    """Exits with status 2 and one line where a variable cannot be used."""
+    try:
+        return settings_module.load()
+    except SettingsError as exc:
+        print(exc, file=sys.stderr)
+        sys.exit(2)
+
+
+def set_up_log(settings: Settings) -> None:
+    """Set up logging."""
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for noisy in ("aioice", "aiortc"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def choice_of(settings: Settings) -> Choice:
+    return engines.choose(settings.engine_dir, settings.model_id, settings.precision, settings.engine_target)
+
+
+def open_for_serving(settings: Settings, metrics: Metrics) -> tuple[EngineLoop, Engine]:
+    """The engine and the loop that will own it, not started.
+
+    Raises EngineDirectoryError, and DeviceError or EngineFailed where the engine's device is missing or fails.
+    """
+    choice = choice_of(settings)
+    if choice.remark:
+        logger.warning("%s", choice.remark)
+    engine, _, found = engines.open_engine(
+        choice, settings.max_batch, settings.cpu_threads or None, settings.max_segment_seconds + SEGMENT_MARGIN_SECONDS
+    )
+    logger.info("engine: %s, %s, weights: %s", engine.name, found.model, found.weights_source)
+    metrics.watch(engine)
+    return EngineLoop(engine, settings.max_batch_wait_ms / 1000, metrics), engine

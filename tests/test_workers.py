@@ -1,0 +1,206 @@
+"""Several gateways in front of one engine process: what crosses, and what is lost with whom."""
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runtime.audio import SAMPLE_RATE
+from runtime.exceptions import RequestCancelled
+from runtime.requests import Priority, Request, Result, Timings
+from server import wire
+from server.client import StreamError, StreamingClient, transcribe
+from server.segmenter import Segmenter
+from server.wire import HeldAudio, SentAudio
+from tests.conftest import RunningServer, wait_until_ready
+
+AGAIN_SECONDS = 60.0  # for a process to be there again
+FINAL_SECONDS = 15.0  # for a final, where there is somebody to give it
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    loudness=st.lists(st.sampled_from([0, 3, 9000]), min_size=5, max_size=60),
+    asks=st.lists(st.booleans(), min_size=60, max_size=60),
+)
+def test_the_engine_process_hears_what_the_session_means_and_audio_crosses_once(loudness, asks):
+    """Whatever is loud, quiet or cut, a request's clip on the other side is the clip, from audio that was sent once."""
+    random = np.random.default_rng(len(loudness))
+    segmenter, sent, held, crossed = Segmenter(max_seconds=5.0), SentAudio(), HeldAudio(), 0
+    for step, (level, ask) in enumerate(zip(loudness, asks, strict=False)):
+        segmenter.append((random.standard_normal(SAMPLE_RATE // 2) * level + 300).astype(np.int16).tobytes())
+        cut = segmenter.find_cut()
+        if not (ask or cut):
+            continue
+        end = cut.position if cut else segmenter.end
+        request = Request(step, "s", segmenter.clip(end), draft=(7, 8), forced=1, end_bias=7.0, unheard_seconds=0.5)
+        message = wire.decode_to_engine(wire.encode(sent.message_for(request)))
+        crossed += len(message.new_pcm) // 2
+        there = wire.request_of(message, step, "s", held.clip_of(message))
+        assert np.array_equal(there.clip.samples, request.clip.samples) and there.clip.position == request.clip.position
+        assert (there.draft, there.forced, there.priority, there.max_tokens) == ((7, 8), 1, Priority.INTERIM, request.max_tokens)
+        if cut:
+            segmenter.advance(cut.earliest or cut.position)
+    assert crossed <= segmenter.end, "no sample twice"
+
+
+def test_a_result_comes_back_as_it_was():
+    request = Request(1, "s", Segmenter().clip(0))
+    whole = Result(request, (5, 6), (-0.1, -0.5), looped=True, first_frames=(0, 3, 9), timings=Timings(1.0, 2.0, 3, 4))
+    failed = Result(request, error=RequestCancelled("the stream has left"))
+    for result in (whole, failed):
+        answer = wire.decode_to_gateway(wire.encode(wire.answer_of(result, 1)))
+        back = wire.result_of(answer, request)
+        assert (type(back.error), str(back.error)) == (type(result.error), str(result.error))
+        assert (back.tokens, back.log_probs, back.looped, back.first_frames, back.timings) == (
+            result.tokens, result.log_probs, result.looped, result.first_frames, result.timings
+        )  # fmt: skip
+
+
+def test_audio_that_is_missing_is_noticed():
+    message = wire.Transcribe(1, "s", 0, 640, 320, bytes(640), None, (), 0, 0, 0.0, None, False, False)
+    with pytest.raises(ValueError, match="audio up to 0 is here, and what comes begins at 320"):
+        HeldAudio().clip_of(message)
+
+
+@pytest.fixture(scope="module")
+def served(start_server) -> RunningServer:
+    """Two gateways before one engine process."""
+    return start_server(ASR_WORKERS="2", ASR_MAX_SESSIONS="8", ASR_TARGET="onnxruntime")
+
+
+def processes_of(server: RunningServer) -> dict[str, list[int]]:
+    """Ids of the supervisor's processes, by module."""
+    found: dict[str, list[int]] = {}
+    for directory in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = int((directory / "stat").read_text().rpartition(")")[2].split()[1])
+            arguments = (directory / "cmdline").read_bytes().decode().split("\0")
+            if parent == server.process.pid and "-m" in arguments:
+                found.setdefault(arguments[arguments.index("-m") + 1], []).append(int(directory.name))
+    return found
+
+
+def metric(server: RunningServer, name: str) -> float:
+    text = server.get("/metrics").text
+    return sum(float(value) for value in re.findall(rf"(?m)^{name}(?:{{[^}}]*}})? (\S+)", text))
+
+
+def speak(server: RunningServer, audio: np.ndarray) -> str:
+    return asyncio.run(transcribe(server.address, audio)).final["text"]
+
+
+def test_streams_of_all_gateways_get_their_words_and_are_counted_together(served, recordings):
+    before = metric(served, "asr_sessions_total")
+
+    async def four() -> list:
+        return await asyncio.gather(*(transcribe(served.address, recordings["short"].samples) for _ in range(4)))
+
+    for transcription in asyncio.run(four()):
+        assert "fail better" in transcription.final["text"].lower() and transcription.interims
+    assert metric(served, "asr_sessions_total") == before + 4
+    assert metric(served, "asr_requests_total") >= 4, "the engine process counts into the same page"
+
+
+def test_a_gateway_that_is_killed_takes_only_its_sessions(served, recordings):
+    audio = recordings["short"].samples
+
+    async def one(opened: asyncio.Semaphore, killed: asyncio.Event) -> dict | None:
+        """The final, or None where the connection is gone."""
+        async with StreamingClient(served.address) as client:
+            await client.send(audio[: 2 * SAMPLE_RATE].tobytes())
+            opened.release()
+            await killed.wait()
+            with contextlib.suppress(TimeoutError, StreamError):
+                await client.send(audio[2 * SAMPLE_RATE :].tobytes())
+                return await asyncio.wait_for(client.close(), FINAL_SECONDS)
+        return None
+
+    async def kill_one_of_two() -> tuple[list[dict | None], int]:
+        opened, killed = asyncio.Semaphore(0), asyncio.Event()
+        streams = [asyncio.create_task(one(opened, killed)) for _ in range(6)]
+        for _ in streams:
+            await opened.acquire()
+        os.kill(processes_of(served)["server.gateway"][0], signal.SIGKILL)
+        await until(lambda: len(processes_of(served)["server.gateway"]) == 2, "a new gateway")
+        left = round(metric(served, "asr_sessions_open"))
+        killed.set()
+        return await asyncio.gather(*streams), left
+
+    finals, left = asyncio.run(kill_one_of_two())
+    texts = [final["text"] for final in finals if final]
+    assert len(texts) == left, "the sessions of the other gateway go on, those of this one are gone"
+    assert all("fail better" in text.lower() for text in texts)
+    assert "fail better" in speak(served, audio).lower(), "and new ones are taken"
+
+
+async def until(holds, what: str) -> None:
+    """Other processes offer nothing to wait on."""
+    deadline = time.monotonic() + AGAIN_SECONDS
+    while not await asyncio.to_thread(holds):
+        assert time.monotonic() < deadline, f"no {what} within {AGAIN_SECONDS:g} s"
+        await asyncio.sleep(0.05)
+
+
+def test_an_engine_process_that_is_killed_is_started_again_and_its_sessions_are_told(served, recordings):
+    async def lose_the_engine() -> StreamError:
+        async with StreamingClient(served.address) as client:
+            await client.send(recordings["short"].samples[:SAMPLE_RATE].tobytes())
+            (pid,) = processes_of(served)["server.engine_process"]
+            os.kill(pid, signal.SIGKILL)
+            with pytest.raises(StreamError) as lost:
+                await client.close()
+            return lost.value
+
+    lost = asyncio.run(lose_the_engine())
+    assert lost.reason == "engine_failed" and "is being started again" in lost.message
+    assert lost.details["sid"] and "audio_ms" in lost.details, "with what may be kept"
+    ready = served.get("/readyz")
+    assert ready.status_code == 503 and ready.json()["reason"] == "warming_up"
+    assert served.get("/healthz").status_code == 200, "it mends itself: nobody should kill it"
+    wait_until_ready(served)
+    assert "fail better" in speak(served, recordings["short"].samples).lower()
+
+
+def test_the_limit_of_sessions_is_of_all_gateways_together(served):
+    wait_until_ready(served)
+
+    async def fill() -> list[str]:
+        refused = []
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(8):
+                await stack.enter_async_context(StreamingClient(served.address))
+            await until(lambda: served.get("/readyz").status_code == served.get("/readyz").status_code == 503, "full server")
+            await asyncio.sleep(2 * wire.PULSE_SECONDS)  # until every gateway has heard of the others
+            for _ in range(4):  # whichever of them answers
+                with pytest.raises(StreamError) as error:
+                    await stack.enter_async_context(StreamingClient(served.address))
+                refused.append(error.value.reason)
+        return refused
+
+    assert asyncio.run(fill()) == ["server_full"] * 4
+
+
+def test_it_stops_in_order(start_server, recordings):
+    """SIGTERM: open sessions get their finals, every process ends, the exit status is 0."""
+    server = start_server(ASR_WORKERS="2", ASR_TARGET="onnxruntime")
+    children = [pid for pids in processes_of(server).values() for pid in pids]
+
+    async def stop_while_streaming() -> dict:
+        async with StreamingClient(server.address) as client:
+            await client.send(recordings["short"].samples[: 4 * SAMPLE_RATE].tobytes())
+            server.process.terminate()
+            return await client._outcome
+
+    final = asyncio.run(stop_while_streaming())
+    assert final["op"] == "final" and final["text"]
+    assert server.process.wait(timeout=40) == 0
+    assert len(children) == 3 and not any(Path(f"/proc/{pid}").exists() for pid in children)
