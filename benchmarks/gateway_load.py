@@ -16,6 +16,7 @@ from server import audio_file
 from server.client import StreamingClient
 
 CONNECT_AT_ONCE = 8
+ARRIVAL_SECONDS = 1.0  # they begin to speak spread over so long: nobody's updates fall together for ever
 LAST_CORE = 1
 
 
@@ -47,7 +48,7 @@ async def load(address: str, count: int, seconds: float, frame_ms: float) -> Non
     await asyncio.to_thread(sys.stdin.readline)
     frame_bytes = 2 * round(SAMPLE_RATE * frame_ms / 1000)
     behind = await asyncio.gather(*(
-        send_stamped(client, audio, frame_bytes, frame_ms / 1000 * number / count, seconds)
+        send_stamped(client, audio, frame_bytes, ARRIVAL_SECONDS * number / count, seconds)
         for number, client in enumerate(clients)
     ))  # fmt: skip
     print(f"sent {max(behind, default=0.0):.3f}", flush=True)

@@ -14,7 +14,7 @@ That costs the model nothing, its time less, and keeps two halves of a sentence 
 import collections
 import enum
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,7 +73,7 @@ class Segmenter:
         self._loud: list[bool] = []  # the same levels, held against the background at their time
         self._loud_until = 0  # the level behind the last loud one
         self._background_db = QUIETEST_DB
-        self._recent: collections.deque[float] = collections.deque(maxlen=STEADY_LEVELS)  # the newest levels
+        self._recent = RecentLevels()
         self.start = 0
         """Position of the open segment's first sample in the stream; a multiple of LEVEL_SAMPLES."""
         self._open()
@@ -176,11 +176,10 @@ class Segmenter:
 
     def _follow_background(self, level: float) -> None:
         self._recent.append(level)
-        mean = sum(self._recent) / len(self._recent)
         if level < self._background_db:
             self._background_db += FALL * (level - self._background_db)
-        elif len(self._recent) == STEADY_LEVELS and variance(self._recent, mean) < STEADY_DB**2:
-            self._background_db = mean
+        elif self._recent.are_steady:
+            self._background_db = self._recent.mean
         else:
             self._background_db = min(level, self._background_db + RISE_DB)
 
@@ -229,15 +228,37 @@ class Segmenter:
         return self._position_of(int(middles[len(power) - 1 - int(np.argmin(power[::-1]))]))
 
 
+class RecentLevels:
+    """Mean and variance of the newest STEADY_LEVELS levels, by running sums: every level passes through here."""
+
+    def __init__(self) -> None:
+        self._levels: collections.deque[float] = collections.deque([0.0] * STEADY_LEVELS)
+        self._count = 0
+        self._sum = self._squares = 0.0
+
+    def append(self, level: float) -> None:
+        oldest = self._levels.popleft()
+        self._levels.append(level)
+        self._count += 1
+        self._sum += level - oldest
+        self._squares += level * level - oldest * oldest
+
+    @property
+    def mean(self) -> float:
+        return self._sum / STEADY_LEVELS
+
+    @property
+    def are_steady(self) -> bool:
+        return self._count >= STEADY_LEVELS and self._squares / STEADY_LEVELS - self.mean**2 < STEADY_DB**2
+
+
 def levels_of(pcm: np.ndarray) -> np.ndarray:
-    """dB of full scale of each LEVEL_SAMPLES of int16 samples, QUIETEST_DB at least."""
-    samples = pcm.reshape(-1, LEVEL_SAMPLES).astype(np.float32) / 32_768
-    samples -= samples.mean(axis=1, keepdims=True)  # a DC offset is no sound
-    return np.maximum(10 * np.log10((samples * samples).mean(axis=1) + 1e-12), QUIETEST_DB)
-
-
-def variance(levels: Iterable[float], mean: float) -> float:
-    return sum((level - mean) ** 2 for level in levels) / STEADY_LEVELS
+    """dB of full scale of each LEVEL_SAMPLES of int16 samples around their mean, for a DC offset is no sound; at least
+    QUIETEST_DB."""
+    samples = pcm.reshape(-1, LEVEL_SAMPLES).astype(np.float64)  # exact sums, so that a large offset hides no faint sound
+    mean = np.add.reduce(samples, axis=1) / LEVEL_SAMPLES
+    power = np.einsum("ij,ij->i", samples, samples) / LEVEL_SAMPLES - mean * mean
+    return np.maximum(10 * np.log10(power / 32_768**2 + 1e-12), QUIETEST_DB)
 
 
 def pause_levels(heard_levels: int) -> float:

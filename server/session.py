@@ -24,6 +24,7 @@ from server.words import Spoken, Word, locate
 MIN_NEW_SECONDS = 0.1  # of audio that make another interim worth its price
 COMPLETE_SECONDS = 0.3  # of quiet behind the last sound: no word is cut off in its middle
 MAX_UNHEARD_SECONDS = 1.0  # of quiet at the end that need not be transcribed: nothing in it rose above the background
+AUDIO_STOPPED_SECONDS = 0.05  # without a message: what is due must be asked for all the same
 ENOUGH_COMPLETE = 2  # hypotheses of all that was said: another one of more quiet would say nothing new
 
 request_ids = itertools.count()
@@ -158,8 +159,8 @@ class Session:
             self.fail(Reason.IDLE_TIMEOUT, f"nothing was sent for {self._limits.idle_timeout_seconds:g} s")
         elif self.state is State.CLOSING and now - self._closed_at > self._limits.close_timeout_seconds:
             self.fail(Reason.ENGINE_FAILED, f"no final within {self._limits.close_timeout_seconds:g} s of closing")
-        elif self.state is State.STREAMING:
-            self._advance(now)
+        elif self.state is State.STREAMING and quiet_seconds > AUDIO_STOPPED_SECONDS:
+            self._advance(now)  # audio that comes does it by itself
 
     def close(self, now: float) -> None:
         """Transcribe what is left and send the final. Harmless when already closing."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from aiortc import InvalidStateError, RTCConfiguration, RTCDataChannel, RTCIceServer, RTCPeerConnection, RTCSessionDescription
 from aiortc.sdp import SessionDescription
 
-from server import protocol
+from server import protocol, sctp
 from server.hub import Hub
 from server.metrics import Metrics
 from server.protocol import Reason
@@ -29,6 +29,7 @@ class WebRtcTransport:
     """Answers offers and keeps their connections until they end."""
 
     def __init__(self, hub: Hub, metrics: Metrics, ice_servers: tuple[IceServer, ...]):
+        sctp.install()
         self._hub = hub
         self._metrics = metrics
         self._configuration = RTCConfiguration(iceServers=[ice_server(server) for server in ice_servers])

@@ -1,0 +1,49 @@
+"""SCTP that acknowledges every second packet.
+
+aiortc sends a selective acknowledgement for every packet it receives: a quarter of the CPU that a 20 ms message takes. RFC 9260,
+6.2, asks for one for every second packet, within 200 ms.
+"""
+
+import asyncio
+import contextlib
+
+from aiortc import rtcpeerconnection
+from aiortc.rtcsctptransport import RTCSctpTransport
+
+ACKNOWLEDGED_PACKETS = 2
+DELAY_SECONDS = 0.1  # for a packet that no other one follows; half of what RFC 9260 allows
+
+
+class PatientSctpTransport(RTCSctpTransport):
+    """Holds an acknowledgement back for the next packet, unless something is missing or came twice."""
+
+    _held = 0
+    """Packets received since the last acknowledgement."""
+    _timer: asyncio.TimerHandle | None = None
+
+    async def _send_sack(self) -> None:
+        """Called behind every packet that asks for an acknowledgement."""
+        self._held += 1
+        is_in_order = not self._sack_misordered and not self._sack_duplicates
+        if is_in_order and self._held < ACKNOWLEDGED_PACKETS:
+            self._sack_needed = False
+            if self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(DELAY_SECONDS, self._send_held)
+            return
+        self._held = 0
+        await super()._send_sack()
+
+    def _send_held(self) -> None:
+        self._timer = None
+        if self._held and self._association_state == self.State.ESTABLISHED:
+            self._held = 0
+            self._sending = asyncio.ensure_future(self._send_late())
+
+    async def _send_late(self) -> None:
+        with contextlib.suppress(ConnectionError):  # the peer has left meanwhile
+            await super()._send_sack()
+
+
+def install() -> None:
+    """Have aiortc's connections use it; there is no other way to choose the class."""
+    rtcpeerconnection.RTCSctpTransport = PatientSctpTransport
