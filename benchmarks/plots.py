@@ -9,7 +9,11 @@ import numpy as np
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
+from benchmarks.gateway import GatewayLoad
+from benchmarks.offline import Offline
 from benchmarks.quality import Quality
+from benchmarks.streams import Capacity
+from benchmarks.trial import FINAL_P95_MS, LATE_SHARE
 
 
 def plot_quality(results: Sequence[Quality], path: Path) -> None:
@@ -33,6 +37,56 @@ def plot_quality(results: Sequence[Quality], path: Path) -> None:
         xlabel="s after the word's end: p50 to p95; filled: first seen, hollow: stable", xlim=(0, None), title="delay of words"
     )
     spread.invert_yaxis()
+    save(figure, path)
+
+
+def plot_offline(results: Sequence[Offline], path: Path) -> None:
+    """RTFx of every recogniser that could be measured."""
+    measured = sorted((each for each in results if each.rtfx), key=lambda each: each.rtfx)
+    figure, axes = pyplot.subplots(figsize=(9, 0.5 * len(measured) + 1.2))
+    ours = ["C0" if each.name.startswith("this server") else "lightgrey" for each in measured]
+    bars = axes.barh([f"{each.name}, {each.batch} at once" for each in measured], [each.rtfx for each in measured], color=ours)
+    axes.bar_label(bars, fmt="{:,.0f}", padding=3)
+    axes.set(xlabel="seconds of audio transcribed in a second (RTFx)", title="whole recordings")
+    save(figure, path)
+
+
+def plot_streams(found: Sequence[Capacity], path: Path) -> None:
+    """Every trial of every search: how late updates were by number of streams, and which trials passed."""
+    figure, (late, finals) = pyplot.subplots(1, 2, figsize=(13, 5))
+    for number, each in enumerate(found):
+        trial = each.trial
+        name = f"{trial.way}, {trial.precision}, every {trial.interval_ms:g} ms" + ("" if trial.drafts else ", no drafts")
+        trials = sorted(each.trials, key=lambda outcome: outcome.streams)
+        counts = [outcome.streams for outcome in trials]
+        shares, latencies = [100 * outcome.late_share for outcome in trials], [outcome.final_p95_ms for outcome in trials]
+        late.plot(counts, shares, color=f"C{number}", label=f"{name}: {trial.streams}")
+        finals.plot(counts, latencies, color=f"C{number}")
+        for axes, values in ((late, shares), (finals, latencies)):
+            for count, value, outcome in zip(counts, values, trials, strict=True):
+                axes.plot(count, value, "x" if outcome.broken else "o", color=f"C{number}")
+    late.axhline(100 * LATE_SHARE, color="grey", linestyle=":")
+    finals.axhline(FINAL_P95_MS, color="grey", linestyle=":")
+    late.set(xlabel="live streams", ylabel="updates more than an interval late, %", title="o passed, x failed; dotted: the rule")
+    finals.set(xlabel="live streams", ylabel="p95 final latency, ms")
+    late.legend(title="streams carried")
+    save(figure, path)
+
+
+def plot_gateway(loads: Sequence[GatewayLoad], path: Path) -> None:
+    """CPU of a message and handling time by number of sessions."""
+    figure, (cpu, handling) = pyplot.subplots(1, 2, figsize=(11, 4))
+    sessions = [each.sessions for each in loads]
+    cpu.plot(sessions, [each.cpu_us for each in loads], "o-")
+    cpu.set(xlabel="sessions", ylabel="CPU of a message, us", ylim=(0, None))
+    handling.semilogy(sessions, [each.handling_p99_ms for each in loads], "o-", label="p99")
+    handling.semilogy(sessions, [each.handling_p50_ms for each in loads], "s-", label="p50")
+    handling.set(xlabel="sessions", ylabel="from sending to handled, ms")
+    handling.legend()
+    save(figure, path)
+
+
+def save(figure: pyplot.Figure, path: Path) -> None:
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

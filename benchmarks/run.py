@@ -1,4 +1,4 @@
-"""The one entry to all benchmarks: python benchmarks/run.py engine --help"""
+"""The one entry to all benchmarks: python benchmarks/run.py --help"""
 
 import argparse
 import dataclasses
@@ -12,51 +12,93 @@ if __package__ in (None, ""):  # run as a script: its own folder is on the path,
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks import engine, machine, quality
-from benchmarks.engine import EngineRun, Measurement
+from benchmarks import comparison, engine, gateway, machine, offline, plots, quality, streams, tables
 from benchmarks.file_sets import FILE_SETS
 from benchmarks.quality import Quality
+from benchmarks.servers import running_server
 from benchmarks.simulation import DEFAULT_LIMITS
+from benchmarks.trial import RULE, Trial
 from engine_build.checkpoint import DEFAULT_MODEL
 from runtime import engines, gpu
 from runtime.engine import Engine
 from runtime.tokenizer import Tokenizer
 
-console = Console(width=150)
+console = Console(width=160)
 
-COLUMNS = (
-    "batch", "audio s", "encoder ms (floor)", "verify 32 ms", "step ms (floor)", "tokens/s", "transcription ms", "RTFx",
-    "over transformers", "KiB in / out",
-)  # fmt: skip
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+DEFAULT_PRECISION = "fp16" if gpu.find() else "fp32"
+WAYS = {"process": "in process", "webrtc": "WebRTC"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
-    return arguments.command(arguments)
+    status = arguments.command(arguments)
+    if arguments.compare and arguments.out:
+        console.print(tables.comparison_table(comparison.compare(arguments.compare, arguments.out)))
+    return status
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="benchmarks/run.py", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(prog="benchmarks/run.py")
     commands = parser.add_subparsers(required=True)
-    command = commands.add_parser(
-        "engine", help="encoder, verification and steps of every engine, beside transformers and the floor",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )  # fmt: skip
+
+    def add(name: str, run: Callable[[argparse.Namespace], int], about: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        command.add_argument("--engines", type=Path, default=Path("engines"), help="where they were built")
+        command.add_argument("--out", type=Path, help="a file that gets one more JSON line for each result")
+        command.add_argument("--plot", type=Path, help="a PNG of the results")
+        command.add_argument("--compare", type=Path, metavar="FILE", help="an earlier --out to hold this one's figures against")
+        command.set_defaults(command=run)
+        return command
+
+    add_engine_options(add("engine", run_engine, "encoder, verification and steps of every engine, beside transformers"))
+    add_offline_options(add("offline", run_offline, "whole recordings at once, beside transformers and other recognisers"))
+    add_streams_options(add("streams", run_streams, "the most live streams under the strict rule"))
+    add_gateway_options(add("gateway", run_gateway, "CPU of a message, sessions of a core, memory of a session; no engine"))
+    add_quality_options(add("quality", run_quality, "WER, delay of words, stability and latency of streams"))
+    everything = add("all", run_all, "offline, streams, gateway and quality, each with its defaults; hours")
+    everything.add_argument("--peers", action="store_true", help="other recognisers too, in offline")
+    return parser.parse_args(argv)
+
+
+def add_engine_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--target", action="append", choices=engines.TARGETS, help="which engines; default: what there is")
-    command.add_argument("--precision", default="fp16" if gpu.find() else "fp32", choices=("fp32", "fp16", "bf16", "int8"))
+    command.add_argument("--precision", default=DEFAULT_PRECISION, choices=PRECISIONS)
     command.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32] if gpu.find() else [1, 8])
     command.add_argument("--seconds", type=float, nargs="+", default=[2.0, 5.0, 10.0, 20.0], help="lengths of audio")
-    command.add_argument("--engines", type=Path, default=Path("engines"), help="where they were built")
-    command.add_argument("--out", type=Path, help="a file that gets one more JSON line")
-    command.set_defaults(command=run_engine)
-    command = commands.add_parser(
-        "quality", help="WER, delay of words, stability and latency of streams, beside the same audio in one pass",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )  # fmt: skip
+
+
+def add_offline_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--target", default=engines.detect_target(), choices=engines.TARGETS)
-    command.add_argument("--precision", default="fp16" if gpu.find() else "fp32", choices=("fp32", "fp16", "bf16", "int8"))
+    command.add_argument("--precisions", nargs="+", default=[DEFAULT_PRECISION, "int8"], choices=PRECISIONS)
+    command.add_argument("--batches", type=int, nargs="+", default=[32] if gpu.find() else [8, 32], help="MAX_BATCH_SIZE")
+    command.add_argument("--peers", action="store_true", help="other recognisers from PyPI, in environments below .peers")
+
+
+def add_streams_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--target", default=engines.detect_target(), choices=engines.TARGETS)
+    command.add_argument("--precisions", nargs="+", default=["int8" if gpu.find() is None else "fp16"], choices=PRECISIONS)
+    command.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
+    command.add_argument("--interval-ms", type=float, nargs="+", default=[1000.0], help="shortest time between updates")
+    command.add_argument("--plain", action="store_true", help="without drafts, too, in process: every update decoded anew")
+    command.add_argument("--workers", type=int, default=1, help="gateway processes, over WebRTC")
+    command.add_argument("--start", type=int, default=8, help="streams of the first trial")
+    command.add_argument("--step", type=int, default=4, help="streams more or fewer until a trial fails or passes")
+    command.add_argument("--seconds", type=float, default=40.0, help="of a trial")
+    command.add_argument("--long-seconds", type=float, default=120.0, help="of the trial that confirms")
+
+
+def add_gateway_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--sessions", type=int, nargs="+", default=[50, 100, 150, 200])
+    command.add_argument("--frame-ms", type=float, default=20.0)
+    command.add_argument("--seconds", type=float, default=15.0, help="for each count of sessions")
+    command.add_argument("--churn", type=int, default=1000, help="sessions opened and closed; 0: none")
+
+
+def add_quality_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--target", default=engines.detect_target(), choices=engines.TARGETS)
+    command.add_argument("--precision", default=DEFAULT_PRECISION, choices=PRECISIONS)
     command.add_argument("--sets", nargs="+", default=list(FILE_SETS), choices=list(FILE_SETS), metavar="SET",
                          help="file sets: " + "; ".join(FILE_SETS))  # fmt: skip
     command.add_argument("--webrtc-sets", nargs="*", default=["clips", "samples"], choices=list(FILE_SETS), metavar="SET",
@@ -64,35 +106,90 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     command.add_argument("--seconds", type=float, default=600.0, help="of the joined recordings")
     command.add_argument("--interval-ms", type=float, default=500.0, help="shortest time between updates")
     command.add_argument("--compute", choices=("counted", "not counted"), help="only with or without the time of computing")
-    command.add_argument("--engines", type=Path, default=Path("engines"), help="where they were built")
-    command.add_argument("--out", type=Path, help="a file that gets one more JSON line for each set")
-    command.add_argument("--plot", type=Path, help="a PNG of when words came")
-    command.set_defaults(command=run_quality)
-    return parser.parse_args(argv)
+
+
+def settings_of(arguments: argparse.Namespace) -> dict:
+    """The options, ready for JSON."""
+    left_out = ("command", "out", "plot", "compare", "engines")
+    return {name: value for name, value in vars(arguments).items() if name not in left_out}
 
 
 def run_engine(arguments: argparse.Namespace) -> int:
     targets = arguments.target or ([engines.TENSORRT, engines.TORCH] if gpu.find() else [engines.ONNXRUNTIME])
-    settings = {name: value for name, value in vars(arguments).items() if name in ("precision", "batches", "seconds")}
-    about, runs = machine.describe(), []
+    about, runs = {"benchmark": "engine", "machine": machine.describe(), "settings": settings_of(arguments)}, []
     with console.status("…") as status:
         for done in engine.run(
             arguments.engines, targets, arguments.precision, arguments.batches, arguments.seconds, status.update
         ):
             runs.append(done)
-            console.print(engine_table(done, peer=None))
-            write_line(
-                arguments.out, {"benchmark": "engine", "machine": about, "settings": settings, "run": engine.as_json(done)}
-            )
+            console.print(tables.engine_table(done, peer=None))
+            write_line(arguments.out, about | {"run": engine.as_json(done)})
     console.print("beside transformers:")
     for done in runs[:-1]:
-        console.print(engine_table(done, peer=runs[-1]))
+        console.print(tables.engine_table(done, peer=runs[-1]))
     return 0 if any(run.measurements for run in runs[:-1]) else 1
 
 
-def run_quality(arguments: argparse.Namespace) -> int:
-    from benchmarks.plots import plot_quality
+def run_offline(arguments: argparse.Namespace) -> int:
+    about, results = {"benchmark": "offline", "machine": machine.describe(), "settings": settings_of(arguments)}, []
+    with console.status("…") as status:
+        for each in offline.run(arguments.engines, arguments.target, arguments.precisions, arguments.batches, arguments.peers,
+                                status.update):  # fmt: skip
+            results.append(each)
+            console.print(each.name, each.failure or f"RTFx {each.rtfx:,.0f}", highlight=False)
+            write_line(arguments.out, about | {"result": each.as_json()})
+    console.print(tables.offline_table(results))
+    if arguments.plot:
+        plots.plot_offline(results, arguments.plot)
+    return 0
 
+
+def run_streams(arguments: argparse.Namespace) -> int:
+    about, found = {"benchmark": "streams", "machine": machine.describe(), "rule": RULE, "settings": settings_of(arguments)}, []
+    with console.status("…") as status:
+        for settings in searches_of(arguments):
+            references = streams.references_of(settings)
+            run = functools.partial(streams.run_in_fresh_process, references=references)
+            capacity = streams.search(settings, arguments.start, arguments.step, arguments.long_seconds, run, status.update)
+            found.append(capacity)
+            console.print(tables.streams_table([capacity]))
+            write_line(arguments.out, about | {"result": dataclasses.asdict(capacity)})
+    console.print(tables.streams_table(found))
+    console.print(f"The rule: {RULE}.", highlight=False)
+    if arguments.plot:
+        plots.plot_streams(found, arguments.plot)
+    return 0 if any(each.trial.streams for each in found) else 1
+
+
+def searches_of(arguments: argparse.Namespace) -> list[Trial]:
+    """One for each way, precision and interval; without drafts in process only."""
+    wanted = [(way, True) for way in arguments.ways] + ([("process", False)] if arguments.plain else [])
+    return [
+        Trial(WAYS[way], 0, arguments.seconds, interval_ms, str(arguments.engines.resolve()), arguments.target, precision, drafts,
+              workers=arguments.workers if way == "webrtc" else 1)
+        for precision in arguments.precisions
+        for interval_ms in arguments.interval_ms
+        for way, drafts in wanted
+    ]  # fmt: skip
+
+
+def run_gateway(arguments: argparse.Namespace) -> int:
+    about, loads = {"benchmark": "gateway", "machine": machine.describe(), "settings": settings_of(arguments)}, []
+    with console.status("…") as status:
+        for each in gateway.run(arguments.sessions, arguments.seconds, arguments.frame_ms, status.update):
+            loads.append(each)
+            write_line(arguments.out, about | {"result": each.as_json()})
+        console.print(tables.gateway_table(loads))
+        if arguments.churn:
+            churn = gateway.churn(arguments.churn, status.update)
+            console.print(tables.churn_table(churn))
+            write_line(arguments.out, about | {"churn": dataclasses.asdict(churn)})
+    if arguments.plot:
+        plots.plot_gateway(loads, arguments.plot)
+    return 0
+
+
+def run_quality(arguments: argparse.Namespace) -> int:
     choice = engines.choose(arguments.engines, DEFAULT_MODEL, arguments.precision, arguments.target)
     opened, tokenizer, _ = engines.open_engine(choice, max_batch=1)
     about = {"benchmark": "quality", "machine": machine.describe(), "engine": opened.name,
@@ -101,11 +198,11 @@ def run_quality(arguments: argparse.Namespace) -> int:
     with console.status("…") as status:
         for name in arguments.sets:
             results = measure_set(arguments, name, choice.precision, opened, tokenizer, status.update)
-            console.print(quality_table(results, title))
+            console.print(tables.quality_table(results, title))
             write_line(arguments.out, about | {"results": [each.as_json() for each in results]})
             done += results
     if arguments.plot:
-        plot_quality(done, arguments.plot)
+        plots.plot_quality(done, arguments.plot)
     return 0
 
 
@@ -114,43 +211,31 @@ def measure_set(arguments: argparse.Namespace, name: str, precision: str, opened
     """One file set in every way that is asked for."""
     limits = dataclasses.replace(DEFAULT_LIMITS, interim_interval_seconds=arguments.interval_ms / 1000)
     recordings, results = FILE_SETS[name](arguments.seconds), []
-    offline = quality.offline_rate(opened, tokenizer, [piece for each in recordings for piece in each.alone])
+    offline_wer = quality.offline_rate(opened, tokenizer, [piece for each in recordings for piece in each.alone])
     for counted, compute in ((False, "not counted"), (True, "counted")):
         if arguments.compute in (None, compute):
             stream = functools.partial(quality.stream_in_process, opened, tokenizer, limits, counted)
-            results.append(quality.measure(name, f"computing {compute}", recordings, offline, stream, progress))
+            results.append(quality.measure(name, f"computing {compute}", recordings, offline_wer, stream, progress))
     if name in arguments.webrtc_sets:
         variables = {"ASR_INTERIM_INTERVAL_MS": f"{arguments.interval_ms:g}", "ASR_TARGET": arguments.target}
-        with quality.running_server(arguments.engines, precision, variables) as address:
+        with running_server(arguments.engines, precision, variables) as address:
             stream = functools.partial(quality.stream_over_webrtc, address)
-            results.append(quality.measure(name, "WebRTC", recordings, offline, stream, progress))
+            results.append(quality.measure(name, "WebRTC", recordings, offline_wer, stream, progress))
     return results
 
 
-QUALITY_COLUMNS = (
-    "set", "way", "audio s", "WER %", "offline %", "seen ms", "stable ms", "UPWR (as shown)", "violations", "final ms",
-    "passes", "single steps", "compute",
-)  # fmt: skip
-
-
-def quality_table(results: Sequence[Quality], title: str) -> Table:
-    """One row for each set and way; times as p50 / p95."""
-    table = Table(title=title, title_justify="left")
-    for column in QUALITY_COLUMNS:
-        table.add_column(column, justify="left" if column in ("set", "way") else "right")
-    for each in results:
-        table.add_row(
-            each.file_set, each.way, f"{each.audio_seconds:.0f}", f"{each.wer:.2f}", optional(each.offline_wer, "{:.2f}"),
-            *(optional(spread, "{0.p50:,.0f} / {0.p95:,.0f}") for spread in (each.appeared_ms, each.stable_ms)),
-            f"{each.unstable_ratio:.2f} ({each.unstable_ratio_as_shown:.2f})", str(each.violations),
-            f"{each.final_ms.p50:,.0f} / {each.final_ms.p95:,.0f}", optional(each.passes, "{:.1f}"),
-            optional(each.single_steps, "{:.1f}"), optional(each.compute_share, "{:.2f}"),
-        )  # fmt: skip
-    return table
-
-
-def optional(value: object, form: str) -> str:
-    return "" if value is None else form.format(value)
+def run_all(arguments: argparse.Namespace) -> int:
+    """Every benchmark of the whole server with its defaults; plots go beside --plot's name."""
+    status = 0
+    for name in ("offline", "streams", "gateway", "quality"):
+        options = ["--engines", str(arguments.engines)] + (["--out", str(arguments.out)] if arguments.out else [])
+        if arguments.plot:
+            options += ["--plot", str(arguments.plot.with_stem(f"{arguments.plot.stem}-{name}"))]
+        if name == "offline" and arguments.peers:
+            options.append("--peers")
+        console.rule(name)
+        status |= main([name, *options])
+    return status
 
 
 def write_line(path: Path | None, result: dict) -> None:
@@ -162,36 +247,6 @@ def write_line(path: Path | None, result: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         file.write(line + "\n")
-
-
-def engine_table(run: EngineRun, peer: EngineRun | None) -> Table:
-    """One row for each batch and length, with the ratio to the peer where it was measured on the same."""
-    others = {(each.batch, each.audio_seconds): each for each in (peer.measurements if peer else ())}
-    about = f"open {run.open_seconds:.1f} s, of it capture {run.capture_seconds:.1f} s" if run.open_seconds else ""
-    if run.memory_mib is not None:
-        about += f", {run.memory_mib} MiB on the GPU"
-    table = Table(title=f"{run.engine}  {about}", title_justify="left", caption=run.failure and f"failed: {run.failure}")
-    for column in COLUMNS:
-        table.add_column(column, justify="right")
-    for each in run.measurements:
-        table.add_row(*row_of(each, others.get((each.batch, each.audio_seconds))))
-    return table
-
-
-def row_of(each: Measurement, peer: Measurement | None) -> list[str]:
-    """The cells of COLUMNS."""
-    return [
-        str(each.batch),
-        f"{each.audio_seconds:g}",
-        f"{each.encoder_ms:.2f} ({each.encoder_floor_ms:.2f})",
-        "" if each.verification_ms is None else f"{each.verification_ms:.2f}",
-        f"{each.step_ms:.2f} ({each.step_floor_ms:.2f})",
-        f"{each.tokens_per_second:,.0f}",
-        f"{each.transcription_ms:.1f}",
-        f"{each.rtfx:,.0f}",
-        f"{each.rtfx / peer.rtfx:.1f} x" if peer else "",
-        f"{each.bytes_in / 1024:,.0f} / {each.bytes_out / 1024:,.1f}",
-    ]
 
 
 if __name__ == "__main__":

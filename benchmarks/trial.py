@@ -9,7 +9,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,14 +71,17 @@ class Outcome:
     utterances: int
     updates: int
     late_share: float
+    update_p50_ms: float
+    """From the newest audio in an update to its message, as the messages say."""
+    update_p95_ms: float
     final_p50_ms: float
     final_p95_ms: float
     backlog_seconds: float
     wer: float
     reference_wer: float
     errors: list[str]
-    compute_share: float | None
-    """Of all time, how much the engine was in a step; None where it was in another process."""
+    steps_share: float
+    """Seconds of the engine's steps for each second; those beside each other both count."""
     broken: list[str] = field(default_factory=list)
     """The parts of the rule that did not hold."""
 
@@ -86,8 +89,11 @@ class Outcome:
 @dataclass(frozen=True)
 class Utterance:
     recording: Recording
-    text: str
+    text: str | None
+    """None where the trial ended before the recording did."""
     final_ms: float
+    update_ms: tuple[float, ...]
+    """latency_ms of its interims."""
 
 
 Speak = Callable[[Recording, float], Coroutine[None, None, Utterance]]
@@ -131,6 +137,7 @@ async def run_trial(trial: Trial, references: dict[str, str], speak: Speak, read
     whole = [each for each in utterances if each.text is not None]
     late, updates = await read.late_updates()
     finals = [each.final_ms for each in utterances] or [float("inf")]
+    latencies = [update_ms for each in utterances for update_ms in each.update_ms] or [float("inf")]
     texts = [each.recording.text for each in whole]
     outcome = Outcome(
         streams=trial.streams,
@@ -138,13 +145,15 @@ async def run_trial(trial: Trial, references: dict[str, str], speak: Speak, read
         utterances=len(utterances),
         updates=updates,
         late_share=round(late / max(1, updates), 5),
+        update_p50_ms=round(float(np.percentile(latencies, 50)), 1),
+        update_p95_ms=round(float(np.percentile(latencies, 95)), 1),
         final_p50_ms=round(float(np.percentile(finals, 50)), 1),
         final_p95_ms=round(float(np.percentile(finals, 95)), 1),
         backlog_seconds=round(max(backlogs, default=0.0), 2),
         wer=round(word_error_rate(texts, [each.text for each in whole]), 3) if whole else 100.0,
         reference_wer=round(word_error_rate(texts, [references[each.recording.name] for each in whole]), 3) if whole else 0.0,
         errors=errors,
-        compute_share=await read.compute_share(seconds),
+        steps_share=await read.steps_share(seconds),
     )
     outcome.broken = judge(outcome)
     return outcome
@@ -182,7 +191,7 @@ class Reader:
         everything = buckets.pop("+Inf", 0.0)
         return int(everything - buckets.get(str(LATE_INTERVALS), 0.0)), int(everything)
 
-    async def compute_share(self, seconds: float) -> float:
+    async def steps_share(self, seconds: float) -> float:
         steps = [sample.value for sample in await self._samples() if sample.name == "asr_engine_step_seconds_sum"]
         return round(sum(steps) / seconds, 3)
 
@@ -216,18 +225,21 @@ async def frames_in_real_time(recording: Recording, end: float) -> AsyncIterator
         yield frame.tobytes()
 
 
-def utterance_of(recording: Recording, final: dict, final_ms: float) -> Utterance:
-    """Without its text where the trial ended before the recording did."""
+def utterance_of(recording: Recording, final: dict, final_ms: float, interims: Sequence[dict]) -> Utterance:
     is_whole = final["audio_ms"] >= len(recording.samples) * 1000 // SAMPLE_RATE
-    return Utterance(recording, final["text"] if is_whole else None, final_ms)
+    update_ms = tuple(interim["latency_ms"] for interim in interims)
+    return Utterance(recording, final["text"] if is_whole else None, final_ms, update_ms)
 
 
 async def speak_in_process(hub: Hub, recording: Recording, end: float) -> Utterance:
     outcome: asyncio.Future[dict] = asyncio.get_running_loop().create_future()
+    interims: list[dict] = []
 
     def receive(message: dict) -> None:
         if message["op"] in ("final", "error"):
             outcome.set_result(message)
+        elif message["op"] == "interim":
+            interims.append(message)
 
     session = hub.open(receive, lambda: None)
     hub.text(session, '{"op":"init","tail":false}')
@@ -238,7 +250,7 @@ async def speak_in_process(hub: Hub, recording: Recording, end: float) -> Uttera
     final = await outcome
     if final["op"] == "error":
         raise StreamError(final["reason"], final["message"])
-    return utterance_of(recording, final, (time.monotonic() - closed_at) * 1000)
+    return utterance_of(recording, final, (time.monotonic() - closed_at) * 1000, interims)
 
 
 async def speak_over_webrtc(address: str, recording: Recording, end: float) -> Utterance:
@@ -247,7 +259,8 @@ async def speak_over_webrtc(address: str, recording: Recording, end: float) -> U
             await client.send(frame)
         closed_at = time.monotonic()
         final = await client.close()
-        return utterance_of(recording, final, (time.monotonic() - closed_at) * 1000)
+        final_ms = (time.monotonic() - closed_at) * 1000
+        return utterance_of(recording, final, final_ms, [interim async for interim in client])
 
 
 class WithoutDrafts(EngineLoop):

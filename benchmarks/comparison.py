@@ -1,0 +1,41 @@
+"""One run's figures beside an earlier one's: what is measured alike has the same name."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+LABELS = ("name", "file_set", "way", "engine", "batch", "audio_seconds", "sessions", "interval_ms", "precision", "drafts")
+"""Fields that say what was measured; all other numbers are measurements."""
+LEFT_OUT = ("machine", "settings", "seed", "trials")
+
+
+def read(path: Path) -> dict[str, float]:
+    """Every figure of a results file by its name; of one measured again, the newest."""
+    figures: dict[str, float] = {}
+    for line in path.read_text().splitlines():
+        result = json.loads(line)
+        figures |= dict(figures_of(result, result["benchmark"]))
+    return figures
+
+
+def figures_of(value: object, name: str) -> Iterator[tuple[str, float]]:
+    """The numbers in a result, each named for the labels and fields on its way."""
+    if isinstance(value, dict):
+        labels = [f"{value[label]:g}" if isinstance(value[label], float) else str(value[label])
+                  for label in LABELS if isinstance(value.get(label), (str, int, float))]  # fmt: skip
+        name = ", ".join([name, *labels])
+        for field, inner in value.items():
+            if field not in LABELS and field not in LEFT_OUT:
+                yield from figures_of(inner, f"{name}: {field}" if isinstance(inner, (int, float)) else name)
+    elif isinstance(value, list):
+        for inner in value:
+            if isinstance(inner, dict):
+                yield from figures_of(inner, name)
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield name, float(value)
+
+
+def compare(earlier: Path, later: Path) -> list[tuple[str, float, float]]:
+    """Name, earlier and later value of every figure that both files have."""
+    before, now = read(earlier), read(later)
+    return [(name, before[name], value) for name, value in now.items() if name in before]

@@ -1,0 +1,185 @@
+"""How fast whole recordings are transcribed, all at once, beside other recognisers on the same files."""
+
+import dataclasses
+import itertools
+import json
+import queue
+import statistics
+import subprocess
+import tempfile
+import time
+import venv
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.accuracy import word_error_rate
+from benchmarks.file_sets import Recording, clips_one_by_one, sample_recordings
+from benchmarks.transformers_model import load_base
+from engine_build.checkpoint import DEFAULT_MODEL
+from runtime import engines
+from runtime.audio import SAMPLE_RATE, Clip
+from runtime.hypothesis import END_BIAS
+from runtime.loop import EngineLoop
+from runtime.observer import Observer
+from runtime.requests import TOKENS_PER_SECOND, Priority, Request, Result
+
+PROJECT = Path(__file__).resolve().parent.parent
+PEER_ENVIRONMENTS = PROJECT / ".peers"
+REPEATS = 5
+TRANSFORMERS_REPEATS = 2
+TRANSFORMERS_BATCHES = (1, 4, 8, 16)
+LONGEST_SECONDS = 29.0  # of one pass
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another recogniser, in an environment of its own."""
+
+    name: str
+    packages: tuple[str, ...]
+    script: str
+
+
+PEERS = (
+    Peer("moonshine-cpp 0.1.4", ("moonshine-cpp==0.1.4", "numpy"), "moonshine_cpp_peer.py"),
+    Peer(
+        "moonshine-voice 0.1.5, same weights",
+        ("moonshine-voice==0.1.5", "moonshine-cpp==0.1.4", "numpy"),
+        "moonshine_voice_peer.py",
+    ),
+)
+NOT_MEASURED = {
+    "sherpa-onnx": "its package has no model, and its models come from a model hub",
+    "faster-whisper": "its package has no model, and its models come from a model hub",
+}
+
+
+@dataclass(frozen=True)
+class Offline:
+    """One recogniser on all recordings."""
+
+    name: str
+    audio_seconds: float
+    seconds: float | None
+    """Median; None where it failed."""
+    rtfx: float | None
+    wer: float | None
+    batch: int
+    """Recordings at once."""
+    repeats: int
+    failure: str | None = None
+
+    def as_json(self) -> dict:
+        return dataclasses.asdict(self)
+
+
+def corpus() -> list[Recording]:
+    """The evaluation clips and those samples that fit one pass."""
+    return [each for each in clips_one_by_one() + sample_recordings() if len(each.samples) <= LONGEST_SECONDS * SAMPLE_RATE]
+
+
+def outcome(name: str, recordings: Sequence[Recording], seconds: Sequence[float], texts: Sequence[str], batch: int) -> Offline:
+    audio_seconds = sum(len(each.samples) for each in recordings) / SAMPLE_RATE
+    took = statistics.median(seconds)
+    wer = word_error_rate([each.text for each in recordings], texts)
+    return Offline(
+        name, round(audio_seconds, 1), round(took, 3), round(audio_seconds / took, 1), round(wer, 2), batch, len(seconds)
+    )
+
+
+def transcribe_all(engine_directory: Path, target: str, precision: str, recordings: Sequence[Recording], batch: int) -> Offline:
+    """All recordings handed to the engine loop at once, as finals."""
+    choice = engines.choose(engine_directory, DEFAULT_MODEL, precision, target)
+    engine, tokenizer, _ = engines.open_engine(choice, batch)
+    loop = EngineLoop(engine, 0.0, Observer())
+    loop.start()
+    answers: queue.SimpleQueue[Result] = queue.SimpleQueue()
+
+    def once() -> tuple[float, list[str]]:
+        began = time.perf_counter()
+        for number, recording in enumerate(recordings):
+            request = Request(number, str(number), Clip(recording.samples), priority=Priority.FINAL, end_bias=END_BIAS)
+            loop.submit(request, answers.put)
+        results = sorted((answers.get() for _ in recordings), key=lambda result: result.request.request_id)
+        return time.perf_counter() - began, [tokenizer.text(result.tokens) for result in results]
+
+    once()
+    runs = [once() for _ in range(REPEATS)]
+    loop.stop()
+    return outcome(f"this server's engine, {engine.name}", recordings, [seconds for seconds, _ in runs], runs[-1][1], batch)
+
+
+def transcribe_with_transformers(recordings: Sequence[Recording], batch: int) -> Offline:
+    """generate() on the same weights in float32, recordings of like length together."""
+    import torch
+
+    from runtime.tokenizer import Tokenizer
+
+    model = load_base()
+    directory = engines.choose(PROJECT / "engines", DEFAULT_MODEL, "fp32", engines.ONNXRUNTIME).directory
+    tokenizer = Tokenizer.load(directory)
+    order = sorted(range(len(recordings)), key=lambda index: len(recordings[index].samples))
+    texts = [""] * len(recordings)
+
+    def once() -> float:
+        began = time.perf_counter()
+        for start in range(0, len(order), batch):
+            group = order[start : start + batch]
+            lengths = [len(recordings[index].samples) for index in group]
+            values, mask = torch.zeros(len(group), max(lengths)), torch.zeros(len(group), max(lengths), dtype=torch.int64)
+            for row, index in enumerate(group):
+                values[row, : lengths[row]] = torch.from_numpy(recordings[index].samples.astype(np.float32) / 32_768)
+                mask[row, : lengths[row]] = 1
+            limit = int(max(lengths) / SAMPLE_RATE * TOKENS_PER_SECOND)
+            with torch.inference_mode():
+                tokens = model.generate(values, attention_mask=mask, max_new_tokens=limit, do_sample=False)
+            for row, index in enumerate(group):
+                spoken = tokens[row].tolist()[1:]
+                texts[index] = tokenizer.text(spoken[: spoken.index(2)] if 2 in spoken else spoken)
+        return time.perf_counter() - began
+
+    once()
+    return outcome(f"transformers, batches of {batch}", recordings, [once() for _ in range(TRANSFORMERS_REPEATS)], texts, batch)
+
+
+def run_peer(peer: Peer, recordings: Sequence[Recording]) -> Offline:
+    """Install the peer where that has not been done, and run it once; it takes one recording after another."""
+    python = PEER_ENVIRONMENTS / peer.script.removesuffix(".py") / "bin" / "python"
+    audio_seconds = round(sum(len(each.samples) for each in recordings) / SAMPLE_RATE, 1)
+    try:
+        if not python.is_file():
+            venv.create(python.parent.parent, with_pip=True)
+            subprocess.run(
+                [python, "-m", "pip", "install", "--quiet", *peer.packages], check=True, capture_output=True, text=True
+            )
+        with tempfile.TemporaryDirectory() as directory:
+            paths = [Path(directory) / f"{number:03}.npy" for number in range(len(recordings))]
+            for path, recording in zip(paths, recordings, strict=True):
+                np.save(path, recording.samples.astype(np.float32) / 32_768)
+            script = PROJECT / "benchmarks" / "peers" / peer.script
+            done = subprocess.run([python, script, *paths], check=True, capture_output=True, text=True)
+        said = json.loads(done.stdout.splitlines()[-1])
+    except (subprocess.CalledProcessError, ValueError, IndexError) as exc:
+        why = (getattr(exc, "stderr", "") or str(exc)).strip().splitlines()
+        return Offline(peer.name, audio_seconds, None, None, None, 1, 0, failure=why[-1] if why else "failed")
+    return outcome(peer.name, recordings, [said["seconds"]], said["texts"], 1)
+
+
+def run(engine_directory: Path, target: str, precisions: Sequence[str], batches: Sequence[int], with_peers: bool,
+        progress: Callable[[str], None]) -> Iterator[Offline]:  # fmt: skip
+    """Ours, then transformers in several batch sizes, then the peers if asked for."""
+    recordings = corpus()
+    for precision, batch in itertools.product(precisions, batches):
+        progress(f"{target} {precision}, up to {batch} at once")
+        yield transcribe_all(engine_directory, target, precision, recordings, batch)
+    for size in TRANSFORMERS_BATCHES:
+        progress(f"transformers, batches of {size}")
+        yield transcribe_with_transformers(recordings, size)
+    for peer in PEERS if with_peers else ():
+        progress(peer.name)
+        yield run_peer(peer, recordings)
+    for name, why in NOT_MEASURED.items() if with_peers else ():
+        yield Offline(name, 0.0, None, None, None, 0, 0, failure=why)

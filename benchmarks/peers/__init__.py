@@ -1,0 +1,1 @@
+"""Other recognisers, each run by a script of its own in an environment of its own."""

@@ -1,0 +1,142 @@
+"""Results as tables, one function for each benchmark."""
+
+from collections.abc import Iterable, Sequence
+
+from rich.table import Table
+
+from benchmarks.engine import EngineRun, Measurement
+from benchmarks.gateway import Churn, GatewayLoad
+from benchmarks.offline import Offline
+from benchmarks.quality import Quality
+from benchmarks.streams import Capacity
+
+COLUMNS = (
+    "batch", "audio s", "encoder ms (floor)", "verify 32 ms", "step ms (floor)", "tokens/s", "transcription ms", "RTFx",
+    "over transformers", "KiB in / out",
+)  # fmt: skip
+
+
+def engine_table(run: EngineRun, peer: EngineRun | None) -> Table:
+    """One row for each batch and length, with the ratio to the peer where it was measured on the same."""
+    others = {(each.batch, each.audio_seconds): each for each in (peer.measurements if peer else ())}
+    about = f"open {run.open_seconds:.1f} s, of it capture {run.capture_seconds:.1f} s" if run.open_seconds else ""
+    if run.memory_mib is not None:
+        about += f", {run.memory_mib} MiB on the GPU"
+    table = Table(title=f"{run.engine}  {about}", title_justify="left", caption=run.failure and f"failed: {run.failure}")
+    for column in COLUMNS:
+        table.add_column(column, justify="right")
+    for each in run.measurements:
+        table.add_row(*row_of(each, others.get((each.batch, each.audio_seconds))))
+    return table
+
+
+def row_of(each: Measurement, peer: Measurement | None) -> list[str]:
+    """The cells of COLUMNS."""
+    return [
+        str(each.batch),
+        f"{each.audio_seconds:g}",
+        f"{each.encoder_ms:.2f} ({each.encoder_floor_ms:.2f})",
+        "" if each.verification_ms is None else f"{each.verification_ms:.2f}",
+        f"{each.step_ms:.2f} ({each.step_floor_ms:.2f})",
+        f"{each.tokens_per_second:,.0f}",
+        f"{each.transcription_ms:.1f}",
+        f"{each.rtfx:,.0f}",
+        f"{each.rtfx / peer.rtfx:.1f} x" if peer else "",
+        f"{each.bytes_in / 1024:,.0f} / {each.bytes_out / 1024:,.1f}",
+    ]
+
+
+QUALITY_COLUMNS = (
+    "set", "way", "audio s", "WER %", "offline %", "seen ms", "stable ms", "UPWR (as shown)", "violations", "final ms",
+    "passes", "single steps", "compute",
+)  # fmt: skip
+
+
+def quality_table(results: Sequence[Quality], title: str) -> Table:
+    """One row for each set and way; times as p50 / p95."""
+    table = Table(title=title, title_justify="left")
+    for column in QUALITY_COLUMNS:
+        table.add_column(column, justify="left" if column in ("set", "way") else "right")
+    for each in results:
+        table.add_row(
+            each.file_set, each.way, f"{each.audio_seconds:.0f}", f"{each.wer:.2f}", optional(each.offline_wer, "{:.2f}"),
+            *(optional(spread, "{0.p50:,.0f} / {0.p95:,.0f}") for spread in (each.appeared_ms, each.stable_ms)),
+            f"{each.unstable_ratio:.2f} ({each.unstable_ratio_as_shown:.2f})", str(each.violations),
+            f"{each.final_ms.p50:,.0f} / {each.final_ms.p95:,.0f}", optional(each.passes, "{:.1f}"),
+            optional(each.single_steps, "{:.1f}"), optional(each.compute_share, "{:.2f}"),
+        )  # fmt: skip
+    return table
+
+
+def optional(value: object, form: str) -> str:
+    return "" if value is None else form.format(value)
+
+
+def offline_table(results: Sequence[Offline]) -> Table:
+    """One row for each recogniser, beside the fastest of transformers' batch sizes."""
+    table = make_table("whole recordings", ("recogniser", "at once", "seconds", "RTFx", "over transformers", "WER %"), left=1)
+    fastest = max((each.rtfx for each in results if each.rtfx and each.name.startswith("transformers")), default=None)
+    for each in results:
+        if each.failure:
+            table.add_row(each.name, "", "", "", "", f"not measured: {each.failure}")
+            continue
+        ratio = f"{each.rtfx / fastest:.1f} x" if fastest else ""
+        table.add_row(each.name, str(each.batch), f"{each.seconds:.2f}", f"{each.rtfx:,.0f}", ratio, f"{each.wer:.2f}")
+    return table
+
+
+def streams_table(found: Sequence[Capacity]) -> Table:
+    """One row for each search: what passed, and what broke first with one stream more."""
+    columns = ("way", "precision", "drafts", "interval ms", "streams", "late updates", "update ms p50 / p95",
+               "final ms p50 / p95", "backlog s",
+               "WER % (alone)", "with one more")  # fmt: skip
+    table = make_table("live streams under the strict rule", columns, left=2)
+    for each in found:
+        trial, passed = each.trial, each.confirmed
+        figures = [""] * 5
+        if passed is not None:
+            figures = [
+                f"{passed.late_share:.2%}", f"{passed.update_p50_ms:,.0f} / {passed.update_p95_ms:,.0f}",
+                f"{passed.final_p50_ms:,.0f} / {passed.final_p95_ms:,.0f}", f"{passed.backlog_seconds:.1f}",
+                f"{passed.wer:.2f} ({passed.reference_wer:.2f})",
+            ]  # fmt: skip
+        way = trial.way + (f", {trial.workers} gateways" if trial.workers > 1 else "")
+        table.add_row(way, trial.precision, "yes" if trial.drafts else "no", f"{trial.interval_ms:g}", str(trial.streams),
+                      *figures, "; ".join(each.one_more.broken) if each.one_more else "")  # fmt: skip
+    return table
+
+
+def gateway_table(loads: Sequence[GatewayLoad]) -> Table:
+    columns = ("sessions", "frame ms", "CPU us / message", "share of a core", "handling ms p50 / p99", "sender behind ms",
+               "KiB / idle session", "lost")  # fmt: skip
+    table = make_table("the gateway on one core, without an engine", columns)
+    for each in loads:
+        table.add_row(
+            str(each.sessions), f"{each.frame_ms:g}", f"{each.cpu_us:.0f}", f"{each.core_share:.2f}",
+            f"{each.handling_p50_ms:g} / {each.handling_p99_ms:g}", f"{each.sender_behind_ms:.0f}", f"{each.memory_kib:.0f}",
+            str(each.messages_lost),
+        )  # fmt: skip
+    return table
+
+
+def churn_table(churn: Churn) -> Table:
+    table = make_table("sessions opened and closed", ("sessions", "MiB before", "MiB after", "growth", "ms to open one"))
+    table.add_row(str(churn.sessions), f"{churn.memory_before_mib:.1f}", f"{churn.memory_after_mib:.1f}", f"{churn.growth:.1%}",
+                  f"{churn.connect_ms:.0f}")  # fmt: skip
+    return table
+
+
+def comparison_table(changes: Iterable[tuple[str, float, float]]) -> Table:
+    """Of each figure that two runs have in common: its name, the earlier and the later value."""
+    table = make_table("against the earlier run", ("figure", "before", "now", "ratio"), left=1)
+    for name, before, now in changes:
+        table.add_row(name, f"{before:,.4g}", f"{now:,.4g}", f"{now / before:.2f}" if before else "")
+    return table
+
+
+def make_table(title: str, columns: Sequence[str], left: int = 0) -> Table:
+    """left: how many columns are text."""
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number < left else "right")
+    return table
