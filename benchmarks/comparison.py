@@ -4,9 +4,12 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-LABELS = ("name", "file_set", "way", "engine", "batch", "audio_seconds", "sessions", "interval_ms", "precision", "drafts")
+LABELS = (
+    "name", "file_set", "way", "engine", "batch", "audio_seconds", "sessions", "interval_ms", "precision", "drafts", "workers"
+)  # fmt: skip
 """Fields that say what was measured; all other numbers are measurements."""
-LEFT_OUT = ("machine", "settings", "seed", "trials")
+LEFT_OUT = ("machine", "settings", "seed", "trials", "one_more")
+CONTAINERS = ("result", "results", "run", "measurements", "trial")  # their own names say nothing
 
 
 def read(path: Path) -> dict[str, float]:
@@ -21,18 +24,22 @@ def read(path: Path) -> dict[str, float]:
 def figures_of(value: object, name: str) -> Iterator[tuple[str, float]]:
     """The numbers in a result, each named for the labels and fields on its way."""
     if isinstance(value, dict):
-        labels = [f"{value[label]:g}" if isinstance(value[label], float) else str(value[label])
-                  for label in LABELS if isinstance(value.get(label), (str, int, float))]  # fmt: skip
-        name = ", ".join([name, *labels])
+        labelled = value | value.get("trial", {})  # of a search, its settings
+        labels = [labelled[label] for label in LABELS if isinstance(labelled.get(label), (str, int, float))]
+        said = ", ".join(map(text_of, labels))
+        name = name if name.endswith(said) else f"{name}, {said}"
         for field, inner in value.items():
             if field not in LABELS and field not in LEFT_OUT:
-                yield from figures_of(inner, f"{name}: {field}" if isinstance(inner, (int, float)) else name)
+                yield from figures_of(inner, name if field in CONTAINERS else f"{name}: {field}")
     elif isinstance(value, list):
         for inner in value:
-            if isinstance(inner, dict):
-                yield from figures_of(inner, name)
+            yield from figures_of(inner, name)
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         yield name, float(value)
+
+
+def text_of(label: str | float) -> str:
+    return label if isinstance(label, str) else f"{label:g}"
 
 
 def compare(earlier: Path, later: Path) -> list[tuple[str, float, float]]:

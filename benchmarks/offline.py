@@ -19,12 +19,13 @@ from benchmarks.accuracy import word_error_rate
 from benchmarks.file_sets import Recording, clips_one_by_one, sample_recordings
 from benchmarks.transformers_model import load_base
 from engine_build.checkpoint import DEFAULT_MODEL
-from runtime import engines
+from runtime import engines, gpu
 from runtime.audio import SAMPLE_RATE, Clip
 from runtime.hypothesis import END_BIAS
 from runtime.loop import EngineLoop
 from runtime.observer import Observer
 from runtime.requests import TOKENS_PER_SECOND, Priority, Request, Result
+from runtime.tokenizer import Tokenizer
 
 PROJECT = Path(__file__).resolve().parent.parent
 PEER_ENVIRONMENTS = PROJECT / ".peers"
@@ -112,15 +113,12 @@ def transcribe_all(engine_directory: Path, target: str, precision: str, recordin
     return outcome(f"this server's engine, {engine.name}", recordings, [seconds for seconds, _ in runs], runs[-1][1], batch)
 
 
-def transcribe_with_transformers(recordings: Sequence[Recording], batch: int) -> Offline:
-    """generate() on the same weights in float32, recordings of like length together."""
+def transcribe_with_transformers(recordings: Sequence[Recording], batch: int, tokenizer: Tokenizer) -> Offline:
+    """generate() on the same weights, recordings of like length together; on a GPU in float16, else in float32."""
     import torch
 
-    from runtime.tokenizer import Tokenizer
-
-    model = load_base()
-    directory = engines.choose(PROJECT / "engines", DEFAULT_MODEL, "fp32", engines.ONNXRUNTIME).directory
-    tokenizer = Tokenizer.load(directory)
+    device, dtype = ("cuda", torch.float16) if gpu.find() else ("cpu", torch.float32)
+    model = load_base().to(device, dtype)
     order = sorted(range(len(recordings)), key=lambda index: len(recordings[index].samples))
     texts = [""] * len(recordings)
 
@@ -135,7 +133,9 @@ def transcribe_with_transformers(recordings: Sequence[Recording], batch: int) ->
                 mask[row, : lengths[row]] = 1
             limit = int(max(lengths) / SAMPLE_RATE * TOKENS_PER_SECOND)
             with torch.inference_mode():
-                tokens = model.generate(values, attention_mask=mask, max_new_tokens=limit, do_sample=False)
+                tokens = model.generate(
+                    values.to(device, dtype), attention_mask=mask.to(device), max_new_tokens=limit, do_sample=False
+                )
             for row, index in enumerate(group):
                 spoken = tokens[row].tolist()[1:]
                 texts[index] = tokenizer.text(spoken[: spoken.index(2)] if 2 in spoken else spoken)
@@ -175,9 +175,10 @@ def run(engine_directory: Path, target: str, precisions: Sequence[str], batches:
     for precision, batch in itertools.product(precisions, batches):
         progress(f"{target} {precision}, up to {batch} at once")
         yield transcribe_all(engine_directory, target, precision, recordings, batch)
+    tokenizer = Tokenizer.load(engines.choose(engine_directory, DEFAULT_MODEL, precisions[0], target).directory)
     for size in TRANSFORMERS_BATCHES:
         progress(f"transformers, batches of {size}")
-        yield transcribe_with_transformers(recordings, size)
+        yield transcribe_with_transformers(recordings, size, tokenizer)
     for peer in PEERS if with_peers else ():
         progress(peer.name)
         yield run_peer(peer, recordings)

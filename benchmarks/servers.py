@@ -36,7 +36,11 @@ def running_process(arguments: Sequence[str], address: str, variables: dict[str,
         yield process
     finally:
         process.terminate()
-        process.wait(timeout=STOP_SECONDS)
+        try:
+            process.wait(timeout=STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
 
 
 def free_address() -> str:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -48,11 +50,17 @@ def references_of(trial: Trial) -> dict[str, str]:
 def run_in_fresh_process(trial: Trial, references: dict[str, str]) -> Outcome:
     """Raises RuntimeError where the process fails."""
     asked = {"trial": dataclasses.asdict(trial), "limits": dataclasses.asdict(limits_of(trial)), "references": references}
-    done = subprocess.run([sys.executable, "-m", "benchmarks.trial", json.dumps(asked)], cwd=PROJECT, capture_output=True,
-                          text=True, timeout=trial.seconds + TRIAL_LIMIT_SECONDS)  # fmt: skip
-    if done.returncode:
-        raise RuntimeError(f"the trial failed:\n{done.stderr[-2000:]}")
-    return Outcome(**json.loads(done.stdout.splitlines()[-1]))
+    command = [sys.executable, "-m", "benchmarks.trial", json.dumps(asked)]
+    with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                          start_new_session=True) as process:  # fmt: skip
+        try:
+            out, err = process.communicate(timeout=trial.seconds + TRIAL_LIMIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # with the server it may have started
+            raise
+    if process.returncode:
+        raise RuntimeError(f"the trial failed:\n{err[-2000:]}")
+    return Outcome(**json.loads(out.splitlines()[-1]))
 
 
 def search(settings: Trial, start: int, step: int, long_seconds: float, run: Callable[[Trial], Outcome],
@@ -68,10 +76,6 @@ def search(settings: Trial, start: int, step: int, long_seconds: float, run: Cal
         progress(f"{settings.way}, {settings.precision}, every {settings.interval_ms:g} ms: {streams} streams, {seconds:g} s")
         outcome = run(dataclasses.replace(settings, streams=streams, seconds=seconds, seed=len(found.trials)))
         found.trials.append(outcome)
-        if outcome.broken:
-            found.one_more = outcome
-        else:
-            found.confirmed = outcome
         return not outcome.broken
 
     good, bad = 0, None

@@ -77,6 +77,10 @@ class Outcome:
     final_p50_ms: float
     final_p95_ms: float
     backlog_seconds: float
+    speaking_share: float
+    """Audio sent, of what all streams could have sent in the trial's time: they arrive one by one, connect, wait for finals."""
+    sender_behind_ms: float
+    """How far a sender fell behind real time, at worst."""
     wer: float
     reference_wer: float
     errors: list[str]
@@ -94,6 +98,10 @@ class Utterance:
     final_ms: float
     update_ms: tuple[float, ...]
     """latency_ms of its interims."""
+    audio_seconds: float
+    """Sent."""
+    behind_ms: float
+    """How late a frame was sent, at worst."""
 
 
 Speak = Callable[[Recording, float], Coroutine[None, None, Utterance]]
@@ -103,6 +111,7 @@ Speak = Callable[[Recording, float], Coroutine[None, None, Utterance]]
 def judge(outcome: Outcome) -> list[str]:
     """The parts of the rule that did not hold, each with its figure."""
     checks = (
+        (not outcome.updates, "no update was seen"),
         (outcome.errors, f"{len(outcome.errors)} streams failed: {(outcome.errors or [''])[0]}"),
         (outcome.late_share > LATE_SHARE, f"{outcome.late_share:.2%} of updates were more than an interval late"),
         (outcome.final_p95_ms > FINAL_P95_MS, f"p95 final latency was {outcome.final_p95_ms:,.0f} ms"),
@@ -149,7 +158,9 @@ async def run_trial(trial: Trial, references: dict[str, str], speak: Speak, read
         update_p95_ms=round(float(np.percentile(latencies, 95)), 1),
         final_p50_ms=round(float(np.percentile(finals, 50)), 1),
         final_p95_ms=round(float(np.percentile(finals, 95)), 1),
-        backlog_seconds=round(max(backlogs, default=0.0), 2),
+        backlog_seconds=round(max(backlogs, default=float("inf")), 2),
+        speaking_share=round(sum(each.audio_seconds for each in utterances) / (trial.streams * trial.seconds), 3),
+        sender_behind_ms=round(max((each.behind_ms for each in utterances), default=0.0), 1),
         wer=round(word_error_rate(texts, [each.text for each in whole]), 3) if whole else 100.0,
         reference_wer=round(word_error_rate(texts, [references[each.recording.name] for each in whole]), 3) if whole else 0.0,
         errors=errors,
@@ -204,7 +215,7 @@ async def sampling(read: Reader) -> AsyncIterator[list[float]]:
     async def sample() -> None:
         while True:
             await asyncio.sleep(SAMPLE_SECONDS)
-            with contextlib.suppress(httpx.TransportError):
+            with contextlib.suppress(httpx.HTTPError):
                 backlogs.append(await read.backlog_seconds())
 
     task = asyncio.create_task(sample())
@@ -214,21 +225,32 @@ async def sampling(read: Reader) -> AsyncIterator[list[float]]:
         task.cancel()
 
 
-async def frames_in_real_time(recording: Recording, end: float) -> AsyncIterator[bytes]:
-    """A frame when its last sample has been spoken; ends early, at the trial's end."""
-    samples, began = SAMPLE_RATE * FRAME_MS // 1000, time.monotonic()
-    for start in range(0, len(recording.samples), samples):
-        frame = recording.samples[start : start + samples]
-        await asyncio.sleep(began + (start + len(frame)) / SAMPLE_RATE - time.monotonic())
-        if time.monotonic() > end:
-            return
-        yield frame.tobytes()
+@dataclass
+class Speaker:
+    """Speaks one recording."""
+
+    recording: Recording
+    sent: int = 0
+    behind_seconds: float = 0.0
+
+    async def frames(self, end: float) -> AsyncIterator[bytes]:
+        """A frame when its last sample has been spoken; ends early, at the trial's end."""
+        samples, began, whole = SAMPLE_RATE * FRAME_MS // 1000, time.monotonic(), self.recording.samples
+        for start in range(0, len(whole), samples):
+            frame = whole[start : start + samples]
+            spoken_at = began + (start + len(frame)) / SAMPLE_RATE
+            await asyncio.sleep(spoken_at - time.monotonic())
+            self.behind_seconds = max(self.behind_seconds, time.monotonic() - spoken_at)
+            if time.monotonic() > end:
+                return
+            yield frame.tobytes()
+            self.sent += len(frame)
 
 
-def utterance_of(recording: Recording, final: dict, final_ms: float, interims: Sequence[dict]) -> Utterance:
-    is_whole = final["audio_ms"] >= len(recording.samples) * 1000 // SAMPLE_RATE
+def utterance_of(speaker: Speaker, final: dict, final_ms: float, interims: Sequence[dict]) -> Utterance:
+    text = final["text"] if speaker.sent == len(speaker.recording.samples) else None
     update_ms = tuple(interim["latency_ms"] for interim in interims)
-    return Utterance(recording, final["text"] if is_whole else None, final_ms, update_ms)
+    return Utterance(speaker.recording, text, final_ms, update_ms, speaker.sent / SAMPLE_RATE, speaker.behind_seconds * 1000)
 
 
 async def speak_in_process(hub: Hub, recording: Recording, end: float) -> Utterance:
@@ -243,31 +265,33 @@ async def speak_in_process(hub: Hub, recording: Recording, end: float) -> Uttera
 
     session = hub.open(receive, lambda: None)
     hub.text(session, '{"op":"init","tail":false}')
-    async for frame in frames_in_real_time(recording, end):
+    speaker = Speaker(recording)
+    async for frame in speaker.frames(end):
         hub.audio(session, frame)
     closed_at = time.monotonic()
     hub.text(session, '{"op":"close"}')
     final = await outcome
     if final["op"] == "error":
         raise StreamError(final["reason"], final["message"])
-    return utterance_of(recording, final, (time.monotonic() - closed_at) * 1000, interims)
+    return utterance_of(speaker, final, (time.monotonic() - closed_at) * 1000, interims)
 
 
 async def speak_over_webrtc(address: str, recording: Recording, end: float) -> Utterance:
     async with StreamingClient(address) as client:
-        async for frame in frames_in_real_time(recording, end):
+        speaker = Speaker(recording)
+        async for frame in speaker.frames(end):
             await client.send(frame)
         closed_at = time.monotonic()
         final = await client.close()
         final_ms = (time.monotonic() - closed_at) * 1000
-        return utterance_of(recording, final, final_ms, [interim async for interim in client])
+        return utterance_of(speaker, final, final_ms, [interim async for interim in client])
 
 
 class WithoutDrafts(EngineLoop):
     """Decodes every update anew: what others do."""
 
     def submit(self, request: Request, on_result: Callable[[Result], None]) -> None:
-        plain = dataclasses.replace(request, draft=request.draft[: request.forced])
+        plain = dataclasses.replace(request, draft=request.draft[: request.forced], unheard_seconds=None)
         super().submit(plain, lambda result: on_result(dataclasses.replace(result, request=request)))
 
 

@@ -64,7 +64,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
                         help="a Moonshine checkpoint: a hub id, or a directory with config.json, model.safetensors and "
                         "tokenizer.json; where the default cannot be had, moonshine-cpp's weights are used")  # fmt: skip
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32",
-                        help="what to compute in. onnxruntime: fp16 and bf16 build fp32, int8 is a decoder with int8 weights; "
+                        help="what to compute in. onnxruntime: fp16 and bf16 build fp32, int8 computes products in int8; "
                         "tensorrt: int8 is int8 weights in fp16 arithmetic; torch: no int8")  # fmt: skip
     parser.add_argument("--target", choices=("auto", *engines.TARGETS), default="auto",
                         help="auto: tensorrt where a GPU and a TensorRT package are present, torch where there is a GPU and "

@@ -76,6 +76,7 @@ class Batcher:
         self._slots = Slots(limits.max_batch)
         self._waiting: dict[Priority, dict[int, Job]] = {priority: {} for priority in Priority}  # in order of submission
         self._encoding: dict[int, Job] = {}  # on a lane of their own, by request id
+        self._lanes_taken = 0  # also by clips whose request has been withdrawn: the encoder does not know
         self._in_flight: dict[int, Job] = {}  # being decoded
         self._to_align: dict[int, Job] = {}  # decoded, but asked for more; they keep their slots
         self._streams: set[str] = set()
@@ -120,7 +121,7 @@ class Batcher:
         if self._to_align:
             return Align(next(iter(self._to_align.values())))
         waiting = self._slots.available and self.waiting
-        is_idle = not self._in_flight and not self._encoding
+        is_idle = not self._in_flight and not self._lanes_taken
         if waiting and is_idle and not self._company_is_complete(now):
             return None
         if self._limits.encode_lanes:
@@ -135,8 +136,9 @@ class Batcher:
 
     @property
     def _has_free_lane(self) -> bool:
-        """While rows are decoded, one core is theirs: with company on it everything would take longer, finals too."""
-        return len(self._encoding) < max(1, self._limits.encode_lanes - bool(self._in_flight))
+        """While rows are decoded, some cores are theirs: with company on them everything would take longer, finals too."""
+        limits = self._limits
+        return self._lanes_taken < (limits.lanes_beside_decode if self._in_flight else limits.encode_lanes)
 
     def _plan_decode(self) -> Decode | None:
         """All rows in flight together, or none: a row that must see its answer first is worth waiting for."""
@@ -151,10 +153,10 @@ class Batcher:
 
     def seconds_to_deadline(self, now: float) -> float | None:
         """How long plan() may be left alone if nothing new arrives; None for as long as it takes."""
-        may_encode = self.waiting and self._slots.available and self._encoding and self._has_free_lane
+        may_encode = self.waiting and self._slots.available and self._lanes_taken and self._has_free_lane
         if self._to_align or may_encode or self._in_flight:
             return 0.0
-        if not self.waiting or self._encoding:
+        if not self.waiting or self._lanes_taken:
             return None
         return max(0.0, self._longest_waiting().submitted_at + self._max_wait_seconds - now)
 
@@ -188,10 +190,12 @@ class Batcher:
             )
             (self._encoding if self._limits.encode_lanes else self._in_flight)[request.request_id] = job
         self._encoded_rows += len(jobs)
+        self._lanes_taken += bool(self._limits.encode_lanes)
         return Encode(jobs, alone)
 
     def encoded(self, step: Encode) -> None:
-        """The slots of the step have their audio; only an engine with lanes says so."""
+        """The step's lane is free, and its slot has its audio, unless its request has failed. Of engines with lanes only."""
+        self._lanes_taken = max(0, self._lanes_taken - 1)
         for job in step.jobs:
             if self._encoding.get(job.request.request_id) is job:
                 self._in_flight[job.request.request_id] = self._encoding.pop(job.request.request_id)

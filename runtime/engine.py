@@ -24,8 +24,9 @@ class Limits:
     start_token: int
     end_token: int
     encode_lanes: int = 0
-    """Clips it encodes beside each other and beside a decode, each begun on its own by begin_encode(); 0: an encode is a step
-    like any other."""
+    """Clips it encodes beside each other, each begun on its own by begin_encode(); 0: an encode is a step like any other."""
+    lanes_beside_decode: int = 1
+    """Of these lanes, those that are used while rows are decoded."""
 
 
 CONTINUED = -1

@@ -1,6 +1,7 @@
 """Is there an NVIDIA GPU? Asked of the driver itself, so that it needs no package and imports none."""
 
 import ctypes
+import os
 from dataclasses import dataclass
 
 COMPUTE_CAPABILITY_MAJOR, COMPUTE_CAPABILITY_MINOR = 75, 76  # CUdevice_attribute, cuda.h
@@ -15,6 +16,22 @@ class Gpu:
     """As 9.0."""
     driver_cuda_version: str
     """The newest CUDA that the driver serves, as 13.0."""
+
+
+DEVICES_VARIABLE = "CUDA_VISIBLE_DEVICES"  # CUDA's own
+
+
+def visible() -> list[str]:
+    """Every device as CUDA_VISIBLE_DEVICES names it, to be made the only one of a process; empty without any."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return []
+    count = ctypes.c_int()
+    if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)):
+        return []
+    named = [name.strip() for name in os.environ.get(DEVICES_VARIABLE, "").split(",") if name.strip()]
+    return (named or [str(index) for index in range(count.value)])[: count.value]
 
 
 def find() -> Gpu | None:

@@ -188,9 +188,12 @@ class EngineLoop:
         began = self._clock()
         match step:
             case Encode(jobs, alone) if self._engine.limits.encode_lanes:
-                (job,) = jobs
+                (job,), encoding = jobs, None
                 with self._fails(step, began):
                     encoding = self._engine.begin_encode(job.slot, job.request.clip, alone)
+                if encoding is None:
+                    self._batcher.encoded(step)
+                else:
                     encoding.when_done(lambda: self._inbox.put(Encoded(step, encoding, began)))
             case Encode(jobs):
                 with self._fails(step, began):
@@ -214,7 +217,7 @@ class EngineLoop:
         """Put what a lane has encoded into its slot; from now on the row can be decoded."""
         with self._fails(encoded.step, encoded.began):
             encoded.encoding.finish()
-            self._batcher.encoded(encoded.step)
+        self._batcher.encoded(encoded.step)
         self._observer.step(encoded.step, self._clock() - encoded.began, self._batcher)
 
     def _finish(self, unanswered: Unanswered) -> None:

@@ -36,14 +36,16 @@ class OnnxEngine(Engine):
 
     def __init__(self, directory: Path, manifest: Manifest, max_batch: int, threads: int | None = None):
         """threads: at most; all cores. Raises EngineDirectoryError when ONNX Runtime cannot load what is in the directory."""
-        threads = min(threads or os.cpu_count() or 1, max_batch)
+        threads = threads or os.cpu_count() or 1
+        beside = max(1, threads // 2)  # of the decoder's, while clips are encoded on the others
         self.name = f"{manifest.target} {manifest.precision}"
         self.limits = Limits(
             max_batch=max_batch,
             max_samples=manifest.max_samples,
             max_positions=manifest.max_positions,
             encode_rows=1,
-            encode_lanes=threads,
+            encode_lanes=threads if threads > 1 else 0,
+            lanes_beside_decode=threads - beside,
             start_token=manifest.start_token,
             end_token=manifest.end_token,
         )
@@ -51,7 +53,7 @@ class OnnxEngine(Engine):
         self._lone_encoder = open_session(directory / ENCODER_FILE, 1) if threads > 1 else self._encoder
         self._cores = ThreadPoolExecutor(threads, "encode")
         self._decoder = open_session(directory / DECODER_FILE, threads)
-        self._lone_decoder = open_session(directory / DECODER_FILE, 1) if threads > 1 else self._decoder
+        self._decoder_beside = open_session(directory / DECODER_FILE, beside) if threads > 1 else self._decoder
         self._encodings: dict[int, OnnxEncoding] = {}  # under way, by slot
         self._open_aligner = functools.cache(
             lambda: open_session(directory / ALIGNER_FILE, threads)
@@ -115,7 +117,7 @@ class OnnxEngine(Engine):
         for layer in range(self._layers):
             feed[f"past_key.{layer}"], feed[f"past_value.{layer}"] = self._past.rows(layer, first, last)
             feed[f"cross_key.{layer}"], feed[f"cross_value.{layer}"] = self._cross.rows(layer, first, last)
-        decoder = self._lone_decoder if self._encodings else self._decoder
+        decoder = self._decoder_beside if self._encodings else self._decoder
         next_tokens, log_probs, new_kv = run_session(decoder, feed)
         predictions = {}
         for row in rows:
@@ -145,7 +147,7 @@ class OnnxEngine(Engine):
     def close(self) -> None:
         self._open_aligner.cache_clear()
         self._cores.shutdown()
-        del self._encoder, self._lone_encoder, self._decoder, self._lone_decoder
+        del self._encoder, self._lone_encoder, self._decoder, self._decoder_beside
 
 
 def encode_clip(encoder: onnxruntime.InferenceSession, clip: Clip) -> np.ndarray:

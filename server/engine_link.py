@@ -1,4 +1,4 @@
-"""A gateway's link to the engine process, in the place of an engine loop of its own. Lives on the event loop's thread."""
+"""A gateway's link to one engine process. Lives on the event loop's thread."""
 
 import asyncio
 import logging
@@ -22,9 +22,6 @@ AWAY = "the engine process has died and is being started again; connect again"
 class EngineLink:
     """The interface of EngineLoop, over a socket. The engine process may die and come back; streams do not outlive it."""
 
-    recovers = True
-    """Is an engine that is not alive being started again?"""
-
     def __init__(self, address: str, clock: Callable[[], float] = time.monotonic):
         """address: of the engine process's socket, as ipc:///path."""
         self._address = address
@@ -36,8 +33,8 @@ class EngineLink:
         self._heard_at = float("-inf")
         self._tasks: list[asyncio.Task] = []
         self._found = asyncio.Event()
-        self.on_lost: Callable[[str], None] = lambda message: None
-        """Called when the engine process is lost, with a sentence for those whose streams were there."""
+        self.on_lost: Callable[[list[str], str], None] = lambda stream_ids, message: None
+        """Called when the engine process is lost, with the streams that were there and a sentence for them."""
 
     def start(self) -> None:
         self._socket = zmq.asyncio.Context.instance().socket(zmq.DEALER)
@@ -50,6 +47,11 @@ class EngineLink:
     @property
     def alive(self) -> bool:
         return self._pulse is not None and self._clock() - self._heard_at < LOST_SECONDS
+
+    @property
+    def load(self) -> int:
+        """Streams on this engine process: this gateway's, and the others' as of the last pulse."""
+        return len(self._streams) + self.sessions_elsewhere
 
     @property
     def sessions_elsewhere(self) -> int:
@@ -95,12 +97,19 @@ class EngineLink:
 
     async def _receive(self) -> None:
         while True:
-            match wire.decode_to_gateway(await self._socket.recv()):
-                case EnginePulse() as pulse:
-                    self._take_pulse(pulse)
-                case Answer() as answer if answer.request_id in self._unanswered:
-                    request, on_result = self._unanswered.pop(answer.request_id)
-                    on_result(wire.result_of(answer, request))
+            data = await self._socket.recv()
+            try:
+                self._take(wire.decode_to_gateway(data))
+            except Exception:  # one message that cannot be used must not silence all streams
+                logger.exception("a message of the engine process could not be taken")
+
+    def _take(self, message: wire.ToGateway) -> None:
+        match message:
+            case EnginePulse() as pulse:
+                self._take_pulse(pulse)
+            case Answer() as answer if answer.request_id in self._unanswered:
+                request, on_result = self._unanswered.pop(answer.request_id)
+                on_result(wire.result_of(answer, request))
 
     def _take_pulse(self, pulse: EnginePulse) -> None:
         if self._pulse is None or pulse.epoch != self._pulse.epoch:
@@ -123,8 +132,10 @@ class EngineLink:
         """The streams were there, and no other engine process knows them."""
         logger.error("the engine process is gone, and %d streams with it", len(self._streams))
         self._pulse = None
-        self._streams.clear()
+        stream_ids = list(self._streams)
+        for stream_id in stream_ids:
+            self.close_stream(stream_id)  # should it only have been slow: nobody will come back to them
         unanswered, self._unanswered = self._unanswered, {}
         for request, on_result in unanswered.values():
             on_result(Result(request, error=EngineFailed(AWAY)))
-        self.on_lost(AWAY)
+        self.on_lost(stream_ids, AWAY)

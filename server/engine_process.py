@@ -119,14 +119,15 @@ def unique_name(identity: bytes, stream_id: str) -> str:
     return f"{identity.hex()}/{stream_id}"
 
 
-async def serve(settings: Settings, address: str) -> int:
-    """Until SIGTERM or the end of the supervisor; returns the exit status."""
+async def serve(settings: Settings, address: str, parent: int) -> int:
+    """Until SIGTERM or the end of the supervisor, the process `parent`; returns the exit status."""
     metrics = Metrics()
     engine_loop, engine = open_for_serving(settings, metrics)
-    stopping, parent = asyncio.Event(), os.getppid()
+    stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     engine_loop.start()
-    await warm_up(engine_loop, settings.warmup_seconds)
+    if error := await warm_up(engine_loop, settings.warmup_seconds):
+        raise error
     socket = zmq.asyncio.Context.instance().socket(zmq.ROUTER)
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.SNDHWM, 0)
@@ -136,12 +137,15 @@ async def serve(settings: Settings, address: str) -> int:
     async def receive() -> None:
         while True:
             identity, data = await socket.recv_multipart()
-            server.receive(identity, wire.decode_to_engine(data))
+            try:
+                server.receive(identity, wire.decode_to_engine(data))
+            except Exception:  # one message that cannot be used must not silence all streams
+                logger.exception("a message of a gateway could not be taken")
 
     receiving = asyncio.create_task(receive())
     logger.info("the engine process is warm")
     status = 0
-    while not stopping.is_set() and os.getppid() == parent and not receiving.done():
+    while not stopping.is_set() and os.getppid() == parent:
         if not engine_loop.alive:
             status = STOPPED_STATUS
             break
@@ -157,10 +161,11 @@ async def serve(settings: Settings, address: str) -> int:
 
 
 def main() -> int:
+    parent = os.getppid()  # before the engine is opened: that takes a while
     settings = load_settings()
     set_up_log(settings)
     try:
-        return asyncio.run(serve(settings, os.environ[SOCKET_VARIABLE]))
+        return asyncio.run(serve(settings, os.environ[SOCKET_VARIABLE], parent))
     except EngineError as exc:
         print(exc, file=sys.stderr)
         return 3

@@ -1,4 +1,4 @@
-"""What faces the clients: HTTP, WebRTC and sessions, in front of an engine loop or of a link to one.
+"""What faces the clients: HTTP, WebRTC and sessions, in front of an engine loop or of links to some.
 
 python -m server.gateway is one of several such processes; server/supervisor.py starts them.
 """
@@ -18,6 +18,7 @@ from runtime.loop import EngineLoop
 from runtime.tokenizer import Tokenizer
 from server.app import create_app
 from server.engine_link import EngineLink
+from server.engine_pool import EnginePool
 from server.hub import Hub
 from server.metrics import Metrics
 from server.opening import choice_of, load_settings, set_up_log
@@ -56,11 +57,11 @@ class QuietServer(uvicorn.Server):
 
 
 def build_server(
-    settings: Settings, engine_loop: EngineLoop | EngineLink, tokenizer: Tokenizer, metrics: Metrics
+    settings: Settings, engine_loop: EngineLoop | EnginePool, tokenizer: Tokenizer, metrics: Metrics
 ) -> uvicorn.Server:
     hub = Hub(engine_loop, tokenizer, session_limits(settings), settings.session_limit, metrics)
-    if isinstance(engine_loop, EngineLink):
-        engine_loop.on_lost = hub.lose_all
+    if isinstance(engine_loop, EnginePool):
+        engine_loop.on_lost(hub.lose)
     app = create_app(hub, metrics, settings)
     config = uvicorn.Config(app, host=settings.host, port=settings.port, loop="uvloop", http="httptools", ws="none",
                             log_level=settings.log_level, access_log=False, timeout_graceful_shutdown=5)  # fmt: skip
@@ -95,7 +96,8 @@ def main() -> int:
     set_up_log(settings)
     tokenizer = Tokenizer.load(choice_of(settings).directory)
     listener = socket.socket(fileno=int(os.environ[LISTENER_VARIABLE]))
-    run(build_server(settings, EngineLink(os.environ[SOCKET_VARIABLE]), tokenizer, Metrics()), [listener])
+    pool = EnginePool([EngineLink(address) for address in os.environ[SOCKET_VARIABLE].split()])
+    run(build_server(settings, pool, tokenizer, Metrics()), [listener])
     return 0
 
 

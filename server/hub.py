@@ -165,10 +165,12 @@ class Hub:
             self._metrics.sessions.set(len(self._members))
             self._set_empty()
 
-    def lose_all(self, message: str) -> None:
-        """The engine has lost every stream."""
-        for session in list(self._members.values()):
-            session.fail(Reason.ENGINE_FAILED, message)
+    def lose(self, stream_ids: list[str], message: str) -> None:
+        """The engine that these streams were on is gone."""
+        for stream_id in stream_ids:
+            if session := self._members.get(stream_id):
+                with contextlib.suppress(Exception):  # of one client's channel: the others must hear of it
+                    session.fail(Reason.ENGINE_FAILED, message)
 
     def _observe_update(self, late_seconds: float) -> None:
         self._metrics.update_late.observe(late_seconds / self._limits.interim_interval_seconds)
@@ -205,10 +207,11 @@ class Hub:
 
 
 async def warm_up(engine_loop: EngineLoop, seconds: float) -> EngineError | None:
-    """Transcribe noise of this length; returns the error where that fails."""
+    """Transcribe noise of this length, and align it: what loads when first asked for loads now. Returns the error, if any."""
     loop = asyncio.get_running_loop()
     samples = np.random.default_rng(0).integers(-3000, 3000, int(seconds * SAMPLE_RATE), dtype=np.int16)
     done: asyncio.Future[Result] = loop.create_future()
-    request = Request(next(request_ids), "warm-up", Clip(samples), draft=(5, 6, 7, 8), priority=Priority.FINAL, end_bias=50.0)
+    request = Request(next(request_ids), "warm-up", Clip(samples), draft=(5, 6, 7, 8), priority=Priority.FINAL, end_bias=50.0,
+                      align=True)  # fmt: skip
     engine_loop.submit(request, lambda result: loop.call_soon_threadsafe(done.set_result, result))
     return (await done).error

@@ -8,18 +8,24 @@ import asyncio
 import contextlib
 
 from aiortc import rtcpeerconnection
-from aiortc.rtcsctptransport import RTCSctpTransport
+from aiortc.rtcsctptransport import DataChunk, RTCSctpTransport
 
 ACKNOWLEDGED_PACKETS = 2
+IMMEDIATE_FLAG = 0x08  # of a chunk whose sender asks not to be kept waiting
 DELAY_SECONDS = 0.1  # for a packet that no other one follows; half of what RFC 9260 allows
 
 
 class PatientSctpTransport(RTCSctpTransport):
     """Holds an acknowledgement back for the next packet, unless something is missing or came twice."""
 
-    _held = 0
-    """Packets received since the last acknowledgement."""
+    _held = ACKNOWLEDGED_PACKETS - 1
+    """Packets received since the last acknowledgement; the first one of all is acknowledged at once (RFC 9260, 5.1)."""
     _timer: asyncio.TimerHandle | None = None
+
+    async def _receive_data_chunk(self, chunk: DataChunk) -> None:
+        if chunk.flags & IMMEDIATE_FLAG:
+            self._held = ACKNOWLEDGED_PACKETS
+        await super()._receive_data_chunk(chunk)
 
     async def _send_sack(self) -> None:
         """Called behind every packet that asks for an acknowledgement."""

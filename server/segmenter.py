@@ -110,10 +110,10 @@ class Segmenter:
     def append(self, pcm: bytes) -> None:
         """pcm: PCM16 mono little-endian, whole samples."""
         self._pcm += pcm
+        self._measure_levels()
 
     def find_cut(self) -> Cut | None:
         """The open segment's first cut in the audio so far; the same answer until advance(). place() one by length."""
-        self._measure_levels()
         while self._cut is None and self._scanned < len(self._levels):
             self._cut = self._scan(self._scanned)
             self._scanned += 1

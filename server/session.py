@@ -146,9 +146,11 @@ class Session:
 
     @property
     def backlog_seconds(self) -> float:
-        """Audio that waits to be transcribed; quiet that need not be is no backlog."""
-        unheard = self._segmenter.end - max(self._transcribed_until, self._segmenter.start)
-        return 0.0 if self.state is State.CLOSED or self._heard_it_all() else unheard / SAMPLE_RATE
+        """Audio that waits to be transcribed; quiet behind what was is no backlog."""
+        heard_until = max(self._transcribed_until, self._segmenter.start)
+        if self.state is State.CLOSED or self._segmenter.loud_until <= heard_until:
+            return 0.0
+        return (self._segmenter.end - heard_until) / SAMPLE_RATE
 
     def on_time(self, now: float) -> None:
         """Called now and then, to notice what does not happen."""
@@ -218,7 +220,9 @@ class Session:
             self._request(segmenter.end, Cut(segmenter.end, CutKind.END), Priority.FINAL)
         elif closing:
             self._send_final(now)
-        elif self._interim_is_due(now):
+        elif not self._interim_is_due(now):
+            self._due_at = None  # what was due has come with something else
+        else:
             late_seconds = 0.0 if self._due_at is None else now - self._due_at
             self._due_at, self._last_interim_at = None, now
             self._request(segmenter.end, None, Priority.INTERIM, late_seconds=late_seconds)

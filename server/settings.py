@@ -76,6 +76,8 @@ class Settings(BaseSettings):
     """Updates in a row that must agree on a word before it is called stable; more where the model is not sure of it."""
     workers: int = Field(1, ge=1, le=256, validation_alias=variable("ASR_WORKERS"))
     """Gateway processes; with more than one, the engine has a process of its own."""
+    engines: int = Field(0, ge=0, le=64, validation_alias=variable("ASR_ENGINES"))
+    """Engine processes behind several gateways; 0: one for each visible GPU, one without."""
     max_sessions: int = Field(0, ge=0, le=100_000, validation_alias=variable("ASR_MAX_SESSIONS"))
     """Most sessions at once; 0: six for each CPU core, as many as it carries."""
     init_timeout_seconds: float = Field(10.0, gt=0, le=600, validation_alias=variable("ASR_INIT_TIMEOUT_SECONDS"))

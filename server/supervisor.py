@@ -1,4 +1,4 @@
-"""Several gateway processes in front of one engine process: starts them, starts again those that die, ends them in order."""
+"""Gateway processes in front of engine processes: starts them, starts again those that die, ends them in order."""
 
 import asyncio
 import logging
@@ -14,10 +14,11 @@ from pathlib import Path
 
 from prometheus_client import multiprocess
 
+from runtime import gpu
+from server import wire
 from server.gateway import LISTENER_VARIABLE
 from server.metrics import SHARED_VARIABLE
 from server.settings import Settings
-from server.wire import SOCKET_VARIABLE
 
 logger = logging.getLogger("server.supervisor")
 
@@ -34,6 +35,10 @@ class Child:
 
     name: str
     module: str
+    variables: Mapping[str, str]
+    """Its own environment variables, beside the server's."""
+    listener: int | None = None
+    """The number of the socket it accepts connections on."""
     process: asyncio.subprocess.Process | None = None
     early_deaths: int = 0
 
@@ -43,10 +48,9 @@ class Supervisor:
     """Of one server."""
 
     settings: Settings
-    environment: Mapping[str, str]
     listener: socket.socket
-    shared: Path
-    """Where the processes share what they count."""
+    directory: Path
+    """Where the processes meet, and share what they count; its owner alone may look into it."""
     status: int = 0
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -55,12 +59,11 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stopping.set)
-        engine = Child("the engine process", "server.engine_process")
-        gateways = [Child(f"gateway {number}", "server.gateway") for number in range(1, self.settings.workers + 1)]
-        keeping = {child.name: asyncio.create_task(self._keep_running(child)) for child in [engine, *gateways]}
+        engines, gateways = self._engines(), self._gateways()
+        keeping = {child.name: asyncio.create_task(self._keep_running(child)) for child in [*engines, *gateways]}
         await self.stopping.wait()
-        # Gateways first: open sessions get their finals, and those come from the engine process.
-        for children in (gateways, [engine]):
+        # Gateways first: open sessions get their finals, and those come from the engine processes.
+        for children in (gateways, engines):
             for child in children:
                 if child.process and child.process.returncode is None:
                     child.process.terminate()
@@ -75,25 +78,40 @@ class Supervisor:
             task.cancel()
         return self.status
 
+    @property
+    def _shared(self) -> Path:
+        return self.directory / "metrics"
+
+    def _addresses(self) -> list[str]:
+        count = self.settings.engines or max(1, len(gpu.visible()))
+        return [f"ipc://{self.directory}/engine-{number}" for number in range(1, count + 1)]
+
+    def _engines(self) -> list[Child]:
+        """One engine process for each GPU, which sees no other."""
+        devices, children = gpu.visible(), []
+        for number, address in enumerate(self._addresses()):
+            variables = {wire.SOCKET_VARIABLE: address, SHARED_VARIABLE: str(self._shared)}
+            if devices:
+                variables[gpu.DEVICES_VARIABLE] = devices[number % len(devices)]
+            children.append(Child(f"engine process {number + 1}", "server.engine_process", variables))
+        return children
+
+    def _gateways(self) -> list[Child]:
+        variables = {
+            wire.SOCKET_VARIABLE: " ".join(self._addresses()), LISTENER_VARIABLE: str(self.listener.fileno()),
+            SHARED_VARIABLE: str(self._shared),
+        }  # fmt: skip
+        listener, numbers = self.listener.fileno(), range(1, self.settings.workers + 1)
+        return [Child(f"gateway {number}", "server.gateway", variables, listener) for number in numbers]
+
     async def _keep_running(self, child: Child) -> None:
         while not self.stopping.is_set():
             began = time.monotonic()
-            # A session of its own: a Ctrl-C in the terminal is for the supervisor to pass on.
-            child.process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                child.module,
-                env=self.environment,
-                pass_fds=[self.listener.fileno()],
-                start_new_session=True,
-            )
-            pid = child.process.pid
-            status = await child.process.wait()
-            multiprocess.mark_process_dead(pid, str(self.shared))
+            status = await self._run_once(child)
             if self.stopping.is_set():
                 return
             child.early_deaths = child.early_deaths + 1 if time.monotonic() - began < SETTLED_SECONDS else 0
-            logger.error("%s (%d) ended with status %d", child.name, pid, status)
+            logger.error("%s ended: %s", child.name, status)
             if child.early_deaths >= EARLY_DEATHS:
                 logger.error("%s died %d times soon after its start: giving up", child.name, child.early_deaths)
                 self.status = 1
@@ -101,19 +119,35 @@ class Supervisor:
                 return
             await asyncio.sleep(PAUSE_SECONDS * 2**child.early_deaths)
 
+    async def _run_once(self, child: Child) -> str:
+        """From its start to its end; returns how that came."""
+        command = [sys.executable, "-m", child.module]
+        fds = [] if child.listener is None else [child.listener]
+        try:
+            # A session of its own: a Ctrl-C in the terminal is for the supervisor to pass on.
+            child.process = await asyncio.create_subprocess_exec(
+                *command, env=os.environ | child.variables, pass_fds=fds, start_new_session=True
+            )
+        except OSError as exc:  # no memory left, say
+            return f"it could not be started: {exc}"
+        if self.stopping.is_set():
+            child.process.terminate()
+        status = await child.process.wait()
+        multiprocess.mark_process_dead(child.process.pid, str(self._shared))
+        return f"exit status {status}"
+
 
 def run(settings: Settings) -> int:
     """Serve with settings.workers gateways; returns the exit status."""
-    with tempfile.TemporaryDirectory(prefix="moonshine-asr-") as directory:  # its owner alone may look into it
-        shared = Path(directory) / "metrics"
-        shared.mkdir()
+    try:
         listener = socket.create_server((settings.host, settings.port), backlog=BACKLOG, family=family_of(settings.host))
-        environment = os.environ | {
-            SOCKET_VARIABLE: f"ipc://{directory}/engine", LISTENER_VARIABLE: str(listener.fileno()), SHARED_VARIABLE: str(shared)
-        }  # fmt: skip
-        logger.info("%d gateways on http://%s:%d", settings.workers, settings.host, settings.port)
-        with listener:
-            return asyncio.run(Supervisor(settings, environment, listener, shared).run())
+    except OSError as exc:
+        print(f"cannot listen on {settings.host}:{settings.port}: {exc}", file=sys.stderr)
+        return 1
+    logger.info("%d gateways on http://%s:%d", settings.workers, settings.host, settings.port)
+    with listener, tempfile.TemporaryDirectory(prefix="moonshine-asr-") as directory:
+        (Path(directory) / "metrics").mkdir()
+        return asyncio.run(Supervisor(settings, listener, Path(directory)).run())
 
 
 def family_of(host: str) -> socket.AddressFamily:

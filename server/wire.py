@@ -10,7 +10,8 @@ from runtime.audio import Clip
 from runtime.exceptions import EngineError, EngineFailed
 from runtime.requests import Priority, Request, Result, Timings
 
-SOCKET_VARIABLE = "ASR_ENGINE_SOCKET"  # from the supervisor: where gateways and engine process meet
+SOCKET_VARIABLE = "ASR_ENGINE_SOCKET"
+"""From the supervisor: where gateways and engine process meet; to a gateway, of every engine process, separated by spaces."""
 PULSE_SECONDS = 0.25
 """Each side says so often that it is there,"""
 LOST_SECONDS = 2.5

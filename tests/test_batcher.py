@@ -16,8 +16,8 @@ SECOND = Clip(np.zeros(16_000, np.int16))
 INTERIM, FINAL = Priority.INTERIM, Priority.FINAL
 
 
-def make_batcher(max_batch: int = 4, max_wait_ms: float = 10, encode_rows: int = 32, streams: int = 0) -> Batcher:
-    batcher = Batcher(Limits(max_batch, 160_000, 194, encode_rows, 1, END), max_wait_ms / 1000)
+def make_batcher(max_batch: int = 4, max_wait_ms: float = 10, encode_rows: int = 32, streams: int = 0, lanes: int = 0) -> Batcher:
+    batcher = Batcher(Limits(max_batch, 160_000, 194, encode_rows, 1, END, lanes, max(1, lanes - 1)), max_wait_ms / 1000)
     for stream in range(streams):
         batcher.open_stream(f"s{stream}")
     return batcher
@@ -154,6 +154,57 @@ def test_a_result_that_is_to_be_aligned_keeps_its_slot_until_it_is():
     assert ids(batcher.plan(now=0.3)) == [1], "the other goes on"
 
 
+def test_clips_on_lanes_are_begun_one_by_one_and_the_first_alone_only_where_it_is():
+    batcher = make_batcher(streams=9, lanes=2)
+    batcher.submit(request(0), now=0.0)
+    first = batcher.plan(now=1.0)
+    assert ids(first) == [0] and first.alone
+    for number in (1, 2):
+        batcher.submit(request(number), now=1.0)
+    second = batcher.plan(now=1.0)
+    assert ids(second) == [1] and not second.alone
+    assert batcher.plan(now=1.0) is None, "both lanes are taken and nothing can be decoded"
+    assert batcher.seconds_to_deadline(now=1.0) is None, "the next thing to happen is that one is encoded"
+    batcher.encoded(first)
+    assert ids(batcher.plan(now=1.0)) == [0], "while a row is decoded, one core is its own"
+    batcher.encoded(second)
+    assert ids(batcher.plan(now=1.0)) == [2], "and the other one is free again"
+
+
+def test_a_request_that_leaves_its_lane_frees_its_slot_and_is_never_decoded():
+    batcher = make_batcher(streams=2, lanes=2)
+    for number in (0, 1):
+        batcher.submit(request(number), now=0.0)
+    steps = [batcher.plan(now=0.0), batcher.plan(now=0.0)]
+    assert [result.request.request_id for result in batcher.close_stream("s0")] == [0]
+    assert batcher.take_freed() == [0]
+    batcher.submit(request(2), now=0.0)
+    assert batcher.plan(now=0.0) is None, "the encoder does not know: its lane is not free"
+    for step in steps:
+        batcher.encoded(step)
+    assert ids(batcher.plan(now=0.0)) == [2]
+    assert ids(batcher.plan(now=0.0)) == [1]
+
+
+@pytest.mark.parametrize("lanes", [0, 2])
+def test_nobody_starves_while_others_keep_asking(lanes):
+    """Nine streams ask again as soon as they are answered; the tenth gets its turn when those before it have had theirs."""
+    batcher = make_batcher(max_batch=4, encode_rows=1, streams=10, lanes=lanes)
+    for number in range(10):
+        batcher.submit(request(number), now=0.0)
+    begun, number = [], 10
+    while 9 not in begun:
+        step = batcher.plan(now=1.0)
+        if isinstance(step, Encode):
+            begun += ids(step)
+            batcher.encoded(step)
+            continue
+        for result in batcher.decoded(step, predict(step, ending=set(range(1000))), now=1.0):
+            batcher.submit(request(number, stream=result.request.stream_id), now=1.0)
+            number += 1
+    assert begun == list(range(10)), "in the order of their asking"
+
+
 event = st.one_of(
     st.tuples(st.just("submit"), st.integers(0, 9), st.sampled_from(Priority)),
     st.tuples(st.just("run"), st.sets(st.integers(0, 200), max_size=60), st.booleans(), st.booleans()),
@@ -162,12 +213,17 @@ event = st.one_of(
 
 
 @settings(max_examples=300)
-@given(events=st.lists(event, max_size=60), max_batch=st.integers(1, 5), encode_rows=st.sampled_from([1, 32]))
-def test_every_request_is_answered_exactly_once_whatever_happens(events, max_batch, encode_rows):
+@given(
+    events=st.lists(event, max_size=60),
+    max_batch=st.integers(1, 5),
+    encode_rows=st.sampled_from([1, 32]),
+    lanes=st.integers(0, 3),
+)
+def test_every_request_is_answered_exactly_once_whatever_happens(events, max_batch, encode_rows, lanes):
     """Random arrivals, endings, failures, departures and answers that come late; then the rest is run to its end."""
-    batcher = make_batcher(max_batch, 10, encode_rows, streams=10)
+    batcher = make_batcher(max_batch, 10, encode_rows, streams=10, lanes=lanes)
     submitted, answered, interims = set(), [], {}
-    unanswered = []
+    unanswered, encoding, since = [], [], {}
     now = 0.0
 
     def take(results) -> None:
@@ -182,16 +238,29 @@ def test_every_request_is_answered_exactly_once_whatever_happens(events, max_bat
             take(batcher.decoded(step, predict(step, ending=ending), now))
 
     def run(ending: set[int], failing: bool, late: bool) -> bool:
+        decodes = batcher.in_flight > len(encoding)
         step = batcher.plan(now)
         if step is None:
+            if batcher.waiting and not batcher.in_flight and not encoding:
+                assert now - min(since[number] for number in submitted - set(answered)) < 0.010, (
+                    "longer than the limit for company"
+                )
             answer(ending)
+            if encoding:
+                batcher.encoded(encoding.pop(0))
             return batcher.in_flight + batcher.waiting > 0
         assert len(step.jobs) <= max_batch
         priorities = [job.request.priority for job in step.jobs]
         if isinstance(step, Encode):
             assert priorities == sorted(priorities), "finals first"
+            if lanes:
+                assert len(encoding) < max(1, lanes - decodes), "no more than there are lanes"
+                encoding.append(step)
         if failing:
             take(batcher.fail(step.jobs, EngineFailed("on purpose"), now))
+            if step in encoding:  # its lane is free, and nothing is in its slot
+                encoding.remove(step)
+                batcher.encoded(step)
         elif isinstance(step, Align):
             take(batcher.aligned(step, range(len(step.job.decoding.tokens) + 1), now))
         elif isinstance(step, Decode):
@@ -208,6 +277,7 @@ def test_every_request_is_answered_exactly_once_whatever_happens(events, max_bat
                 continue  # a session never asks for two at once
             number = len(submitted)
             submitted.add(number)
+            since[number] = now
             if priority is INTERIM:
                 interims[stream] = number
             take(batcher.submit(request(number, priority, stream, align=number % 3 == 0), now))

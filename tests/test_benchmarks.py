@@ -1,14 +1,17 @@
 """The benchmarks run, and the GPU check reports whatever happens to its stages."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
-from benchmarks import file_sets, gpu_check, run
+from benchmarks import comparison, file_sets, gpu_check, offline, run, streams
 from benchmarks.gpu_check import Stage
 from benchmarks.listening import listen
 from benchmarks.model_size import ModelSize
+from benchmarks.streams import Capacity
+from benchmarks.trial import Outcome, Trial, all_recordings, judge
 from runtime import manifest
 from runtime.manifest import ONNXRUNTIME, TORCH
 
@@ -81,6 +84,128 @@ def test_the_quality_benchmark_streams_measures_and_draws(built, tmp_path, capsy
     assert 0 < in_process["appeared_ms"]["p50"] < in_process["stable_ms"]["p50"] and over_webrtc["stable_ms"]["p50"] > 0
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert "UPWR" in capsys.readouterr().out
+
+
+def test_the_offline_benchmark_measures_compares_and_draws(built, tmp_path, capsys, monkeypatch):
+    """With an earlier run beside it; a peer that cannot be installed is named, not fatal."""
+    built("fp32")
+    recordings = file_sets.clips_one_by_one()[:2]
+    monkeypatch.setattr(offline, "corpus", lambda: recordings)
+    monkeypatch.setattr(offline, "REPEATS", 1)
+    monkeypatch.setattr(offline, "TRANSFORMERS_REPEATS", 1)
+    monkeypatch.setattr(offline, "TRANSFORMERS_BATCHES", (2,))
+    monkeypatch.setattr(offline, "PEERS", (offline.Peer("nobody", ("no-such-package-anywhere",), "moonshine_cpp_peer.py"),))
+    monkeypatch.setattr(offline, "PEER_ENVIRONMENTS", tmp_path / "peers")
+    earlier, out, plot = tmp_path / "earlier.jsonl", tmp_path / "now.jsonl", tmp_path / "offline.png"
+    options = ["offline", "--target", ONNXRUNTIME, "--precisions", "fp32", "--batches", "2"]
+    assert run.main([*options, "--out", str(earlier)]) == 0
+    assert run.main([*options, "--peers", "--out", str(out), "--plot", str(plot), "--compare", str(earlier)]) == 0
+    ours, peer, nobody, *missing = (json.loads(line)["result"] for line in out.read_text().splitlines())
+    assert ours["rtfx"] > 0 and peer["rtfx"] > 0 and ours["wer"] <= peer["wer"] + 5
+    assert nobody["failure"] and nobody["rtfx"] is None and all(each["failure"] for each in missing)
+    printed = capsys.readouterr().out
+    assert "over transformers" in printed and "against the earlier run" in printed and "not measured" in printed
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("way", ["in process", "WebRTC"])
+def test_a_trial_streams_real_audio_in_a_process_of_its_own(way, built):
+    directory = built("fp32").parent
+    trial = Trial(way, 2, 7.0, 500.0, str(directory), ONNXRUNTIME, "fp32", drafts=way == "WebRTC")
+    done = streams.run_in_fresh_process(trial, {each.name: each.text for each in all_recordings()})
+    assert done.streams == 2 and done.errors == [] and done.utterances >= 2 and done.updates >= 8
+    assert done.final_p95_ms > 0 and done.update_p95_ms > 0 and done.steps_share > 0
+    assert not any("streams failed" in said for said in done.broken)
+
+
+def test_the_streams_benchmark_searches_tells_the_rule_and_draws(built, tmp_path, capsys, monkeypatch):
+    built("fp32")
+    monkeypatch.setattr(streams, "references_of", lambda trial: {})
+    monkeypatch.setattr(streams, "run_in_fresh_process", lambda trial, references: outcome(
+        trial.streams, broken=[] if trial.streams <= 4 + trial.drafts else ["backlog reached 4.0 s"]))  # fmt: skip
+    out, plot = tmp_path / "streams.jsonl", tmp_path / "streams.png"
+    options = ["--precisions", "fp32", "--target", ONNXRUNTIME, "--plain", "--start", "4", "--step", "2"]
+    assert run.main(["streams", *options, "--out", str(out), "--plot", str(plot), "--compare", str(out)]) == 0
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(line["result"]["trial"]["way"], line["result"]["trial"]["drafts"]) for line in lines] == [
+        ("in process", True), ("WebRTC", True), ("in process", False)
+    ]  # fmt: skip
+    assert [line["result"]["trial"]["streams"] for line in lines] == [5, 5, 4]
+    assert all("at most 0.1% of updates" in line["rule"] and line["machine"]["cores"] for line in lines)
+    printed = capsys.readouterr().out
+    assert "at most 0.1% of updates" in printed and "backlog reached" in printed
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_figures_of_two_runs_meet_under_the_same_name(tmp_path):
+    earlier, later = tmp_path / "earlier.jsonl", tmp_path / "later.jsonl"
+    for path, factor in ((earlier, 1), (later, 2)):
+        for precision, carried in (("fp32", 5), ("int8", 9)):
+            trial = Trial("in process", carried * factor, 40.0, 1000.0, "", "", precision)
+            found = Capacity(trial, outcome(carried, final_p95_ms=300.0 * factor), outcome(carried + 1, final_p95_ms=9000.0), [])
+            run.write_line(path, {"benchmark": "streams", "machine": {"cores": 2}, "result": dataclasses.asdict(found)})
+    changes = {name: (before, now) for name, before, now in comparison.compare(earlier, later)}
+    assert changes["streams, in process, 1000, int8, 1, 1: streams"] == (9, 18)
+    (final,) = (change for name, change in changes.items() if "fp32" in name and name.endswith("confirmed: final_p95_ms"))
+    assert final == (300, 600), "of the trial that passed, not of the one that failed"
+
+
+@pytest.mark.parametrize("carried", [0, 1, 5, 8, 9, 13])
+def test_the_search_finds_what_is_carried_and_confirms_it(carried):
+    tried = []
+
+    def try_streams(asked: Trial) -> Outcome:
+        tried.append((asked.streams, asked.seconds))
+        return outcome(asked.streams, broken=[] if asked.streams <= carried else ["too many"])
+
+    settings = Trial("in process", 0, 40.0, 1000.0, "", "", "")
+    found = streams.search(settings, start=8, step=4, long_seconds=120.0, run=try_streams, progress=lambda line: None)
+    assert found.trial.streams == carried
+    assert carried == 0 or (carried, 120.0) in tried, "confirmed by a long trial"
+    assert found.one_more.streams == carried + 1 and found.one_more.broken
+
+
+def test_a_long_trial_that_fails_takes_a_stream_away():
+    def try_streams(asked: Trial) -> Outcome:
+        return outcome(asked.streams, broken=[] if asked.streams <= (6 if asked.seconds > 100 else 8) else ["too many"])
+
+    settings = Trial("in process", 0, 40.0, 1000.0, "", "", "")
+    found = streams.search(settings, start=8, step=4, long_seconds=120.0, run=try_streams, progress=lambda line: None)
+    assert (found.trial.streams, found.one_more.streams) == (6, 7)
+
+
+def outcome(count: int, **changed) -> Outcome:
+    whole = Outcome(count, 40.0, 10, 400, 0.0, 100.0, 200.0, 150.0, 300.0, 1.0, 0.9, 5.0, 5.0, 5.0, [], 0.5)
+    return dataclasses.replace(whole, **changed)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, None),
+        ({"late_share": 0.001}, None),
+        ({"late_share": 0.0011}, "0.11% of updates"),
+        ({"final_p95_ms": 1001.0}, "p95 final latency was 1,001 ms"),
+        ({"backlog_seconds": 3.1}, "backlog reached 3.1 s"),
+        ({"wer": 5.11}, "WER was 5.11%, of one stream alone 5.00%"),
+        ({"wer": 4.0}, None),
+        ({"updates": 0}, "no update was seen"),
+        ({"errors": ["TimeoutError: no answer"]}, "1 streams failed: TimeoutError: no answer"),
+    ],
+)
+def test_every_part_of_the_rule_is_judged(changed, said):
+    broken = judge(outcome(4, **changed))
+    assert broken == [] if said is None else len(broken) == 1 and broken[0].startswith(said)
+
+
+def test_the_gateway_benchmark_counts_every_message(tmp_path, capsys):
+    out, plot = tmp_path / "gateway.jsonl", tmp_path / "gateway.png"
+    options = ["--sessions", "3", "--seconds", "1", "--churn", "10", "--out", str(out), "--plot", str(plot)]
+    assert run.main(["gateway", *options]) == 0
+    load, churned = (json.loads(line) for line in out.read_text().splitlines())
+    assert load["result"]["messages"] == 3 * 50 and load["result"]["messages_lost"] == 0
+    assert load["result"]["cpu_us"] > 0 and load["result"]["memory_kib"] > 0
+    assert churned["churn"]["memory_after_mib"] > 0 and "CPU us / message" in capsys.readouterr().out
 
 
 def message(text: str, stable: int = 0) -> dict:

@@ -4,6 +4,7 @@ import dataclasses
 import queue
 import threading
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -53,6 +54,38 @@ class FakeEngine:
         self.closed = True
 
 
+class LaneEngine(FakeEngine):
+    """Encodes on threads of its own, when it is let."""
+
+    def __init__(self, before_step=lambda what: None):
+        super().__init__(before_step)
+        self.limits = dataclasses.replace(self.limits, encode_lanes=2)
+        self.finished: list[int] = []
+        self.cores = ThreadPoolExecutor(2)
+
+    def begin_encode(self, slot, clip, alone):
+        return LaneEncoding(self, slot, self.cores.submit(self._before_step, "encode"))
+
+    def close(self):
+        self.cores.shutdown()
+        super().close()
+
+
+@dataclasses.dataclass
+class LaneEncoding:
+    engine: LaneEngine
+    slot: int
+    future: Future
+
+    def when_done(self, callback):
+        self.future.add_done_callback(lambda _: callback())
+
+    def finish(self):
+        self.future.result()
+        self.engine.busy.add(self.slot)
+        self.engine.finished.append(self.slot)
+
+
 @pytest.fixture
 def start():
     """Starts a loop on an engine; ends it after the test."""
@@ -83,6 +116,45 @@ def test_requests_are_answered_and_slots_given_back(start):
     assert all(result.tokens == (9,) and result.error is None for result in results)
     loop.stop()
     assert not engine.busy and engine.closed
+
+
+def test_requests_are_answered_where_clips_are_encoded_on_lanes(start):
+    engine = LaneEngine()
+    loop, answers = start(engine)
+    for number in range(20):
+        loop.submit(request(number), answers.put)
+    results = [answers.get(timeout=LONGEST_WAIT_SECONDS) for _ in range(20)]
+    assert sorted(result.request.request_id for result in results) == list(range(20))
+    assert all(result.tokens == (9,) and result.error is None for result in results)
+    loop.stop()
+    assert engine.closed and len(engine.finished) == 20
+
+
+def test_a_lane_that_fails_fails_its_request_alone(start):
+    failures = iter([RuntimeError("no memory for this clip")])
+
+    def fail_once(what: str) -> None:
+        if what == "encode" and (error := next(failures, None)):
+            raise error
+
+    loop, answers = start(LaneEngine(fail_once))
+    loop.submit(request(0), answers.put)
+    failed = answers.get(timeout=LONGEST_WAIT_SECONDS)
+    assert isinstance(failed.error, EngineFailed) and "no memory for this clip" in str(failed.error)
+    loop.submit(request(1), answers.put)
+    assert answers.get(timeout=LONGEST_WAIT_SECONDS).error is None
+
+
+def test_a_loop_that_is_stopped_answers_what_is_on_a_lane(start):
+    let_go = threading.Event()
+    loop, answers = start(LaneEngine(lambda what: let_go.wait(LONGEST_WAIT_SECONDS)))
+    loop.submit(request(0), answers.put)
+    stopping = threading.Thread(target=loop.stop)
+    stopping.start()
+    assert isinstance(answers.get(timeout=LONGEST_WAIT_SECONDS).error, EngineStopped)
+    let_go.set()
+    stopping.join(LONGEST_WAIT_SECONDS)
+    assert not stopping.is_alive()
 
 
 def test_a_failing_step_fails_its_requests_by_name_and_the_loop_goes_on(start):

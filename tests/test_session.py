@@ -8,7 +8,7 @@ import pytest
 
 from runtime.audio import SAMPLE_RATE, count_frames
 from runtime.exceptions import EngineFailed, EngineStopped
-from runtime.requests import Priority, Request, Result
+from runtime.requests import Priority, Request, Result, Timings
 from runtime.tokenizer import Tokenizer
 from server.session import Session, SessionLimits, State
 
@@ -27,12 +27,13 @@ class Stream:
     def __init__(self, submit=None, **limits):
         self.messages: list[dict] = []
         self.requests: list[Request] = []
+        self.late_seconds: list[float] = []
         self.finished = 0
         self.now = 0.0
         self.drops = False
         self.session = Session(
             "stream-1", dataclasses.replace(LIMITS, **limits), TOKENIZER, self._receive,
-            submit or self.requests.append, self._finish, now=0.0,
+            submit or self.requests.append, self._finish, now=0.0, on_update=self.late_seconds.append,
         )  # fmt: skip
 
     def _receive(self, message: dict) -> bool:
@@ -115,6 +116,32 @@ def test_interims_keep_their_interval():
             asked_at.append(stream.now)
             stream.answer(3)
     assert np.diff(asked_at) == pytest.approx(0.5, abs=0.021)
+
+
+def test_an_update_says_how_late_the_engine_began_with_it():
+    """Late is what it waited beyond its time: behind the update before, and then in the queue."""
+    stream = Stream(interim_interval_seconds=0.5).init()
+    stream.sound(2.0)  # the first update is due, and asked for, after 0.1 s; the next one has been due since 0.6 s
+    for queue_ms in (40.0, 70.0):
+        request = stream.requests[-1]
+        stream.session.on_result(Result(request, (3, 4), (-0.1, -0.1), timings=Timings(queue_ms=queue_ms)), stream.now)
+    assert stream.late_seconds == pytest.approx([0.04, 2.0 - 0.6 + 0.07], abs=0.03)
+
+
+def test_the_backlog_is_audio_that_waits_and_no_quiet():
+    stream = Stream().init()
+    assert stream.session.backlog_seconds == 0
+    stream.sound(1.0)
+    assert stream.session.backlog_seconds == pytest.approx(1.0)
+    stream.answer(3, 4)
+    assert stream.session.backlog_seconds == pytest.approx(0.9, abs=0.03), "the first update had the first 0.1 s"
+    stream.quiet(1.0)
+    for _ in range(3):
+        if stream.session._pending:
+            stream.answer(3, 4)
+    assert stream.session.backlog_seconds == 0, "all that was said has been heard"
+    stream.sound(0.4)
+    assert stream.session.backlog_seconds > 0
 
 
 def test_an_interim_that_says_nothing_new_is_not_sent():

@@ -170,6 +170,32 @@ def test_an_engine_process_that_is_killed_is_started_again_and_its_sessions_are_
     assert "fail better" in speak(served, recordings["short"].samples).lower()
 
 
+def test_streams_are_dealt_out_to_engine_processes_and_only_those_of_a_dead_one_are_lost(start_server, recordings):
+    server = start_server(ASR_WORKERS="2", ASR_ENGINES="2", ASR_TARGET="onnxruntime")
+
+    async def four_of_which_some_are_lost() -> list[str]:
+        # Each gateway finds each engine process by itself, some tenths of a second apart.
+        await until(lambda: all(server.get("/readyz").status_code == 200 for _ in range(10)), "two gateways that are ready")
+        await asyncio.sleep(2 * wire.PULSE_SECONDS)
+        async with contextlib.AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(StreamingClient(server.address)) for _ in range(4)]
+            for client in clients:
+                await client.send(recordings["short"].samples[: 4 * SAMPLE_RATE].tobytes())
+            os.kill(processes_of(server)["server.engine_process"][0], signal.SIGKILL)
+            await asyncio.sleep(wire.LOST_SECONDS + 2 * wire.PULSE_SECONDS)  # by then both gateways have noticed
+            assert server.get("/readyz").status_code == 200, "the other engine serves on"
+            said = []
+            for client in clients:
+                try:
+                    said.append((await client.close())["op"])
+                except StreamError as error:
+                    said.append(error.reason)
+            return said
+
+    said = asyncio.run(four_of_which_some_are_lost())
+    assert set(said) == {"engine_failed", "final"}, said
+
+
 def test_the_limit_of_sessions_is_of_all_gateways_together(served):
     wait_until_ready(served)
 

@@ -1,21 +1,33 @@
 """moonshine-cpp on files given as arguments (.npy, float32); prints one JSON line. Stands alone."""
 
-import ctypes
 import json
 import sys
 import time
+import wave
+from pathlib import Path
 
 import moonshine_cpp
 import numpy as np
 
 
+def write_wav(path: Path) -> str:
+    """The package's own call for samples fails (it asks ctypes for c_float_p), so it is given files; reading them is little."""
+    samples = (np.load(path) * 32_768).astype(np.int16)
+    name = str(path.with_suffix(".wav"))
+    with wave.open(name, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16_000)
+        file.writeframes(samples.tobytes())
+    return name
+
+
 def main() -> None:
-    clips = [np.load(path) for path in sys.argv[1:]]
-    audio = [(ctypes.c_float * len(clip))(*clip.tolist()) for clip in clips]
+    names = [write_wav(Path(path)) for path in sys.argv[1:]]
     model = moonshine_cpp.MoonshineModel()
-    model.transcribe(audio[0])
+    model.transcribe_wav(names[0])
     began = time.perf_counter()
-    texts = [model.transcribe(samples) for samples in audio]
+    texts = [model.transcribe_wav(name) for name in names]
     print(json.dumps({"seconds": time.perf_counter() - began, "texts": texts}))
 
 
