@@ -28,7 +28,7 @@ console = Console(width=160)
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 DEFAULT_PRECISION = "fp16" if gpu.find() else "fp32"
-WAYS = {"process": "in process", "webrtc": "WebRTC"}
+WAYS = {"process": "in process", "webrtc": "WebRTC", "plain": "in process"}  # plain: without drafts
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,9 +79,9 @@ def add_offline_options(command: argparse.ArgumentParser) -> None:
 def add_streams_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--target", default=engines.detect_target(), choices=engines.TARGETS)
     command.add_argument("--precisions", nargs="+", default=["int8" if gpu.find() is None else "fp16"], choices=PRECISIONS)
-    command.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
+    command.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS,
+                         help="plain: in process without drafts, every update decoded anew")  # fmt: skip
     command.add_argument("--interval-ms", type=float, nargs="+", default=[1000.0], help="shortest time between updates")
-    command.add_argument("--plain", action="store_true", help="without drafts, too, in process: every update decoded anew")
     command.add_argument("--workers", type=int, default=1, help="gateway processes, over WebRTC")
     command.add_argument("--start", type=int, default=8, help="streams of the first trial")
     command.add_argument("--step", type=int, default=4, help="streams more or fewer until a trial fails or passes")
@@ -162,14 +162,13 @@ def run_streams(arguments: argparse.Namespace) -> int:
 
 
 def searches_of(arguments: argparse.Namespace) -> list[Trial]:
-    """One for each way, precision and interval; without drafts in process only."""
-    wanted = [(way, True) for way in arguments.ways] + ([("process", False)] if arguments.plain else [])
+    """One for each way, precision and interval."""
     return [
-        Trial(WAYS[way], 0, arguments.seconds, interval_ms, str(arguments.engines.resolve()), arguments.target, precision, drafts,
-              workers=arguments.workers if way == "webrtc" else 1)
+        Trial(WAYS[way], 0, arguments.seconds, interval_ms, str(arguments.engines.resolve()), arguments.target, precision,
+              drafts=way != "plain", workers=arguments.workers if way == "webrtc" else 1)
         for precision in arguments.precisions
         for interval_ms in arguments.interval_ms
-        for way, drafts in wanted
+        for way in arguments.ways
     ]  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from runtime.exceptions import EngineError, RequestCancelled
 from runtime.requests import Priority, Request, Result, Timings
 from runtime.slots import Slots
 
-ENCODE_BURST = 4  # rows encoded before those in flight get a pass: four rows share a pass at half the price of one
+ENCODE_BURST = 4  # encodes in a row, without lanes, before the rows in flight get a pass: four share one at half the price
 
 
 @dataclass
@@ -81,7 +81,7 @@ class Batcher:
         self._to_align: dict[int, Job] = {}  # decoded, but asked for more; they keep their slots
         self._streams: set[str] = set()
         self._freed: list[int] = []
-        self._encoded_rows = 0
+        self._encodes_in_a_row = 0
 
     @property
     def waiting(self) -> int:
@@ -129,7 +129,7 @@ class Batcher:
                 return self._plan_encode(now)
             return self._plan_decode()
         final_in_flight = any(job.request.priority is Priority.FINAL for job in self._in_flight.values())
-        burst_is_over = bool(self._in_flight) and self._encoded_rows >= ENCODE_BURST
+        burst_is_over = bool(self._in_flight) and self._encodes_in_a_row >= ENCODE_BURST
         if waiting and (self._waiting[Priority.FINAL] or not (final_in_flight or burst_is_over)):
             return self._plan_encode(now)
         return self._plan_decode()
@@ -146,7 +146,7 @@ class Batcher:
         if not jobs or not all(map(can_be_fed, jobs)):
             return None
         rows = tuple(map(row_of, jobs))
-        self._encoded_rows = 0
+        self._encodes_in_a_row = 0
         for job in jobs:
             job.unanswered += 1
         return Decode(jobs, rows)
@@ -189,7 +189,7 @@ class Batcher:
                 self._limits.end_token,
             )
             (self._encoding if self._limits.encode_lanes else self._in_flight)[request.request_id] = job
-        self._encoded_rows += len(jobs)
+        self._encodes_in_a_row += 1
         self._lanes_taken += bool(self._limits.encode_lanes)
         return Encode(jobs, alone)
 

@@ -124,7 +124,7 @@ def test_the_streams_benchmark_searches_tells_the_rule_and_draws(built, tmp_path
     monkeypatch.setattr(streams, "run_in_fresh_process", lambda trial, references: outcome(
         trial.streams, broken=[] if trial.streams <= 4 + trial.drafts else ["backlog reached 4.0 s"]))  # fmt: skip
     out, plot = tmp_path / "streams.jsonl", tmp_path / "streams.png"
-    options = ["--precisions", "fp32", "--target", ONNXRUNTIME, "--plain", "--start", "4", "--step", "2"]
+    options = ["--precisions", "fp32", "--target", ONNXRUNTIME, "--start", "4", "--step", "2"]
     assert run.main(["streams", *options, "--out", str(out), "--plot", str(plot), "--compare", str(out)]) == 0
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert [(line["result"]["trial"]["way"], line["result"]["trial"]["drafts"]) for line in lines] == [
