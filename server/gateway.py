@@ -28,7 +28,7 @@ from server.wire import SOCKET_VARIABLE
 
 logger = logging.getLogger("server.gateway")
 
-LISTENER_VARIABLE = "ASR_LISTENER"  # from the supervisor: number of the socket that all gateways accept connections on
+BACKLOG = 1024  # connections that wait to be accepted
 ORPHAN_CHECK_SECONDS = 1.0
 
 
@@ -91,11 +91,17 @@ async def stop_when_orphaned(server: uvicorn.Server) -> None:
             server.should_exit = True
 
 
+def listen(host: str, port: int, shared: bool) -> socket.socket:
+    """Accept connections there. shared: with other processes; the kernel deals them out evenly. Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=shared)
+
+
 def main() -> int:
     settings = load_settings()
     set_up_log(settings)
     tokenizer = Tokenizer.load(choice_of(settings).directory)
-    listener = socket.socket(fileno=int(os.environ[LISTENER_VARIABLE]))
+    listener = listen(settings.host, settings.port, shared=True)
     pool = EnginePool([EngineLink(address) for address in os.environ[SOCKET_VARIABLE].split()])
     run(build_server(settings, pool, tokenizer, Metrics()), [listener])
     return 0

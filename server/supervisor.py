@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -15,8 +14,7 @@ from pathlib import Path
 from prometheus_client import multiprocess
 
 from runtime import gpu
-from server import wire
-from server.gateway import LISTENER_VARIABLE
+from server import gateway, wire
 from server.metrics import SHARED_VARIABLE
 from server.settings import Settings
 
@@ -25,7 +23,6 @@ logger = logging.getLogger("server.supervisor")
 SETTLED_SECONDS = 20.0  # a process that lived so long died of something new
 EARLY_DEATHS = 5  # in a row, each before it had settled: starting it once more would not help
 PAUSE_SECONDS = 0.5  # before a process is started again, doubled with every early death
-BACKLOG = 1024  # connections that wait to be accepted
 KILL_SECONDS = 15.0  # beyond its own limit, for a process to end when told to
 
 
@@ -37,8 +34,6 @@ class Child:
     module: str
     variables: Mapping[str, str]
     """Its own environment variables, beside the server's."""
-    listener: int | None = None
-    """The number of the socket it accepts connections on."""
     process: asyncio.subprocess.Process | None = None
     early_deaths: int = 0
 
@@ -48,7 +43,6 @@ class Supervisor:
     """Of one server."""
 
     settings: Settings
-    listener: socket.socket
     directory: Path
     """Where the processes meet, and share what they count; its owner alone may look into it."""
     status: int = 0
@@ -97,12 +91,8 @@ class Supervisor:
         return children
 
     def _gateways(self) -> list[Child]:
-        variables = {
-            wire.SOCKET_VARIABLE: " ".join(self._addresses()), LISTENER_VARIABLE: str(self.listener.fileno()),
-            SHARED_VARIABLE: str(self._shared),
-        }  # fmt: skip
-        listener, numbers = self.listener.fileno(), range(1, self.settings.workers + 1)
-        return [Child(f"gateway {number}", "server.gateway", variables, listener) for number in numbers]
+        variables = {wire.SOCKET_VARIABLE: " ".join(self._addresses()), SHARED_VARIABLE: str(self._shared)}
+        return [Child(f"gateway {number}", "server.gateway", variables) for number in range(1, self.settings.workers + 1)]
 
     async def _keep_running(self, child: Child) -> None:
         while not self.stopping.is_set():
@@ -122,11 +112,10 @@ class Supervisor:
     async def _run_once(self, child: Child) -> str:
         """From its start to its end; returns how that came."""
         command = [sys.executable, "-m", child.module]
-        fds = [] if child.listener is None else [child.listener]
         try:
             # A session of its own: a Ctrl-C in the terminal is for the supervisor to pass on.
             child.process = await asyncio.create_subprocess_exec(
-                *command, env=os.environ | child.variables, pass_fds=fds, start_new_session=True
+                *command, env=os.environ | child.variables, start_new_session=True
             )
         except OSError as exc:  # no memory left, say
             return f"it could not be started: {exc}"
@@ -140,15 +129,11 @@ class Supervisor:
 def run(settings: Settings) -> int:
     """Serve with settings.workers gateways; returns the exit status."""
     try:
-        listener = socket.create_server((settings.host, settings.port), backlog=BACKLOG, family=family_of(settings.host))
+        gateway.listen(settings.host, settings.port, shared=False).close()  # sharing a port with another server goes unnoticed
     except OSError as exc:
         print(f"cannot listen on {settings.host}:{settings.port}: {exc}", file=sys.stderr)
         return 1
     logger.info("%d gateways on http://%s:%d", settings.workers, settings.host, settings.port)
-    with listener, tempfile.TemporaryDirectory(prefix="moonshine-asr-") as directory:
+    with tempfile.TemporaryDirectory(prefix="moonshine-asr-") as directory:
         (Path(directory) / "metrics").mkdir()
-        return asyncio.run(Supervisor(settings, listener, Path(directory)).run())
-
-
-def family_of(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
+        return asyncio.run(Supervisor(settings, Path(directory)).run())
