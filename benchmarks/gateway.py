@@ -16,10 +16,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.servers import free_address, running_process
 from server.client import StreamingClient
+from server.webrtc import LINGER_SECONDS
 
 PROJECT = Path(__file__).resolve().parent.parent
 P99_LIMIT_MS = 20.0
 SETTLE_SECONDS = 1.0
+TORN_DOWN_SECONDS = 2 * LINGER_SECONDS  # by then the last connections are gone
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Churn:
 
     sessions: int
     memory_before_mib: float
-    """After the first tenth of them."""
+    """After as many before them: a young heap still grows."""
     memory_after_mib: float
     growth: float
     """Relative."""
@@ -145,13 +147,13 @@ def churn(sessions: int, progress: Callable[[str], None]) -> Churn:
             await asyncio.gather(*(one(places) for _ in range(count)))
             return time.monotonic() - began
 
-        progress(f"{sessions} sessions opened and closed: the first tenth")
-        asyncio.run(many(sessions // 10))
-        time.sleep(SETTLE_SECONDS)
+        progress(f"{sessions} sessions opened and closed, until the heap has its size")
+        asyncio.run(many(sessions))
+        time.sleep(TORN_DOWN_SECONDS)
         before = read(address)["bench_memory_bytes"]
-        progress(f"{sessions} sessions opened and closed")
+        progress(f"and {sessions} more")
         seconds = asyncio.run(many(sessions))
-        time.sleep(SETTLE_SECONDS)
+        time.sleep(TORN_DOWN_SECONDS)
         after = read(address)["bench_memory_bytes"]
     return Churn(sessions, round(before / 2**20, 1), round(after / 2**20, 1), round(after / before - 1, 4),
                  round(seconds / sessions * 1000, 1))  # fmt: skip

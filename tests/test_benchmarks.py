@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import comparison, file_sets, gpu_check, offline, run, streams
+from benchmarks import comparison, file_sets, gateway, gpu_check, offline, run, streams
 from benchmarks.gpu_check import Stage
 from benchmarks.listening import listen
 from benchmarks.model_size import ModelSize
@@ -198,7 +198,8 @@ def test_every_part_of_the_rule_is_judged(changed, said):
     assert broken == [] if said is None else len(broken) == 1 and broken[0].startswith(said)
 
 
-def test_the_gateway_benchmark_counts_every_message(tmp_path, capsys):
+def test_the_gateway_benchmark_counts_every_message(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(gateway, "TORN_DOWN_SECONDS", 1.0)
     out, plot = tmp_path / "gateway.jsonl", tmp_path / "gateway.png"
     options = ["--sessions", "3", "--seconds", "1", "--churn", "10", "--out", str(out), "--plot", str(plot)]
     assert run.main(["gateway", *options]) == 0
