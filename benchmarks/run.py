@@ -80,7 +80,7 @@ def add_streams_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--target", default=engines.detect_target(), choices=engines.TARGETS)
     command.add_argument("--precisions", nargs="+", default=["int8" if gpu.find() is None else "fp16"], choices=PRECISIONS)
     command.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS,
-                         help="plain: in process without drafts, every update decoded anew")  # fmt: skip
+                         help="plain: in process without drafts, all but stable text decoded anew")  # fmt: skip
     command.add_argument("--interval-ms", type=float, nargs="+", default=[1000.0], help="shortest time between updates")
     command.add_argument("--workers", type=int, default=1, help="gateway processes, over WebRTC")
     command.add_argument("--start", type=int, default=8, help="streams of the first trial")

@@ -56,7 +56,7 @@ class Trial:
     target: str
     precision: str
     drafts: bool = True
-    """False: every update is decoded anew, token by token."""
+    """False: what is not stable is decoded anew in every update, token by token."""
     max_segment_seconds: float = 12.0
     workers: int = 1
     seed: int = 0
