@@ -78,20 +78,15 @@ def search(settings: Trial, start: int, step: int, long_seconds: float, run: Cal
         found.trials.append(outcome)
         return not outcome.broken
 
-    good, bad = 0, None
-    streams = start
-    while bad is None or good == 0:
-        if streams == 0:
-            break
+    good, bad, streams = 0, None, start
+    while streams and not (good and bad):
         if passes(streams, settings.seconds):
             good = streams
-            streams = bad - 1 if bad else streams + step
-            if bad is not None:
-                break
+            streams += step
         else:
             bad = streams
-            streams = max(1, streams - step) if good == 0 and streams > 1 else 0
-    while bad is not None and bad - good > 1 and good:
+            streams = max(1, streams - step) if streams > 1 else 0
+    while good and bad - good > 1:
         middle = (good + bad) // 2
         if passes(middle, settings.seconds):
             good = middle

@@ -6,7 +6,6 @@ import sys
 
 from runtime import engines
 from runtime.exceptions import DeviceError, EngineDirectoryError, EngineError
-from runtime.tokenizer import Tokenizer
 from server import gateway, supervisor
 from server import settings as settings_module
 from server.metrics import Metrics
@@ -32,8 +31,8 @@ def main() -> int:
             engines.check(choice_of(settings), settings.max_batch)
             return supervisor.run(settings)
         metrics = Metrics()
-        engine_loop, _ = open_for_serving(settings, metrics)
-        gateway.run(gateway.build_server(settings, engine_loop, Tokenizer.load(choice_of(settings).directory), metrics))
+        engine_loop, _, tokenizer = open_for_serving(settings, metrics)
+        gateway.run(gateway.build_server(settings, engine_loop, tokenizer, metrics))
     except EngineError as exc:
         print(exc, file=sys.stderr)
         return 3

@@ -122,7 +122,7 @@ def unique_name(identity: bytes, stream_id: str) -> str:
 async def serve(settings: Settings, address: str, parent: int) -> int:
     """Until SIGTERM or the end of the supervisor, the process `parent`; returns the exit status."""
     metrics = Metrics()
-    engine_loop, engine = open_for_serving(settings, metrics)
+    engine_loop, engine, _ = open_for_serving(settings, metrics)
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     engine_loop.start()

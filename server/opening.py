@@ -7,6 +7,7 @@ from runtime import engines
 from runtime.engine import Engine
 from runtime.engines import Choice
 from runtime.loop import EngineLoop
+from runtime.tokenizer import Tokenizer
 from server import settings as settings_module
 from server.metrics import Metrics
 from server.settings import Settings, SettingsError
@@ -36,17 +37,17 @@ def choice_of(settings: Settings) -> Choice:
     return engines.choose(settings.engine_dir, settings.model_id, settings.precision, settings.engine_target)
 
 
-def open_for_serving(settings: Settings, metrics: Metrics) -> tuple[EngineLoop, Engine]:
-    """The engine and the loop that will own it, not started.
+def open_for_serving(settings: Settings, metrics: Metrics) -> tuple[EngineLoop, Engine, Tokenizer]:
+    """The engine, its tokenizer, and the loop that will own it, not started.
 
     Raises EngineDirectoryError, and DeviceError or EngineFailed where the engine's device is missing or fails.
     """
     choice = choice_of(settings)
     if choice.remark:
         logger.warning("%s", choice.remark)
-    engine, _, found = engines.open_engine(
+    engine, tokenizer, found = engines.open_engine(
         choice, settings.max_batch, settings.cpu_threads or None, settings.max_segment_seconds + SEGMENT_MARGIN_SECONDS
     )
     logger.info("engine: %s, %s, weights: %s", engine.name, found.model, found.weights_source)
     metrics.watch(engine)
-    return EngineLoop(engine, settings.max_batch_wait_ms / 1000, metrics), engine
+    return EngineLoop(engine, settings.max_batch_wait_ms / 1000, metrics), engine, tokenizer

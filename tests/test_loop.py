@@ -3,7 +3,7 @@
 import dataclasses
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -102,6 +102,17 @@ def start():
         loop.stop()
 
 
+def failing_once(step: str, message: str) -> Callable[[str], None]:
+    """A before_step that raises at the first step of this kind."""
+    failures = iter([RuntimeError(message)])
+
+    def before_step(what: str) -> None:
+        if what == step and (error := next(failures, None)):
+            raise error
+
+    return before_step
+
+
 def request(number: int) -> Request:
     return Request(number, f"s{number}", CLIP)
 
@@ -131,13 +142,7 @@ def test_requests_are_answered_where_clips_are_encoded_on_lanes(start):
 
 
 def test_a_lane_that_fails_fails_its_request_alone(start):
-    failures = iter([RuntimeError("no memory for this clip")])
-
-    def fail_once(what: str) -> None:
-        if what == "encode" and (error := next(failures, None)):
-            raise error
-
-    loop, answers = start(LaneEngine(fail_once))
+    loop, answers = start(LaneEngine(failing_once("encode", "no memory for this clip")))
     loop.submit(request(0), answers.put)
     failed = answers.get(timeout=LONGEST_WAIT_SECONDS)
     assert isinstance(failed.error, EngineFailed) and "no memory for this clip" in str(failed.error)
@@ -158,13 +163,7 @@ def test_a_loop_that_is_stopped_answers_what_is_on_a_lane(start):
 
 
 def test_a_failing_step_fails_its_requests_by_name_and_the_loop_goes_on(start):
-    failures = iter([RuntimeError("out of memory")])
-
-    def fail_once(what: str) -> None:
-        if what == "decode" and (error := next(failures, None)):
-            raise error
-
-    loop, answers = start(FakeEngine(fail_once))
+    loop, answers = start(FakeEngine(failing_once("decode", "out of memory")))
     loop.submit(request(0), answers.put)
     failed = answers.get(timeout=LONGEST_WAIT_SECONDS)
     assert isinstance(failed.error, EngineFailed) and "out of memory" in str(failed.error)
