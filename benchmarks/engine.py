@@ -18,11 +18,12 @@ import numpy as np
 from benchmarks import machine
 from benchmarks.accuracy import evaluation_clips
 from benchmarks.model_size import ModelSize
-from runtime import gpu, manifest
+from runtime import gpu
 from runtime.audio import SAMPLE_RATE, Clip, count_frames
-from runtime.engine import CONTINUED, Engine, Row
+from runtime.engine import manifest
+from runtime.engine.manifest import TENSORRT, TORCH, Manifest
+from runtime.engine.protocol import CONTINUED, Engine, Row
 from runtime.hypothesis import END_BIAS
-from runtime.manifest import TENSORRT, TORCH, Manifest
 from runtime.requests import TOKENS_PER_SECOND
 from server import audio_file
 
@@ -183,15 +184,15 @@ def measure_transformers(batches: Sequence[int], seconds: Sequence[float], preci
 @contextlib.contextmanager
 def opened(target: str, directory: Path, found: Manifest, max_batch: int, max_seconds: float, graphs: bool) -> Iterator[Engine]:
     if target == TENSORRT:
-        from runtime.tensorrt_engine import open_tensorrt
+        from runtime.engine.tensorrt_engine import open_tensorrt
 
         engine = open_tensorrt(directory, found, max_batch, max_seconds, graphs)
     elif target == TORCH:
-        from runtime.torch_engine import open_torch
+        from runtime.engine.torch_engine import open_torch
 
         engine = open_torch(directory, found, max_batch, max_seconds, "cuda" if gpu.find() else "cpu", graphs)
     else:
-        from runtime.onnx_engine import OnnxEngine
+        from runtime.engine.onnx_engine import OnnxEngine
 
         engine = OnnxEngine(directory, found, max_batch)
     try:

@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks import machine
-from runtime import gpu, tensorrt_package
+from runtime import gpu
+from runtime.engine import tensorrt_package
 
 PROJECT = Path(__file__).resolve().parent.parent
 LIMIT_SECONDS = 570  # for everything; the rest of ten minutes is for starting and reporting

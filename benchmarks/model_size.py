@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from runtime.manifest import Manifest
+from runtime.engine.manifest import Manifest
 
 MLP_FACTOR = 4  # hidden size of the MLPs over the model's, in Base and in Tiny
 TYPICAL_PAST = 32  # tokens that a step attends to

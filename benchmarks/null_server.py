@@ -12,7 +12,7 @@ import numpy as np
 from prometheus_client import Gauge, Histogram
 
 from runtime.audio import Clip
-from runtime.engine import Engine, Limits, Prediction, Ready, Row
+from runtime.engine.protocol import Engine, Limits, Prediction, Ready, Row
 from runtime.loop import EngineLoop
 from runtime.tokenizer import Tokenizer
 from server import gateway

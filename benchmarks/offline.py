@@ -19,8 +19,9 @@ from benchmarks.accuracy import word_error_rate
 from benchmarks.file_sets import Recording, clips_one_by_one, sample_recordings
 from benchmarks.transformers_model import load_base
 from engine_build.checkpoint import DEFAULT_MODEL
-from runtime import engines, gpu
+from runtime import gpu
 from runtime.audio import SAMPLE_RATE, Clip
+from runtime.engine import selection
 from runtime.hypothesis import END_BIAS
 from runtime.loop import EngineLoop
 from runtime.observer import Observer
@@ -93,8 +94,8 @@ def outcome(name: str, recordings: Sequence[Recording], seconds: Sequence[float]
 
 def transcribe_all(engine_directory: Path, target: str, precision: str, recordings: Sequence[Recording], batch: int) -> Offline:
     """All recordings handed to the engine loop at once, as finals."""
-    choice = engines.choose(engine_directory, DEFAULT_MODEL, precision, target)
-    engine, tokenizer, _ = engines.open_engine(choice, batch)
+    choice = selection.choose(engine_directory, DEFAULT_MODEL, precision, target)
+    engine, tokenizer, _ = selection.open_engine(choice, batch)
     loop = EngineLoop(engine, 0.0, Observer())
     loop.start()
     answers: queue.SimpleQueue[Result] = queue.SimpleQueue()
@@ -175,7 +176,7 @@ def run(engine_directory: Path, target: str, precisions: Sequence[str], batches:
     for precision, batch in itertools.product(precisions, batches):
         progress(f"{target} {precision}, up to {batch} at once")
         yield transcribe_all(engine_directory, target, precision, recordings, batch)
-    tokenizer = Tokenizer.load(engines.choose(engine_directory, DEFAULT_MODEL, precisions[0], target).directory)
+    tokenizer = Tokenizer.load(selection.choose(engine_directory, DEFAULT_MODEL, precisions[0], target).directory)
     for size in TRANSFORMERS_BATCHES:
         progress(f"transformers, batches of {size}")
         yield transcribe_with_transformers(recordings, size, tokenizer)

@@ -14,7 +14,7 @@ from benchmarks.listening import Listening, Spoken, listen
 from benchmarks.simulation import Simulation, run_step
 from runtime.audio import SAMPLE_RATE, Clip
 from runtime.batcher import Batcher
-from runtime.engine import Engine
+from runtime.engine.protocol import Engine
 from runtime.hypothesis import END_BIAS
 from runtime.requests import Request
 from runtime.tokenizer import Tokenizer

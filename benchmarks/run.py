@@ -20,8 +20,9 @@ from benchmarks.servers import running_server
 from benchmarks.simulation import DEFAULT_LIMITS
 from benchmarks.trial import RULE, Trial
 from engine_build.checkpoint import DEFAULT_MODEL
-from runtime import engines, gpu
-from runtime.engine import Engine
+from runtime import gpu
+from runtime.engine import selection
+from runtime.engine.protocol import Engine
 from runtime.tokenizer import Tokenizer
 
 console = Console(width=160)
@@ -63,21 +64,21 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def add_engine_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--target", action="append", choices=engines.TARGETS, help="which engines; default: what there is")
+    command.add_argument("--target", action="append", choices=selection.TARGETS, help="which engines; default: what there is")
     command.add_argument("--precision", default=DEFAULT_PRECISION, choices=PRECISIONS)
     command.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32] if gpu.find() else [1, 8])
     command.add_argument("--seconds", type=float, nargs="+", default=[2.0, 5.0, 10.0, 20.0], help="lengths of audio")
 
 
 def add_offline_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--target", default=engines.detect_target(), choices=engines.TARGETS)
+    command.add_argument("--target", default=selection.detect_target(), choices=selection.TARGETS)
     command.add_argument("--precisions", nargs="+", default=[DEFAULT_PRECISION, "int8"], choices=PRECISIONS)
     command.add_argument("--batches", type=int, nargs="+", default=[32] if gpu.find() else [8, 32], help="MAX_BATCH_SIZE")
     command.add_argument("--peers", action="store_true", help="other recognisers from PyPI, in environments below .peers")
 
 
 def add_streams_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--target", default=engines.detect_target(), choices=engines.TARGETS)
+    command.add_argument("--target", default=selection.detect_target(), choices=selection.TARGETS)
     command.add_argument("--precisions", nargs="+", default=["int8" if gpu.find() is None else "fp16"], choices=PRECISIONS)
     command.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS,
                          help="plain: in process without drafts, all but stable text decoded anew")  # fmt: skip
@@ -97,7 +98,7 @@ def add_gateway_options(command: argparse.ArgumentParser) -> None:
 
 
 def add_quality_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--target", default=engines.detect_target(), choices=engines.TARGETS)
+    command.add_argument("--target", default=selection.detect_target(), choices=selection.TARGETS)
     command.add_argument("--precision", default=DEFAULT_PRECISION, choices=PRECISIONS)
     command.add_argument("--sets", nargs="+", default=list(FILE_SETS), choices=list(FILE_SETS), metavar="SET",
                          help="file sets: " + "; ".join(FILE_SETS))  # fmt: skip
@@ -115,7 +116,7 @@ def settings_of(arguments: argparse.Namespace) -> dict:
 
 
 def run_engine(arguments: argparse.Namespace) -> int:
-    targets = arguments.target or ([engines.TENSORRT, engines.TORCH] if gpu.find() else [engines.ONNXRUNTIME])
+    targets = arguments.target or ([selection.TENSORRT, selection.TORCH] if gpu.find() else [selection.ONNXRUNTIME])
     about, runs = {"benchmark": "engine", "machine": machine.describe(), "settings": settings_of(arguments)}, []
     with console.status("…") as status:
         for done in engine.run(
@@ -189,8 +190,8 @@ def run_gateway(arguments: argparse.Namespace) -> int:
 
 
 def run_quality(arguments: argparse.Namespace) -> int:
-    choice = engines.choose(arguments.engines, DEFAULT_MODEL, arguments.precision, arguments.target)
-    opened, tokenizer, _ = engines.open_engine(choice, max_batch=1)
+    choice = selection.choose(arguments.engines, DEFAULT_MODEL, arguments.precision, arguments.target)
+    opened, tokenizer, _ = selection.open_engine(choice, max_batch=1)
     about = {"benchmark": "quality", "machine": machine.describe(), "engine": opened.name,
              "settings": {name: getattr(arguments, name) for name in ("interval_ms", "seconds")}}  # fmt: skip
     title, done = f"{opened.name}, an update every {arguments.interval_ms:g} ms", []

@@ -10,7 +10,7 @@ import numpy as np
 from runtime import alignment
 from runtime.audio import SAMPLE_RATE
 from runtime.batcher import Align, Batcher, Decode, Encode, Step
-from runtime.engine import Engine
+from runtime.engine.protocol import Engine
 from runtime.requests import Request, Result
 from runtime.tokenizer import Tokenizer
 from server.session import Session, SessionLimits, State

@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.simulation import DEFAULT_LIMITS, Simulation
 from benchmarks.trial import Outcome, Trial, all_recordings
 from engine_build.checkpoint import DEFAULT_MODEL
-from runtime import engines
+from runtime.engine import selection
 from server.session import SessionLimits
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -40,8 +40,8 @@ def limits_of(trial: Trial) -> SessionLimits:
 
 def references_of(trial: Trial) -> dict[str, str]:
     """By name of the recording, the text of one stream alone."""
-    choice = engines.choose(Path(trial.engines), DEFAULT_MODEL, trial.precision, trial.target)
-    engine, tokenizer, _ = engines.open_engine(choice, max_batch=1)
+    choice = selection.choose(Path(trial.engines), DEFAULT_MODEL, trial.precision, trial.target)
+    engine, tokenizer, _ = selection.open_engine(choice, max_batch=1)
     texts = {each.name: Simulation(engine, tokenizer, limits_of(trial)).run(each.samples) for each in all_recordings()}
     engine.close()
     return texts

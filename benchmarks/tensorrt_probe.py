@@ -4,8 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from runtime import gpu, tensorrt_package
-from runtime.manifest import DECODER_PLAN, ENCODER_PLAN, TENSORRT, directory_name
+from runtime import gpu
+from runtime.engine import tensorrt_package
+from runtime.engine.manifest import DECODER_PLAN, ENCODER_PLAN, TENSORRT, directory_name
 
 
 def main() -> int:

@@ -21,8 +21,8 @@ from benchmarks.accuracy import word_error_rate
 from benchmarks.file_sets import Recording, clips_one_by_one, sample_recordings
 from benchmarks.servers import running_server
 from engine_build.checkpoint import DEFAULT_MODEL
-from runtime import engines
 from runtime.audio import SAMPLE_RATE
+from runtime.engine import selection
 from runtime.loop import EngineLoop
 from runtime.requests import Request, Result
 from server.client import FRAME_MS, StreamError, StreamingClient
@@ -296,8 +296,8 @@ class WithoutDrafts(EngineLoop):
 
 
 async def try_in_process(trial: Trial, references: dict[str, str], limits: SessionLimits) -> Outcome:
-    choice = engines.choose(Path(trial.engines), DEFAULT_MODEL, trial.precision, trial.target)
-    engine, tokenizer, _ = engines.open_engine(choice, limits.max_batch)
+    choice = selection.choose(Path(trial.engines), DEFAULT_MODEL, trial.precision, trial.target)
+    engine, tokenizer, _ = selection.open_engine(choice, limits.max_batch)
     metrics = Metrics()
     loop = (EngineLoop if trial.drafts else WithoutDrafts)(engine, 0.01, metrics)
     hub = Hub(loop, tokenizer, limits, max_sessions=trial.streams, metrics=metrics)

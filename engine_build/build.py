@@ -27,12 +27,13 @@ from engine_build import checkpoint
 from engine_build.alignment_heads import alignment_heads
 from engine_build.checkpoint import DEFAULT_MODEL, Checkpoint, CheckpointError
 from engine_build.request import BuildError, Request, Stages
-from runtime import engines, manifest, tensorrt_package, tokenizer
+from runtime import tokenizer
+from runtime.engine import manifest, selection, tensorrt_package
+from runtime.engine.manifest import EXPORT, TORCH, Manifest
 from runtime.exceptions import EngineDirectoryError
-from runtime.manifest import EXPORT, TORCH, Manifest
 
 PRECISIONS = ("fp32", "int8", "fp16", "bf16")
-TARGET_MODULES = {target: f"engine_build.{target}_target" for target in engines.TARGETS}
+TARGET_MODULES = {target: f"engine_build.{target}_target" for target in selection.TARGETS}
 EXPORTERS = {EXPORT: "engine_build.export", TORCH: "engine_build.torch_target"}
 ANY_BATCH = 1024  # an export has no batch size of its own
 MAX_SECONDS = 29.0  # the decoder's 194 positions, at 6.5 tokens a second, end shortly behind this
@@ -66,7 +67,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32",
                         help="what to compute in. onnxruntime: fp16 and bf16 build fp32, int8 computes products in int8; "
                         "tensorrt: int8 is int8 weights in fp16 arithmetic; torch: no int8")  # fmt: skip
-    parser.add_argument("--target", choices=("auto", *engines.TARGETS), default="auto",
+    parser.add_argument("--target", choices=("auto", *selection.TARGETS), default="auto",
                         help="auto: tensorrt where a GPU and a TensorRT package are present, torch where there is a GPU and "
                         "torch, else onnxruntime")  # fmt: skip
     parser.add_argument("--flavour", choices=tuple(tensorrt_package.FLAVOURS),
@@ -83,7 +84,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def build(arguments: argparse.Namespace, console: Console) -> Path:
     """Build as asked; the finished directory replaces an older one at once or not at all. Returns it."""
-    target = engines.detect_target(arguments.flavour) if arguments.target == "auto" else arguments.target
+    target = selection.detect_target(arguments.flavour) if arguments.target == "auto" else arguments.target
     target_module = importlib.import_module(TARGET_MODULES[target])
     if arguments.precision not in target_module.PRECISIONS:
         raise BuildError(

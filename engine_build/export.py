@@ -16,7 +16,7 @@ from engine_build.checkpoint import Checkpoint, CheckpointError, ModelConfig
 from engine_build.model import Aligner, Decoder, Encoder, build_modules
 from engine_build.request import BuildError, Stages
 from runtime.audio import SAMPLE_RATE, count_frames
-from runtime.manifest import ALIGNER_FILE, DECODER_FILE, ENCODER_FILE
+from runtime.engine.manifest import ALIGNER_FILE, DECODER_FILE, ENCODER_FILE
 
 OPSET = 20  # LayerNormalization (17) and Gelu (20) as single operators
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

@@ -8,7 +8,7 @@ from pathlib import Path
 from engine_build import quantisation
 from engine_build.request import Request, Stages
 from runtime import cpu
-from runtime.manifest import ALIGNER_FILE, DECODER_FILE, ENCODER_FILE, Manifest
+from runtime.engine.manifest import ALIGNER_FILE, DECODER_FILE, ENCODER_FILE, Manifest
 
 PRECISIONS = {"fp32": "fp32", "int8": "int8", "fp16": "fp32", "bf16": "fp32"}  # asked for: built
 EXPORTS = {"fp32": "fp32", "int8": "fp32"}  # built: the export it is made from

@@ -11,9 +11,10 @@ from rich.console import Console
 
 from engine_build import quantisation
 from engine_build.request import BuildError, Request, Stages
-from runtime import gpu, tensorrt_package
+from runtime import gpu
 from runtime.audio import SAMPLE_RATE
-from runtime.manifest import (
+from runtime.engine import tensorrt_package
+from runtime.engine.manifest import (
     ALIGNER_FILE,
     ALIGNER_PLAN,
     DECODER_FILE,
@@ -23,8 +24,8 @@ from runtime.manifest import (
     Manifest,
     Plans,
 )
-from runtime.shapes import Shape, padded_frames, shapes_up_to
-from runtime.tensorrt_package import TensorRt
+from runtime.engine.shapes import Shape, padded_frames, shapes_up_to
+from runtime.engine.tensorrt_package import TensorRt
 
 PRECISIONS = {precision: precision for precision in ("fp16", "bf16", "fp32", "int8")}
 EXPORTS = {"fp16": "fp16", "bf16": "bf16", "fp32": "fp32", "int8": "fp16"}  # built: the export it is made from

@@ -9,7 +9,7 @@ from engine_build import export as onnx_export
 from engine_build.checkpoint import Checkpoint
 from engine_build.request import Stages
 from runtime.audio import SAMPLE_RATE
-from runtime.manifest import ALIGNER_PROGRAM, DECODER_PROGRAM, ENCODER_PROGRAM
+from runtime.engine.manifest import ALIGNER_PROGRAM, DECODER_PROGRAM, ENCODER_PROGRAM
 
 PRECISIONS = {"fp32": "fp32", "fp16": "fp16", "bf16": "bf16"}
 MIN_SAMPLES = 1279  # two frames: the tracer takes one for a constant; the engine's shortest shape is far longer

@@ -7,7 +7,7 @@ import onnxruntime
 import torch
 
 from engine_build.model import Aligner, Decoder, Encoder
-from runtime.manifest import ALIGNER_FILE, DECODER_FILE, ENCODER_FILE
+from runtime.engine.manifest import ALIGNER_FILE, DECODER_FILE, ENCODER_FILE
 
 SAMPLES = (40_000, 24_000)  # two rows of different length: the padding must not show
 PAST_POSITIONS, NEW_TOKENS = 7, 4

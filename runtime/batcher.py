@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from runtime.decoding import Decoding
-from runtime.engine import CONTINUED, Limits, Prediction, Row
+from runtime.engine.protocol import CONTINUED, Limits, Prediction, Row
 from runtime.exceptions import EngineError, RequestCancelled
 from runtime.requests import Priority, Request, Result, Timings
 from runtime.slots import Slots

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from runtime import alignment
 from runtime.batcher import Align, Batcher, Decode, Encode, Step
-from runtime.engine import Encoding, Engine, Pending
+from runtime.engine.protocol import Encoding, Engine, Pending
 from runtime.exceptions import EngineError, EngineFailed, EngineStopped
 from runtime.observer import Observer
 from runtime.requests import Request, Result

@@ -4,7 +4,7 @@ import argparse
 import logging
 import sys
 
-from runtime import engines
+from runtime.engine import selection
 from runtime.exceptions import DeviceError, EngineDirectoryError, EngineError
 from server import gateway, supervisor
 from server import settings as settings_module
@@ -28,7 +28,7 @@ def main() -> int:
         logger.warning("%s", line)
     try:
         if settings.workers > 1:
-            engines.check(choice_of(settings), settings.max_batch)
+            selection.check(choice_of(settings), settings.max_batch)
             return supervisor.run(settings)
         metrics = Metrics()
         engine_loop, _, tokenizer = open_for_serving(settings, metrics)
@@ -43,7 +43,7 @@ def print_engine(settings: Settings) -> int:
     """Which engine would be served, and whether it is there: one line for start.sh."""
     choice = choice_of(settings)
     try:
-        engines.check(choice, settings.max_batch)
+        selection.check(choice, settings.max_batch)
         state = "usable"
     except DeviceError as exc:
         print(exc, file=sys.stderr)

@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from runtime.batcher import Batcher, Step
-from runtime.engine import Engine
+from runtime.engine.protocol import Engine
 from runtime.exceptions import RequestCancelled
 from runtime.observer import Observer
 from runtime.requests import Result

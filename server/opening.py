@@ -3,9 +3,9 @@
 import logging
 import sys
 
-from runtime import engines
-from runtime.engine import Engine
-from runtime.engines import Choice
+from runtime.engine import selection
+from runtime.engine.protocol import Engine
+from runtime.engine.selection import Choice
 from runtime.loop import EngineLoop
 from runtime.tokenizer import Tokenizer
 from server import settings as settings_module
@@ -34,7 +34,7 @@ def set_up_log(settings: Settings) -> None:
 
 
 def choice_of(settings: Settings) -> Choice:
-    return engines.choose(settings.engine_dir, settings.model_id, settings.precision, settings.engine_target)
+    return selection.choose(settings.engine_dir, settings.model_id, settings.precision, settings.engine_target)
 
 
 def open_for_serving(settings: Settings, metrics: Metrics) -> tuple[EngineLoop, Engine, Tokenizer]:
@@ -45,7 +45,7 @@ def open_for_serving(settings: Settings, metrics: Metrics) -> tuple[EngineLoop, 
     choice = choice_of(settings)
     if choice.remark:
         logger.warning("%s", choice.remark)
-    engine, tokenizer, found = engines.open_engine(
+    engine, tokenizer, found = selection.open_engine(
         choice, settings.max_batch, settings.cpu_threads or None, settings.max_segment_seconds + SEGMENT_MARGIN_SECONDS
     )
     logger.info("engine: %s, %s, weights: %s", engine.name, found.model, found.weights_source)

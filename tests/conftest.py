@@ -18,10 +18,9 @@ import pytest
 
 from benchmarks.accuracy import evaluation_clips, samples
 from engine_build import build
-from runtime import engines, manifest
-from runtime.device_engine import DeviceEngine
-from runtime.engine import Engine
-from runtime.manifest import (
+from runtime.engine import manifest, selection
+from runtime.engine.device_engine import DeviceEngine
+from runtime.engine.manifest import (
     ALIGNER_FILE,
     ALIGNER_PLAN,
     DECODER_FILE,
@@ -33,9 +32,10 @@ from runtime.manifest import (
     TENSORRT,
     TORCH,
 )
-from runtime.tensorrt_engine import TensorRtDevice
+from runtime.engine.protocol import Engine
+from runtime.engine.tensorrt_engine import TensorRtDevice
+from runtime.engine.torch_engine import open_torch
 from runtime.tokenizer import Tokenizer
-from runtime.torch_engine import open_torch
 from server import audio_file
 from tests.host_cuda import HostCuda, HostTensorRt
 
@@ -84,7 +84,7 @@ def built() -> Callable[..., Path]:
 
 def open_engine(precision: str, built: Callable[..., Path], max_batch: int = 8) -> Opened:
     built(precision)
-    engine, tokenizer, _ = engines.open_engine(engines.choose(ENGINES, MODEL, precision, ONNXRUNTIME), max_batch)
+    engine, tokenizer, _ = selection.open_engine(selection.choose(ENGINES, MODEL, precision, ONNXRUNTIME), max_batch)
     return Opened(engine, tokenizer)
 
 

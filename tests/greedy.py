@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from runtime.audio import Clip
 from runtime.decoding import Decoding
-from runtime.engine import Engine, Row
+from runtime.engine.protocol import Engine, Row
 from runtime.hypothesis import END_BIAS
 from runtime.requests import Request
 

@@ -1,6 +1,6 @@
 """A stand-in for a GPU, so that the TensorRT engine runs where there is none: its buffers, addresses, shapes and order.
 
-Device memory is host memory, the kernels are those of runtime/kernels.cu compiled for the host, and a plan is the ONNX it was
+Device memory is host memory, the kernels are those of runtime/engine/kernels.cu compiled for the host, and a plan is the ONNX it was
 compiled from, run by ONNX Runtime. What TensorRT and CUDA themselves do is left to tests marked gpu.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from runtime.staging import Done
+from runtime.engine.staging import Done
 
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
 ALIGNMENT = 256
@@ -83,7 +83,7 @@ class HostCuda:
 
 
 class HostTensorRt:
-    """What runtime/tensorrt_engine.py uses of the tensorrt module. A plan's bytes are the path of its ONNX."""
+    """What runtime/engine/tensorrt_engine.py uses of the tensorrt module. A plan's bytes are the path of its ONNX."""
 
     class ExecutionContextAllocationStrategy(enum.Enum):
         USER_MANAGED = 0

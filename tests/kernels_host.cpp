@@ -1,9 +1,9 @@
-// runtime/kernels.cu on the host: one thread after the other, so that its indices can be held against numpy.
+// runtime/engine/kernels.cu on the host: one thread after the other, so that its indices can be held against numpy.
 struct Index { int x, y, z; };
 static Index blockIdx, threadIdx, blockDim, gridDim;
 #define __global__ static
 #define CELL unsigned short
-#include "../runtime/kernels.cu"
+#include "../runtime/engine/kernels.cu"
 
 template <typename Kernel, typename... Arguments>
 static void launch(int x, int y, int z, int threads, Kernel kernel, Arguments... arguments)

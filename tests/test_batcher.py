@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from runtime.audio import Clip
 from runtime.batcher import ENCODE_BURST, Align, Batcher, Decode, Encode
-from runtime.engine import Limits, Prediction
+from runtime.engine.protocol import Limits, Prediction
 from runtime.exceptions import EngineFailed, RequestCancelled
 from runtime.requests import Priority, Request
 

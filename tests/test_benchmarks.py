@@ -12,8 +12,8 @@ from benchmarks.listening import listen
 from benchmarks.model_size import ModelSize
 from benchmarks.streams import Capacity
 from benchmarks.trial import Outcome, Trial, all_recordings, judge
-from runtime import manifest
-from runtime.manifest import ONNXRUNTIME, TORCH
+from runtime.engine import manifest
+from runtime.engine.manifest import ONNXRUNTIME, TORCH
 
 
 def test_the_engine_benchmark_measures_and_compares(built, tmp_path, capsys):

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from runtime import manifest
-from runtime.manifest import EXPORT, ONNXRUNTIME
+from runtime.engine import manifest
+from runtime.engine.manifest import EXPORT, ONNXRUNTIME
 from tests.conftest import ENGINES, MODEL, PROJECT, free_port
 
 DOCKER = PROJECT / "docker"

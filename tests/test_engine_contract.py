@@ -1,12 +1,12 @@
-"""What every engine promises (runtime/engine.py), asked of each."""
+"""What every engine promises (runtime/engine/protocol.py), asked of each."""
 
 import numpy as np
 import pytest
 
 from runtime.audio import Clip, count_frames
-from runtime.engine import CONTINUED, Row
+from runtime.engine.onnx_engine import group_rows
+from runtime.engine.protocol import CONTINUED, Row
 from runtime.hypothesis import END_BIAS
-from runtime.onnx_engine import group_rows
 from tests import greedy
 
 # Between log-probabilities of one block and of the same in parts. int8 rounds activations, where a sum in another order may

@@ -11,9 +11,10 @@ from transformers import MoonshineConfig, MoonshineForConditionalGeneration
 from benchmarks.transformers_model import load_base
 from engine_build import build, checkpoint
 from engine_build.checkpoint import CheckpointError
-from runtime import audio, engines, manifest
+from runtime import audio
 from runtime.audio import Clip
-from runtime.engine import Row
+from runtime.engine import manifest, selection
+from runtime.engine.protocol import Row
 from tests import greedy
 
 
@@ -112,7 +113,7 @@ def test_any_checkpoint_directory_can_be_built(tmp_path):
     model = make_checkpoint(tmp_path / "moonshine-little")
     name = str(tmp_path / "moonshine-little")
     assert build.main(["--model", name, "--out", str(tmp_path), "--max-batch", "2"]) == 0
-    engine, tokenizer, built = engines.open_engine(engines.choose(tmp_path, name, None), max_batch=2)
+    engine, tokenizer, built = selection.open_engine(selection.choose(tmp_path, name, None), max_batch=2)
     assert (built.dim, built.heads, built.decoder_layers, built.max_positions) == (288, 8, 1, 64)
     samples = np.random.default_rng(0).integers(-8000, 8000, 20_000, dtype=np.int16)
     engine.encode([1], [Clip(samples)])
@@ -124,7 +125,7 @@ def test_any_checkpoint_directory_can_be_built(tmp_path):
     assert np.abs(prediction.log_probs - expected.amax(dim=-1).numpy()).max() < 1e-3
     assert tokenizer.text([17, 2, 300]) == "w17 w300"
     assert build.main(["--model", name, "--out", str(tmp_path), "--max-batch", "2"]) == 0
-    again = manifest.load(engines.choose(tmp_path, name, None).directory, name, "onnxruntime", "fp32", 2)
+    again = manifest.load(selection.choose(tmp_path, name, None).directory, name, "onnxruntime", "fp32", 2)
     assert again == built, "an unchanged request builds nothing"
 
 

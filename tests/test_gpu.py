@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 
 from benchmarks.accuracy import word_error_rate
-from runtime import gpu, tensorrt_package
+from runtime import gpu
 from runtime.alignment import first_frames
 from runtime.audio import Clip
-from runtime.engine import CONTINUED, Row
+from runtime.engine import tensorrt_package
+from runtime.engine.manifest import TENSORRT, TORCH, Manifest
+from runtime.engine.protocol import CONTINUED, Row
 from runtime.hypothesis import END_BIAS
-from runtime.manifest import TENSORRT, TORCH, Manifest
 from tests import greedy
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(gpu.find() is None, reason="needs an NVIDIA GPU, and the driver shows none")]
@@ -31,9 +32,9 @@ def engine(request, built):
     directory = built(precision, target, "--max-batch", str(max_batch))
     found = Manifest.model_validate_json((directory / "manifest.json").read_bytes())
     if target == TENSORRT:
-        from runtime.tensorrt_engine import open_tensorrt as open_engine
+        from runtime.engine.tensorrt_engine import open_tensorrt as open_engine
     else:
-        from runtime.torch_engine import open_torch as open_engine
+        from runtime.engine.torch_engine import open_torch as open_engine
     engine = open_engine(directory, found, max_batch, max_seconds=13.0)
     yield engine
     engine.close()

@@ -7,7 +7,7 @@ import pytest
 
 from runtime import audio
 from runtime.audio import DITHER, DITHER_PERIOD_SAMPLES, Clip
-from runtime.cuda_device import compile_kernels
+from runtime.engine.cuda_device import compile_kernels
 from runtime.exceptions import EngineFailed
 
 BATCH, HEADS, HEAD_DIM, PLANES, SLOTS = 4, 3, 5, 4, 6

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from runtime.audio import Clip
-from runtime.engine import Row
-from runtime.onnx_engine import OnnxEngine
+from runtime.engine.onnx_engine import OnnxEngine
+from runtime.engine.protocol import Row
 from tests import greedy
 
 

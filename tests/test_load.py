@@ -7,7 +7,7 @@ import pytest
 
 from runtime.audio import SAMPLE_RATE
 from runtime.batcher import Align, Batcher, Decode, Encode
-from runtime.engine import Limits, Prediction
+from runtime.engine.protocol import Limits, Prediction
 from runtime.requests import Request
 from runtime.tokenizer import Tokenizer
 from server.session import Session, SessionLimits

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from runtime.audio import Clip
-from runtime.engine import CONTINUED, Limits, Prediction, Ready, Row
+from runtime.engine.protocol import CONTINUED, Limits, Prediction, Ready, Row
 from runtime.exceptions import EngineFailed, EngineStopped, RequestCancelled
 from runtime.loop import FAILURES_TO_GIVE_UP, EngineLoop
 from runtime.observer import Observer

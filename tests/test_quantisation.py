@@ -8,7 +8,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from engine_build import onnxruntime_target, quantisation
 from engine_build.request import Request
-from runtime import cpu, engines, manifest
+from runtime import cpu
+from runtime.engine import manifest, selection
 from runtime.exceptions import EngineDirectoryError
 
 
@@ -93,11 +94,11 @@ def test_a_processor_says_whether_it_has_vnni(tmp_path, machine, flags, exact):
 def test_an_engine_for_vnni_is_refused_without_it_and_built_anew(built, monkeypatch):
     directory = built("int8")
     found = manifest.Manifest.model_validate_json((directory / "manifest.json").read_bytes())
-    choice = engines.choose(directory.parent, found.model, "int8", "onnxruntime")
+    choice = selection.choose(directory.parent, found.model, "int8", "onnxruntime")
     request = Request(found.model, "onnxruntime", "int8", directory.parent, 32, None, False)
     assert onnxruntime_target.is_current(request, found)
     monkeypatch.setattr(cpu, "sums_int8_products_exactly", lambda: not found.needs_exact_int8_sums)
     assert not onnxruntime_target.is_current(request, found)
     if found.needs_exact_int8_sums:
         with pytest.raises(EngineDirectoryError, match="VNNI.*run: python engine_build/build.py"):
-            engines.check(choice, 32)
+            selection.check(choice, 32)

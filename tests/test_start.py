@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from runtime import gpu
-from runtime.manifest import FORMAT
+from runtime.engine.manifest import FORMAT
 from tests.conftest import ENGINES, PROJECT
 
 

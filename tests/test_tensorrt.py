@@ -9,20 +9,21 @@ import pytest
 from benchmarks.accuracy import word_error_rate
 from engine_build import build, quantisation, tensorrt_target
 from engine_build.request import BuildError, Stages
-from runtime import engines, gpu, manifest, tensorrt_package
+from runtime import gpu
 from runtime.audio import SAMPLE_RATE, Clip
-from runtime.cuda_graphs import CapturedShapes
-from runtime.engine import CONTINUED, Row
+from runtime.engine import manifest, selection, tensorrt_package
+from runtime.engine.cuda_graphs import CapturedShapes
+from runtime.engine.manifest import DECODER_FILE, DECODER_PLAN, ENCODER_FILE, EXPORT, TENSORRT, Manifest
+from runtime.engine.onnx_engine import OnnxEngine
+from runtime.engine.protocol import CONTINUED, Row
+from runtime.engine.shapes import ENCODER_SECONDS, NEW_TOKENS, Shape, shapes_up_to
+from runtime.engine.tensorrt_engine import check_device, check_version, open_tensorrt
 from runtime.exceptions import DeviceError, EngineDirectoryError
 from runtime.gpu import Gpu
 from runtime.hypothesis import END_BIAS
 from runtime.loop import EngineLoop
-from runtime.manifest import DECODER_FILE, DECODER_PLAN, ENCODER_FILE, EXPORT, TENSORRT, Manifest
 from runtime.observer import Observer
-from runtime.onnx_engine import OnnxEngine
 from runtime.requests import Request
-from runtime.shapes import ENCODER_SECONDS, NEW_TOKENS, Shape, shapes_up_to
-from runtime.tensorrt_engine import check_device, check_version, open_tensorrt
 from tests import greedy
 from tests.conftest import ENGINES, MODEL, TENSORRT_BATCHES, open_torch_on_cpu
 from tests.host_cuda import HostCuda, Late
@@ -197,7 +198,7 @@ def test_the_target_is_the_best_that_this_machine_has(monkeypatch, capability, f
     package = flavour and tensorrt_package.TensorRt(flavour, "1.0", None)
     monkeypatch.setattr(tensorrt_package, "find", lambda asked=None: package)
     monkeypatch.setattr(engines, "torch_has_cuda", lambda: torch)
-    assert engines.detect_target() == target
+    assert selection.detect_target() == target
 
 
 def test_a_truncated_plan_and_a_batch_over_the_profiles_are_refused(plans, tmp_path):

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 
-from runtime.shapes import Shape
+from runtime.engine.shapes import Shape
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from runtime.shapes import Shape
+from runtime.engine.shapes import Shape
 
 ALIGNMENT = 256  # bytes, of every array in a block: what TensorRT asks of its inputs
 

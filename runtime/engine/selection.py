@@ -4,10 +4,11 @@ import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime import cpu, gpu, manifest, tensorrt_package
-from runtime.engine import Engine
+from runtime import cpu, gpu
+from runtime.engine import manifest, tensorrt_package
+from runtime.engine.manifest import ONNXRUNTIME, TENSORRT, TORCH, Manifest
+from runtime.engine.protocol import Engine
 from runtime.exceptions import EngineDirectoryError
-from runtime.manifest import ONNXRUNTIME, TENSORRT, TORCH, Manifest
 from runtime.tokenizer import Tokenizer
 
 TARGETS = (ONNXRUNTIME, TENSORRT, TORCH)
@@ -66,7 +67,7 @@ def check(choice: Choice, max_batch: int) -> Manifest:
     """
     found = manifest.load(choice.directory, choice.model, choice.target, choice.precision, max_batch)
     if choice.target == TENSORRT:
-        from runtime.tensorrt_engine import check_device, check_version
+        from runtime.engine.tensorrt_engine import check_device, check_version
 
         check_version(choice.directory, found.plans, tensorrt_package.find(found.plans.flavour))
         check_device(choice.directory, found.plans, gpu.find())
@@ -93,14 +94,14 @@ def open_engine(
     tokenizer = Tokenizer.load(choice.directory)
     # Each engine's module imports its own package; serving imports no other.
     if choice.target == TENSORRT:
-        from runtime.tensorrt_engine import open_tensorrt
+        from runtime.engine.tensorrt_engine import open_tensorrt
 
         return open_tensorrt(choice.directory, found, max_batch, max_seconds), tokenizer, found
     if choice.target == TORCH:
-        from runtime.torch_engine import open_torch
+        from runtime.engine.torch_engine import open_torch
 
         return open_torch(choice.directory, found, max_batch, max_seconds), tokenizer, found
-    from runtime.onnx_engine import OnnxEngine
+    from runtime.engine.onnx_engine import OnnxEngine
 
     check_processor(choice, found, max_batch)
     return OnnxEngine(choice.directory, found, max_batch, threads), tokenizer, found

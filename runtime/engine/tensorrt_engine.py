@@ -11,15 +11,16 @@ from types import ModuleType
 
 import numpy as np
 
-from runtime import audio, gpu, tensorrt_package
+from runtime import audio, gpu
 from runtime.audio import DITHER, DITHER_PERIOD_SAMPLES
-from runtime.cuda_graphs import CapturedShapes
-from runtime.device_engine import DeviceEngine
+from runtime.engine import tensorrt_package
+from runtime.engine.cuda_graphs import CapturedShapes
+from runtime.engine.device_engine import DeviceEngine
+from runtime.engine.manifest import ALIGNER_PLAN, DECODER_PLAN, ENCODER_PLAN, Manifest, Plans
+from runtime.engine.shapes import Shape, padded_frames, shapes_within
+from runtime.engine.staging import Event, Layout, answer_layout, request_layout
+from runtime.engine.tensorrt_package import TensorRt
 from runtime.exceptions import DeviceError, EngineDirectoryError, EngineError, EngineFailed
-from runtime.manifest import ALIGNER_PLAN, DECODER_PLAN, ENCODER_PLAN, Manifest, Plans
-from runtime.shapes import Shape, padded_frames, shapes_within
-from runtime.staging import Event, Layout, answer_layout, request_layout
-from runtime.tensorrt_package import TensorRt
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ def open_tensorrt(
     check_version(directory, manifest.plans, package)
     found = gpu.find()
     check_device(directory, manifest.plans, found)
-    from runtime.cuda_device import CudaDevice  # cuda-python: only where this engine runs
+    from runtime.engine.cuda_device import CudaDevice  # cuda-python: only where this engine runs
 
     try:
         cuda = CudaDevice(CELL_BYTES[manifest.precision])

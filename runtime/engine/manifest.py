@@ -7,8 +7,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from runtime.audio import SAMPLE_RATE
+from runtime.engine.shapes import Shape
 from runtime.exceptions import EngineDirectoryError
-from runtime.shapes import Shape
 
 FILE_NAME = "manifest.json"
 FORMAT = 3  # raised when engines built before can no longer be read

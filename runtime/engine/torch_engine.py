@@ -13,13 +13,13 @@ from torch import Tensor
 
 from runtime import audio
 from runtime.audio import DITHER, DITHER_PERIOD_SAMPLES
-from runtime.cuda_graphs import CapturedShapes
-from runtime.device_engine import DeviceEngine
-from runtime.engine import CONTINUED
+from runtime.engine.cuda_graphs import CapturedShapes
+from runtime.engine.device_engine import DeviceEngine
+from runtime.engine.manifest import ALIGNER_PROGRAM, DECODER_PROGRAM, ENCODER_PROGRAM, Manifest
+from runtime.engine.protocol import CONTINUED
+from runtime.engine.shapes import Shape, shapes_up_to, shapes_within
+from runtime.engine.staging import Done, Event, Layout, answer_layout, request_layout
 from runtime.exceptions import DeviceError, EngineDirectoryError, EngineFailed
-from runtime.manifest import ALIGNER_PROGRAM, DECODER_PROGRAM, ENCODER_PROGRAM, Manifest
-from runtime.shapes import Shape, shapes_up_to, shapes_within
-from runtime.staging import Done, Event, Layout, answer_layout, request_layout
 
 WARM_UP_RUNS = 2  # before a capture: libraries choose and load their kernels in the first runs
 

@@ -18,10 +18,10 @@ import onnxruntime
 
 from runtime import audio
 from runtime.audio import Clip
-from runtime.engine import CONTINUED, Engine, Limits, Prediction, Ready, Row, check_alignment, check_clip, check_row
+from runtime.engine.manifest import ALIGNER_FILE, DECODER_FILE, ENCODER_FILE, Manifest
+from runtime.engine.protocol import CONTINUED, Engine, Limits, Prediction, Ready, Row, check_alignment, check_clip, check_row
+from runtime.engine.shapes import cheapest_groups
 from runtime.exceptions import EngineDirectoryError, EngineFailed
-from runtime.manifest import ALIGNER_FILE, DECODER_FILE, ENCODER_FILE, Manifest
-from runtime.shapes import cheapest_groups
 
 FRAME_BLOCK = 64  # caches are laid out for a multiple of this many frames
 POSITION_BLOCK = 32  # and of this many tokens

@@ -1,6 +1,6 @@
 """The host's half of an engine on a device: which shape serves a call, what is handed over, and what comes back when.
 
-The device keeps the slots (TensorRT: runtime/tensorrt_engine.py; torch: runtime/torch_engine.py). Of the results only token ids
+The device keeps the slots (TensorRT: tensorrt_engine.py; torch: torch_engine.py). Of the results only token ids
 and their log-probabilities come to the host, and a token that is fed again need not come at all; where a row is aligned, its
 attention does.
 """
@@ -12,11 +12,11 @@ from typing import Protocol
 import numpy as np
 
 from runtime.audio import DITHER_PERIOD_SAMPLES, MIN_SAMPLES, SAMPLE_RATE, Clip, count_frames
-from runtime.cuda_graphs import CapturedShapes
-from runtime.engine import Engine, Limits, Pending, Prediction, Row, check_alignment, check_clip, check_row
-from runtime.manifest import Manifest
-from runtime.shapes import Shape, cheapest_groups, smallest
-from runtime.staging import Done, Event, Ring, answer_layout, request_layout
+from runtime.engine.cuda_graphs import CapturedShapes
+from runtime.engine.manifest import Manifest
+from runtime.engine.protocol import Engine, Limits, Pending, Prediction, Row, check_alignment, check_clip, check_row
+from runtime.engine.shapes import Shape, cheapest_groups, smallest
+from runtime.engine.staging import Done, Event, Ring, answer_layout, request_layout
 
 # What a pass costs beyond its rows. Estimates: they only decide how rows are grouped, and wait for a GPU to be measured on.
 ENCODE_PASS_SAMPLES = 10 * SAMPLE_RATE
