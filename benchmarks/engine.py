@@ -18,13 +18,13 @@ import numpy as np
 from benchmarks import machine
 from benchmarks.accuracy import evaluation_clips
 from benchmarks.model_size import ModelSize
-from runtime import gpu
+from runtime import hardware
 from runtime.audio import SAMPLE_RATE, Clip, count_frames
 from runtime.engine import manifest
 from runtime.engine.manifest import TENSORRT, TORCH, Manifest
 from runtime.engine.protocol import CONTINUED, Engine, Row
 from runtime.hypothesis import END_BIAS
-from runtime.requests import TOKENS_PER_SECOND
+from runtime.scheduler.requests import TOKENS_PER_SECOND
 from server import audio_file
 
 VERIFIED_TOKENS = 32  # of a draft in one pass
@@ -153,7 +153,7 @@ def measure_transformers(batches: Sequence[int], seconds: Sequence[float], preci
 
     from benchmarks.transformers_model import load_base
 
-    device = "cuda" if gpu.find() else "cpu"
+    device = "cuda" if hardware.find_gpu() else "cpu"
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32) if device == "cuda" else torch.float32
     model = load_base().to(device, dtype)
     for length, batch in itertools.product(seconds, batches):
@@ -190,7 +190,7 @@ def opened(target: str, directory: Path, found: Manifest, max_batch: int, max_se
     elif target == TORCH:
         from runtime.engine.torch_engine import open_torch
 
-        engine = open_torch(directory, found, max_batch, max_seconds, "cuda" if gpu.find() else "cpu", graphs)
+        engine = open_torch(directory, found, max_batch, max_seconds, "cuda" if hardware.find_gpu() else "cpu", graphs)
     else:
         from runtime.engine.onnx_engine import OnnxEngine
 
@@ -262,7 +262,7 @@ def release_torch_memory() -> None:
 
 
 def graph_choices(target: str) -> tuple[bool, ...]:
-    return (True, False) if target == TORCH and gpu.find() else (True,)
+    return (True, False) if target == TORCH and hardware.find_gpu() else (True,)
 
 
 def as_json(run: EngineRun) -> dict:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks import machine
-from runtime import gpu
+from runtime import hardware
 from runtime.engine import tensorrt_package
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -72,7 +72,7 @@ def what_is_installed() -> dict[str, bool]:
 def plan(engines: Path, outdir: Path, quick: bool) -> list[Stage]:
     """What can be run with what is installed: what decides most first, other precisions last."""
     python, out = sys.executable, ("--out", str(engines))
-    has_tensorrt, has_gpu = tensorrt_package.find() is not None, gpu.find() is not None
+    has_tensorrt, has_gpu = tensorrt_package.find() is not None, hardware.find_gpu() is not None
 
     def build(target: str, precision: str, *options: str) -> Stage:
         command = (python, "engine_build/build.py", "--target", target, "--precision", precision, *options, *out)

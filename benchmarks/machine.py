@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime import gpu
+from runtime import hardware
 
 PROJECT = Path(__file__).resolve().parent.parent
 PACKAGES = ("numpy", "onnxruntime", "torch", "transformers", "tensorrt", "tensorrt-rtx-cu13", "cuda-core", "aiortc")
@@ -18,7 +18,7 @@ PACKAGES = ("numpy", "onnxruntime", "torch", "transformers", "tensorrt", "tensor
 
 def describe() -> dict:
     """Machine, versions, commit and date, ready for JSON."""
-    found = gpu.find()
+    found = hardware.find_gpu()
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": commit(),
@@ -77,7 +77,7 @@ def query_gpu(field: str) -> str | None:
 
 def measure_ceilings(precision: str) -> tuple[float, float]:
     """What this machine reaches: floating-point operations a second in a large matrix product, bytes a second in a copy."""
-    if gpu.find() is None:
+    if hardware.find_gpu() is None:
         return cpu_ceilings()
     import torch
 

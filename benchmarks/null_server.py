@@ -13,7 +13,7 @@ from prometheus_client import Gauge, Histogram
 
 from runtime.audio import Clip
 from runtime.engine.protocol import Engine, Limits, Prediction, Ready, Row
-from runtime.loop import EngineLoop
+from runtime.scheduler.loop import EngineLoop
 from runtime.tokenizer import Tokenizer
 from server import gateway
 from server.hub import Hub

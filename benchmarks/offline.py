@@ -19,13 +19,13 @@ from benchmarks.accuracy import word_error_rate
 from benchmarks.file_sets import Recording, clips_one_by_one, sample_recordings
 from benchmarks.transformers_model import load_base
 from engine_build.checkpoint import DEFAULT_MODEL
-from runtime import gpu
+from runtime import hardware
 from runtime.audio import SAMPLE_RATE, Clip
 from runtime.engine import selection
 from runtime.hypothesis import END_BIAS
-from runtime.loop import EngineLoop
-from runtime.observer import Observer
-from runtime.requests import TOKENS_PER_SECOND, Priority, Request, Result
+from runtime.scheduler.loop import EngineLoop
+from runtime.scheduler.observer import Observer
+from runtime.scheduler.requests import TOKENS_PER_SECOND, Priority, Request, Result
 from runtime.tokenizer import Tokenizer
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -118,7 +118,7 @@ def transcribe_with_transformers(recordings: Sequence[Recording], batch: int, to
     """generate() on the same weights, recordings of like length together; on a GPU in float16, else in float32."""
     import torch
 
-    device, dtype = ("cuda", torch.float16) if gpu.find() else ("cpu", torch.float32)
+    device, dtype = ("cuda", torch.float16) if hardware.find_gpu() else ("cpu", torch.float32)
     model = load_base().to(device, dtype)
     order = sorted(range(len(recordings)), key=lambda index: len(recordings[index].samples))
     texts = [""] * len(recordings)

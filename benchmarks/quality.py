@@ -13,10 +13,10 @@ from benchmarks.file_sets import Piece, Recording
 from benchmarks.listening import Listening, Spoken, listen
 from benchmarks.simulation import Simulation, run_step
 from runtime.audio import SAMPLE_RATE, Clip
-from runtime.batcher import Batcher
 from runtime.engine.protocol import Engine
 from runtime.hypothesis import END_BIAS
-from runtime.requests import Request
+from runtime.scheduler.batcher import Batcher
+from runtime.scheduler.requests import Request
 from runtime.tokenizer import Tokenizer
 from server.client import FRAME_MS, transcribe
 from server.session import SessionLimits

@@ -20,7 +20,7 @@ from benchmarks.servers import running_server
 from benchmarks.simulation import DEFAULT_LIMITS
 from benchmarks.trial import RULE, Trial
 from engine_build.checkpoint import DEFAULT_MODEL
-from runtime import gpu
+from runtime import hardware
 from runtime.engine import selection
 from runtime.engine.protocol import Engine
 from runtime.tokenizer import Tokenizer
@@ -28,7 +28,7 @@ from runtime.tokenizer import Tokenizer
 console = Console(width=160)
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
-DEFAULT_PRECISION = "fp16" if gpu.find() else "fp32"
+DEFAULT_PRECISION = "fp16" if hardware.find_gpu() else "fp32"
 WAYS = {"process": "in process", "webrtc": "WebRTC", "plain": "in process"}  # plain: without drafts
 
 
@@ -66,20 +66,24 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def add_engine_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--target", action="append", choices=selection.TARGETS, help="which engines; default: what there is")
     command.add_argument("--precision", default=DEFAULT_PRECISION, choices=PRECISIONS)
-    command.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32] if gpu.find() else [1, 8])
+    command.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32] if hardware.find_gpu() else [1, 8])
     command.add_argument("--seconds", type=float, nargs="+", default=[2.0, 5.0, 10.0, 20.0], help="lengths of audio")
 
 
 def add_offline_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--target", default=selection.detect_target(), choices=selection.TARGETS)
     command.add_argument("--precisions", nargs="+", default=[DEFAULT_PRECISION, "int8"], choices=PRECISIONS)
-    command.add_argument("--batches", type=int, nargs="+", default=[32] if gpu.find() else [8, 32], help="MAX_BATCH_SIZE")
+    command.add_argument(
+        "--batches", type=int, nargs="+", default=[32] if hardware.find_gpu() else [8, 32], help="MAX_BATCH_SIZE"
+    )
     command.add_argument("--peers", action="store_true", help="other recognisers from PyPI, in environments below .peers")
 
 
 def add_streams_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--target", default=selection.detect_target(), choices=selection.TARGETS)
-    command.add_argument("--precisions", nargs="+", default=["int8" if gpu.find() is None else "fp16"], choices=PRECISIONS)
+    command.add_argument(
+        "--precisions", nargs="+", default=["int8" if hardware.find_gpu() is None else "fp16"], choices=PRECISIONS
+    )
     command.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS,
                          help="plain: in process without drafts, all but stable text decoded anew")  # fmt: skip
     command.add_argument("--interval-ms", type=float, nargs="+", default=[1000.0], help="shortest time between updates")
@@ -116,7 +120,7 @@ def settings_of(arguments: argparse.Namespace) -> dict:
 
 
 def run_engine(arguments: argparse.Namespace) -> int:
-    targets = arguments.target or ([selection.TENSORRT, selection.TORCH] if gpu.find() else [selection.ONNXRUNTIME])
+    targets = arguments.target or ([selection.TENSORRT, selection.TORCH] if hardware.find_gpu() else [selection.ONNXRUNTIME])
     about, runs = {"benchmark": "engine", "machine": machine.describe(), "settings": settings_of(arguments)}, []
     with console.status("…") as status:
         for done in engine.run(

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from runtime import alignment
 from runtime.audio import SAMPLE_RATE
-from runtime.batcher import Align, Batcher, Decode, Encode, Step
 from runtime.engine.protocol import Engine
-from runtime.requests import Request, Result
+from runtime.scheduler import alignment
+from runtime.scheduler.batcher import Align, Batcher, Decode, Encode, Step
+from runtime.scheduler.requests import Request, Result
 from runtime.tokenizer import Tokenizer
 from server.session import Session, SessionLimits, State
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from runtime import gpu
+from runtime import hardware
 from runtime.engine import tensorrt_package
 from runtime.engine.manifest import DECODER_PLAN, ENCODER_PLAN, TENSORRT, directory_name
 
@@ -19,7 +19,7 @@ def main() -> int:
         print("no TensorRT is installed")
         return 1
     trt = package.module
-    print(f"{package.flavour} {package.version} on {gpu.find()}")
+    print(f"{package.flavour} {package.version} on {hardware.find_gpu()}")
     runtime = trt.Runtime(trt.Logger(trt.Logger.VERBOSE))
     directory = arguments.engines / directory_name(arguments.model, TENSORRT, "fp16")
     read = True

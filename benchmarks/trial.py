@@ -23,8 +23,8 @@ from benchmarks.servers import running_server
 from engine_build.checkpoint import DEFAULT_MODEL
 from runtime.audio import SAMPLE_RATE
 from runtime.engine import selection
-from runtime.loop import EngineLoop
-from runtime.requests import Request, Result
+from runtime.scheduler.loop import EngineLoop
+from runtime.scheduler.requests import Request, Result
 from server.client import FRAME_MS, StreamError, StreamingClient
 from server.hub import Hub
 from server.metrics import Metrics

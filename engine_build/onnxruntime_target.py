@@ -7,7 +7,7 @@ from pathlib import Path
 
 from engine_build import quantisation
 from engine_build.request import Request, Stages
-from runtime import cpu
+from runtime import hardware
 from runtime.engine.manifest import ALIGNER_FILE, DECODER_FILE, ENCODER_FILE, Manifest
 
 PRECISIONS = {"fp32": "fp32", "int8": "int8", "fp16": "fp32", "bf16": "fp32"}  # asked for: built
@@ -22,7 +22,7 @@ def write(request: Request, exported: Path, built: Manifest, directory: Path, st
         link(exported / ENCODER_FILE, directory / ENCODER_FILE)
         link(exported / DECODER_FILE, directory / DECODER_FILE)
         return built
-    exact_sums = cpu.sums_int8_products_exactly()
+    exact_sums = hardware.sums_int8_products_exactly()
     largest = quantisation.LARGEST_WEIGHT if exact_sums else quantisation.LARGEST_WEIGHT_WITHOUT_VNNI
     for name in (ENCODER_FILE, DECODER_FILE):
         stages.begin(f"quantise {name}")
@@ -32,7 +32,7 @@ def write(request: Request, exported: Path, built: Manifest, directory: Path, st
 
 def is_current(request: Request, built: Manifest) -> bool:
     """Does the engine suit this processor?"""
-    return request.precision != "int8" or built.needs_exact_int8_sums == cpu.sums_int8_products_exactly()
+    return request.precision != "int8" or built.needs_exact_int8_sums == hardware.sums_int8_products_exactly()
 
 
 def link(source: Path, path: Path) -> None:

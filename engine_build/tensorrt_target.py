@@ -11,7 +11,7 @@ from rich.console import Console
 
 from engine_build import quantisation
 from engine_build.request import BuildError, Request, Stages
-from runtime import gpu
+from runtime import hardware
 from runtime.audio import SAMPLE_RATE
 from runtime.engine import tensorrt_package
 from runtime.engine.manifest import (
@@ -82,7 +82,7 @@ def capability_of(package: TensorRt) -> str | None:
     """What plans of this package are bound to."""
     if package.flavour == "tensorrt-rtx":
         return RTX_CAPABILITY
-    found = gpu.find()
+    found = hardware.find_gpu()
     return found and found.compute_capability
 
 
@@ -115,7 +115,7 @@ def cross_range(built: Manifest, batch: int) -> Range:
 def compile_plan(package: TensorRt, path: Path, profiles: list[dict[str, Range]], stages: Stages) -> bytes:
     """The serialised plan of one ONNX. Raises BuildError."""
     trt = package.module
-    if package.flavour == "tensorrt" and gpu.find() is None:
+    if package.flavour == "tensorrt" and hardware.find_gpu() is None:
         raise BuildError("the tensorrt package compiles on the GPU it compiles for, and there is none here")
     builder = trt.Builder(logger_of(package))
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))

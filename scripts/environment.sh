@@ -59,7 +59,7 @@ install_torch() {
 
 # gpu_extra: ",gpu" on a machine with an NVIDIA GPU, or WITH_GPU=1.
 gpu_extra() {
-    [ "${WITH_GPU:-}" = 1 ] || "$PYTHON" -c 'import sys; from runtime import gpu; sys.exit(gpu.find() is None)' || return 0
+    [ "${WITH_GPU:-}" = 1 ] || "$PYTHON" -c 'import sys; from runtime import hardware; sys.exit(hardware.find_gpu() is None)' || return 0
     echo ,gpu
 }
 

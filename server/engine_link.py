@@ -9,8 +9,8 @@ import zmq
 import zmq.asyncio
 
 from runtime.exceptions import EngineFailed, EngineStopped
-from runtime.loop import OnResult
-from runtime.requests import Request, Result
+from runtime.scheduler.loop import OnResult
+from runtime.scheduler.requests import Request, Result
 from server import wire
 from server.wire import LOST_SECONDS, PULSE_SECONDS, Answer, EnginePulse, GatewayPulse, SentAudio
 

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from runtime.exceptions import EngineStopped
-from runtime.loop import OnResult
-from runtime.requests import Request
+from runtime.scheduler.loop import OnResult
+from runtime.scheduler.requests import Request
 from server.engine_link import AWAY, EngineLink
 
 

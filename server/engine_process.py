@@ -18,10 +18,10 @@ import zmq
 import zmq.asyncio
 
 from runtime.exceptions import EngineError, EngineFailed
-from runtime.loop import EngineLoop
-from runtime.requests import Result
+from runtime.scheduler.loop import EngineLoop
+from runtime.scheduler.requests import Result
+from runtime.scheduler.warm_up import warm_up
 from server import wire
-from server.hub import warm_up
 from server.metrics import Metrics
 from server.opening import load_settings, open_for_serving, set_up_log
 from server.settings import Settings

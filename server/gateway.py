@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import uvicorn
 
-from runtime.loop import EngineLoop
+from runtime.scheduler.loop import EngineLoop
 from runtime.tokenizer import Tokenizer
 from server.app import create_app
 from server.engine_link import EngineLink

@@ -8,16 +8,15 @@ import logging
 import time
 from collections.abc import Callable
 
-import numpy as np
-
-from runtime.audio import SAMPLE_RATE, Clip
-from runtime.exceptions import EngineError, EngineStopped
-from runtime.loop import EngineLoop
-from runtime.requests import Priority, Request, Result
+from runtime.audio import SAMPLE_RATE
+from runtime.exceptions import EngineStopped
+from runtime.scheduler.loop import EngineLoop
+from runtime.scheduler.requests import Request, Result
+from runtime.scheduler.warm_up import warm_up
 from runtime.tokenizer import Tokenizer
 from server.metrics import Metrics
 from server.protocol import Reason
-from server.session import Session, SessionLimits, State, request_ids
+from server.session import Session, SessionLimits, State
 
 logger = logging.getLogger(__name__)
 
@@ -204,14 +203,3 @@ class Hub:
         for task in self._tasks:
             task.cancel()
         await asyncio.to_thread(self._engine_loop.stop)
-
-
-async def warm_up(engine_loop: EngineLoop, seconds: float) -> EngineError | None:
-    """Transcribe noise of this length, and align it: what loads when first asked for loads now. Returns the error, if any."""
-    loop = asyncio.get_running_loop()
-    samples = np.random.default_rng(0).integers(-3000, 3000, int(seconds * SAMPLE_RATE), dtype=np.int16)
-    done: asyncio.Future[Result] = loop.create_future()
-    request = Request(next(request_ids), "warm-up", Clip(samples), draft=(5, 6, 7, 8), priority=Priority.FINAL, end_bias=50.0,
-                      align=True)  # fmt: skip
-    engine_loop.submit(request, lambda result: loop.call_soon_threadsafe(done.set_result, result))
-    return (await done).error

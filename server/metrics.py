@@ -5,11 +5,11 @@ import os
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from runtime.batcher import Batcher, Step
 from runtime.engine.protocol import Engine
 from runtime.exceptions import RequestCancelled
-from runtime.observer import Observer
-from runtime.requests import Result
+from runtime.scheduler.batcher import Batcher, Step
+from runtime.scheduler.observer import Observer
+from runtime.scheduler.requests import Result
 
 STEP_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 LATENCY_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 5.0, 10.0)

@@ -6,7 +6,7 @@ import sys
 from runtime.engine import selection
 from runtime.engine.protocol import Engine
 from runtime.engine.selection import Choice
-from runtime.loop import EngineLoop
+from runtime.scheduler.loop import EngineLoop
 from runtime.tokenizer import Tokenizer
 from server import settings as settings_module
 from server.metrics import Metrics

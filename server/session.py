@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from runtime.audio import SAMPLE_RATE
 from runtime.exceptions import EngineStopped, RequestCancelled
 from runtime.hypothesis import END_BIAS, is_speech
-from runtime.requests import Priority, Request, Result
+from runtime.scheduler.requests import Priority, Request, Result
 from runtime.tokenizer import Tokenizer
 from server import protocol
 from server.protocol import Close, Init, ProtocolError, Reason

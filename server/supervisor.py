@@ -13,7 +13,7 @@ from pathlib import Path
 
 from prometheus_client import multiprocess
 
-from runtime import gpu
+from runtime import hardware
 from server import gateway, wire
 from server.metrics import SHARED_VARIABLE
 from server.settings import Settings
@@ -77,16 +77,16 @@ class Supervisor:
         return self.directory / "metrics"
 
     def _addresses(self) -> list[str]:
-        count = self.settings.engines or max(1, len(gpu.visible()))
+        count = self.settings.engines or max(1, len(hardware.visible_gpus()))
         return [f"ipc://{self.directory}/engine-{number}" for number in range(1, count + 1)]
 
     def _engines(self) -> list[Child]:
         """One engine process for each GPU, which sees no other."""
-        devices, children = gpu.visible(), []
+        devices, children = hardware.visible_gpus(), []
         for number, address in enumerate(self._addresses()):
             variables = {wire.SOCKET_VARIABLE: address, SHARED_VARIABLE: str(self._shared)}
             if devices:
-                variables[gpu.DEVICES_VARIABLE] = devices[number % len(devices)]
+                variables[hardware.DEVICES_VARIABLE] = devices[number % len(devices)]
             children.append(Child(f"engine process {number + 1}", "server.engine_process", variables))
         return children
 

@@ -8,7 +8,7 @@ import numpy as np
 from runtime import exceptions
 from runtime.audio import Clip
 from runtime.exceptions import EngineError, EngineFailed
-from runtime.requests import Priority, Request, Result, Timings
+from runtime.scheduler.requests import Priority, Request, Result, Timings
 
 SOCKET_VARIABLE = "ASR_ENGINE_SOCKET"
 """From the supervisor: where gateways and engine process meet; to a gateway, of every engine process, separated by spaces."""

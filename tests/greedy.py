@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from runtime.audio import Clip
-from runtime.decoding import Decoding
 from runtime.engine.protocol import Engine, Row
 from runtime.hypothesis import END_BIAS
-from runtime.requests import Request
+from runtime.scheduler.decoding import Decoding
+from runtime.scheduler.requests import Request
 
 
 def decode(engine: Engine, clip: Clip) -> Decoding:

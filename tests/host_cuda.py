@@ -1,7 +1,7 @@
 """A stand-in for a GPU, so that the TensorRT engine runs where there is none: its buffers, addresses, shapes and order.
 
-Device memory is host memory, the kernels are those of runtime/engine/kernels.cu compiled for the host, and a plan is the ONNX it was
-compiled from, run by ONNX Runtime. What TensorRT and CUDA themselves do is left to tests marked gpu.
+Device memory is host memory, the kernels are those of runtime/engine/kernels.cu compiled for the host, and a plan is the
+ONNX it was compiled from, run by ONNX Runtime. What TensorRT and CUDA themselves do is left to tests marked gpu.
 """
 
 import ctypes

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.audio import Clip
-from runtime.batcher import ENCODE_BURST, Align, Batcher, Decode, Encode
 from runtime.engine.protocol import Limits, Prediction
 from runtime.exceptions import EngineFailed, RequestCancelled
-from runtime.requests import Priority, Request
+from runtime.scheduler.batcher import ENCODE_BURST, Align, Batcher, Decode, Encode
+from runtime.scheduler.requests import Priority, Request
 
 END = 2
 SECOND = Clip(np.zeros(16_000, np.int16))

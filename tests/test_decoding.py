@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.audio import Clip
-from runtime.decoding import LOOP_PHRASE_TOKENS, Decoding
+from runtime.scheduler.decoding import LOOP_PHRASE_TOKENS, Decoding
 from tests import greedy
 
 START, END = 1, 2

@@ -4,16 +4,19 @@ import numpy as np
 import pytest
 
 from benchmarks.accuracy import word_error_rate
-from runtime import gpu
-from runtime.alignment import first_frames
+from runtime import hardware
 from runtime.audio import Clip
 from runtime.engine import tensorrt_package
 from runtime.engine.manifest import TENSORRT, TORCH, Manifest
 from runtime.engine.protocol import CONTINUED, Row
 from runtime.hypothesis import END_BIAS
+from runtime.scheduler.alignment import first_frames
 from tests import greedy
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(gpu.find() is None, reason="needs an NVIDIA GPU, and the driver shows none")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(hardware.find_gpu() is None, reason="needs an NVIDIA GPU, and the driver shows none"),
+]
 
 LARGEST_WER_DIFFERENCE = 0.3  # points
 

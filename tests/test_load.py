@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from runtime.audio import SAMPLE_RATE
-from runtime.batcher import Align, Batcher, Decode, Encode
 from runtime.engine.protocol import Limits, Prediction
-from runtime.requests import Request
+from runtime.scheduler.batcher import Align, Batcher, Decode, Encode
+from runtime.scheduler.requests import Request
 from runtime.tokenizer import Tokenizer
 from server.session import Session, SessionLimits
 

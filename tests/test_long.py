@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 
 from runtime.audio import SAMPLE_RATE, count_frames
-from runtime.requests import Request, Result
+from runtime.scheduler.requests import Request, Result
 from runtime.tokenizer import Tokenizer
 from server.session import Session, SessionLimits
 

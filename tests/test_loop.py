@@ -12,9 +12,9 @@ import pytest
 from runtime.audio import Clip
 from runtime.engine.protocol import CONTINUED, Limits, Prediction, Ready, Row
 from runtime.exceptions import EngineFailed, EngineStopped, RequestCancelled
-from runtime.loop import FAILURES_TO_GIVE_UP, EngineLoop
-from runtime.observer import Observer
-from runtime.requests import Request
+from runtime.scheduler.loop import FAILURES_TO_GIVE_UP, EngineLoop
+from runtime.scheduler.observer import Observer
+from runtime.scheduler.requests import Request
 
 CLIP = Clip(np.zeros(16_000, np.int16))
 LONGEST_WAIT_SECONDS = 10.0

@@ -8,7 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from engine_build import onnxruntime_target, quantisation
 from engine_build.request import Request
-from runtime import cpu
+from runtime import hardware
 from runtime.engine import manifest, selection
 from runtime.exceptions import EngineDirectoryError
 
@@ -88,7 +88,7 @@ def test_seven_bits_cannot_overflow_sixteen(tmp_path, product):
 )
 def test_a_processor_says_whether_it_has_vnni(tmp_path, machine, flags, exact):
     (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags\t\t: {flags}\n")
-    assert cpu.sums_int8_products_exactly(tmp_path / "cpuinfo", machine) is exact
+    assert hardware.sums_int8_products_exactly(tmp_path / "cpuinfo", machine) is exact
 
 
 def test_an_engine_for_vnni_is_refused_without_it_and_built_anew(built, monkeypatch):
@@ -97,7 +97,7 @@ def test_an_engine_for_vnni_is_refused_without_it_and_built_anew(built, monkeypa
     choice = selection.choose(directory.parent, found.model, "int8", "onnxruntime")
     request = Request(found.model, "onnxruntime", "int8", directory.parent, 32, None, False)
     assert onnxruntime_target.is_current(request, found)
-    monkeypatch.setattr(cpu, "sums_int8_products_exactly", lambda: not found.needs_exact_int8_sums)
+    monkeypatch.setattr(hardware, "sums_int8_products_exactly", lambda: not found.needs_exact_int8_sums)
     assert not onnxruntime_target.is_current(request, found)
     if found.needs_exact_int8_sums:
         with pytest.raises(EngineDirectoryError, match="VNNI.*run: python engine_build/build.py"):

@@ -8,7 +8,7 @@ import pytest
 
 from runtime.audio import SAMPLE_RATE, count_frames
 from runtime.exceptions import EngineFailed, EngineStopped
-from runtime.requests import Priority, Request, Result, Timings
+from runtime.scheduler.requests import Priority, Request, Result, Timings
 from runtime.tokenizer import Tokenizer
 from server.session import Session, SessionLimits, State
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from runtime import gpu
+from runtime import hardware
 from runtime.engine.manifest import FORMAT
 from tests.conftest import ENGINES, PROJECT
 
@@ -67,7 +67,7 @@ def test_an_engine_that_does_not_fit_is_refused_with_what_to_run(copied, name):
     assert "python engine_build/build.py --model UsefulSensors/moonshine-base" in line
 
 
-@pytest.mark.skipif(gpu.find() is not None, reason="there is a GPU, so nothing is missing")
+@pytest.mark.skipif(hardware.find_gpu() is not None, reason="there is a GPU, so nothing is missing")
 def test_a_gpu_engine_without_a_gpu_stops_the_start_with_one_line(built):
     built("fp16", "tensorrt", "--max-batch", "32", "--flavour", "tensorrt-rtx")
     status, line = start(ASR_TARGET="tensorrt", MOONSHINE_PRECISION="fp16")

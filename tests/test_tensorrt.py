@@ -9,7 +9,7 @@ import pytest
 from benchmarks.accuracy import word_error_rate
 from engine_build import build, quantisation, tensorrt_target
 from engine_build.request import BuildError, Stages
-from runtime import gpu
+from runtime import hardware
 from runtime.audio import SAMPLE_RATE, Clip
 from runtime.engine import manifest, selection, tensorrt_package
 from runtime.engine.cuda_graphs import CapturedShapes
@@ -19,11 +19,11 @@ from runtime.engine.protocol import CONTINUED, Row
 from runtime.engine.shapes import ENCODER_SECONDS, NEW_TOKENS, Shape, shapes_up_to
 from runtime.engine.tensorrt_engine import check_device, check_version, open_tensorrt
 from runtime.exceptions import DeviceError, EngineDirectoryError
-from runtime.gpu import Gpu
+from runtime.hardware import Gpu
 from runtime.hypothesis import END_BIAS
-from runtime.loop import EngineLoop
-from runtime.observer import Observer
-from runtime.requests import Request
+from runtime.scheduler.loop import EngineLoop
+from runtime.scheduler.observer import Observer
+from runtime.scheduler.requests import Request
 from tests import greedy
 from tests.conftest import ENGINES, MODEL, TENSORRT_BATCHES, open_torch_on_cpu
 from tests.host_cuda import HostCuda, Late
@@ -139,7 +139,7 @@ def test_a_flavour_that_is_not_installed_is_named(capsys, built):
     assert "tensorrt is not installed" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(gpu.find() is not None, reason="there is a GPU, so nothing is missing")
+@pytest.mark.skipif(hardware.find_gpu() is not None, reason="there is a GPU, so nothing is missing")
 def test_without_a_gpu_the_engine_does_not_open(plans):
     directory, found = plans("fp16")
     with pytest.raises(DeviceError, match="needs an NVIDIA GPU"):
@@ -194,10 +194,10 @@ def test_plans_of_another_version_are_built_again(plans, monkeypatch):
     ],
 )
 def test_the_target_is_the_best_that_this_machine_has(monkeypatch, capability, flavour, torch, target):
-    monkeypatch.setattr(gpu, "find", lambda: capability and dataclasses.replace(H100, compute_capability=capability))
+    monkeypatch.setattr(hardware, "find_gpu", lambda: capability and dataclasses.replace(H100, compute_capability=capability))
     package = flavour and tensorrt_package.TensorRt(flavour, "1.0", None)
     monkeypatch.setattr(tensorrt_package, "find", lambda asked=None: package)
-    monkeypatch.setattr(engines, "torch_has_cuda", lambda: torch)
+    monkeypatch.setattr(selection, "torch_has_cuda", lambda: torch)
     assert selection.detect_target() == target
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from benchmarks.accuracy import normalise
 from benchmarks.simulation import Simulation
-from runtime.alignment import LEAST_SHARE, first_frames
 from runtime.audio import SAMPLES_PER_FRAME
+from runtime.scheduler.alignment import LEAST_SHARE, first_frames
 from runtime.tokenizer import Tokenizer
 from server import audio_file
 from server.words import fit_pauses, locate, stream_position

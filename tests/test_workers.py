@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from runtime.audio import SAMPLE_RATE
 from runtime.exceptions import RequestCancelled
-from runtime.requests import Priority, Request, Result, Timings
+from runtime.scheduler.requests import Priority, Request, Result, Timings
 from server import wire
 from server.client import StreamError, StreamingClient, transcribe
 from server.segmenter import Segmenter

@@ -87,7 +87,7 @@ class Manifest(BaseModel):
     built_at: str
     """UTC, ISO 8601."""
     needs_exact_int8_sums: bool = False
-    """Of an int8 engine with weights of 8 bits: it runs only where cpu.sums_int8_products_exactly()."""
+    """Of an int8 engine with weights of 8 bits: it runs only where hardware.sums_int8_products_exactly()."""
     plans: Plans | None = None
     """Of the tensorrt target only."""
 

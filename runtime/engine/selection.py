@@ -4,7 +4,7 @@ import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime import cpu, gpu
+from runtime import hardware
 from runtime.engine import manifest, tensorrt_package
 from runtime.engine.manifest import ONNXRUNTIME, TENSORRT, TORCH, Manifest
 from runtime.engine.protocol import Engine
@@ -30,7 +30,7 @@ class Choice:
 
 def detect_target(flavour: str | None = None) -> str:
     """The best target for this machine: tensorrt or torch where there is a GPU and the package, else onnxruntime."""
-    found = gpu.find()
+    found = hardware.find_gpu()
     if found is None:
         return ONNXRUNTIME
     package = tensorrt_package.find(flavour)
@@ -70,7 +70,7 @@ def check(choice: Choice, max_batch: int) -> Manifest:
         from runtime.engine.tensorrt_engine import check_device, check_version
 
         check_version(choice.directory, found.plans, tensorrt_package.find(found.plans.flavour))
-        check_device(choice.directory, found.plans, gpu.find())
+        check_device(choice.directory, found.plans, hardware.find_gpu())
     if choice.target == ONNXRUNTIME:
         check_processor(choice, found, max_batch)
     return found
@@ -78,7 +78,7 @@ def check(choice: Choice, max_batch: int) -> Manifest:
 
 def check_processor(choice: Choice, found: Manifest, max_batch: int) -> None:
     """Raises EngineDirectoryError for int8 weights that this processor's sums would overflow with."""
-    if found.needs_exact_int8_sums and not cpu.sums_int8_products_exactly():
+    if found.needs_exact_int8_sums and not hardware.sums_int8_products_exactly():
         advice = manifest.build_command(choice.model, choice.target, choice.precision, max_batch, choice.directory.parent)
         raise EngineDirectoryError(f"{choice.directory} was built for a processor with VNNI, which this is not; run: {advice}")
 

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import numpy as np
 
-from runtime import audio, gpu
+from runtime import audio, hardware
 from runtime.audio import DITHER, DITHER_PERIOD_SAMPLES
 from runtime.engine import tensorrt_package
 from runtime.engine.cuda_graphs import CapturedShapes
@@ -39,7 +39,7 @@ def open_tensorrt(
     """
     package = tensorrt_package.find(manifest.plans.flavour)
     check_version(directory, manifest.plans, package)
-    found = gpu.find()
+    found = hardware.find_gpu()
     check_device(directory, manifest.plans, found)
     from runtime.engine.cuda_device import CudaDevice  # cuda-python: only where this engine runs
 
@@ -64,7 +64,7 @@ def check_version(directory: Path, plans: Plans, package: TensorRt | None) -> No
         )
 
 
-def check_device(directory: Path, plans: Plans, found: gpu.Gpu | None) -> None:
+def check_device(directory: Path, plans: Plans, found: hardware.Gpu | None) -> None:
     """Raises DeviceError without a GPU, EngineDirectoryError for plans of another compute capability."""
     if found is None:
         raise DeviceError(

@@ -1,8 +1,26 @@
-"""Is there an NVIDIA GPU? Asked of the driver itself, so that it needs no package and imports none."""
+"""What this machine has: processor instructions and NVIDIA GPUs. Asked of the system itself, without any package."""
 
 import ctypes
 import os
+import platform
 from dataclasses import dataclass
+from pathlib import Path
+
+CPU_INFO = Path("/proc/cpuinfo")
+
+
+def sums_int8_products_exactly(cpu_info: Path = CPU_INFO, machine: str = platform.machine()) -> bool:
+    """Can products of 8 bits be added up without overflow? x86 can from VNNI on; before, it adds pairs of them in 16 bits."""
+    if machine.lower() not in ("x86_64", "amd64"):
+        return True
+    flags = next((line for line in read_lines(cpu_info) if line.startswith("flags")), "").split()
+    return "avx512_vnni" in flags or "avx_vnni" in flags
+
+
+def read_lines(path: Path) -> list[str]:
+    """Empty where there is no such file."""
+    return path.read_text().splitlines() if path.is_file() else []
+
 
 COMPUTE_CAPABILITY_MAJOR, COMPUTE_CAPABILITY_MINOR = 75, 76  # CUdevice_attribute, cuda.h
 
@@ -21,7 +39,7 @@ class Gpu:
 DEVICES_VARIABLE = "CUDA_VISIBLE_DEVICES"  # CUDA's own
 
 
-def visible() -> list[str]:
+def visible_gpus() -> list[str]:
     """Every device as CUDA_VISIBLE_DEVICES names it, to be made the only one of a process; empty without any."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
@@ -34,7 +52,7 @@ def visible() -> list[str]:
     return (named or [str(index) for index in range(count.value)])[: count.value]
 
 
-def find() -> Gpu | None:
+def find_gpu() -> Gpu | None:
     """The first device that CUDA_VISIBLE_DEVICES leaves; None without a driver or a device."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")

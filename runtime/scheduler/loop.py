@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from runtime import alignment
-from runtime.batcher import Align, Batcher, Decode, Encode, Step
 from runtime.engine.protocol import Encoding, Engine, Pending
 from runtime.exceptions import EngineError, EngineFailed, EngineStopped
-from runtime.observer import Observer
-from runtime.requests import Request, Result
+from runtime.scheduler import alignment
+from runtime.scheduler.batcher import Align, Batcher, Decode, Encode, Step
+from runtime.scheduler.observer import Observer
+from runtime.scheduler.requests import Request, Result
 
 logger = logging.getLogger(__name__)
 

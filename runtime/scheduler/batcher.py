@@ -1,6 +1,6 @@
 """Which requests run next. Decides and remembers; does no I/O, reads no clock and touches no engine.
 
-The loop (runtime/loop.py) asks plan() what to do, does it, and reports back with encoded(), decoded(), aligned() or fail(); what
+The loop (loop.py) asks plan() what to do, does it, and reports back with encoded(), decoded(), aligned() or fail(); what
 is finished comes back as results, one for every request that was submitted. It may be asked again before a Decode is answered:
 then it plans what can be planned unseen, so that the device need not wait for the host.
 """
@@ -10,11 +10,11 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from runtime.decoding import Decoding
 from runtime.engine.protocol import CONTINUED, Limits, Prediction, Row
 from runtime.exceptions import EngineError, RequestCancelled
-from runtime.requests import Priority, Request, Result, Timings
-from runtime.slots import Slots
+from runtime.scheduler.decoding import Decoding
+from runtime.scheduler.requests import Priority, Request, Result, Timings
+from runtime.scheduler.slots import Slots
 
 ENCODE_BURST = 4  # encodes in a row, without lanes, before the rows in flight get a pass: four share one at half the price
 

@@ -1,7 +1,7 @@
 """Where the engine loop reports what it does. The default listens to nothing; the server turns it into metrics."""
 
-from runtime.batcher import Batcher, Step
-from runtime.requests import Result
+from runtime.scheduler.batcher import Batcher, Step
+from runtime.scheduler.requests import Result
 
 
 class Observer:
