@@ -18,14 +18,14 @@ import numpy as np
 from benchmarks import machine
 from benchmarks.accuracy import evaluation_clips
 from benchmarks.model_size import ModelSize
+from moonshine_client import audio_file
 from runtime import hardware
 from runtime.audio import SAMPLE_RATE, Clip, count_frames
 from runtime.engine import manifest
 from runtime.engine.manifest import TENSORRT, TORCH, Manifest
 from runtime.engine.protocol import CONTINUED, Engine, Row
-from runtime.hypothesis import END_BIAS
 from runtime.scheduler.requests import TOKENS_PER_SECOND
-from server import audio_file
+from server.stream.confidence import END_BIAS
 
 VERIFIED_TOKENS = 32  # of a draft in one pass
 REPEATS, PEER_REPEATS = 5, 3

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.accuracy import evaluation_clips, samples
+from moonshine_client import audio_file
 from runtime.audio import SAMPLE_RATE
-from server import audio_file
 
 PAUSE_SECONDS = (0.1, 6.0)
 SNR_DB = 15.0

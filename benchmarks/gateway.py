@@ -15,8 +15,8 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.servers import free_address, running_process
-from server.client import StreamingClient
-from server.webrtc import LINGER_SECONDS
+from moonshine_client.client import StreamingClient
+from server.transports.webrtc import LINGER_SECONDS
 
 PROJECT = Path(__file__).resolve().parent.parent
 P99_LIMIT_MS = 20.0

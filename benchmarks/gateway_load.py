@@ -11,9 +11,9 @@ import time
 
 from benchmarks.accuracy import evaluation_clips
 from benchmarks.null_server import STAMP_BYTES
+from moonshine_client import audio_file
+from moonshine_client.client import StreamingClient
 from runtime.audio import SAMPLE_RATE
-from server import audio_file
-from server.client import StreamingClient
 
 CONNECT_AT_ONCE = 8
 ARRIVAL_SECONDS = 1.0  # they begin to speak spread over so long: nobody's updates fall together for ever

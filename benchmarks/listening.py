@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.accuracy import normalise
-from server.transcript import common_prefix
+from server.stream.transcript import common_prefix
 
 LOOK_AHEAD_WORDS = 5  # a moving text may have that many words more or fewer than the final one at the same place
 

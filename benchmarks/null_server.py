@@ -15,10 +15,10 @@ from runtime.audio import Clip
 from runtime.engine.protocol import Engine, Limits, Prediction, Ready, Row
 from runtime.scheduler.loop import EngineLoop
 from runtime.tokenizer import Tokenizer
-from server import gateway
-from server.hub import Hub
-from server.metrics import Metrics
-from server.opening import load_settings, set_up_log
+from server.cluster import gateway
+from server.sessions import Hub
+from server.startup import load_settings, set_up_log
+from server.telemetry.metrics import Metrics
 
 START_TOKEN, END_TOKEN = 1, 2
 HANDLING_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0)

@@ -22,11 +22,11 @@ from engine_build.checkpoint import DEFAULT_MODEL
 from runtime import hardware
 from runtime.audio import SAMPLE_RATE, Clip
 from runtime.engine import selection
-from runtime.hypothesis import END_BIAS
 from runtime.scheduler.loop import EngineLoop
 from runtime.scheduler.observer import Observer
 from runtime.scheduler.requests import TOKENS_PER_SECOND, Priority, Request, Result
 from runtime.tokenizer import Tokenizer
+from server.stream.confidence import END_BIAS
 
 PROJECT = Path(__file__).resolve().parent.parent
 PEER_ENVIRONMENTS = PROJECT / ".peers"

@@ -12,14 +12,14 @@ from benchmarks.accuracy import word_error_rate
 from benchmarks.file_sets import Piece, Recording
 from benchmarks.listening import Listening, Spoken, listen
 from benchmarks.simulation import Simulation, run_step
+from moonshine_client.client import FRAME_MS, transcribe
 from runtime.audio import SAMPLE_RATE, Clip
 from runtime.engine.protocol import Engine
-from runtime.hypothesis import END_BIAS
 from runtime.scheduler.batcher import Batcher
 from runtime.scheduler.requests import Request
 from runtime.tokenizer import Tokenizer
-from server.client import FRAME_MS, transcribe
 from server.session import SessionLimits
+from server.stream.confidence import END_BIAS
 
 
 @dataclass(frozen=True)

@@ -21,14 +21,14 @@ from benchmarks.accuracy import word_error_rate
 from benchmarks.file_sets import Recording, clips_one_by_one, sample_recordings
 from benchmarks.servers import running_server
 from engine_build.checkpoint import DEFAULT_MODEL
+from moonshine_client.client import FRAME_MS, StreamError, StreamingClient
 from runtime.audio import SAMPLE_RATE
 from runtime.engine import selection
 from runtime.scheduler.loop import EngineLoop
 from runtime.scheduler.requests import Request, Result
-from server.client import FRAME_MS, StreamError, StreamingClient
-from server.hub import Hub
-from server.metrics import Metrics
 from server.session import SessionLimits
+from server.sessions import Hub
+from server.telemetry.metrics import Metrics
 
 ARRIVAL_SECONDS = 10.0  # streams begin spread over so long
 SAMPLE_SECONDS = 0.5  # how often the backlog is looked at

@@ -6,11 +6,11 @@ import sys
 
 from runtime.engine import selection
 from runtime.exceptions import DeviceError, EngineDirectoryError, EngineError
-from server import gateway, supervisor
 from server import settings as settings_module
-from server.metrics import Metrics
-from server.opening import choice_of, load_settings, open_for_serving, set_up_log
+from server.cluster import gateway, supervisor
 from server.settings import Settings
+from server.startup import choice_of, load_settings, open_for_serving, set_up_log
+from server.telemetry.metrics import Metrics
 
 logger = logging.getLogger("server")
 

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
-from server.hub import Hub, Refused
-from server.metrics import Metrics
+from server.sessions import Hub, Refused
 from server.settings import Settings
-from server.webrtc import BadOffer, WebRtcTransport
+from server.telemetry.metrics import Metrics
+from server.transports.webrtc import BadOffer, WebRtcTransport
 
 MAX_OFFER_BYTES = 64 * 1024
 RETRY_AFTER_SECONDS = 5

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 from runtime.audio import SAMPLE_RATE
 from runtime.exceptions import EngineStopped, RequestCancelled
-from runtime.hypothesis import END_BIAS, is_speech
 from runtime.scheduler.requests import Priority, Request, Result
 from runtime.tokenizer import Tokenizer
-from server import protocol
-from server.protocol import Close, Init, ProtocolError, Reason
-from server.segmenter import Cut, CutKind, Segmenter
-from server.transcript import NOTHING, Hypothesis, Transcript
-from server.words import Spoken, Word, locate
+from server.dialects import native
+from server.dialects.native import Close, Init, ProtocolError, Reason
+from server.stream.confidence import END_BIAS, is_speech
+from server.stream.segmenter import Cut, CutKind, Segmenter
+from server.stream.transcript import NOTHING, Hypothesis, Transcript
+from server.stream.words import Spoken, Word, locate
 
 MIN_NEW_SECONDS = 0.1  # of audio that make another interim worth its price
 COMPLETE_SECONDS = 0.3  # of quiet behind the last sound: no word is cut off in its middle
@@ -94,7 +94,7 @@ class Session:
             return
         self._last_heard_at = now
         try:
-            match protocol.parse_text(text):
+            match native.parse_text(text):
                 case Init() as init:
                     self._init(init)
                 case Close():
@@ -110,7 +110,7 @@ class Session:
         self._last_heard_at = now
         try:
             self._require_streaming("audio")
-            protocol.check_audio(pcm)
+            native.check_audio(pcm)
         except ProtocolError as exc:
             self.fail(exc.reason, exc.message)
             return
@@ -182,7 +182,7 @@ class Session:
         if self.state in (State.STREAMING, State.CLOSING):
             text = self._transcript.text[: self._transcript.stable]
             kept = {"sid": self.sid, "text": text, "audio_ms": milliseconds(self._segmenter.start)}
-        error = protocol.error(reason, message, **kept)
+        error = native.error(reason, message, **kept)
         self._end(self._tail(error) if kept else error)
 
     def abandon(self) -> None:
@@ -196,7 +196,7 @@ class Session:
             raise ProtocolError(Reason.ALREADY_INITIALISED, "init was sent twice; one channel carries one stream")
         self.sid, self._with_words, self._with_tail = init.sid, init.words, init.tail
         self.state = State.STREAMING
-        self._send(protocol.ready(self.sid, self._limits.max_batch))
+        self._send(native.ready(self.sid, self._limits.max_batch))
 
     def _require_streaming(self, what: str) -> None:
         if self.state is State.WAITING_FOR_INIT:
@@ -323,7 +323,7 @@ class Session:
         if shown == self._last_shown or self.state is not State.STREAMING:
             return
         latency_ms = (now - pending.heard_at) * 1000
-        message = protocol.interim(self.sid, self._seq, *shown, milliseconds(pending.end), latency_ms)
+        message = native.interim(self.sid, self._seq, *shown, milliseconds(pending.end), latency_ms)
         if self._send(self._tail(message)) is False:
             return  # dropped: the next one says it too
         self._last_shown, self._told = shown, (self._transcript.stable, len(self._transcript.segments))
@@ -334,13 +334,13 @@ class Session:
         if not self._with_tail:
             return message
         characters, segments = self._told
-        return protocol.tail_of(message, characters, self._transcript.segments[segments:])
+        return native.tail_of(message, characters, self._transcript.segments[segments:])
 
     def _send_final(self, now: float) -> None:
         transcript = self._transcript
         latency_ms = (now - self._closed_at) * 1000
         audio_ms = milliseconds(self._segmenter.end)
-        message = protocol.final(self.sid, transcript.text, transcript.segments, audio_ms, latency_ms, self._with_words)
+        message = native.final(self.sid, transcript.text, transcript.segments, audio_ms, latency_ms, self._with_words)
         self._end(self._tail(message))
 
     def _end(self, message: dict) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from server import audio_file
-from server.audio_file import AudioFileError
+from moonshine_client import audio_file
+from moonshine_client.audio_file import AudioFileError
 
 SAMPLES = Path(__file__).resolve().parent.parent / "samples"
 

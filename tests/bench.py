@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from server.client import StreamError, Transcription, transcribe
+from moonshine_client.client import StreamError, Transcription, transcribe
 from tests import arguments
 
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from server.client import StreamError, Transcription, transcribe
+from moonshine_client.client import StreamError, Transcription, transcribe
 from tests import arguments
 
 

@@ -18,6 +18,7 @@ import pytest
 
 from benchmarks.accuracy import evaluation_clips, samples
 from engine_build import build
+from moonshine_client import audio_file
 from runtime.engine import manifest, selection
 from runtime.engine.device_engine import DeviceEngine
 from runtime.engine.manifest import (
@@ -36,7 +37,6 @@ from runtime.engine.protocol import Engine
 from runtime.engine.tensorrt_engine import TensorRtDevice
 from runtime.engine.torch_engine import open_torch
 from runtime.tokenizer import Tokenizer
-from server import audio_file
 from tests.host_cuda import HostCuda, HostTensorRt
 
 PROJECT = Path(__file__).resolve().parent.parent

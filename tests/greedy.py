@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from runtime.audio import Clip
 from runtime.engine.protocol import Engine, Row
-from runtime.hypothesis import END_BIAS
 from runtime.scheduler.decoding import Decoding
 from runtime.scheduler.requests import Request
+from server.stream.confidence import END_BIAS
 
 
 def decode(engine: Engine, clip: Clip) -> Decoding:

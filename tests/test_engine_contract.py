@@ -6,7 +6,7 @@ import pytest
 from runtime.audio import Clip, count_frames
 from runtime.engine.onnx_engine import group_rows
 from runtime.engine.protocol import CONTINUED, Row
-from runtime.hypothesis import END_BIAS
+from server.stream.confidence import END_BIAS
 from tests import greedy
 
 # Between log-probabilities of one block and of the same in parts. int8 rounds activations, where a sum in another order may

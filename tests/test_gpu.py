@@ -9,8 +9,8 @@ from runtime.audio import Clip
 from runtime.engine import tensorrt_package
 from runtime.engine.manifest import TENSORRT, TORCH, Manifest
 from runtime.engine.protocol import CONTINUED, Row
-from runtime.hypothesis import END_BIAS
 from runtime.scheduler.alignment import first_frames
+from server.stream.confidence import END_BIAS
 from tests import greedy
 
 pytestmark = [

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import pytest
 
 from benchmarks.simulation import DEFAULT_LIMITS
-from server.hub import STUCK_SECONDS, Hub, Refused
-from server.metrics import Metrics
+from server.sessions import STUCK_SECONDS, Hub, Refused
+from server.telemetry.metrics import Metrics
 
 
 @dataclass

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.audio import SAMPLE_RATE
-from server.segmenter import LEVEL_SAMPLES, CutKind, Segmenter
+from server.stream.segmenter import LEVEL_SAMPLES, CutKind, Segmenter
 
 
 def noise(seconds: float, rms: float, seed: int = 0) -> np.ndarray:

@@ -9,8 +9,8 @@ import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 
 from benchmarks.accuracy import word_error_rate
+from moonshine_client.client import StreamError, StreamingClient, transcribe
 from runtime.audio import SAMPLE_RATE
-from server.client import StreamError, StreamingClient, transcribe
 
 LONGEST_WAIT_SECONDS = 30.0
 CONCURRENCY = 4

@@ -20,10 +20,10 @@ from runtime.engine.shapes import ENCODER_SECONDS, NEW_TOKENS, Shape, shapes_up_
 from runtime.engine.tensorrt_engine import check_device, check_version, open_tensorrt
 from runtime.exceptions import DeviceError, EngineDirectoryError
 from runtime.hardware import Gpu
-from runtime.hypothesis import END_BIAS
 from runtime.scheduler.loop import EngineLoop
 from runtime.scheduler.observer import Observer
 from runtime.scheduler.requests import Request
+from server.stream.confidence import END_BIAS
 from tests import greedy
 from tests.conftest import ENGINES, MODEL, TENSORRT_BATCHES, open_torch_on_cpu
 from tests.host_cuda import HostCuda, Late

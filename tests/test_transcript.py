@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.tokenizer import Tokenizer
-from server.transcript import Hypothesis, Transcript
+from server.stream.transcript import Hypothesis, Transcript
 
 WORDS = ["", "", "", "▁the", "▁cat", "▁sat", "▁on", "▁a", "▁mat", "s", ".", ",", "<0xC3>", "<0xA9>", "▁"]
 TOKENIZER = Tokenizer(WORDS)

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from benchmarks.accuracy import normalise
 from benchmarks.simulation import Simulation
+from moonshine_client import audio_file
 from runtime.audio import SAMPLES_PER_FRAME
 from runtime.scheduler.alignment import LEAST_SHARE, first_frames
 from runtime.tokenizer import Tokenizer
-from server import audio_file
-from server.words import fit_pauses, locate, stream_position
+from server.stream.words import fit_pauses, locate, stream_position
 
 KNOWN = Path(__file__).parent / "data" / "words"
 TOLERANCE_MS = 120

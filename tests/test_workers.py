@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moonshine_client.client import StreamError, StreamingClient, transcribe
 from runtime.audio import SAMPLE_RATE
 from runtime.exceptions import RequestCancelled
 from runtime.scheduler.requests import Priority, Request, Result, Timings
-from server import wire
-from server.client import StreamError, StreamingClient, transcribe
-from server.segmenter import Segmenter
-from server.wire import HeldAudio, SentAudio
+from server.cluster import messages
+from server.cluster.messages import HeldAudio, SentAudio
+from server.stream.segmenter import Segmenter
 from tests.conftest import RunningServer
 
 AGAIN_SECONDS = 60.0  # for a process to be there again
@@ -42,9 +42,9 @@ def test_the_engine_process_hears_what_the_session_means_and_audio_crosses_once(
             continue
         end = cut.position if cut else segmenter.end
         request = Request(step, "s", segmenter.clip(end), draft=(7, 8), forced=1, end_bias=7.0, unheard_seconds=0.5)
-        message = wire.decode_to_engine(wire.encode(sent.message_for(request)))
+        message = messages.decode_to_engine(messages.encode(sent.message_for(request)))
         crossed += len(message.new_pcm) // 2
-        there = wire.request_of(message, step, "s", held.clip_of(message))
+        there = messages.request_of(message, step, "s", held.clip_of(message))
         assert np.array_equal(there.clip.samples, request.clip.samples) and there.clip.position == request.clip.position
         assert (there.draft, there.forced, there.priority, there.max_tokens) == ((7, 8), 1, Priority.INTERIM, request.max_tokens)
         if cut:
@@ -57,8 +57,8 @@ def test_a_result_comes_back_as_it_was():
     whole = Result(request, (5, 6), (-0.1, -0.5), looped=True, first_frames=(0, 3, 9), timings=Timings(1.0, 2.0, 3, 4))
     failed = Result(request, error=RequestCancelled("the stream has left"))
     for result in (whole, failed):
-        answer = wire.decode_to_gateway(wire.encode(wire.answer_of(result, 1)))
-        back = wire.result_of(answer, request)
+        answer = messages.decode_to_gateway(messages.encode(messages.answer_of(result, 1)))
+        back = messages.result_of(answer, request)
         assert (type(back.error), str(back.error)) == (type(result.error), str(result.error))
         assert (back.tokens, back.log_probs, back.looped, back.first_frames, back.timings) == (
             result.tokens, result.log_probs, result.looped, result.first_frames, result.timings
@@ -66,7 +66,7 @@ def test_a_result_comes_back_as_it_was():
 
 
 def test_audio_that_is_missing_is_noticed():
-    message = wire.Transcribe(1, "s", 0, 640, 320, bytes(640), None, (), 0, 0, 0.0, None, False, False)
+    message = messages.Transcribe(1, "s", 0, 640, 320, bytes(640), None, (), 0, 0, 0.0, None, False, False)
     with pytest.raises(ValueError, match="audio up to 0 is here, and what comes begins at 320"):
         HeldAudio().clip_of(message)
 
@@ -132,9 +132,9 @@ def test_a_gateway_that_is_killed_takes_only_its_sessions(served, recordings):
         streams = [asyncio.create_task(one(opened, killed)) for _ in range(6)]
         for _ in streams:
             await opened.acquire()
-        before = set(processes_of(served)["server.gateway"])
+        before = set(processes_of(served)["server.cluster.gateway"])
         os.kill(min(before), signal.SIGKILL)
-        await until(lambda: len(set(processes_of(served)["server.gateway"]) - {min(before)}) == 2, "new gateway")
+        await until(lambda: len(set(processes_of(served)["server.cluster.gateway"]) - {min(before)}) == 2, "new gateway")
         left = round(metric(served, "asr_sessions_open"))
         killed.set()
         return await asyncio.gather(*streams), left
@@ -149,7 +149,7 @@ def test_a_gateway_that_is_killed_takes_only_its_sessions(served, recordings):
 async def until_all_are_ready(server: RunningServer) -> None:
     """Each gateway finds each engine process by itself, some tenths of a second apart."""
     await until(lambda: all(server.get("/readyz").status_code == 200 for _ in range(20)), "gateways that are all ready")
-    await asyncio.sleep(2 * wire.PULSE_SECONDS)
+    await asyncio.sleep(2 * messages.PULSE_SECONDS)
 
 
 async def until(holds, what: str) -> None:
@@ -164,7 +164,7 @@ def test_an_engine_process_that_is_killed_is_started_again_and_its_sessions_are_
     async def lose_the_engine() -> StreamError:
         async with StreamingClient(served.address) as client:
             await client.send(recordings["short"].samples[:SAMPLE_RATE].tobytes())
-            (pid,) = processes_of(served)["server.engine_process"]
+            (pid,) = processes_of(served)["server.cluster.engine_process"]
             os.kill(pid, signal.SIGKILL)
             with pytest.raises(StreamError) as lost:
                 await client.close()
@@ -189,8 +189,8 @@ def test_streams_are_dealt_out_to_engine_processes_and_only_those_of_a_dead_one_
             clients = [await stack.enter_async_context(StreamingClient(server.address)) for _ in range(4)]
             for client in clients:
                 await client.send(recordings["short"].samples[: 4 * SAMPLE_RATE].tobytes())
-            os.kill(processes_of(server)["server.engine_process"][0], signal.SIGKILL)
-            await asyncio.sleep(wire.LOST_SECONDS + 2 * wire.PULSE_SECONDS)  # by then both gateways have noticed
+            os.kill(processes_of(server)["server.cluster.engine_process"][0], signal.SIGKILL)
+            await asyncio.sleep(messages.LOST_SECONDS + 2 * messages.PULSE_SECONDS)  # by then both gateways have noticed
             assert server.get("/readyz").status_code == 200, "the other engine serves on"
             said = []
             for client in clients:
@@ -213,7 +213,7 @@ def test_the_limit_of_sessions_is_of_all_gateways_together(served):
             for _ in range(8):
                 await stack.enter_async_context(StreamingClient(served.address))
             await until(lambda: served.get("/readyz").status_code == served.get("/readyz").status_code == 503, "full server")
-            await asyncio.sleep(2 * wire.PULSE_SECONDS)  # until every gateway has heard of the others
+            await asyncio.sleep(2 * messages.PULSE_SECONDS)  # until every gateway has heard of the others
             for _ in range(4):  # whichever of them answers
                 with pytest.raises(StreamError) as error:
                     await stack.enter_async_context(StreamingClient(served.address))

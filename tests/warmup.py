@@ -3,7 +3,7 @@
 import asyncio
 import sys
 
-from server.client import StreamError, transcribe
+from moonshine_client.client import StreamError, transcribe
 from tests import arguments
 
 

@@ -1,6 +1,6 @@
 """What faces the clients: HTTP, WebRTC and sessions, in front of an engine loop or of links to some.
 
-python -m server.gateway is one of several such processes; server/supervisor.py starts them.
+python -m server.cluster.gateway is one of several such processes; supervisor.py starts them.
 """
 
 import asyncio
@@ -17,16 +17,16 @@ import uvicorn
 from runtime.scheduler.loop import EngineLoop
 from runtime.tokenizer import Tokenizer
 from server.app import create_app
-from server.engine_link import EngineLink
-from server.engine_pool import EnginePool
-from server.hub import Hub
-from server.metrics import Metrics
-from server.opening import choice_of, load_settings, set_up_log
+from server.cluster.engine_link import EngineLink
+from server.cluster.engine_pool import EnginePool
+from server.cluster.messages import SOCKET_VARIABLE
 from server.session import SessionLimits
+from server.sessions import Hub
 from server.settings import Settings
-from server.wire import SOCKET_VARIABLE
+from server.startup import choice_of, load_settings, set_up_log
+from server.telemetry.metrics import Metrics
 
-logger = logging.getLogger("server.gateway")
+logger = logging.getLogger("server.cluster.gateway")
 
 BACKLOG = 1024  # connections that wait to be accepted
 ORPHAN_CHECK_SECONDS = 1.0

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from aiortc import InvalidStateError, RTCConfiguration, RTCDataChannel, RTCIceServer, RTCPeerConnection, RTCSessionDescription
 from aiortc.sdp import SessionDescription
 
-from server import protocol, sctp
-from server.hub import Hub
-from server.metrics import Metrics
-from server.protocol import Reason
+from server.dialects import native
+from server.dialects.native import Reason
 from server.session import Session
+from server.sessions import Hub
 from server.settings import IceServer
+from server.telemetry.metrics import Metrics
+from server.transports import webrtc_sctp
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class WebRtcTransport:
     """Answers offers and keeps their connections until they end."""
 
     def __init__(self, hub: Hub, metrics: Metrics, ice_servers: tuple[IceServer, ...]):
-        sctp.install()
+        webrtc_sctp.install()
         self._hub = hub
         self._metrics = metrics
         self._configuration = RTCConfiguration(iceServers=[ice_server(server) for server in ice_servers])
@@ -79,8 +80,8 @@ class Peer:
 
     def _on_channel(self, channel: RTCDataChannel) -> None:
         if self._channel is not None:
-            refusal = protocol.error(Reason.ALREADY_INITIALISED, "a connection carries one stream; open another connection")
-            channel.send(protocol.encode(refusal))
+            refusal = native.error(Reason.ALREADY_INITIALISED, "a connection carries one stream; open another connection")
+            channel.send(native.encode(refusal))
             channel.close()
             return
         self._channel = channel
@@ -112,7 +113,7 @@ class Peer:
             return False
         for form in shorter_forms(message):
             try:
-                channel.send(protocol.encode(form))
+                channel.send(native.encode(form))
                 return True
             except ValueError:
                 continue  # longer than the client said it can take
@@ -165,7 +166,7 @@ def shorter_forms(message: dict) -> Iterator[dict]:
         yield without_words
         yield without_words | {"segments": []}
     if message["op"] != "interim":  # the next one will be as long; the final says that the text is
-        yield protocol.error(Reason.TEXT_TOO_LONG, "the text is longer than a message to this client may be")
+        yield native.error(Reason.TEXT_TOO_LONG, "the text is longer than a message to this client may be")
 
 
 def check_offer(sdp: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from runtime.audio import SAMPLE_RATE
-from server.transcript import Segment
+from server.stream.transcript import Segment
 
 MAX_TEXT_BYTES = 4096  # of a client's JSON message
 MAX_AUDIO_BYTES = 5 * SAMPLE_RATE * 2  # of one binary message: 5 s; SCTP as aiortc speaks it ends at 256 KiB

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runtime.tokenizer import Tokenizer
-from server.words import Word
+from server.stream.words import Word
 
 Span = tuple[int, int]
 """First token of a word and the one behind its last."""

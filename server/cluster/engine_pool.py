@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from runtime.exceptions import EngineStopped
 from runtime.scheduler.loop import OnResult
 from runtime.scheduler.requests import Request
-from server.engine_link import AWAY, EngineLink
+from server.cluster.engine_link import AWAY, EngineLink
 
 
 class EnginePool:

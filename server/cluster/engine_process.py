@@ -1,4 +1,4 @@
-"""The engine process: one engine loop, and a socket where gateway processes bring their streams. python -m server.engine_process
+"""The engine process: one engine loop, and a socket where gateway processes bring their streams.
 
 It keeps each stream's open segment, so that audio crosses once.
 """
@@ -21,11 +21,8 @@ from runtime.exceptions import EngineError, EngineFailed
 from runtime.scheduler.loop import EngineLoop
 from runtime.scheduler.requests import Result
 from runtime.scheduler.warm_up import warm_up
-from server import wire
-from server.metrics import Metrics
-from server.opening import load_settings, open_for_serving, set_up_log
-from server.settings import Settings
-from server.wire import (
+from server.cluster import messages
+from server.cluster.messages import (
     LOST_SECONDS,
     PULSE_SECONDS,
     SOCKET_VARIABLE,
@@ -36,6 +33,9 @@ from server.wire import (
     OpenStream,
     Transcribe,
 )
+from server.settings import Settings
+from server.startup import load_settings, open_for_serving, set_up_log
+from server.telemetry.metrics import Metrics
 
 logger = logging.getLogger("server.engine")
 
@@ -65,7 +65,7 @@ class EngineServer:
         self._gateways: dict[bytes, Gateway] = {}
         self._request_ids = itertools.count()
 
-    def receive(self, identity: bytes, message: wire.ToEngine) -> None:
+    def receive(self, identity: bytes, message: messages.ToEngine) -> None:
         """A message from a gateway."""
         now = self._clock()
         gateway = self._gateways.setdefault(identity, Gateway(now))
@@ -86,18 +86,18 @@ class EngineServer:
         loop = asyncio.get_running_loop()
 
         def answer(result: Result) -> None:
-            self._send(identity, wire.encode(wire.answer_of(result, message.request_id)))
+            self._send(identity, messages.encode(messages.answer_of(result, message.request_id)))
 
         try:
             if message.stream_id not in gateway.streams:
                 raise EngineFailed("the engine process does not know this stream")
             clip = gateway.streams[message.stream_id].clip_of(message)
-            request = wire.request_of(message, next(self._request_ids), unique_name(identity, message.stream_id), clip)
+            request = messages.request_of(message, next(self._request_ids), unique_name(identity, message.stream_id), clip)
             self._engine_loop.submit(request, lambda result: loop.call_soon_threadsafe(answer, result))
         except (EngineError, ValueError) as exc:
             error = exc if isinstance(exc, EngineError) else EngineFailed(str(exc))
-            nothing = wire.Answer(message.request_id, (), (), False, None, 0.0, 0.0, 0, 0, (type(error).__name__, str(error)))
-            self._send(identity, wire.encode(nothing))
+            nothing = messages.Answer(message.request_id, (), (), False, None, 0.0, 0.0, 0, 0, (type(error).__name__, str(error)))
+            self._send(identity, messages.encode(nothing))
 
     def beat(self) -> None:
         """Tell the gateways that this process is there, and give up those that are not."""
@@ -109,7 +109,7 @@ class EngineServer:
                     self._engine_loop.close_stream(unique_name(identity, stream_id))
                 del self._gateways[identity]
         sessions = sum(gateway.sessions for gateway in self._gateways.values())
-        pulse = wire.encode(EnginePulse(self._epoch, self._engine_loop.seconds_in_step(), self._max_samples, sessions))
+        pulse = messages.encode(EnginePulse(self._epoch, self._engine_loop.seconds_in_step(), self._max_samples, sessions))
         for identity in self._gateways:
             self._send(identity, pulse)
 
@@ -138,7 +138,7 @@ async def serve(settings: Settings, address: str, parent: int) -> int:
         while True:
             identity, data = await socket.recv_multipart()
             try:
-                server.receive(identity, wire.decode_to_engine(data))
+                server.receive(identity, messages.decode_to_engine(data))
             except Exception:  # one message that cannot be used must not silence all streams
                 logger.exception("a message of a gateway could not be taken")
 

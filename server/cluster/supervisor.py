@@ -14,9 +14,9 @@ from pathlib import Path
 from prometheus_client import multiprocess
 
 from runtime import hardware
-from server import gateway, wire
-from server.metrics import SHARED_VARIABLE
+from server.cluster import gateway, messages
 from server.settings import Settings
+from server.telemetry.metrics import SHARED_VARIABLE
 
 logger = logging.getLogger("server.supervisor")
 
@@ -84,15 +84,15 @@ class Supervisor:
         """One engine process for each GPU, which sees no other."""
         devices, children = hardware.visible_gpus(), []
         for number, address in enumerate(self._addresses()):
-            variables = {wire.SOCKET_VARIABLE: address, SHARED_VARIABLE: str(self._shared)}
+            variables = {messages.SOCKET_VARIABLE: address, SHARED_VARIABLE: str(self._shared)}
             if devices:
                 variables[hardware.DEVICES_VARIABLE] = devices[number % len(devices)]
-            children.append(Child(f"engine process {number + 1}", "server.engine_process", variables))
+            children.append(Child(f"engine process {number + 1}", "server.cluster.engine_process", variables))
         return children
 
     def _gateways(self) -> list[Child]:
-        variables = {wire.SOCKET_VARIABLE: " ".join(self._addresses()), SHARED_VARIABLE: str(self._shared)}
-        return [Child(f"gateway {number}", "server.gateway", variables) for number in range(1, self.settings.workers + 1)]
+        variables = {messages.SOCKET_VARIABLE: " ".join(self._addresses()), SHARED_VARIABLE: str(self._shared)}
+        return [Child(f"gateway {number}", "server.cluster.gateway", variables) for number in range(1, self.settings.workers + 1)]
 
     async def _keep_running(self, child: Child) -> None:
         while not self.stopping.is_set():

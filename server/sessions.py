@@ -14,9 +14,9 @@ from runtime.scheduler.loop import EngineLoop
 from runtime.scheduler.requests import Request, Result
 from runtime.scheduler.warm_up import warm_up
 from runtime.tokenizer import Tokenizer
-from server.metrics import Metrics
-from server.protocol import Reason
+from server.dialects.native import Reason
 from server.session import Session, SessionLimits, State
+from server.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ import numpy as np
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 
 from runtime.audio import SAMPLE_RATE
-from server.protocol import words_of
+from server.dialects.native import words_of
 
 FRAME_MS = 20
 HIGH_MARK_BYTES = 256 * 1024  # of audio the channel has not sent yet: the sender waits

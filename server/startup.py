@@ -9,8 +9,8 @@ from runtime.engine.selection import Choice
 from runtime.scheduler.loop import EngineLoop
 from runtime.tokenizer import Tokenizer
 from server import settings as settings_module
-from server.metrics import Metrics
 from server.settings import Settings, SettingsError
+from server.telemetry.metrics import Metrics
 
 logger = logging.getLogger("server")
 

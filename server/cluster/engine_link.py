@@ -11,8 +11,8 @@ import zmq.asyncio
 from runtime.exceptions import EngineFailed, EngineStopped
 from runtime.scheduler.loop import OnResult
 from runtime.scheduler.requests import Request, Result
-from server import wire
-from server.wire import LOST_SECONDS, PULSE_SECONDS, Answer, EnginePulse, GatewayPulse, SentAudio
+from server.cluster import messages
+from server.cluster.messages import LOST_SECONDS, PULSE_SECONDS, Answer, EnginePulse, GatewayPulse, SentAudio
 
 logger = logging.getLogger(__name__)
 
@@ -79,37 +79,37 @@ class EngineLink:
         if not self.alive:
             raise EngineStopped(AWAY)
         self._streams[stream_id] = SentAudio()
-        self._send(wire.OpenStream(stream_id))
+        self._send(messages.OpenStream(stream_id))
 
     def close_stream(self, stream_id: str) -> None:
         """What it has waiting is answered by the engine process, as cancelled."""
         if self._streams.pop(stream_id, None) is not None:
-            self._send(wire.CloseStream(stream_id))
+            self._send(messages.CloseStream(stream_id))
 
     def stop(self) -> None:
         """Give up what is unanswered. Called on any thread, after the last session has ended."""
         self._unanswered.clear()
 
-    def _send(self, message: wire.ToEngine) -> None:
+    def _send(self, message: messages.ToEngine) -> None:
         # It fails only while nobody is at the other end; then the streams are lost, and _beat sees to it.
-        sending = self._socket.send(wire.encode(message), zmq.NOBLOCK)
+        sending = self._socket.send(messages.encode(message), zmq.NOBLOCK)
         sending.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def _receive(self) -> None:
         while True:
             data = await self._socket.recv()
             try:
-                self._take(wire.decode_to_gateway(data))
+                self._take(messages.decode_to_gateway(data))
             except Exception:  # one message that cannot be used must not silence all streams
                 logger.exception("a message of the engine process could not be taken")
 
-    def _take(self, message: wire.ToGateway) -> None:
+    def _take(self, message: messages.ToGateway) -> None:
         match message:
             case EnginePulse() as pulse:
                 self._take_pulse(pulse)
             case Answer() as answer if answer.request_id in self._unanswered:
                 request, on_result = self._unanswered.pop(answer.request_id)
-                on_result(wire.result_of(answer, request))
+                on_result(messages.result_of(answer, request))
 
     def _take_pulse(self, pulse: EnginePulse) -> None:
         if self._pulse is None or pulse.epoch != self._pulse.epoch:
