@@ -16,8 +16,9 @@ from runtime.engine.protocol import Engine, Limits, Prediction, Ready, Row
 from runtime.scheduler.loop import EngineLoop
 from runtime.tokenizer import Tokenizer
 from server.cluster import gateway
-from server.sessions import Hub
-from server.startup import load_settings, set_up_log
+from server.sessions import Sessions
+from server.settings import Settings
+from server.startup import listen, started
 from server.telemetry.metrics import Metrics
 
 START_TOKEN, END_TOKEN = 1, 2
@@ -55,28 +56,26 @@ def observe_handling(metrics: Metrics) -> None:
     memory = Gauge("bench_memory_bytes", "Resident", registry=metrics.registry)
     memory.set_function(resident_bytes)
     Gauge("bench_cpu_seconds", "Of this process", registry=metrics.registry).set_function(time.process_time)
-    handle = Hub.audio
+    handle = Sessions.audio
 
-    def audio(hub: Hub, session, pcm: bytes) -> None:
-        handle(hub, session, pcm)
+    def audio(sessions: Sessions, session, pcm: bytes) -> None:
+        handle(sessions, session, pcm)
         handling.observe((time.monotonic_ns() - int.from_bytes(pcm[:STAMP_BYTES], "little")) / 1e9)
 
-    Hub.audio = audio
+    Sessions.audio = audio
 
 
 def resident_bytes() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096.0
 
 
-def main() -> int:
-    settings = load_settings()
-    set_up_log(settings)
+def run(settings: Settings) -> int:
     metrics = Metrics()
     observe_handling(metrics)
-    engine_loop = EngineLoop(NullEngine(settings.max_batch), settings.max_batch_wait_ms / 1000, metrics)
-    gateway.run(gateway.build_server(settings, engine_loop, Tokenizer(["", "", ""]), metrics))
-    return 0
+    engine_loop = EngineLoop(NullEngine(settings.batching.max_batch), settings.batching.max_wait_ms / 1000, metrics)
+    listener = listen(settings.listen.host, settings.listen.port)
+    return gateway.serve(settings, engine_loop, Tokenizer(["", "", ""]), metrics, listener)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(started(run))

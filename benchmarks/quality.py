@@ -18,7 +18,7 @@ from runtime.engine.protocol import Engine
 from runtime.scheduler.batcher import Batcher
 from runtime.scheduler.requests import Request
 from runtime.tokenizer import Tokenizer
-from server.session import SessionLimits
+from server.settings import SessionLimits
 from server.stream.confidence import END_BIAS
 
 

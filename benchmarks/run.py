@@ -17,13 +17,13 @@ from benchmarks import comparison, engine, gateway, machine, offline, plots, qua
 from benchmarks.file_sets import FILE_SETS
 from benchmarks.quality import Quality
 from benchmarks.servers import running_server
-from benchmarks.simulation import DEFAULT_LIMITS
 from benchmarks.trial import RULE, Trial
 from engine_build.checkpoint import DEFAULT_MODEL
 from runtime import hardware
 from runtime.engine import selection
 from runtime.engine.protocol import Engine
 from runtime.tokenizer import Tokenizer
+from server.settings import SessionLimits
 
 console = Console(width=160)
 
@@ -213,7 +213,7 @@ def run_quality(arguments: argparse.Namespace) -> int:
 def measure_set(arguments: argparse.Namespace, name: str, precision: str, opened: Engine, tokenizer: Tokenizer,
                 progress: Callable[[str], None]) -> list[Quality]:  # fmt: skip
     """One file set in every way that is asked for."""
-    limits = dataclasses.replace(DEFAULT_LIMITS, interim_interval_seconds=arguments.interval_ms / 1000)
+    limits = SessionLimits(interim_interval_ms=arguments.interval_ms)
     recordings, results = FILE_SETS[name](arguments.seconds), []
     offline_wer = quality.offline_rate(opened, tokenizer, [piece for each in recordings for piece in each.alone])
     for counted, compute in ((False, "not counted"), (True, "counted")):

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,18 +13,13 @@ from runtime.scheduler import alignment
 from runtime.scheduler.batcher import Align, Batcher, Decode, Encode, Step
 from runtime.scheduler.requests import Request, Result
 from runtime.tokenizer import Tokenizer
-from server.session import Session, SessionLimits, State
+from server.dialects.native import Message
+from server.session import Session, State
+from server.settings import SessionLimits
+from server.stream.events import Event
+from server.stream.stream import Stream
 
-DEFAULT_LIMITS = SessionLimits(
-    max_batch=32,
-    max_buffer_seconds=120.0,
-    interim_interval_seconds=0.5,
-    max_segment_seconds=12.0,
-    init_timeout_seconds=10.0,
-    idle_timeout_seconds=60.0,
-    close_timeout_seconds=30.0,
-    stable_agreement=2,
-)
+MAX_BATCH = 32  # what ready says
 
 
 @dataclass
@@ -33,7 +28,7 @@ class Simulation:
 
     engine: Engine
     tokenizer: Tokenizer
-    limits: SessionLimits = DEFAULT_LIMITS
+    limits: SessionLimits = SessionLimits()
     count_compute: bool = False
     """Let results arrive as late as the engine took for them, instead of at once."""
     frame_ms: float = 20
@@ -50,7 +45,7 @@ class Simulation:
         self._batcher.open_stream("simulated")
         self._due: list[tuple[float, Result]] = []
         self._step_ends: list[float] = []  # of the request served last, in seconds of the stream
-        self.session = Session("simulated", self.limits, self.tokenizer, self._receive, self._serve, lambda: None, now=0.0)
+        self.session = open_session("simulated", self.limits, self.tokenizer, self._receive, self._serve)
         self.session.on_text(json.dumps({"op": "init", "sid": "simulated", "words": self.words}), self._now)
         for frame in frames_of(audio, self.frame_ms):
             self._now += len(frame) / SAMPLE_RATE
@@ -58,7 +53,7 @@ class Simulation:
             self.session.on_audio(frame.tobytes(), self._now)
             self._deliver_until(self._now)
         self.session.on_text('{"op":"close"}', self._now)
-        while self._due and self.session.state is not State.CLOSED:
+        while self._due and self.session.state is not State.ENDED:
             self._now = max(self._now, self._due[0][0])
             self._deliver_until(self._now)
         last = self.messages[-1][1]
@@ -66,8 +61,9 @@ class Simulation:
             raise RuntimeError(f"the stream ended in {last}")
         return last["text"]
 
-    def _receive(self, message: dict) -> None:
+    def _receive(self, message: dict) -> bool:
         self.messages.append((self._now, message))
+        return True
 
     def _serve(self, request: Request) -> None:
         """Run the engine until the request is answered; the answer is delivered when its time has come."""
@@ -89,6 +85,26 @@ class Simulation:
         while self._due and self._due[0][0] <= now:
             _, result = self._due.pop(0)
             self.session.on_result(result, now)
+
+
+def open_session(
+    session_id: str,
+    limits: SessionLimits,
+    tokenizer: Tokenizer,
+    receive: Callable[[dict], bool],
+    submit: Callable[[Request], None],
+    on_end: Callable[[], None] = lambda: None,
+    on_update: Callable[[float], None] = lambda late_seconds: None,
+) -> Session:
+    """A session and its stream without a transport; receive gets its messages as a client would read them."""
+
+    def open_stream(say: Callable[[Event], bool], words: bool, now: float) -> Stream:
+        return Stream(session_id, limits, tokenizer, say, submit, now, words, on_update)
+
+    def send(message: Message) -> bool:
+        return receive(json.loads(message.encode()))
+
+    return Session(session_id, limits, MAX_BATCH, open_stream, send, on_end, now=0.0)
 
 
 def run_step(engine: Engine, batcher: Batcher, step: Step, now: float) -> list[Result]:

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.simulation import DEFAULT_LIMITS, Simulation
+from benchmarks.simulation import Simulation
 from benchmarks.trial import Outcome, Trial, all_recordings
 from engine_build.checkpoint import DEFAULT_MODEL
 from runtime.engine import selection
-from server.session import SessionLimits
+from server.settings import SessionLimits
 
 PROJECT = Path(__file__).resolve().parent.parent
 TRIAL_LIMIT_SECONDS = 120.0  # beyond the trial's own time, for the process to start and to end
@@ -34,8 +34,7 @@ class Capacity:
 
 
 def limits_of(trial: Trial) -> SessionLimits:
-    return dataclasses.replace(DEFAULT_LIMITS, interim_interval_seconds=trial.interval_ms / 1000,
-                               max_segment_seconds=trial.max_segment_seconds)  # fmt: skip
+    return SessionLimits(interim_interval_ms=trial.interval_ms, max_segment_seconds=trial.max_segment_seconds)
 
 
 def references_of(trial: Trial) -> dict[str, str]:
@@ -49,7 +48,7 @@ def references_of(trial: Trial) -> dict[str, str]:
 
 def run_in_fresh_process(trial: Trial, references: dict[str, str]) -> Outcome:
     """Raises RuntimeError where the process fails."""
-    asked = {"trial": dataclasses.asdict(trial), "limits": dataclasses.asdict(limits_of(trial)), "references": references}
+    asked = {"trial": dataclasses.asdict(trial), "limits": limits_of(trial).model_dump(), "references": references}
     command = [sys.executable, "-m", "benchmarks.trial", json.dumps(asked)]
     with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                           start_new_session=True) as process:  # fmt: skip

@@ -26,8 +26,9 @@ from runtime.audio import SAMPLE_RATE
 from runtime.engine import selection
 from runtime.scheduler.loop import EngineLoop
 from runtime.scheduler.requests import Request, Result
-from server.session import SessionLimits
-from server.sessions import Hub
+from server.dialects.native import Message
+from server.sessions import Sessions
+from server.settings import Access, SessionLimits, Settings
 from server.telemetry.metrics import Metrics
 
 ARRIVAL_SECONDS = 10.0  # streams begin spread over so long
@@ -253,23 +254,25 @@ def utterance_of(speaker: Speaker, final: dict, final_ms: float, interims: Seque
     return Utterance(speaker.recording, text, final_ms, update_ms, speaker.sent / SAMPLE_RATE, speaker.behind_seconds * 1000)
 
 
-async def speak_in_process(hub: Hub, recording: Recording, end: float) -> Utterance:
+async def speak_in_process(sessions: Sessions, recording: Recording, end: float) -> Utterance:
     outcome: asyncio.Future[dict] = asyncio.get_running_loop().create_future()
     interims: list[dict] = []
 
-    def receive(message: dict) -> None:
+    def receive(sent: Message) -> bool:
+        message = json.loads(sent.encode())
         if message["op"] in ("final", "error"):
             outcome.set_result(message)
         elif message["op"] == "interim":
             interims.append(message)
+        return True
 
-    session = hub.open(receive, lambda: None)
-    hub.text(session, '{"op":"init","tail":false}')
+    session = sessions.open(receive, lambda: None)
+    sessions.text(session, '{"op":"init","tail":false}')
     speaker = Speaker(recording)
     async for frame in speaker.frames(end):
-        hub.audio(session, frame)
+        sessions.audio(session, frame)
     closed_at = time.monotonic()
-    hub.text(session, '{"op":"close"}')
+    sessions.text(session, '{"op":"close"}')
     final = await outcome
     if final["op"] == "error":
         raise StreamError(final["reason"], final["message"])
@@ -297,18 +300,19 @@ class WithoutDrafts(EngineLoop):
 
 async def try_in_process(trial: Trial, references: dict[str, str], limits: SessionLimits) -> Outcome:
     choice = selection.choose(Path(trial.engines), DEFAULT_MODEL, trial.precision, trial.target)
-    engine, tokenizer, _ = selection.open_engine(choice, limits.max_batch)
+    settings = Settings(session=limits, access=Access(max_sessions=trial.streams))
+    engine, tokenizer, _ = selection.open_engine(choice, settings.batching.max_batch)
     metrics = Metrics()
-    loop = (EngineLoop if trial.drafts else WithoutDrafts)(engine, 0.01, metrics)
-    hub = Hub(loop, tokenizer, limits, max_sessions=trial.streams, metrics=metrics)
-    await hub.start(warmup_seconds=1.5)
-    await hub.until_warm()
+    loop = (EngineLoop if trial.drafts else WithoutDrafts)(engine, 0.01, metrics, warm_up_seconds=settings.model.warmup_seconds)
+    sessions = Sessions(loop, tokenizer, settings, metrics)
+    sessions.start()
+    await sessions.until_warm()
 
     async def fetch() -> str:
         return metrics.render().decode()
 
-    outcome = await run_trial(trial, references, lambda recording, end: speak_in_process(hub, recording, end), Reader(fetch))
-    await hub.shut_down(timeout_seconds=10.0)
+    outcome = await run_trial(trial, references, lambda recording, end: speak_in_process(sessions, recording, end), Reader(fetch))
+    await sessions.shut_down(timeout_seconds=10.0)
     return outcome
 
 
@@ -330,7 +334,7 @@ async def try_over_webrtc(trial: Trial, references: dict[str, str]) -> Outcome:
 
 def main() -> int:
     asked = json.loads(sys.argv[1])
-    trial, limits = Trial(**asked["trial"]), SessionLimits(**asked["limits"])
+    trial, limits = Trial(**asked["trial"]), SessionLimits.model_validate(asked["limits"])
     if trial.way == "in process":
         outcome = asyncio.run(try_in_process(trial, asked["references"], limits))
     else:

@@ -5,52 +5,48 @@ import logging
 import sys
 
 from runtime.engine import selection
-from runtime.exceptions import DeviceError, EngineDirectoryError, EngineError
+from runtime.exceptions import EngineDirectoryError
 from server import settings as settings_module
 from server.cluster import gateway, supervisor
 from server.settings import Settings
-from server.startup import choice_of, load_settings, open_for_serving, set_up_log
+from server.startup import choice_of, listen, open_for_serving, started
 from server.telemetry.metrics import Metrics
 
 logger = logging.getLogger("server")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m server", description="Serves until SIGTERM. Settings come from the "
-                                     "environment; the README lists them.")  # fmt: skip
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m server",
+        description="Serves until SIGTERM. Settings come from the environment; docs/configuration.md lists them.",
+    )
     parser.add_argument("--print-engine", action="store_true", help="print the engine that would be served and exit")
-    options = parser.parse_args()
-    settings = load_settings()
-    if options.print_engine:
-        return print_engine(settings)
-    set_up_log(settings)
+    options = parser.parse_args(arguments)
+    return started(print_engine if options.print_engine else serve)
+
+
+def serve(settings: Settings) -> int:
     for line in settings_module.misspelt():
         logger.warning("%s", line)
-    try:
-        if settings.workers > 1:
-            selection.check(choice_of(settings), settings.max_batch)
-            return supervisor.run(settings)
-        metrics = Metrics()
-        engine_loop, _, tokenizer = open_for_serving(settings, metrics)
-        gateway.run(gateway.build_server(settings, engine_loop, tokenizer, metrics))
-    except EngineError as exc:
-        print(exc, file=sys.stderr)
-        return 3
-    return 0
+    listener = listen(settings.listen.host, settings.listen.port)  # first: opening an engine takes seconds
+    if settings.listen.workers > 1:
+        listener.close()  # each gateway listens itself; sharing a port with another server would go unnoticed there
+        selection.check(choice_of(settings), settings.batching.max_batch)
+        return supervisor.run(settings)
+    metrics = Metrics()
+    engine_loop, _, tokenizer = open_for_serving(settings, metrics)
+    return gateway.serve(settings, engine_loop, tokenizer, metrics, listener)
 
 
 def print_engine(settings: Settings) -> int:
     """Which engine would be served, and whether it is there: one line for start.sh."""
-    choice = choice_of(settings)
+    choice, max_batch = choice_of(settings), settings.batching.max_batch
     try:
-        selection.check(choice, settings.max_batch)
+        selection.check(choice, max_batch)
         state = "usable"
-    except DeviceError as exc:
-        print(exc, file=sys.stderr)
-        return 3
     except EngineDirectoryError:
         state = "to be built"
-    print(choice.directory, choice.target, choice.precision, settings.max_batch, state, sep="\t")
+    print(choice.directory, choice.target, choice.precision, max_batch, state, sep="\t")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""All sessions of this process, whatever transport they came by: admission, results, time, shutdown."""
+"""All sessions of this process, whatever transport they came by: opened, carried to the transcriber and back, timed, ended."""
 
 import asyncio
 import contextlib
@@ -6,200 +6,227 @@ import gc
 import itertools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from runtime.audio import SAMPLE_RATE
 from runtime.exceptions import EngineStopped
-from runtime.scheduler.loop import EngineLoop
 from runtime.scheduler.requests import Request, Result
-from runtime.scheduler.warm_up import warm_up
+from runtime.scheduler.transcriber import Status, Transcriber
 from runtime.tokenizer import Tokenizer
-from server.dialects.native import Reason
-from server.session import Session, SessionLimits, State
+from server.admission import Admission
+from server.errors import Code, Refused, ServerError
+from server.session import Send, Session
+from server.settings import Settings
+from server.stream.events import Event
+from server.stream.stream import Stream
 from server.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.1  # how often sessions are told that time passes
-STUCK_SECONDS = 30.0  # a single step of the engine that takes longer has hung
+DEFECT = ServerError(Code.INTERNAL_ERROR, "the server met a defect of its own in this session; its log has the cause")
 
-stream_ids = itertools.count(1)
-
-
-class Refused(Exception):
-    """No session can be had now."""
-
-    def __init__(self, reason: Reason, message: str):
-        super().__init__(message)
-        self.reason = reason
-        self.message = message
+session_ids = itertools.count(1)
 
 
-class Hub:
-    """Opens sessions, carries their requests to the engine loop and the results back. Lives on the event loop's thread."""
+class Sessions:
+    """Lives on the event loop's thread."""
 
-    def __init__(self, engine_loop: EngineLoop, tokenizer: Tokenizer, limits: SessionLimits, max_sessions: int, metrics: Metrics,
-                 clock: Callable[[], float] = time.monotonic):  # fmt: skip
-        self._engine_loop = engine_loop
+    def __init__(
+        self,
+        transcriber: Transcriber,
+        tokenizer: Tokenizer,
+        settings: Settings,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._transcriber = transcriber
         self._tokenizer = tokenizer
-        self._limits = limits
-        self._max_sessions = max_sessions
+        self._settings = settings
         self._metrics = metrics
         self._clock = clock
-        self._members: dict[str, Session] = {}  # by stream id
-        self._empty = asyncio.Event()  # while shutting down: the last session has ended
-        self._warm = asyncio.Event()
-        self._shutting_down = False
-        self._tasks: list[asyncio.Task] = []
+        self._admission = Admission(transcriber, settings.access.session_limit)
+        self._members: dict[str, Session] = {}
+        self._is_empty = asyncio.Event()
+        self._is_empty.set()
+        self._is_warm = asyncio.Event()
+        self._background: asyncio.Task[None] | None = None
+        self.on_defect: Callable[[], None] = lambda: None
+        """Called when the tasks behind the sessions have ended on an error: the process serves nobody any more."""
 
-    async def start(self, warmup_seconds: float) -> None:
-        """Start the engine loop, the ticks and the warm-up; ready when that is done."""
+    def start(self) -> None:
+        """Start the transcriber and the clock; until_warm() says when sessions are taken."""
         self._loop = asyncio.get_running_loop()
-        self._engine_loop.start()
-        self._tasks = [asyncio.create_task(self._tick()), asyncio.create_task(self._warm_up(warmup_seconds))]
+        self._background = asyncio.create_task(self._run_background())
 
-    async def _warm_up(self, seconds: float) -> None:
-        began = self._clock()
-        if self._engine_loop.recovers:
-            await self._engine_loop.until_alive()  # an engine process is warm before it says that it is there
-        else:
-            error = await warm_up(self._engine_loop, seconds)
-            if error is not None:
-                logger.error("the warm-up failed: %s", error)
-                return
-        gc.collect()
-        gc.freeze()  # what start-up made is never garbage: full collections would walk it again and again
-        self._warm.set()
-        logger.info("warm after %.1f s; ready", self._clock() - began)
-
-    async def until_warm(self) -> None:
-        await self._warm.wait()
+    async def _run_background(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._transcriber.run())
+                tasks.create_task(self._tick())
+        except Exception:
+            logger.exception("a task that all sessions need has ended; the server stops")
+            self._admission.shut()
+            self.on_defect()
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            now = self._clock()
-            self._metrics.ready.set(self.refusal() is None)
-            self._metrics.backlog_seconds.set(self.backlog_seconds())
-            for session in list(self._members.values()):
-                try:
-                    session.on_time(now)
-                except Exception:  # a defect met by one session must not stop the clock of all
-                    logger.exception("%s failed on its time and is given up", session.stream_id)
-                    self.leave(session)
+            self._take_time(self._clock())
+
+    def _take_time(self, now: float) -> None:
+        if not self._is_warm.is_set() and self._transcriber.status() is Status.READY:
+            gc.collect()
+            gc.freeze()  # what start-up made is never garbage: full collections would walk it again and again
+            self._is_warm.set()
+            logger.info("warm; ready")
+        self._metrics.ready.set(self.refusal() is None)
+        self._metrics.backlog_seconds.set(self.backlog_seconds())
+        for session in list(self._members.values()):
+            with self._guarded(session):
+                session.on_time(now)
+
+    async def until_warm(self) -> None:
+        await self._is_warm.wait()
 
     # Health
 
     @property
     def alive(self) -> bool:
         """Is the engine? One that is being started again counts."""
-        return (self._engine_loop.alive or self._engine_loop.recovers) and self._engine_loop.seconds_in_step() < STUCK_SECONDS
+        has_tasks = self._background is not None and not self._background.done()
+        return has_tasks and self._transcriber.status() is not Status.FAILED
 
     def refusal(self) -> Refused | None:
         """What keeps a new session out."""
-        if not self.alive:
-            return Refused(Reason.ENGINE_FAILED, "the engine has stopped")
-        if self._shutting_down:
-            return Refused(Reason.SHUTTING_DOWN, "the server is shutting down")
-        if not self._warm.is_set() or not self._engine_loop.alive:
-            return Refused(Reason.WARMING_UP, "the engine is warming up")
-        if len(self._members) + self._engine_loop.sessions_elsewhere >= self._max_sessions:
-            return Refused(Reason.SERVER_FULL, f"all {self._max_sessions} sessions are taken")
-        return None
+        return self._admission.refusal()
 
-    @property
-    def sessions(self) -> int:
+    def __len__(self) -> int:
         return len(self._members)
 
     def backlog_seconds(self) -> float:
         """Of the session that has most audio waiting to be transcribed."""
-        return max((session.backlog_seconds for session in list(self._members.values())), default=0.0)
+        return max((session.backlog_seconds for session in self._members.values()), default=0.0)
 
     # Sessions
 
-    def open(self, send: Callable[[dict], bool | None], on_end: Callable[[], None]) -> Session:
+    def open(self, send: Send, on_end: Callable[[], None]) -> Session:
         """A new session. `send` gets its messages; `on_end` is called once after the last. Raises Refused."""
-        if refused := self.refusal():
-            self._metrics.refused_total.labels(refused.reason.value).inc()
-            raise refused
-        stream_id = f"stream-{next(stream_ids)}"
-
-        def send_counted(message: dict) -> bool | None:
-            self._metrics.sent(message)
-            return send(message)
-
-        def finish() -> None:
-            self._forget(stream_id)
-            on_end()
-
-        session = Session(stream_id, self._limits, self._tokenizer, send_counted,
-                          lambda request: self._submit(session, request), finish, self._clock(),
-                          on_update=self._observe_update)  # fmt: skip
+        session_id = f"session-{next(session_ids)}"
+        session = Session(
+            session_id,
+            self._settings.session,
+            self._settings.batching.max_batch,
+            lambda say, words, now: self._open_stream(session, say, words, now),
+            send,
+            lambda: self._end(session_id, on_end),
+            self._clock(),
+        )
         try:
-            self._engine_loop.open_stream(stream_id)
-        except EngineStopped as exc:
-            raise Refused(Reason.ENGINE_FAILED, str(exc)) from exc
-        self._members[stream_id] = session
-        self._metrics.sessions_total.inc()
-        self._metrics.sessions.set(len(self._members))
+            self._admit(session)
+        except Refused as refused:
+            self._metrics.refused_total.labels(refused.code.value).inc()
+            raise
         return session
 
+    def _admit(self, session: Session) -> None:
+        self._admission.take_place()
+        try:
+            self._transcriber.open_stream(session.session_id, lambda message: self._call_soon(self._lose, session, message))
+        except EngineStopped as exc:
+            self._admission.free_place()
+            raise Refused(Code.ENGINE_FAILED, str(exc)) from exc
+        self._members[session.session_id] = session
+        self._is_empty.clear()
+        self._metrics.sessions_total.inc()
+        self._metrics.sessions.set(len(self._members))
+
+    def _end(self, session_id: str, on_end: Callable[[], None]) -> None:
+        if self._members.pop(session_id, None) is None:
+            return
+        self._transcriber.close_stream(session_id)
+        self._admission.free_place()
+        self._metrics.sessions.set(len(self._members))
+        if not self._members:
+            self._is_empty.set()
+        on_end()
+
     def text(self, session: Session, text: str) -> None:
-        session.on_text(text, self._clock())
+        with self._guarded(session):
+            session.on_text(text, self._clock())
 
     def audio(self, session: Session, pcm: bytes) -> None:
         self._metrics.audio_seconds_total.inc(len(pcm) / 2 / SAMPLE_RATE)
-        session.on_audio(pcm, self._clock())
+        with self._guarded(session):
+            session.on_audio(pcm, self._clock())
 
     def leave(self, session: Session) -> None:
         """The client has gone without a word. Harmless for a session that has ended."""
-        if session.state is not State.CLOSED:
-            logger.info("%s left without closing", session.stream_id)
-            session.abandon()
-        self._forget(session.stream_id)
+        if session.session_id in self._members:
+            logger.info("%s left without closing", session.session_id)
+        session.drop()
 
-    def _forget(self, stream_id: str) -> None:
-        if self._members.pop(stream_id, None) is not None:
-            self._engine_loop.close_stream(stream_id)
-            self._metrics.sessions.set(len(self._members))
-            self._set_empty()
+    @contextlib.contextmanager
+    def _guarded(self, session: Session) -> Iterator[None]:
+        """A defect met by one session ends that session, by name, and no other."""
+        try:
+            yield
+        except Exception:
+            logger.exception("%s met a defect and is ended", session.session_id)
+            with contextlib.suppress(Exception):  # the defect may be in the way of telling it, too
+                session.fail(DEFECT)
+            session.drop()
 
-    def lose(self, stream_ids: list[str], message: str) -> None:
-        """The engine that these streams were on is gone."""
-        for stream_id in stream_ids:
-            if session := self._members.get(stream_id):
-                with contextlib.suppress(Exception):  # of one client's channel: the others must hear of it
-                    session.fail(Reason.ENGINE_FAILED, message)
+    # Streams
+
+    def _open_stream(self, session: Session, say: Callable[[Event], bool], words: bool, now: float) -> Stream:
+        return Stream(
+            session.session_id,
+            self._settings.session,
+            self._tokenizer,
+            say,
+            lambda request: self._submit(session, request),
+            now,
+            words,
+            self._observe_update,
+        )
 
     def _observe_update(self, late_seconds: float) -> None:
-        self._metrics.update_late.observe(late_seconds / self._limits.interim_interval_seconds)
-
-    def _set_empty(self) -> None:
-        if not self._members:
-            self._empty.set()
+        self._metrics.update_late.observe(late_seconds / self._settings.session.interim_interval_seconds)
 
     def _submit(self, session: Session, request: Request) -> None:
-        self._engine_loop.submit(
-            request, lambda result: self._loop.call_soon_threadsafe(self._deliver, session, result)
-        )  # fmt: skip
+        self._transcriber.submit(request, lambda result: self._call_soon(self._deliver, session, result))
+
+    def _call_soon(self, function: Callable[..., None], *arguments: object) -> None:
+        """From any thread. Harmless behind the event loop's end."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(function, *arguments)
 
     def _deliver(self, session: Session, result: Result) -> None:
-        session.on_result(result, self._clock())
+        with self._guarded(session):
+            session.on_result(result, self._clock())
+
+    def _lose(self, session: Session, message: str) -> None:
+        """The engine that the session's stream was on is gone."""
+        with self._guarded(session):
+            session.fail(ServerError(Code.ENGINE_FAILED, message))
+
+    # The end
 
     async def shut_down(self, timeout_seconds: float) -> None:
         """Take no new sessions, give the open ones their finals, stop the engine."""
-        self._shutting_down = True
-        self._empty.clear()
+        self._admission.shut()
         self._metrics.ready.set(0)
         if self._members:
             logger.info("shutting down: %d sessions get their finals", len(self._members))
         for session in list(self._members.values()):
-            session.close(self._clock())
-        self._set_empty()
+            with self._guarded(session):
+                session.finish(self._clock())
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._empty.wait(), timeout_seconds)
+            await asyncio.wait_for(self._is_empty.wait(), timeout_seconds)
         for session in list(self._members.values()):
-            session.fail(Reason.SHUTTING_DOWN, "the server is shutting down and could not finish in time")
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.to_thread(self._engine_loop.stop)
+            with self._guarded(session):
+                session.fail(ServerError(Code.SHUTTING_DOWN, "the server is shutting down and could not finish in time"))
+        if self._background is not None:
+            self._background.cancel()
+        await asyncio.to_thread(self._transcriber.stop)

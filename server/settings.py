@@ -2,143 +2,213 @@
 
 import difflib
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
-from urllib.parse import unquote, urlsplit
+from typing import Literal
+from urllib.parse import unquote
 
-from pydantic import AliasChoices, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from server.errors import SettingsError
 
 PREFIXES = ("ASR_", "MOONSHINE_", "MAX_BATCH_", "MAX_BUFFER_", "MODEL_WARMUP_")
 """Variables that begin like this are ours: one that is unknown is reported. MAX_ and MODEL_ alone are everybody's; of
 those, only names that look like a slip of one of ours are reported."""
 
+SECRET_VARIABLES = ("ASR_ICE_SERVERS",)  # whose value is never shown
+INTERNAL_VARIABLES = ("ASR_ENGINE_SOCKET",)  # from the supervisor to its processes
 SESSIONS_PER_CORE = 6  # a dozen live streams on two cores
+ROUTE_PATH = r"^(/[A-Za-z0-9._~-]+)+$"
+ICE_SERVER = re.compile(
+    r"(?P<scheme>stun|turns?):(?:(?P<credentials>[^@]*)@)?(?P<address>\[[0-9A-Fa-f:]+\]|[^\s:@\[\]]+)(?::(?P<port>[0-9]{1,5}))?"
+)
 
 
-class SettingsError(Exception):
-    """A variable's value cannot be used: one line that names the variable, the value and what is accepted."""
+class IceServer(BaseModel):
+    """A STUN or TURN server."""
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+    url: str
+    username: str | None = None
+    password: str | None = Field(None, repr=False)
+
+    @classmethod
+    def parse(cls, text: str) -> "IceServer":
+        """`stun:host:port`, or `turn:user:password@host:port`; user and password are percent-encoded where they must be.
+
+        Raises ValueError; its text has no password in it.
+        """
+        match = ICE_SERVER.fullmatch(text)
+        if match is None or not 0 < int(match["port"] or 3478) < 65_536:
+            raise ValueError("expected stun:host:port or turn:user:password@host:port, separated by commas")
+        user, _, password = (match["credentials"] or "").partition(":")
+        url = f"{match['scheme']}:{match['address']}" + (f":{match['port']}" if match["port"] else "")
+        return cls(url=url, username=unquote(user) or None, password=unquote(password) or None)
 
 
-class IceServer(str):
-    """`stun:host:port`, or `turn:user:password@host:port`; user and password are percent-encoded where they must be."""
+class Group(BaseModel):
+    """Settings that belong together; every field's alias is its environment variable."""
 
-    @property
-    def url(self) -> str:
-        scheme, _, rest = self.partition(":")
-        return f"{scheme}:{rest.rpartition('@')[2]}"
-
-    @property
-    def credentials(self) -> tuple[str | None, str | None]:
-        _, _, rest = self.partition(":")
-        user, _, password = rest.rpartition("@")[0].partition(":")
-        return unquote(user) or None, unquote(password) or None
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_by_name=True, hide_input_in_errors=True
+    )
 
 
-def variable(name: str) -> AliasChoices:
-    return AliasChoices(name)
+class Listen(Group):
+    """Where clients reach the server."""
 
-
-class Settings(BaseSettings):
-    """Every variable, its default and its meaning; the README's table says the same."""
-
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True, case_sensitive=True,
-                                      env_ignore_empty=True)  # fmt: skip
-
-    host: str = Field("0.0.0.0", validation_alias=variable("ASR_HOST"))
+    host: str = Field("0.0.0.0", alias="ASR_HOST")
     """Address to listen on."""
-    port: int = Field(8000, ge=1, le=65_535, validation_alias=variable("ASR_PORT"))
+    port: int = Field(8000, ge=1, le=65_535, alias="ASR_PORT")
     """HTTP port."""
-    webrtc_path: str = Field("/webrtc", pattern=r"^/\S+$", validation_alias=variable("ASR_WEBRTC_PATH"))
+    webrtc_path: str = Field("/webrtc", pattern=ROUTE_PATH, alias="ASR_WEBRTC_PATH")
     """Path that takes the SDP offer."""
-    model_id: str = Field("UsefulSensors/moonshine-base", min_length=1, validation_alias=variable("MOONSHINE_MODEL_ID"))
-    """Model whose engine is served: the name it was built with."""
-    precision: Literal["fp16", "bf16", "fp32", "int8"] | None = Field(None, validation_alias=variable("MOONSHINE_PRECISION"))
-    """Unset: fp16 on a GPU, fp32 on a CPU."""
-    target: Literal["auto", "onnxruntime", "tensorrt", "torch"] = Field("auto", validation_alias=variable("ASR_TARGET"))
-    """What runs the engine. auto: tensorrt or torch where there is a GPU and the package, else onnxruntime."""
-    engine_dir: Path = Field(Path("engines"), validation_alias=variable("ASR_ENGINE_DIR"))
-    """Directory of engine directories, what engine_build/build.py was given as --out."""
-    max_batch: int = Field(32, ge=1, le=1024, validation_alias=variable("MAX_BATCH_SIZE"))
-    """Most streams in one engine step."""
-    max_batch_wait_ms: float = Field(10.0, ge=0, le=1000, validation_alias=variable("MAX_BATCH_WAIT_MS"))
-    """Longest an update waits for company while the engine is idle, in milliseconds."""
-    max_buffer_seconds: float = Field(120.0, ge=10, le=3600, validation_alias=variable("MAX_BUFFER_SECONDS"))
-    """Most audio a session may have waiting to be transcribed."""
-    warmup_seconds: float = Field(1.5, gt=0, le=20, validation_alias=variable("MODEL_WARMUP_SECONDS"))
-    """Length of the audio transcribed before the server says it is ready."""
-    interim_interval_ms: float = Field(500.0, ge=50, le=5_000, validation_alias=variable("ASR_INTERIM_INTERVAL_MS"))
-    """Shortest time between two updates of a session; under load it grows by itself."""
-    max_segment_seconds: float = Field(12.0, ge=5, le=25, validation_alias=variable("ASR_MAX_SEGMENT_SECONDS"))
-    """Speech without a pause is cut before it grows past this."""
-    stable_agreement: int = Field(2, ge=2, le=20, validation_alias=variable("ASR_STABLE_AGREEMENT"))
-    """Updates in a row that must agree on a word before it is called stable; more where the model is not sure of it."""
-    workers: int = Field(1, ge=1, le=256, validation_alias=variable("ASR_WORKERS"))
-    """Gateway processes; with more than one, the engine has a process of its own."""
-    engines: int = Field(0, ge=0, le=64, validation_alias=variable("ASR_ENGINES"))
-    """Engine processes behind several gateways; 0: one for each visible GPU, one without."""
-    max_sessions: int = Field(0, ge=0, le=100_000, validation_alias=variable("ASR_MAX_SESSIONS"))
-    """Most sessions at once; 0: six for each CPU core, as many as it carries."""
-    init_timeout_seconds: float = Field(10.0, gt=0, le=600, validation_alias=variable("ASR_INIT_TIMEOUT_SECONDS"))
-    """A connection that has not sent init by then is closed."""
-    idle_timeout_seconds: float = Field(60.0, gt=0, le=86_400, validation_alias=variable("ASR_IDLE_TIMEOUT_SECONDS"))
-    """A session that has sent nothing for this long is closed."""
-    close_timeout_seconds: float = Field(30.0, gt=0, le=600, validation_alias=variable("ASR_CLOSE_TIMEOUT_SECONDS"))
-    """Longest a client waits for its final after close before it gets an error."""
-    shutdown_timeout_seconds: float = Field(20.0, gt=0, le=600, validation_alias=variable("ASR_SHUTDOWN_TIMEOUT_SECONDS"))
-    """Longest the server waits for open sessions' finals after SIGTERM."""
-    ice_servers: Annotated[tuple[IceServer, ...], NoDecode] = Field((), validation_alias=variable("ASR_ICE_SERVERS"))
-    """Comma-separated stun:host:port and turn:user:password@host:port; none needed on a public or host address."""
-    cpu_threads: int = Field(0, ge=0, le=1024, validation_alias=variable("ASR_CPU_THREADS"))
-    """Threads of the CPU engine; 0: one for each core."""
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", validation_alias=variable("ASR_LOG_LEVEL"))
-    """What is logged."""
+    workers: int = Field(1, ge=1, le=256, alias="ASR_WORKERS")
+    """Gateway processes. With more than one, the engine has a process of its own."""
+    ice_servers: tuple[IceServer, ...] = Field((), alias="ASR_ICE_SERVERS")
+    """`stun:host:port` and `turn:user:password@host:port`, separated by commas.
+    A server with a public or host address needs none."""
+    shutdown_timeout_seconds: float = Field(20.0, gt=0, le=600, alias="ASR_SHUTDOWN_TIMEOUT_SECONDS")
+    """Longest time that open sessions may take for their finals after SIGTERM."""
 
     @field_validator("ice_servers", mode="before")
     @classmethod
     def parse_ice_servers(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
-        servers = tuple(IceServer(part.strip()) for part in value.split(",") if part.strip())
-        for server in servers:
-            if urlsplit(server).scheme not in ("stun", "turn", "turns") or not server.url.partition(":")[2]:
-                raise ValueError("expected stun:host:port or turn:user:password@host:port, separated by commas")
-        return servers
+        return tuple(IceServer.parse(part.strip()) for part in value.split(",") if part.strip())
+
+
+class Model(Group):
+    """What is served, and on what."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_id: str = Field("UsefulSensors/moonshine-base", min_length=1, alias="MOONSHINE_MODEL_ID")
+    """Model to serve: the name that its engine was built with."""
+    precision: Literal["fp16", "bf16", "fp32", "int8"] | None = Field(None, alias="MOONSHINE_PRECISION")
+    """Precision of the engine. Unset: fp16 on a GPU, fp32 on a CPU.
+    A CPU has `fp32` and `int8`; it runs `fp16` and `bf16` in fp32 and says so."""
+    target: Literal["auto", "onnxruntime", "tensorrt", "torch"] = Field("auto", alias="ASR_TARGET")
+    """What runs the engine. auto: tensorrt or torch where there is a GPU and the package, else onnxruntime."""
+    engine_dir: Path = Field(Path("engines"), alias="ASR_ENGINE_DIR")
+    """Directory of the engines: `--out` of the build."""
+    engines: int = Field(0, ge=0, le=64, alias="ASR_ENGINES")
+    """Engine processes behind several gateways. 0: one for each visible GPU, one without a GPU."""
+    cpu_threads: int = Field(0, ge=0, le=1024, alias="ASR_CPU_THREADS")
+    """Threads of the CPU engine. 0: one for each core."""
+    warmup_seconds: float = Field(1.5, gt=0, le=20, alias="MODEL_WARMUP_SECONDS")
+    """Length of the audio that is transcribed before the server is ready."""
 
     @property
     def engine_target(self) -> str | None:
         return None if self.target == "auto" else self.target
+
+
+class Batching(Group):
+    """How requests share the engine."""
+
+    max_batch: int = Field(32, ge=1, le=1024, alias="MAX_BATCH_SIZE")
+    """Most streams in one engine step."""
+    max_wait_ms: float = Field(10.0, ge=0, le=1000, alias="MAX_BATCH_WAIT_MS")
+    """Longest time that an update waits for company while the engine is idle, in milliseconds."""
+
+
+class SessionLimits(Group):
+    """What one session may take, and how often it speaks."""
+
+    interim_interval_ms: float = Field(500.0, ge=50, le=5_000, alias="ASR_INTERIM_INTERVAL_MS")
+    """Shortest time between two updates of a session, in milliseconds. Under load it grows by itself."""
+    max_segment_seconds: float = Field(12.0, ge=5, le=25, alias="ASR_MAX_SEGMENT_SECONDS")
+    """Speech without a pause is cut before it grows past this."""
+    stable_agreement: int = Field(2, ge=2, le=20, alias="ASR_STABLE_AGREEMENT")
+    """Updates in a row that must agree on a word before it is stable, if the model is sure of it.
+    Up to four times as many if it is not."""
+    max_buffer_seconds: float = Field(120.0, ge=10, le=3600, alias="MAX_BUFFER_SECONDS")
+    """Most audio that a session may have waiting to be transcribed. Past it, the session ends with `buffer_overflow`."""
+    init_timeout_seconds: float = Field(10.0, gt=0, le=600, alias="ASR_INIT_TIMEOUT_SECONDS")
+    """A connection that has not sent `init` by then is closed."""
+    idle_timeout_seconds: float = Field(60.0, gt=0, le=86_400, alias="ASR_IDLE_TIMEOUT_SECONDS")
+    """A session that has sent nothing for this long is closed."""
+    close_timeout_seconds: float = Field(30.0, gt=0, le=600, alias="ASR_CLOSE_TIMEOUT_SECONDS")
+    """Longest time that a client waits for its final before it gets an error."""
+
+    @property
+    def interim_interval_seconds(self) -> float:
+        return self.interim_interval_ms / 1000
+
+
+class Access(Group):
+    """Who may have a session."""
+
+    max_sessions: int = Field(0, ge=0, le=100_000, alias="ASR_MAX_SESSIONS")
+    """Most sessions at once. 0: six for each CPU core. Set it where a GPU does the work."""
 
     @property
     def session_limit(self) -> int:
         return self.max_sessions or SESSIONS_PER_CORE * (os.cpu_count() or 1)
 
 
+class Telemetry(Group):
+    """What the server tells its operator."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", alias="ASR_LOG_LEVEL")
+    """Lowest level that is logged."""
+
+
+class Settings(BaseModel):
+    """Every variable, its default and its meaning; docs/configuration.md is made from them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    listen: Listen = Listen()
+    model: Model = Model()
+    batching: Batching = Batching()
+    session: SessionLimits = SessionLimits()
+    access: Access = Access()
+    telemetry: Telemetry = Telemetry()
+
+
+def variables() -> Iterator[tuple[str, str, FieldInfo]]:
+    """Group, environment variable and field of every setting."""
+    for group, field in Settings.model_fields.items():
+        for setting in field.annotation.model_fields.values():  # type: ignore[union-attr]  # every field is a Group
+            yield group, str(setting.alias), setting
+
+
 def load(environment: Mapping[str, str] = os.environ) -> Settings:
-    """Read the settings. Raises SettingsError."""
+    """Read the settings; an empty variable counts as unset. Raises SettingsError."""
+    values: dict[str, dict[str, str]] = {}
+    for group, name, _ in variables():
+        if environment.get(name):
+            values.setdefault(group, {})[name] = environment[name]
     try:
-        return Settings(**{name: environment[name] for name in variable_names() if environment.get(name)})
+        return Settings.model_validate(values)
     except ValidationError as exc:
-        raise SettingsError("; ".join(map(describe, exc.errors()))) from exc
+        raise SettingsError("; ".join(describe(error, environment) for error in exc.errors())) from None
 
 
-def describe(error: dict) -> str:
-    name = error["loc"][0] if error["loc"] else "settings"
+def describe(error: ErrorDetails, environment: Mapping[str, str]) -> str:
+    name = str(error["loc"][1])
+    shown = "" if name in SECRET_VARIABLES else f"={environment[name]!r}"
     accepted = error["msg"].removeprefix("Value error, ")
-    return f"{name}={error['input']!r} cannot be used: {accepted[0].lower()}{accepted[1:]}"
+    return f"{name}{shown} cannot be used: {accepted[0].lower()}{accepted[1:]}"
 
 
 def variable_names() -> list[str]:
-    return [str(field.validation_alias.choices[0]) for field in Settings.model_fields.values()]
+    return [name for _, name, _ in variables()]
 
 
 def misspelt(environment: Mapping[str, str] = os.environ) -> list[str]:
     """One line for each variable that looks like one of ours and is not."""
     known, lines = variable_names(), []
-    for name in sorted(set(environment) - set(known)):
+    for name in sorted(set(environment) - set(known) - set(INTERNAL_VARIABLES)):
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
         if name.startswith(PREFIXES) or (near and name.startswith(("MAX_", "MODEL_"))):
-            hint = f"; did you mean {near[0]}?" if near else "; the README lists the variables"
+            hint = f"; did you mean {near[0]}?" if near else "; docs/configuration.md lists the variables"
             lines.append(f"unknown variable {name} is ignored{hint}")
     return lines

@@ -1,40 +1,68 @@
 """From the environment to an engine that serves: what every process of the server begins with."""
 
 import logging
+import socket
 import sys
+from collections.abc import Callable, Mapping
+from os import environ
 
 from runtime.engine import selection
 from runtime.engine.protocol import Engine
 from runtime.engine.selection import Choice
+from runtime.exceptions import EngineError
 from runtime.scheduler.loop import EngineLoop
 from runtime.tokenizer import Tokenizer
 from server import settings as settings_module
-from server.settings import Settings, SettingsError
+from server.errors import SettingsError, StartError
+from server.settings import Settings
 from server.telemetry.metrics import Metrics
 
 logger = logging.getLogger("server")
 
 SEGMENT_MARGIN_SECONDS = 1.0  # a segment may grow past its maximum by what arrives with one message before it is cut
+BACKLOG = 1024  # connections that wait to be accepted
+START_STATUS, SETTINGS_STATUS, ENGINE_STATUS = 1, 2, 3  # exit statuses of a start that fails
 
 
-def load_settings() -> Settings:
-    """Exits with status 2 and one line where a variable cannot be used."""
+def started(run: Callable[[Settings], int], environment: Mapping[str, str] = environ) -> int:
+    """Read the settings and run; returns the exit status. What stops the start is one line, and no traceback."""
     try:
-        return settings_module.load()
+        settings = settings_module.load(environment)
+        set_up_log(settings)
+        return run(settings)
     except SettingsError as exc:
-        print(exc, file=sys.stderr)
-        sys.exit(2)
+        return failed(exc, SETTINGS_STATUS)
+    except StartError as exc:
+        return failed(exc, START_STATUS)
+    except EngineError as exc:
+        return failed(exc, ENGINE_STATUS)
+
+
+def failed(error: Exception, status: int) -> int:
+    print(error, file=sys.stderr)
+    return status
 
 
 def set_up_log(settings: Settings) -> None:
-    """Set up logging."""
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    level = settings.telemetry.log_level.upper()
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for noisy in ("aioice", "aiortc"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
+def listen(host: str, port: int, shared: bool = False) -> socket.socket:
+    """Accept connections there. shared: with other processes; the kernel deals them out evenly. Raises StartError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=shared)
+    except OSError as exc:
+        reason = exc.strerror or str(exc)
+        raise StartError(f"cannot listen on {host}:{port}: {reason.lower()} (ASR_HOST, ASR_PORT)") from exc
+
+
 def choice_of(settings: Settings) -> Choice:
-    return selection.choose(settings.engine_dir, settings.model_id, settings.precision, settings.engine_target)
+    model = settings.model
+    return selection.choose(model.engine_dir, model.model_id, model.precision, model.engine_target)
 
 
 def open_for_serving(settings: Settings, metrics: Metrics) -> tuple[EngineLoop, Engine, Tokenizer]:
@@ -45,9 +73,10 @@ def open_for_serving(settings: Settings, metrics: Metrics) -> tuple[EngineLoop, 
     choice = choice_of(settings)
     if choice.remark:
         logger.warning("%s", choice.remark)
-    engine, tokenizer, found = selection.open_engine(
-        choice, settings.max_batch, settings.cpu_threads or None, settings.max_segment_seconds + SEGMENT_MARGIN_SECONDS
-    )
+    longest_seconds = settings.session.max_segment_seconds + SEGMENT_MARGIN_SECONDS
+    threads = settings.model.cpu_threads or None
+    engine, tokenizer, found = selection.open_engine(choice, settings.batching.max_batch, threads, longest_seconds)
     logger.info("engine: %s, %s, weights: %s", engine.name, found.model, found.weights_source)
     metrics.watch(engine)
-    return EngineLoop(engine, settings.max_batch_wait_ms / 1000, metrics), engine, tokenizer
+    wait_seconds = settings.batching.max_wait_ms / 1000
+    return EngineLoop(engine, wait_seconds, metrics, warm_up_seconds=settings.model.warmup_seconds), engine, tokenizer

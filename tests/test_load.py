@@ -5,17 +5,21 @@ import dataclasses
 import numpy as np
 import pytest
 
+from benchmarks.simulation import open_session
 from runtime.audio import SAMPLE_RATE
 from runtime.engine.protocol import Limits, Prediction
 from runtime.scheduler.batcher import Align, Batcher, Decode, Encode
 from runtime.scheduler.requests import Request
 from runtime.tokenizer import Tokenizer
-from server.session import Session, SessionLimits
+from server.session import Session
+from server.settings import SessionLimits
 
 LIMITS = SessionLimits(
-    max_batch=32, max_buffer_seconds=60, interim_interval_seconds=0.5, max_segment_seconds=12, init_timeout_seconds=5,
-    idle_timeout_seconds=30, close_timeout_seconds=20, stable_agreement=2,
-)  # fmt: skip
+    max_buffer_seconds=60,
+    init_timeout_seconds=5,
+    idle_timeout_seconds=30,
+    close_timeout_seconds=20,
+)
 TOKENIZER = Tokenizer(["", "", "", "▁one", "▁two"])
 FRAME_SECONDS, ENCODE_SECONDS, DECODE_SECONDS = 0.02, 0.08, 0.02
 FRAME_SAMPLES = int(FRAME_SECONDS * SAMPLE_RATE)
@@ -46,17 +50,18 @@ class Crowd:
         stream_id = f"s{number}"
         self._batcher.open_stream(stream_id)
 
-        def receive(message: dict) -> None:
+        def receive(message: dict) -> bool:
             if message["op"] == "interim":
                 member.latencies_ms.append(message["latency_ms"])
             elif message["op"] == "final":
                 member.final_ms = message["latency_ms"]
+            return True
 
         def submit(request: Request) -> None:
             member.asked_at.append(self.now)
             self._answer(self._batcher.submit(request, self.now))
 
-        member = Member(Session(stream_id, LIMITS, TOKENIZER, receive, submit, lambda: None, now=0.0))
+        member = Member(open_session(stream_id, LIMITS, TOKENIZER, receive, submit))
         member.session.on_text('{"op":"init"}', 0.0)
         return member
 

@@ -6,15 +6,18 @@ import tracemalloc
 
 import numpy as np
 
+from benchmarks.simulation import open_session
 from runtime.audio import SAMPLE_RATE, count_frames
 from runtime.scheduler.requests import Request, Result
 from runtime.tokenizer import Tokenizer
-from server.session import Session, SessionLimits
+from server.settings import SessionLimits
 
 LIMITS = SessionLimits(
-    max_batch=32, max_buffer_seconds=60, interim_interval_seconds=0.5, max_segment_seconds=12, init_timeout_seconds=5,
-    idle_timeout_seconds=30, close_timeout_seconds=20, stable_agreement=2,
-)  # fmt: skip
+    max_buffer_seconds=60,
+    init_timeout_seconds=5,
+    idle_timeout_seconds=30,
+    close_timeout_seconds=20,
+)
 TOKENIZER = Tokenizer(["", "", "", *(f"▁word{number}" for number in range(97))])
 FRAME_SECONDS = 0.25
 WORD_SAMPLES = SAMPLE_RATE // 2
@@ -39,17 +42,18 @@ class Stream:
     longest_message: int = 0
     longest_clip_seconds: float = 0.0
     longest_draft: int = 0
-    words: int = 0
+    segments: int = 0
     final: dict | None = None
 
     def __post_init__(self):
         self.requests: list[Request] = []
-        self.session = Session("long", LIMITS, TOKENIZER, self._receive, self.requests.append, lambda: None, now=0.0)
+        self.session = open_session("long", LIMITS, TOKENIZER, self._receive, self.requests.append)
         self.session.on_text('{"op":"init","sid":"long","tail":true}', 0.0)
 
     def _receive(self, message: dict) -> bool:
         self.messages += 1
         self.longest_message = max(self.longest_message, len(json.dumps(message)))
+        self.segments += len(message.get("segments", ()))
         if message["op"] in ("final", "error"):
             self.final = message
         return True
@@ -92,8 +96,7 @@ def test_memory_messages_and_work_are_those_of_the_first_minutes_after_two_hours
     assert stream.final is None, stream.final
     assert seen[-1][1] <= 12.1 and seen[-1][2] <= 100
     assert seen[-1] <= tuple(most * 1.1 for most in seen[9]), "what was the most after ten minutes is the most after two hours"
-    segments = len(stream.session._transcript.segments)
-    assert memory[-1] - memory[9] <= 2000 * segments, "what was said is kept for the final, nothing else"
+    assert memory[-1] - memory[9] <= 2000 * stream.segments, "what was said is kept for the final, nothing else"
     stream.session.on_text('{"op":"close"}', HOURS * 3600.0)
     stream.answer(HOURS * 3600.0)
     assert stream.final["op"] == "final" and len(json.dumps(stream.final)) <= 2 * seen[9][0]

@@ -1,5 +1,6 @@
 """The engine loop's thread: every request is answered once, also when the engine fails, hangs or stops."""
 
+import contextlib
 import dataclasses
 import queue
 import threading
@@ -12,9 +13,10 @@ import pytest
 from runtime.audio import Clip
 from runtime.engine.protocol import CONTINUED, Limits, Prediction, Ready, Row
 from runtime.exceptions import EngineFailed, EngineStopped, RequestCancelled
-from runtime.scheduler.loop import FAILURES_TO_GIVE_UP, EngineLoop
+from runtime.scheduler.loop import FAILURES_TO_GIVE_UP, STUCK_SECONDS, EngineLoop
 from runtime.scheduler.observer import Observer
 from runtime.scheduler.requests import Request
+from runtime.scheduler.transcriber import Status
 
 CLIP = Clip(np.zeros(16_000, np.int16))
 LONGEST_WAIT_SECONDS = 10.0
@@ -91,8 +93,8 @@ def start():
     """Starts a loop on an engine; ends it after the test."""
     loops = []
 
-    def start_loop(engine) -> tuple[EngineLoop, queue.SimpleQueue]:
-        loop = EngineLoop(engine, max_wait_seconds=0.0, observer=Observer())
+    def start_loop(engine, observer=None, **options) -> tuple[EngineLoop, queue.SimpleQueue]:
+        loop = EngineLoop(engine, max_wait_seconds=0.0, observer=observer or Observer(), **options)
         loops.append(loop)
         loop.start()
         return loop, queue.SimpleQueue()
@@ -169,7 +171,7 @@ def test_a_failing_step_fails_its_requests_by_name_and_the_loop_goes_on(start):
     assert isinstance(failed.error, EngineFailed) and "out of memory" in str(failed.error)
     loop.submit(request(1), answers.put)
     assert answers.get(timeout=LONGEST_WAIT_SECONDS).error is None
-    assert loop.alive
+    assert loop.status() is Status.READY
 
 
 def test_a_failing_alignment_fails_its_request_alone(start):
@@ -205,7 +207,7 @@ def test_an_engine_that_keeps_failing_is_given_up_and_nobody_waits_for_ever(star
             break
         assert answers.get(timeout=LONGEST_WAIT_SECONDS).error is not None
     loop.stop()
-    assert not loop.alive and engine.closed
+    assert loop.status() is Status.FAILED and engine.closed
     with pytest.raises(EngineStopped):
         loop.submit(request(99), answers.put)
 
@@ -217,17 +219,92 @@ def test_stopping_answers_what_is_waiting(start):
         entered.set()
         may_go_on.wait(LONGEST_WAIT_SECONDS)
 
-    loop, answers = start(FakeEngine(block))
+    now = [0.0]
+    loop, answers = start(FakeEngine(block), clock=lambda: now[0])
     for number in range(3):
         loop.submit(request(number), answers.put)
     assert entered.wait(LONGEST_WAIT_SECONDS)
-    assert loop.seconds_in_step() > 0, "a step that hangs can be seen from outside"
+    assert loop.status() is Status.READY
+    now[0] += STUCK_SECONDS
+    assert loop.status() is Status.FAILED, "a step that hangs can be seen from outside"
     stopper = threading.Thread(target=loop.stop)
     stopper.start()
     may_go_on.set()
     stopper.join(LONGEST_WAIT_SECONDS)
     errors = [answers.get(timeout=LONGEST_WAIT_SECONDS).error for _ in range(3)]
     assert any(isinstance(error, EngineStopped) for error in errors)
+
+
+class FailingObserver(Observer):
+    """Raises whatever it is told."""
+
+    def step(self, step, seconds, batcher) -> None:
+        raise RuntimeError("a defect of the observer")
+
+    def result(self, result) -> None:
+        raise RuntimeError("a defect of the observer")
+
+
+def test_an_observer_that_raises_ends_nothing(start):
+    loop, answers = start(FakeEngine(), FailingObserver())
+    for number in range(3):
+        loop.submit(request(number), answers.put)
+        assert answers.get(timeout=LONGEST_WAIT_SECONDS).error is None
+    assert loop.status() is Status.READY
+
+
+def test_a_receiver_that_raises_ends_nothing_for_the_others(start):
+    def fail(result) -> None:
+        raise RuntimeError("the event loop is closed")
+
+    loop, answers = start(FakeEngine())
+    loop.submit(request(0), fail)
+    loop.submit(request(1), answers.put)
+    assert answers.get(timeout=LONGEST_WAIT_SECONDS).error is None
+    assert loop.status() is Status.READY
+
+
+def test_the_end_answers_everybody_whatever_fails_in_it(start):
+    """Here the engine cannot even give its slots back."""
+
+    class Broken(FakeEngine):
+        def free(self, slot: int) -> None:
+            raise RuntimeError("device lost")
+
+    loop, answers = start(Broken())
+    told: queue.SimpleQueue = queue.SimpleQueue()
+    loop.open_stream("s7", told.put)
+    for number in range(4):
+        with contextlib.suppress(EngineStopped):
+            loop.submit(request(number), answers.put)
+    assert isinstance(answers.get(timeout=LONGEST_WAIT_SECONDS).error, EngineStopped)
+    assert "device lost" in told.get(timeout=LONGEST_WAIT_SECONDS), "a stream without a request hears of it, too"
+    loop.stop()
+    assert loop.status() is Status.FAILED
+
+
+def test_a_loop_is_ready_when_it_is_warm_and_failed_when_it_cannot_be(start):
+    may_go_on = threading.Event()
+    loop, _ = start(FakeEngine(lambda what: may_go_on.wait(LONGEST_WAIT_SECONDS)), warm_up_seconds=0.5)
+    assert loop.status() is Status.STARTING
+    may_go_on.set()
+    assert until_not_starting(loop) is Status.READY
+
+    def fail(what: str) -> None:
+        raise RuntimeError("no such kernel")
+
+    broken, _ = start(FakeEngine(fail), warm_up_seconds=0.5)
+    assert until_not_starting(broken) is Status.FAILED
+
+
+def until_not_starting(loop: EngineLoop) -> Status:
+    """A request behind the warm-up is answered behind it."""
+    answers: queue.SimpleQueue = queue.SimpleQueue()
+    while loop.status() is Status.STARTING:
+        with contextlib.suppress(EngineStopped):
+            loop.submit(request(1000), answers.put)
+            answers.get(timeout=LONGEST_WAIT_SECONDS)
+    return loop.status()
 
 
 def test_a_stream_that_leaves_is_answered_with_a_cancellation(start):

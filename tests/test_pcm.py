@@ -1,16 +1,15 @@
 """Audio of every kind gives sane text and no exception."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
 from benchmarks.accuracy import normalise, word_error_rate
-from benchmarks.simulation import DEFAULT_LIMITS, Simulation
+from benchmarks.simulation import Simulation
 from runtime.audio import SAMPLE_RATE
+from server.settings import SessionLimits
 from tests.conftest import Opened, Spoken
 
-LIMITS = dataclasses.replace(DEFAULT_LIMITS, interim_interval_seconds=1.0)
+LIMITS = SessionLimits(interim_interval_ms=1000)
 EXTREMES = np.array([-32_768, 32_767], np.int16)
 
 

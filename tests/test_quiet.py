@@ -1,16 +1,15 @@
 """Quiet before and between words loses none, and quiet alone gives none."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
 from benchmarks.accuracy import word_error_rate
 from benchmarks.file_sets import noise
-from benchmarks.simulation import DEFAULT_LIMITS, Simulation
+from benchmarks.simulation import Simulation
 from runtime.audio import SAMPLE_RATE
+from server.settings import SessionLimits
 
-LIMITS = dataclasses.replace(DEFAULT_LIMITS, interim_interval_seconds=2.0)  # fewer updates: a quarter of the time
+LIMITS = SessionLimits(interim_interval_ms=2000)  # fewer updates: a quarter of the time
 
 
 def faint_noise(seconds: float, rms: float, seed: int = 0) -> np.ndarray:

@@ -1,21 +1,24 @@
 """One stream's life, driven exactly: no transport, no engine, no clock."""
 
-import dataclasses
 import json
 
 import numpy as np
 import pytest
 
+from benchmarks.simulation import open_session
 from runtime.audio import SAMPLE_RATE, count_frames
 from runtime.exceptions import EngineFailed, EngineStopped
 from runtime.scheduler.requests import Priority, Request, Result, Timings
 from runtime.tokenizer import Tokenizer
-from server.session import Session, SessionLimits, State
+from server.session import State
+from server.settings import SessionLimits
 
 LIMITS = SessionLimits(
-    max_batch=32, max_buffer_seconds=10, interim_interval_seconds=0.5, max_segment_seconds=12, init_timeout_seconds=5,
-    idle_timeout_seconds=30, close_timeout_seconds=20, stable_agreement=2,
-)  # fmt: skip
+    max_buffer_seconds=10,
+    init_timeout_seconds=5,
+    idle_timeout_seconds=30,
+    close_timeout_seconds=20,
+)
 TOKENIZER = Tokenizer(["", "", "", "▁one", "▁two", "▁three", "♪"])
 INIT = '{"op":"init","sid":"abc","sr":16000}'
 CLOSE = '{"op":"close"}'
@@ -31,10 +34,16 @@ class Stream:
         self.finished = 0
         self.now = 0.0
         self.drops = False
-        self.session = Session(
-            "stream-1", dataclasses.replace(LIMITS, **limits), TOKENIZER, self._receive,
-            submit or self.requests.append, self._finish, now=0.0, on_update=self.late_seconds.append,
-        )  # fmt: skip
+        self.answered: Request | None = None
+        self.session = open_session(
+            "session-1",
+            LIMITS.model_copy(update=limits),
+            TOKENIZER,
+            self._receive,
+            submit or self.requests.append,
+            self._finish,
+            self.late_seconds.append,
+        )
 
     def _receive(self, message: dict) -> bool:
         if self.drops and message["op"] == "interim":
@@ -72,11 +81,12 @@ class Stream:
         frames = count_frames(len(request.clip.samples))
         first_frames = tuple(range(0, frames + 1, frames // len(tokens)))[: len(tokens) + 1] if request.align and tokens else None
         result = Result(request, tokens, (log_prob,) * len(tokens), error, first_frames=first_frames)
+        self.answered = request
         self.session.on_result(result, self.now)
 
     @property
     def error(self) -> dict:
-        assert self.messages[-1]["op"] == "error" and self.finished == 1 and self.session.state is State.CLOSED
+        assert self.messages[-1]["op"] == "error" and self.finished == 1 and self.session.state is State.ENDED
         return self.messages[-1]
 
 
@@ -120,7 +130,7 @@ def test_interims_keep_their_interval():
 
 def test_an_update_says_how_late_the_engine_began_with_it():
     """Late is what it waited beyond its time: behind the update before, and then in the queue."""
-    stream = Stream(interim_interval_seconds=0.5).init()
+    stream = Stream(interim_interval_ms=500).init()
     stream.sound(2.0)  # the first update is due, and asked for, after 0.1 s; the next one has been due since 0.6 s
     for queue_ms in (40.0, 70.0):
         request = stream.requests[-1]
@@ -136,9 +146,8 @@ def test_the_backlog_is_audio_that_waits_and_no_quiet():
     stream.answer(3, 4)
     assert stream.session.backlog_seconds == pytest.approx(0.9, abs=0.03), "the first update had the first 0.1 s"
     stream.quiet(1.0)
-    for _ in range(3):
-        if stream.session._pending:
-            stream.answer(3, 4)
+    while stream.requests[-1] is not stream.answered:
+        stream.answer(3, 4)
     assert stream.session.backlog_seconds == 0, "all that was said has been heard"
     stream.sound(0.4)
     assert stream.session.backlog_seconds > 0
@@ -217,7 +226,7 @@ def test_a_cut_through_speech_divides_words_and_text_without_loss():
         tokens = (*request.draft[: request.forced], *((3 + index % 3) for index in range(request.forced, count)))
         stream.answer(*tokens)
     stream.text(CLOSE)
-    while stream.session.state is not State.CLOSED:
+    while stream.session.state is not State.ENDED:
         stream.answer(*stream.requests[-1].draft)
     final = stream.messages[-1]
     assert len(final["segments"]) >= 2
@@ -250,7 +259,7 @@ def test_a_final_that_loses_what_was_in_sight_is_asked_for_once_more_with_it(los
     stream.text(CLOSE)
     stream.answer(*lost)
     again = stream.requests[-1]
-    assert again.recovers and again.priority is Priority.FINAL and again.draft[: again.forced] == (3, 4, 5, 3, 4, 5)
+    assert again.is_retry and again.priority is Priority.FINAL and again.draft[: again.forced] == (3, 4, 5, 3, 4, 5)
     stream.answer(3, 4, 5, 3, 4, 5, 3)
     assert stream.messages[-1]["text"] == "one two three one two three one" and stream.finished == 1
 
@@ -267,7 +276,7 @@ def test_an_update_that_loses_its_words_in_quiet_is_not_taken_for_the_final():
     stream.text(CLOSE)
     assert stream.requests[-1].priority is Priority.FINAL
     stream.answer()
-    assert stream.requests[-1].recovers
+    assert stream.requests[-1].is_retry
     stream.answer(3, 4, 5, 3, 4, 5)
     assert stream.messages[-1]["text"] == "one two three one two three"
 
@@ -361,7 +370,7 @@ def test_after_the_end_nothing_is_said_any_more():
     stream.text(INIT)
     stream.session.on_audio(b"\0", 1.0)
     stream.session.on_time(1e6)
-    stream.session.close(1.0)
+    stream.session.finish(1.0)
     assert len(stream.messages) == count and stream.finished == 1
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import re
 import signal
@@ -14,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moonshine_client.client import StreamError, StreamingClient, transcribe
-from runtime.audio import SAMPLE_RATE
-from runtime.exceptions import RequestCancelled
+from runtime.audio import SAMPLE_RATE, Clip
+from runtime.exceptions import EngineFailed, EngineStopped, RequestCancelled
 from runtime.scheduler.requests import Priority, Request, Result, Timings
 from server.cluster import messages
 from server.cluster.messages import HeldAudio, SentAudio
@@ -43,8 +44,8 @@ def test_the_engine_process_hears_what_the_session_means_and_audio_crosses_once(
         end = cut.position if cut else segmenter.end
         request = Request(step, "s", segmenter.clip(end), draft=(7, 8), forced=1, end_bias=7.0, unheard_seconds=0.5)
         message = messages.decode_to_engine(messages.encode(sent.message_for(request)))
-        crossed += len(message.new_pcm) // 2
-        there = messages.request_of(message, step, "s", held.clip_of(message))
+        crossed += len(message.audio.new_pcm) // 2
+        there = messages.request_of(message.asked, held.clip_of(message.audio), step, "s")
         assert np.array_equal(there.clip.samples, request.clip.samples) and there.clip.position == request.clip.position
         assert (there.draft, there.forced, there.priority, there.max_tokens) == ((7, 8), 1, Priority.INTERIM, request.max_tokens)
         if cut:
@@ -52,23 +53,64 @@ def test_the_engine_process_hears_what_the_session_means_and_audio_crosses_once(
     assert crossed <= segmenter.end, "no sample twice"
 
 
-def test_a_result_comes_back_as_it_was():
-    request = Request(1, "s", Segmenter().clip(0))
-    whole = Result(request, (5, 6), (-0.1, -0.5), looped=True, first_frames=(0, 3, 9), timings=Timings(1.0, 2.0, 3, 4))
-    failed = Result(request, error=RequestCancelled("the stream has left"))
-    for result in (whole, failed):
-        answer = messages.decode_to_gateway(messages.encode(messages.answer_of(result, 1)))
-        back = messages.result_of(answer, request)
-        assert (type(back.error), str(back.error)) == (type(result.error), str(result.error))
-        assert (back.tokens, back.log_probs, back.looped, back.first_frames, back.timings) == (
-            result.tokens, result.log_probs, result.looped, result.first_frames, result.timings
-        )  # fmt: skip
+TOKENS = st.lists(st.integers(0, 32_767), max_size=8).map(tuple)
+SECONDS = st.floats(0, 60)
+REQUESTS = st.builds(
+    Request,
+    request_id=st.integers(0, 2**40),
+    stream_id=st.text(),
+    clip=st.just(Clip(np.arange(320, dtype=np.int16), 640, ((640, 800), (900, 960)))),
+    draft=TOKENS,
+    forced=st.just(0),
+    priority=st.sampled_from(Priority),
+    end_bias=st.floats(0, 10),
+    unheard_seconds=st.none() | SECONDS,
+    is_retry=st.booleans(),
+    align=st.booleans(),
+)
+ERRORS = st.sampled_from([EngineFailed, EngineStopped, RequestCancelled]).flatmap(lambda kind: st.builds(kind, st.text()))
+RESULTS = st.builds(
+    Result,
+    request=st.none(),
+    tokens=TOKENS,
+    log_probs=st.lists(st.floats(-20, 0), max_size=8).map(tuple),
+    error=st.none() | ERRORS,
+    looped=st.booleans(),
+    first_frames=st.none() | TOKENS,
+    timings=st.builds(Timings, SECONDS, SECONDS, st.integers(0, 99), st.integers(0, 99)),
+)
+
+
+def as_fields(value: Request | Result) -> dict[str, object]:
+    """Comparable, and complete: a field that is added later is in it."""
+    fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, Request):
+        clip = fields.pop("clip")
+        fields |= {"pcm": clip.pcm.tolist(), "position": clip.position, "stretches": clip.stretches}
+    else:
+        fields["error"] = (type(value.error), str(value.error))
+    return fields
+
+
+@given(request=REQUESTS)
+def test_every_field_of_a_request_survives_the_crossing(request):
+    message = messages.decode_to_engine(messages.encode(SentAudio().message_for(request)))
+    clip = HeldAudio().clip_of(message.audio)
+    there = messages.request_of(message.asked, clip, request.request_id, request.stream_id)
+    assert as_fields(there) == as_fields(request)
+
+
+@given(result=RESULTS)
+def test_every_field_of_a_result_survives_the_crossing(result):
+    answer = messages.decode_to_gateway(messages.encode(messages.answer_of(result, 7)))
+    assert answer.request_id == 7
+    assert as_fields(messages.result_of(answer, result.request)) == as_fields(result)
 
 
 def test_audio_that_is_missing_is_noticed():
-    message = messages.Transcribe(1, "s", 0, 640, 320, bytes(640), None, (), 0, 0, 0.0, None, False, False)
+    audio = messages.Audio(start=0, end=640, new_from=320, new_pcm=bytes(640), stretches=None)
     with pytest.raises(ValueError, match="audio up to 0 is here, and what comes begins at 320"):
-        HeldAudio().clip_of(message)
+        HeldAudio().clip_of(audio)
 
 
 @pytest.fixture(scope="module")

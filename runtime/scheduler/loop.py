@@ -1,5 +1,6 @@
 """The engine loop: one thread that owns the engine and the batcher. Everybody else talks to it through submit()."""
 
+import asyncio
 import contextlib
 import logging
 import queue
@@ -14,12 +15,13 @@ from runtime.scheduler import alignment
 from runtime.scheduler.batcher import Align, Batcher, Decode, Encode, Step
 from runtime.scheduler.observer import Observer
 from runtime.scheduler.requests import Request, Result
+from runtime.scheduler.transcriber import OnLost, OnResult, Status
+from runtime.scheduler.warm_up import warm_up_request
 
 logger = logging.getLogger(__name__)
 
 FAILURES_TO_GIVE_UP = 3  # steps in a row that raised: the engine is taken for lost
-
-OnResult = Callable[[Result], None]
+STUCK_SECONDS = 30.0  # a single step of the engine that takes longer has hung
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Submit:
 @dataclass(frozen=True)
 class OpenStream:
     stream_id: str
+    on_lost: OnLost
 
 
 @dataclass(frozen=True)
@@ -69,18 +72,26 @@ class EngineLoop:
     `on_result` callbacks run on this loop's thread and must only hand the result on.
     """
 
-    recovers = False
-    """Is an engine that is not alive being started again?"""
     sessions_elsewhere = 0
-    """Of other processes on the same engine."""
 
-    def __init__(self, engine: Engine, max_wait_seconds: float, observer: Observer, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        engine: Engine,
+        max_wait_seconds: float,
+        observer: Observer,
+        clock: Callable[[], float] = time.monotonic,
+        warm_up_seconds: float = 0.0,
+    ):
+        """warm_up_seconds: length of the noise that is transcribed before the status is READY; 0: none."""
         self._engine = engine
         self._batcher = Batcher(engine.limits, max_wait_seconds)
         self._observer = observer
         self._clock = clock
+        self._warm_up_seconds = warm_up_seconds
+        self._warm_up_status = Status.STARTING if warm_up_seconds else Status.READY
         self._inbox: queue.SimpleQueue = queue.SimpleQueue()
-        self._callbacks: dict[int, OnResult] = {}
+        self._callbacks: dict[int, tuple[Request, OnResult]] = {}  # by request id
+        self._streams: dict[str, OnLost] = {}
         self._unanswered: Unanswered | None = None
         self._failures = 0
         self._stopping = False
@@ -89,33 +100,43 @@ class EngineLoop:
         self._step_began: float | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
+    async def run(self) -> None:
+        """See Transcriber.run; the loop itself needs nobody."""
+        self.start()
+        await asyncio.get_running_loop().create_future()
+
     def start(self) -> None:
         self._thread.start()
+        if self._warm_up_seconds:
+            self.submit(warm_up_request(self._warm_up_seconds), self._take_warm_up)
 
-    @property
-    def alive(self) -> bool:
-        return self._thread.is_alive() and not self._ended
+    def _take_warm_up(self, result: Result) -> None:
+        self._warm_up_status = Status.FAILED if result.error else Status.READY
+        if result.error:
+            logger.error("the warm-up failed: %s", result.error)
 
-    def seconds_in_step(self) -> float:
+    def status(self) -> Status:
+        if self._thread.ident is None:
+            return Status.STARTING
+        if self._ended or not self._thread.is_alive() or self._seconds_in_step() >= STUCK_SECONDS:
+            return Status.FAILED
+        return self._warm_up_status
+
+    def _seconds_in_step(self) -> float:
         """How long the engine has been in its current step; 0 between steps. A hanging device shows here."""
         began = self._step_began
         return 0.0 if began is None else self._clock() - began
 
     def submit(self, request: Request, on_result: OnResult) -> None:
-        """Queue a request; on_result gets its result, once.
-
-        Raises EngineStopped when the loop has ended, ValueError for a clip longer than a slot holds.
-        """
+        """See Transcriber.submit; on_result is called on this loop's thread."""
         if len(request.clip.samples) > self._engine.limits.max_samples:
             raise ValueError(f"{request.clip.seconds:.1f} s of audio; a slot holds {self._engine.limits.max_samples} samples")
         self._post(Submit(request, on_result))
 
-    def open_stream(self, stream_id: str) -> None:
-        """Raises EngineStopped when the loop has ended."""
-        self._post(OpenStream(stream_id))
+    def open_stream(self, stream_id: str, on_lost: OnLost = lambda message: None) -> None:
+        self._post(OpenStream(stream_id, on_lost))
 
     def close_stream(self, stream_id: str) -> None:
-        """Cancel what the stream has waiting or in flight. Harmless for an unknown stream or an ended loop."""
         with contextlib.suppress(EngineStopped):  # its end has answered everything already
             self._post(CloseStream(stream_id))
 
@@ -152,12 +173,21 @@ class EngineLoop:
         self._end(error)
 
     def _end(self, error: EngineError) -> None:
+        """Answer everybody. Whatever fails here, the next one must hear of it all the same."""
         with self._lock:
             self._ended = True
         while not self._inbox.empty():
-            self._apply(self._inbox.get_nowait())
-        self._publish(self._batcher.fail_all(error, self._clock()))
-        self._engine.close()
+            with logged("a message could not be taken while the engine loop ended"):
+                self._apply(self._inbox.get_nowait())
+        with logged("requests could not be withdrawn while the engine loop ended"):
+            self._publish(self._batcher.fail_all(error, self._clock()))
+        for request, _ in list(self._callbacks.values()):  # unknown to the batcher: it failed on them itself
+            self._answer(Result(request, error=error))
+        for on_lost in self._streams.values():
+            with logged("a stream could not be told that the engine loop has ended"):
+                on_lost(str(error))
+        with logged("the engine could not be closed"):
+            self._engine.close()
 
     def _take_messages(self) -> None:
         """Sleep until there is something to do, then take all that has come in."""
@@ -172,11 +202,13 @@ class EngineLoop:
     def _apply(self, message: object) -> None:
         match message:
             case Submit(request, on_result):
-                self._callbacks[request.request_id] = on_result
+                self._callbacks[request.request_id] = (request, on_result)
                 self._publish(self._batcher.submit(request, self._clock()))
-            case OpenStream(stream_id):
+            case OpenStream(stream_id, on_lost):
+                self._streams[stream_id] = on_lost
                 self._batcher.open_stream(stream_id)
             case CloseStream(stream_id):
+                self._streams.pop(stream_id, None)
                 self._publish(self._batcher.close_stream(stream_id))
             case Encoded() as encoded:
                 self._finish_encode(encoded)
@@ -198,13 +230,13 @@ class EngineLoop:
             case Encode(jobs):
                 with self._fails(step, began):
                     self._engine.encode([job.slot for job in jobs], [job.request.clip for job in jobs])
-                self._observer.step(step, self._clock() - began, self._batcher)
+                self._observe_step(step, began)
             case Align(job):
                 results = []
                 with self._fails(step, began):
                     share = self._engine.align(job.slot, job.decoding.tokens)
                     results = self._batcher.aligned(step, alignment.first_frames(share), self._clock())
-                self._observer.step(step, self._clock() - began, self._batcher)
+                self._observe_step(step, began)
                 self._publish(results)
             case Decode(rows=rows):
                 previous, self._unanswered = self._unanswered, None
@@ -218,7 +250,7 @@ class EngineLoop:
         with self._fails(encoded.step, encoded.began):
             encoded.encoding.finish()
         self._batcher.encoded(encoded.step)
-        self._observer.step(encoded.step, self._clock() - encoded.began, self._batcher)
+        self._observe_step(encoded.step, encoded.began)
 
     def _finish(self, unanswered: Unanswered) -> None:
         """Wait for the answer of a decode and publish what is complete with it."""
@@ -226,7 +258,7 @@ class EngineLoop:
         with self._fails(step, unanswered.began):
             results = self._batcher.decoded(step, unanswered.pending.result(), self._clock())
             self._failures = 0
-        self._observer.step(step, self._clock() - unanswered.began, self._batcher)
+        self._observe_step(step, unanswered.began)
         self._publish(results)
 
     @contextlib.contextmanager
@@ -247,5 +279,24 @@ class EngineLoop:
         for slot in self._batcher.take_freed():
             self._engine.free(slot)
         for result in results:
-            self._observer.result(result)
-            self._callbacks.pop(result.request.request_id)(result)
+            with logged("an observer failed on a result"):
+                self._observer.result(result)
+            self._answer(result)
+
+    def _answer(self, result: Result) -> None:
+        _, on_result = self._callbacks.pop(result.request.request_id)
+        with logged("the receiver of a result failed"):
+            on_result(result)
+
+    def _observe_step(self, step: Step, began: float) -> None:
+        with logged("an observer failed on a step"):
+            self._observer.step(step, self._clock() - began, self._batcher)
+
+
+@contextlib.contextmanager
+def logged(what: str) -> Iterator[None]:
+    """A defect of one listener is logged, and the others go on."""
+    try:
+        yield
+    except Exception:
+        logger.exception("%s", what)

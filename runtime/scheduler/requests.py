@@ -35,7 +35,7 @@ class Request:
     unheard_seconds: float | None = None
     """Of an interim: how much of the clip the draft has not heard. It bounds what may be new, for a clip that ends in the middle
     of a word makes the model go on by itself. None: only the clip's length counts."""
-    recovers: bool = False
+    is_retry: bool = False
     """Is it asked once more, because the result before had lost what was known?"""
     align: bool = False
     """Is it asked where in the clip the tokens were heard?"""

@@ -14,36 +14,39 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 import zmq
 import zmq.asyncio
 
+from runtime.audio import Clip
 from runtime.exceptions import EngineError, EngineFailed
 from runtime.scheduler.loop import EngineLoop
 from runtime.scheduler.requests import Result
-from runtime.scheduler.warm_up import warm_up
+from runtime.scheduler.transcriber import Status
 from server.cluster import messages
 from server.cluster.messages import (
     LOST_SECONDS,
     PULSE_SECONDS,
     SOCKET_VARIABLE,
-    CloseStream,
     EnginePulse,
     GatewayPulse,
     HeldAudio,
-    OpenStream,
+    StreamClosed,
+    StreamOpened,
     Transcribe,
 )
 from server.settings import Settings
-from server.startup import load_settings, open_for_serving, set_up_log
+from server.startup import open_for_serving, started
 from server.telemetry.metrics import Metrics
 
 logger = logging.getLogger("server.engine")
 
+NO_AUDIO = Clip(np.zeros(0, np.int16))
 STOPPED_STATUS = 4  # of an engine that was given up: the supervisor starts another
 
 
 @dataclass
-class Gateway:
+class KnownGateway:
     """One gateway process, as far as it is known here."""
 
     heard_at: float
@@ -54,50 +57,55 @@ class Gateway:
 class EngineServer:
     """Carries messages between gateways and the engine loop. Lives on the event loop's thread."""
 
-    def __init__(self, engine_loop: EngineLoop, max_samples: int, send: Callable[[bytes, bytes], None],
-                 clock: Callable[[], float] = time.monotonic):  # fmt: skip
+    def __init__(
+        self,
+        engine_loop: EngineLoop,
+        max_samples: int,
+        send: Callable[[bytes, bytes], None],
+        clock: Callable[[], float] = time.monotonic,
+    ):
         """send: takes a gateway's identity and a message for it."""
         self._engine_loop = engine_loop
         self._max_samples = max_samples
         self._send = send
         self._clock = clock
         self._epoch = uuid.uuid4().hex
-        self._gateways: dict[bytes, Gateway] = {}
+        self._gateways: dict[bytes, KnownGateway] = {}
         self._request_ids = itertools.count()
 
     def receive(self, identity: bytes, message: messages.ToEngine) -> None:
         """A message from a gateway."""
         now = self._clock()
-        gateway = self._gateways.setdefault(identity, Gateway(now))
+        gateway = self._gateways.setdefault(identity, KnownGateway(now))
         gateway.heard_at = now
         match message:
             case GatewayPulse(sessions):
                 gateway.sessions = sessions
-            case OpenStream(stream_id):
+            case StreamOpened(stream_id):
                 gateway.streams[stream_id] = HeldAudio()
                 self._engine_loop.open_stream(unique_name(identity, stream_id))
-            case CloseStream(stream_id):
+            case StreamClosed(stream_id):
                 if gateway.streams.pop(stream_id, None) is not None:
                     self._engine_loop.close_stream(unique_name(identity, stream_id))
             case Transcribe():
                 self._transcribe(identity, gateway, message)
 
-    def _transcribe(self, identity: bytes, gateway: Gateway, message: Transcribe) -> None:
+    def _transcribe(self, identity: bytes, gateway: KnownGateway, message: Transcribe) -> None:
         loop = asyncio.get_running_loop()
 
         def answer(result: Result) -> None:
-            self._send(identity, messages.encode(messages.answer_of(result, message.request_id)))
+            self._send(identity, messages.encode(messages.answer_of(result, message.asked.request_id)))
 
+        asked = message.asked
         try:
-            if message.stream_id not in gateway.streams:
+            if asked.stream_id not in gateway.streams:
                 raise EngineFailed("the engine process does not know this stream")
-            clip = gateway.streams[message.stream_id].clip_of(message)
-            request = messages.request_of(message, next(self._request_ids), unique_name(identity, message.stream_id), clip)
+            clip = gateway.streams[asked.stream_id].clip_of(message.audio)
+            request = messages.request_of(asked, clip, next(self._request_ids), unique_name(identity, asked.stream_id))
             self._engine_loop.submit(request, lambda result: loop.call_soon_threadsafe(answer, result))
         except (EngineError, ValueError) as exc:
             error = exc if isinstance(exc, EngineError) else EngineFailed(str(exc))
-            nothing = messages.Answer(message.request_id, (), (), False, None, 0.0, 0.0, 0, 0, (type(error).__name__, str(error)))
-            self._send(identity, messages.encode(nothing))
+            answer(Result(messages.request_of(asked, NO_AUDIO, asked.request_id, asked.stream_id), error=error))
 
     def beat(self) -> None:
         """Tell the gateways that this process is there, and give up those that are not."""
@@ -109,7 +117,7 @@ class EngineServer:
                     self._engine_loop.close_stream(unique_name(identity, stream_id))
                 del self._gateways[identity]
         sessions = sum(gateway.sessions for gateway in self._gateways.values())
-        pulse = messages.encode(EnginePulse(self._epoch, self._engine_loop.seconds_in_step(), self._max_samples, sessions))
+        pulse = messages.encode(EnginePulse(self._epoch, self._engine_loop.status().value, self._max_samples, sessions))
         for identity in self._gateways:
             self._send(identity, pulse)
 
@@ -126,8 +134,6 @@ async def serve(settings: Settings, address: str, parent: int) -> int:
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     engine_loop.start()
-    if error := await warm_up(engine_loop, settings.warmup_seconds):
-        raise error
     socket = zmq.asyncio.Context.instance().socket(zmq.ROUTER)
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.SNDHWM, 0)
@@ -143,10 +149,10 @@ async def serve(settings: Settings, address: str, parent: int) -> int:
                 logger.exception("a message of a gateway could not be taken")
 
     receiving = asyncio.create_task(receive())
-    logger.info("the engine process is warm")
+    logger.info("the engine process is there")
     status = 0
     while not stopping.is_set() and os.getppid() == parent:
-        if not engine_loop.alive:
+        if engine_loop.status() is Status.FAILED:
             status = STOPPED_STATUS
             break
         server.beat()
@@ -160,16 +166,10 @@ async def serve(settings: Settings, address: str, parent: int) -> int:
     return status
 
 
-def main() -> int:
-    parent = os.getppid()  # before the engine is opened: that takes a while
-    settings = load_settings()
-    set_up_log(settings)
-    try:
-        return asyncio.run(serve(settings, os.environ[SOCKET_VARIABLE], parent))
-    except EngineError as exc:
-        print(exc, file=sys.stderr)
-        return 3
+def run(settings: Settings) -> int:
+    return asyncio.run(serve(settings, os.environ[SOCKET_VARIABLE], PARENT))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    PARENT = os.getppid()  # before the engine is opened: that takes a while
+    sys.exit(started(run))

@@ -1,4 +1,4 @@
-"""What faces the clients: HTTP, WebRTC and sessions, in front of an engine loop or of links to some.
+"""What faces the clients: HTTP, WebRTC and sessions, in front of a transcriber.
 
 python -m server.cluster.gateway is one of several such processes; supervisor.py starts them.
 """
@@ -14,39 +14,26 @@ from collections.abc import Iterator
 
 import uvicorn
 
-from runtime.scheduler.loop import EngineLoop
+from runtime.scheduler.transcriber import Transcriber
 from runtime.tokenizer import Tokenizer
 from server.app import create_app
-from server.cluster.engine_link import EngineLink
-from server.cluster.engine_pool import EnginePool
 from server.cluster.messages import SOCKET_VARIABLE
-from server.session import SessionLimits
-from server.sessions import Hub
+from server.cluster.remote_engine import RemoteEngine
+from server.sessions import Sessions
 from server.settings import Settings
-from server.startup import choice_of, load_settings, set_up_log
+from server.startup import choice_of, listen, started
 from server.telemetry.metrics import Metrics
 
-logger = logging.getLogger("server.cluster.gateway")
+logger = logging.getLogger("server.gateway")
 
-BACKLOG = 1024  # connections that wait to be accepted
 ORPHAN_CHECK_SECONDS = 1.0
-
-
-def session_limits(settings: Settings) -> SessionLimits:
-    return SessionLimits(
-        max_batch=settings.max_batch,
-        max_buffer_seconds=settings.max_buffer_seconds,
-        interim_interval_seconds=settings.interim_interval_ms / 1000,
-        max_segment_seconds=settings.max_segment_seconds,
-        init_timeout_seconds=settings.init_timeout_seconds,
-        idle_timeout_seconds=settings.idle_timeout_seconds,
-        close_timeout_seconds=settings.close_timeout_seconds,
-        stable_agreement=settings.stable_agreement,
-    )
+DEFECT_STATUS = 5  # exit status of a process that stopped because a task of its own had ended
 
 
 class QuietServer(uvicorn.Server):
-    """uvicorn, ending with exit status 0 after an orderly shutdown: it would raise the signal again."""
+    """uvicorn, ending with an exit status after an orderly shutdown: it would raise the signal again."""
+
+    status = 0
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -55,30 +42,42 @@ class QuietServer(uvicorn.Server):
             loop.add_signal_handler(number, self.handle_exit, number, None)
         yield
 
-
-def build_server(
-    settings: Settings, engine_loop: EngineLoop | EnginePool, tokenizer: Tokenizer, metrics: Metrics
-) -> uvicorn.Server:
-    hub = Hub(engine_loop, tokenizer, session_limits(settings), settings.session_limit, metrics)
-    if isinstance(engine_loop, EnginePool):
-        engine_loop.on_lost(hub.lose)
-    app = create_app(hub, metrics, settings)
-    config = uvicorn.Config(app, host=settings.host, port=settings.port, loop="uvloop", http="httptools", ws="none",
-                            log_level=settings.log_level, access_log=False, timeout_graceful_shutdown=5)  # fmt: skip
-    return QuietServer(config)
+    def stop_on_defect(self) -> None:
+        self.status = DEFECT_STATUS
+        self.should_exit = True
 
 
-def run(server: uvicorn.Server, sockets: list[socket.socket] | None = None) -> None:
-    """Until SIGTERM. sockets: to accept connections on; default: the settings' host and port."""
+def serve(
+    settings: Settings,
+    transcriber: Transcriber,
+    tokenizer: Tokenizer,
+    metrics: Metrics,
+    listener: socket.socket,
+    supervised: bool = False,
+) -> int:
+    """Until SIGTERM; returns the exit status. supervised: end with the parent process, too."""
+    sessions = Sessions(transcriber, tokenizer, settings, metrics)
+    config = uvicorn.Config(
+        create_app(sessions, metrics, settings),
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        log_level=settings.telemetry.log_level,
+        access_log=False,
+        timeout_graceful_shutdown=5,
+    )
+    server = QuietServer(config)
+    sessions.on_defect = server.stop_on_defect
 
-    async def serve() -> None:
-        watching = asyncio.create_task(stop_when_orphaned(server)) if sockets else None
-        await server.serve(sockets)
+    async def run() -> None:
+        watching = asyncio.create_task(stop_when_orphaned(server)) if supervised else None
+        await server.serve([listener])
         if watching:
             watching.cancel()
 
-    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-        runner.run(serve())
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(run())
+    return server.status
 
 
 async def stop_when_orphaned(server: uvicorn.Server) -> None:
@@ -91,21 +90,12 @@ async def stop_when_orphaned(server: uvicorn.Server) -> None:
             server.should_exit = True
 
 
-def listen(host: str, port: int, shared: bool) -> socket.socket:
-    """Accept connections there. shared: with other processes; the kernel deals them out evenly. Raises OSError."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=shared)
-
-
-def main() -> int:
-    settings = load_settings()
-    set_up_log(settings)
+def run(settings: Settings) -> int:
     tokenizer = Tokenizer.load(choice_of(settings).directory)
-    listener = listen(settings.host, settings.port, shared=True)
-    pool = EnginePool([EngineLink(address) for address in os.environ[SOCKET_VARIABLE].split()])
-    run(build_server(settings, pool, tokenizer, Metrics()), [listener])
-    return 0
+    listener = listen(settings.listen.host, settings.listen.port, shared=True)
+    remote_engine = RemoteEngine(os.environ[SOCKET_VARIABLE].split())
+    return serve(settings, remote_engine, tokenizer, Metrics(), listener, supervised=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(started(run))

@@ -1,6 +1,8 @@
 """What crosses between gateway processes and the engine process: small messages, and audio once."""
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -24,19 +26,31 @@ class GatewayPulse(msgspec.Struct, frozen=True, tag=True):
     sessions: int
 
 
-class OpenStream(msgspec.Struct, frozen=True, tag=True):
+class StreamOpened(msgspec.Struct, frozen=True, tag=True):
     stream_id: str
 
 
-class CloseStream(msgspec.Struct, frozen=True, tag=True):
+class StreamClosed(msgspec.Struct, frozen=True, tag=True):
     stream_id: str
 
 
-class Transcribe(msgspec.Struct, frozen=True, tag=True):
-    """A request, with the audio that the engine process does not have yet."""
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """A Request, less its audio. A field of one that the other lacks is noticed at import."""
 
     request_id: int
     stream_id: str
+    draft: tuple[int, ...]
+    forced: int
+    priority: Priority
+    end_bias: float
+    unheard_seconds: float | None
+    is_retry: bool
+    align: bool
+
+
+class Audio(msgspec.Struct, frozen=True, kw_only=True):
+    """A request's clip, less what the engine process has already."""
+
     start: int
     """Position of the open segment's first sample; what lies before it is needed no more."""
     end: int
@@ -45,13 +59,13 @@ class Transcribe(msgspec.Struct, frozen=True, tag=True):
     """Position of the first new sample: where the audio sent before ended, or the start."""
     new_pcm: bytes
     stretches: tuple[tuple[int, int], ...] | None
-    draft: tuple[int, ...]
-    forced: int
-    priority: int
-    end_bias: float
-    unheard_seconds: float | None
-    recovers: bool
-    align: bool
+
+
+class Transcribe(msgspec.Struct, frozen=True, tag=True):
+    """A request, with the audio that the engine process does not have yet."""
+
+    asked: Asked
+    audio: Audio
 
 
 class EnginePulse(msgspec.Struct, frozen=True, tag=True):
@@ -59,29 +73,33 @@ class EnginePulse(msgspec.Struct, frozen=True, tag=True):
 
     epoch: str
     """Of this one process: another one knows nothing of the streams before."""
-    seconds_in_step: float
+    status: str
+    """A runtime.scheduler.transcriber.Status."""
     max_samples: int
     sessions: int
     """Of all gateways, as they last said."""
+
+
+class Answered(msgspec.Struct, frozen=True, kw_only=True):
+    """A Result, less its request."""
+
+    tokens: tuple[int, ...]
+    log_probs: tuple[float, ...]
+    looped: bool
+    first_frames: tuple[int, ...] | None
+    timings: Timings
+    error: tuple[str, str] | None
+    """Name of the class, one of runtime.exceptions, and what it says."""
 
 
 class Answer(msgspec.Struct, frozen=True, tag=True):
     """The answer to one request."""
 
     request_id: int
-    tokens: tuple[int, ...]
-    log_probs: tuple[float, ...]
-    looped: bool
-    first_frames: tuple[int, ...] | None
-    queue_ms: float
-    total_ms: float
-    passes: int
-    single_steps: int
-    error: tuple[str, str] | None
-    """Name of the class, one of runtime.exceptions, and what it says."""
+    result: Answered
 
 
-ToEngine = GatewayPulse | OpenStream | CloseStream | Transcribe
+ToEngine = GatewayPulse | StreamOpened | StreamClosed | Transcribe
 ToGateway = EnginePulse | Answer
 encode = msgspec.msgpack.Encoder().encode
 decode_to_engine = msgspec.msgpack.Decoder(ToEngine).decode
@@ -100,11 +118,9 @@ class SentAudio:
         end = clip.position + len(clip.pcm)
         new_from = max(self._until, clip.position)
         self._until = max(self._until, end)
-        return Transcribe(
-            request.request_id, request.stream_id, clip.position, end, new_from,
-            clip.pcm[new_from - clip.position :].tobytes(), clip.stretches, request.draft, request.forced, request.priority,
-            request.end_bias, request.unheard_seconds, request.recovers, request.align,
-        )  # fmt: skip
+        new_pcm = clip.pcm[new_from - clip.position :].tobytes()
+        audio = Audio(start=clip.position, end=end, new_from=new_from, new_pcm=new_pcm, stretches=clip.stretches)
+        return Transcribe(Asked(**fields_of(request, "clip")), audio)
 
 
 class HeldAudio:
@@ -114,15 +130,15 @@ class HeldAudio:
         self._start = 0
         self._pcm = bytearray()
 
-    def clip_of(self, message: Transcribe) -> Clip:
+    def clip_of(self, audio: Audio) -> Clip:
         """Keep what is new and give what is to be heard. Raises ValueError where something between is missing."""
-        self._drop_before(message.start)
+        self._drop_before(audio.start)
         end = self._start + len(self._pcm) // 2
-        if message.new_from != end:
-            raise ValueError(f"audio up to {end} is here, and what comes begins at {message.new_from}")
-        self._pcm += message.new_pcm
-        pcm = np.frombuffer(bytes(self._pcm[: (message.end - self._start) * 2]), np.int16)
-        return Clip(pcm, message.start, message.stretches)
+        if audio.new_from != end:
+            raise ValueError(f"audio up to {end} is here, and what comes begins at {audio.new_from}")
+        self._pcm += audio.new_pcm
+        pcm = np.frombuffer(bytes(self._pcm[: (audio.end - self._start) * 2]), np.int16)
+        return Clip(pcm, audio.start, audio.stretches)
 
     def _drop_before(self, start: int) -> None:
         held = len(self._pcm) // 2
@@ -130,21 +146,23 @@ class HeldAudio:
         self._start = start
 
 
-def request_of(message: Transcribe, request_id: int, stream_id: str, clip: Clip) -> Request:
-    return Request(request_id, stream_id, clip, message.draft, message.forced, Priority(message.priority), message.end_bias,
-                   message.unheard_seconds, message.recovers, message.align)  # fmt: skip
+def fields_of(value: Request | Result, *left_out: str) -> dict[str, Any]:
+    """Its fields by name, not converted."""
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.name not in left_out}
+
+
+def request_of(asked: Asked, clip: Clip, request_id: int, stream_id: str) -> Request:
+    """request_id, stream_id: unique in this process."""
+    return Request(**msgspec.structs.asdict(asked) | {"clip": clip, "request_id": request_id, "stream_id": stream_id})
 
 
 def answer_of(result: Result, request_id: int) -> Answer:
-    timings = result.timings
     error = result.error and (type(result.error).__name__, str(result.error))
-    return Answer(request_id, result.tokens, result.log_probs, result.looped, result.first_frames, timings.queue_ms,
-                  timings.total_ms, timings.passes, timings.single_steps, error)  # fmt: skip
+    return Answer(request_id, Answered(**fields_of(result, "request") | {"error": error}))
 
 
 def result_of(answer: Answer, request: Request) -> Result:
-    timings = Timings(answer.queue_ms, answer.total_ms, answer.passes, answer.single_steps)
-    return Result(request, answer.tokens, answer.log_probs, error_of(answer.error), answer.looped, answer.first_frames, timings)
+    return Result(request, **msgspec.structs.asdict(answer.result) | {"error": error_of(answer.result.error)})
 
 
 def error_of(error: Sequence[str] | None) -> EngineError | None:

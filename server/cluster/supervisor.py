@@ -14,7 +14,8 @@ from pathlib import Path
 from prometheus_client import multiprocess
 
 from runtime import hardware
-from server.cluster import gateway, messages
+from server.cluster import messages
+from server.errors import StartError
 from server.settings import Settings
 from server.telemetry.metrics import SHARED_VARIABLE
 
@@ -23,6 +24,7 @@ logger = logging.getLogger("server.supervisor")
 SETTLED_SECONDS = 20.0  # a process that lived so long died of something new
 EARLY_DEATHS = 5  # in a row, each before it had settled: starting it once more would not help
 PAUSE_SECONDS = 0.5  # before a process is started again, doubled with every early death
+MAX_SOCKET_PATH_BYTES = 107  # sockaddr_un, less its closing zero
 KILL_SECONDS = 15.0  # beyond its own limit, for a process to end when told to
 
 
@@ -61,7 +63,7 @@ class Supervisor:
             for child in children:
                 if child.process and child.process.returncode is None:
                     child.process.terminate()
-            limit = self.settings.shutdown_timeout_seconds + KILL_SECONDS
+            limit = self.settings.listen.shutdown_timeout_seconds + KILL_SECONDS
             await asyncio.wait([keeping[child.name] for child in children], timeout=limit)
             for child in children:
                 if child.process and child.process.returncode is None:
@@ -77,7 +79,7 @@ class Supervisor:
         return self.directory / "metrics"
 
     def _addresses(self) -> list[str]:
-        count = self.settings.engines or max(1, len(hardware.visible_gpus()))
+        count = self.settings.model.engines or max(1, len(hardware.visible_gpus()))
         return [f"ipc://{self.directory}/engine-{number}" for number in range(1, count + 1)]
 
     def _engines(self) -> list[Child]:
@@ -92,7 +94,10 @@ class Supervisor:
 
     def _gateways(self) -> list[Child]:
         variables = {messages.SOCKET_VARIABLE: " ".join(self._addresses()), SHARED_VARIABLE: str(self._shared)}
-        return [Child(f"gateway {number}", "server.cluster.gateway", variables) for number in range(1, self.settings.workers + 1)]
+        return [
+            Child(f"gateway {number}", "server.cluster.gateway", variables)
+            for number in range(1, self.settings.listen.workers + 1)
+        ]
 
     async def _keep_running(self, child: Child) -> None:
         while not self.stopping.is_set():
@@ -127,13 +132,18 @@ class Supervisor:
 
 
 def run(settings: Settings) -> int:
-    """Serve with settings.workers gateways; returns the exit status."""
-    try:
-        gateway.listen(settings.host, settings.port, shared=False).close()  # sharing a port with another server goes unnoticed
-    except OSError as exc:
-        print(f"cannot listen on {settings.host}:{settings.port}: {exc}", file=sys.stderr)
-        return 1
-    logger.info("%d gateways on http://%s:%d", settings.workers, settings.host, settings.port)
-    with tempfile.TemporaryDirectory(prefix="moonshine-asr-") as directory:
-        (Path(directory) / "metrics").mkdir()
-        return asyncio.run(Supervisor(settings, Path(directory)).run())
+    """Serve with several gateways; returns the exit status. Raises StartError."""
+    listening = settings.listen
+    with tempfile.TemporaryDirectory(prefix="moonshine-asr-") as name:
+        directory = Path(name)
+        check_length(directory)
+        (directory / "metrics").mkdir()
+        logger.info("%d gateways on http://%s:%d", listening.workers, listening.host, listening.port)
+        return asyncio.run(Supervisor(settings, directory).run())
+
+
+def check_length(directory: Path) -> None:
+    """Raises StartError where the processes could not meet in the directory."""
+    longest = len(os.fsencode(directory / "engine-64"))
+    if longest > MAX_SOCKET_PATH_BYTES:
+        raise StartError(f"TMPDIR is too long: a socket's path would have {longest} bytes, and {MAX_SOCKET_PATH_BYTES} may be")

@@ -1,159 +1,289 @@
-"""The messages between client and server: parsed and checked coming in, built going out. No state, no I/O."""
+"""The server's own protocol: JSON messages over a data channel. No I/O, no clock.
 
-import enum
+docs/protocol.schema.json is made from the structs of this file: python -m server.dialects.native
+"""
+
 import json
 import uuid
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from runtime.audio import SAMPLE_RATE
+from server.errors import ClientError, Code, ServerError
+from server.stream.events import Event, Failed, Final, Update
 from server.stream.transcript import Segment
+from server.stream.words import Word
 
 MAX_TEXT_BYTES = 4096  # of a client's JSON message
 MAX_AUDIO_BYTES = 5 * SAMPLE_RATE * 2  # of one binary message: 5 s; SCTP as aiortc speaks it ends at 256 KiB
 MAX_SID_CHARACTERS = 64
 
-
-class Reason(enum.StrEnum):
-    """Error codes on the wire."""
-
-    BAD_MESSAGE = "bad_message"
-    UNKNOWN_OP = "unknown_op"
-    NOT_INITIALISED = "not_initialised"
-    ALREADY_INITIALISED = "already_initialised"
-    UNSUPPORTED_SAMPLE_RATE = "unsupported_sample_rate"
-    BAD_AUDIO = "bad_audio"
-    MESSAGE_TOO_LARGE = "message_too_large"
-    CLOSING = "closing"
-    INIT_TIMEOUT = "init_timeout"
-    IDLE_TIMEOUT = "idle_timeout"
-    BUFFER_OVERFLOW = "buffer_overflow"
-    SLOW_READER = "slow_reader"
-    TEXT_TOO_LONG = "text_too_long"
-    ENGINE_FAILED = "engine_failed"
-    WARMING_UP = "warming_up"
-    SERVER_FULL = "server_full"
-    SHUTTING_DOWN = "shutting_down"
+Count = Annotated[int, Meta(ge=0)]
+SessionId = Annotated[str, Meta(min_length=1, max_length=MAX_SID_CHARACTERS)]
 
 
-class ProtocolError(Exception):
-    """A client's mistake: answered with an error message, after which the channel is closed."""
+class Init(Struct, frozen=True, tag="init", tag_field="op"):
+    """Begin a stream."""
 
-    def __init__(self, reason: Reason, message: str):
-        super().__init__(message)
-        self.reason = reason
-        self.message = message
-
-
-@dataclass(frozen=True)
-class Init:
-    sid: str
+    sid: SessionId
+    """The client's name for the stream; it comes back in every message."""
+    sr: Literal[16_000] = 16_000
+    """Samples a second."""
     words: bool = False
-    """Are the times of words asked for?"""
+    """Whether the final carries the times of words."""
     tail: bool = False
-    """Shall messages say only what is new, so that none grows with the length of the session?"""
+    """Whether messages say only what is new, so that none grows with the length of the session."""
 
 
-@dataclass(frozen=True)
-class Close:
-    pass
+class Close(Struct, frozen=True, tag="close", tag_field="op"):
+    """The audio has ended."""
+
+
+class SegmentMessage(Struct, frozen=True):
+    """A closed stretch of audio and its final text."""
+
+    text: str
+    start_ms: Count
+    end_ms: Count
+    words: tuple[Word, ...] | UnsetType = UNSET
+
+
+class Message(Struct, frozen=True, tag_field="op"):
+    """What the server says."""
+
+    droppable: ClassVar[bool] = False
+    """May it be left out for a client that reads too slowly?"""
+
+    @property
+    def op(self) -> str:
+        return str(self.__struct_config__.tag)
+
+    def forms(self) -> "Iterator[Message]":
+        """The message, and what to send in its place where it is longer than the client takes."""
+        yield self
+
+    def encode(self) -> str:
+        return encoder.encode(self).decode()
+
+
+encoder = msgspec.json.Encoder()
+
+
+class Ready(Message, frozen=True, tag="ready"):
+    """Audio may be sent now."""
+
+    sid: SessionId
+    max_batch: Count
+
+
+class Interim(Message, frozen=True, tag="interim"):
+    """The text so far has changed, or more of it is stable."""
+
+    droppable: ClassVar[bool] = True  # the next one says it too
+
+    sid: SessionId
+    seq: Count
+    text: str
+    stable: Count
+    audio_ms: Count
+    latency_ms: float
+    offset: Count | UnsetType = UNSET
+    segments: tuple[SegmentMessage, ...] | UnsetType = UNSET
+
+
+class FinalMessage(Message, frozen=True, tag="final"):
+    """The whole text; then the channel closes."""
+
+    sid: SessionId
+    text: str
+    stable: Count
+    segments: tuple[SegmentMessage, ...]
+    audio_ms: Count
+    latency_ms: float
+    final: Literal[True] = True
+    words: tuple[Word, ...] | UnsetType = UNSET
+    offset: Count | UnsetType = UNSET
+
+    def forms(self) -> Iterator[Message]:
+        yield self
+        yield msgspec.structs.replace(self, words=UNSET)  # they are in the segments, too
+        yield msgspec.structs.replace(self, words=UNSET, segments=())
+        yield TEXT_TOO_LONG
+
+
+class Error(Message, frozen=True, tag="error"):
+    """What is wrong; then the channel closes. After init, with the text that may be kept."""
+
+    reason: Code
+    message: str
+    sid: SessionId | UnsetType = UNSET
+    text: str | UnsetType = UNSET
+    audio_ms: Count | UnsetType = UNSET
+    offset: Count | UnsetType = UNSET
+    segments: tuple[SegmentMessage, ...] | UnsetType = UNSET
+
+    def forms(self) -> Iterator[Message]:
+        yield self
+        yield TEXT_TOO_LONG
+
+
+TEXT_TOO_LONG = Error(Code.TEXT_TOO_LONG, "the text is longer than a message to this client may be")
+
+
+@dataclass
+class Told:
+    """What the client has been told, in messages that were not dropped."""
+
+    messages: int = 0
+    stable: int = 0
+    segments: int = 0
+
+
+class NativeDialect:
+    """Writes one stream's events; remembers what the client has been told."""
+
+    def __init__(self, init: Init):
+        self._init = init
+        self._told = Told()
+
+    def write(self, event: Event) -> Message:
+        match event:
+            case Update():
+                return self._write_update(event)
+            case Final():
+                return self._write_final(event)
+            case Failed():
+                return self._write_failure(event)
+
+    def confirm(self, event: Event) -> None:
+        """The event's message was sent."""
+        if isinstance(event, Update):
+            self._told = Told(self._told.messages + 1, event.stable, len(event.segments))
+
+    def _write_update(self, update: Update) -> Interim:
+        tail = self._tail(update.segments) if self._init.tail else {}
+        return Interim(
+            sid=self._init.sid,
+            seq=self._told.messages,
+            text=self._new(update.text),
+            stable=update.stable,
+            audio_ms=update.audio_ms,
+            latency_ms=round(update.latency_ms, 1),
+            **tail,
+        )
+
+    def _write_final(self, final: Final) -> FinalMessage:
+        tail = self._tail(final.segments) if self._init.tail else {"segments": described(final.segments)}
+        return FinalMessage(
+            sid=self._init.sid,
+            text=self._new(final.text),
+            stable=len(final.text),
+            audio_ms=final.audio_ms,
+            latency_ms=round(final.latency_ms, 1),
+            words=words_of(tail["segments"]) if self._init.words else UNSET,
+            **tail,
+        )
+
+    def _write_failure(self, failed: Failed) -> Error:
+        tail = self._tail(failed.segments) if self._init.tail else {}
+        text = self._new(failed.text)
+        return Error(failed.code, failed.message, sid=self._init.sid, text=text, audio_ms=failed.audio_ms, **tail)
+
+    def _new(self, text: str) -> str:
+        return text[self._told.stable :] if self._init.tail else text
+
+    def _tail(self, segments: Sequence[Segment]) -> dict[str, Any]:
+        return {"offset": self._told.stable, "segments": described(segments[self._told.segments :])}
+
+
+def ready(init: Init, max_batch: int) -> Message:
+    return Ready(init.sid, max_batch)
+
+
+def error(error: ServerError) -> Message:
+    """Of a connection that has no stream yet."""
+    return Error(error.code, error.message)
+
+
+def described(segments: Sequence[Segment]) -> tuple[SegmentMessage, ...]:
+    return tuple(
+        SegmentMessage(each.text, each.start_ms, each.end_ms, UNSET if each.words is None else each.words) for each in segments
+    )
+
+
+def words_of(segments: Sequence[SegmentMessage]) -> tuple[Word, ...]:
+    return tuple(word for segment in segments for word in segment.words or ())
 
 
 def parse_text(text: str) -> Init | Close:
-    """A client's JSON message. Raises ProtocolError."""
+    """A client's JSON message. Raises ClientError."""
     if len(text) > MAX_TEXT_BYTES:
-        raise ProtocolError(
-            Reason.MESSAGE_TOO_LARGE, f"a text message has {len(text)} characters; at most {MAX_TEXT_BYTES} are accepted"
-        )  # fmt: skip
+        raise ClientError(
+            Code.MESSAGE_TOO_LARGE, f"a text message has {len(text)} characters; at most {MAX_TEXT_BYTES} are accepted"
+        )
     try:
-        message = json.loads(text)
-    except (ValueError, RecursionError) as exc:
-        raise ProtocolError(Reason.BAD_MESSAGE, "a text message must be JSON") from exc
+        message = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError) as exc:
+        raise ClientError(Code.BAD_MESSAGE, "a text message must be JSON") from exc
     if not isinstance(message, dict):
-        raise ProtocolError(Reason.BAD_MESSAGE, f"a text message must be a JSON object, not {type(message).__name__}")
+        raise ClientError(Code.BAD_MESSAGE, f"a text message must be a JSON object, not {type(message).__name__}")
     match message.get("op"):
         case "init":
             return parse_init(message)
         case "close":
             return Close()
         case op:
-            raise ProtocolError(Reason.UNKNOWN_OP, f"unknown op {str(op)[:40]!r}; expected 'init' or 'close'")
+            raise ClientError(Code.UNKNOWN_OP, f"unknown op {str(op)[:40]!r}; expected 'init' or 'close'")
 
 
-def parse_init(message: dict) -> Init:
+def parse_init(message: dict[str, Any]) -> Init:
     sample_rate = message.get("sr", SAMPLE_RATE)
     if sample_rate != SAMPLE_RATE or isinstance(sample_rate, bool):
-        raise ProtocolError(
-            Reason.UNSUPPORTED_SAMPLE_RATE, f"sr must be {SAMPLE_RATE}, not {ascii(sample_rate)[:40]}; resample before sending"
-        )  # fmt: skip
+        raise ClientError(
+            Code.UNSUPPORTED_SAMPLE_RATE, f"sr must be {SAMPLE_RATE}, not {ascii(sample_rate)[:40]}; resample before sending"
+        )
     sid = message.get("sid")
     if sid is None:
         sid = str(uuid.uuid4())
     if not isinstance(sid, str) or not 0 < len(sid) <= MAX_SID_CHARACTERS or not sid.isprintable():
-        raise ProtocolError(
-            Reason.BAD_MESSAGE, f"sid must be a string of 1 to {MAX_SID_CHARACTERS} printable characters, such as a UUID"
+        raise ClientError(
+            Code.BAD_MESSAGE, f"sid must be a string of 1 to {MAX_SID_CHARACTERS} printable characters, such as a UUID"
         )
-    return Init(sid, parse_flag(message, "words"), parse_flag(message, "tail"))
+    return Init(sid, words=parse_flag(message, "words"), tail=parse_flag(message, "tail"))
 
 
-def parse_flag(message: dict, name: str) -> bool:
+def parse_flag(message: dict[str, Any], name: str) -> bool:
     flag = message.get(name, False)
     if not isinstance(flag, bool):
-        raise ProtocolError(Reason.BAD_MESSAGE, f"{name} must be true or false, not {ascii(flag)[:40]}")
+        raise ClientError(Code.BAD_MESSAGE, f"{name} must be true or false, not {ascii(flag)[:40]}")
     return flag
 
 
 def check_audio(pcm: bytes) -> None:
-    """A client's binary message: whole PCM16 samples. Raises ProtocolError."""
+    """A client's binary message: whole PCM16 samples. Raises ClientError."""
     if len(pcm) % 2:
-        raise ProtocolError(Reason.BAD_AUDIO, f"a binary message has {len(pcm)} bytes; PCM16 needs an even number")
+        raise ClientError(Code.BAD_AUDIO, f"a binary message has {len(pcm)} bytes; PCM16 needs an even number")
     if len(pcm) > MAX_AUDIO_BYTES:
-        raise ProtocolError(
-            Reason.MESSAGE_TOO_LARGE, f"a binary message has {len(pcm)} bytes; at most {MAX_AUDIO_BYTES} (5 s) are accepted"
-        )  # fmt: skip
+        raise ClientError(
+            Code.MESSAGE_TOO_LARGE, f"a binary message has {len(pcm)} bytes; at most {MAX_AUDIO_BYTES} (5 s) are accepted"
+        )
 
 
-def ready(sid: str, max_batch: int) -> dict:
-    return {"op": "ready", "sid": sid, "max_batch": max_batch}
+def json_schema() -> dict[str, Any]:
+    """Of the JSON messages of both sides."""
+    (client, server), components = msgspec.json.schema_components(
+        (Init | Close, Ready | Interim | FinalMessage | Error), ref_template="#/$defs/{name}"
+    )
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "moonshine-asr: JSON messages of the data channel",
+        "$defs": components | {"ClientMessage": client, "ServerMessage": server},
+    }
 
 
-def interim(sid: str, seq: int, text: str, stable: int, audio_ms: int, latency_ms: float) -> dict:
-    return {"op": "interim", "sid": sid, "seq": seq, "text": text, "stable": stable, "audio_ms": audio_ms,
-            "latency_ms": round(latency_ms, 1)}  # fmt: skip
-
-
-def final(sid: str, text: str, segments: Sequence[Segment], audio_ms: int, latency_ms: float, with_words: bool = False) -> dict:
-    message = {"op": "final", "final": True, "sid": sid, "text": text, "stable": len(text),
-               "segments": list(map(describe, segments)), "audio_ms": audio_ms, "latency_ms": round(latency_ms, 1)}  # fmt: skip
-    if with_words:
-        message["words"] = words_of(message["segments"])
-    return message
-
-
-def tail_of(message: dict, offset: int, segments: Sequence[Segment]) -> dict:
-    """The message with its text from character `offset` on, and with the segments, and their words, that are new."""
-    tail = message | {"text": message["text"][offset:], "offset": offset, "segments": list(map(describe, segments))}
-    if "words" in message:
-        tail["words"] = words_of(tail["segments"])
-    return tail
-
-
-def words_of(segments: Sequence[dict]) -> list[dict]:
-    """Of all segments, as they stand in messages."""
-    return [word for segment in segments for word in segment["words"]]
-
-
-def describe(segment: Segment) -> dict:
-    """As it stands in messages; the words only where they were asked for."""
-    message = asdict(segment)
-    if segment.words is None:
-        del message["words"]
-    return message
-
-
-def error(reason: Reason, message: str, **details: object) -> dict:
-    return {"op": "error", "reason": reason.value, "message": message} | details
-
-
-def encode(message: dict) -> str:
-    return json.dumps(message, ensure_ascii=False, separators=(",", ":"))
+if __name__ == "__main__":
+    print(json.dumps(json_schema(), indent=2))

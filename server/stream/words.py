@@ -27,7 +27,7 @@ class Word:
 
 
 @dataclass(frozen=True)
-class Spoken:
+class TimedHypothesis:
     """A hypothesis and where in the stream it was spoken."""
 
     tokens: tuple[int, ...]
@@ -62,7 +62,7 @@ class Spoken:
 
 
 def locate(tokens: Sequence[int], first_frames: Sequence[int], tokenizer: Tokenizer, heard: Sequence[Stretch],
-           pauses: Sequence[Stretch]) -> Spoken:  # fmt: skip
+           pauses: Sequence[Stretch]) -> TimedHypothesis:  # fmt: skip
     """Where the words of a hypothesis were spoken.
 
     first_frames: of each token in the clip, and the one behind the last. heard: the stretches of the stream that the clip
@@ -71,7 +71,7 @@ def locate(tokens: Sequence[int], first_frames: Sequence[int], tokenizer: Tokeni
     begins = [index for index, token in enumerate(tokens) if index == 0 or tokenizer.starts_word(token)]
     limits = [stream_position(heard, max(0, first_frames[index] * SAMPLES_PER_FRAME - LAG_SAMPLES)) for index in begins]
     limits.append(stream_position(heard, first_frames[-1] * SAMPLES_PER_FRAME, is_end=True))
-    return Spoken(tuple(tokens), [*begins, len(tokens)], fit_pauses(limits, pauses))
+    return TimedHypothesis(tuple(tokens), [*begins, len(tokens)], fit_pauses(limits, pauses))
 
 
 def fit_pauses(limits: Sequence[int], pauses: Sequence[Stretch]) -> list[Stretch]:

@@ -1,6 +1,7 @@
 """What the server counts, for Prometheus."""
 
 import os
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -17,6 +18,13 @@ LATE_INTERVALS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64)
 SHARED_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # prometheus-client's: where processes share what they count
 PASSES = (1, 2, 3, 4, 6, 8, 12, 20, 40, 80)
+
+
+class SentMessage(Protocol):
+    """Any dialect's message; an error has a reason, too, and what answers audio a latency_ms."""
+
+    @property
+    def op(self) -> str: ...
 
 
 class Metrics(Observer):
@@ -98,16 +106,16 @@ class Metrics(Observer):
             self.queue_seconds.labels(priority).observe(result.timings.queue_ms / 1000)
             self.passes.observe(result.timings.passes)
             self.loops_total.inc(result.looped)
-            self.recovered_total.inc(result.request.recovers)
+            self.recovered_total.inc(result.request.is_retry)
             self.single_steps_total.inc(result.timings.single_steps)
 
-    def sent(self, message: dict) -> None:
-        """A message left for a client."""
-        self.messages_total.labels(message["op"]).inc()
-        if message["op"] == "error":
-            self.errors_total.labels(message["reason"]).inc()
-        if "latency_ms" in message:
-            self.latency.labels(message["op"]).observe(message["latency_ms"] / 1000)
+    def sent(self, message: SentMessage) -> None:
+        """A message was handed to a client's connection."""
+        self.messages_total.labels(message.op).inc()
+        if message.op == "error":
+            self.errors_total.labels(str(getattr(message, "reason", "unknown"))).inc()
+        if (latency_ms := getattr(message, "latency_ms", None)) is not None:
+            self.latency.labels(message.op).observe(latency_ms / 1000)
 
     def render(self) -> bytes:
         if SHARED_VARIABLE not in os.environ:

@@ -1,16 +1,16 @@
-"""A gateway's link to one engine process. Lives on the event loop's thread."""
+"""A gateway's way to the engine processes: a transcriber whose engines live elsewhere. Lives on the event loop's thread."""
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import zmq
 import zmq.asyncio
 
 from runtime.exceptions import EngineFailed, EngineStopped
-from runtime.scheduler.loop import OnResult
 from runtime.scheduler.requests import Request, Result
+from runtime.scheduler.transcriber import OnLost, OnResult, Status
 from server.cluster import messages
 from server.cluster.messages import LOST_SECONDS, PULSE_SECONDS, Answer, EnginePulse, GatewayPulse, SentAudio
 
@@ -19,34 +19,80 @@ logger = logging.getLogger(__name__)
 AWAY = "the engine process has died and is being started again; connect again"
 
 
-class EngineLink:
-    """The interface of EngineLoop, over a socket. The engine process may die and come back; streams do not outlive it."""
+class RemoteEngine:
+    """A Transcriber. Every stream belongs to the engine process that had fewest streams when it was opened.
 
-    def __init__(self, address: str, clock: Callable[[], float] = time.monotonic):
-        """address: of the engine process's socket, as ipc:///path."""
+    Engine processes may die and come back; their streams do not outlive them.
+    """
+
+    def __init__(self, addresses: Sequence[str], clock: Callable[[], float] = time.monotonic):
+        """addresses: of the engine processes' sockets, as ipc:///path."""
+        self._links = [Link(address, clock) for address in addresses]
+        self._of_stream: dict[str, Link] = {}
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for link in self._links:
+                link.connect()
+                tasks.create_task(link.receive())
+                tasks.create_task(link.beat())
+
+    def status(self) -> Status:
+        """Of the engine process that is doing best: one that is away or hangs is no reason to end the others."""
+        found = {link.status() for link in self._links}
+        best_first = (Status.READY, Status.RESTARTING, Status.STARTING, Status.FAILED)
+        return next(status for status in best_first if status in found)
+
+    @property
+    def sessions_elsewhere(self) -> int:
+        return sum(link.sessions_elsewhere for link in self._links)
+
+    def open_stream(self, stream_id: str, on_lost: OnLost) -> None:
+        links = [link for link in self._links if link.status() is Status.READY]
+        if not links:
+            raise EngineStopped(AWAY)
+        link = min(links, key=lambda each: each.load)
+        link.open_stream(stream_id, on_lost)
+        self._of_stream[stream_id] = link
+
+    def submit(self, request: Request, on_result: OnResult) -> None:
+        if request.stream_id not in self._of_stream:
+            raise EngineStopped(AWAY)
+        self._of_stream[request.stream_id].submit(request, on_result)
+
+    def close_stream(self, stream_id: str) -> None:
+        if link := self._of_stream.pop(stream_id, None):
+            link.close_stream(stream_id)
+
+    def stop(self) -> None:
+        for link in self._links:
+            link.stop()
+
+
+class Link:
+    """The connection to one engine process."""
+
+    def __init__(self, address: str, clock: Callable[[], float]):
         self._address = address
         self._clock = clock
-        self._streams: dict[str, SentAudio] = {}
+        self._streams: dict[str, tuple[SentAudio, OnLost]] = {}
         self._unanswered: dict[int, tuple[Request, OnResult]] = {}  # by request id
         self._told_sessions = 0
         self._pulse: EnginePulse | None = None  # the newest, of the engine process that has the streams
         self._heard_at = float("-inf")
-        self._tasks: list[asyncio.Task] = []
-        self._found = asyncio.Event()
-        self.on_lost: Callable[[list[str], str], None] = lambda stream_ids, message: None
-        """Called when the engine process is lost, with the streams that were there and a sentence for them."""
+        self._was_found = False
 
-    def start(self) -> None:
+    def connect(self) -> None:
         self._socket = zmq.asyncio.Context.instance().socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)  # what finds nobody at the other end must not reach the next engine process
         self._socket.setsockopt(zmq.SNDHWM, 0)
         self._socket.connect(self._address)
-        self._tasks = [asyncio.create_task(self._receive()), asyncio.create_task(self._beat())]
 
-    @property
-    def alive(self) -> bool:
-        return self._pulse is not None and self._clock() - self._heard_at < LOST_SECONDS
+    def status(self) -> Status:
+        if self._pulse is not None and self._clock() - self._heard_at < LOST_SECONDS:
+            return Status(self._pulse.status)
+        return Status.RESTARTING if self._was_found else Status.STARTING
 
     @property
     def load(self) -> int:
@@ -58,44 +104,34 @@ class EngineLink:
         """Of the other gateways, as of the last pulse."""
         return max(0, self._pulse.sessions - self._told_sessions) if self._pulse else 0
 
-    async def until_alive(self) -> None:
-        """The first time."""
-        await self._found.wait()
-
-    def seconds_in_step(self) -> float:
-        return self._pulse.seconds_in_step if self._pulse else 0.0
+    def open_stream(self, stream_id: str, on_lost: OnLost) -> None:
+        self._streams[stream_id] = (SentAudio(), on_lost)
+        self._send(messages.StreamOpened(stream_id))
 
     def submit(self, request: Request, on_result: OnResult) -> None:
-        """See EngineLoop.submit; the request's stream must be open."""
-        if not self.alive or request.stream_id not in self._streams:
+        if self._pulse is None or self.status() is not Status.READY or request.stream_id not in self._streams:
             raise EngineStopped(AWAY)
         if len(request.clip.samples) > self._pulse.max_samples:
             raise ValueError(f"{request.clip.seconds:.1f} s of audio; a slot holds {self._pulse.max_samples} samples")
         self._unanswered[request.request_id] = (request, on_result)
-        self._send(self._streams[request.stream_id].message_for(request))
-
-    def open_stream(self, stream_id: str) -> None:
-        """Raises EngineStopped while there is no engine process."""
-        if not self.alive:
-            raise EngineStopped(AWAY)
-        self._streams[stream_id] = SentAudio()
-        self._send(messages.OpenStream(stream_id))
+        sent_audio, _ = self._streams[request.stream_id]
+        self._send(sent_audio.message_for(request))
 
     def close_stream(self, stream_id: str) -> None:
         """What it has waiting is answered by the engine process, as cancelled."""
         if self._streams.pop(stream_id, None) is not None:
-            self._send(messages.CloseStream(stream_id))
+            self._send(messages.StreamClosed(stream_id))
 
     def stop(self) -> None:
-        """Give up what is unanswered. Called on any thread, after the last session has ended."""
+        """Give up what is unanswered."""
         self._unanswered.clear()
 
     def _send(self, message: messages.ToEngine) -> None:
-        # It fails only while nobody is at the other end; then the streams are lost, and _beat sees to it.
+        # It fails only while nobody is at the other end; then the streams are lost, and beat() sees to it.
         sending = self._socket.send(messages.encode(message), zmq.NOBLOCK)
         sending.add_done_callback(lambda done: done.cancelled() or done.exception())
 
-    async def _receive(self) -> None:
+    async def receive(self) -> None:
         while True:
             data = await self._socket.recv()
             try:
@@ -116,15 +152,14 @@ class EngineLink:
             if self._pulse is not None:
                 self._lose()
             logger.info("an engine process is there")
-            self._found.set()
-        self._pulse, self._heard_at = pulse, self._clock()
+        self._pulse, self._heard_at, self._was_found = pulse, self._clock(), True
 
-    async def _beat(self) -> None:
+    async def beat(self) -> None:
         """Say that this gateway is there, and notice when the engine process no longer is."""
         while True:
             self._told_sessions = len(self._streams)
             self._send(GatewayPulse(self._told_sessions))
-            if self._pulse is not None and not self.alive:
+            if self._pulse is not None and self._clock() - self._heard_at >= LOST_SECONDS:
                 self._lose()
             await asyncio.sleep(PULSE_SECONDS)
 
@@ -132,10 +167,11 @@ class EngineLink:
         """The streams were there, and no other engine process knows them."""
         logger.error("the engine process is gone, and %d streams with it", len(self._streams))
         self._pulse = None
-        stream_ids = list(self._streams)
-        for stream_id in stream_ids:
+        lost, unanswered = dict(self._streams), dict(self._unanswered)
+        self._unanswered.clear()
+        for stream_id in lost:
             self.close_stream(stream_id)  # should it only have been slow: nobody will come back to them
-        unanswered, self._unanswered = self._unanswered, {}
         for request, on_result in unanswered.values():
             on_result(Result(request, error=EngineFailed(AWAY)))
-        self.on_lost(stream_ids, AWAY)
+        for _, on_lost in lost.values():
+            on_lost(AWAY)

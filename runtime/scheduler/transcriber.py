@@ -1,0 +1,49 @@
+"""What transcribes, as sessions see it: an engine loop of this process, or engine processes elsewhere."""
+
+import enum
+from collections.abc import Callable
+from typing import Protocol
+
+from runtime.scheduler.requests import Request, Result
+
+OnResult = Callable[[Result], None]
+OnLost = Callable[[str], None]
+"""Told once, with a sentence, when a stream's engine is gone and the stream with it."""
+
+
+class Status(enum.Enum):
+    STARTING = "starting"
+    """The engine is being opened or warmed up for the first time."""
+    READY = "ready"
+    RESTARTING = "restarting"
+    """The engine was lost and is being started again by somebody."""
+    FAILED = "failed"
+    """The engine is lost, or hangs, and nobody starts it again."""
+
+
+class Transcriber(Protocol):
+    """Callbacks may run on any thread and must only hand on what they are told."""
+
+    async def run(self) -> None:
+        """Start, and do what must be done meanwhile, until cancelled."""
+
+    def stop(self) -> None:
+        """Answer what is open with EngineStopped and end. Blocks; called on any thread."""
+
+    def status(self) -> Status: ...
+
+    @property
+    def sessions_elsewhere(self) -> int:
+        """Sessions of other processes on the same engines."""
+
+    def open_stream(self, stream_id: str, on_lost: OnLost) -> None:
+        """From now on this stream may submit requests. Raises EngineStopped where there is no engine to take it."""
+
+    def close_stream(self, stream_id: str) -> None:
+        """Cancel what the stream has waiting or in flight. Harmless for an unknown stream."""
+
+    def submit(self, request: Request, on_result: OnResult) -> None:
+        """Queue a request of an open stream; on_result gets its result, once.
+
+        Raises EngineStopped when there is no engine, ValueError for a clip longer than the engine takes.
+        """

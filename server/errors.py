@@ -1,0 +1,72 @@
+"""Everything the server refuses or ends, in one tree: a code for programs, a sentence for people, an HTTP status."""
+
+import enum
+
+
+class Code(enum.StrEnum):
+    """Error codes on the wire."""
+
+    BAD_JSON = "bad_json"
+    BAD_OFFER = "bad_offer"
+    BODY_TOO_LARGE = "body_too_large"
+    BAD_MESSAGE = "bad_message"
+    UNKNOWN_OP = "unknown_op"
+    NOT_INITIALISED = "not_initialised"
+    ALREADY_INITIALISED = "already_initialised"
+    UNSUPPORTED_SAMPLE_RATE = "unsupported_sample_rate"
+    BAD_AUDIO = "bad_audio"
+    MESSAGE_TOO_LARGE = "message_too_large"
+    CLOSING = "closing"
+    INIT_TIMEOUT = "init_timeout"
+    IDLE_TIMEOUT = "idle_timeout"
+    BUFFER_OVERFLOW = "buffer_overflow"
+    SLOW_READER = "slow_reader"
+    TEXT_TOO_LONG = "text_too_long"
+    ENGINE_FAILED = "engine_failed"
+    INTERNAL_ERROR = "internal_error"
+    WARMING_UP = "warming_up"
+    SERVER_FULL = "server_full"
+    SHUTTING_DOWN = "shutting_down"
+
+    @property
+    def http_status(self) -> int:
+        return HTTP_STATUS.get(self, 400)
+
+
+HTTP_STATUS = {
+    Code.INIT_TIMEOUT: 408,
+    Code.IDLE_TIMEOUT: 408,
+    Code.BODY_TOO_LARGE: 413,
+    Code.MESSAGE_TOO_LARGE: 413,
+    Code.INTERNAL_ERROR: 500,
+    Code.ENGINE_FAILED: 503,
+    Code.WARMING_UP: 503,
+    Code.SERVER_FULL: 503,
+    Code.SHUTTING_DOWN: 503,
+}
+"""Of a request that is answered with the code; 400, the client's mistake, for all others."""
+
+
+class ServerError(Exception):
+    """What a client is told: a code and a sentence."""
+
+    def __init__(self, code: Code, message: str):
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class ClientError(ServerError):
+    """The client's mistake."""
+
+
+class Refused(ServerError):
+    """No session can be had now; later there may be one."""
+
+
+class StartError(Exception):
+    """The server cannot start: one line that says why."""
+
+
+class SettingsError(StartError):
+    """A variable's value cannot be used: one line that names the variable, the value and what is accepted."""

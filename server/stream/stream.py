@@ -1,0 +1,300 @@
+"""One stream: samples in, typed events out.
+
+A stream is told what happened (audio, a result, time passing) and answers through `say` and `submit`. It reads no clock and waits
+for nothing, so that tests drive it exactly. It ends in one of three ways: finish() asks for the final, fail() says why there is
+none, drop() says nothing. All methods run on one thread.
+"""
+
+import enum
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from runtime.audio import SAMPLE_RATE
+from runtime.exceptions import EngineStopped, RequestCancelled
+from runtime.scheduler.requests import Priority, Request, Result
+from runtime.tokenizer import Tokenizer
+from server.errors import Code
+from server.settings import SessionLimits
+from server.stream.confidence import END_BIAS, is_speech
+from server.stream.events import Event, Failed, Final, Update
+from server.stream.segmenter import Cut, CutKind, Segmenter
+from server.stream.transcript import NOTHING, Hypothesis, Transcript
+from server.stream.words import TimedHypothesis, Word, locate
+
+MIN_NEW_SECONDS = 0.1  # of audio that make another interim worth its price
+COMPLETE_SECONDS = 0.3  # of quiet behind the last sound: no word is cut off in its middle
+MAX_UNHEARD_SECONDS = 1.0  # of quiet at the end that need not be transcribed: nothing in it rose above the background
+AUDIO_STOPPED_SECONDS = 0.05  # without a message: what is due must be asked for all the same
+ENOUGH_COMPLETE = 2  # hypotheses of all that was said: another one of more quiet would say nothing new
+
+request_ids = itertools.count()
+
+
+class State(enum.Enum):
+    OPEN = "open"
+    FINISHING = "finishing"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True)
+class Outstanding:
+    """The one request under way."""
+
+    request: Request
+    end: int
+    """Position behind its last sample."""
+    cut: Cut | None
+    """The cut it closes a segment at; None for an interim."""
+    complete_at: int | None
+    """Position behind the last sound, if there is quiet enough behind it for the last word to be whole."""
+    heard_at: float
+    """When the newest sample known at its submission came in."""
+    late_seconds: float
+    """How long it had been due when it was submitted."""
+
+
+class Stream:
+    """The segmenter and the transcript of one stream, and what is asked of the engine for them."""
+
+    def __init__(
+        self,
+        stream_id: str,
+        limits: SessionLimits,
+        tokenizer: Tokenizer,
+        say: Callable[[Event], bool],
+        submit: Callable[[Request], None],
+        now: float,
+        words: bool = False,
+        on_update: Callable[[float], None] = lambda late_seconds: None,
+    ):
+        """say: takes an event; False for an Update that was dropped, which the next one then says again.
+
+        submit: hands a request to the engine, whose result must come back through on_result().
+        words: whether segments carry the times of their words.
+        on_update: told of every answered update how long after it was due the engine began with it, in seconds.
+        """
+        self.stream_id = stream_id
+        self.state = State.OPEN
+        self._limits = limits
+        self._say, self._submit, self._on_update = say, submit, on_update
+        self._words = words
+        self._segmenter = Segmenter(limits.max_segment_seconds)
+        self._tokenizer = tokenizer
+        self._transcript = Transcript(tokenizer, limits.stable_agreement)
+        self._outstanding: Outstanding | None = None
+        self._complete = (0, 0)  # position behind a segment's last sound, and how many results have heard it and quiet behind it
+        self._transcribed_until = 0  # position behind the newest sample that any result has covered
+        self._last_heard_at = now  # when audio last came
+        self._last_interim_at = float("-inf")  # when the last interim was submitted
+        self._due_at: float | None = None  # since when another one has been due, with a request under way
+        self._finished_at = 0.0  # when finish() was called
+        self._last_shown = ("", 0)  # text and stable, as last said
+
+    # What happens to a stream
+
+    def hear(self, pcm: bytes, now: float) -> None:
+        """pcm: PCM16 mono little-endian at 16 kHz, whole samples."""
+        if self.state is not State.OPEN:
+            return
+        self._last_heard_at = now
+        self._segmenter.append(pcm)
+        waiting_seconds = (self._segmenter.end - self._transcribed_until) / SAMPLE_RATE
+        if waiting_seconds > self._limits.max_buffer_seconds:
+            most = self._limits.max_buffer_seconds
+            self.fail(
+                Code.BUFFER_OVERFLOW,
+                f"{waiting_seconds:.1f} s of audio wait to be transcribed; at most {most:g} s may",
+            )
+            return
+        self._advance(now)
+
+    def on_result(self, result: Result, now: float) -> None:
+        """The engine's answer to the outstanding request. Answers to requests that were replaced are ignored."""
+        asked = self._outstanding
+        if self.state is State.ENDED or asked is None or result.request is not asked.request:
+            return
+        self._outstanding = None
+        if result.error is not None:
+            if not isinstance(result.error, RequestCancelled):
+                self.fail(Code.ENGINE_FAILED, f"the engine could not transcribe this stream: {result.error}")
+            return
+        self._transcribed_until = max(self._transcribed_until, asked.end)
+        if self.state is State.OPEN:
+            self._on_update(asked.late_seconds + result.timings.queue_ms / 1000)
+        if asked.cut is None:
+            self._take_interim(result, asked, now)
+        else:
+            self._take_segment(result, asked, now)
+        if self.state is not State.ENDED:
+            self._advance(now)
+
+    def on_time(self, now: float) -> None:
+        """Called now and then, to notice what does not happen."""
+        if self.state is State.FINISHING and now - self._finished_at > self._limits.close_timeout_seconds:
+            self.fail(Code.ENGINE_FAILED, f"no final within {self._limits.close_timeout_seconds:g} s of closing")
+        elif self.state is State.OPEN and now - self._last_heard_at > AUDIO_STOPPED_SECONDS:
+            self._advance(now)  # audio that comes does it by itself
+
+    def finish(self, now: float) -> None:
+        """The audio has ended: transcribe what is left and say the final. Harmless when that is under way."""
+        if self.state is State.OPEN:
+            self.state = State.FINISHING
+            self._finished_at = now
+            self._outstanding = None  # what is under way is asked for again, as a final: those go first
+            self._advance(now)
+
+    def fail(self, code: Code, message: str) -> None:
+        """Say why there will be no final, with the text that may be kept."""
+        if self.state is State.ENDED:
+            return
+        self.state = State.ENDED
+        transcript = self._transcript
+        text, audio_ms = transcript.text[: transcript.stable], milliseconds(self._segmenter.start)
+        self._say(Failed(code, message, text, transcript.segments, audio_ms))
+
+    def drop(self) -> None:
+        """Nobody listens any more: say nothing."""
+        self.state = State.ENDED
+
+    @property
+    def backlog_seconds(self) -> float:
+        """Audio that waits to be transcribed; quiet behind what was is no backlog."""
+        heard_until = max(self._transcribed_until, self._segmenter.start)
+        if self.state is State.ENDED or self._segmenter.loud_until <= heard_until:
+            return 0.0
+        return (self._segmenter.end - heard_until) / SAMPLE_RATE
+
+    # What a stream does about it
+
+    def _advance(self, now: float) -> None:
+        """Ask for the next thing worth asking for, if nothing is under way: a closed segment, the last one, an interim."""
+        if self._outstanding is not None:
+            if self._due_at is None and self.state is State.OPEN and self._interim_is_due(now):
+                self._due_at = now
+            return
+        segmenter, finishing = self._segmenter, self.state is State.FINISHING
+        if cut := segmenter.find_cut():
+            self._request(cut.position, cut, Priority.FINAL if finishing else Priority.INTERIM)
+        elif finishing and self._has_nothing_to_add():
+            self._commit(self._transcript.draft, segmenter.end, None, NOTHING)
+            self._say_final(now)
+        elif finishing and segmenter.end > segmenter.start:
+            self._request(segmenter.end, Cut(segmenter.end, CutKind.END), Priority.FINAL)
+        elif finishing:
+            self._say_final(now)
+        elif not self._interim_is_due(now):
+            self._due_at = None  # what was due has come with something else
+        else:
+            late_seconds = 0.0 if self._due_at is None else now - self._due_at
+            self._due_at, self._last_interim_at = None, now
+            self._request(segmenter.end, None, Priority.INTERIM, late_seconds=late_seconds)
+
+    def _interim_is_due(self, now: float) -> bool:
+        if not self._segmenter.has_sound or self._heard_it_all(ENOUGH_COMPLETE):
+            return False
+        new_samples = self._segmenter.end - max(self._transcribed_until, self._segmenter.start)
+        interval_passed = now - self._last_interim_at >= self._limits.interim_interval_seconds
+        return interval_passed and new_samples >= MIN_NEW_SECONDS * SAMPLE_RATE
+
+    def _heard_it_all(self, times: int = 1) -> bool:
+        """Have so many results heard everything that was said in the open segment, and quiet behind it?"""
+        loud_until, results = self._complete
+        return results >= times and loud_until == self._segmenter.loud_until
+
+    def _has_nothing_to_add(self) -> bool:
+        """Can the last hypothesis be the final one? What came since is short and quiet, and words need no times."""
+        unheard = self._segmenter.end - self._transcribed_until
+        if self._words or unheard > MAX_UNHEARD_SECONDS * SAMPLE_RATE:
+            return False
+        return self._heard_it_all() and self._segmenter.is_quiet_from(self._transcribed_until)
+
+    def _request(self, end: int, cut: Cut | None, priority: Priority, is_retry: bool = False, late_seconds: float = 0.0) -> None:
+        loud_until = self._segmenter.loud_until
+        unheard = end - max(self._transcribed_until, self._segmenter.start)
+        request = Request(
+            request_id=next(request_ids),
+            stream_id=self.stream_id,
+            clip=self._segmenter.clip(end),
+            unheard_seconds=unheard / SAMPLE_RATE if cut is None and self._transcript.draft else None,
+            is_retry=is_retry,
+            draft=self._transcript.draft,
+            forced=self._transcript.forced,
+            priority=priority,
+            end_bias=END_BIAS,
+            align=cut is not None and (self._words or cut.kind is CutKind.LENGTH),
+        )
+        complete_at = loud_until if end - loud_until >= COMPLETE_SECONDS * SAMPLE_RATE else None
+        self._outstanding = Outstanding(request, end, cut, complete_at, self._last_heard_at, late_seconds)
+        try:
+            self._submit(request)
+        except EngineStopped as exc:
+            self.fail(Code.ENGINE_FAILED, str(exc))
+
+    def _is_speech(self, result: Result) -> bool:
+        """Is there anything in the result that the model believes itself? What was promised is kept regardless."""
+        if result.request.forced:
+            return True
+        return bool(result.tokens) and is_speech(result.log_probs, self._tokenizer.text(result.tokens))
+
+    def _take_interim(self, result: Result, asked: Outstanding, now: float) -> None:
+        heard = Hypothesis(result.tokens, result.log_probs) if self._is_speech(result) else NOTHING
+        was_cut_short = result.looped or len(result.tokens) >= result.request.max_tokens
+        is_whole = asked.complete_at is not None and not was_cut_short and not self._transcript.has_lost_sight(heard.tokens)
+        self._transcript.update(heard, complete=is_whole)
+        if is_whole:
+            loud_until, results = self._complete
+            self._complete = (asked.complete_at, results + 1 if loud_until == asked.complete_at else 1)
+        self._show(asked, now)
+
+    def _take_segment(self, result: Result, asked: Outstanding, now: float) -> None:
+        cut, tokens = asked.cut, result.tokens if self._is_speech(result) else ()
+        if self._transcript.has_lost_sight(tokens) and not asked.request.is_retry:
+            self._transcript.keep_what_is_in_sight()
+            self._request(asked.end, cut, asked.request.priority, is_retry=True)
+            return
+        if tokens and cut.kind is CutKind.QUIET:
+            # Words where nothing was loud: they may go on behind this cut, which was made for silence.
+            self._segmenter.keep_open()
+            self._take_interim(result, asked, now)
+            return
+        spoken = self._locate(tokens, result, cut.position) if tokens and result.first_frames else None
+        position, rest, count = cut.position, NOTHING, len(spoken.begins) - 1 if spoken else 0
+        if cut.kind is CutKind.LENGTH:
+            position = self._segmenter.place(cut, spoken.between_words if spoken else ())
+            count = spoken.words_before(position) if spoken else 0
+            end = spoken.begins[count] if spoken else 0
+            tokens, rest = tokens[:end], Hypothesis(tokens[end:], result.log_probs[end:])
+        words = spoken.words(self._tokenizer, count, position) if spoken else ()
+        self._commit(tokens, position, words if self._words else None, rest)
+        self._show(asked, now)
+
+    def _commit(self, tokens: Sequence[int], position: int, words: tuple[Word, ...] | None, rest: Hypothesis) -> None:
+        """Close the open segment at a position with these tokens; the rest of the hypothesis belongs to the next one."""
+        start_ms, end_ms = milliseconds(self._segmenter.start), milliseconds(position)
+        self._transcript.commit(tokens, start_ms, end_ms, rest, words)
+        self._segmenter.advance(position)
+        self._complete = (0, 0)
+
+    def _locate(self, tokens: Sequence[int], result: Result, end: int) -> TimedHypothesis:
+        heard, pauses = self._segmenter.heard(end), self._segmenter.pauses(end)
+        return locate(tokens, result.first_frames, self._tokenizer, heard, pauses)
+
+    def _show(self, asked: Outstanding, now: float) -> None:
+        """Say an update if it says anything new; behind a finish the final does."""
+        shown = (self._transcript.text, self._transcript.stable)
+        if shown == self._last_shown or self.state is not State.OPEN:
+            return
+        latency_ms = (now - asked.heard_at) * 1000
+        if self._say(Update(*shown, self._transcript.segments, milliseconds(asked.end), latency_ms)):
+            self._last_shown = shown
+
+    def _say_final(self, now: float) -> None:
+        self.state = State.ENDED
+        text, segments = self._transcript.text, self._transcript.segments
+        latency_ms = (now - self._finished_at) * 1000
+        self._say(Final(text, segments, milliseconds(self._segmenter.end), latency_ms))
+
+
+def milliseconds(position: int) -> int:
+    return position * 1000 // SAMPLE_RATE

@@ -1,0 +1,85 @@
+"""What is sent to one client, however slowly it reads: once for all transports."""
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from server.errors import Code, ServerError
+from server.telemetry.metrics import Metrics
+
+HIGH_MARK_BYTES = 256 * 1024  # of unsent messages: droppable ones are dropped, the next one says more
+SLOW_SECONDS = 15.0  # above the high mark for so long: the client does not read at all
+SLOW_READER = ServerError(Code.SLOW_READER, "messages are not read; the connection is given up")
+
+
+class TooLong(Exception):
+    """The message is longer than the client takes."""
+
+
+class Wire(Protocol):
+    """A connection, as far as the outbox is concerned."""
+
+    @property
+    def is_open(self) -> bool: ...
+
+    @property
+    def unsent_bytes(self) -> int: ...
+
+    def send(self, text: str) -> bool:
+        """Hand over a message; False where the connection is closing. Raises TooLong."""
+
+
+class Message(Protocol):
+    """A dialect's message."""
+
+    @property
+    def droppable(self) -> bool: ...
+
+    @property
+    def op(self) -> str: ...
+
+    def forms(self) -> Iterator["Message"]:
+        """The message, and what to send in its place where it is longer than the client takes."""
+
+    def encode(self) -> str: ...
+
+
+class Outbox:
+    """Counts what was sent; gives up a client that does not read."""
+
+    def __init__(self, wire: Wire, metrics: Metrics, clock: Callable[[], float], give_up: Callable[[ServerError], None]):
+        """give_up: told once when the client has not read for too long. It must not send from within the call."""
+        self._wire = wire
+        self._metrics = metrics
+        self._clock = clock
+        self._give_up = give_up
+        self._slow_since: float | None = None  # when the unsent messages rose above the high mark
+
+    def send(self, message: Message) -> bool:
+        """False where the message was dropped."""
+        if not self._wire.is_open:
+            return False
+        if message.droppable and self._is_behind():
+            self._metrics.interims_dropped_total.inc()
+            return False
+        for form in message.forms():
+            try:
+                sent = self._wire.send(form.encode())
+            except TooLong:
+                continue
+            if sent:
+                self._metrics.sent(form)
+            return sent
+        return False
+
+    def _is_behind(self) -> bool:
+        """Does the client read more slowly than it is written to?"""
+        if self._wire.unsent_bytes <= HIGH_MARK_BYTES:
+            self._slow_since = None
+            return False
+        now = self._clock()
+        if self._slow_since is None:
+            self._slow_since = now
+        if now - self._slow_since > SLOW_SECONDS:
+            self._slow_since = now  # told once; until it has ended, and not with every message
+            self._give_up(SLOW_READER)
+        return True
