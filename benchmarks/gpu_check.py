@@ -79,7 +79,9 @@ def plan(engines: Path, outdir: Path, quick: bool) -> list[Stage]:
         return Stage(f"build {target} {precision}", command, 150)
 
     def test(name: str, selected: str) -> Stage:
-        return Stage(name, (python, "-m", "pytest", "tests/test_gpu.py", "-k", selected, "-q", "-s", "--no-header"), 120)
+        return Stage(
+            name, (python, "-m", "pytest", "tests/runtime/engine/test_gpu.py", "-k", selected, "-q", "-s", "--no-header"), 120
+        )
 
     stages = [Stage("the GPU", ("nvidia-smi",), 30)]
     if has_tensorrt:

@@ -11,7 +11,7 @@ LOOK_AHEAD_WORDS = 5  # a moving text may have that many words more or fewer tha
 
 
 @dataclass(frozen=True)
-class Spoken:
+class SeenWord:
     """One word of a final text, in milliseconds of the stream."""
 
     text: str
@@ -27,7 +27,7 @@ class Spoken:
 class Listening:
     """One stream's messages, measured."""
 
-    words: list[Spoken] = field(default_factory=list)
+    words: list[SeenWord] = field(default_factory=list)
     unstable_words: int = 0
     """Words shown from the first one on that the next message changed or took back; over all final words they are the unstable
     partial word ratio (UPWR, Shangguan et al. 2020)."""
@@ -65,7 +65,7 @@ def words_of(text: str) -> list[str]:
     return [word for word in map(normalise, text.split()) if word]
 
 
-def when_words_came(shown: Sequence[tuple[float, dict]], final: dict) -> list[Spoken]:
+def when_words_came(shown: Sequence[tuple[float, dict]], final: dict) -> list[SeenWord]:
     ends, position = [], 0  # of each word within the final text
     for word in final["words"]:
         position = final["text"].index(word["w"], position) + len(word["w"])
@@ -86,6 +86,6 @@ def when_words_came(shown: Sequence[tuple[float, dict]], final: dict) -> list[Sp
             for index in range(begin + block.b, begin + block.b + block.size):
                 appeared[index] = at if appeared[index] is None else appeared[index]
     return [
-        Spoken(word["w"], word["end_ms"], appeared[index] * 1000, stable[index] * 1000)
+        SeenWord(word["w"], word["end_ms"], appeared[index] * 1000, stable[index] * 1000)
         for index, word in enumerate(final["words"])
     ]

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.accuracy import word_error_rate
 from benchmarks.file_sets import Piece, Recording
-from benchmarks.listening import Listening, Spoken, listen
+from benchmarks.listening import Listening, SeenWord, listen
 from benchmarks.simulation import Simulation, run_step
 from moonshine_client.client import FRAME_MS, transcribe
 from runtime.audio import SAMPLE_RATE, Clip
@@ -63,7 +63,7 @@ class Quality:
     """Decoder passes for each update, final ones included."""
     single_steps: float | None
     """Those of them that fed a single token."""
-    timeline: tuple[Spoken, ...] = ()
+    timeline: tuple[SeenWord, ...] = ()
     """The words of the set's longest recording."""
 
     def as_json(self) -> dict:

@@ -280,7 +280,7 @@ async def speak_in_process(sessions: Sessions, recording: Recording, end: float)
 
 
 async def speak_over_webrtc(address: str, recording: Recording, end: float) -> Utterance:
-    async with StreamingClient(address) as client:
+    async with StreamingClient(address, max_interims=None) as client:
         speaker = Speaker(recording)
         async for frame in speaker.frames(end):
             await client.send(frame)

@@ -26,7 +26,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from engine_build import checkpoint
 from engine_build.alignment_heads import alignment_heads
 from engine_build.checkpoint import DEFAULT_MODEL, Checkpoint, CheckpointError
-from engine_build.request import BuildError, Request, Stages
+from engine_build.options import BuildError, BuildOptions, Stages
 from runtime import tokenizer
 from runtime.engine import manifest, selection, tensorrt_package
 from runtime.engine.manifest import EXPORT, TORCH, Manifest
@@ -93,56 +93,58 @@ def build(arguments: argparse.Namespace, console: Console) -> Path:
     precision = target_module.PRECISIONS[arguments.precision]
     if precision != arguments.precision:
         console.print(f"the {target} target computes {arguments.precision} in {precision}: building {precision}", highlight=False)
-    request = Request(arguments.model, target, precision, arguments.out, arguments.max_batch, arguments.flavour, arguments.force)
+    options = BuildOptions(
+        arguments.model, target, precision, arguments.out, arguments.max_batch, arguments.flavour, arguments.force
+    )
     arguments.out.mkdir(parents=True, exist_ok=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         stages = Stages(progress)
         if target == TORCH:
-            return provide_export(request, TORCH, precision, stages)
+            return provide_export(options, TORCH, precision, stages)
         if arguments.export_only:
-            return provide_export(request, EXPORT, target_module.EXPORTS[precision], stages)
-        return provide_engine(request, target_module, stages)
+            return provide_export(options, EXPORT, target_module.EXPORTS[precision], stages)
+        return provide_engine(options, target_module, stages)
 
 
-def provide_engine(request: Request, target: ModuleType, stages: Stages) -> Path:
+def provide_engine(options: BuildOptions, target: ModuleType, stages: Stages) -> Path:
     """The engine's directory, built where it is not current."""
-    exported = provide_export(request, EXPORT, target.EXPORTS[request.precision], stages)
+    exported = provide_export(options, EXPORT, target.EXPORTS[options.precision], stages)
     export = Manifest.model_validate_json((exported / manifest.FILE_NAME).read_bytes())
-    directory = request.out / manifest.directory_name(request.model, request.target, request.precision)
+    directory = options.out / manifest.directory_name(options.model, options.target, options.precision)
 
     def is_wanted(built: Manifest) -> bool:
-        asked = (export.weights_sha256, builder_sha256(), request.max_batch)
-        return (built.weights_sha256, built.builder_sha256, built.max_batch) == asked and target.is_current(request, built)
+        asked = (export.weights_sha256, builder_sha256(), options.max_batch)
+        return (built.weights_sha256, built.builder_sha256, built.max_batch) == asked and target.is_current(options, built)
 
-    if not request.force and is_current(directory, request, request.target, request.precision, is_wanted):
+    if not options.force and is_current(directory, options, options.target, options.precision, is_wanted):
         stages.say(f"{directory} is unchanged; nothing to build (--force builds all the same)")
         return directory
 
     def write(unfinished: Path) -> None:
         built = export.model_copy(update={
-            "target": request.target, "precision": request.precision, "max_batch": request.max_batch,
+            "target": options.target, "precision": options.precision, "max_batch": options.max_batch,
             "builder_sha256": builder_sha256(), "versions": export.versions | versions_of(target.PACKAGES), "built_at": utc_now(),
         })  # fmt: skip
-        built = target.write(request, exported, built, unfinished, stages)
+        built = target.write(options, exported, built, unfinished, stages)
         shutil.copyfile(exported / tokenizer.FILE_NAME, unfinished / tokenizer.FILE_NAME)
         finish(unfinished, built, stages)
 
     return replace_directory(directory, write)
 
 
-def provide_export(request: Request, form: str, precision: str, stages: Stages) -> Path:
+def provide_export(options: BuildOptions, form: str, precision: str, stages: Stages) -> Path:
     """The directory with the exported model in `precision`, as ONNX or as torch programs, exported where it is not current.
 
     Where the weights cannot be had an export of this builder is as good: that is all a machine without torch has.
     """
-    directory = request.out / manifest.directory_name(request.model, form, precision)
-    stages.begin(f"load the weights of {request.model}")
+    directory = options.out / manifest.directory_name(options.model, form, precision)
+    stages.begin(f"load the weights of {options.model}")
     try:
         with needed_packages():
-            weights = checkpoint.load(request.model, say=stages.say)
+            weights = checkpoint.load(options.model, say=stages.say)
     except (CheckpointError, BuildError):
-        if is_current(directory, request, form, precision, lambda built: built.builder_sha256 == exporter_sha256()):
+        if is_current(directory, options, form, precision, lambda built: built.builder_sha256 == exporter_sha256()):
             stages.say(f"the weights cannot be had here; using the export in {directory}")
             return directory
         raise
@@ -150,7 +152,7 @@ def provide_export(request: Request, form: str, precision: str, stages: Stages) 
     def is_wanted(built: Manifest) -> bool:
         return (built.weights_sha256, built.builder_sha256) == (weights.sha256, exporter_sha256())
 
-    if not request.force and is_current(directory, request, form, precision, is_wanted):
+    if not options.force and is_current(directory, options, form, precision, is_wanted):
         return directory
 
     def write(unfinished: Path) -> None:
@@ -173,10 +175,12 @@ def needed_packages() -> Iterator[None]:
         raise BuildError(f"exporting the model needs {exc.name}: bash scripts/install.sh") from exc
 
 
-def is_current(directory: Path, request: Request, target: str, precision: str, is_wanted: Callable[[Manifest], bool]) -> bool:
+def is_current(
+    directory: Path, options: BuildOptions, target: str, precision: str, is_wanted: Callable[[Manifest], bool]
+) -> bool:
     """Is there a sound directory, and is what it was built from what is asked for?"""
     try:
-        return is_wanted(manifest.load(directory, request.model, target, precision, max_batch=0))
+        return is_wanted(manifest.load(directory, options.model, target, precision, max_batch=0))
     except EngineDirectoryError:
         return False
 

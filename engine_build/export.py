@@ -14,7 +14,7 @@ from torch.export import Dim
 from engine_build import verification
 from engine_build.checkpoint import Checkpoint, CheckpointError, ModelConfig
 from engine_build.model import Aligner, Decoder, Encoder, build_modules
-from engine_build.request import BuildError, Stages
+from engine_build.options import BuildError, Stages
 from runtime.audio import SAMPLE_RATE, count_frames
 from runtime.engine.manifest import ALIGNER_FILE, DECODER_FILE, ENCODER_FILE
 

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from engine_build import quantisation
-from engine_build.request import Request, Stages
+from engine_build.options import BuildOptions, Stages
 from runtime import hardware
 from runtime.engine.manifest import ALIGNER_FILE, DECODER_FILE, ENCODER_FILE, Manifest
 
@@ -15,10 +15,10 @@ EXPORTS = {"fp32": "fp32", "int8": "fp32"}  # built: the export it is made from
 PACKAGES = ("onnxruntime",)
 
 
-def write(request: Request, exported: Path, built: Manifest, directory: Path, stages: Stages) -> Manifest:
+def write(options: BuildOptions, exported: Path, built: Manifest, directory: Path, stages: Stages) -> Manifest:
     """Write the engine's files. The aligner, run once for a segment at most, stays in float32."""
     link(exported / ALIGNER_FILE, directory / ALIGNER_FILE)
-    if request.precision != "int8":
+    if options.precision != "int8":
         link(exported / ENCODER_FILE, directory / ENCODER_FILE)
         link(exported / DECODER_FILE, directory / DECODER_FILE)
         return built
@@ -30,9 +30,9 @@ def write(request: Request, exported: Path, built: Manifest, directory: Path, st
     return built.model_copy(update={"needs_exact_int8_sums": exact_sums})
 
 
-def is_current(request: Request, built: Manifest) -> bool:
+def is_current(options: BuildOptions, built: Manifest) -> bool:
     """Does the engine suit this processor?"""
-    return request.precision != "int8" or built.needs_exact_int8_sums == hardware.sums_int8_products_exactly()
+    return options.precision != "int8" or built.needs_exact_int8_sums == hardware.sums_int8_products_exactly()
 
 
 def link(source: Path, path: Path) -> None:

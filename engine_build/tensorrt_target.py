@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from engine_build import quantisation
-from engine_build.request import BuildError, Request, Stages
+from engine_build.options import BuildError, BuildOptions, Stages
 from runtime import hardware
 from runtime.audio import SAMPLE_RATE
 from runtime.engine import tensorrt_package
@@ -38,21 +38,21 @@ Dims = tuple[int, ...]
 Range = tuple[Dims, Dims, Dims]  # smallest, best, largest
 
 
-def write(request: Request, exported: Path, built: Manifest, directory: Path, stages: Stages) -> Manifest:
+def write(options: BuildOptions, exported: Path, built: Manifest, directory: Path, stages: Stages) -> Manifest:
     """Compile the plans. Raises BuildError without a TensorRT, and naming the node that it refuses."""
-    package = tensorrt_package.find(request.flavour)
+    package = tensorrt_package.find(options.flavour)
     if package is None:
         raise BuildError(
-            f"{request.flavour or 'TensorRT'} is not installed: pip install tensorrt-rtx-cu13 (builds without a GPU), "
+            f"{options.flavour or 'TensorRT'} is not installed: pip install tensorrt-rtx-cu13 (builds without a GPU), "
             "or tensorrt from NVIDIA's index"
         )
     sources = {name: exported / name for name in (ENCODER_FILE, DECODER_FILE)}
-    if request.precision == "int8":
+    if options.precision == "int8":
         stages.begin("quantise the weights")
         for name, source in sources.items():
             sources[name] = directory / name
             quantisation.quantise_weights(source, sources[name])
-    shapes = shapes_up_to(request.max_batch, built.max_samples, built.max_positions)
+    shapes = shapes_up_to(options.max_batch, built.max_samples, built.max_positions)
     positions = -(-built.max_positions // CACHE_BLOCK) * CACHE_BLOCK
     for component, source, plan in (("encoder", ENCODER_FILE, ENCODER_PLAN), ("decoder", DECODER_FILE, DECODER_PLAN)):
         own = [shape for shape in shapes if shape.component == component]
@@ -71,9 +71,9 @@ def write(request: Request, exported: Path, built: Manifest, directory: Path, st
     return built.model_copy(update={"plans": plans, "versions": built.versions | {package.flavour: package.version}})
 
 
-def is_current(request: Request, built: Manifest) -> bool:
+def is_current(options: BuildOptions, built: Manifest) -> bool:
     """Are the plans of the TensorRT that would build them now, and for the GPU that is here?"""
-    package, plans = tensorrt_package.find(request.flavour), built.plans
+    package, plans = tensorrt_package.find(options.flavour), built.plans
     asked = package and (package.flavour, package.version, capability_of(package))
     return (plans.flavour, plans.version, plans.compute_capability) == asked
 

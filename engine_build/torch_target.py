@@ -7,7 +7,7 @@ from torch import nn
 
 from engine_build import export as onnx_export
 from engine_build.checkpoint import Checkpoint
-from engine_build.request import Stages
+from engine_build.options import Stages
 from runtime.audio import SAMPLE_RATE
 from runtime.engine.manifest import ALIGNER_PROGRAM, DECODER_PROGRAM, ENCODER_PROGRAM
 

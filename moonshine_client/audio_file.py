@@ -5,7 +5,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from runtime.audio import SAMPLE_RATE
+from moonshine_client.client import SAMPLE_RATE
 
 
 class AudioFileError(Exception):

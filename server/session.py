@@ -52,6 +52,7 @@ class Session:
         self._dialect: NativeDialect | None = None
         self._last_heard_at = now  # when the client last sent anything
         self._ended = False
+        self._client_has_closed = False
 
     @property
     def state(self) -> State:
@@ -79,6 +80,7 @@ class Session:
                     self._begin(init, now)
                 case Close():
                     self._streaming("close").finish(now)
+                    self._client_has_closed = True
         except ClientError as exc:
             self.fail(exc)
 
@@ -147,10 +149,10 @@ class Session:
         self._send(native.ready(init, self._max_batch))
 
     def _streaming(self, what: str) -> Stream:
-        """Raises ClientError where the stream takes nothing."""
+        """Raises ClientError where the client may not send it. What crosses with the server's own finish is taken for nothing."""
         if self._stream is None:
             raise ClientError(Code.NOT_INITIALISED, f"{what} came before init")
-        if self._stream.state is not stream.State.OPEN:
+        if self._client_has_closed:
             raise ClientError(Code.CLOSING, f"{what} came after close")
         return self._stream
 

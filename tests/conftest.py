@@ -1,4 +1,7 @@
-"""Engines with the real weights, built once for all tests, and servers that run them."""
+"""Marks, recordings, engines with the real weights, built once for all tests, and servers that run them.
+
+What needs an engine imports it when it is first asked for, so that the tests without one start in a second.
+"""
 
 import ctypes
 import dataclasses
@@ -10,39 +13,23 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import hypothesis
 import numpy as np
 import pytest
 
-from benchmarks.accuracy import evaluation_clips, samples
-from engine_build import build
 from moonshine_client import audio_file
-from runtime.engine import manifest, selection
-from runtime.engine.device_engine import DeviceEngine
-from runtime.engine.manifest import (
-    ALIGNER_FILE,
-    ALIGNER_PLAN,
-    DECODER_FILE,
-    DECODER_PLAN,
-    ENCODER_FILE,
-    ENCODER_PLAN,
-    EXPORT,
-    ONNXRUNTIME,
-    TENSORRT,
-    TORCH,
-)
-from runtime.engine.protocol import Engine
-from runtime.engine.tensorrt_engine import TensorRtDevice
-from runtime.engine.torch_engine import open_torch
-from runtime.tokenizer import Tokenizer
-from tests.host_cuda import HostCuda, HostTensorRt
+
+if TYPE_CHECKING:
+    from tests.engines import Built, Opened
 
 PROJECT = Path(__file__).resolve().parent.parent
 ENGINES = PROJECT / "engines"
 MODEL = "UsefulSensors/moonshine-base"
-TENSORRT_BATCHES = {"fp16": 32, "bf16": 1, "fp32": 1, "int8": 1}
+ENGINE_FIXTURES = {"built", "kernels"}
+SERVER_FIXTURES = {"start_server"}
 
 # The same examples in every run: a red run is then about the change it tests. HYPOTHESIS_PROFILE=random looks for new ones.
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
@@ -50,16 +37,18 @@ hypothesis.settings.register_profile("random", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test is marked by what it asks for: an engine, or a server."""
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if fixtures & ENGINE_FIXTURES:
+            item.add_marker("engine")
+        if fixtures & SERVER_FIXTURES:
+            item.add_marker("server")
+
+
 @dataclasses.dataclass(frozen=True)
-class Opened:
-    """An engine with its tokenizer."""
-
-    engine: Engine
-    tokenizer: Tokenizer
-
-
-@dataclasses.dataclass(frozen=True)
-class Spoken:
+class Speech:
     """An audio file's samples and what is said in it."""
 
     name: str
@@ -68,46 +57,32 @@ class Spoken:
 
 
 @pytest.fixture(scope="session")
-def built() -> Callable[..., Path]:
-    """The engine directory of a precision; an engine that this source has built before is not built again."""
-    directories: dict[tuple[str, ...], Path] = {}
+def built() -> "Built":
+    from tests import engines
 
-    def directory_of(precision: str, target: str = ONNXRUNTIME, *options: str) -> Path:
-        asked = (precision, target, *options)
-        if asked not in directories:
-            assert build.main(["--precision", precision, "--target", target, "--out", str(ENGINES), *options]) == 0
-            directories[asked] = ENGINES / manifest.directory_name(MODEL, target, precision)
-        return directories[asked]
-
-    return directory_of
-
-
-def open_engine(precision: str, built: Callable[..., Path], max_batch: int = 8) -> Opened:
-    built(precision)
-    engine, tokenizer, _ = selection.open_engine(selection.choose(ENGINES, MODEL, precision, ONNXRUNTIME), max_batch)
-    return Opened(engine, tokenizer)
-
-
-def open_torch_on_cpu(precision: str, built: Callable[..., Path], max_batch: int = 8) -> Opened:
-    directory = built(precision, TORCH)
-    found = manifest.load(directory, MODEL, TORCH, precision, max_batch)
-    return Opened(open_torch(directory, found, max_batch, device="cpu"), Tokenizer.load(directory))
+    return engines.builder()
 
 
 @pytest.fixture(scope="session")
-def fp32(built) -> Opened:
-    return open_engine("fp32", built)
+def fp32(built) -> "Opened":
+    from tests import engines
+
+    return engines.open_onnx("fp32", built)
 
 
 @pytest.fixture(scope="session")
-def int8(built) -> Opened:
-    return open_engine("int8", built)
+def int8(built) -> "Opened":
+    from tests import engines
+
+    return engines.open_onnx("int8", built)
 
 
 @pytest.fixture(scope="session")
-def torch_fp32(built) -> Opened:
+def torch_fp32(built) -> "Opened":
     """The torch engine on the CPU."""
-    return open_torch_on_cpu("fp32", built)
+    from tests import engines
+
+    return engines.open_torch_on_cpu("fp32", built)
 
 
 @pytest.fixture(scope="session")
@@ -121,46 +96,44 @@ def kernels(tmp_path_factory) -> ctypes.CDLL:
 
 @pytest.fixture(scope="session")
 def tensorrt_plans(built) -> Callable[[str], Path]:
-    """TensorRT engines of a precision: fp16 in every batch, the others, whose graphs are the same, in the smallest."""
+    """TensorRT engines by precision."""
+    from tests import engines
 
-    def directory_of(precision: str) -> Path:
-        max_batch = TENSORRT_BATCHES[precision]
-        return built(precision, TENSORRT, "--max-batch", str(max_batch), "--flavour", "tensorrt-rtx")
-
-    return directory_of
+    return lambda precision: engines.plans_of(precision, built)
 
 
 @pytest.fixture(scope="session")
-def open_on_host(tensorrt_plans, tmp_path_factory) -> Callable[..., tuple[DeviceEngine, TensorRtDevice]]:
-    """Opens the TensorRT engine in float16 on a stand-in for the GPU: see tests/host_cuda.py."""
-    built = manifest.load(tensorrt_plans("fp16"), MODEL, TENSORRT, "fp16", 8)
-    exported, directory = ENGINES / manifest.directory_name(MODEL, EXPORT, "fp16"), tmp_path_factory.mktemp("plans")
-    for plan, source in ((ENCODER_PLAN, ENCODER_FILE), (DECODER_PLAN, DECODER_FILE), (ALIGNER_PLAN, ALIGNER_FILE)):
-        (directory / plan).write_text(str(exported / source))
+def open_on_host(tensorrt_plans, tmp_path_factory) -> Callable:
+    """Opens the TensorRT engine in float16 on a stand-in for the GPU."""
+    from tests import engines
 
-    def open_engine(cuda: HostCuda, max_batch: int = 8, max_seconds: float | None = None, graphs: bool = False):
-        device = TensorRtDevice(directory, built, max_batch, max_seconds, HostTensorRt, cuda, graphs)
-        return DeviceEngine(device, built, max_batch), device
-
-    return open_engine
+    return engines.opener_on_host(tensorrt_plans("fp16"), tmp_path_factory.mktemp("plans"))
 
 
 @pytest.fixture(scope="session")
-def host_tensorrt_fp16(open_on_host, kernels, tensorrt_plans) -> Opened:
+def host_tensorrt_fp16(open_on_host, kernels, tensorrt_plans) -> "Opened":
+    from runtime.tokenizer import Tokenizer
+    from tests.engines import Opened
+    from tests.host_cuda import HostCuda
+
     engine, _ = open_on_host(HostCuda(kernels))
     return Opened(engine, Tokenizer.load(tensorrt_plans("fp16")))
 
 
 @pytest.fixture(scope="session")
-def clips() -> list[Spoken]:
+def clips() -> list[Speech]:
     """The evaluation clips."""
-    return [Spoken(clip.path.stem, audio_file.load(clip.path), clip.text) for clip in evaluation_clips()]
+    from benchmarks.accuracy import evaluation_clips
+
+    return [Speech(clip.path.stem, audio_file.load(clip.path), clip.text) for clip in evaluation_clips()]
 
 
 @pytest.fixture(scope="session")
-def recordings() -> dict[str, Spoken]:
+def recordings() -> dict[str, Speech]:
     """The samples by name: short (10 s) and mid (44 s)."""
-    return {each.path.stem: Spoken(each.path.stem, audio_file.load(each.path), each.text) for each in samples()}
+    from benchmarks.accuracy import samples
+
+    return {each.path.stem: Speech(each.path.stem, audio_file.load(each.path), each.text) for each in samples()}
 
 
 @dataclasses.dataclass

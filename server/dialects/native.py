@@ -1,9 +1,8 @@
 """The server's own protocol: JSON messages over a data channel. No I/O, no clock.
 
-docs/protocol.schema.json is made from the structs of this file: python -m server.dialects.native
+docs/protocol.schema.json is made from the structs of this file: python scripts/make_docs.py
 """
 
-import json
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -283,7 +282,3 @@ def json_schema() -> dict[str, Any]:
         "title": "moonshine-asr: JSON messages of the data channel",
         "$defs": components | {"ClientMessage": client, "ServerMessage": server},
     }
-
-
-if __name__ == "__main__":
-    print(json.dumps(json_schema(), indent=2))

@@ -363,6 +363,16 @@ def test_init_twice_and_audio_after_close_are_refused():
     assert late.error["reason"] == "closing"
 
 
+def test_what_crosses_with_the_servers_own_finish_is_no_mistake():
+    stream = Stream().init()
+    stream.sound(0.6)
+    stream.session.finish(stream.now)
+    stream.session.on_audio(bytes(640), stream.now)
+    stream.text(CLOSE)
+    stream.answer(3, 4)
+    assert stream.messages[-1]["op"] == "final" and stream.messages[-1]["audio_ms"] == 600, "what was not heard is not claimed"
+
+
 def test_after_the_end_nothing_is_said_any_more():
     stream = Stream().init()
     stream.text("nonsense")

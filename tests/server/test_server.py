@@ -7,10 +7,12 @@ import httpx
 import numpy as np
 import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.accuracy import word_error_rate
 from moonshine_client.client import StreamError, StreamingClient, transcribe
 from runtime.audio import SAMPLE_RATE
+from tests.server.conftest import VALIDATOR
 
 LONGEST_WAIT_SECONDS = 30.0
 CONCURRENCY = 4
@@ -125,7 +127,9 @@ class RawChannel:
         return self
 
     async def receive(self) -> dict:
-        return await asyncio.wait_for(self.messages.get(), LONGEST_WAIT_SECONDS)
+        message = await asyncio.wait_for(self.messages.get(), LONGEST_WAIT_SECONDS)
+        VALIDATOR.validate(message)
+        return message
 
 
 INIT = '{"op":"init","sid":"raw","sr":16000}'
@@ -229,13 +233,30 @@ def test_a_bad_offer_is_refused_with_a_json_error(server, name):
     assert wait_for_no_sessions(server), "a refused offer holds no place"
 
 
-def test_health_and_metrics(server, clips):
+def test_health_and_metrics_count_what_happened(server, clips):
+    before = samples_of(server)
     transcribe_all(server.address, clips[18:19], rtf=0)
     assert server.get("/healthz").json() == {"alive": True}
-    assert server.get("/readyz").json()["ready"] is True
-    metrics = server.get("/metrics").text
-    for name in ("asr_sessions_total", "asr_engine_step_seconds", "asr_message_latency_seconds", "asr_requests_total"):
-        assert name in metrics
+    assert wait_for_no_sessions(server)
+    assert server.get("/readyz").json() == {"ready": True, "sessions": 0}
+    after = samples_of(server)
+
+    def grown(name: str, **labels: str) -> float:
+        return after[(name, *sorted(labels.items()))] - before.get((name, *sorted(labels.items())), 0.0)
+
+    assert grown("asr_sessions_total") == 1
+    assert grown("asr_messages_sent_total", op="ready") == grown("asr_messages_sent_total", op="final") == 1
+    assert grown("asr_message_latency_seconds_count", op="final") == 1
+    assert grown("asr_audio_seconds_total") == pytest.approx(len(clips[18].samples) / SAMPLE_RATE)
+    assert grown("asr_requests_total", priority="final", outcome="done") >= 1
+    assert grown("asr_engine_step_seconds_count", kind="encode") >= 1 and grown("asr_engine_step_seconds_sum", kind="encode") > 0
+    assert after[("asr_sessions_open",)] == 0 and after[("asr_ready",)] == 1
+
+
+def samples_of(server) -> dict[tuple, float]:
+    """Every sample of /metrics by name and labels."""
+    families = text_string_to_metric_families(server.get("/metrics").text)
+    return {(each.name, *sorted(each.labels.items())): each.value for family in families for each in family.samples}
 
 
 def test_a_full_server_says_so_and_has_room_again_later(start_server, clips):
@@ -293,7 +314,7 @@ def test_sigterm_gives_open_sessions_their_final_and_exits_with_0(start_server, 
             await asyncio.wait_for(anext(aiter(client)), LONGEST_WAIT_SECONDS)
             status = asyncio.to_thread(server.stop)
             stopping = asyncio.create_task(status)
-            final = await asyncio.wait_for(client._outcome, LONGEST_WAIT_SECONDS)
+            final = await asyncio.wait_for(client.outcome(), LONGEST_WAIT_SECONDS)
             return final, await stopping
 
     final, status = asyncio.run(run())

@@ -7,14 +7,15 @@ from benchmarks.accuracy import normalise, word_error_rate
 from benchmarks.simulation import Simulation
 from runtime.audio import SAMPLE_RATE
 from server.settings import SessionLimits
-from tests.conftest import Opened, Spoken
+from tests.conftest import Speech
+from tests.engines import Opened
 
 LIMITS = SessionLimits(interim_interval_ms=1000)
 EXTREMES = np.array([-32_768, 32_767], np.int16)
 
 
 @pytest.fixture(scope="module")
-def clip(clips) -> Spoken:
+def clip(clips) -> Speech:
     """One that is understood word for word."""
     return next(each for each in clips if each.name == "15_rms")
 

@@ -12,7 +12,7 @@ class BuildError(Exception):
 
 
 @dataclass(frozen=True)
-class Request:
+class BuildOptions:
     model: str
     target: str
     precision: str

@@ -3,7 +3,6 @@
 import difflib
 import itertools
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +16,9 @@ from runtime.audio import SAMPLES_PER_FRAME
 from runtime.scheduler.alignment import LEAST_SHARE, first_frames
 from runtime.tokenizer import Tokenizer
 from server.stream.words import fit_pauses, locate, stream_position
+from tests.conftest import PROJECT
 
-KNOWN = Path(__file__).parent / "data" / "words"
+KNOWN = PROJECT / "tests" / "data" / "words"
 TOLERANCE_MS = 120
 TOKENIZER = Tokenizer(["", "", "", "▁one", "▁two", "ty", "▁"])
 

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.accuracy import word_error_rate
 from engine_build import build, quantisation, tensorrt_target
-from engine_build.request import BuildError, Stages
+from engine_build.options import BuildError, Stages
 from runtime import hardware
 from runtime.audio import SAMPLE_RATE, Clip
 from runtime.engine import manifest, selection, tensorrt_package
@@ -25,7 +25,8 @@ from runtime.scheduler.observer import Observer
 from runtime.scheduler.requests import Request
 from server.stream.confidence import END_BIAS
 from tests import greedy
-from tests.conftest import ENGINES, MODEL, TENSORRT_BATCHES, open_torch_on_cpu
+from tests.conftest import ENGINES, MODEL
+from tests.engines import TENSORRT_BATCHES, open_torch_on_cpu
 from tests.host_cuda import HostCuda, Late
 
 H100 = Gpu("NVIDIA H100", "9.0", "13.0")
@@ -174,7 +175,7 @@ def test_a_driver_that_is_too_old_is_named(plans):
 
 def test_plans_of_another_version_are_built_again(plans, monkeypatch):
     directory, found = plans("int8")
-    request = build.Request(MODEL, TENSORRT, "int8", ENGINES, 1, None, force=False)
+    request = build.BuildOptions(MODEL, TENSORRT, "int8", ENGINES, 1, None, force=False)
     assert tensorrt_target.is_current(request, found)
     newer = dataclasses.replace(tensorrt_package.find("tensorrt-rtx"), version="9.9.9")
     monkeypatch.setattr(tensorrt_package, "find", lambda flavour: newer)

@@ -87,8 +87,3 @@ def test_an_ice_server_that_cannot_be_used_is_named_without_its_password(value):
 def test_no_password_is_in_what_is_printed():
     loaded = settings.load({"ASR_ICE_SERVERS": "turn:user:secret@host:3478"})
     assert "secret" not in repr(loaded) and "secret" not in str(loaded)
-
-
-def test_every_variable_is_in_the_readme():
-    readme = (settings.Path(__file__).parent.parent / "README.md").read_text()
-    assert [name for name in settings.variable_names() if f"`{name}`" not in readme] == []

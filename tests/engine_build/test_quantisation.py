@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from engine_build import onnxruntime_target, quantisation
-from engine_build.request import Request
+from engine_build.options import BuildOptions
 from runtime import hardware
 from runtime.engine import manifest, selection
 from runtime.exceptions import EngineDirectoryError
@@ -95,7 +95,7 @@ def test_an_engine_for_vnni_is_refused_without_it_and_built_anew(built, monkeypa
     directory = built("int8")
     found = manifest.Manifest.model_validate_json((directory / "manifest.json").read_bytes())
     choice = selection.choose(directory.parent, found.model, "int8", "onnxruntime")
-    request = Request(found.model, "onnxruntime", "int8", directory.parent, 32, None, False)
+    request = BuildOptions(found.model, "onnxruntime", "int8", directory.parent, 32, None, False)
     assert onnxruntime_target.is_current(request, found)
     monkeypatch.setattr(hardware, "sums_int8_products_exactly", lambda: not found.needs_exact_int8_sums)
     assert not onnxruntime_target.is_current(request, found)
