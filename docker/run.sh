@@ -6,6 +6,7 @@
 set -euo pipefail
 UDP_PORTS="${UDP_PORTS:-40000-40199}"
 PORT="${ASR_PORT:-8000}"
+SPARE_SECONDS=25 # behind the finals: connections are closed, the engine is given back
 
 network=(--network host)
 if [ "${1:-}" = --publish ]; then
@@ -14,7 +15,13 @@ if [ "${1:-}" = --publish ]; then
     network=(--publish "$PORT:$PORT" --publish "$UDP_PORTS:$UDP_PORTS/udp"
         --sysctl "net.ipv4.ip_local_port_range=${UDP_PORTS/-/ }")
 fi
+# docker stop kills after 10 s, and the server takes longer for the finals of open sessions.
+shutdown="${ASR_SHUTDOWN_TIMEOUT_SECONDS:-20}"
+for argument in "$@"; do
+    case "$argument" in *ASR_SHUTDOWN_TIMEOUT_SECONDS=*) shutdown="${argument##*=}" ;; esac
+done
 gpus=()
 command -v nvidia-smi >/dev/null && gpus=(--gpus all)
 exec docker run --rm --init "${network[@]}" ${gpus[@]+"${gpus[@]}"} --volume moonshine-engines:/engines \
-    --env "ASR_PORT=$PORT" "$@" moonshine-asr:latest
+    --env "ASR_PORT=$PORT" --env "ASR_SHUTDOWN_TIMEOUT_SECONDS=$shutdown" \
+    --stop-timeout $((${shutdown%.*} + SPARE_SECONDS)) "$@" moonshine-asr:latest

@@ -64,6 +64,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", default=DEFAULT_MODEL, metavar="ID_OR_DIR",
                         help="a Moonshine checkpoint: a hub id, or a directory with config.json, model.safetensors and "
                         "tokenizer.json; where the default cannot be had, moonshine-cpp's weights are used")  # fmt: skip
+    parser.add_argument("--revision", help="commit, tag or branch of the model's repository on the hub; default: what is in the "
+                        "local cache, else the newest; the manifest says which it was")  # fmt: skip
+    parser.add_argument("--weights-sha256", metavar="HEX", help="refuse weights with any other SHA-256")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32",
                         help="what to compute in. onnxruntime: fp16 and bf16 build fp32, int8 computes products in int8; "
                         "tensorrt: int8 is int8 weights in fp16 arithmetic; torch: no int8")  # fmt: skip
@@ -94,7 +97,15 @@ def build(arguments: argparse.Namespace, console: Console) -> Path:
     if precision != arguments.precision:
         console.print(f"the {target} target computes {arguments.precision} in {precision}: building {precision}", highlight=False)
     options = BuildOptions(
-        arguments.model, target, precision, arguments.out, arguments.max_batch, arguments.flavour, arguments.force
+        arguments.model,
+        target,
+        precision,
+        arguments.out,
+        arguments.max_batch,
+        arguments.flavour,
+        arguments.force,
+        arguments.revision,
+        arguments.weights_sha256,
     )
     arguments.out.mkdir(parents=True, exist_ok=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
@@ -142,9 +153,9 @@ def provide_export(options: BuildOptions, form: str, precision: str, stages: Sta
     stages.begin(f"load the weights of {options.model}")
     try:
         with needed_packages():
-            weights = checkpoint.load(options.model, say=stages.say)
+            weights = checkpoint.load(options.model, stages.say, options.revision, options.weights_sha256)
     except (CheckpointError, BuildError):
-        if is_current(directory, options, form, precision, lambda built: built.builder_sha256 == exporter_sha256()):
+        if is_current(directory, options, form, precision, lambda built: is_as_good(built, options)):
             stages.say(f"the weights cannot be had here; using the export in {directory}")
             return directory
         raise
@@ -166,13 +177,18 @@ def provide_export(options: BuildOptions, form: str, precision: str, stages: Sta
     return replace_directory(directory, write)
 
 
+def is_as_good(built: Manifest, options: BuildOptions) -> bool:
+    """Was the export made by this builder, from the weights that are asked for?"""
+    return built.builder_sha256 == exporter_sha256() and options.weights_sha256 in (None, built.weights_sha256)
+
+
 @contextlib.contextmanager
 def needed_packages() -> Iterator[None]:
     """Raises BuildError for a package that is not there."""
     try:
         yield
     except ModuleNotFoundError as exc:
-        raise BuildError(f"exporting the model needs {exc.name}: bash scripts/install.sh") from exc
+        raise BuildError(f"exporting the model needs {exc.name}: bash scripts/install.sh in a checkout, else pip install 'moonshine-asr[build]'") from exc
 
 
 def is_current(

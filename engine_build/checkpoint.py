@@ -94,33 +94,48 @@ class Checkpoint:
     """The vocabulary by id: `▁` for a space, `<0xNN>` for one byte; empty for ids that have no text."""
 
 
-def load(model: str, say: Callable[[str], None]) -> Checkpoint:
+KNOWN_SHA256 = {"moonshine-cpp 0.1.4": "da043f662c8c5e3c01340a177b179cc5846b4d6708bad76ea5e309f5c0bf0107"}
+"""Of weights that a package ships. Those of the hub are pinned by --revision and --weights-sha256: none is known here."""
+
+
+def load(model: str, say: Callable[[str], None], revision: str | None = None, sha256: str | None = None) -> Checkpoint:
     """Load `model`, a checkpoint directory or a hub id; `say` receives one line where a substitute is used.
 
+    revision: of the hub's repository, a commit, tag or branch; None: what is in the local cache, else the newest.
+    sha256: what the weights must have; None: any.
     Raises CheckpointError.
     """
+    checkpoint = find(model, say, revision)
+    if sha256 not in (None, checkpoint.sha256):
+        raise CheckpointError(f"the weights of {checkpoint.source} have SHA-256 {checkpoint.sha256}, not {sha256}")
+    return checkpoint
+
+
+def find(model: str, say: Callable[[str], None], revision: str | None) -> Checkpoint:
     if Path(model).is_dir():
         return load_directory(Path(model), model=model, source=f"directory {Path(model).name}")
     try:
-        directory = fetch_from_hub(model)
+        directory = fetch_from_hub(model, revision)
     except Exception as exc:  # the hub client raises its own, urllib's and httpx's errors alike
-        if model != DEFAULT_MODEL:
+        if model != DEFAULT_MODEL or revision:
             raise CheckpointError(
                 f"{model!r} is no directory, and neither the local cache nor the model hub has it ({type(exc).__name__})"
             ) from exc
         checkpoint = load_moonshine_cpp(model)
         say(f"{model} cannot be had from the local cache or the hub; using the weights in {checkpoint.source}")
         return checkpoint
-    return load_directory(directory, model=model, source=f"hub {model}")
+    return load_directory(directory, model=model, source=f"hub {model} at {directory.name}")
 
 
-def fetch_from_hub(model: str) -> Path:
+def fetch_from_hub(model: str, revision: str | None) -> Path:
+    """The snapshot's directory; its name is the commit."""
     from huggingface_hub import snapshot_download
 
+    files = list(CHECKPOINT_FILES)
     try:
-        return Path(snapshot_download(model, allow_patterns=list(CHECKPOINT_FILES), local_files_only=True))
+        return Path(snapshot_download(model, revision=revision, allow_patterns=files, local_files_only=True))
     except Exception:  # not in the cache, or only half of it
-        return Path(snapshot_download(model, allow_patterns=list(CHECKPOINT_FILES), etag_timeout=5))
+        return Path(snapshot_download(model, revision=revision, allow_patterns=files, etag_timeout=5))
 
 
 def load_directory(directory: Path, model: str, source: str) -> Checkpoint:
@@ -151,12 +166,15 @@ def load_moonshine_cpp(model: str) -> Checkpoint:
             "pip install moonshine-cpp==0.1.4, or name a checkpoint directory with --model"
         ) from exc
     files = [directory / ort_weights.ENCODER_FILE, directory / ort_weights.DECODER_FILE]
+    sha256, package = sha256_of(*files), f"moonshine-cpp {version}"
+    if sha256 != KNOWN_SHA256.get(package, sha256):
+        raise CheckpointError(f"the weights in {package} are damaged: pip install --force-reinstall moonshine-cpp==0.1.4")
     pieces = ort_weights.read_tokenizer(directory / ort_weights.TOKENIZER_FILE)
     pieces += [""] * (BASE_CONFIG.vocabulary - len(pieces))
     return Checkpoint(
         model=model,
-        source=f"package moonshine-cpp {version} (int8 per tensor)",
-        sha256=sha256_of(*files),
+        source=f"package {package} (int8 per tensor)",
+        sha256=sha256,
         config=BASE_CONFIG,
         tensors=ort_weights.read_weights(*files),
         pieces=tuple(pieces),

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
 
 class BuildError(Exception):
@@ -22,6 +22,10 @@ class BuildOptions:
     flavour: str | None
     """Of TensorRT: tensorrt, tensorrt-rtx, or whichever is installed."""
     force: bool
+    revision: str | None = None
+    """Of the model's repository on the hub."""
+    weights_sha256: str | None = None
+    """What the weights must have; None: any."""
 
 
 class Stages:
@@ -29,7 +33,7 @@ class Stages:
 
     def __init__(self, progress: Progress):
         self._progress = progress
-        self._task = None
+        self._task: TaskID | None = None
 
     @classmethod
     def silent(cls) -> "Stages":

@@ -110,8 +110,8 @@ class StreamingClient:
         await self._until_ready()
 
     async def _until_ready(self) -> None:
-        ready = asyncio.ensure_future(self._is_ready.wait())
-        await asyncio.wait({ready, self._outcome}, return_when=asyncio.FIRST_COMPLETED)
+        ready: asyncio.Future[Any] = asyncio.ensure_future(self._is_ready.wait())
+        await asyncio.wait([ready, self._outcome], return_when=asyncio.FIRST_COMPLETED)
         ready.cancel()
         if self._outcome.done():
             raise_for(self._outcome.result())

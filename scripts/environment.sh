@@ -4,7 +4,9 @@ export CALLER_DIR="${CALLER_DIR:-$PWD}"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 VENV_PATH="${VENV_PATH:-$PWD/.venv}"
 PYTHON="$VENV_PATH/bin/python"
-TORCH_DEFAULT=2.13.0 # what setup.cfg pins
+VENV_MARK="$VENV_PATH/.made-by-moonshine-asr" # stop.sh removes no other environment
+LOCK=requirements.lock
+TORCH_DEFAULT=2.13.0 # what pyproject.toml pins
 
 say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }
 fail() {
@@ -12,28 +14,47 @@ fail() {
     exit 1
 }
 
-# server_is_running: does .server.pid name a server? A stale file may name any process that came later.
-server_is_running() {
-    [ -f .server.pid ] && tr '\0' ' ' <"/proc/$(cat .server.pid)/cmdline" 2>/dev/null | grep -q -- "-m server"
+# server_pid: of the server that .server.pid names; fails where there is none. A stale file may name any process that came later.
+server_pid() {
+    local pid
+    [ -f .server.pid ] && read -r pid <.server.pid && [[ "$pid" =~ ^[0-9]+$ ]] || return 1
+    tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -q -- "-m server" && printf '%s\n' "$pid"
+}
+
+# apt_install WHAT PACKAGE...: installs Debian packages where that is allowed, else says the one line to run.
+apt_install() {
+    local what="$1"
+    shift
+    command -v apt-get >/dev/null || fail "$what is missing, and there is no apt-get to install it"
+    [ "$(id -u)" = 0 ] || fail "$what is missing: sudo apt-get install -y $*"
+    say "installing $*"
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+# find_python: a Python of 3.11 or newer with its venv module; prints nothing where there is none.
+find_python() {
+    local candidate
+    for candidate in python3 python3.14 python3.13 python3.12 python3.11; do
+        if "$candidate" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            printf '%s\n' "$candidate"
+            return
+        fi
+    done
 }
 
 make_environment() {
     [ -x "$PYTHON" ] && return
-    local python=""
-    for candidate in python3 python3.13 python3.12 python3.11; do
-        if command -v "$candidate" >/dev/null && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
-            python=$candidate
-            break
-        fi
-    done
-    [ -n "$python" ] || fail "Python 3.11 or newer is needed (Debian, Ubuntu: apt-get install python3 python3-venv)"
-    if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
-        [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || fail "Python's venv module is missing: apt-get install python3-venv"
-        say "installing python3-venv"
-        apt-get update -qq && apt-get install -y -qq python3-venv >/dev/null
+    local python
+    python=$(find_python)
+    if [ -z "$python" ]; then
+        apt_install "Python 3.11 or newer with venv" python3 python3-venv
+        python=$(find_python)
+        [ -n "$python" ] || fail "Python 3.11 or newer is needed; this system's packages have $(python3 --version 2>&1)"
     fi
     say "making the virtual environment $VENV_PATH"
+    [ ! -e "$VENV_PATH" ] || [ -z "$(ls -A "$VENV_PATH")" ] || fail "$VENV_PATH is there, and it is no Python environment"
     "$python" -m venv "$VENV_PATH"
+    touch "$VENV_MARK"
 }
 
 # install_torch: the CPU build by default; TORCH_CUDA=cu121 TORCH_VERSION=2.5.1 picks a CUDA wheel. TORCH_INDEX_URL is the
@@ -47,24 +68,25 @@ install_torch() {
     fi
     say "installing torch $version ($build), for the engine build"
     if [ -n "${TORCH_CUDA:-}" ]; then
-        "$PYTHON" -m pip install --quiet ${index[@]+"${index[@]}"} "torch==$version+$TORCH_CUDA" ||
+        "$PYTHON" -m pip install --quiet -c "$LOCK" ${index[@]+"${index[@]}"} "torch==$version+$TORCH_CUDA" ||
             fail "pip found no torch $version+$TORCH_CUDA: set TORCH_INDEX_URL to PyTorch's wheel index (see 'Get started' on its site)"
     elif [ -n "${TORCH_INDEX_URL:-}" ]; then
-        "$PYTHON" -m pip install --quiet "${index[@]}" "torch==$version+cpu"
+        "$PYTHON" -m pip install --quiet -c "$LOCK" "${index[@]}" "torch==$version+cpu"
     else
         # An ordinary index has one build for Linux, with CUDA libraries: it serves here too, only larger.
-        "$PYTHON" -m pip install --quiet "torch==$version"
+        "$PYTHON" -m pip install --quiet -c "$LOCK" "torch==$version"
     fi
 }
 
 # gpu_extra: ",gpu" on a machine with an NVIDIA GPU, or WITH_GPU=1.
 gpu_extra() {
-    [ "${WITH_GPU:-}" = 1 ] || "$PYTHON" -c 'import sys; from runtime import hardware; sys.exit(hardware.find_gpu() is None)' || return 0
+    [ "${WITH_GPU:-}" = 1 ] ||
+        "$PYTHON" -c 'import sys; from runtime import hardware; sys.exit(hardware.find_gpu() is None)' || return 0
     echo ,gpu
 }
 
-# install_project EXTRAS: this project, editable, with some of setup.cfg's extras.
+# install_project EXTRAS: this project, editable, with some of pyproject.toml's extras, in the versions of requirements.lock.
 install_project() {
-    say "installing the project${1:+ with $1}"
-    "$PYTHON" -m pip install --quiet --editable ".${1:+[$1]}"
+    say "installing the project with $1"
+    "$PYTHON" -m pip install --quiet -c "$LOCK" --editable ".[$1]"
 }

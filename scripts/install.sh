@@ -6,7 +6,7 @@
 source "$(dirname "$0")/environment.sh"
 make_environment
 if [ "${1:-}" = --serve ]; then
-    install_project "$(gpu_extra | tr -d ,)"
+    install_project "server$(gpu_extra)"
 else
     install_torch
     install_project "export$(gpu_extra)"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Starts the server, after installing it and building its engine where that has not been done yet.
-# Settings come from the environment (README: Configuration).
+# Settings come from the environment: docs/configuration.md.
 source "$(dirname "$0")/environment.sh"
-server_is_running && fail "a server is running already ($(cat .server.pid)); bash scripts/stop.sh --keep stops it"
-[ -x "$PYTHON" ] && "$PYTHON" -c 'import server, fastapi, aiortc' 2>/dev/null || bash scripts/install.sh
+pid=$(server_pid) && fail "a server is running already ($pid); bash scripts/stop.sh --keep stops it"
+[ -x "$PYTHON" ] && "$PYTHON" -c 'import server.app' 2>/dev/null || bash scripts/install.sh
 
 engine=$("$PYTHON" -m server --print-engine)
 IFS=$'\t' read -r directory target precision max_batch state <<<"$engine"

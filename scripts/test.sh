@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Installs what the tests need and runs them; arguments go to pytest.
+# Installs what the tests need and runs them; arguments go to pytest. --fast runs what needs no engine and no server.
 source "$(dirname "$0")/environment.sh"
 make_environment
-if ! command -v g++ >/dev/null; then # the CUDA kernels are tested on the host
-    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || fail "a C++ compiler is missing: apt-get install g++"
-    say "installing g++"
-    apt-get update -qq && apt-get install -y -qq g++ >/dev/null
+command -v g++ >/dev/null || apt_install "a C++ compiler, for the tests of the CUDA kernels," g++ libc6-dev
+if [ "${1:-}" = --fast ]; then
+    shift
+    "$PYTHON" -c 'import pytest, server.app' 2>/dev/null || install_project server,test
+    exec "$PYTHON" -m pytest tests/server tests/runtime/scheduler tests/moonshine_client tests/scripts \
+        -m "not engine and not server and not slow" "$@"
 fi
 install_torch
 install_project export,gpu,test

@@ -1,10 +1,10 @@
 """From the environment to an engine that serves: what every process of the server begins with."""
 
 import logging
+import os
 import socket
 import sys
 from collections.abc import Callable, Mapping
-from os import environ
 
 from runtime.engine import selection
 from runtime.engine.protocol import Engine
@@ -24,7 +24,7 @@ BACKLOG = 1024  # connections that wait to be accepted
 START_STATUS, SETTINGS_STATUS, ENGINE_STATUS = 1, 2, 3  # exit statuses of a start that fails
 
 
-def started(run: Callable[[Settings], int], environment: Mapping[str, str] = environ) -> int:
+def started(run: Callable[[Settings], int], environment: Mapping[str, str] = os.environ) -> int:
     """Read the settings and run; returns the exit status. What stops the start is one line, and no traceback."""
     try:
         settings = settings_module.load(environment)
@@ -56,7 +56,7 @@ def listen(host: str, port: int, shared: bool = False) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=shared)
     except OSError as exc:
-        reason = exc.strerror or str(exc)
+        reason = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else str(exc.strerror)  # below 0: the resolver's
         raise StartError(f"cannot listen on {host}:{port}: {reason.lower()} (ASR_HOST, ASR_PORT)") from exc
 
 

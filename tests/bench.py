@@ -32,7 +32,7 @@ async def run_sessions(options, audio) -> tuple[list[Transcription], list[Except
             async with places:
                 try:
                     return await transcribe(options.server, audio, options.rtf, options.path)
-                except (StreamError, OSError, TimeoutError) as exc:
+                except (StreamError, OSError) as exc:
                     return exc
                 finally:
                     progress.advance(task)
@@ -58,7 +58,7 @@ def report(done: list[Transcription], failed: list[Exception], full_text: bool) 
     console.print(f"{len(done)} sessions, {audio_seconds:.0f} s of audio, {len(texts)} different texts, {len(failed)} failed",
                   highlight=False)  # fmt: skip
     for error in failed[:5]:
-        console.print(f"[red]failed:[/] {error}", highlight=False)
+        console.print(f"[red]failed:[/] {str(error) or type(error).__name__}", highlight=False)
     if full_text:
         for text in sorted(texts):
             print(text)

@@ -12,8 +12,8 @@ def main() -> int:
     audio = arguments.load_audio(options.file)
     try:
         transcription = asyncio.run(transcribe(options.server, audio, options.rtf, options.path))
-    except (StreamError, OSError, TimeoutError) as exc:
-        print(f"unhealthy: {exc}", file=sys.stderr)
+    except (StreamError, OSError) as exc:
+        print(f"unhealthy: {str(exc) or type(exc).__name__}", file=sys.stderr)
         return 1
     final = transcription.final
     if not final["text"]:

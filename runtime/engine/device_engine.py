@@ -29,8 +29,10 @@ DECODE_PLACES = 16  # passes on their way; a launch takes one or two
 class Device(Protocol):
     """Slots on a device and the shapes that work on them. Everything asked of it happens in order."""
 
-    shapes: Sequence[Shape]
-    """What it can run."""
+    @property
+    def shapes(self) -> Sequence[Shape]:
+        """What it can run."""
+
     captured: CapturedShapes
 
     def host_memory(self, size: int) -> np.ndarray:

@@ -106,7 +106,8 @@ def directory_name(model: str, target: str, precision: str) -> str:
 
 def build_command(model: str, target: str, precision: str, max_batch: int, out: Path) -> str:
     options = {"model": model, "target": target, "precision": precision, "max-batch": str(max_batch), "out": str(out)}
-    return "python engine_build/build.py " + " ".join(f"--{name} {shlex.quote(value)}" for name, value in options.items())
+    program = "python engine_build/build.py" if Path("engine_build/build.py").is_file() else "moonshine-asr build"
+    return f"{program} " + " ".join(f"--{name} {shlex.quote(value)}" for name, value in options.items())
 
 
 def describe_file(path: Path) -> EngineFile:

@@ -113,7 +113,12 @@ class OnnxEngine(Engine):
             tokens[row.slot - first, : len(fed)] = fed
             past_lengths[row.slot - first] = row.past_length
             end_bias[row.slot - first] = row.end_bias
-        feed = {"tokens": tokens, "past_lengths": past_lengths, "frames": self._frames[first:last], "end_bias": end_bias}
+        feed: dict[str, np.ndarray] = {
+            "tokens": tokens,
+            "past_lengths": past_lengths,
+            "frames": self._frames[first:last],
+            "end_bias": end_bias,
+        }
         for layer in range(self._layers):
             feed[f"past_key.{layer}"], feed[f"past_value.{layer}"] = self._past.rows(layer, first, last)
             feed[f"cross_key.{layer}"], feed[f"cross_value.{layer}"] = self._cross.rows(layer, first, last)
@@ -130,7 +135,10 @@ class OnnxEngine(Engine):
 
     def align(self, slot: int, tokens: Sequence[int]) -> np.ndarray:
         check_alignment(self.limits, slot, tokens, self._holds_audio(slot))
-        feed = {"tokens": np.array([[self.limits.start_token, *tokens]]), "frames": self._frames[slot : slot + 1]}
+        feed: dict[str, np.ndarray] = {
+            "tokens": np.array([[self.limits.start_token, *tokens]]),
+            "frames": self._frames[slot : slot + 1],
+        }
         for layer in range(self._aligner_layers):
             feed[f"cross_key.{layer}"], feed[f"cross_value.{layer}"] = self._cross.rows(layer, slot, slot + 1)
         del feed[f"cross_value.{self._aligner_layers - 1}"]  # what the last layer heard is all that is asked of it

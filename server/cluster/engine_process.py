@@ -96,13 +96,16 @@ class EngineServer:
         def answer(result: Result) -> None:
             self._send(identity, messages.encode(messages.answer_of(result, message.asked.request_id)))
 
+        def hand_over(result: Result) -> None:
+            loop.call_soon_threadsafe(answer, result)
+
         asked = message.asked
         try:
             if asked.stream_id not in gateway.streams:
                 raise EngineFailed("the engine process does not know this stream")
             clip = gateway.streams[asked.stream_id].clip_of(message.audio)
             request = messages.request_of(asked, clip, next(self._request_ids), unique_name(identity, asked.stream_id))
-            self._engine_loop.submit(request, lambda result: loop.call_soon_threadsafe(answer, result))
+            self._engine_loop.submit(request, hand_over)
         except (EngineError, ValueError) as exc:
             error = exc if isinstance(exc, EngineError) else EngineFailed(str(exc))
             answer(Result(messages.request_of(asked, NO_AUDIO, asked.request_id, asked.stream_id), error=error))
@@ -138,7 +141,11 @@ async def serve(settings: Settings, address: str, parent: int) -> int:
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.SNDHWM, 0)
     socket.bind(address)
-    server = EngineServer(engine_loop, engine.limits.max_samples, lambda identity, data: socket.send_multipart([identity, data]))
+
+    def send(identity: bytes, data: bytes) -> None:
+        socket.send_multipart([identity, data])
+
+    server = EngineServer(engine_loop, engine.limits.max_samples, send)
 
     async def receive() -> None:
         while True:

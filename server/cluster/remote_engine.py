@@ -128,7 +128,7 @@ class Link:
 
     def _send(self, message: messages.ToEngine) -> None:
         # It fails only while nobody is at the other end; then the streams are lost, and beat() sees to it.
-        sending = self._socket.send(messages.encode(message), zmq.NOBLOCK)
+        sending = asyncio.ensure_future(self._socket.send(messages.encode(message), zmq.NOBLOCK))
         sending.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def receive(self) -> None:

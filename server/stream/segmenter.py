@@ -195,6 +195,7 @@ class Segmenter:
         if self._quiet_run and self._quiet_run >= pause_levels(self._heard):
             return self._cut_at(pause_at + self._quiet_run // 2, CutKind.PAUSE)
         if self._heard >= self._max_levels:
+            assert self._window_at is not None, "the window begins before the segment's end"
             return Cut(self._position_of(index + 1), CutKind.LENGTH, earliest=self._position_of(self._window_at))
         return None
 
@@ -217,6 +218,7 @@ class Segmenter:
 
         A position is near within NEAR_LEVELS, for the model's idea of where a word ends may be off by some frames.
         """
+        assert cut.earliest is not None, "only a cut by length is placed"
         first, last = (cut.earliest - self.start) // LEVEL_SAMPLES, (cut.position - self.start) // LEVEL_SAMPLES
         power = np.convolve(10 ** (np.array(self._levels[first:last]) / 10), np.ones(BLOCK_LEVELS), mode="valid")
         middles = first + BLOCK_LEVELS // 2 + np.arange(len(power))
@@ -258,7 +260,8 @@ def levels_of(pcm: np.ndarray) -> np.ndarray:
     samples = pcm.reshape(-1, LEVEL_SAMPLES).astype(np.float64)  # exact sums, so that a large offset hides no faint sound
     mean = np.add.reduce(samples, axis=1) / LEVEL_SAMPLES
     power = np.einsum("ij,ij->i", samples, samples) / LEVEL_SAMPLES - mean * mean
-    return np.maximum(10 * np.log10(power / 32_768**2 + 1e-12), QUIETEST_DB)
+    levels: np.ndarray = np.maximum(10 * np.log10(power / 32_768**2 + 1e-12), QUIETEST_DB)
+    return levels
 
 
 def pause_levels(heard_levels: int) -> float:

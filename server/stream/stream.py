@@ -125,7 +125,7 @@ class Stream:
         if asked.cut is None:
             self._take_interim(result, asked, now)
         else:
-            self._take_segment(result, asked, now)
+            self._take_segment(result, asked, asked.cut, now)
         if self.state is not State.ENDED:
             self._advance(now)
 
@@ -242,13 +242,13 @@ class Stream:
         was_cut_short = result.looped or len(result.tokens) >= result.request.max_tokens
         is_whole = asked.complete_at is not None and not was_cut_short and not self._transcript.has_lost_sight(heard.tokens)
         self._transcript.update(heard, complete=is_whole)
-        if is_whole:
+        if is_whole and asked.complete_at is not None:
             loud_until, results = self._complete
             self._complete = (asked.complete_at, results + 1 if loud_until == asked.complete_at else 1)
         self._show(asked, now)
 
-    def _take_segment(self, result: Result, asked: Outstanding, now: float) -> None:
-        cut, tokens = asked.cut, result.tokens if self._is_speech(result) else ()
+    def _take_segment(self, result: Result, asked: Outstanding, cut: Cut, now: float) -> None:
+        tokens = result.tokens if self._is_speech(result) else ()
         if self._transcript.has_lost_sight(tokens) and not asked.request.is_retry:
             self._transcript.keep_what_is_in_sight()
             self._request(asked.end, cut, asked.request.priority, is_retry=True)
@@ -258,7 +258,7 @@ class Stream:
             self._segmenter.keep_open()
             self._take_interim(result, asked, now)
             return
-        spoken = self._locate(tokens, result, cut.position) if tokens and result.first_frames else None
+        spoken = self._locate(tokens, result.first_frames, cut.position) if tokens and result.first_frames else None
         position, rest, count = cut.position, NOTHING, len(spoken.begins) - 1 if spoken else 0
         if cut.kind is CutKind.LENGTH:
             position = self._segmenter.place(cut, spoken.between_words if spoken else ())
@@ -276,9 +276,9 @@ class Stream:
         self._segmenter.advance(position)
         self._complete = (0, 0)
 
-    def _locate(self, tokens: Sequence[int], result: Result, end: int) -> TimedHypothesis:
+    def _locate(self, tokens: Sequence[int], first_frames: Sequence[int], end: int) -> TimedHypothesis:
         heard, pauses = self._segmenter.heard(end), self._segmenter.pauses(end)
-        return locate(tokens, result.first_frames, self._tokenizer, heard, pauses)
+        return locate(tokens, first_frames, self._tokenizer, heard, pauses)
 
     def _show(self, asked: Outstanding, now: float) -> None:
         """Say an update if it says anything new; behind a finish the final does."""

@@ -88,7 +88,7 @@ class Peer:
 
     def open(self) -> None:
         """Take a place among the sessions. Raises Refused."""
-        self._session = self._sessions.open(self._outbox.send, self.finish)
+        self._session = self._sessions.open(self._outbox.send, self._on_session_end)
         self._connection.on("datachannel", self._on_channel)
         self._connection.on("connectionstatechange", self._on_state)
 
@@ -120,6 +120,9 @@ class Peer:
         if self._connection.connectionState in ("failed", "closed"):
             self._leave()
             self.finish()
+
+    def _on_session_end(self) -> None:
+        self.finish()
 
     def _leave(self) -> None:
         if self._session is not None:

@@ -52,4 +52,4 @@ class PatientSctpTransport(RTCSctpTransport):
 
 def install() -> None:
     """Have aiortc's connections use it; there is no other way to choose the class."""
-    rtcpeerconnection.RTCSctpTransport = PatientSctpTransport
+    rtcpeerconnection.RTCSctpTransport = PatientSctpTransport  # type: ignore[misc]

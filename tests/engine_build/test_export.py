@@ -144,6 +144,20 @@ def test_a_spoilt_checkpoint_is_named(tmp_path, spoil, complaint):
         checkpoint.load(str(tmp_path), say=print)
 
 
+def test_weights_with_another_sum_are_refused(tmp_path):
+    make_checkpoint(tmp_path)
+    found = checkpoint.load(str(tmp_path), say=print)
+    assert checkpoint.load(str(tmp_path), say=print, sha256=found.sha256).sha256 == found.sha256
+    with pytest.raises(CheckpointError, match=f"have SHA-256 {found.sha256}, not abc"):
+        checkpoint.load(str(tmp_path), say=print, sha256="abc")
+
+
+def test_damaged_weights_of_the_package_are_named(monkeypatch):
+    monkeypatch.setitem(checkpoint.KNOWN_SHA256, "moonshine-cpp 0.1.4", "another sum")
+    with pytest.raises(CheckpointError, match="moonshine-cpp 0.1.4 are damaged: pip install"):
+        checkpoint.load_moonshine_cpp(checkpoint.DEFAULT_MODEL)
+
+
 def test_half_precisions_build_float32_and_say_so(tmp_path, capsys):
     make_checkpoint(tmp_path / "little")
     assert build.main(["--model", str(tmp_path / "little"), "--out", str(tmp_path), "--precision", "fp16"]) == 0

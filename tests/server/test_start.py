@@ -2,14 +2,16 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
 from runtime import hardware
 from runtime.engine.manifest import FORMAT
-from tests.conftest import ENGINES, PROJECT
+from tests.conftest import ENGINES, PROJECT, free_port
 
 
 def start(**variables: str) -> tuple[int, str]:
@@ -24,6 +26,51 @@ def start(**variables: str) -> tuple[int, str]:
 def test_a_setting_that_cannot_be_used_stops_the_start_with_one_line():
     status, line = start(ASR_PORT="eighty")
     assert status == 2 and line.startswith("ASR_PORT='eighty'") and "\n" not in line
+
+
+def test_a_password_in_a_setting_that_cannot_be_used_is_not_printed():
+    status, line = start(ASR_ICE_SERVERS="turn:user:secret@host:port")
+    assert status == 2 and line.startswith("ASR_ICE_SERVERS cannot be used") and "secret" not in line and "\n" not in line
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_port_in_use_is_found_before_the_engine_is_opened(workers):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        status, line = start(ASR_PORT=port, ASR_WORKERS=workers, ASR_ENGINE_DIR="/nowhere")
+    assert status == 1 and line == f"cannot listen on 127.0.0.1:{port}: address already in use (ASR_HOST, ASR_PORT)"
+
+
+def test_a_host_that_is_unknown_stops_the_start_with_one_line():
+    status, line = start(ASR_HOST="no.such.host.invalid", ASR_ENGINE_DIR="/nowhere")
+    assert status == 1 and line.startswith("cannot listen on no.such.host.invalid:8000: ") and "\n" not in line
+
+
+@pytest.mark.engine
+def test_a_temporary_directory_that_is_too_long_for_sockets_stops_the_start(built, tmp_path):
+    built("fp32")
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    status, line = start(TMPDIR=str(long), ASR_WORKERS="2", ASR_PORT=str(free_port()), ASR_TARGET="onnxruntime",
+                         ASR_LOG_LEVEL="error")  # fmt: skip
+    assert status == 1 and line.startswith("TMPDIR is too long") and "\n" not in line
+
+
+@pytest.mark.server
+def test_a_server_that_is_stopped_while_it_warms_up_ends_without_a_traceback(built, tmp_path):
+    built("fp32")
+    log = (tmp_path / "log").open("w+")
+    variables = {
+        "ASR_HOST": "127.0.0.1", "ASR_PORT": str(free_port()), "ASR_ENGINE_DIR": str(ENGINES), "ASR_TARGET": "onnxruntime",
+        "MODEL_WARMUP_SECONDS": "20",
+    }  # fmt: skip
+    command = [sys.executable, "-m", "server"]
+    with subprocess.Popen(command, cwd=PROJECT, env=os.environ | variables, stderr=log) as process:
+        while "Application startup complete" not in (tmp_path / "log").read_text() and process.poll() is None:
+            time.sleep(0.02)  # a process of its own offers nothing to wait on
+        process.terminate()
+        assert process.wait(timeout=40) == 0
+    assert "Traceback" not in (tmp_path / "log").read_text()
 
 
 @pytest.fixture

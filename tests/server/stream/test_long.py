@@ -5,6 +5,7 @@ import json
 import tracemalloc
 
 import numpy as np
+import pytest
 
 from benchmarks.simulation import open_session
 from runtime.audio import SAMPLE_RATE, count_frames
@@ -80,6 +81,7 @@ class Stream:
             self.session.on_result(result, now)
 
 
+@pytest.mark.slow
 def test_memory_messages_and_work_are_those_of_the_first_minutes_after_two_hours():
     stream, minute = Stream(), speech(60.0)
     step = int(FRAME_SECONDS * SAMPLE_RATE)

@@ -1,0 +1,53 @@
+"""Words on a terminal as they come, and once where there is no terminal."""
+
+import sys
+
+import numpy as np
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from moonshine_client.client import Message, StreamError, Transcription, transcribe
+
+
+async def transcribe_shown(server: str, audio: np.ndarray, rtf: float, path: str, console: Console) -> Transcription:
+    """On a terminal the moving text is redrawn in place; elsewhere each stable piece is printed once, in its own line."""
+    if not console.is_terminal:
+        return await transcribe(server, audio, rtf, path, on_interim=StablePrinter(console).show)
+    with Live(console=console, refresh_per_second=20, vertical_overflow="visible") as live:
+
+        def show(interim: Message) -> None:
+            text, stable = interim["text"], interim["stable"]
+            live.update(Text.assemble(text[:stable], (text[stable:], "dim italic")))
+
+        return await transcribe(server, audio, rtf, path, on_interim=show)
+
+
+class StablePrinter:
+    """Prints what has become stable, with the time it reaches to."""
+
+    def __init__(self, console: Console):
+        self._console = console
+        self._printed = 0
+
+    def show(self, interim: Message) -> None:
+        text, stable = interim["text"], interim["stable"]
+        if stable > self._printed:
+            line = f"{interim['audio_ms'] / 1000:7.2f} s  {text[self._printed : stable].strip()}"
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self._printed = stable
+
+
+def summary(transcription: Transcription) -> str:
+    final = transcription.final
+    return (
+        f"{transcription.audio_seconds:.1f} s of audio in {transcription.seconds:.1f} s, {len(transcription.interims)} interims, "
+        f"{len(final['segments'])} segments, final {final['latency_ms']:.0f} ms after close"
+    )
+
+
+def print_failure(error: Exception) -> None:
+    """Never an empty line: some errors of the standard library say nothing."""
+    print(f"failed: {str(error) or type(error).__name__}", file=sys.stderr)
+    if isinstance(error, StreamError) and error.text:
+        print(f"text so far: {error.text}", file=sys.stderr)
