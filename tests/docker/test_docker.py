@@ -77,3 +77,18 @@ def test_at_its_first_start_the_image_builds_from_its_exports_without_torch(buil
     said = "".join(lines)
     assert "the weights cannot be had here; using the export" in said and "onnxruntime fp32" in said
     assert (tmp_path / "volume" / manifest.directory_name(MODEL, ONNXRUNTIME, "fp32") / manifest.FILE_NAME).is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "seconds"),
+    [((), {}, 45), ((), {"ASR_SHUTDOWN_TIMEOUT_SECONDS": "60.5"}, 85), (("-e", "ASR_SHUTDOWN_TIMEOUT_SECONDS=120"), {}, 145)],
+)
+def test_a_container_gets_longer_to_stop_than_finals_may_take(tmp_path, arguments, variables, seconds):
+    """docker stop kills after 10 s, where nothing else is said: open sessions lost their finals."""
+    fake = tmp_path / "docker"
+    fake.write_text('#!/bin/sh\necho "$@"\n')
+    fake.chmod(0o755)
+    command = ["bash", DOCKER / "run.sh", *arguments]
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"} | variables
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert f"--stop-timeout {seconds} " in said
