@@ -188,9 +188,8 @@ def needed_packages() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as exc:
-        raise BuildError(
-            f"exporting the model needs {exc.name}: bash scripts/install.sh in a checkout, else pip install 'moonshine-asr[build]'"
-        ) from exc
+        advice = "bash scripts/install.sh in a checkout, else pip install 'moonshine-asr[build]'"
+        raise BuildError(f"exporting the model needs {exc.name}: {advice}") from exc
 
 
 def is_current(

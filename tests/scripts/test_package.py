@@ -1,4 +1,4 @@
-"""The wheel works where there is no checkout: built, installed into an empty environment, an engine built, served, transcribed."""
+"""The wheel works where there is no checkout: it is installed into an empty environment, builds, serves, transcribes."""
 
 import os
 import subprocess
