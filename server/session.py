@@ -26,7 +26,7 @@ class State(enum.Enum):
 
 Send = Callable[[Message], bool]
 """Takes a message for the client; False where it was dropped."""
-OpenStream = Callable[[Callable[[Event], bool], bool, float], Stream]
+BeginStream = Callable[[Callable[[Event], bool], bool, float], Stream]
 """say, words, now: begins the session's stream."""
 
 
@@ -38,7 +38,7 @@ class Session:
         session_id: str,
         limits: SessionLimits,
         max_batch: int,
-        open_stream: OpenStream,
+        begin_stream: BeginStream,
         send: Send,
         on_end: Callable[[], None],
         now: float,
@@ -47,7 +47,7 @@ class Session:
         self.session_id = session_id
         self._limits = limits
         self._max_batch = max_batch
-        self._open_stream, self._send, self._on_end = open_stream, send, on_end
+        self._begin_stream, self._send, self._on_end = begin_stream, send, on_end
         self._stream: Stream | None = None
         self._dialect: NativeDialect | None = None
         self._last_heard_at = now  # when the client last sent anything
@@ -145,7 +145,7 @@ class Session:
         if self._stream is not None:
             raise ClientError(Code.ALREADY_INITIALISED, "init was sent twice; one channel carries one stream")
         self._dialect = NativeDialect(init)
-        self._stream = self._open_stream(self._say, init.words, now)
+        self._stream = self._begin_stream(self._say, init.words, now)
         self._send(native.ready(init, self._max_batch))
 
     def _streaming(self, what: str) -> Stream:

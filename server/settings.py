@@ -23,7 +23,7 @@ INTERNAL_VARIABLES = ("ASR_ENGINE_SOCKET",)  # from the supervisor to its proces
 SESSIONS_PER_CORE = 6  # a dozen live streams on two cores
 ROUTE_PATH = r"^(/[A-Za-z0-9._~-]+)+$"
 ICE_SERVER = re.compile(
-    r"(?P<scheme>stun|turns?):(?:(?P<credentials>[^@]*)@)?(?P<address>\[[0-9A-Fa-f:]+\]|[^\s:@\[\]]+)(?::(?P<port>[0-9]{1,5}))?"
+    r"(?P<scheme>stun|turns?):(?:(?P<credentials>[^@]*)@)?(?P<address>[^\s:@\[\]]+)(?::(?P<port>[0-9]{1,5}))?"
 )
 
 

@@ -4,6 +4,7 @@ It keeps each stream's open segment, so that audio crosses once.
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
@@ -132,45 +133,45 @@ def unique_name(identity: bytes, stream_id: str) -> str:
 
 async def serve(settings: Settings, address: str, parent: int) -> int:
     """Until SIGTERM or the end of the supervisor, the process `parent`; returns the exit status."""
-    metrics = Metrics()
-    engine_loop, engine, _ = open_for_serving(settings, metrics)
+    engine_loop, engine, _ = open_for_serving(settings, Metrics())
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     engine_loop.start()
-    socket = zmq.asyncio.Context.instance().socket(zmq.ROUTER)
-    socket.setsockopt(zmq.LINGER, 0)
-    socket.setsockopt(zmq.SNDHWM, 0)
-    socket.bind(address)
+    socket = open_socket(address)
 
     def send(identity: bytes, data: bytes) -> None:
         socket.send_multipart([identity, data])
 
     server = EngineServer(engine_loop, engine.limits.max_samples, send)
-
-    async def receive() -> None:
-        while True:
-            identity, data = await socket.recv_multipart()
-            try:
-                server.receive(identity, messages.decode_to_engine(data))
-            except Exception:  # one message that cannot be used must not silence all streams
-                logger.exception("a message of a gateway could not be taken")
-
-    receiving = asyncio.create_task(receive())
     logger.info("the engine process is there")
-    status = 0
-    while not stopping.is_set() and os.getppid() == parent:
-        if engine_loop.status() is Status.FAILED:
-            status = STOPPED_STATUS
-            break
-        server.beat()
-        try:
-            await asyncio.wait_for(stopping.wait(), PULSE_SECONDS)
-        except TimeoutError:
-            continue
-    receiving.cancel()
+    async with asyncio.TaskGroup() as tasks:  # should receiving end on an error, so does all, and the supervisor starts anew
+        receiving = tasks.create_task(receive(socket, server))
+        while not stopping.is_set() and os.getppid() == parent and engine_loop.status() is not Status.FAILED:
+            server.beat()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), PULSE_SECONDS)
+        receiving.cancel()
+    status = STOPPED_STATUS if engine_loop.status() is Status.FAILED else 0
     await asyncio.to_thread(engine_loop.stop)
     socket.close()
     return status
+
+
+def open_socket(address: str) -> zmq.asyncio.Socket:
+    socket = zmq.asyncio.Context.instance().socket(zmq.ROUTER)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.SNDHWM, 0)
+    socket.bind(address)
+    return socket
+
+
+async def receive(socket: zmq.asyncio.Socket, server: EngineServer) -> None:
+    while True:
+        identity, data = await socket.recv_multipart()
+        try:
+            server.receive(identity, messages.decode_to_engine(data))
+        except Exception:  # one message that cannot be used must not silence all streams
+            logger.exception("a message of a gateway could not be taken")
 
 
 def run(settings: Settings) -> int:

@@ -100,6 +100,15 @@ class Supervisor:
         ]
 
     async def _keep_running(self, child: Child) -> None:
+        """Until all stops. An error of its own stops all: a child that nobody watches would be missed by nobody."""
+        try:
+            await self._start_again_and_again(child)
+        except Exception:
+            logger.exception("%s is no longer watched; the server stops", child.name)
+            self.status = 1
+            self.stopping.set()
+
+    async def _start_again_and_again(self, child: Child) -> None:
         while not self.stopping.is_set():
             began = time.monotonic()
             status = await self._run_once(child)

@@ -165,6 +165,28 @@ def test_a_mistake_is_answered_by_name_and_the_channel_closed(server, name):
     assert error["op"] == "error" and error["reason"] == reason and len(error["message"]) > 10
 
 
+def test_a_second_channel_is_refused_and_the_first_goes_on(server, clips):
+    async def run() -> tuple[dict, dict]:
+        raw = await RawChannel().connect(server.address)
+        raw.channel.send(INIT)
+        assert (await raw.receive())["op"] == "ready"
+        refused: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        second = raw.connection.createDataChannel("another")
+        second.on("message", refused.set_result)
+        refusal = json.loads(await asyncio.wait_for(refused, LONGEST_WAIT_SECONDS))
+        raw.channel.send(clips[18].samples[:SAMPLE_RATE].tobytes())
+        raw.channel.send('{"op":"close"}')
+        answer = await raw.receive()
+        while answer["op"] == "interim":
+            answer = await raw.receive()
+        await raw.connection.close()
+        return refusal, answer
+
+    refusal, answer = asyncio.run(run())
+    VALIDATOR.validate(refusal)
+    assert refusal["reason"] == "already_initialised" and answer["op"] == "final" and answer["audio_ms"] == 1000
+
+
 def test_a_mistake_harms_nobody_else(server, clips):
     """A stream goes on while others beside it break the protocol and vanish."""
     clip = clips[14]

@@ -74,7 +74,7 @@ def test_turn_servers_carry_their_credentials():
 @pytest.mark.parametrize(
     "value",
     ["example.org", "stun:foo:bar", "turn:user:secret@host:port", "turn:user:secret", "stun:host:0", "http://u:secret@h",
-     "turn:user:secret@host:70000"],
+     "turn:user:secret@host:70000", "stun:[::1]:3478"],
 )  # fmt: skip
 def test_an_ice_server_that_cannot_be_used_is_named_without_its_password(value):
     with pytest.raises(SettingsError) as caught:
