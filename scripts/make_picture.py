@@ -19,12 +19,12 @@ PICTURE = PROJECT / "docs" / "words-arriving.svg"
 CHARACTER_PIXELS, LINE_PIXELS, LEFT_PIXELS, TOP_PIXELS = 8.4, 22, 76, 64
 LINE_CHARACTERS = 84
 STYLE = """
-  .paper { fill: #ffffff } .time, .legend { fill: #6e7781 } .stable { fill: #1f2328; font-weight: 600 } .moving { fill: #8c959f }
-  .rule { stroke: #d0d7de }
   text { font: 14px ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; white-space: pre }
+  .paper { fill: #ffffff } .time, .legend { fill: #656d76 } .rule { stroke: #d0d7de }
+  .stable { fill: #1f2328; font-weight: 600 } .moving { fill: #656d76; font-style: italic }
   @media (prefers-color-scheme: dark) {
-    .paper { fill: #0d1117 } .time, .legend { fill: #8b949e } .stable { fill: #f0f6fc } .moving { fill: #6e7681 }
-    .rule { stroke: #30363d }
+    .paper { fill: #0d1117 } .time, .legend { fill: #8b949e } .rule { stroke: #30363d }
+    .stable { fill: #f0f6fc } .moving { fill: #8b949e }
   }
 """
 
