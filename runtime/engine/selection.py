@@ -56,6 +56,8 @@ def choose(engines: Path, model: str, precision: str | None, target: str | None 
         running = CPU_PRECISIONS[precision]
         if precision not in (None, running):
             remark = f"the CPU engine does not compute {precision}; running {running}"
+        elif running == "int8" and not hardware.sums_int8_products_exactly():
+            remark = "this processor has no VNNI: int8 takes weights of 7 bits here and loses words; fp32 does not"
     directory = engines / manifest.directory_name(model, target, running)
     return Choice(directory, model, target, running, remark)
 

@@ -95,6 +95,15 @@ def test_a_processor_says_whether_it_has_vnni(tmp_path, machine, flags, exact):
     assert hardware.sums_int8_products_exactly(tmp_path / "cpuinfo", machine) is exact
 
 
+@pytest.mark.parametrize(
+    ("exact", "precision", "remarked"), [(False, "int8", True), (True, "int8", False), (False, "fp32", False)]
+)
+def test_int8_without_vnni_is_remarked_on(monkeypatch, tmp_path, exact, precision, remarked):
+    monkeypatch.setattr(hardware, "sums_int8_products_exactly", lambda: exact)
+    remark = selection.choose(tmp_path, "any/model", precision, "onnxruntime").remark
+    assert ("no VNNI" in (remark or "")) == remarked
+
+
 def test_an_engine_for_vnni_is_refused_without_it_and_built_anew(built, monkeypatch):
     directory = built("int8")
     found = manifest.Manifest.model_validate_json((directory / "manifest.json").read_bytes())

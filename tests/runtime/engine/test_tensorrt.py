@@ -30,7 +30,9 @@ from tests.engines import TENSORRT_BATCHES, open_torch_on_cpu
 from tests.host_cuda import HostCuda, Late
 
 H100 = Gpu("NVIDIA H100", "9.0", "13.0")
-LARGEST_WER_DIFFERENCE = 0.3  # points
+LARGEST_WER_DIFFERENCE = 0.3  # points; one word of the clips' 406 is 0.25
+LARGEST_WER_DIFFERENCE_INT8 = 1.0
+"""Rounded weights leave more near ties, which the order of a processor's sums tips: one word on AVX-512, three on AVX2."""
 
 
 @pytest.fixture(scope="session")
@@ -108,7 +110,7 @@ def test_what_tensorrt_compiles_keeps_the_words(plans, precision, reference, fp3
     tokens, expected = reference
     found_rate = error_rate(OnnxEngine(exported, found, max_batch=1), fp32.tokenizer, clips, tokens)
     print(f"WER {precision}: {found_rate:.2f}%, float32: {expected:.2f}%")
-    assert abs(found_rate - expected) <= LARGEST_WER_DIFFERENCE
+    assert abs(found_rate - expected) <= (LARGEST_WER_DIFFERENCE_INT8 if precision == "int8" else LARGEST_WER_DIFFERENCE)
 
 
 def test_bfloat16_keeps_the_words(built, reference, clips):
