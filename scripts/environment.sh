@@ -52,9 +52,13 @@ make_environment() {
         [ -n "$python" ] || fail "Python 3.11 or newer is needed; this system's packages have $(python3 --version 2>&1)"
     fi
     say "making the virtual environment $VENV_PATH"
-    [ ! -e "$VENV_PATH" ] || [ -z "$(ls -A "$VENV_PATH")" ] || fail "$VENV_PATH is there, and it is no Python environment"
+    if [ ! -e "$VENV_PATH" ] || [ -z "$(ls -A "$VENV_PATH")" ]; then
+        mkdir -p "$VENV_PATH"
+        touch "$VENV_MARK" # first: one that is interrupted is ours, too
+    elif [ ! -f "$VENV_MARK" ] && [ ! -f "$VENV_PATH/pyvenv.cfg" ]; then
+        fail "$VENV_PATH is there, and it is no Python environment"
+    fi
     "$python" -m venv "$VENV_PATH"
-    touch "$VENV_MARK"
 }
 
 # install_torch: the CPU build by default; TORCH_CUDA=cu121 TORCH_VERSION=2.5.1 picks a CUDA wheel. TORCH_INDEX_URL is the
