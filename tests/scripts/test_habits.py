@@ -15,6 +15,8 @@ CHECKS = {
     "spelling": ["codespell", "runtime", "server", "engine_build", "moonshine_client", "benchmarks", "scripts", "docker", "docs",
                  "tests", "README.md", "CHANGELOG.md", "SECURITY.md"],
 }  # fmt: skip
+FAST = ("tests/server", "tests/runtime/scheduler", "tests/moonshine_client", "tests/scripts")
+HEAVY = {"torch", "onnxruntime", "transformers"}
 LIGHT_MODULES = (
     "server.command, server.cluster.gateway, server.cluster.supervisor, moonshine_client.command, benchmarks.simulation"
 )
@@ -29,7 +31,18 @@ def test_the_check_passes(name):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def heavy_modules_after(code: str, *arguments: str) -> str:
+    """Names of the modules with an engine in them that Python has loaded behind this code."""
+    code = f"import sys; {code}; print('loaded', *sorted({HEAVY} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=PROJECT, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[-1]
+
+
+def test_the_fast_part_loads_no_engine():
+    """What scripts/test.sh --fast runs."""
+    assert heavy_modules_after("import pytest; pytest.main(sys.argv[1:])", *FAST, "--collect-only", "-qq") == "loaded"
+    assert all(folder in (PROJECT / "scripts" / "test.sh").read_text() for folder in FAST)
+
+
 def test_what_faces_clients_loads_no_engine():
-    code = f"import sys, {LIGHT_MODULES}; print(*sorted({{'torch', 'onnxruntime', 'transformers'}} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ""
+    assert heavy_modules_after(f"import {LIGHT_MODULES}") == "loaded"

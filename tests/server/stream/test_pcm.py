@@ -1,5 +1,7 @@
 """Audio of every kind gives sane text and no exception."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,9 @@ from benchmarks.simulation import Simulation
 from runtime.audio import SAMPLE_RATE
 from server.settings import SessionLimits
 from tests.conftest import Speech
-from tests.engines import Opened
+
+if TYPE_CHECKING:
+    from tests.engines import Opened
 
 LIMITS = SessionLimits(interim_interval_ms=1000)
 EXTREMES = np.array([-32_768, 32_767], np.int16)
@@ -20,7 +24,7 @@ def clip(clips) -> Speech:
     return next(each for each in clips if each.name == "15_rms")
 
 
-def transcribe(engine: Opened, audio: np.ndarray, **options: float) -> str:
+def transcribe(engine: "Opened", audio: np.ndarray, **options: float) -> str:
     return Simulation(engine.engine, engine.tokenizer, LIMITS, **options).run(audio)
 
 
