@@ -5,7 +5,7 @@ make_environment
 command -v g++ >/dev/null || apt_install "a C++ compiler, for the tests of the CUDA kernels," g++ libc6-dev
 if [ "${1:-}" = --fast ]; then
     shift
-    "$PYTHON" -c 'import pytest, server.app' 2>/dev/null || install_project server,test
+    "$PYTHON" -c 'import aiortc, fastapi, msgspec, pytest' 2>/dev/null || install_project server,test
     exec "$PYTHON" -m pytest tests/server tests/runtime/scheduler tests/moonshine_client tests/scripts \
         -m "not engine and not server and not slow" "$@"
 fi

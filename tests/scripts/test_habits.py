@@ -38,11 +38,13 @@ def heavy_modules_after(code: str, *arguments: str) -> str:
     return done.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_the_fast_part_loads_no_engine():
     """What scripts/test.sh --fast runs."""
     assert heavy_modules_after("import pytest; pytest.main(sys.argv[1:])", *FAST, "--collect-only", "-qq") == "loaded"
     assert all(folder in (PROJECT / "scripts" / "test.sh").read_text() for folder in FAST)
 
 
+@pytest.mark.slow
 def test_what_faces_clients_loads_no_engine():
     assert heavy_modules_after(f"import {LIGHT_MODULES}") == "loaded"

@@ -13,6 +13,8 @@ from runtime import hardware
 from runtime.engine.manifest import FORMAT
 from tests.conftest import ENGINES, PROJECT, free_port
 
+pytestmark = pytest.mark.server  # each starts a process, which takes a second even where it ends at once
+
 
 def start(**variables: str) -> tuple[int, str]:
     """Exit status and the error output of a server that does not come up."""
