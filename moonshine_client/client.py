@@ -102,7 +102,7 @@ class StreamingClient:
             try:
                 response = await http.post(self._url, json={"sdp": offer.sdp, "type": offer.type})
             except httpx.TransportError as exc:
-                raise ConnectionError(f"no server at {self._url}: {str(exc) or type(exc).__name__}") from exc
+                raise ConnectionError(f"no server at {self._url}: {reason_of(exc)}") from exc
         answer = parse_response(response)
         await self._connection.setRemoteDescription(RTCSessionDescription(answer["sdp"], answer["type"]))
         await self._is_open.wait()
@@ -266,6 +266,11 @@ async def send_all(client: StreamingClient, audio: np.ndarray, rtf: float, on_se
         if rtf > 0:
             await asyncio.sleep(began + sent_seconds / rtf - time.monotonic())
     return sent_seconds
+
+
+def reason_of(error: Exception) -> str:
+    """Never empty: some errors of the libraries below say nothing."""
+    return str(error) or type(error).__name__
 
 
 def parse_response(response: httpx.Response) -> Message:

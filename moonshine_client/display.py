@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from moonshine_client.client import Message, StreamError, Transcription, transcribe
+from moonshine_client.client import Message, StreamError, Transcription, reason_of, transcribe
 
 
 async def transcribe_shown(server: str, audio: np.ndarray, rtf: float, path: str, console: Console) -> Transcription:
@@ -47,7 +47,6 @@ def summary(transcription: Transcription) -> str:
 
 
 def print_failure(error: Exception) -> None:
-    """Never an empty line: some errors of the standard library say nothing."""
-    print(f"failed: {str(error) or type(error).__name__}", file=sys.stderr)
+    print(f"failed: {reason_of(error)}", file=sys.stderr)
     if isinstance(error, StreamError) and error.text:
         print(f"text so far: {error.text}", file=sys.stderr)

@@ -35,8 +35,9 @@ def configuration() -> str:
 
 
 def row(field: FieldInfo) -> str:
-    default = "" if field.default in (None, ()) else f"`{field.default}`"
-    return f"| `{field.alias}` | {default} | {accepted(field)} | {' '.join(str(field.description).split())} |\n"
+    default = settings.default_of(field)
+    shown = f"`{default}`" if default else ""
+    return f"| `{field.alias}` | {shown} | {accepted(field)} | {settings.meaning_of(field)} |\n"
 
 
 def accepted(field: FieldInfo) -> str:

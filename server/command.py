@@ -22,9 +22,9 @@ def parse(arguments: list[str]) -> dict[str, str | None]:
     for group in settings.Settings.model_fields:
         section = parser.add_argument_group(group)
         for _, name, field in (each for each in settings.variables() if each[0] == group):
-            default = f" (default: {field.default})" if field.default not in (None, ()) else ""
-            meaning = " ".join(str(field.description).split()).replace("%", "%%")
-            section.add_argument(flag_of(name), dest=name, metavar="VALUE", help=meaning + default)
+            default = settings.default_of(field)
+            meaning = settings.meaning_of(field) + (f" (default: {default})" if default else "")
+            section.add_argument(flag_of(name), dest=name, metavar="VALUE", help=meaning.replace("%", "%%"))
     return vars(parser.parse_args(arguments))
 
 

@@ -180,6 +180,16 @@ def variables() -> Iterator[tuple[str, str, FieldInfo]]:
             yield group, str(setting.alias), setting
 
 
+def default_of(field: FieldInfo) -> str:
+    """Empty where unset means something of its own."""
+    return "" if field.default in (None, ()) else str(field.default)
+
+
+def meaning_of(field: FieldInfo) -> str:
+    """In one line."""
+    return " ".join(str(field.description).split())
+
+
 def load(environment: Mapping[str, str] = os.environ) -> Settings:
     """Read the settings; an empty variable counts as unset. Raises SettingsError."""
     values: dict[str, dict[str, str]] = {}

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from moonshine_client.client import StreamError, Transcription, transcribe
+from moonshine_client.client import StreamError, Transcription, reason_of, transcribe
 from tests import arguments
 
 
@@ -58,7 +58,7 @@ def report(done: list[Transcription], failed: list[Exception], full_text: bool) 
     console.print(f"{len(done)} sessions, {audio_seconds:.0f} s of audio, {len(texts)} different texts, {len(failed)} failed",
                   highlight=False)  # fmt: skip
     for error in failed[:5]:
-        console.print(f"[red]failed:[/] {str(error) or type(error).__name__}", highlight=False)
+        console.print(f"[red]failed:[/] {reason_of(error)}", highlight=False)
     if full_text:
         for text in sorted(texts):
             print(text)

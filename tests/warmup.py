@@ -3,7 +3,7 @@
 import asyncio
 import sys
 
-from moonshine_client.client import StreamError, transcribe
+from moonshine_client.client import StreamError, reason_of, transcribe
 from tests import arguments
 
 
@@ -13,7 +13,7 @@ def main() -> int:
     try:
         transcription = asyncio.run(transcribe(options.server, audio, options.rtf, options.path))
     except (StreamError, OSError) as exc:
-        print(f"unhealthy: {str(exc) or type(exc).__name__}", file=sys.stderr)
+        print(f"unhealthy: {reason_of(exc)}", file=sys.stderr)
         return 1
     final = transcription.final
     if not final["text"]:

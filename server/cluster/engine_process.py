@@ -5,6 +5,7 @@ It keeps each stream's open segment, so that audio crosses once.
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import logging
 import os
@@ -174,10 +175,10 @@ async def receive(socket: zmq.asyncio.Socket, server: EngineServer) -> None:
             logger.exception("a message of a gateway could not be taken")
 
 
-def run(settings: Settings) -> int:
-    return asyncio.run(serve(settings, os.environ[SOCKET_VARIABLE], PARENT))
+def run(settings: Settings, parent: int) -> int:
+    return asyncio.run(serve(settings, os.environ[SOCKET_VARIABLE], parent))
 
 
 if __name__ == "__main__":
-    PARENT = os.getppid()  # before the engine is opened: that takes a while
-    sys.exit(started(run))
+    # The parent as of now: opening the engine takes a while, and the supervisor may be gone behind it.
+    sys.exit(started(functools.partial(run, parent=os.getppid())))

@@ -35,7 +35,7 @@ class StreamClosed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """A Request, less its audio. A field of one that the other lacks is noticed at import."""
+    """A Request, less its audio. It crosses by name: a field that only one of the two has raises at the first request."""
 
     request_id: int
     stream_id: str
@@ -69,7 +69,7 @@ class Transcribe(msgspec.Struct, frozen=True, tag=True):
 
 
 class EnginePulse(msgspec.Struct, frozen=True, tag=True):
-    """The engine process is there and warm."""
+    """The engine process is there; its status says whether it is warm."""
 
     epoch: str
     """Of this one process: another one knows nothing of the streams before."""

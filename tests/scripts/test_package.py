@@ -3,8 +3,6 @@
 import os
 import subprocess
 import sys
-import time
-import urllib.request
 import venv
 import zipfile
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.accuracy import word_error_rate
+from benchmarks.servers import wait_until_ready
 from tests.conftest import PROJECT, free_port
 
 FOREIGN = ("tests/", "benchmarks/", "scripts/", "docs/")
@@ -88,22 +87,10 @@ def test_an_engine_is_built_served_and_used_outside_the_checkout(wheel, tmp_path
         subprocess.Popen(serve, cwd=installed.home, env=installed.environment, stdout=log, stderr=log) as server,
     ):
         try:
-            wait_until_ready(f"http://127.0.0.1:{port}/readyz", server)
+            wait_until_ready(f"127.0.0.1:{port}", server)
             said = installed.run("transcribe", PROJECT / "samples" / "short.wav", "--server", f"127.0.0.1:{port}", "--rtf", 4)
         finally:
             server.terminate()
     assert said.returncode == 0, said.stderr
     assert server.returncode == 0, (tmp_path / "log").read_text()
     assert word_error_rate([recordings["short"].text], [said.stdout.strip()]) <= 10
-
-
-def wait_until_ready(url: str, server: subprocess.Popen, limit_seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + limit_seconds
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            with opener.open(url, timeout=5):
-                return
-        except (TimeoutError, OSError):
-            time.sleep(0.1)  # a process of its own offers nothing to wait on
-    raise TimeoutError(f"not ready within {limit_seconds} s")

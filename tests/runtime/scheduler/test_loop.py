@@ -119,14 +119,18 @@ def request(number: int) -> Request:
     return Request(number, f"s{number}", CLIP)
 
 
-def test_requests_are_answered_and_slots_given_back(start):
-    engine = FakeEngine()
-    loop, answers = start(engine)
+def answer_twenty(loop: EngineLoop, answers: queue.SimpleQueue) -> None:
     for number in range(20):
         loop.submit(request(number), answers.put)
     results = [answers.get(timeout=LONGEST_WAIT_SECONDS) for _ in range(20)]
     assert sorted(result.request.request_id for result in results) == list(range(20))
     assert all(result.tokens == (9,) and result.error is None for result in results)
+
+
+def test_requests_are_answered_and_slots_given_back(start):
+    engine = FakeEngine()
+    loop, answers = start(engine)
+    answer_twenty(loop, answers)
     loop.stop()
     assert not engine.busy and engine.closed
 
@@ -134,11 +138,7 @@ def test_requests_are_answered_and_slots_given_back(start):
 def test_requests_are_answered_where_clips_are_encoded_on_lanes(start):
     engine = LaneEngine()
     loop, answers = start(engine)
-    for number in range(20):
-        loop.submit(request(number), answers.put)
-    results = [answers.get(timeout=LONGEST_WAIT_SECONDS) for _ in range(20)]
-    assert sorted(result.request.request_id for result in results) == list(range(20))
-    assert all(result.tokens == (9,) and result.error is None for result in results)
+    answer_twenty(loop, answers)
     loop.stop()
     assert engine.closed and len(engine.finished) == 20
 
