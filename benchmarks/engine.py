@@ -151,11 +151,11 @@ def measure_transformers(batches: Sequence[int], seconds: Sequence[float], preci
     """`generate` on the same clips, in the same precision; greedy, at most as many tokens as the engines take."""
     import torch
 
-    from benchmarks.transformers_model import load_base
+    from benchmarks import transformers_model
 
     device = "cuda" if hardware.find_gpu() else "cpu"
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32) if device == "cuda" else torch.float32
-    model = load_base().to(device, dtype)
+    model = transformers_model.load().to(device, dtype)
     for length, batch in itertools.product(seconds, batches):
         samples = np.stack([clip.samples for clip in speech(length, batch)]).astype(np.float32) / 32_768
         values = torch.from_numpy(samples).to(device, dtype)

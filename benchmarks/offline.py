@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import transformers_model
 from benchmarks.accuracy import word_error_rate
 from benchmarks.file_sets import Recording, clips_one_by_one, sample_recordings
-from benchmarks.transformers_model import load_base
 from engine_build.checkpoint import DEFAULT_MODEL
 from runtime import hardware
 from runtime.audio import SAMPLE_RATE, Clip
@@ -119,7 +119,7 @@ def transcribe_with_transformers(recordings: Sequence[Recording], batch: int, to
     import torch
 
     device, dtype = ("cuda", torch.float16) if hardware.find_gpu() else ("cpu", torch.float32)
-    model = load_base().to(device, dtype)
+    model = transformers_model.load().to(device, dtype)
     order = sorted(range(len(recordings)), key=lambda index: len(recordings[index].samples))
     texts = [""] * len(recordings)
 

@@ -4,18 +4,19 @@ import torch
 from transformers import MoonshineConfig, MoonshineForConditionalGeneration
 
 from engine_build import checkpoint
-from engine_build.checkpoint import BASE_CONFIG
 
 
-def load_base() -> MoonshineForConditionalGeneration:
-    """Moonshine Base in float32. Raises CheckpointError where its weights cannot be had, RuntimeError where they do not fit."""
-    weights = checkpoint.load(checkpoint.DEFAULT_MODEL, say=lambda line: None)
-    factor = BASE_CONFIG.rotary_dim / BASE_CONFIG.head_dim + 1e-6  # transformers rounds down
+def load(name: str = checkpoint.DEFAULT_MODEL) -> MoonshineForConditionalGeneration:
+    """A model in float32. Raises CheckpointError where its weights cannot be had, RuntimeError where they do not fit."""
+    weights = checkpoint.load(name, say=lambda line: None)
+    shape = weights.config
+    factor = shape.rotary_dim / shape.head_dim + 1e-6  # transformers rounds down
     config = MoonshineConfig(
-        vocab_size=BASE_CONFIG.vocabulary, hidden_size=BASE_CONFIG.dim, intermediate_size=BASE_CONFIG.mlp_dim,
-        encoder_num_hidden_layers=BASE_CONFIG.encoder_layers, decoder_num_hidden_layers=BASE_CONFIG.decoder_layers,
-        max_position_embeddings=BASE_CONFIG.max_positions, partial_rotary_factor=factor,
-        rope_parameters={"rope_type": "default", "rope_theta": BASE_CONFIG.rope_theta, "partial_rotary_factor": factor},
+        vocab_size=shape.vocabulary, hidden_size=shape.dim, intermediate_size=shape.mlp_dim,
+        encoder_num_attention_heads=shape.heads, decoder_num_attention_heads=shape.heads,
+        encoder_num_hidden_layers=shape.encoder_layers, decoder_num_hidden_layers=shape.decoder_layers,
+        max_position_embeddings=shape.max_positions, partial_rotary_factor=factor,
+        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta, "partial_rotary_factor": factor},
     )  # fmt: skip
     model = MoonshineForConditionalGeneration(config).eval()
     state = {name: torch.tensor(tensor) for name, tensor in weights.tensors.items()}

@@ -23,7 +23,7 @@ if __package__ in (None, ""):  # run as a script: its own folder is on the path,
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from engine_build import checkpoint
+from engine_build import checkpoint, scripts
 from engine_build.alignment_heads import alignment_heads
 from engine_build.checkpoint import DEFAULT_MODEL, Checkpoint, CheckpointError
 from engine_build.options import BuildError, BuildOptions, Stages
@@ -38,7 +38,7 @@ EXPORTERS = {EXPORT: "engine_build.export", TORCH: "engine_build.torch_target"}
 ANY_BATCH = 1024  # an export has no batch size of its own
 MAX_SECONDS = 29.0  # the decoder's 194 positions, at 6.5 tokens a second, end shortly behind this
 # They decide what an export is.
-EXPORTER_SOURCES = ("alignment_heads", "checkpoint", "export", "model", "ort_weights", "torch_target", "verification")
+EXPORTER_SOURCES = ("alignment_heads", "checkpoint", "export", "model", "ort_weights", "scripts", "torch_target", "verification")
 EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
@@ -67,6 +67,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--revision", help="commit, tag or branch of the model's repository on the hub; default: what is in the "
                         "local cache, else the newest; the manifest says which it was")  # fmt: skip
     parser.add_argument("--weights-sha256", metavar="HEX", help="refuse weights with any other SHA-256")
+    parser.add_argument("--script", choices=(scripts.LATIN, scripts.ANY),
+                        help="latin: never write letters of another script, as English checkpoints do where they understand "
+                        f"nothing; default: latin for {' and '.join(checkpoint.PACKAGES)}, any for others")  # fmt: skip
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32",
                         help="what to compute in. onnxruntime: fp16 and bf16 build fp32, int8 computes products in int8; "
                         "tensorrt: int8 is int8 weights in fp16 arithmetic; torch: no int8")  # fmt: skip
@@ -106,6 +109,7 @@ def build(arguments: argparse.Namespace, console: Console) -> Path:
         arguments.force,
         arguments.revision,
         arguments.weights_sha256,
+        arguments.script,
     )
     arguments.out.mkdir(parents=True, exist_ok=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
@@ -125,8 +129,9 @@ def provide_engine(options: BuildOptions, target: ModuleType, stages: Stages) ->
     directory = options.out / manifest.directory_name(options.model, options.target, options.precision)
 
     def is_wanted(built: Manifest) -> bool:
-        asked = (export.weights_sha256, builder_sha256(), options.max_batch)
-        return (built.weights_sha256, built.builder_sha256, built.max_batch) == asked and target.is_current(options, built)
+        asked = (export.weights_sha256, export.script, builder_sha256(), options.max_batch)
+        has = (built.weights_sha256, built.script, built.builder_sha256, built.max_batch)
+        return has == asked and target.is_current(options, built)
 
     if not options.force and is_current(directory, options, options.target, options.precision, is_wanted):
         stages.say(f"{directory} is unchanged; nothing to build (--force builds all the same)")
@@ -153,7 +158,7 @@ def provide_export(options: BuildOptions, form: str, precision: str, stages: Sta
     stages.begin(f"load the weights of {options.model}")
     try:
         with needed_packages():
-            weights = checkpoint.load(options.model, stages.say, options.revision, options.weights_sha256)
+            weights = checkpoint.load(options.model, stages.say, options.revision, options.weights_sha256, options.script)
     except (CheckpointError, BuildError):
         if is_current(directory, options, form, precision, lambda built: is_as_good(built, options)):
             stages.say(f"the weights cannot be had here; using the export in {directory}")
@@ -161,7 +166,8 @@ def provide_export(options: BuildOptions, form: str, precision: str, stages: Sta
         raise
 
     def is_wanted(built: Manifest) -> bool:
-        return (built.weights_sha256, built.builder_sha256) == (weights.sha256, exporter_sha256())
+        asked = (weights.sha256, weights.script, exporter_sha256())
+        return (built.weights_sha256, built.script, built.builder_sha256) == asked
 
     if not options.force and is_current(directory, options, form, precision, is_wanted):
         return directory
@@ -179,7 +185,10 @@ def provide_export(options: BuildOptions, form: str, precision: str, stages: Sta
 
 def is_as_good(built: Manifest, options: BuildOptions) -> bool:
     """Was the export made by this builder, from the weights that are asked for?"""
-    return built.builder_sha256 == exporter_sha256() and options.weights_sha256 in (None, built.weights_sha256)
+    script = options.script or checkpoint.script_of(options.model)
+    return (built.builder_sha256, built.script) == (exporter_sha256(), script) and (
+        options.weights_sha256 in (None, built.weights_sha256)
+    )
 
 
 @contextlib.contextmanager
@@ -243,6 +252,7 @@ def describe(weights: Checkpoint, form: str, precision: str) -> Manifest:
         model=weights.model,
         weights_source=weights.source,
         weights_sha256=weights.sha256,
+        script=weights.script,
         target=form,
         precision=precision,
         builder_sha256=exporter_sha256(),

@@ -1,5 +1,6 @@
-"""Where the weights come from: a checkpoint directory, the model hub, or the weights inside the moonshine-cpp package."""
+"""Where the weights come from: a checkpoint directory, the model hub, or the weights inside a package of Moonshine AI's."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
@@ -8,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from engine_build import ort_weights
+from engine_build import ort_weights, scripts
 
 DEFAULT_MODEL = "UsefulSensors/moonshine-base"
+TINY_MODEL = "UsefulSensors/moonshine-tiny"
 CHECKPOINT_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
@@ -75,6 +77,10 @@ BASE_CONFIG = ModelConfig(
     dim=416, heads=8, encoder_layers=8, decoder_layers=8, mlp_dim=1664, rotary_dim=32, rope_theta=10_000.0,
     vocabulary=32_768, max_positions=194,
 )  # fmt: skip
+TINY_CONFIG = ModelConfig(
+    dim=288, heads=8, encoder_layers=6, decoder_layers=6, mlp_dim=1152, rotary_dim=32, rope_theta=10_000.0,
+    vocabulary=32_768, max_positions=194,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -92,23 +98,52 @@ class Checkpoint:
     """float32, by their names in transformers' `MoonshineForConditionalGeneration`."""
     pieces: tuple[str, ...]
     """The vocabulary by id: `▁` for a space, `<0xNN>` for one byte; empty for ids that have no text."""
+    script: str = scripts.ANY
+    """What its engines may write: see scripts."""
 
 
-KNOWN_SHA256 = {"moonshine-cpp 0.1.4": "da043f662c8c5e3c01340a177b179cc5846b4d6708bad76ea5e309f5c0bf0107"}
-"""Of weights that a package ships. Those of the hub are pinned by --revision and --weights-sha256: none is known here."""
+@dataclass(frozen=True)
+class Package:
+    """Weights that an MIT-licensed package on PyPI ships, int8 per tensor: a substitute for the hub's."""
+
+    name: str
+    version: str
+    directory: str
+    """Below the folder of the package's module."""
+    sha256: str
+    config: ModelConfig
+
+    @property
+    def requirement(self) -> str:
+        return f"{self.name}=={self.version}"
 
 
-def load(model: str, say: Callable[[str], None], revision: str | None = None, sha256: str | None = None) -> Checkpoint:
+PACKAGES = {
+    DEFAULT_MODEL: Package("moonshine-cpp", "0.1.4", "models/base-en",
+                           "da043f662c8c5e3c01340a177b179cc5846b4d6708bad76ea5e309f5c0bf0107", BASE_CONFIG),
+    TINY_MODEL: Package("moonshine-voice", "0.1.0", "assets/tiny-en",
+                        "bea00e0cd646727a948c3a8bdebeea397d9f9d554cfbf2023b1f81814a59a6f9", TINY_CONFIG),
+}  # fmt: skip
+"""By model. The hub's weights are pinned by --revision and --weights-sha256: no sum of theirs is known here."""
+
+
+def load(model: str, say: Callable[[str], None], revision: str | None = None, sha256: str | None = None,
+         script: str | None = None) -> Checkpoint:  # fmt: skip
     """Load `model`, a checkpoint directory or a hub id; `say` receives one line where a substitute is used.
 
     revision: of the hub's repository, a commit, tag or branch; None: what is in the local cache, else the newest.
     sha256: what the weights must have; None: any.
+    script: see scripts; None: the Latin one of models that are known to be English, any of others.
     Raises CheckpointError.
     """
     checkpoint = find(model, say, revision)
     if sha256 not in (None, checkpoint.sha256):
         raise CheckpointError(f"the weights of {checkpoint.source} have SHA-256 {checkpoint.sha256}, not {sha256}")
-    return checkpoint
+    return dataclasses.replace(checkpoint, script=script or script_of(model))
+
+
+def script_of(model: str) -> str:
+    return scripts.LATIN if model in PACKAGES else scripts.ANY
 
 
 def find(model: str, say: Callable[[str], None], revision: str | None) -> Checkpoint:
@@ -117,11 +152,11 @@ def find(model: str, say: Callable[[str], None], revision: str | None) -> Checkp
     try:
         directory = fetch_from_hub(model, revision)
     except Exception as exc:  # the hub client raises its own, urllib's and httpx's errors alike
-        if model != DEFAULT_MODEL or revision:
+        if model not in PACKAGES or revision:
             raise CheckpointError(
                 f"{model!r} is no directory, and neither the local cache nor the model hub has it ({type(exc).__name__})"
             ) from exc
-        checkpoint = load_moonshine_cpp(model)
+        checkpoint = load_package(model, PACKAGES[model])
         say(f"{model} cannot be had from the local cache or the hub; using the weights in {checkpoint.source}")
         return checkpoint
     return load_directory(directory, model=model, source=f"hub {model} at {directory.name}")
@@ -156,26 +191,27 @@ def load_directory(directory: Path, model: str, source: str) -> Checkpoint:
     return Checkpoint(model, source, sha256_of(weights), config, tensors, pieces)
 
 
-def load_moonshine_cpp(model: str) -> Checkpoint:
-    """Moonshine Base English as the MIT-licensed `moonshine-cpp` package ships it, dequantised to float32."""
+def load_package(model: str, package: Package) -> Checkpoint:
+    """The weights of a package, dequantised to float32."""
     try:
-        directory, version = ort_weights.package_models("base-en")
+        directory, version = ort_weights.package_files(package.name, package.directory)
     except ModuleNotFoundError as exc:
         raise CheckpointError(
-            f"{model} cannot be had from the local cache or the hub, and the moonshine-cpp package is not installed: "
-            "pip install moonshine-cpp==0.1.4, or name a checkpoint directory with --model"
+            f"{model} cannot be had from the local cache or the hub, and the {package.name} package is not installed: "
+            f"pip install --no-deps {package.requirement}, or name a checkpoint directory with --model"
         ) from exc
     files = [directory / ort_weights.ENCODER_FILE, directory / ort_weights.DECODER_FILE]
-    sha256, package = sha256_of(*files), f"moonshine-cpp {version}"
-    if sha256 != KNOWN_SHA256.get(package, sha256):
-        raise CheckpointError(f"the weights in {package} are damaged: pip install --force-reinstall moonshine-cpp==0.1.4")
+    sha256 = sha256_of(*files)
+    if version == package.version and sha256 != package.sha256:
+        raise CheckpointError(f"the weights in {package.requirement} are damaged: "
+                              f"pip install --no-deps --force-reinstall {package.requirement}")  # fmt: skip
     pieces = ort_weights.read_tokenizer(directory / ort_weights.TOKENIZER_FILE)
-    pieces += [""] * (BASE_CONFIG.vocabulary - len(pieces))
+    pieces += [""] * (package.config.vocabulary - len(pieces))
     return Checkpoint(
         model=model,
-        source=f"package {package} (int8 per tensor)",
+        source=f"package {package.name} {version} (int8 per tensor)",
         sha256=sha256,
-        config=BASE_CONFIG,
+        config=package.config,
         tensors=ort_weights.read_weights(*files),
         pieces=tuple(pieces),
     )

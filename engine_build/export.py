@@ -15,6 +15,7 @@ from engine_build import verification
 from engine_build.checkpoint import Checkpoint, CheckpointError, ModelConfig
 from engine_build.model import Aligner, Decoder, Encoder, build_modules
 from engine_build.options import BuildError, Stages
+from engine_build.scripts import forbidden_tokens
 from runtime.audio import SAMPLE_RATE, count_frames
 from runtime.engine.manifest import ALIGNER_FILE, DECODER_FILE, ENCODER_FILE
 
@@ -56,7 +57,9 @@ def modules(weights: Checkpoint, precision: str, max_seconds: float) -> tuple[En
         built = build_modules(weights.config, weights.tensors, max_frames)
     except (KeyError, RuntimeError) as exc:
         raise CheckpointError(f"the weights of {weights.model} do not fit its configuration: {exc}") from exc
-    return tuple(module.to(DTYPES[precision]) for module in built)
+    encoder, decoder, aligner = built
+    decoder.forbid(forbidden_tokens(weights.pieces, weights.script))
+    return tuple(module.to(DTYPES[precision]) for module in (encoder, decoder, aligner))
 
 
 def encoder_input_names() -> list[str]:

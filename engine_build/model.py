@@ -220,6 +220,11 @@ class Decoder(nn.Module):
         self.rotary = Rotary(config, config.max_positions)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         self.norm = Norm(config.dim)
+        self.register_buffer("forbidden", torch.zeros(config.vocabulary), persistent=False)
+
+    def forbid(self, tokens: np.ndarray) -> None:
+        """tokens: bool (vocabulary,), those that are never said."""
+        self.forbidden = torch.where(torch.from_numpy(tokens), MASKED, 0.0)
 
     def forward(self, tokens: Tensor, past_lengths: Tensor, frames: Tensor, end_bias: Tensor, *caches: Tensor):
         """One pass.
@@ -230,8 +235,9 @@ class Decoder(nn.Module):
         end_bias: float (batch,), subtracted from the end token's logit at position 0 only.
         caches: for each layer past_key, past_value (batch, heads, past, head_dim) and cross_key, cross_value
             (batch, heads, frames, head_dim).
-        Returns the next token after each position, int64 (batch, new); its log-probability without the bias, float32
-        (batch, new); and the new keys and values (layers, 2, batch, heads, new, head_dim).
+        Returns the next token after each position, int64 (batch, new); its log-probability among the tokens that are not
+        forbidden and without the bias, float32 (batch, new); and the new keys and values
+        (layers, 2, batch, heads, new, head_dim).
         """
         batch, new = tokens.shape
         x = residual(self.embed_tokens(tokens))
@@ -248,7 +254,7 @@ class Decoder(nn.Module):
         for index, layer in enumerate(self.layers):
             x, kv = layer(x, self.rotary, table, self_mask, cross_mask, *caches[4 * index : 4 * index + 4])
             new_kv.append(kv)
-        logits = self.logits(self.norm(x))
+        logits = self.logits(self.norm(x)) + self.forbidden.float()
         # The bias reaches one logit of a row's first position only, so only the block's first column is decided with it.
         end = (torch.arange(logits.shape[-1], device=x.device) == self.config.end_token).float()
         bias = torch.where(past_lengths == 0, end_bias.float(), 0.0)[:, None, None]

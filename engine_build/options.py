@@ -26,6 +26,8 @@ class BuildOptions:
     """Of the model's repository on the hub."""
     weights_sha256: str | None = None
     """What the weights must have; None: any."""
+    script: str | None = None
+    """What the engine may write: latin or any; None: as the model is known."""
 
 
 class Stages:

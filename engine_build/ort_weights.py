@@ -1,7 +1,8 @@
-"""Reads Moonshine's weights out of the ORT flatbuffers that the moonshine-cpp package carries, without running them.
+"""Reads Moonshine's weights out of the ORT flatbuffers that packages of Moonshine AI's carry, without running them.
 
-A weight `W` is stored as `W_quantized` (int8), `W_scale` and `W_zero_point` (one float each): W = int8 * scale + zero_point.
-Linear weights have anonymous names; the MatMul that consumes one is named after its module, and holds its transpose.
+A weight `W` is stored as `W_quantized`, `W_scale` and `W_zero_point`. moonshine-cpp has it as int8 with a zero point in float:
+W = quantised * scale + zero_point. moonshine-voice has it as ONNX defines it, in uint8: W = (quantised - zero_point) * scale.
+Linear weights have anonymous names; the operator that consumes one is named after its module, and holds its transpose.
 """
 
 import importlib.metadata
@@ -16,22 +17,25 @@ ENCODER_FILE = "encoder_model.ort"
 DECODER_FILE = "decoder_model_merged.ort"
 TOKENIZER_FILE = "tokenizer.bin"
 
-FLOAT, INT8 = 1, 3  # onnx.TensorProto data types
+FLOAT, UINT8, INT8 = 1, 2, 3  # onnx.TensorProto data types
 SPECIAL_TOKENS = 3  # ids 0 to 2 carry no text
 BYTE_TOKENS = range(3, 3 + 256)  # each stands for one raw byte
-DTYPES = {FLOAT: np.float32, INT8: np.int8}
+DTYPES = {FLOAT: np.float32, UINT8: np.uint8, INT8: np.int8}
+LINEAR_MODULES = ("_proj/", "/dense/", "/fc1/", "/fc2/")
+PRODUCTS = (b"MatMul", b"DynamicQuantizeMatMul", b"MatMulIntegerToFloat")  # their second input is the weight
 MODULE_NAMES = {".dense.": ".o_proj.", ".up_proj.": ".fc1.", ".down_proj.": ".fc2."}  # the package's names: transformers'
 
 
-def package_models(name: str) -> tuple[Path, str]:
-    """The directory of one bundled model and the package's version. The package itself (a C++ library) is not imported.
+def package_files(name: str, directory: str) -> tuple[Path, str]:
+    """A folder of an installed package and the package's version. The package itself (a C++ library) is not imported.
 
-    Raises ModuleNotFoundError when moonshine-cpp is not installed.
+    Raises ModuleNotFoundError when it is not installed.
     """
-    spec = importlib.util.find_spec("moonshine_cpp")
+    module = name.replace("-", "_")
+    spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("moonshine_cpp")
-    return Path(spec.origin).parent / "models" / name, importlib.metadata.version("moonshine-cpp")
+        raise ModuleNotFoundError(module)
+    return Path(spec.origin).parent / directory, importlib.metadata.version(name)
 
 
 def read_weights(encoder: Path, decoder: Path) -> dict[str, np.ndarray]:
@@ -58,10 +62,10 @@ def graph_weights(path: Path) -> Iterator[tuple[str, np.ndarray]]:
     for each in subgraphs(graph):
         for node in nodes(each):
             module, operator = node.Name().decode(), node.OpType()
-            if operator == b"MatMul":
+            if operator in PRODUCTS:
                 weight = tensors.get(weight_name(node.Inputs(1)))
-                if weight is not None and "embed_tokens" not in weight_name(node.Inputs(1)) and weight.ndim == 2:
-                    yield rename(module.strip("/").replace("/", ".").replace(".MatMul", ".weight")), weight.T.copy()
+                if weight is not None and any(part in module for part in LINEAR_MODULES):
+                    yield rename(re.sub(r"\.MatMul(_quant)?$", ".weight", module.strip("/").replace("/", "."))), weight.T.copy()
             elif module == "/groupnorm/Mul":
                 yield "groupnorm.weight", tensors[weight_name(node.Inputs(1))].reshape(-1)
             elif module == "/groupnorm/Add":
@@ -74,7 +78,7 @@ def initializers(graph) -> Iterator[tuple[str, np.ndarray]]:
         if tensor.DataType() in DTYPES:
             shape = [tensor.Dims(axis) for axis in range(tensor.DimsLength())]
             array = tensor.RawDataAsNumpy().view(DTYPES[tensor.DataType()]).reshape(shape)
-            yield tensor.Name().decode().replace("_merged_0", ""), array
+            yield plain_name(tensor.Name()), array
 
 
 def subgraphs(graph) -> Iterator:
@@ -90,11 +94,18 @@ def nodes(graph) -> Iterator:
 
 
 def dequantise(tensors: dict[str, np.ndarray], name: str) -> np.ndarray:
-    quantised = tensors[f"{name}_quantized"].astype(np.float32)
-    return quantised * tensors[f"{name}_scale"] + tensors[f"{name}_zero_point"]
+    quantised, zero_point = tensors[f"{name}_quantized"].astype(np.float32), tensors[f"{name}_zero_point"]
+    if zero_point.dtype == np.float32:
+        return quantised * tensors[f"{name}_scale"] + zero_point
+    return (quantised - zero_point.astype(np.float32)) * tensors[f"{name}_scale"]
 
 
 def weight_name(tensor: bytes) -> str:
+    return plain_name(tensor).removesuffix("_quantized")
+
+
+def plain_name(tensor: bytes) -> str:
+    """Without what the exporter and the optimiser of ONNX Runtime have added."""
     return re.sub(r"_(add_tensor|mul_tensor|cast_tensor)$", "", tensor.decode()).replace("_merged_0", "")
 
 

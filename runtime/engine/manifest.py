@@ -61,6 +61,8 @@ class Manifest(BaseModel):
     """Hub id or directory name the engine was built for."""
     weights_source: str
     weights_sha256: str
+    script: str = "any"
+    """What it may write: letters of the latin script only, or of any."""
     target: str
     """onnxruntime, tensorrt or torch; onnx for an export."""
     precision: str

@@ -1,5 +1,6 @@
 """What was exported computes what Moonshine computes."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,20 +9,23 @@ import pytest
 import torch
 from transformers import MoonshineConfig, MoonshineForConditionalGeneration
 
-from benchmarks.transformers_model import load_base
-from engine_build import build, checkpoint
-from engine_build.checkpoint import CheckpointError
+from benchmarks import transformers_model
+from benchmarks.accuracy import word_error_rate
+from engine_build import build, checkpoint, scripts
+from engine_build.checkpoint import TINY_MODEL, CheckpointError
 from runtime import audio
 from runtime.audio import Clip
 from runtime.engine import manifest, selection
 from runtime.engine.protocol import Row
+from runtime.tokenizer import FILE_NAME
 from tests import greedy
+from tests.conftest import ENGINES
 
 
 @pytest.fixture(scope="module")
 def reference() -> MoonshineForConditionalGeneration:
     """Moonshine Base in transformers, float32, from the same weights."""
-    return load_base()
+    return transformers_model.load()
 
 
 def cross_keys_and_values(model: MoonshineForConditionalGeneration, samples: np.ndarray) -> np.ndarray:
@@ -49,15 +53,40 @@ def test_encoder_equals_transformers_on_single_clips(reference, built, clips):
 @torch.inference_mode()
 def test_decoder_equals_transformers_token_by_token(reference, fp32, clips, recordings):
     """The same tokens on every clip and sample, and their log-probabilities within 1e-3."""
+    forbidden = forbidden_tokens("moonshine-base-onnxruntime-fp32")
     for clip in [*clips, recordings["short"], recordings["mid"]]:
-        spoken = Clip(clip.samples[: 20 * audio.SAMPLE_RATE])
-        decoding = greedy.decode(fp32.engine, spoken)
-        inputs = torch.tensor([[1, *decoding.tokens]])  # the end bias changes no clip that begins with speech
-        logits = reference(input_values=torch.tensor(audio.to_float(spoken))[None], decoder_input_ids=inputs).logits[0]
-        expected = logits.argmax(dim=-1).tolist()
-        assert expected[:-1] == decoding.tokens and expected[-1] == 2, clip.name
-        log_probs = logits.log_softmax(dim=-1).amax(dim=-1)[:-1].numpy()
-        assert np.abs(log_probs - decoding.log_probs).max() < 1e-3, clip.name
+        assert_equals_transformers(reference, fp32.engine, Clip(clip.samples[: 20 * audio.SAMPLE_RATE]), forbidden)
+
+
+@torch.inference_mode()
+def test_a_second_checkpoint_equals_transformers(clips, recordings):
+    """Moonshine Tiny, from another package in another format."""
+    assert build.main(["--model", TINY_MODEL, "--out", str(ENGINES)]) == 0
+    choice = selection.choose(ENGINES, TINY_MODEL, "fp32", "onnxruntime")
+    engine, tokenizer, _ = selection.open_engine(choice, max_batch=2)
+    reference, forbidden = transformers_model.load(TINY_MODEL), forbidden_tokens("moonshine-tiny-onnxruntime-fp32")
+    for clip in [*clips, recordings["short"]]:
+        assert_equals_transformers(reference, engine, Clip(clip.samples), forbidden)
+    heard = greedy.decode(engine, Clip(recordings["short"].samples))
+    assert word_error_rate([recordings["short"].text], [tokenizer.text(heard.tokens)]) <= 10
+    engine.close()
+
+
+def forbidden_tokens(directory: str) -> torch.Tensor:
+    """bool (vocabulary,): what an English engine never says."""
+    pieces = json.loads((ENGINES / directory / FILE_NAME).read_text())
+    return torch.tensor(scripts.forbidden_tokens(pieces, scripts.LATIN))
+
+
+def assert_equals_transformers(model, engine, clip: Clip, forbidden: torch.Tensor) -> None:
+    decoding = greedy.decode(engine, clip)
+    inputs = torch.tensor([[1, *decoding.tokens]])  # the end bias changes no clip that begins with speech
+    logits = model(input_values=torch.tensor(audio.to_float(clip))[None], decoder_input_ids=inputs).logits[0]
+    logits = logits.masked_fill(forbidden, -torch.inf)
+    expected = logits.argmax(dim=-1).tolist()
+    assert expected[:-1] == decoding.tokens and expected[-1] == 2
+    log_probs = logits.log_softmax(dim=-1).amax(dim=-1)[:-1].numpy()
+    assert np.abs(log_probs - decoding.log_probs).max() < 1e-3
 
 
 def test_a_padded_batch_equals_its_rows_alone(built, clips):
@@ -153,9 +182,9 @@ def test_weights_with_another_sum_are_refused(tmp_path):
 
 
 def test_damaged_weights_of_the_package_are_named(monkeypatch):
-    monkeypatch.setitem(checkpoint.KNOWN_SHA256, "moonshine-cpp 0.1.4", "another sum")
-    with pytest.raises(CheckpointError, match="moonshine-cpp 0.1.4 are damaged: pip install"):
-        checkpoint.load_moonshine_cpp(checkpoint.DEFAULT_MODEL)
+    package = dataclasses.replace(checkpoint.PACKAGES[checkpoint.DEFAULT_MODEL], sha256="another sum")
+    with pytest.raises(CheckpointError, match="moonshine-cpp==0.1.4 are damaged: pip install"):
+        checkpoint.load_package(checkpoint.DEFAULT_MODEL, package)
 
 
 def test_half_precisions_build_float32_and_say_so(tmp_path, capsys):
