@@ -1,8 +1,9 @@
 """Word error rate, as the project reports it."""
 
+import functools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,3 +37,30 @@ def normalise(text: str) -> str:
 def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> float:
     """Per cent, over all words of all references together."""
     return 100 * jiwer.wer(list(map(normalise, references)), list(map(normalise, hypotheses)))
+
+
+@functools.cache
+def english() -> Callable[[str], str]:
+    """Whisper's English rules."""
+    from whisper_normalizer.english import EnglishTextNormalizer
+
+    return EnglishTextNormalizer()
+
+
+def normalise_as_spoken(text: str) -> str:
+    """By Whisper's English rules, and digits one by one: "twenty-one" and "21" are the same."""
+    return " ".join(re.sub(r"(\d)", r" \1 ", english()(text)).split())
+
+
+def spelled(text: str) -> str:
+    """Every character a word, for the character error rate."""
+    return " ".join(normalise_as_spoken(text).replace(" ", ""))
+
+
+def count_errors(reference: str, hypothesis: str) -> tuple[int, int]:
+    """Substitutions, deletions and insertions, and the words of the reference; of texts that are normalised already."""
+    words = len(reference.split())
+    if not words or not hypothesis:
+        return max(words, len(hypothesis.split())), words
+    found = jiwer.process_words(reference, hypothesis)
+    return found.substitutions + found.deletions + found.insertions, words

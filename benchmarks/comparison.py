@@ -4,11 +4,14 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks import speech
+from benchmarks.speech import Heard
+
 LABELS = (
     "name", "file_set", "way", "engine", "batch", "audio_seconds", "sessions", "interval_ms", "precision", "drafts", "workers"
 )  # fmt: skip
 """Fields that say what was measured; all other numbers are measurements."""
-LEFT_OUT = ("machine", "settings", "seed", "trials", "one_more")
+LEFT_OUT = ("machine", "settings", "seed", "trials", "one_more", "clips")
 CONTAINERS = ("result", "results", "run", "measurements", "trial")  # their own names say nothing
 
 
@@ -36,6 +39,14 @@ def figures_of(value: object, name: str) -> Iterator[tuple[str, float]]:
             yield from figures_of(inner, name)
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         yield name, float(value)
+
+
+def read_heard(path: Path) -> dict[str, list[Heard]]:
+    """The clips of real recordings in a results file, by condition."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return {
+        line["condition"]: [speech.of_json(clip) for clip in line["clips"]] for line in lines if line["benchmark"] == "speech"
+    }
 
 
 def text_of(label: str | float) -> str:

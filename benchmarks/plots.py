@@ -1,6 +1,6 @@
 """Results as pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -9,11 +9,15 @@ import numpy as np
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
+from benchmarks import scores
 from benchmarks.gateway import GatewayLoad
 from benchmarks.offline import Offline
-from benchmarks.quality import Quality
+from benchmarks.quality import Quality, Spread
+from benchmarks.speech import Heard
 from benchmarks.streams import Capacity
 from benchmarks.trial import FINAL_P95_MS, LATE_SHARE
+
+NONE = Spread(0.0, 0.0)  # where no word was heard
 
 
 def plot_quality(results: Sequence[Quality], path: Path) -> None:
@@ -48,6 +52,31 @@ def plot_offline(results: Sequence[Offline], path: Path) -> None:
     bars = axes.barh([f"{each.name}, {each.batch} at once" for each in measured], [each.rtfx for each in measured], color=ours)
     axes.bar_label(bars, fmt="{:,.0f}", padding=3)
     axes.set(xlabel="seconds of audio transcribed in a second (RTFx)", title="whole recordings")
+    save(figure, path)
+
+
+def plot_speech(found: Mapping[str, Sequence[Heard]], path: Path) -> None:
+    """Of each set, or each condition where there are several: WER offline and streamed, and when half and most words came."""
+    if len(found) == 1:
+        rows = [(score.name, score) for heard in found.values() for score in scores.scores(heard)]
+    else:
+        rows = [(condition, scores.scores(heard)[-1]) for condition, heard in found.items()]
+    figure, (rates, delays) = pyplot.subplots(1, 2, figsize=(13, 1.5 + 0.5 * len(rows)))
+    names, places = [name for name, _ in rows], np.arange(len(rows))
+    for offset, label, values in ((-0.2, "in one go", [row.offline for _, row in rows]),
+                                  (0.2, "streamed", [row.streamed for _, row in rows])):  # fmt: skip
+        reach = [[max(0.0, each.value - each.low) for each in values], [max(0.0, each.high - each.value) for each in values]]
+        rates.barh(places + offset, [each.value for each in values], 0.38, xerr=reach, label=label)
+    for offset, label, spreads in ((-0.2, "in sight", [row.appeared_ms or NONE for _, row in rows]),
+                                   (0.2, "stable", [row.stable_ms or NONE for _, row in rows])):  # fmt: skip
+        delays.barh(places + offset, [each.p95 / 1000 for each in spreads], 0.38, alpha=0.5, label=f"{label}, 95% of words")
+        delays.barh(places + offset, [each.p50 / 1000 for each in spreads], 0.38, label=f"{label}, half of them")
+    for axes in (rates, delays):
+        axes.set_yticks(places, names)
+        axes.invert_yaxis()
+        axes.legend()
+    rates.set(xlabel="WER as spoken, %; bars: 95% of the bootstrap")
+    delays.set(xlabel="seconds after a word's end")
     save(figure, path)
 
 

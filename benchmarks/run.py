@@ -13,10 +13,25 @@ if __package__ in (None, ""):  # run as a script: its own folder is on the path,
 
 from rich.console import Console
 
-from benchmarks import comparison, engine, gateway, machine, offline, plots, quality, streams, tables
+from benchmarks import (
+    comparison,
+    engine,
+    gateway,
+    hard_audio,
+    machine,
+    offline,
+    plots,
+    quality,
+    scores,
+    speech,
+    speech_sets,
+    streams,
+    tables,
+)
 from benchmarks.file_sets import FILE_SETS
 from benchmarks.quality import Quality
 from benchmarks.servers import running_server
+from benchmarks.speech import Way
 from benchmarks.trial import RULE, Trial
 from engine_build.checkpoint import DEFAULT_MODEL
 from runtime import hardware
@@ -35,7 +50,7 @@ WAYS = {"process": "in process", "webrtc": "WebRTC", "plain": "in process"}  # p
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     status = arguments.command(arguments)
-    if arguments.compare and arguments.out:
+    if arguments.compare and arguments.out and not getattr(arguments, "speech", None):
         console.print(tables.comparison_table(comparison.compare(arguments.compare, arguments.out)))
     return status
 
@@ -88,6 +103,7 @@ def add_streams_options(command: argparse.ArgumentParser) -> None:
                          help="plain: in process without drafts, all but stable text decoded anew")  # fmt: skip
     command.add_argument("--interval-ms", type=float, nargs="+", default=[1000.0], help="shortest time between updates")
     command.add_argument("--workers", type=int, default=1, help="gateway processes, over WebRTC")
+    command.add_argument("--speech", type=Path, metavar="DIR", help="folders of real recordings to speak, instead of the clips")
     command.add_argument("--start", type=int, default=8, help="streams of the first trial")
     command.add_argument("--step", type=int, default=4, help="streams more or fewer until a trial fails or passes")
     command.add_argument("--seconds", type=float, default=40.0, help="of a trial")
@@ -104,18 +120,26 @@ def add_gateway_options(command: argparse.ArgumentParser) -> None:
 def add_quality_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--target", default=selection.detect_target(), choices=selection.TARGETS)
     command.add_argument("--precision", default=DEFAULT_PRECISION, choices=PRECISIONS)
-    command.add_argument("--sets", nargs="+", default=list(FILE_SETS), choices=list(FILE_SETS), metavar="SET",
-                         help="file sets: " + "; ".join(FILE_SETS))  # fmt: skip
+    command.add_argument("--sets", nargs="+", metavar="SET", help="file sets, default all: " + "; ".join(FILE_SETS))
     command.add_argument("--webrtc-sets", nargs="*", default=["clips", "samples"], choices=list(FILE_SETS), metavar="SET",
                          help="those streamed over WebRTC as well, in real time")  # fmt: skip
     command.add_argument("--seconds", type=float, default=600.0, help="of the joined recordings")
     command.add_argument("--interval-ms", type=float, default=500.0, help="shortest time between updates")
     command.add_argument("--compute", choices=("counted", "not counted"), help="only with or without the time of computing")
+    command.add_argument("--speech", type=Path, metavar="DIR",
+                         help="instead: folders of real recordings with a manifest.json; --sets are their names")  # fmt: skip
+    command.add_argument(
+        "--half", choices=list(speech_sets.HALVES), help="with --speech: thresholds were chosen on the even clips"
+    )
+    command.add_argument("--every", type=int, default=1, metavar="N", help="with --speech: only every Nth clip")
+    command.add_argument("--hard", nargs="*", metavar="CONDITION",
+                         help="with --speech: the same recordings made harder to hear; without a name in every way")  # fmt: skip
+    command.add_argument("--processes", type=int, default=1, help="with --speech: clips heard side by side")
 
 
 def settings_of(arguments: argparse.Namespace) -> dict:
     """The options, ready for JSON."""
-    left_out = ("command", "out", "plot", "compare", "engines")
+    left_out = ("command", "out", "plot", "compare", "engines", "speech")
     return {name: value for name, value in vars(arguments).items() if name not in left_out}
 
 
@@ -170,7 +194,8 @@ def searches_of(arguments: argparse.Namespace) -> list[Trial]:
     """One for each way, precision and interval."""
     return [
         Trial(WAYS[way], 0, arguments.seconds, interval_ms, str(arguments.engines.resolve()), arguments.target, precision,
-              drafts=way != "plain", workers=arguments.workers if way == "webrtc" else 1)
+              drafts=way != "plain", workers=arguments.workers if way == "webrtc" else 1,
+              speech=str(arguments.speech.resolve()) if arguments.speech else "")
         for precision in arguments.precisions
         for interval_ms in arguments.interval_ms
         for way in arguments.ways
@@ -194,13 +219,15 @@ def run_gateway(arguments: argparse.Namespace) -> int:
 
 
 def run_quality(arguments: argparse.Namespace) -> int:
+    if arguments.speech:
+        return run_speech(arguments)
     choice = selection.choose(arguments.engines, DEFAULT_MODEL, arguments.precision, arguments.target)
     opened, tokenizer, _ = selection.open_engine(choice, max_batch=1)
     about = {"benchmark": "quality", "machine": machine.describe(), "engine": opened.name,
              "settings": {name: getattr(arguments, name) for name in ("interval_ms", "seconds")}}  # fmt: skip
     title, done = f"{opened.name}, an update every {arguments.interval_ms:g} ms", []
     with console.status("…") as status:
-        for name in arguments.sets:
+        for name in arguments.sets or FILE_SETS:
             results = measure_set(arguments, name, choice.precision, opened, tokenizer, status.update)
             console.print(tables.quality_table(results, title))
             write_line(arguments.out, about | {"results": [each.as_json() for each in results]})
@@ -208,6 +235,40 @@ def run_quality(arguments: argparse.Namespace) -> int:
     if arguments.plot:
         plots.plot_quality(done, arguments.plot)
     return 0
+
+
+def run_speech(arguments: argparse.Namespace) -> int:
+    """Real recordings as they are, then made harder to hear."""
+    way = Way(arguments.engines, arguments.target, arguments.precision, arguments.interval_ms, arguments.compute == "counted")
+    about = {"benchmark": "speech", "machine": machine.describe(), "settings": settings_of(arguments)}
+    names = arguments.sets or speech_sets.names_in(arguments.speech)
+    clips = [clip for name in names for clip in speech_sets.load(arguments.speech, name, arguments.half, arguments.every)]
+    found = {}
+    with console.status("…") as status:
+        for condition, change in conditions_of(arguments).items():
+            made = speech_sets.changed([clip for clip in clips if clip.text], change) if change else clips
+            heard = speech.listen_to(made, way, arguments.processes, functools.partial(said, status.update, condition))
+            found[condition] = heard
+            console.print(tables.speech_table(scores.scores(heard), f"{condition}, {way.target}, {way.precision}"))
+            console.print(tables.false_words_table(heard))
+            write_line(arguments.out, about | {"condition": condition, "clips": [speech.as_json(each) for each in heard]})
+    if arguments.compare:
+        for condition, before in comparison.read_heard(arguments.compare).items():
+            console.print(tables.paired_table(scores.pair(before, found.get(condition, [])), condition))
+    if arguments.plot:
+        plots.plot_speech(found, arguments.plot)
+    return 0
+
+
+def said(update: Callable[[str], None], condition: str, progress: str) -> None:
+    update(f"{condition}, {progress}")
+
+
+def conditions_of(arguments: argparse.Namespace) -> dict[str, speech_sets.Change | None]:
+    if arguments.hard is None:
+        return {"as recorded": None}
+    known = hard_audio.conditions(speech_sets.rooms_in(arguments.speech))
+    return {name: known[name] for name in arguments.hard or known}
 
 
 def measure_set(arguments: argparse.Namespace, name: str, precision: str, opened: Engine, tokenizer: Tokenizer,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.simulation import Simulation
-from benchmarks.trial import Outcome, Trial, all_recordings
+from benchmarks.trial import WER_WORDS, Outcome, Trial, pooled, recordings_of
 from engine_build.checkpoint import DEFAULT_MODEL
 from runtime.engine import selection
 from server.settings import SessionLimits
@@ -41,7 +41,7 @@ def references_of(trial: Trial) -> dict[str, str]:
     """By name of the recording, the text of one stream alone."""
     choice = selection.choose(Path(trial.engines), DEFAULT_MODEL, trial.precision, trial.target)
     engine, tokenizer, _ = selection.open_engine(choice, max_batch=1)
-    texts = {each.name: Simulation(engine, tokenizer, limits_of(trial)).run(each.samples) for each in all_recordings()}
+    texts = {each.name: Simulation(engine, tokenizer, limits_of(trial)).run(each.samples) for each in recordings_of(trial.speech)}
     engine.close()
     return texts
 
@@ -75,7 +75,18 @@ def search(settings: Trial, start: int, step: int, long_seconds: float, run: Cal
         progress(f"{settings.way}, {settings.precision}, every {settings.interval_ms:g} ms: {streams} streams, {seconds:g} s")
         outcome = run(dataclasses.replace(settings, streams=streams, seconds=seconds, seed=len(found.trials)))
         found.trials.append(outcome)
+        outcome.broken = outcome.broken or together(streams).broken
         return not outcome.broken
+
+    def together(streams: int) -> Outcome:
+        return pooled([each for each in found.trials if each.streams == streams])
+
+    def passes_for_long(streams: int) -> bool:
+        """Until there are words enough to judge."""
+        while passes(streams, long_seconds):
+            if together(streams).words >= WER_WORDS:
+                return True
+        return False
 
     good, bad, streams = 0, None, start
     while streams and not (good and bad):
@@ -91,7 +102,7 @@ def search(settings: Trial, start: int, step: int, long_seconds: float, run: Cal
             good = middle
         else:
             bad = middle
-    while good and not passes(good, long_seconds):
+    while good and not passes_for_long(good):
         good -= 1
     found.trial = dataclasses.replace(settings, streams=good)
     found.confirmed = next((each for each in reversed(found.trials) if each.streams == good and not each.broken), None)

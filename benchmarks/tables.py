@@ -8,6 +8,8 @@ from benchmarks.engine import EngineRun, Measurement
 from benchmarks.gateway import Churn, GatewayLoad
 from benchmarks.offline import Offline
 from benchmarks.quality import Quality
+from benchmarks.scores import Paired, Rate, Score, false_words
+from benchmarks.speech import Heard
 from benchmarks.streams import Capacity
 
 COLUMNS = (
@@ -65,6 +67,49 @@ def quality_table(results: Sequence[Quality], title: str) -> Table:
             f"{each.final_ms.p50:,.0f} / {each.final_ms.p95:,.0f}", optional(each.passes, "{:.1f}"),
             optional(each.single_steps, "{:.1f}"), optional(each.compute_share, "{:.2f}"),
         )  # fmt: skip
+    return table
+
+
+SPEECH_COLUMNS = (
+    "set", "clips", "words", "offline %", "streamed %", "difference", "raw %", "CER %", "right", "empty", "seen ms", "stable ms",
+    "UPWR", "violations", "final ms", "retries", "compute",
+)  # fmt: skip
+
+
+def speech_table(found: Sequence[Score], title: str) -> Table:
+    """One row for each set; rates with the middle 95% of the bootstrap, times as p50 / p95."""
+    table = make_table(title, SPEECH_COLUMNS, left=1)
+    for each in found:
+        table.add_row(
+            each.name, str(each.clips), str(each.words), f"{each.offline.value:.2f}", interval(each.streamed),
+            interval(each.difference), f"{each.raw:.1f}", f"{each.characters:.2f}", str(each.right), str(each.empty),
+            *(optional(spread, "{0.p50:,.0f} / {0.p95:,.0f}") for spread in (each.appeared_ms, each.stable_ms)),
+            f"{each.unstable_ratio:.2f}", str(each.violations), optional(each.final_ms, "{0.p50:,.0f} / {0.p95:,.0f}"),
+            f"{each.retries:.2f}", f"{each.compute_share:.2f}",
+        )  # fmt: skip
+    return table
+
+
+def interval(rate: Rate) -> str:
+    return f"{rate.value:.2f} ({rate.low:.2f} to {rate.high:.2f})"
+
+
+def false_words_table(heard: Sequence[Heard]) -> Table:
+    """What was heard where nobody speaks; a star marks sound with voices in it."""
+    silent = sum(not each.reference for each in heard)
+    table = make_table(f"words in {silent} recordings without speech", ("recording", "what", "heard"), left=3)
+    for each in false_words(heard):
+        table.add_row(each.name, each.kind, each.streamed)
+    return table
+
+
+def paired_table(pairs: Sequence[Paired], condition: str) -> Table:
+    """The streamed WER of two runs on the same clips."""
+    columns = ("set", "clips", "words", "before %", "now %", "difference", "better", "worse")
+    table = make_table(f"{condition}, against the earlier run", columns, left=1)
+    for each in pairs:
+        table.add_row(each.name, str(each.clips), str(each.words), f"{each.before:.2f}", f"{each.now:.2f}",
+                      interval(each.difference), str(each.better), str(each.worse))  # fmt: skip
     return table
 
 

@@ -11,7 +11,7 @@ from benchmarks.gpu_check import Stage
 from benchmarks.listening import listen
 from benchmarks.model_size import ModelSize
 from benchmarks.streams import Capacity
-from benchmarks.trial import Outcome, Trial, all_recordings, judge
+from benchmarks.trial import WER_WORDS, Outcome, Trial, judge, pooled, recordings_of
 from runtime.engine import manifest
 from runtime.engine.manifest import ONNXRUNTIME, TORCH
 
@@ -112,7 +112,7 @@ def test_the_offline_benchmark_measures_compares_and_draws(built, tmp_path, caps
 def test_a_trial_streams_real_audio_in_a_process_of_its_own(way, built):
     directory = built("fp32").parent
     trial = Trial(way, 2, 7.0, 500.0, str(directory), ONNXRUNTIME, "fp32", drafts=way == "WebRTC")
-    done = streams.run_in_fresh_process(trial, {each.name: each.text for each in all_recordings()})
+    done = streams.run_in_fresh_process(trial, {each.name: each.text for each in recordings_of("")})
     assert done.streams == 2 and done.errors == [] and done.utterances >= 2 and done.updates >= 8
     assert done.final_p95_ms > 0 and done.update_p95_ms > 0 and done.steps_share > 0
     assert not any("streams failed" in said for said in done.broken)
@@ -175,7 +175,7 @@ def test_a_long_trial_that_fails_takes_a_stream_away():
 
 
 def outcome(count: int, **changed) -> Outcome:
-    whole = Outcome(count, 40.0, 10, 400, 0.0, 100.0, 200.0, 150.0, 300.0, 1.0, 0.9, 5.0, 5.0, 5.0, [], 0.5)
+    whole = Outcome(count, 40.0, 10, 400, 0.0, 100.0, 200.0, 150.0, 300.0, 1.0, 0.9, 5.0, WER_WORDS, 5.0, 5.0, [], 0.5)
     return dataclasses.replace(whole, **changed)
 
 
@@ -188,6 +188,7 @@ def outcome(count: int, **changed) -> Outcome:
         ({"final_p95_ms": 1001.0}, "p95 final latency was 1,001 ms"),
         ({"backlog_seconds": 3.1}, "backlog reached 3.1 s"),
         ({"wer": 5.11}, "WER was 5.11%, of one stream alone 5.00%"),
+        ({"wer": 5.11, "words": WER_WORDS - 1}, None),
         ({"wer": 4.0}, None),
         ({"updates": 0}, "no update was seen"),
         ({"errors": ["TimeoutError: no answer"]}, "1 streams failed: TimeoutError: no answer"),
@@ -196,6 +197,25 @@ def outcome(count: int, **changed) -> Outcome:
 def test_every_part_of_the_rule_is_judged(changed, said):
     broken = judge(outcome(4, **changed))
     assert broken == [] if said is None else len(broken) == 1 and broken[0].startswith(said)
+
+
+def test_word_error_rates_are_judged_over_all_trials_of_as_many_streams():
+    half = WER_WORDS // 2
+    worse, better = outcome(4, words=half, wer=5.3), outcome(4, words=half, wer=4.8)
+    assert not worse.broken and not pooled([worse, better]).broken
+    assert pooled([worse, better]).wer == pytest.approx(5.05)
+    assert "WER was 5.30%" in pooled([worse, worse]).broken[0]
+
+
+def test_a_search_goes_on_until_there_are_words_enough():
+    tried = []
+
+    def try_streams(asked: Trial) -> Outcome:
+        tried.append(asked)
+        return outcome(asked.streams, words=WER_WORDS // 4, broken=[] if asked.streams <= 2 else ["too many"])
+
+    streams.search(Trial("in process", 0, 40.0, 1000.0, "", "", ""), 2, 1, 120.0, try_streams, lambda line: None)
+    assert sum(each.streams == 2 for each in tried) == 4
 
 
 def test_the_gateway_benchmark_counts_every_message(tmp_path, capsys, monkeypatch):

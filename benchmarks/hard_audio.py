@@ -1,0 +1,73 @@
+"""Recordings made harder to hear: telephones, rooms, noise, bad levels, hurried and slow speakers."""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from benchmarks.file_sets import noise
+from benchmarks.speech_sets import Change
+from runtime.audio import SAMPLE_RATE
+
+TELEPHONE_RATE = 8_000
+MU = 255.0  # ITU-T G.711
+NOISE_EXPONENT = 1.0  # 1/f: a room with a fan in it
+SNRS_DB = (20, 10, 5, 0)
+FAST, SLOW = 1.25, 0.8
+
+
+def telephone(samples: np.ndarray, chance: np.random.Generator) -> np.ndarray:
+    """8 kHz, mu-law (G.711's curve), and back."""
+    narrow = np.clip(resampled(samples, len(samples) * TELEPHONE_RATE // SAMPLE_RATE), -1, 1)
+    code = np.rint(np.sign(narrow) * np.log1p(MU * np.abs(narrow)) / np.log1p(MU) * 127) / 127
+    heard = np.sign(code) * np.expm1(np.abs(code) * np.log1p(MU)) / MU
+    return resampled(heard, len(samples))
+
+
+def in_a_room(rooms: Sequence[np.ndarray], samples: np.ndarray, chance: np.random.Generator) -> np.ndarray:
+    """At the level it had."""
+    room = rooms[int(chance.integers(len(rooms)))]
+    length = len(samples) + len(room)
+    heard = np.fft.irfft(np.fft.rfft(samples, length) * np.fft.rfft(room, length), length)[: len(samples) + SAMPLE_RATE // 2]
+    return heard * rms(samples) / max(1e-9, rms(heard[: len(samples)]))
+
+
+def noisy(snr_db: float, samples: np.ndarray, chance: np.random.Generator) -> np.ndarray:
+    return samples + noise(len(samples), rms(samples) * 10 ** (-snr_db / 20), NOISE_EXPONENT, seed=int(chance.integers(2**31)))
+
+
+def scaled(gain_db: float, samples: np.ndarray, chance: np.random.Generator) -> np.ndarray:
+    return np.clip(samples * 10 ** (gain_db / 20), -1, 1)
+
+
+def clipped(samples: np.ndarray, chance: np.random.Generator) -> np.ndarray:
+    """One sample in twenty is cut off, at half of full scale."""
+    return np.clip(samples / max(1e-9, float(np.quantile(np.abs(samples), 0.95))), -1, 1) / 2
+
+
+def at_speed(speed: float, samples: np.ndarray, chance: np.random.Generator) -> np.ndarray:
+    """Its pitch moves with it."""
+    return resampled(samples, round(len(samples) / speed))
+
+
+def resampled(samples: np.ndarray, length: int) -> np.ndarray:
+    """The same sound in so many samples, by its spectrum."""
+    return np.fft.irfft(np.fft.rfft(samples), length) * (length / len(samples))
+
+
+def rms(samples: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(samples**2)))
+
+
+def conditions(rooms: Sequence[np.ndarray]) -> dict[str, Change]:
+    """By name; a room only where impulse responses are given."""
+    by_name: dict[str, Callable[..., np.ndarray]] = {
+        "telephone": telephone,
+        **({"in a room": functools.partial(in_a_room, rooms)} if rooms else {}),
+        **{f"noise {snr_db} dB": functools.partial(noisy, snr_db) for snr_db in SNRS_DB},
+        "clipped": clipped,
+        "30 dB down": functools.partial(scaled, -30.0),
+        "fast": functools.partial(at_speed, FAST),
+        "slow": functools.partial(at_speed, SLOW),
+    }
+    return by_name
