@@ -70,8 +70,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--script", choices=(scripts.LATIN, scripts.ANY),
                         help="latin: never write letters of another script, as English checkpoints do where they understand "
                         f"nothing; default: latin for {' and '.join(checkpoint.PACKAGES)}, any for others")  # fmt: skip
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32",
-                        help="what to compute in. onnxruntime: fp16 and bf16 build fp32, int8 computes products in int8; "
+    parser.add_argument("--precision", choices=PRECISIONS,
+                        help="what to compute in; default: fp16 for a GPU, int8 for a processor with VNNI, else fp32. "
+                        "onnxruntime: fp16 and bf16 build fp32, int8 computes products in int8; "
                         "tensorrt: int8 is int8 weights in fp16 arithmetic; torch: no int8")  # fmt: skip
     parser.add_argument("--target", choices=("auto", *selection.TARGETS), default="auto",
                         help="auto: tensorrt where a GPU and a TensorRT package are present, torch where there is a GPU and "
@@ -92,13 +93,12 @@ def build(arguments: argparse.Namespace, console: Console) -> Path:
     """Build as asked; the finished directory replaces an older one at once or not at all. Returns it."""
     target = selection.detect_target(arguments.flavour) if arguments.target == "auto" else arguments.target
     target_module = importlib.import_module(TARGET_MODULES[target])
-    if arguments.precision not in target_module.PRECISIONS:
-        raise BuildError(
-            f"the {target} target does not compute {arguments.precision}; it has {', '.join(target_module.PRECISIONS)}"
-        )
-    precision = target_module.PRECISIONS[arguments.precision]
-    if precision != arguments.precision:
-        console.print(f"the {target} target computes {arguments.precision} in {precision}: building {precision}", highlight=False)
+    asked = arguments.precision or selection.default_precision(target)
+    if asked not in target_module.PRECISIONS:
+        raise BuildError(f"the {target} target does not compute {asked}; it has {', '.join(target_module.PRECISIONS)}")
+    precision = target_module.PRECISIONS[asked]
+    if precision != asked:
+        console.print(f"the {target} target computes {asked} in {precision}: building {precision}", highlight=False)
     options = BuildOptions(
         arguments.model,
         target,

@@ -91,7 +91,7 @@ class Model(Group):
     model_id: str = Field("UsefulSensors/moonshine-base", min_length=1, alias="MOONSHINE_MODEL_ID")
     """Model to serve: the name that its engine was built with."""
     precision: Literal["fp16", "bf16", "fp32", "int8"] | None = Field(None, alias="MOONSHINE_PRECISION")
-    """Precision of the engine. Unset: fp16 on a GPU, fp32 on a CPU. int8 on a CPU needs VNNI.
+    """Precision of the engine. Unset: fp16 on a GPU, int8 on a CPU with VNNI, fp32 on another.
     A CPU has `fp32` and `int8`; it runs `fp16` and `bf16` in fp32 and says so."""
     target: Literal["auto", "onnxruntime", "tensorrt", "torch"] = Field("auto", alias="ASR_TARGET")
     """What runs the engine. auto: tensorrt or torch where there is a GPU and the package, else onnxruntime."""

@@ -115,3 +115,19 @@ def test_an_engine_for_vnni_is_refused_without_it_and_built_anew(built, monkeypa
     if found.needs_exact_int8_sums:
         with pytest.raises(EngineDirectoryError, match="VNNI.*run: python engine_build/build.py"):
             selection.check(choice, 32)
+
+
+@pytest.mark.parametrize(
+    ("target", "flags", "precision"),
+    [
+        ("onnxruntime", "avx2 avx_vnni", "int8"),
+        ("onnxruntime", "avx2", "fp32"),
+        ("tensorrt", "avx2", "fp16"),
+        ("torch", "", "fp16"),
+    ],
+)
+def test_the_default_precision_is_the_fastest_that_costs_no_words(tmp_path, monkeypatch, target, flags, precision):
+    (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
+    monkeypatch.setattr(hardware, "CPU_INFO", tmp_path / "cpuinfo")
+    assert selection.default_precision(target) == precision
+    assert selection.choose(tmp_path, "owner/model", None, target).precision == precision
