@@ -15,7 +15,7 @@ DITHER_PERIOD_SAMPLES = 65_537  # a prime near 4 s, so that it never lines up wi
 DITHER = (np.random.default_rng(20_251).standard_normal(DITHER_PERIOD_SAMPLES) * DITHER_RMS).astype(np.float32)
 
 
-LEAST_OFFSET = 100  # of 32,768, -50 dB: what is below does no harm
+LEAST_OFFSET = 100  # of 32,768, -50 dB, at the loudness that is heard: what is below does no harm
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,12 @@ class Clip:
     stretches: tuple[tuple[int, int], ...] | None = None
     """Those that are heard, any DC offset taken out: of each, the position in the stream of the first sample and of the one
     behind the last. None: all of it, as it is."""
+    gain: float = 1.0
+    """How many times as loud as it came it is heard."""
+    quiet_before: int = 0
+    """Samples of silence that are heard before it,"""
+    quiet_behind: int = 0
+    """and behind it."""
 
     @functools.cached_property
     def samples(self) -> np.ndarray:
@@ -36,19 +42,28 @@ class Clip:
         if self.stretches is None:
             return self.pcm
         heard = [self.pcm[first - self.position : last - self.position] for first, last in self.stretches]
-        return without_offset(np.concatenate(heard) if len(heard) > 1 else heard[0])
+        loud = amplified(np.concatenate(heard) if len(heard) > 1 else heard[0], self.gain)
+        return np.pad(loud, (self.quiet_before, self.quiet_behind)) if self.quiet_before or self.quiet_behind else loud
+
+    @property
+    def dither_position(self) -> int:
+        """Of the first sample that is heard, within the stream; silence before it may reach back before the stream's start."""
+        return (self.stretches[0][0] if self.stretches else self.position) - self.quiet_before
 
     @property
     def seconds(self) -> float:
         return len(self.samples) / SAMPLE_RATE
 
 
-def without_offset(samples: np.ndarray) -> np.ndarray:
-    """int16 samples around zero: an offset makes Moonshine hear words in silence and mishear those there are."""
+def amplified(samples: np.ndarray, gain: float) -> np.ndarray:
+    """int16 samples around zero, `gain` times as loud: an offset makes Moonshine hear words in silence and mishear those there
+    are."""
     offset = round(float(samples.mean())) if len(samples) else 0
-    if abs(offset) < LEAST_OFFSET:
+    if abs(offset) * gain < LEAST_OFFSET:
+        offset = 0
+    if not offset and gain == 1:
         return samples
-    return np.clip(samples.astype(np.int32) - offset, -32_768, 32_767).astype(np.int16)
+    return np.clip(np.rint((samples - np.float32(offset)) * np.float32(gain)), -32_768, 32_767).astype(np.int16)
 
 
 def count_frames(samples: int) -> int:
@@ -61,7 +76,7 @@ def count_frames(samples: int) -> int:
 def to_float(clip: Clip) -> np.ndarray:
     """float32 (max(samples, MIN_SAMPLES),) in [-1, 1], dithered by position in the stream; short clips end in dither alone."""
     length = max(len(clip.samples), MIN_SAMPLES)
-    audio = dither(clip.position, length)
+    audio = dither(clip.dither_position, length)
     audio[: len(clip.samples)] += clip.samples * np.float32(1 / 32_768)
     return audio
 

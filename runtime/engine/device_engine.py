@@ -149,7 +149,7 @@ class DeviceEngine(Engine):
         for index, (slot, clip) in enumerate(rows):
             count = len(clip.samples)
             request["lengths"][index] = max(count, MIN_SAMPLES)  # a short clip ends in dither alone
-            request["positions"][index] = clip.position % DITHER_PERIOD_SAMPLES
+            request["positions"][index] = clip.dither_position % DITHER_PERIOD_SAMPLES
             request["slots"][index] = slot
             request["pcm"][index, :count] = clip.samples
             request["pcm"][index, count:MIN_SAMPLES] = 0

@@ -284,4 +284,4 @@ def result_of(job: Job, now: float, error: EngineError | None = None) -> Result:
         passes=decoding.passes,
         single_steps=decoding.single_steps,
     )
-    return Result(job.request, tuple(decoding.tokens), tuple(decoding.log_probs), looped=decoding.looped, timings=timings)
+    return Result(job.request, tuple(decoding.tokens), tuple(decoding.log_probs), cut_short=decoding.cut_short, timings=timings)

@@ -7,10 +7,6 @@ draft is offered again behind it. The result is what greedy decoding one token a
 
 from collections.abc import Sequence
 
-LOOP_REPEATS = 5  # of a phrase in a row, and at least
-LOOP_TOKENS = 12  # tokens in all, are a loop and not speech: nobody says "no" twelve times or five words five times over
-LOOP_PHRASE_TOKENS = 8  # longest phrase looked for
-
 LOOK_AROUND_TOKENS = 12  # how far from its place a corrected token is looked for in the rest of the draft
 
 
@@ -26,8 +22,8 @@ class Decoding:
         self.done = False
         self.passes = 0
         self.single_steps = 0
-        self.looped = False
-        """Was it stopped because it had begun to repeat itself?"""
+        self.cut_short = False
+        """Did it reach the longest result there may be, without an end?"""
         self._draft = list(draft[:max_tokens])
         self._forced = min(forced, max_tokens)
         self._max_tokens = max_tokens
@@ -67,25 +63,14 @@ class Decoding:
             self.tokens.append(int(choice))
             self.log_probs.append(float(log_prob))
             self._last = int(choice)
-            self._stop_loop()
-            if self.done or len(self.tokens) >= self._max_tokens:
-                self.done = True
+            if len(self.tokens) >= self._max_tokens:
+                self.done = self.cut_short = True
                 return
             if offered is None or choice != offered:
                 self._realign(int(choice))
                 return
             self._next += 1
             self._matched = self._next
-
-    def _stop_loop(self) -> None:
-        """End a result that goes round in circles; the phrase is kept once, and what was forced whole."""
-        phrase = loop_phrase(self.tokens)
-        if phrase is None or len(self.tokens) <= self._forced:
-            return
-        length, repeats = phrase
-        kept = max(self._forced, len(self.tokens) - length * (repeats - 1))
-        del self.tokens[kept:], self.log_probs[kept:]
-        self.looped = self.done = True
 
     def _realign(self, choice: int) -> None:
         """Find where the draft goes on after a token it did not have here, and offer it from there.
@@ -99,13 +84,3 @@ class Decoding:
             self._matched = self._next
         else:
             self._next = min(self._next + 1, len(self._draft))
-
-
-def loop_phrase(tokens: Sequence[int]) -> tuple[int, int] | None:
-    """Length and number of repeats of the phrase that the tokens end in, if it is a loop."""
-    for length in range(1, LOOP_PHRASE_TOKENS + 1):
-        needed = max(LOOP_REPEATS, -(-LOOP_TOKENS // length))
-        tail = tokens[-length * needed :]
-        if len(tail) == length * needed and all(tail[index] == tail[index % length] for index in range(length, len(tail))):
-            return length, needed
-    return None

@@ -59,6 +59,9 @@ class Audio(msgspec.Struct, frozen=True, kw_only=True):
     """Position of the first new sample: where the audio sent before ended, or the start."""
     new_pcm: bytes
     stretches: tuple[tuple[int, int], ...] | None
+    gain: float
+    quiet_before: int
+    quiet_behind: int
 
 
 class Transcribe(msgspec.Struct, frozen=True, tag=True):
@@ -85,7 +88,7 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True):
 
     tokens: tuple[int, ...]
     log_probs: tuple[float, ...]
-    looped: bool
+    cut_short: bool
     first_frames: tuple[int, ...] | None
     timings: Timings
     error: tuple[str, str] | None
@@ -119,7 +122,8 @@ class SentAudio:
         new_from = max(self._until, clip.position)
         self._until = max(self._until, end)
         new_pcm = clip.pcm[new_from - clip.position :].tobytes()
-        audio = Audio(start=clip.position, end=end, new_from=new_from, new_pcm=new_pcm, stretches=clip.stretches)
+        heard = fields_of(clip, "pcm", "position")
+        audio = Audio(start=clip.position, end=end, new_from=new_from, new_pcm=new_pcm, **heard)
         return Transcribe(Asked(**fields_of(request, "clip")), audio)
 
 
@@ -138,7 +142,7 @@ class HeldAudio:
             raise ValueError(f"audio up to {end} is here, and what comes begins at {audio.new_from}")
         self._pcm += audio.new_pcm
         pcm = np.frombuffer(bytes(self._pcm[: (audio.end - self._start) * 2]), np.int16)
-        return Clip(pcm, audio.start, audio.stretches)
+        return Clip(pcm, audio.start, audio.stretches, audio.gain, audio.quiet_before, audio.quiet_behind)
 
     def _drop_before(self, start: int) -> None:
         held = len(self._pcm) // 2
@@ -146,7 +150,7 @@ class HeldAudio:
         self._start = start
 
 
-def fields_of(value: Request | Result, *left_out: str) -> dict[str, Any]:
+def fields_of(value: Request | Result | Clip, *left_out: str) -> dict[str, Any]:
     """Its fields by name, not converted."""
     return {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.name not in left_out}
 

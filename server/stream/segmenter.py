@@ -11,7 +11,6 @@ Within a segment, a pause is heard as a short one: of a longer stretch of backgr
 That costs the model nothing, its time less, and keeps two halves of a sentence together over a speaker's thinking.
 """
 
-import collections
 import enum
 import itertools
 from collections.abc import Iterator, Sequence
@@ -19,18 +18,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from runtime.audio import SAMPLE_RATE, Clip
+from runtime.audio import Clip
+from server.stream.edges import TAIL_SAMPLES, Lead
+from server.stream.loudness import LEVEL_SAMPLES, LEVELS_PER_SECOND, Loudness, levels_of
 
-LEVEL_SAMPLES = 320  # one level each 20 ms
-LEVELS_PER_SECOND = SAMPLE_RATE // LEVEL_SAMPLES
 BLOCK_LEVELS = 5  # levels are taken in blocks of 100 ms: one numpy call instead of five
-
-QUIETEST_DB = -65.0  # of full scale; whatever is below this counts as the background's lowest level
-QUIET_MARGIN_DB = 7.0  # above the background, still quiet
-FALL = 0.3  # the background level follows the audio down by this share of the distance with every level,
-RISE_DB = 3.0 / LEVELS_PER_SECOND  # up by 3 dB a second,
-STEADY_LEVELS = int(0.4 * LEVELS_PER_SECOND)  # and at once to a level that has lasted for 0.4 s
-STEADY_DB = 1.2  # with a standard deviation below this: noise and hum are steady, speech never is for so long
 ONSET_LEVELS = 2  # this many loud levels in a row are the beginning of sound
 
 LEAD_SECONDS = 0.4  # of quiet kept before sound
@@ -41,6 +33,9 @@ HEARD_PAUSE_SECONDS = 0.6  # of a longer pause, this much is heard: half at each
 HEARD_PAUSE_LEVELS = int(HEARD_PAUSE_SECONDS * LEVELS_PER_SECOND)
 NEAR_LEVELS = 6  # 120 ms
 BETWEEN_WORDS_LEVELS = 4  # 80 ms: the closure before a p or t is shorter
+
+
+INTERIM_TAIL = TAIL_SAMPLES
 
 
 class CutKind(enum.Enum):
@@ -71,9 +66,9 @@ class Segmenter:
         self._pcm = bytearray()  # from self.start on
         self._levels: list[float] = []  # dB of full scale, from self.start on; may end some 100 ms before the audio
         self._loud: list[bool] = []  # the same levels, held against the background at their time
+        self._gains_db: list[float] = []  # what the speaker was to be raised by, as of each of these levels
         self._loud_until = 0  # the level behind the last loud one
-        self._background_db = QUIETEST_DB
-        self._recent = RecentLevels()
+        self._loudness = Loudness()
         self.start = 0
         """Position of the open segment's first sample in the stream; a multiple of LEVEL_SAMPLES."""
         self._open()
@@ -105,7 +100,7 @@ class Segmenter:
         """Is nothing loud from there to the end, the newest samples included that have no level yet?"""
         samples = np.frombuffer(self._pcm, np.int16, offset=(max(position, self.start) - self.start) * 2)
         whole = np.resize(samples, -(-len(samples) // LEVEL_SAMPLES) * LEVEL_SAMPLES)  # filled up with its own beginning
-        return bool((levels_of(whole) <= self._background_db + QUIET_MARGIN_DB).all())
+        return bool((levels_of(whole) <= self._loudness.quiet_db).all())
 
     def append(self, pcm: bytes) -> None:
         """pcm: PCM16 mono little-endian, whole samples."""
@@ -120,13 +115,43 @@ class Segmenter:
         return self._cut
 
     def clip(self, end: int) -> Clip:
-        """The open segment's audio up to position `end`, the middle of long pauses and any DC offset left out."""
+        """The open segment's audio up to position `end`, raised to a common loudness, the middle of long pauses left out."""
+        return self._clip(end, self.heard(end))
+
+    def clip_so_far(self, end: int) -> Clip:
+        """The same with silence where less than TAIL_SAMPLES of quiet lie behind the last sound."""
+        return self._clip(end, self.heard(end), 0, max(0, self.sound(end)[1] + INTERIM_TAIL - end))
+
+    def clip_between(self, end: int, lead: Lead) -> Clip:
+        """The same with so much quiet before the first sound, and TAIL_SAMPLES of it behind the last."""
+        first, last = self.sound(end)
+        begin = first - lead if lead is not None else self.start
+        finish = last + TAIL_SAMPLES
+        stretches = [(max(left, begin), min(right, finish)) for left, right in self.heard(end) if right > begin and left < finish]
+        return self._clip(end, stretches, max(0, self.start - begin), max(0, finish - end))
+
+    def _clip(self, end: int, stretches: Sequence[tuple[int, int]], quiet_before: int = 0, quiet_behind: int = 0) -> Clip:
         with memoryview(self._pcm) as pcm:
             samples = np.frombuffer(bytes(pcm[: (end - self.start) * 2]), np.int16)
-        return Clip(samples, self.start, tuple(self.heard(end)))
+        return Clip(samples, self.start, tuple(stretches), self._gain(end), quiet_before, quiet_behind)
+
+    def _gain(self, end: int) -> float:
+        """As of the last level before position `end`, whenever it is asked for: a repeat hears what the first one heard."""
+        levels = self._gains_db[: (end - self.start) // LEVEL_SAMPLES]
+        return float(10 ** (levels[-1] / 20)) if levels else 1.0
+
+    def sound(self, end: int) -> tuple[int, int]:
+        """Positions of the first sound in the open segment before position `end`, and behind the last; all of it where there is
+        none."""
+        loud = self._loud[: -(-(end - self.start) // LEVEL_SAMPLES)]
+        if True not in loud:
+            return self.start, end
+        first, last = self._position_of(loud.index(True)), self._position_of(len(loud) - loud[::-1].index(True))
+        measured = self._position_of(len(loud))
+        return first, end if measured < end and not self.is_quiet_from(measured) else min(end, last)
 
     def heard(self, end: int) -> list[tuple[int, int]]:
-        """The stretches that clip(end) consists of: position of the first sample, and the one behind the last."""
+        """The stretches that clip(end) consists of: of each, the position of the first sample and of the one behind the last."""
         stretches, begin = [], self.start
         for first, last in quiet_stretches(self._loud[: (end - self.start) // LEVEL_SAMPLES]):
             if last - first > HEARD_PAUSE_LEVELS:
@@ -150,7 +175,7 @@ class Segmenter:
         """Close the open segment at `position`; the next one begins there."""
         assert self.start <= position <= self.end, f"cut at {position} outside {self.start}..{self.end}"
         levels = min(-(-(position - self.start) // LEVEL_SAMPLES), len(self._levels))
-        del self._pcm[: (position - self.start) * 2], self._levels[:levels], self._loud[:levels]
+        del self._pcm[: (position - self.start) * 2], self._levels[:levels], self._loud[:levels], self._gains_db[:levels]
         self._loud_until = max(0, self._loud_until - levels)
         self.start = position
         self._open()
@@ -169,19 +194,10 @@ class Segmenter:
         pcm = np.frombuffer(self._pcm, np.int16, count * LEVEL_SAMPLES, offset=measured * 2)
         for level in levels_of(pcm).tolist():
             self._levels.append(level)
-            self._loud.append(level > self._background_db + QUIET_MARGIN_DB)
+            self._loud.append(self._loudness.is_sound(level))
+            self._gains_db.append(self._loudness.gain_db)
             if self._loud[-1]:
                 self._loud_until = len(self._loud)
-            self._follow_background(level)
-
-    def _follow_background(self, level: float) -> None:
-        self._recent.append(level)
-        if level < self._background_db:
-            self._background_db += FALL * (level - self._background_db)
-        elif self._recent.are_steady:
-            self._background_db = self._recent.mean
-        else:
-            self._background_db = min(level, self._background_db + RISE_DB)
 
     def _scan(self, index: int) -> Cut | None:
         """Look at one more level of the open segment."""
@@ -228,40 +244,6 @@ class Segmenter:
             power[~near] = np.inf
         # The last of equals: the longer segment gives the model more to go by.
         return self._position_of(int(middles[len(power) - 1 - int(np.argmin(power[::-1]))]))
-
-
-class RecentLevels:
-    """Mean and variance of the newest STEADY_LEVELS levels, by running sums: every level passes through here."""
-
-    def __init__(self) -> None:
-        self._levels: collections.deque[float] = collections.deque([0.0] * STEADY_LEVELS)
-        self._count = 0
-        self._sum = self._squares = 0.0
-
-    def append(self, level: float) -> None:
-        oldest = self._levels.popleft()
-        self._levels.append(level)
-        self._count += 1
-        self._sum += level - oldest
-        self._squares += level * level - oldest * oldest
-
-    @property
-    def mean(self) -> float:
-        return self._sum / STEADY_LEVELS
-
-    @property
-    def are_steady(self) -> bool:
-        return self._count >= STEADY_LEVELS and self._squares / STEADY_LEVELS - self.mean**2 < STEADY_DB**2
-
-
-def levels_of(pcm: np.ndarray) -> np.ndarray:
-    """dB of full scale of each LEVEL_SAMPLES of int16 samples around their mean, for a DC offset is no sound; at least
-    QUIETEST_DB."""
-    samples = pcm.reshape(-1, LEVEL_SAMPLES).astype(np.float64)  # exact sums, so that a large offset hides no faint sound
-    mean = np.add.reduce(samples, axis=1) / LEVEL_SAMPLES
-    power = np.einsum("ij,ij->i", samples, samples) / LEVEL_SAMPLES - mean * mean
-    levels: np.ndarray = np.maximum(10 * np.log10(power / 32_768**2 + 1e-12), QUIETEST_DB)
-    return levels
 
 
 def pause_levels(heard_levels: int) -> float:

@@ -10,13 +10,15 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from runtime.audio import SAMPLE_RATE
+from runtime.audio import SAMPLE_RATE, Clip
 from runtime.exceptions import EngineStopped, RequestCancelled
 from runtime.scheduler.requests import Priority, Request, Result
 from runtime.tokenizer import Tokenizer
 from server.errors import Code
 from server.settings import SessionLimits
-from server.stream.confidence import END_BIAS, is_speech
+from server.stream import attempts, edges
+from server.stream.attempts import Attempt
+from server.stream.confidence import DOUBTED_LOG_PROB, END_BIAS
 from server.stream.events import Event, Failed, Final, Update
 from server.stream.segmenter import Cut, CutKind, Segmenter
 from server.stream.transcript import NOTHING, Hypothesis, Transcript
@@ -46,6 +48,8 @@ class Outstanding:
     """Position behind its last sample."""
     cut: Cut | None
     """The cut it closes a segment at; None for an interim."""
+    attempts: tuple[Attempt, ...]
+    """What was heard in that segment before, with other edges."""
     complete_at: int | None
     """Position behind the last sound, if there is quiet enough behind it for the last word to be whole."""
     heard_at: float
@@ -175,12 +179,12 @@ class Stream:
             return
         segmenter, finishing = self._segmenter, self.state is State.FINISHING
         if cut := segmenter.find_cut():
-            self._request(cut.position, cut, Priority.FINAL if finishing else Priority.INTERIM)
+            self._request_segment(cut)
         elif finishing and self._has_nothing_to_add():
             self._commit(self._transcript.draft, segmenter.end, None, NOTHING)
             self._say_final(now)
         elif finishing and segmenter.end > segmenter.start:
-            self._request(segmenter.end, Cut(segmenter.end, CutKind.END), Priority.FINAL)
+            self._request_segment(Cut(segmenter.end, CutKind.END))
         elif finishing:
             self._say_final(now)
         elif not self._interim_is_due(now):
@@ -188,7 +192,7 @@ class Stream:
         else:
             late_seconds = 0.0 if self._due_at is None else now - self._due_at
             self._due_at, self._last_interim_at = None, now
-            self._request(segmenter.end, None, Priority.INTERIM, late_seconds=late_seconds)
+            self._request_interim(late_seconds)
 
     def _interim_is_due(self, now: float) -> bool:
         if not self._segmenter.has_sound or self._heard_it_all(ENOUGH_COMPLETE):
@@ -203,44 +207,67 @@ class Stream:
         return results >= times and loud_until == self._segmenter.loud_until
 
     def _has_nothing_to_add(self) -> bool:
-        """Can the last hypothesis be the final one? What came since is short and quiet, and words need no times."""
+        """Can the last hypothesis be the final one? It is believed, what came since is short and quiet, words need no times."""
         unheard = self._segmenter.end - self._transcribed_until
-        if self._words or unheard > MAX_UNHEARD_SECONDS * SAMPLE_RATE:
+        if self._words or unheard > MAX_UNHEARD_SECONDS * SAMPLE_RATE or self._transcript.newest.belief < DOUBTED_LOG_PROB:
             return False
         return self._heard_it_all() and self._segmenter.is_quiet_from(self._transcribed_until)
 
-    def _request(self, end: int, cut: Cut | None, priority: Priority, is_retry: bool = False, late_seconds: float = 0.0) -> None:
-        loud_until = self._segmenter.loud_until
-        unheard = end - max(self._transcribed_until, self._segmenter.start)
+    def _request_interim(self, late_seconds: float) -> None:
+        end, transcript = self._segmenter.end, self._transcript
+        unheard_seconds = (end - max(self._transcribed_until, self._segmenter.start)) / SAMPLE_RATE
         request = Request(
             request_id=next(request_ids),
             stream_id=self.stream_id,
-            clip=self._segmenter.clip(end),
-            unheard_seconds=unheard / SAMPLE_RATE if cut is None and self._transcript.draft else None,
-            is_retry=is_retry,
-            draft=self._transcript.draft,
-            forced=self._transcript.forced,
-            priority=priority,
+            clip=self._segmenter.clip_so_far(end),
+            unheard_seconds=unheard_seconds if transcript.draft else None,
+            draft=transcript.draft,
+            forced=transcript.forced,
             end_bias=END_BIAS,
-            align=cut is not None and (self._words or cut.kind is CutKind.LENGTH),
         )
+        self._ask(request, end, None, (), late_seconds)
+
+    def _request_segment(self, cut: Cut, before: tuple[Attempt, ...] = ()) -> None:
+        """before: what was heard in it already, with other edges."""
+        draft = self._transcript.draft
+        if before and not before[-1].ran_away and len(before[-1].result.tokens) >= self._transcript.forced:
+            draft = draft[: self._transcript.forced] + before[-1].result.tokens[self._transcript.forced :]
+        request = Request(
+            request_id=next(request_ids),
+            stream_id=self.stream_id,
+            clip=self._clip_of(cut, len(before)),
+            is_retry=bool(before),
+            draft=draft,
+            forced=self._transcript.forced,
+            priority=Priority.FINAL if self.state is State.FINISHING else Priority.INTERIM,
+            end_bias=attempts.end_bias(before),
+            align=self._words or cut.kind is CutKind.LENGTH or bool(before),
+        )
+        self._ask(request, cut.position, cut, before)
+
+    def _clip_of(self, cut: Cut, attempt: int) -> Clip:
+        """A cut by length goes through what is said, and a quiet one has no edges."""
+        if cut.kind is CutKind.QUIET or (cut.kind is CutKind.LENGTH and not attempt):
+            return self._segmenter.clip(cut.position)
+        leads = self._leads(cut)
+        return self._segmenter.clip_between(cut.position, leads[min(attempt, len(leads) - 1)])
+
+    def _leads(self, cut: Cut) -> Sequence[edges.Lead]:
+        first, last = self._segmenter.sound(cut.position)
+        return edges.leads(last - first)
+
+    def _ask(self, request: Request, end: int, cut: Cut | None, before: tuple[Attempt, ...], late_seconds: float = 0.0) -> None:
+        loud_until = self._segmenter.loud_until
         complete_at = loud_until if end - loud_until >= COMPLETE_SECONDS * SAMPLE_RATE else None
-        self._outstanding = Outstanding(request, end, cut, complete_at, self._last_heard_at, late_seconds)
+        self._outstanding = Outstanding(request, end, cut, before, complete_at, self._last_heard_at, late_seconds)
         try:
             self._submit(request)
         except EngineStopped as exc:
             self.fail(Code.ENGINE_FAILED, str(exc))
 
-    def _is_speech(self, result: Result) -> bool:
-        """Is there anything in the result that the model believes itself? What was promised is kept regardless."""
-        if result.request.forced:
-            return True
-        return bool(result.tokens) and is_speech(result.log_probs, self._tokenizer.text(result.tokens))
-
     def _take_interim(self, result: Result, asked: Outstanding, now: float) -> None:
-        heard = Hypothesis(result.tokens, result.log_probs) if self._is_speech(result) else NOTHING
-        was_cut_short = result.looped or len(result.tokens) >= result.request.max_tokens
-        is_whole = asked.complete_at is not None and not was_cut_short and not self._transcript.has_lost_sight(heard.tokens)
+        heard = attempts.hypothesis_of(result, self._tokenizer)
+        is_whole = asked.complete_at is not None and not result.cut_short and not self._transcript.has_lost_sight(heard.tokens)
         self._transcript.update(heard, complete=is_whole)
         if is_whole and asked.complete_at is not None:
             loud_until, results = self._complete
@@ -248,26 +275,45 @@ class Stream:
         self._show(asked, now)
 
     def _take_segment(self, result: Result, asked: Outstanding, cut: Cut, now: float) -> None:
-        tokens = result.tokens if self._is_speech(result) else ()
-        if self._transcript.has_lost_sight(tokens) and not asked.request.is_retry:
-            self._transcript.keep_what_is_in_sight()
-            self._request(asked.end, cut, asked.request.priority, is_retry=True)
-            return
-        if tokens and cut.kind is CutKind.QUIET:
+        heard = (*asked.attempts, attempts.attempt_of(result, self._tokenizer, self._transcript.has_lost_sight))
+        if cut.kind is CutKind.QUIET and heard[-1].heard.tokens:
             # Words where nothing was loud: they may go on behind this cut, which was made for silence.
             self._segmenter.keep_open()
             self._take_interim(result, asked, now)
             return
-        spoken = self._locate(tokens, result.first_frames, cut.position) if tokens and result.first_frames else None
-        position, rest, count = cut.position, NOTHING, len(spoken.begins) - 1 if spoken else 0
-        if cut.kind is CutKind.LENGTH:
+        if self._may_be_heard_better(cut, heard):
+            self._request_segment(cut, heard)
+            return
+        best = max(heard, key=lambda attempt: attempt.rank)
+        if best.lost_sight and self._transcript.keep_what_is_in_sight():
+            self._request_segment(cut, heard)
+            return
+        self._close_segment(best, cut)
+        self._show(asked, now)
+
+    def _may_be_heard_better(self, cut: Cut, heard: Sequence[Attempt]) -> bool:
+        """Is the newest attempt doubted, and is there another to make? A cut by length is asked once more where it failed."""
+        newest, has_failed = heard[-1], heard[-1].ran_away or heard[-1].lost_sight or not heard[-1].heard.tokens
+        if cut.kind is CutKind.QUIET or len(heard) >= len(self._leads(cut)):
+            return False
+        return self._segmenter.has_sound and (has_failed if cut.kind is CutKind.LENGTH else newest.is_doubted)
+
+    def _close_segment(self, best: Attempt, cut: Cut) -> None:
+        """Commit what was heard, up to the cut, or up to where it can be trusted: the rest is asked for again."""
+        tokens, position, rest = best.heard.tokens, cut.position, NOTHING
+        spoken = self._locate(best, cut.position) if tokens and best.result.first_frames else None
+        count = len(spoken.begins) - 1 if spoken else 0
+        if spoken and best.ran_away:
+            count = spoken.whole_words(len(tokens))
+            position = spoken.end_of(count, default=cut.position)
+            tokens = tokens[: spoken.begins[count]]
+        elif cut.kind is CutKind.LENGTH:
             position = self._segmenter.place(cut, spoken.between_words if spoken else ())
             count = spoken.words_before(position) if spoken else 0
             end = spoken.begins[count] if spoken else 0
-            tokens, rest = tokens[:end], Hypothesis(tokens[end:], result.log_probs[end:])
+            tokens, rest = tokens[:end], Hypothesis(tokens[end:], best.heard.log_probs[end:])
         words = spoken.words(self._tokenizer, count, position) if spoken else ()
         self._commit(tokens, position, words if self._words else None, rest)
-        self._show(asked, now)
 
     def _commit(self, tokens: Sequence[int], position: int, words: tuple[Word, ...] | None, rest: Hypothesis) -> None:
         """Close the open segment at a position with these tokens; the rest of the hypothesis belongs to the next one."""
@@ -276,9 +322,10 @@ class Stream:
         self._segmenter.advance(position)
         self._complete = (0, 0)
 
-    def _locate(self, tokens: Sequence[int], first_frames: Sequence[int], end: int) -> TimedHypothesis:
-        heard, pauses = self._segmenter.heard(end), self._segmenter.pauses(end)
-        return locate(tokens, first_frames, self._tokenizer, heard, pauses)
+    def _locate(self, attempt: Attempt, end: int) -> TimedHypothesis:
+        result = attempt.result
+        frames, pauses = result.first_frames or (), self._segmenter.pauses(end)
+        return locate(result.tokens, frames, self._tokenizer, result.request.clip, pauses)
 
     def _show(self, asked: Outstanding, now: float) -> None:
         """Say an update if it says anything new; behind a finish the final does."""

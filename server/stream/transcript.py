@@ -1,5 +1,7 @@
 """Hypotheses into text: what is committed, what is stable, what still moves. Pure bookkeeping, no clock, no engine."""
 
+import dataclasses
+import difflib
 import itertools
 from collections import deque
 from collections.abc import Sequence
@@ -10,26 +12,36 @@ from server.stream.words import Word
 
 Span = tuple[int, int]
 """First token of a word and the one behind its last."""
+Followed = tuple[Span, int]
+"""A word, and how many follow it; a pause counts as one."""
 
-STABLE_RULES = ((1, -0.05), (1.5, -0.3), (2, -0.5), (4, -1.0))
-"""A word is stable when so many times the agreement asked for of hypotheses in a row have it and the same before it, none of them
-giving any of its tokens less than this log-probability: the more they believe it, the fewer are needed. Measured with
-agreement 2 at 0.5 s on 1,920 words (synthesised sentences, a third of them under noise of 10 to 15 dB SNR, and mid.wav): half of
-the words are stable 1.65 s after their end, and 3 of them were wrong by what later audio said; with -0.25 for two hypotheses 1.5
-s and 4 words. Any word after 4 hypotheses: 1.3 s and 16 words of 1,405; any two hypotheses: 1.1 s and 26. What is kept is also
-the first spelling: on the evaluation clips 6 words of 406 stay as they first came up ("19th", "you'll", "traveler")."""
+ANY = float("-inf")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What must be so of a word, and of all before it."""
+
+    hypotheses: float
+    """So many in a row have it,"""
+    least: float
+    """none of them gives any of its tokens less than this log-probability,"""
+    behind: int = 1
+    """and so many words follow it in the newest; a pause counts as one."""
+
+
+STABLE_RULES = (Rule(1, -0.05), Rule(1.5, -0.3), Rule(2, -0.5), Rule(4, -1.0), Rule(1, -0.3, behind=3), Rule(1.5, ANY, behind=8))
+"""A word is stable when one of these is met, hypotheses counted in units of the agreement asked for: the more the model believes
+it and the more it has heard behind it, the fewer are needed. Chosen on librispeech_train and the even clips of the other sets."""
 
 PUNCTUATION_LOG_PROB = -1.0
 """Asked of punctuation where more would be asked of a word. Without it mid.wav's words, between whose clauses a comma is as good
 as a full stop, are stable after 2.5 s instead of 1.8 s."""
 
-SHOWN_LOG_PROB = -0.35
-"""A word is shown once the model believes it this much and has begun the next one,"""
+SHOWN_RULES = (Rule(1, -0.5), Rule(2, -1.0, behind=0), Rule(2, ANY), Rule(1, ANY, behind=4))
+"""A word is in sight when one of these is met. Chosen like STABLE_RULES: showing all of every hypothesis gives a UPWR of 1.0."""
 
-AGREED_LOG_PROB = -1.0
-"""or once two hypotheses in a row have it and give it this much. What is shown is replaced when two in a row say otherwise, and
-alike. Measured as above: UPWR 0.20 and half of the words in sight 0.72 s after their end, where showing all of every hypothesis
-gives 1.44 and 0.41 s, and only what two agree on 0.24 and 0.98 s."""
+FEW_BEHIND = 3  # Words in sight are replaced where two hypotheses in a row say otherwise, and alike; three where so many follow
 
 
 FEW_WORDS, LOST_SHARE = 3, 3  # a final with less than a third of three or more words in sight has failed
@@ -46,12 +58,20 @@ class Segment:
     """None where they were not asked for."""
 
 
+NO_BELIEF = float("-inf")
+
+
 @dataclass(frozen=True)
 class Hypothesis:
     """What the model says of the open segment."""
 
     tokens: tuple[int, ...] = ()
     log_probs: tuple[float, ...] = ()
+
+    @property
+    def belief(self) -> float:
+        """The mean log-probability; of an empty hypothesis less than any."""
+        return sum(self.log_probs) / len(self.tokens) if self.tokens else NO_BELIEF
 
 
 NOTHING = Hypothesis()
@@ -69,7 +89,8 @@ class Transcript:
         if agreement < 2:
             raise ValueError(f"agreement {agreement}: at least 2 hypotheses are needed to agree")
         self._tokenizer = tokenizer
-        self._rules = [(round(times * agreement), least) for times, least in STABLE_RULES]
+        self._stable_rules = [dataclasses.replace(rule, hypotheses=round(rule.hypotheses * agreement)) for rule in STABLE_RULES]
+        self._most_hypotheses = max(round(rule.hypotheses) for rule in (*self._stable_rules, *SHOWN_RULES))
         self._committed = ""
         self.segments: list[Segment] = []
         self._open()
@@ -81,7 +102,7 @@ class Transcript:
         self.forced = 0
         """How many of the draft's tokens are stable."""
         self._shown: tuple[int, ...] = ()  # the tokens in sight
-        self._recent: deque[Hypothesis] = deque(maxlen=self._rules[-1][0])  # newest last
+        self._recent: deque[Hypothesis] = deque(maxlen=self._most_hypotheses)  # newest last
 
     @property
     def text(self) -> str:
@@ -101,9 +122,10 @@ class Transcript:
         self._recent.append(newest)
         self.draft = newest.tokens
         words = self._words(self.draft)
-        whole = words if complete else words[:-1]
-        self._confirm(whole)
-        self._show(words, whole)
+        behind = range(len(words) - 1 + complete, -1, -1)
+        followed = list(zip(words, behind, strict=False))
+        self._confirm(followed)
+        self._show(followed)
 
     def has_lost_sight(self, tokens: Sequence[int]) -> bool:
         """Has a final hypothesis so few words, beside those in sight, that it must have failed? Quiet does that to Moonshine.
@@ -113,9 +135,16 @@ class Transcript:
         in_sight = len(self._words(self._shown))
         return in_sight >= FEW_WORDS and LOST_SHARE * len(self._words(tokens)) < in_sight
 
-    def keep_what_is_in_sight(self) -> None:
-        """Make it stable, so that the next hypothesis has it."""
+    def keep_what_is_in_sight(self) -> bool:
+        """Make it stable, so that the next hypothesis has it; False where it is already."""
+        is_new = self.forced < len(self._shown)
         self.draft, self.forced = self._shown, len(self._shown)
+        return is_new
+
+    @property
+    def newest(self) -> Hypothesis:
+        """Of the open segment."""
+        return self._recent[-1] if self._recent else NOTHING
 
     def commit(self, tokens: Sequence[int], start_ms: int, end_ms: int, rest: Hypothesis = NOTHING,
                words: tuple[Word, ...] | None = None) -> None:  # fmt: skip
@@ -134,38 +163,58 @@ class Transcript:
         self.draft, self.forced = rest.tokens, stable
         self._shown = rest.tokens[: max([stable, *(end for _, end in self._words(rest.tokens)[: max(0, in_sight)])])]
 
-    def _confirm(self, whole: Sequence[Span]) -> None:
+    def _confirm(self, followed: Sequence[Followed]) -> None:
         """Make words stable, in order, as far as the rules go."""
-        for begin, end in whole:
-            if end > self.forced:
-                if not any(self._agreed(begin, end, count, least) for count, least in self._rules):
+        for word, behind in followed:
+            if word[1] > self.forced:
+                if not self._meets(self._stable_rules, word, behind):
                     return
-                self.forced = end
+                self.forced = word[1]
 
-    def _show(self, words: Sequence[Span], whole: Sequence[Span]) -> None:
-        """Decide what of the newest hypothesis is in sight."""
-        newest, kept = self.draft, common_prefix(self._shown, self.draft)
-        end = self.forced
-        for word in words:
-            if word[1] > end and not self._is_likely(word, word in whole):
+    def _show(self, followed: Sequence[Followed]) -> None:
+        """Decide what is in sight: the newest hypothesis as far as the rules go, in its own words where it goes on from those in
+        sight or they are contradicted, and else behind them."""
+        kept, end = common_prefix(self._shown, self.draft), self.forced
+        for word, behind in followed:
+            if word[1] > end and not self._meets(SHOWN_RULES, word, behind):
                 break
             end = max(end, word[1])
         if kept == len(self._shown):
-            self._shown = newest[: max(end, kept)]
-        elif self.forced > kept or self._is_contradicted(words, kept):
+            self._shown = self.draft[: max(end, kept)]
+        elif self.forced > kept or self._is_contradicted():
             # As many words as before stay in sight: a correction in the middle should not take away what is behind it.
-            before = len(self._words(self._shown))
-            self._shown = newest[: max([end, *(last for _, last in whole[:before])])]
+            before = self._words(self._shown)
+            self._shown = self.draft[: max([end, *(last for (_, last), behind in followed[: len(before)] if behind)])]
+        else:
+            self._shown += self._news(self.draft[:end])
 
-    def _is_likely(self, word: Span, is_whole: bool) -> bool:
-        return (is_whole and self._agreed(*word, 1, SHOWN_LOG_PROB)) or self._agreed(*word, 2, AGREED_LOG_PROB)
+    def _news(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
+        """What of them goes beyond the words in sight, from the last word on that both have."""
+        in_sight, newest = self._spelled(self._shown), self._spelled(tokens)
+        *_, last, _ = [difflib.Match(0, 0, 0), *difflib.SequenceMatcher(None, in_sight, newest, False).get_matching_blocks()]
+        begin = last.b + len(in_sight) - last.a
+        return tuple(token for first, end in self._words(tokens)[begin:] for token in tokens[first:end])
 
-    def _is_contradicted(self, words: Sequence[Span], kept: int) -> bool:
-        """Did the hypothesis before the newest leave what is in sight at the same place, and for the same word?"""
-        if len(self._recent) < 2 or common_prefix(self._shown, self._recent[-2].tokens) != kept:
-            return False
-        end = next((last for _, last in words if last > kept), kept)
-        return self._recent[-2].tokens[:end] == self.draft[:end]
+    def _spelled(self, tokens: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """Its words without punctuation."""
+        return [tuple(token for token in tokens[first:end] if not self._tokenizer.is_punctuation(token))
+                for first, end in self._words(tokens)]  # fmt: skip
+
+    def _is_contradicted(self) -> bool:
+        """Have the newest hypotheses left what is in sight at the same place, and for the same word?"""
+        ours, newest = self._split(self._shown), self._split(self.draft)
+        kept = common_prefix(ours, newest)
+        needed = 2 if len(ours) - kept < FEW_BEHIND else 3
+        recent = [self._split(each.tokens) for each in list(self._recent)[-needed:]]
+        return len(recent) == needed and all(
+            common_prefix(ours, words) == kept and words[: kept + 1] == newest[: kept + 1] for words in recent
+        )
+
+    def _split(self, tokens: tuple[int, ...]) -> list[tuple[int, ...]]:
+        return [tokens[first:end] for first, end in self._words(tokens)]
+
+    def _meets(self, rules: Sequence[Rule], word: Span, behind: int) -> bool:
+        return any(behind >= rule.behind and self._agreed(*word, round(rule.hypotheses), rule.least) for rule in rules)
 
     def _agreed(self, begin: int, end: int, count: int, least: float) -> bool:
         """Do the newest `count` hypotheses have this word and all before it, and give its tokens at least so much?"""

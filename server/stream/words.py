@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from runtime.audio import SAMPLE_RATE, SAMPLES_PER_FRAME
+from runtime.audio import SAMPLE_RATE, SAMPLES_PER_FRAME, Clip
 from runtime.tokenizer import Tokenizer
 
 LAG_SAMPLES = SAMPLE_RATE * 20 // 1000  # by which attention comes late (measured: the median, where no pause helps)
@@ -51,6 +51,15 @@ class TimedHypothesis:
         middles = self._middles
         return min(range(len(middles)), key=lambda index: abs(middles[index] - position))
 
+    def whole_words(self, tokens: int) -> int:
+        """How many words lie within the first `tokens` tokens."""
+        return bisect.bisect_right(self.begins, tokens) - 1
+
+    def end_of(self, count: int, default: int) -> int:
+        """A position behind the first `count` words; the default where that is not behind the first word's beginning."""
+        position = self._middles[count]
+        return position if self.gaps[0][1] < position < default else default
+
     def words(self, tokenizer: Tokenizer, count: int, end: int) -> tuple[Word, ...]:
         """The first `count` words with their times, in order, without overlap and before position `end`."""
         words = []
@@ -61,16 +70,20 @@ class TimedHypothesis:
         return tuple(words)
 
 
-def locate(tokens: Sequence[int], first_frames: Sequence[int], tokenizer: Tokenizer, heard: Sequence[Stretch],
+def locate(tokens: Sequence[int], first_frames: Sequence[int], tokenizer: Tokenizer, clip: Clip,
            pauses: Sequence[Stretch]) -> TimedHypothesis:  # fmt: skip
-    """Where the words of a hypothesis were spoken.
+    """Where the words of a hypothesis of the clip were spoken.
 
-    first_frames: of each token in the clip, and the one behind the last. heard: the stretches of the stream that the clip
-    consists of. pauses: the quiet stretches of the stream there.
+    first_frames: of each token in the clip, and the one behind the last. pauses: the quiet stretches of the stream there.
     """
+    heard = clip.stretches or ((clip.position, clip.position + len(clip.pcm)),)
+
+    def position(frame: int, lag: int = 0, is_end: bool = False) -> int:
+        return stream_position(heard, max(0, frame * SAMPLES_PER_FRAME - lag - clip.quiet_before), is_end)
+
     begins = [index for index, token in enumerate(tokens) if index == 0 or tokenizer.starts_word(token)]
-    limits = [stream_position(heard, max(0, first_frames[index] * SAMPLES_PER_FRAME - LAG_SAMPLES)) for index in begins]
-    limits.append(stream_position(heard, first_frames[-1] * SAMPLES_PER_FRAME, is_end=True))
+    limits = [position(first_frames[index], LAG_SAMPLES) for index in begins]
+    limits.append(position(first_frames[-1], is_end=True))
     return TimedHypothesis(tuple(tokens), [*begins, len(tokens)], fit_pauses(limits, pauses))
 
 

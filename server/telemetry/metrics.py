@@ -80,9 +80,11 @@ class Metrics(Observer):
             multiprocess_mode="livesum",
         )
         self.recovered_total = Counter(
-            "asr_segments_recovered_total", "Segments asked for again because words in sight were lost", registry=registry
+            "asr_segments_recovered_total", "Segments asked for again because their text was doubted", registry=registry
         )
-        self.loops_total = Counter("asr_loops_stopped_total", "Hypotheses stopped for repeating themselves", registry=registry)
+        self.cut_short_total = Counter(
+            "asr_segments_cut_short_total", "Segments whose text reached the most that their audio can hold", registry=registry
+        )
         self.single_steps_total = Counter("asr_single_steps_total", "Passes that fed one token only", registry=registry)
 
     def watch(self, engine: Engine) -> None:
@@ -105,7 +107,7 @@ class Metrics(Observer):
         if result.error is None:
             self.queue_seconds.labels(priority).observe(result.timings.queue_ms / 1000)
             self.passes.observe(result.timings.passes)
-            self.loops_total.inc(result.looped)
+            self.cut_short_total.inc(result.cut_short and result.request.unheard_seconds is None)
             self.recovered_total.inc(result.request.is_retry)
             self.single_steps_total.inc(result.timings.single_steps)
 

@@ -9,6 +9,7 @@ import signal
 import time
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -59,7 +60,15 @@ REQUESTS = st.builds(
     Request,
     request_id=st.integers(0, 2**40),
     stream_id=st.text(),
-    clip=st.just(Clip(np.arange(320, dtype=np.int16), 640, ((640, 800), (900, 960)))),
+    clip=st.builds(
+        Clip,
+        pcm=st.just(np.arange(320, dtype=np.int16)),
+        position=st.just(640),
+        stretches=st.none() | st.just(((640, 800), (900, 960))),
+        gain=st.floats(1, 100),
+        quiet_before=st.integers(0, 9_999),
+        quiet_behind=st.integers(0, 9_999),
+    ),
     draft=TOKENS,
     forced=st.just(0),
     priority=st.sampled_from(Priority),
@@ -75,7 +84,7 @@ RESULTS = st.builds(
     tokens=TOKENS,
     log_probs=st.lists(st.floats(-20, 0), max_size=8).map(tuple),
     error=st.none() | ERRORS,
-    looped=st.booleans(),
+    cut_short=st.booleans(),
     first_frames=st.none() | TOKENS,
     timings=st.builds(Timings, SECONDS, SECONDS, st.integers(0, 99), st.integers(0, 99)),
 )
@@ -86,7 +95,7 @@ def as_fields(value: Request | Result) -> dict[str, object]:
     fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Request):
         clip = fields.pop("clip")
-        fields |= {"pcm": clip.pcm.tolist(), "position": clip.position, "stretches": clip.stretches}
+        fields |= {field.name: getattr(clip, field.name) for field in dataclasses.fields(clip)} | {"pcm": clip.pcm.tolist()}
     else:
         fields["error"] = (type(value.error), str(value.error))
     return fields
@@ -108,7 +117,8 @@ def test_every_field_of_a_result_survives_the_crossing(result):
 
 
 def test_audio_that_is_missing_is_noticed():
-    audio = messages.Audio(start=0, end=640, new_from=320, new_pcm=bytes(640), stretches=None)
+    message = SentAudio().message_for(Request(1, "s", Clip(np.zeros(640, np.int16))))
+    audio = msgspec.structs.replace(message.audio, new_from=320)
     with pytest.raises(ValueError, match="audio up to 0 is here, and what comes begins at 320"):
         HeldAudio().clip_of(audio)
 

@@ -97,17 +97,36 @@ def test_a_word_is_shown_when_it_is_believed_or_heard_twice():
     doubted = make()
     assert hear(doubted, "▁the ▁cat ▁sat", log_prob=-0.8) == ""
     assert hear(doubted, "▁the ▁cat ▁sat", log_prob=-0.8) == "the cat sat"
-    assert hear(make(), *["▁the ▁cat ▁sat"] * 3, log_prob=UNSURE) == ""
+    unsure = make()
+    assert hear(unsure, "▁the ▁cat ▁sat", log_prob=UNSURE) == ""
+    assert hear(unsure, "▁the ▁cat ▁sat", log_prob=UNSURE) == "the cat"
 
 
-def test_what_is_shown_stays_until_two_hypotheses_in_a_row_say_otherwise_and_alike():
+def test_a_doubted_word_is_shown_when_enough_words_follow_it():
+    assert hear(make(), "▁the ▁cat ▁sat ▁on ▁a ▁mat", log_prob=UNSURE) == "the cat"
+
+
+def test_a_doubted_word_is_stable_when_many_follow_it_in_several_hypotheses():
+    transcript, text = make(), "▁the ▁cat ▁sat ▁on ▁a ▁mat ▁the ▁cat ▁sat ▁on"
+    hear(transcript, *[text] * 2, log_prob=UNSURE)
+    assert transcript.stable == 0
+    hear(transcript, text, log_prob=UNSURE)
+    assert stable_text(transcript) == "the cat"
+
+
+def test_what_is_shown_stays_until_hypotheses_in_a_row_say_otherwise_and_alike():
     transcript = make()
     assert hear(transcript, "▁the ▁cat ▁sat ▁on ▁a") == "the cat sat on"
-    assert hear(transcript, "▁a ▁mat ▁sat ▁on ▁a ▁mat") == "the cat sat on"
+    assert hear(transcript, "▁a ▁mat ▁sat ▁on ▁a ▁mat") == "the cat sat on a", "what is new behind it is shown"
     assert hear(transcript, "▁the ▁cat ▁sat ▁on ▁a ▁mat") == "the cat sat on a"
     moving = make()
-    hear(moving, "▁the ▁cat ▁sat ▁on ▁a")
-    assert hear(moving, "▁a ▁mat ▁sat ▁on ▁a", "▁a ▁mat ▁sat ▁on ▁a") == "a mat sat on a", "and as much of it as before"
+    hear(moving, "▁the ▁cat ▁sat ▁on ▁a", log_prob=FAIR)
+    said = hear(moving, *["▁a ▁mat ▁sat ▁on ▁a"] * 2, log_prob=FAIR)
+    assert said == "the cat sat on a", "two in a row are not enough where so much follows"
+    assert hear(moving, "▁a ▁mat ▁sat ▁on ▁a", log_prob=FAIR) == "a mat sat on a", "and as much of it as before"
+    late = make()
+    hear(late, "▁the ▁cat ▁sat ▁on")
+    assert hear(late, *["▁the ▁cat ▁on ▁a"] * 2) == "the cat on a", "two are where little does"
 
 
 def test_a_committed_segment_is_stable_and_joined_with_a_space():

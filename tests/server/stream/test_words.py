@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from benchmarks.accuracy import normalise
 from benchmarks.simulation import Simulation
 from moonshine_client import audio_file
-from runtime.audio import SAMPLES_PER_FRAME
+from runtime.audio import SAMPLES_PER_FRAME, Clip
 from runtime.scheduler.alignment import LEAST_SHARE, first_frames
 from runtime.tokenizer import Tokenizer
 from server.stream.words import fit_pauses, locate, stream_position
@@ -55,12 +55,16 @@ STRETCHES = st.lists(st.integers(1, 30_000), min_size=1, max_size=8).map(
 )  # what is heard, with gaps between
 
 
+def clip_of(heard: list[tuple[int, int]], quiet_before: int = 0) -> Clip:
+    return Clip(np.zeros(heard[-1][1], np.int16), stretches=tuple(heard), quiet_before=quiet_before)
+
+
 @given(STRETCHES, STRETCHES, st.lists(st.sampled_from([3, 4, 5, 6]), min_size=1, max_size=12), st.data())
 def test_words_are_in_order_and_inside_what_was_heard(heard, pauses, tokens, data):
     frames = sum(last - first for first, last in heard) // SAMPLES_PER_FRAME
     inner = sorted(data.draw(st.lists(st.integers(0, frames), min_size=len(tokens) - 1, max_size=len(tokens) - 1)))
     count, end = sum(token != 5 for token in tokens[1:]) + 1, max(heard[-1][1], pauses[-1][1])
-    words = locate(tokens, (0, *inner, frames), TOKENIZER, heard, pauses).words(TOKENIZER, count, end)
+    words = locate(tokens, (0, *inner, frames), TOKENIZER, clip_of(heard), pauses).words(TOKENIZER, count, end)
     times = [time for word in words for time in (word.start_ms, word.end_ms)]
     assert times == sorted(times)
     assert all(0 <= time <= end // 16 for time in times)
@@ -85,10 +89,19 @@ def test_a_pause_is_the_gap_between_the_words_beside_it():
 
 def test_the_end_of_a_clip_is_no_end_of_a_word_unless_a_pause_is_there():
     heard, frames = [(0, 16_000)], (0, 20, 41)
-    unbroken = locate((3, 4), frames, TOKENIZER, heard, [])
+    unbroken = locate((3, 4), frames, TOKENIZER, clip_of(heard), [])
     assert len(unbroken.between_words) == 2 and unbroken.words_before(16_000) == 2
-    ended = locate((3, 4), frames, TOKENIZER, heard, [(14_000, 16_000)])
+    ended = locate((3, 4), frames, TOKENIZER, clip_of(heard), [(14_000, 16_000)])
     assert ended.between_words[-1] == 15_000
+
+
+def test_silence_before_a_clip_moves_no_word():
+    heard, quiet_frames = [(0, 16_000)], 5
+    plain = locate((3, 4), (0, 20, 41), TOKENIZER, clip_of(heard), [])
+    later = locate(
+        (3, 4), (0, 20 + quiet_frames, 41 + quiet_frames), TOKENIZER, clip_of(heard, quiet_frames * SAMPLES_PER_FRAME), []
+    )
+    assert later.gaps == plain.gaps
 
 
 def test_word_times_are_near_the_truth_where_it_is_known(fp32):

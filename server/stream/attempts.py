@@ -1,0 +1,53 @@
+"""What is heard in a segment that is to be closed, and what to try where that is doubted."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from runtime.scheduler.requests import Result
+from runtime.tokenizer import Tokenizer
+from server.stream.confidence import DOUBTED_LOG_PROB, END_BIAS, FIRM_END_BIAS, is_speech
+from server.stream.repetition import said_once
+from server.stream.transcript import NOTHING, Hypothesis
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One hypothesis."""
+
+    result: Result
+    heard: Hypothesis
+    """Nothing where the result is no speech; where it has run away, what it said before it repeated itself."""
+    ran_away: bool
+    lost_sight: bool
+    """Has it lost most of the words that were in sight?"""
+
+    @property
+    def is_doubted(self) -> bool:
+        return self.ran_away or self.lost_sight or self.heard.belief < DOUBTED_LOG_PROB
+
+    @property
+    def rank(self) -> tuple[bool, bool, bool, float]:
+        """The best attempt has the highest. One that ran away is of use only where it is known when."""
+        is_usable = not self.ran_away or self.result.first_frames is not None
+        return not self.lost_sight, not self.ran_away, is_usable, self.heard.belief
+
+
+def attempt_of(result: Result, tokenizer: Tokenizer, has_lost_sight: Callable[[Sequence[int]], bool]) -> Attempt:
+    heard = hypothesis_of(result, tokenizer)
+    ran_away = result.cut_short and said_once(result.tokens) is not None
+    return Attempt(result, heard, ran_away, has_lost_sight(heard.tokens))
+
+
+def hypothesis_of(result: Result, tokenizer: Tokenizer) -> Hypothesis:
+    """What the model says and believes itself; what was promised is kept regardless."""
+    tokens, forced = result.tokens, result.request.forced
+    if not tokens or (not forced and not is_speech(result.log_probs, tokenizer.text(tokens))):
+        return NOTHING
+    kept = said_once(tokens) if result.cut_short else None
+    end = len(tokens) if kept is None else max(kept, forced)
+    return Hypothesis(tokens[:end], result.log_probs[:end])
+
+
+def end_bias(before: Sequence[Attempt]) -> float:
+    """Of the next attempt: firm where one has come out empty."""
+    return END_BIAS if all(each.heard.tokens for each in before) else FIRM_END_BIAS

@@ -1,0 +1,112 @@
+"""What in the audio is sound, and how loud its speaker is: a function of the levels so far."""
+
+import collections
+
+import numpy as np
+
+from runtime.audio import SAMPLE_RATE
+
+LEVEL_SAMPLES = 320  # one level each 20 ms
+LEVELS_PER_SECOND = SAMPLE_RATE // LEVEL_SAMPLES
+
+QUIETEST_DB = -90.0  # of full scale; what is below is the converter's own noise
+ROOM_DB = -65.0  # a background below this is none, beside speech of the usual level; and the first guess
+BELOW_SPEECH_DB = 45.0  # beside quieter speech, it counts from so far below the speech on
+QUIET_MARGIN_DB = 7.0  # above the background, still quiet
+FALL = 0.3  # the background level follows the audio down by this share of the distance with every level,
+RISE_DB = 3.0 / LEVELS_PER_SECOND  # up by 3 dB a second,
+STEADY_DB = 1.2  # and at once to one that has lasted with a standard deviation below this: noise and hum are steady,
+STEADY_LEVELS = int(0.4 * LEVELS_PER_SECOND)  # for so long where it is far below the speaker,
+STEADY_SPEECH_LEVELS = 2 * LEVELS_PER_SECOND  # for so long where it is near: one clip in 15 has 0.4 s of speech as steady
+NEAR_SPEECH_DB = 15.0
+
+ATTACK = 0.5  # the speaker's level follows loud sound up by this share of the distance,
+DECAY_DB = 2.0 / LEVELS_PER_SECOND  # and down by 2 dB in each second of sound
+HEARD_DB = -18.0  # the loudest syllables are raised to this: the dither then lies 42 dB below them
+MOST_GAIN_DB = 42.0
+GAIN_STEP_DB = 6.0  # the gain stays until it is so far off: a smaller change would only change the dither
+
+
+class Loudness:
+    """Told every level in order."""
+
+    def __init__(self) -> None:
+        self._background_db = ROOM_DB
+        self._speech_db: float | None = None  # of the loudest syllables; None before there was sound
+        self._recent, self._longer = RecentLevels(STEADY_LEVELS), RecentLevels(STEADY_SPEECH_LEVELS)
+        self.gain_db = 0.0
+        """By how much the speaker is to be raised."""
+
+    @property
+    def quiet_db(self) -> float:
+        """The highest level that is no sound."""
+        return max(self._background_db, self._floor_db) + QUIET_MARGIN_DB
+
+    @property
+    def _floor_db(self) -> float:
+        """No background is lower, so that faint noises beside a speaker are no sound."""
+        return QUIETEST_DB if self._speech_db is None else min(ROOM_DB, self._speech_db - BELOW_SPEECH_DB)
+
+    def is_sound(self, level: float) -> bool:
+        """Take one more level, in dB of full scale."""
+        is_loud = level > self.quiet_db
+        self._follow_background(level)
+        if is_loud:
+            self._follow_speech(level)
+        return is_loud
+
+    def _follow_background(self, level: float) -> None:
+        self._recent.append(level)
+        self._longer.append(level)
+        is_near = self._speech_db is not None and self._recent.mean > self._speech_db - NEAR_SPEECH_DB
+        if level < self._background_db:
+            self._background_db += FALL * (level - self._background_db)
+        elif (self._longer if is_near else self._recent).are_steady:
+            self._background_db = self._recent.mean
+        else:
+            self._background_db = min(level, self._background_db + RISE_DB)
+
+    def _follow_speech(self, level: float) -> None:
+        if self._speech_db is None:
+            self._speech_db = level
+        elif level > self._speech_db:
+            self._speech_db += ATTACK * (level - self._speech_db)
+        else:
+            self._speech_db -= DECAY_DB
+        wanted = min(MOST_GAIN_DB, max(0.0, HEARD_DB - self._speech_db))
+        if abs(wanted - self.gain_db) >= GAIN_STEP_DB:
+            self.gain_db = wanted
+
+
+class RecentLevels:
+    """Mean and variance of the newest `length` levels, by running sums: every level passes through here."""
+
+    def __init__(self, length: int) -> None:
+        self._levels: collections.deque[float] = collections.deque([0.0] * length)
+        self._length, self._count = length, 0
+        self._sum = self._squares = 0.0
+
+    def append(self, level: float) -> None:
+        oldest = self._levels.popleft()
+        self._levels.append(level)
+        self._count += 1
+        self._sum += level - oldest
+        self._squares += level * level - oldest * oldest
+
+    @property
+    def mean(self) -> float:
+        return self._sum / self._length
+
+    @property
+    def are_steady(self) -> bool:
+        return self._count >= self._length and self._squares / self._length - self.mean**2 < STEADY_DB**2
+
+
+def levels_of(pcm: np.ndarray) -> np.ndarray:
+    """dB of full scale of each LEVEL_SAMPLES of int16 samples around their mean, for a DC offset is no sound; at least
+    QUIETEST_DB."""
+    samples = pcm.reshape(-1, LEVEL_SAMPLES).astype(np.float64)  # exact sums, so that a large offset hides no faint sound
+    mean = np.add.reduce(samples, axis=1) / LEVEL_SAMPLES
+    power = np.einsum("ij,ij->i", samples, samples) / LEVEL_SAMPLES - mean * mean
+    levels: np.ndarray = np.maximum(10 * np.log10(power / 32_768**2 + 1e-12), QUIETEST_DB)
+    return levels
