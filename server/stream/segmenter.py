@@ -35,9 +35,6 @@ NEAR_LEVELS = 6  # 120 ms
 BETWEEN_WORDS_LEVELS = 4  # 80 ms: the closure before a p or t is shorter
 
 
-INTERIM_TAIL = TAIL_SAMPLES
-
-
 class CutKind(enum.Enum):
     PAUSE = "pause"
     QUIET = "quiet"
@@ -120,7 +117,7 @@ class Segmenter:
 
     def clip_so_far(self, end: int) -> Clip:
         """The same with silence where less than TAIL_SAMPLES of quiet lie behind the last sound."""
-        return self._clip(end, self.heard(end), 0, max(0, self.sound(end)[1] + INTERIM_TAIL - end))
+        return self._clip(end, self.heard(end), 0, max(0, self.sound(end)[1] + TAIL_SAMPLES - end))
 
     def clip_between(self, end: int, lead: Lead) -> Clip:
         """The same with so much quiet before the first sound, and TAIL_SAMPLES of it behind the last."""

@@ -43,7 +43,8 @@ def test_the_engine_process_hears_what_the_session_means_and_audio_crosses_once(
         if not (ask or cut):
             continue
         end = cut.position if cut else segmenter.end
-        request = Request(step, "s", segmenter.clip(end), draft=(7, 8), forced=1, end_bias=7.0, unheard_seconds=0.5)
+        clip = segmenter.clip_between(end, 800) if cut else segmenter.clip_so_far(end)
+        request = Request(step, "s", clip, draft=(7, 8), forced=1, end_bias=7.0, unheard_seconds=0.5)
         message = messages.decode_to_engine(messages.encode(sent.message_for(request)))
         crossed += len(message.audio.new_pcm) // 2
         there = messages.request_of(message.asked, held.clip_of(message.audio), step, "s")
