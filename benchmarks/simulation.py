@@ -17,7 +17,7 @@ from server.dialects.native import Message
 from server.session import Session, State
 from server.settings import SessionLimits
 from server.stream.events import Event
-from server.stream.stream import Stream
+from server.stream.stream import Options, Stream
 
 MAX_BATCH = 32  # what ready says
 
@@ -34,6 +34,8 @@ class Simulation:
     frame_ms: float = 20
     words: bool = False
     """Are the times of words asked for?"""
+    flush_at: tuple[float, ...] = ()
+    """Seconds of the stream at which the client flushes."""
     messages: list[tuple[float, dict]] = field(default_factory=list)
     """What the client would have received, and when, in seconds of the stream."""
     results: list[Result] = field(default_factory=list)
@@ -47,7 +49,11 @@ class Simulation:
         self._step_ends: list[float] = []  # of the request served last, in seconds of the stream
         self.session = open_session("simulated", self.limits, self.tokenizer, self._receive, self._serve)
         self.session.on_text(json.dumps({"op": "init", "sid": "simulated", "words": self.words}), self._now)
+        flushes = sorted(self.flush_at)
         for frame in frames_of(audio, self.frame_ms):
+            if flushes and flushes[0] <= self._now:
+                flushes.pop(0)
+                self.session.on_text('{"op":"flush"}', self._now)
             self._now += len(frame) / SAMPLE_RATE
             self._deliver_until(self._now)
             self.session.on_audio(frame.tobytes(), self._now)
@@ -98,8 +104,8 @@ def open_session(
 ) -> Session:
     """A session and its stream without a transport; receive gets its messages as a client would read them."""
 
-    def open_stream(say: Callable[[Event], bool], words: bool, now: float) -> Stream:
-        return Stream(session_id, limits, tokenizer, say, submit, now, words, on_update)
+    def open_stream(say: Callable[[Event], bool], options: Options, now: float) -> Stream:
+        return Stream(session_id, limits, tokenizer, say, submit, now, options, on_update)
 
     def send(message: Message) -> bool:
         return receive(json.loads(message.encode()))

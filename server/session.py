@@ -8,13 +8,14 @@ import enum
 from collections.abc import Callable
 
 from runtime.scheduler.requests import Result
+from server.audio.front import AudioFormat, AudioFront
 from server.dialects import native
-from server.dialects.native import Close, Init, Message, NativeDialect
+from server.dialects.native import Close, Flush, Init, Message, NativeDialect
 from server.errors import ClientError, Code, ServerError
 from server.settings import SessionLimits
 from server.stream import stream
-from server.stream.events import Event, Update
-from server.stream.stream import Stream
+from server.stream.events import Event, Failed, Final
+from server.stream.stream import Options, Stream
 
 
 class State(enum.Enum):
@@ -26,8 +27,8 @@ class State(enum.Enum):
 
 Send = Callable[[Message], bool]
 """Takes a message for the client; False where it was dropped."""
-BeginStream = Callable[[Callable[[Event], bool], bool, float], Stream]
-"""say, words, now: begins the session's stream."""
+BeginStream = Callable[[Callable[[Event], bool], Options, float], Stream]
+"""say, options, now: begins the session's stream."""
 
 
 class Session:
@@ -50,6 +51,7 @@ class Session:
         self._begin_stream, self._send, self._on_end = begin_stream, send, on_end
         self._stream: Stream | None = None
         self._dialect: NativeDialect | None = None
+        self._front: AudioFront | None = None
         self._last_heard_at = now  # when the client last sent anything
         self._ended = False
         self._client_has_closed = False
@@ -78,9 +80,10 @@ class Session:
             match native.parse_text(text):
                 case Init() as init:
                     self._begin(init, now)
+                case Flush():
+                    self._streaming("flush").flush(now)
                 case Close():
-                    self._streaming("close").finish(now)
-                    self._client_has_closed = True
+                    self._close(self._streaming("close"), now)
         except ClientError as exc:
             self.fail(exc)
 
@@ -95,7 +98,8 @@ class Session:
         except ClientError as exc:
             self.fail(exc)
             return
-        streaming.hear(pcm, now)
+        assert self._front is not None, "it was made with the stream"
+        streaming.hear(self._front.take(pcm), now)
 
     def on_result(self, result: Result, now: float) -> None:
         """The engine's answer to a request of the stream."""
@@ -145,8 +149,15 @@ class Session:
         if self._stream is not None:
             raise ClientError(Code.ALREADY_INITIALISED, "init was sent twice; one channel carries one stream")
         self._dialect = NativeDialect(init)
-        self._stream = self._begin_stream(self._say, init.words, now)
+        self._front = AudioFront(AudioFormat(rate=init.sr))
+        self._stream = self._begin_stream(self._say, init.options, now)
         self._send(native.ready(init, self._max_batch))
+
+    def _close(self, streaming: Stream, now: float) -> None:
+        assert self._front is not None, "it was made with the stream"
+        streaming.hear(self._front.finish(), now)
+        streaming.finish(now)
+        self._client_has_closed = True
 
     def _streaming(self, what: str) -> Stream:
         """Raises ClientError where the client may not send it. What crosses with the server's own finish is taken for nothing."""
@@ -159,7 +170,7 @@ class Session:
     def _say(self, event: Event) -> bool:
         assert self._dialect is not None, "a stream speaks after init"
         message = self._dialect.write(event)
-        if not isinstance(event, Update):
+        if isinstance(event, Final | Failed):
             self._end(message)
             return True
         sent = self._send(message)

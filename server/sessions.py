@@ -18,7 +18,7 @@ from server.errors import Code, Refused, ServerError
 from server.session import Send, Session
 from server.settings import Settings
 from server.stream.events import Event
-from server.stream.stream import Stream
+from server.stream.stream import Options, Stream
 from server.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ class Sessions:
             session_id,
             self._settings.session,
             self._settings.batching.max_batch,
-            lambda say, words, now: self._open_stream(session, say, words, now),
+            lambda say, options, now: self._open_stream(session, say, options, now),
             send,
             lambda: self._end(session_id, on_end),
             self._clock(),
@@ -179,7 +179,7 @@ class Sessions:
 
     # Streams
 
-    def _open_stream(self, session: Session, say: Callable[[Event], bool], words: bool, now: float) -> Stream:
+    def _open_stream(self, session: Session, say: Callable[[Event], bool], options: Options, now: float) -> Stream:
         return Stream(
             session.session_id,
             self._settings.session,
@@ -187,7 +187,7 @@ class Sessions:
             say,
             lambda request: self._submit(session, request),
             now,
-            words,
+            options,
             self._observe_update,
         )
 

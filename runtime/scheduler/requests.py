@@ -20,6 +20,8 @@ class Priority(enum.IntEnum):
 
     FINAL = 0
     INTERIM = 1
+    FILE = 2
+    """Of a recording, behind whoever is speaking."""
 
 
 @dataclass(frozen=True)

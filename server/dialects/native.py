@@ -12,14 +12,17 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from runtime.audio import SAMPLE_RATE
+from server.audio.front import MAX_RATE, MIN_RATE
 from server.errors import ClientError, Code, ServerError
-from server.stream.events import Event, Failed, Final, Update
+from server.stream.events import Event, Failed, Final, Flushed, SpeechStarted, SpeechStopped, Update
+from server.stream.stream import Options
 from server.stream.transcript import Segment
 from server.stream.words import Word
 
 MAX_TEXT_BYTES = 4096  # of a client's JSON message
 MAX_AUDIO_BYTES = 5 * SAMPLE_RATE * 2  # of one binary message: 5 s; SCTP as aiortc speaks it ends at 256 KiB
 MAX_SID_CHARACTERS = 64
+MIN_SILENCE_MS, MAX_SILENCE_MS = 100, 10_000
 
 Count = Annotated[int, Meta(ge=0)]
 SessionId = Annotated[str, Meta(min_length=1, max_length=MAX_SID_CHARACTERS)]
@@ -30,12 +33,25 @@ class Init(Struct, frozen=True, tag="init", tag_field="op"):
 
     sid: SessionId
     """The client's name for the stream; it comes back in every message."""
-    sr: Literal[16_000] = 16_000
-    """Samples a second."""
+    sr: Annotated[int, Meta(ge=MIN_RATE, le=MAX_RATE)] = SAMPLE_RATE
+    """Samples a second of the audio that follows."""
     words: bool = False
     """Whether the final carries the times of words."""
     tail: bool = False
     """Whether messages say only what is new, so that none grows with the length of the session."""
+    silence_ms: Annotated[int, Meta(ge=MIN_SILENCE_MS, le=MAX_SILENCE_MS)] | UnsetType = UNSET
+    """How long a silence ends a turn. Given, speech_started and speech_stopped are said."""
+    flush_turns: bool = False
+    """Whether the end of each turn is a flush."""
+
+    @property
+    def options(self) -> Options:
+        silence = None if self.silence_ms is UNSET else self.silence_ms / 1000
+        return Options(words=self.words, silence_seconds=silence, closes_turns=self.flush_turns)
+
+
+class Flush(Struct, frozen=True, tag="flush", tag_field="op"):
+    """Close what was said so far, and go on."""
 
 
 class Close(Struct, frozen=True, tag="close", tag_field="op"):
@@ -94,6 +110,36 @@ class Interim(Message, frozen=True, tag="interim"):
     segments: tuple[SegmentMessage, ...] | UnsetType = UNSET
 
 
+class SpeechStartedMessage(Message, frozen=True, tag="speech_started"):
+    """Somebody has begun to speak."""
+
+    sid: SessionId
+    at_ms: Count
+
+
+class SpeechStoppedMessage(Message, frozen=True, tag="speech_stopped"):
+    """Nobody has spoken for silence_ms; the last sound ended at at_ms."""
+
+    sid: SessionId
+    at_ms: Count
+
+
+class FlushedMessage(Message, frozen=True, tag="flushed"):
+    """All that was said before the flush is text that will never change."""
+
+    sid: SessionId
+    text: str
+    stable: Count
+    audio_ms: Count
+    latency_ms: float
+    offset: Count | UnsetType = UNSET
+    segments: tuple[SegmentMessage, ...] | UnsetType = UNSET
+
+    def forms(self) -> Iterator[Message]:
+        yield self
+        yield TEXT_TOO_LONG
+
+
 class FinalMessage(Message, frozen=True, tag="final"):
     """The whole text; then the channel closes."""
 
@@ -130,6 +176,9 @@ class Error(Message, frozen=True, tag="error"):
         yield TEXT_TOO_LONG
 
 
+Said = Ready | Interim | SpeechStartedMessage | SpeechStoppedMessage | FlushedMessage | FinalMessage | Error
+"""Every message of the server."""
+
 TEXT_TOO_LONG = Error(Code.TEXT_TOO_LONG, "the text is longer than a message to this client may be")
 
 
@@ -153,6 +202,12 @@ class NativeDialect:
         match event:
             case Update():
                 return self._write_update(event)
+            case SpeechStarted(at_ms):
+                return SpeechStartedMessage(self._init.sid, at_ms)
+            case SpeechStopped(at_ms):
+                return SpeechStoppedMessage(self._init.sid, at_ms)
+            case Flushed():
+                return self._write_flushed(event)
             case Final():
                 return self._write_final(event)
             case Failed():
@@ -162,6 +217,8 @@ class NativeDialect:
         """The event's message was sent."""
         if isinstance(event, Update):
             self._told = Told(self._told.messages + 1, event.stable, len(event.segments))
+        elif isinstance(event, Flushed):
+            self._told = Told(self._told.messages, len(event.text), len(event.segments))
 
     def _write_update(self, update: Update) -> Interim:
         tail = self._tail(update.segments) if self._init.tail else {}
@@ -173,6 +230,16 @@ class NativeDialect:
             audio_ms=update.audio_ms,
             latency_ms=round(update.latency_ms, 1),
             **tail,
+        )
+
+    def _write_flushed(self, flushed: Flushed) -> FlushedMessage:
+        return FlushedMessage(
+            sid=self._init.sid,
+            text=self._new(flushed.text),
+            stable=len(flushed.text),
+            audio_ms=flushed.audio_ms,
+            latency_ms=round(flushed.latency_ms, 1),
+            **(self._tail(flushed.segments) if self._init.tail else {}),
         )
 
     def _write_final(self, final: Final) -> FinalMessage:
@@ -218,7 +285,7 @@ def words_of(segments: Sequence[SegmentMessage]) -> tuple[Word, ...]:
     return tuple(word for segment in segments for word in segment.words or ())
 
 
-def parse_text(text: str) -> Init | Close:
+def parse_text(text: str) -> Init | Flush | Close:
     """A client's JSON message. Raises ClientError."""
     if len(text) > MAX_TEXT_BYTES:
         raise ClientError(
@@ -233,18 +300,19 @@ def parse_text(text: str) -> Init | Close:
     match message.get("op"):
         case "init":
             return parse_init(message)
+        case "flush":
+            return Flush()
         case "close":
             return Close()
         case op:
-            raise ClientError(Code.UNKNOWN_OP, f"unknown op {str(op)[:40]!r}; expected 'init' or 'close'")
+            raise ClientError(Code.UNKNOWN_OP, f"unknown op {str(op)[:40]!r}; expected 'init', 'flush' or 'close'")
 
 
 def parse_init(message: dict[str, Any]) -> Init:
     sample_rate = message.get("sr", SAMPLE_RATE)
-    if sample_rate != SAMPLE_RATE or isinstance(sample_rate, bool):
-        raise ClientError(
-            Code.UNSUPPORTED_SAMPLE_RATE, f"sr must be {SAMPLE_RATE}, not {ascii(sample_rate)[:40]}; resample before sending"
-        )
+    if not is_count(sample_rate, MIN_RATE, MAX_RATE):
+        said = ascii(sample_rate)[:40]
+        raise ClientError(Code.UNSUPPORTED_SAMPLE_RATE, f"sr must be a whole number from {MIN_RATE} to {MAX_RATE}, not {said}")
     sid = message.get("sid")
     if sid is None:
         sid = str(uuid.uuid4())
@@ -252,7 +320,17 @@ def parse_init(message: dict[str, Any]) -> Init:
         raise ClientError(
             Code.BAD_MESSAGE, f"sid must be a string of 1 to {MAX_SID_CHARACTERS} printable characters, such as a UUID"
         )
-    return Init(sid, words=parse_flag(message, "words"), tail=parse_flag(message, "tail"))
+    silence_ms = message.get("silence_ms", UNSET)
+    if silence_ms is not UNSET and not is_count(silence_ms, MIN_SILENCE_MS, MAX_SILENCE_MS):
+        raise ClientError(Code.BAD_MESSAGE, f"silence_ms must be a whole number from {MIN_SILENCE_MS} to {MAX_SILENCE_MS}")
+    flush_turns = parse_flag(message, "flush_turns")
+    if flush_turns and silence_ms is UNSET:
+        raise ClientError(Code.BAD_MESSAGE, "flush_turns needs silence_ms: how long a silence ends a turn")
+    return Init(sid, sample_rate, parse_flag(message, "words"), parse_flag(message, "tail"), silence_ms, flush_turns)
+
+
+def is_count(value: object, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def parse_flag(message: dict[str, Any], name: str) -> bool:
@@ -274,9 +352,7 @@ def check_audio(pcm: bytes) -> None:
 
 def json_schema() -> dict[str, Any]:
     """Of the JSON messages of both sides."""
-    (client, server), components = msgspec.json.schema_components(
-        (Init | Close, Ready | Interim | FinalMessage | Error), ref_template="#/$defs/{name}"
-    )
+    (client, server), components = msgspec.json.schema_components((Init | Flush | Close, Said), ref_template="#/$defs/{name}")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "moonshine-asr: JSON messages of the data channel",

@@ -23,6 +23,34 @@ class Update:
 
 
 @dataclass(frozen=True, slots=True)
+class SpeechStarted:
+    """Somebody has begun to speak."""
+
+    at_ms: int
+    """Of the stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechStopped:
+    """Nobody has spoken for as long as was asked for."""
+
+    at_ms: int
+    """Of the stream: where the last sound ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flushed:
+    """All that was heard up to a flush is text that will never change. The stream goes on."""
+
+    text: str
+    segments: Sequence[Segment]
+    audio_ms: int
+    """Where the flush was."""
+    latency_ms: float
+    """From when it was asked for to its being said."""
+
+
+@dataclass(frozen=True, slots=True)
 class Final:
     """The whole text; nothing follows."""
 
@@ -46,4 +74,4 @@ class Failed:
     """How far the closed segments reach."""
 
 
-Event = Update | Final | Failed
+Event = Update | SpeechStarted | SpeechStopped | Flushed | Final | Failed

@@ -67,7 +67,7 @@ class Segmenter:
         self._loud_until = 0  # the level behind the last loud one
         self._loudness = Loudness()
         self.start = 0
-        """Position of the open segment's first sample in the stream; a multiple of LEVEL_SAMPLES."""
+        """Position of the open segment's first sample in the stream."""
         self._open()
 
     def _open(self) -> None:
@@ -93,16 +93,19 @@ class Segmenter:
         """Position behind the last sound in the open segment; its start where there is none."""
         return self._position_of(self._loud_until)
 
-    def is_quiet_from(self, position: int) -> bool:
-        """Is nothing loud from there to the end, the newest samples included that have no level yet?"""
-        samples = np.frombuffer(self._pcm, np.int16, offset=(max(position, self.start) - self.start) * 2)
+    def is_quiet_from(self, position: int, end: int | None = None) -> bool:
+        """Is nothing loud from there to `end`, by default of all samples: the newest included that have no level yet?"""
+        first, last = (max(each, self.start) - self.start for each in (position, self.end if end is None else end))
+        if first >= last:
+            return True
+        samples = np.frombuffer(self._pcm, np.int16, last - first, first * 2)
         whole = np.resize(samples, -(-len(samples) // LEVEL_SAMPLES) * LEVEL_SAMPLES)  # filled up with its own beginning
         return bool((levels_of(whole) <= self._loudness.quiet_db).all())
 
-    def append(self, pcm: bytes) -> None:
-        """pcm: PCM16 mono little-endian, whole samples."""
+    def append(self, pcm: bytes) -> list[bool]:
+        """pcm: PCM16 mono little-endian, whole samples. Returns of each new level whether it is sound."""
         self._pcm += pcm
-        self._measure_levels()
+        return self._measure_levels()
 
     def find_cut(self) -> Cut | None:
         """The open segment's first cut in the audio so far; the same answer until advance(). place() one by length."""
@@ -172,21 +175,26 @@ class Segmenter:
         """Close the open segment at `position`; the next one begins there."""
         assert self.start <= position <= self.end, f"cut at {position} outside {self.start}..{self.end}"
         levels = min(-(-(position - self.start) // LEVEL_SAMPLES), len(self._levels))
-        del self._pcm[: (position - self.start) * 2], self._levels[:levels], self._loud[:levels], self._gains_db[:levels]
-        self._loud_until = max(0, self._loud_until - levels)
+        is_between = (position - self.start) % LEVEL_SAMPLES > 0  # then those behind it are measured anew from there on
+        dropped = len(self._levels) if is_between else levels
+        del self._pcm[: (position - self.start) * 2], self._levels[:dropped], self._loud[:dropped], self._gains_db[:dropped]
+        self._loud_until = max(0, self._loud_until - dropped)
         self.start = position
         self._open()
+        if is_between:
+            self._measure_levels()
 
     def keep_open(self) -> None:
         """The model heard words where nothing was loud: treat the open segment as sound from its start on."""
         self._open()
         self._sound_at = 0
 
-    def _measure_levels(self) -> None:
+    def _measure_levels(self) -> list[bool]:
+        """Of each new one, whether it is sound."""
         measured = len(self._levels) * LEVEL_SAMPLES
         blocks = (len(self._pcm) // 2 - measured) // (LEVEL_SAMPLES * BLOCK_LEVELS)
         if blocks <= 0:
-            return
+            return []
         count = blocks * BLOCK_LEVELS
         pcm = np.frombuffer(self._pcm, np.int16, count * LEVEL_SAMPLES, offset=measured * 2)
         for level in levels_of(pcm).tolist():
@@ -195,6 +203,7 @@ class Segmenter:
             self._gains_db.append(self._loudness.gain_db)
             if self._loud[-1]:
                 self._loud_until = len(self._loud)
+        return self._loud[-count:]
 
     def _scan(self, index: int) -> Cut | None:
         """Look at one more level of the open segment."""

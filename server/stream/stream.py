@@ -7,7 +7,7 @@ none, drop() says nothing. All methods run on one thread.
 
 import enum
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from runtime.audio import SAMPLE_RATE, Clip
@@ -19,9 +19,10 @@ from server.settings import SessionLimits
 from server.stream import attempts, edges
 from server.stream.attempts import Attempt
 from server.stream.confidence import DOUBTED_LOG_PROB, END_BIAS
-from server.stream.events import Event, Failed, Final, Update
+from server.stream.events import Event, Failed, Final, Flushed, SpeechStarted, SpeechStopped, Update
 from server.stream.segmenter import Cut, CutKind, Segmenter
 from server.stream.transcript import NOTHING, Hypothesis, Transcript
+from server.stream.turns import Turns
 from server.stream.words import TimedHypothesis, Word, locate
 
 MIN_NEW_SECONDS = 0.1  # of audio that make another interim worth its price
@@ -31,6 +32,20 @@ AUDIO_STOPPED_SECONDS = 0.05  # without a message: what is due must be asked for
 ENOUGH_COMPLETE = 2  # hypotheses of all that was said: another one of more quiet would say nothing new
 
 request_ids = itertools.count()
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a client asks of its stream."""
+
+    words: bool = False
+    """Do segments carry the times of their words?"""
+    silence_seconds: float | None = None
+    """How long a silence ends a turn; None: nobody asks for turns."""
+    closes_turns: bool = False
+    """Is the stream flushed at the end of each turn?"""
+    is_file: bool = False
+    """Is it a recording that can wait for whoever is speaking?"""
 
 
 class State(enum.Enum):
@@ -69,20 +84,20 @@ class Stream:
         say: Callable[[Event], bool],
         submit: Callable[[Request], None],
         now: float,
-        words: bool = False,
+        options: Options = Options(),
         on_update: Callable[[float], None] = lambda late_seconds: None,
     ):
         """say: takes an event; False for an Update that was dropped, which the next one then says again.
 
         submit: hands a request to the engine, whose result must come back through on_result().
-        words: whether segments carry the times of their words.
         on_update: told of every answered update how long after it was due the engine began with it, in seconds.
         """
         self.stream_id = stream_id
         self.state = State.OPEN
         self._limits = limits
         self._say, self._submit, self._on_update = say, submit, on_update
-        self._words = words
+        self._options = options
+        self._turns = None if options.silence_seconds is None else Turns(options.silence_seconds)
         self._segmenter = Segmenter(limits.max_segment_seconds)
         self._tokenizer = tokenizer
         self._transcript = Transcript(tokenizer, limits.stable_agreement)
@@ -92,7 +107,8 @@ class Stream:
         self._last_heard_at = now  # when audio last came
         self._last_interim_at = float("-inf")  # when the last interim was submitted
         self._due_at: float | None = None  # since when another one has been due, with a request under way
-        self._finished_at = 0.0  # when finish() was called
+        self._flush_until: int | None = None  # the position up to which a flush was asked for
+        self._finished_at = 0.0  # when finish() or flush() was called
         self._last_shown = ("", 0)  # text and stable, as last said
 
     # What happens to a stream
@@ -102,7 +118,7 @@ class Stream:
         if self.state is not State.OPEN:
             return
         self._last_heard_at = now
-        self._segmenter.append(pcm)
+        levels = self._segmenter.append(pcm)
         waiting_seconds = (self._segmenter.end - self._transcribed_until) / SAMPLE_RATE
         if waiting_seconds > self._limits.max_buffer_seconds:
             most = self._limits.max_buffer_seconds
@@ -111,7 +127,22 @@ class Stream:
                 f"{waiting_seconds:.1f} s of audio wait to be transcribed; at most {most:g} s may",
             )
             return
+        if self._turns is not None:
+            self._tell_turns(self._turns.hear(levels), now)
         self._advance(now)
+
+    def hear_all(self, pcm: bytes, now: float) -> None:
+        """The whole of a recording, and its end."""
+        self._segmenter.append(pcm)
+        self.finish(now)
+
+    def flush(self, now: float) -> None:
+        """Close what was heard so far as at the end, and go on: Flushed is said when that is done."""
+        if self.state is State.OPEN:
+            self._flush_until = self._segmenter.end
+            self._finished_at = now
+            self._outstanding = None  # what is under way is asked for again, as a final: those go first
+            self._advance(now)
 
     def on_result(self, result: Result, now: float) -> None:
         """The engine's answer to the outstanding request. Answers to requests that were replaced are ignored."""
@@ -135,7 +166,7 @@ class Stream:
 
     def on_time(self, now: float) -> None:
         """Called now and then, to notice what does not happen."""
-        if self.state is State.FINISHING and now - self._finished_at > self._limits.close_timeout_seconds:
+        if self._end_position is not None and now - self._finished_at > self._limits.close_timeout_seconds:
             self.fail(Code.ENGINE_FAILED, f"no final within {self._limits.close_timeout_seconds:g} s of closing")
         elif self.state is State.OPEN and now - self._last_heard_at > AUDIO_STOPPED_SECONDS:
             self._advance(now)  # audio that comes does it by itself
@@ -177,22 +208,27 @@ class Stream:
             if self._due_at is None and self.state is State.OPEN and self._interim_is_due(now):
                 self._due_at = now
             return
-        segmenter, finishing = self._segmenter, self.state is State.FINISHING
-        if cut := segmenter.find_cut():
+        segmenter, end = self._segmenter, self._end_position
+        if (cut := segmenter.find_cut()) and (end is None or cut.position <= end):
             self._request_segment(cut)
-        elif finishing and self._has_nothing_to_add():
-            self._commit(self._transcript.draft, segmenter.end, None, NOTHING)
-            self._say_final(now)
-        elif finishing and segmenter.end > segmenter.start:
-            self._request_segment(Cut(segmenter.end, CutKind.END))
-        elif finishing:
-            self._say_final(now)
+        elif end is not None and end > segmenter.start and self._has_nothing_to_add(end):
+            self._commit(self._transcript.draft, end, None, NOTHING)
+            self._say_end(now)
+        elif end is not None and end > segmenter.start:
+            self._request_segment(Cut(end, CutKind.END))
+        elif end is not None:
+            self._say_end(now)
         elif not self._interim_is_due(now):
             self._due_at = None  # what was due has come with something else
         else:
             late_seconds = 0.0 if self._due_at is None else now - self._due_at
             self._due_at, self._last_interim_at = None, now
             self._request_interim(late_seconds)
+
+    @property
+    def _end_position(self) -> int | None:
+        """Up to where the end, or a flush, asks for text that will not change; None while nothing does."""
+        return self._segmenter.end if self.state is State.FINISHING else self._flush_until
 
     def _interim_is_due(self, now: float) -> bool:
         if not self._segmenter.has_sound or self._heard_it_all(ENOUGH_COMPLETE):
@@ -206,12 +242,16 @@ class Stream:
         loud_until, results = self._complete
         return results >= times and loud_until == self._segmenter.loud_until
 
-    def _has_nothing_to_add(self) -> bool:
+    def _has_nothing_to_add(self, end: int) -> bool:
         """Can the last hypothesis be the final one? It is believed, what came since is short and quiet, words need no times."""
-        unheard = self._segmenter.end - self._transcribed_until
-        if self._words or unheard > MAX_UNHEARD_SECONDS * SAMPLE_RATE or self._transcript.newest.belief < DOUBTED_LOG_PROB:
+        unheard = end - self._transcribed_until
+        if (
+            self._options.words
+            or unheard > MAX_UNHEARD_SECONDS * SAMPLE_RATE
+            or self._transcript.newest.belief < DOUBTED_LOG_PROB
+        ):
             return False
-        return self._heard_it_all() and self._segmenter.is_quiet_from(self._transcribed_until)
+        return self._heard_it_all() and self._segmenter.is_quiet_from(self._transcribed_until, end)
 
     def _request_interim(self, late_seconds: float) -> None:
         end, transcript = self._segmenter.end, self._transcript
@@ -239,11 +279,18 @@ class Stream:
             is_retry=bool(before),
             draft=draft,
             forced=self._transcript.forced,
-            priority=Priority.FINAL if self.state is State.FINISHING else Priority.INTERIM,
+            priority=self._priority,
             end_bias=attempts.end_bias(before),
-            align=self._words or cut.kind is CutKind.LENGTH or bool(before),
+            align=self._options.words or cut.kind is CutKind.LENGTH or bool(before),
         )
         self._ask(request, cut.position, cut, before)
+
+    @property
+    def _priority(self) -> Priority:
+        """Of a segment that is to be closed."""
+        if self._options.is_file:
+            return Priority.FILE
+        return Priority.INTERIM if self._end_position is None else Priority.FINAL
 
     def _clip_of(self, cut: Cut, attempt: int) -> Clip:
         """A cut by length goes through what is said, and a quiet one has no edges."""
@@ -313,7 +360,7 @@ class Stream:
             end = spoken.begins[count] if spoken else 0
             tokens, rest = tokens[:end], Hypothesis(tokens[end:], best.heard.log_probs[end:])
         words = spoken.words(self._tokenizer, count, position) if spoken else ()
-        self._commit(tokens, position, words if self._words else None, rest)
+        self._commit(tokens, position, words if self._options.words else None, rest)
 
     def _commit(self, tokens: Sequence[int], position: int, words: tuple[Word, ...] | None, rest: Hypothesis) -> None:
         """Close the open segment at a position with these tokens; the rest of the hypothesis belongs to the next one."""
@@ -336,11 +383,23 @@ class Stream:
         if self._say(Update(*shown, self._transcript.segments, milliseconds(asked.end), latency_ms)):
             self._last_shown = shown
 
-    def _say_final(self, now: float) -> None:
-        self.state = State.ENDED
+    def _tell_turns(self, turns: Iterable[SpeechStarted | SpeechStopped], now: float) -> None:
+        for event in turns:
+            self._say(event)
+            if isinstance(event, SpeechStopped) and self._options.closes_turns:
+                self.flush(now)
+
+    def _say_end(self, now: float) -> None:
+        """The final, or that a flush is done; the stream then goes on."""
         text, segments = self._transcript.text, self._transcript.segments
         latency_ms = (now - self._finished_at) * 1000
-        self._say(Final(text, segments, milliseconds(self._segmenter.end), latency_ms))
+        if self.state is State.FINISHING:
+            self.state = State.ENDED
+            self._say(Final(text, segments, milliseconds(self._segmenter.end), latency_ms))
+            return
+        self._flush_until, self._last_shown = None, (self._transcript.text, self._transcript.stable)
+        self._say(Flushed(text, segments, milliseconds(self._segmenter.start), latency_ms))
+        self._advance(now)
 
 
 def milliseconds(position: int) -> int:

@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from benchmarks.simulation import open_session
 from runtime.audio import SAMPLE_RATE, count_frames
@@ -55,7 +57,7 @@ class Stream:
     def _finish(self) -> None:
         self.finished += 1
 
-    def init(self, **flags: bool) -> "Stream":
+    def init(self, **flags: bool | int) -> "Stream":
         self.text(json.dumps({"op": "init", "sid": "abc", "sr": 16_000} | flags))
         assert self.messages.pop() == {"op": "ready", "sid": "abc", "max_batch": 32}
         return self
@@ -345,7 +347,7 @@ BAD_MESSAGES = {
     "unknown op": ("unknown_op", '{"op":"start"}'),
     "no op": ("unknown_op", "{}"),
     "too long": ("message_too_large", '{"op":"' + "x" * 5000 + '"}'),
-    "another rate": ("unsupported_sample_rate", '{"op":"init","sid":"a","sr":8000}'),
+    "too low a rate": ("unsupported_sample_rate", '{"op":"init","sid":"a","sr":7999}'),
     "rate as text": ("unsupported_sample_rate", '{"op":"init","sid":"a","sr":"16000"}'),
     "sid no string": ("bad_message", '{"op":"init","sid":7,"sr":16000}'),
     "sid too long": ("bad_message", '{"op":"init","sid":"' + "s" * 65 + '","sr":16000}'),
@@ -465,3 +467,113 @@ def test_stable_text_is_forced_on_every_later_request():
     assert stream.messages[-1]["stable"] == len("one two")
     stream.sound(0.6)
     assert stream.requests[-1].draft == (3, 4, 5) and stream.requests[-1].forced == 2
+
+
+FLUSH = '{"op":"flush"}'
+
+
+def test_a_flush_closes_what_was_said_and_the_stream_goes_on():
+    stream = Stream().init()
+    stream.sound(1.0)
+    stream.text(FLUSH)
+    assert stream.requests[-1].priority is Priority.FINAL and len(stream.requests[-1].clip.pcm) == SAMPLE_RATE
+    stream.sound(0.5)
+    stream.answer(3, 4)
+    flushed = stream.messages[-1]
+    assert (flushed["op"], flushed["text"], flushed["stable"], flushed["audio_ms"]) == ("flushed", "one two", 7, 1000)
+    stream.sound(0.5)
+    stream.text(CLOSE)
+    assert len(stream.requests[-1].clip.pcm) == SAMPLE_RATE, "what came during the flush and behind it"
+    stream.answer(5)
+    final = stream.messages[-1]
+    assert [segment["text"] for segment in final["segments"]] == ["one two", "three"] and final["text"] == "one two three"
+
+
+def test_a_flush_of_nothing_is_answered_at_once():
+    stream = Stream().init()
+    stream.text(FLUSH)
+    assert stream.messages[-1]["op"] == "flushed" and stream.messages[-1]["text"] == "" and not stream.requests
+
+
+def test_a_flush_in_the_middle_of_a_level_loses_no_sample():
+    stream = Stream().init()
+    stream.sound(1.0)
+    stream.session.on_audio(bytes(2 * 123), stream.now)
+    stream.text(FLUSH)
+    stream.answer(3)
+    stream.sound(1.0)
+    stream.text(CLOSE)
+    assert len(stream.requests[-1].clip.pcm) == SAMPLE_RATE
+    stream.answer(4)
+    assert [segment["end_ms"] for segment in stream.messages[-1]["segments"]] == [1007, 2007]
+
+
+def test_a_flush_that_the_engine_does_not_answer_ends_the_stream():
+    stream = Stream().init()
+    stream.sound(1.0)
+    stream.text(FLUSH)
+    stream.session.on_time(stream.now + LIMITS.close_timeout_seconds + 1)
+    assert stream.error["reason"] == "engine_failed"
+
+
+def test_turns_are_told_and_flushed_where_that_is_asked_for():
+    stream = Stream().init(silence_ms=500, flush_turns=True)
+    stream.sound(1.0)
+    stream.answer(3)
+    stream.quiet(0.8)
+    stream.answer(3)
+    stream.quiet(0.2)
+    told = [message for message in stream.messages if message["op"] != "interim"]
+    assert [message["op"] for message in told] == ["speech_started", "speech_stopped", "flushed"]
+    assert told[0]["at_ms"] == 0 and told[1]["at_ms"] == 1000 and told[2]["text"] == "one"
+
+
+@pytest.mark.parametrize(
+    "options", [{"silence_ms": 99}, {"silence_ms": 10_001}, {"silence_ms": True}, {"silence_ms": "500"}, {"flush_turns": True}]
+)
+def test_turns_that_cannot_be_told_are_refused(options):
+    stream = Stream()
+    stream.text(json.dumps({"op": "init"} | options))
+    assert stream.error["reason"] == "bad_message"
+
+
+@pytest.mark.parametrize("rate", [8000, 44_100, 48_000])
+def test_other_rates_are_heard_at_their_speed(rate):
+    stream = Stream()
+    stream.text(json.dumps({"op": "init", "sr": rate}))
+    samples = np.random.default_rng(0).integers(-8000, 8000, rate, dtype=np.int16)
+    for start in range(0, rate, rate // 50):
+        stream.now += 0.02
+        stream.session.on_audio(samples[start : start + rate // 50].tobytes(), stream.now)
+    stream.text(CLOSE)
+    stream.answer(3)
+    assert stream.messages[-1]["audio_ms"] == pytest.approx(1000, abs=2)
+
+
+def answer_all(stream: Stream) -> None:
+    while stream.requests and stream.requests[-1] is not stream.answered:
+        request = stream.requests[-1]
+        stream.answer(*request.draft[: request.forced], 3)
+
+
+@given(st.lists(st.sampled_from(["sound", "quiet", "flush", "answer"]), max_size=30))
+def test_what_a_flush_says_never_changes(steps):
+    stream = Stream(max_buffer_seconds=100).init()
+    for step in steps:
+        match step:
+            case "sound":
+                stream.sound(0.5)
+            case "quiet":
+                stream.quiet(1.3)
+            case "flush":
+                stream.text(FLUSH)
+            case "answer":
+                answer_all(stream)
+    stream.text(CLOSE)
+    answer_all(stream)
+    told = [message for message in stream.messages if message["op"] == "flushed"]
+    texts = [*(message["text"] for message in told), stream.messages[-1]["text"]]
+    assert all(after.startswith(before) for before, after in zip(texts, texts[1:], strict=False))
+    assert [message["audio_ms"] for message in told] == sorted(message["audio_ms"] for message in told)
+    ends = [0, *(segment["end_ms"] for segment in stream.messages[-1]["segments"])]
+    assert ends == sorted(ends)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from server.dialects import native
 from server.dialects.native import Close, Init, NativeDialect
 from server.errors import ClientError, Code
-from server.stream.events import Failed, Final, Update
+from server.stream.events import Failed, Final, Flushed, SpeechStarted, SpeechStopped, Update
 from server.stream.transcript import Segment
 from server.stream.words import Word
 
@@ -34,12 +34,16 @@ def test_every_event_is_written_as_the_schema_says(tail, words):
     segments = SEGMENTS if words else PLAIN
     events = (
         Update("one two th", 7, segments[:1], 1200, 31.25),
+        SpeechStarted(300),
+        SpeechStopped(1200),
+        Flushed("one two three", segments, 1500, 80.0),
         Final("one two three", segments, 1500, 80.0),
         Failed(Code.ENGINE_FAILED, "the engine has stopped", "one two", segments[:1], 900),
     )
     for event in events:
         message = written(NativeDialect(Init("a", words=words, tail=tail)), event)
-        assert message["sid"] == "a" and ("offset" in message) == tail
+        is_turn = isinstance(event, SpeechStarted | SpeechStopped)
+        assert message["sid"] == "a" and ("offset" in message) == (tail and not is_turn)
         if isinstance(event, Final):
             assert ("words" in message) == words and message["stable"] == len(message["text"])
 
@@ -81,3 +85,12 @@ def test_an_init_of_the_schema_is_taken_as_it_was_meant(message):
     init = native.parse_text(json.dumps(message))
     assert (init.words, init.tail) == (message.get("words", False), message.get("tail", False))
     assert init.sid == message.get("sid", init.sid) and init.sid
+
+
+def test_what_was_flushed_is_not_said_again_with_tail():
+    dialect = NativeDialect(Init("a", tail=True))
+    flushed = Flushed("one two", PLAIN[:1], 900, 5.0)
+    written(dialect, flushed)
+    dialect.confirm(flushed)
+    message = written(dialect, Update("one two three", 7, PLAIN[:1], 1500, 1.0))
+    assert (message["offset"], message["text"], message["segments"]) == (7, " three", [])
