@@ -40,7 +40,7 @@ from runtime.engine.protocol import Engine
 from runtime.tokenizer import Tokenizer
 from server.settings import SessionLimits
 
-console = Console(width=160)
+console = Console(width=220)
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 DEFAULT_PRECISION = "fp16" if hardware.find_gpu() else "fp32"

@@ -9,10 +9,13 @@ from server.errors import ServerError
 from server.http.failures import answer_error
 from server.http.health import health_router
 from server.http.offers import offers_router
+from server.http.sockets import sockets_router
+from server.http.transcriptions import transcriptions_router
 from server.sessions import Sessions
 from server.settings import Settings
 from server.telemetry.metrics import Metrics
 from server.transports.webrtc import WebRtcTransport
+from server.transports.websocket import WebSocketTransport
 
 
 def create_app(sessions: Sessions, metrics: Metrics, settings: Settings) -> FastAPI:
@@ -28,5 +31,7 @@ def create_app(sessions: Sessions, metrics: Metrics, settings: Settings) -> Fast
     app = FastAPI(title="moonshine-asr", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(ServerError, answer_error)
     app.include_router(offers_router(transport, settings.listen.webrtc_path))
+    app.include_router(sockets_router(WebSocketTransport(sessions, metrics)))
+    app.include_router(transcriptions_router(sessions, settings))
     app.include_router(health_router(sessions, metrics))
     return app

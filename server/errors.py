@@ -24,6 +24,16 @@ class Code(enum.StrEnum):
     TEXT_TOO_LONG = "text_too_long"
     ENGINE_FAILED = "engine_failed"
     INTERNAL_ERROR = "internal_error"
+    INVALID_FILE = "invalid_file"
+    AUDIO_TOO_SHORT = "audio_too_short"
+    AUDIO_TOO_LONG = "audio_too_long"
+    FILE_TOO_LARGE = "file_too_large"
+    MISSING_PARAMETER = "missing_required_parameter"
+    INVALID_VALUE = "invalid_value"
+    UNSUPPORTED_VALUE = "unsupported_value"
+    UNSUPPORTED_PARAMETER = "unsupported_parameter"
+    UNSUPPORTED_LANGUAGE = "unsupported_language"
+    MODEL_NOT_FOUND = "model_not_found"
     WARMING_UP = "warming_up"
     SERVER_FULL = "server_full"
     SHUTTING_DOWN = "shutting_down"
@@ -36,7 +46,10 @@ class Code(enum.StrEnum):
 HTTP_STATUS = {
     Code.INIT_TIMEOUT: 408,
     Code.IDLE_TIMEOUT: 408,
+    Code.MODEL_NOT_FOUND: 404,
     Code.BODY_TOO_LARGE: 413,
+    Code.FILE_TOO_LARGE: 413,
+    Code.AUDIO_TOO_LONG: 413,
     Code.MESSAGE_TOO_LARGE: 413,
     Code.INTERNAL_ERROR: 500,
     Code.ENGINE_FAILED: 503,
@@ -58,6 +71,11 @@ class ServerError(Exception):
 
 class ClientError(ServerError):
     """The client's mistake."""
+
+    def __init__(self, code: Code, message: str, parameter: str | None = None):
+        """parameter: the field that is wrong."""
+        super().__init__(code, message)
+        self.parameter = parameter
 
 
 class Refused(ServerError):

@@ -7,6 +7,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from runtime.audio import SAMPLE_RATE
 from runtime.exceptions import EngineStopped
@@ -15,6 +16,7 @@ from runtime.scheduler.transcriber import Status, Transcriber
 from runtime.tokenizer import Tokenizer
 from server.admission import Admission
 from server.errors import Code, Refused, ServerError
+from server.recording import Recording
 from server.session import Send, Session
 from server.settings import Settings
 from server.stream.events import Event
@@ -27,6 +29,28 @@ TICK_SECONDS = 0.1  # how often sessions are told that time passes
 DEFECT = ServerError(Code.INTERNAL_ERROR, "the server met a defect of its own in this session; its log has the cause")
 
 session_ids = itertools.count(1)
+
+
+def nothing() -> None:
+    """To do at a session's end."""
+
+
+class Member(Protocol):
+    """What takes a place among the sessions, whatever it is for."""
+
+    @property
+    def session_id(self) -> str: ...
+
+    @property
+    def backlog_seconds(self) -> float: ...
+
+    def on_time(self, now: float) -> None: ...
+
+    def finish(self, now: float) -> None: ...
+
+    def fail(self, error: ServerError) -> None: ...
+
+    def drop(self) -> None: ...
 
 
 class Sessions:
@@ -46,7 +70,7 @@ class Sessions:
         self._metrics = metrics
         self._clock = clock
         self._admission = Admission(transcriber, settings.access.session_limit)
-        self._members: dict[str, Session] = {}
+        self._members: dict[str, Member] = {}
         self._is_empty = asyncio.Event()
         self._is_empty.set()
         self._is_warm = asyncio.Event()
@@ -117,25 +141,36 @@ class Sessions:
             session_id,
             self._settings.session,
             self._settings.batching.max_batch,
-            lambda say, options, now: self._open_stream(session, say, options, now),
+            lambda say, options, now: self._begin_stream(session, session_id, say, options, now),
             send,
             lambda: self._end(session_id, on_end),
             self._clock(),
         )
+        self._admit(session)
         try:
-            self._admit(session)
-        except Refused as refused:
-            self._metrics.refused_total.labels(refused.code.value).inc()
+            self._open_stream(session, session_id)
+        except Refused:
+            self._end(session_id, nothing)
             raise
         return session
 
-    def _admit(self, session: Session) -> None:
-        self._admission.take_place()
+    def open_recording(self) -> Recording:
+        """A place for a whole recording; drop() gives it back. Raises Refused."""
+        session_id = f"recording-{next(session_ids)}"
+        recording = Recording(
+            session_id,
+            lambda stream_id, pcm, say, options: self._begin_stretch(recording, stream_id, pcm, say, options),
+            lambda: self._end(session_id, nothing),
+        )
+        self._admit(recording)
+        return recording
+
+    def _admit(self, session: Member) -> None:
         try:
-            self._transcriber.open_stream(session.session_id, lambda message: self._call_soon(self._lose, session, message))
-        except EngineStopped as exc:
-            self._admission.free_place()
-            raise Refused(Code.ENGINE_FAILED, str(exc)) from exc
+            self._admission.take_place()
+        except Refused as refused:
+            self._metrics.refused_total.labels(refused.code.value).inc()
+            raise
         self._members[session.session_id] = session
         self._is_empty.clear()
         self._metrics.sessions_total.inc()
@@ -144,7 +179,7 @@ class Sessions:
     def _end(self, session_id: str, on_end: Callable[[], None]) -> None:
         if self._members.pop(session_id, None) is None:
             return
-        self._transcriber.close_stream(session_id)
+        self._transcriber.close_stream(session_id)  # harmless for one that has none of this name
         self._admission.free_place()
         self._metrics.sessions.set(len(self._members))
         if not self._members:
@@ -167,7 +202,7 @@ class Sessions:
         session.drop()
 
     @contextlib.contextmanager
-    def _guarded(self, session: Session) -> Iterator[None]:
+    def _guarded(self, session: Member) -> Iterator[None]:
         """A defect met by one session ends that session, by name, and no other."""
         try:
             yield
@@ -179,34 +214,60 @@ class Sessions:
 
     # Streams
 
-    def _open_stream(self, session: Session, say: Callable[[Event], bool], options: Options, now: float) -> Stream:
-        return Stream(
-            session.session_id,
+    def _open_stream(self, session: Member, stream_id: str) -> None:
+        """Raises Refused."""
+        try:
+            self._transcriber.open_stream(stream_id, lambda message: self._call_soon(self._lose, session, message))
+        except EngineStopped as exc:
+            self._metrics.refused_total.labels(Code.ENGINE_FAILED.value).inc()
+            raise Refused(Code.ENGINE_FAILED, str(exc)) from exc
+
+    def _begin_stretch(
+        self, recording: Recording, stream_id: str, pcm: bytes, say: Callable[[Event], bool], options: Options
+    ) -> Callable[[], None]:
+        self._open_stream(recording, stream_id)
+        stream = self._begin_stream(recording, stream_id, say, options, self._clock())
+        self._metrics.audio_seconds_total.inc(len(pcm) / 2 / SAMPLE_RATE)
+        with self._guarded(recording):
+            stream.hear_all(pcm, self._clock())
+
+        def end() -> None:
+            stream.drop()
+            self._transcriber.close_stream(stream_id)
+
+        return end
+
+    def _begin_stream(
+        self, session: Member, stream_id: str, say: Callable[[Event], bool], options: Options, now: float
+    ) -> Stream:
+        stream: Stream = Stream(
+            stream_id,
             self._settings.session,
             self._tokenizer,
             say,
-            lambda request: self._submit(session, request),
+            lambda request: self._submit(session, stream, request),
             now,
             options,
             self._observe_update,
         )
+        return stream
 
     def _observe_update(self, late_seconds: float) -> None:
         self._metrics.update_late.observe(late_seconds / self._settings.session.interim_interval_seconds)
 
-    def _submit(self, session: Session, request: Request) -> None:
-        self._transcriber.submit(request, lambda result: self._call_soon(self._deliver, session, result))
+    def _submit(self, session: Member, stream: Stream, request: Request) -> None:
+        self._transcriber.submit(request, lambda result: self._call_soon(self._deliver, session, stream, result))
 
     def _call_soon(self, function: Callable[..., None], *arguments: object) -> None:
         """From any thread. Harmless behind the event loop's end."""
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(function, *arguments)
 
-    def _deliver(self, session: Session, result: Result) -> None:
+    def _deliver(self, session: Member, stream: Stream, result: Result) -> None:
         with self._guarded(session):
-            session.on_result(result, self._clock())
+            stream.on_result(result, self._clock())
 
-    def _lose(self, session: Session, message: str) -> None:
+    def _lose(self, session: Member, message: str) -> None:
         """The engine that the session's stream was on is gone."""
         with self._guarded(session):
             session.fail(ServerError(Code.ENGINE_FAILED, message))
@@ -215,6 +276,13 @@ class Sessions:
 
     async def shut_down(self, timeout_seconds: float) -> None:
         """Take no new sessions, give the open ones their finals, stop the engine."""
+        await self.finish_all(timeout_seconds)
+        if self._background is not None:
+            self._background.cancel()
+        await asyncio.to_thread(self._transcriber.stop)
+
+    async def finish_all(self, timeout_seconds: float) -> None:
+        """Take no new sessions, and give the open ones their finals."""
         self._admission.shut()
         self._metrics.ready.set(0)
         if self._members:
@@ -227,6 +295,3 @@ class Sessions:
         for session in list(self._members.values()):
             with self._guarded(session):
                 session.fail(ServerError(Code.SHUTTING_DOWN, "the server is shutting down and could not finish in time"))
-        if self._background is not None:
-            self._background.cancel()
-        await asyncio.to_thread(self._transcriber.stop)

@@ -142,6 +142,17 @@ class SessionLimits(Group):
         return self.interim_interval_ms / 1000
 
 
+class Files(Group):
+    """What one uploaded recording may take."""
+
+    max_upload_mb: int = Field(100, ge=1, le=10_000, alias="ASR_MAX_UPLOAD_MB")
+    """Largest file, in megabytes."""
+    max_file_seconds: float = Field(14_400.0, ge=1, le=360_000, alias="ASR_MAX_FILE_SECONDS")
+    """Longest recording."""
+    parallel_stretches: int = Field(8, ge=1, le=256, alias="ASR_FILE_STRETCHES")
+    """How many stretches of a recording are transcribed side by side. All of them go behind live speech."""
+
+
 class Access(Group):
     """Who may have a session."""
 
@@ -169,6 +180,7 @@ class Settings(BaseModel):
     model: Model = Model()
     batching: Batching = Batching()
     session: SessionLimits = SessionLimits()
+    files: Files = Files()
     access: Access = Access()
     telemetry: Telemetry = Telemetry()
 

@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 
 import uvicorn
 
@@ -27,6 +27,7 @@ from server.telemetry.metrics import Metrics
 logger = logging.getLogger("server.gateway")
 
 ORPHAN_CHECK_SECONDS = 1.0
+WEBSOCKET_MESSAGE_BYTES = 1024 * 1024
 DEFECT_STATUS = 5  # exit status of a process that stopped because a task of its own had ended
 
 
@@ -34,6 +35,15 @@ class QuietServer(uvicorn.Server):
     """uvicorn, ending with an exit status after an orderly shutdown: it would raise the signal again."""
 
     status = 0
+
+    def __init__(self, config: uvicorn.Config, finish: Callable[[], Coroutine[None, None, None]]):
+        """finish: gives open sessions their finals, while their connections are still there."""
+        super().__init__(config)
+        self._finish = finish
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._finish()
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -61,12 +71,14 @@ def serve(
         create_app(sessions, metrics, settings),
         loop="uvloop",
         http="httptools",
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=WEBSOCKET_MESSAGE_BYTES,
+        ws_per_message_deflate=False,  # audio does not shrink, and it would cost its CPU with every message
         log_level=settings.telemetry.log_level,
         access_log=False,
         timeout_graceful_shutdown=5,
     )
-    server = QuietServer(config)
+    server = QuietServer(config, lambda: sessions.finish_all(settings.listen.shutdown_timeout_seconds))
     sessions.on_defect = server.stop_on_defect
 
     async def run() -> None:

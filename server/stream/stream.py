@@ -212,7 +212,7 @@ class Stream:
         if (cut := segmenter.find_cut()) and (end is None or cut.position <= end):
             self._request_segment(cut)
         elif end is not None and end > segmenter.start and self._has_nothing_to_add(end):
-            self._commit(self._transcript.draft, end, None, NOTHING)
+            self._commit(self._transcript.newest, end, None, NOTHING)
             self._say_end(now)
         elif end is not None and end > segmenter.start:
             self._request_segment(Cut(end, CutKind.END))
@@ -347,25 +347,25 @@ class Stream:
 
     def _close_segment(self, best: Attempt, cut: Cut) -> None:
         """Commit what was heard, up to the cut, or up to where it can be trusted: the rest is asked for again."""
-        tokens, position, rest = best.heard.tokens, cut.position, NOTHING
+        heard, position, rest = best.heard, cut.position, NOTHING
+        tokens = heard.tokens
         spoken = self._locate(best, cut.position) if tokens and best.result.first_frames else None
         count = len(spoken.begins) - 1 if spoken else 0
         if spoken and best.ran_away:
             count = spoken.whole_words(len(tokens))
             position = spoken.end_of(count, default=cut.position)
-            tokens = tokens[: spoken.begins[count]]
+            heard, _ = heard.divided(spoken.begins[count])
         elif cut.kind is CutKind.LENGTH:
             position = self._segmenter.place(cut, spoken.between_words if spoken else ())
             count = spoken.words_before(position) if spoken else 0
-            end = spoken.begins[count] if spoken else 0
-            tokens, rest = tokens[:end], Hypothesis(tokens[end:], best.heard.log_probs[end:])
+            heard, rest = heard.divided(spoken.begins[count] if spoken else 0)
         words = spoken.words(self._tokenizer, count, position) if spoken else ()
-        self._commit(tokens, position, words if self._options.words else None, rest)
+        self._commit(heard, position, words if self._options.words else None, rest)
 
-    def _commit(self, tokens: Sequence[int], position: int, words: tuple[Word, ...] | None, rest: Hypothesis) -> None:
-        """Close the open segment at a position with these tokens; the rest of the hypothesis belongs to the next one."""
+    def _commit(self, heard: Hypothesis, position: int, words: tuple[Word, ...] | None, rest: Hypothesis) -> None:
+        """Close the open segment at a position with what was heard; the rest of the hypothesis belongs to the next one."""
         start_ms, end_ms = milliseconds(self._segmenter.start), milliseconds(position)
-        self._transcript.commit(tokens, start_ms, end_ms, rest, words)
+        self._transcript.commit(heard.tokens, start_ms, end_ms, rest, words, heard.belief)
         self._segmenter.advance(position)
         self._complete = (0, 0)
 

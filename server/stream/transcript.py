@@ -56,6 +56,8 @@ class Segment:
     end_ms: int
     words: tuple[Word, ...] | None = None
     """None where they were not asked for."""
+    log_prob: float = 0.0
+    """The mean of its tokens, as the model believes them."""
 
 
 NO_BELIEF = float("-inf")
@@ -72,6 +74,13 @@ class Hypothesis:
     def belief(self) -> float:
         """The mean log-probability; of an empty hypothesis less than any."""
         return sum(self.log_probs) / len(self.tokens) if self.tokens else NO_BELIEF
+
+    def divided(self, tokens: int) -> "tuple[Hypothesis, Hypothesis]":
+        """Its first so many tokens, and the rest."""
+        return (
+            Hypothesis(self.tokens[:tokens], self.log_probs[:tokens]),
+            Hypothesis(self.tokens[tokens:], self.log_probs[tokens:]),
+        )
 
 
 NOTHING = Hypothesis()
@@ -147,7 +156,7 @@ class Transcript:
         return self._recent[-1] if self._recent else NOTHING
 
     def commit(self, tokens: Sequence[int], start_ms: int, end_ms: int, rest: Hypothesis = NOTHING,
-               words: tuple[Word, ...] | None = None) -> None:  # fmt: skip
+               words: tuple[Word, ...] | None = None, log_prob: float = 0.0) -> None:  # fmt: skip
         """Close the open segment with its final tokens, which begin with what was forced or are the beginning of that.
 
         rest: what the same hypothesis has behind them. It is the first hypothesis of the next segment: what of it is stable
@@ -155,7 +164,7 @@ class Transcript:
         """
         if text := self._tokenizer.text(tokens):
             self._committed = join(self._committed, text)
-            self.segments.append(Segment(text, start_ms, end_ms, words))
+            self.segments.append(Segment(text, start_ms, end_ms, words, log_prob))
         stable = max(0, self.forced - len(tokens)) if rest.tokens else 0
         in_sight = len(self._words(self._shown)) - len(self._words(tokens))
         self._open()

@@ -1,0 +1,74 @@
+"""Text with times, as subtitles: SubRip (srt) and WebVTT (vtt)."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from server.stream.transcript import Segment
+from server.stream.words import Word
+
+MAX_CHARACTERS = 84  # two lines of 42, as broadcasters have it
+MAX_CUE_MS = 7_000
+PAUSE_MS = 800  # a longer pause between two words ends a cue
+SENTENCE_ENDS = (".", "?", "!")
+LEAST_SENTENCE_CHARACTERS = 30  # shorter sentences share a cue
+
+
+@dataclass(frozen=True)
+class Cue:
+    start_ms: int
+    end_ms: int
+    text: str
+
+
+def cues_of(segments: Iterable[Segment]) -> Iterator[Cue]:
+    """From the words where there are some, else a cue for each segment."""
+    for segment in segments:
+        if not segment.words:
+            yield Cue(segment.start_ms, segment.end_ms, segment.text)
+            continue
+        for words in grouped(segment.words):
+            yield Cue(words[0].start_ms, words[-1].end_ms, " ".join(word.w for word in words))
+
+
+def grouped(words: Sequence[Word]) -> Iterator[list[Word]]:
+    """So many words as make one cue."""
+    group: list[Word] = []
+    for word in words:
+        if group and not fits(group, word):
+            yield group
+            group = []
+        group.append(word)
+    if group:
+        yield group
+
+
+def fits(group: Sequence[Word], word: Word) -> bool:
+    text, last = " ".join(each.w for each in group), group[-1]
+    is_sentence = last.w.endswith(SENTENCE_ENDS) and len(text) >= LEAST_SENTENCE_CHARACTERS
+    is_short = len(text) + 1 + len(word.w) <= MAX_CHARACTERS and word.end_ms - group[0].start_ms <= MAX_CUE_MS
+    return is_short and not is_sentence and word.start_ms - last.end_ms <= PAUSE_MS
+
+
+def srt(segments: Iterable[Segment]) -> str:
+    cues = (
+        f"{number}\n{timestamp(cue.start_ms, ',')} --> {timestamp(cue.end_ms, ',')}\n{cue.text}\n"
+        for number, cue in enumerate(cues_of(segments), start=1)
+    )
+    return "\n".join(cues)
+
+
+def vtt(segments: Iterable[Segment]) -> str:
+    cues = (
+        f"{timestamp(cue.start_ms, '.')} --> {timestamp(cue.end_ms, '.')}\n{escaped(cue.text)}\n" for cue in cues_of(segments)
+    )
+    return "\n".join(["WEBVTT\n", *cues])
+
+
+def escaped(text: str) -> str:
+    """A cue's text is markup."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def timestamp(milliseconds: int, point: str) -> str:
+    seconds, rest = divmod(milliseconds, 1000)
+    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}{point}{rest:03}"

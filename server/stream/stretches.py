@@ -1,0 +1,54 @@
+"""A recording in stretches that can be heard side by side: cut where it is quietest, every half minute or so."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from runtime.audio import SAMPLE_RATE
+
+SHORTEST_SECONDS, LONGEST_SECONDS = 20.0, 40.0  # a cut is looked for between these
+QUIET_SECONDS = 0.3
+STEP_SAMPLES = SAMPLE_RATE // 100  # 10 ms: how finely the quietest place is looked for
+
+
+@dataclass(frozen=True)
+class Stretch:
+    start: int
+    """Position of its first sample in the recording."""
+    pcm: bytes
+    """PCM16 mono at 16 kHz."""
+
+
+class Stretches:
+    """Takes a recording in pieces of any size; holds no more of it than the stretch that is being filled."""
+
+    def __init__(self) -> None:
+        self._start = 0
+        self._pcm = bytearray()
+
+    def take(self, pcm: bytes) -> Iterator[Stretch]:
+        """Those that have become whole."""
+        self._pcm += pcm
+        while len(self._pcm) >= int(LONGEST_SECONDS * SAMPLE_RATE) * 2:
+            yield self._cut(quietest(np.frombuffer(bytes(self._pcm), np.int16)))
+
+    def finish(self) -> Iterator[Stretch]:
+        """The last one, if anything is left."""
+        if self._pcm:
+            yield self._cut(len(self._pcm) // 2)
+
+    def _cut(self, samples: int) -> Stretch:
+        stretch = Stretch(self._start, bytes(self._pcm[: samples * 2]))
+        del self._pcm[: samples * 2]
+        self._start += samples
+        return stretch
+
+
+def quietest(pcm: np.ndarray) -> int:
+    """The middle of the quietest QUIET_SECONDS that begin in the window; the last of equals."""
+    first, last = (int(seconds * SAMPLE_RATE) for seconds in (SHORTEST_SECONDS, LONGEST_SECONDS))
+    steps = pcm[first:last].reshape(-1, STEP_SAMPLES).astype(np.float64)
+    power = np.convolve(steps.var(axis=1), np.ones(int(QUIET_SECONDS * 100)), mode="valid")
+    place = len(power) - 1 - int(np.argmin(power[::-1]))
+    return first + place * STEP_SAMPLES + int(QUIET_SECONDS * SAMPLE_RATE) // 2

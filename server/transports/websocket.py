@@ -1,0 +1,114 @@
+"""The WebSocket transport: the very messages of the data channel, for networks that block UDP."""
+
+import asyncio
+import contextlib
+from collections import deque
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from server.errors import ServerError
+from server.session import Session
+from server.sessions import Sessions
+from server.telemetry.metrics import Metrics
+from server.transports.outbox import Outbox
+
+NORMAL = 1000  # RFC 6455, 7.4.1
+LINGER_SECONDS = 5.0  # for the last messages to be written
+
+
+class WebSocketTransport:
+    """Makes connections."""
+
+    def __init__(self, sessions: Sessions, metrics: Metrics):
+        self._sessions = sessions
+        self._metrics = metrics
+
+    def open(self, socket: WebSocket) -> "Connection":
+        """Take a place among the sessions, before the socket is accepted. Raises Refused."""
+        connection = Connection(socket, self._sessions, self._metrics)
+        connection.open()
+        return connection
+
+
+class Connection:
+    """One socket and the session behind it."""
+
+    def __init__(self, socket: WebSocket, sessions: Sessions, metrics: Metrics):
+        self._socket = socket
+        self._sessions = sessions
+        self._session: Session | None = None
+        self._outbox = Outbox(self, metrics, asyncio.get_running_loop().time, self._give_up)
+        self._unsent: deque[str] = deque()
+        self._unsent_bytes = 0
+        self._has_news = asyncio.Event()  # there is something to write, or nothing more will come
+        self._has_ended = False
+
+    def open(self) -> None:
+        """Take a place among the sessions. Raises Refused."""
+        self._session = self._sessions.open(self._outbox.send, self._end)
+
+    async def run(self) -> None:
+        """Until the client has left, or the session's last message is written."""
+        try:
+            await self._socket.accept()
+            reading, writing = asyncio.create_task(self._read()), asyncio.create_task(self._write())
+            await asyncio.wait({reading, writing}, return_when=asyncio.FIRST_COMPLETED)
+            self._end()
+            await asyncio.wait({writing}, timeout=LINGER_SECONDS)  # a client that does not read is not waited for
+            for task in (reading, writing):
+                task.cancel()
+            await asyncio.gather(reading, writing, return_exceptions=True)
+        finally:
+            self._leave()
+
+    async def _read(self) -> None:
+        assert self._session is not None, "it was opened first"
+        while (message := await self._socket.receive())["type"] != "websocket.disconnect":
+            if (text := message.get("text")) is not None:
+                self._sessions.text(self._session, text)
+            else:
+                self._sessions.audio(self._session, message["bytes"])
+
+    async def _write(self) -> None:
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # the client has gone meanwhile
+            while await self._has_more():
+                text = self._unsent.popleft()
+                self._unsent_bytes -= len(text)
+                await self._socket.send_text(text)
+            await self._socket.close(NORMAL)
+
+    async def _has_more(self) -> bool:
+        while not self._unsent and not self._has_ended:
+            self._has_news.clear()
+            await self._has_news.wait()
+        return bool(self._unsent)
+
+    def _end(self) -> None:
+        """What is unsent is the last."""
+        self._has_ended = True
+        self._has_news.set()
+
+    def _leave(self) -> None:
+        if self._session is not None:
+            self._sessions.leave(self._session)
+
+    def _give_up(self, error: ServerError) -> None:
+        """Failing sends one more message, so it must not happen inside the sending of another."""
+        if self._session is not None:
+            asyncio.get_running_loop().call_soon(self._session.fail, error)
+
+    # The wire of its outbox
+
+    @property
+    def is_open(self) -> bool:
+        return not self._has_ended
+
+    @property
+    def unsent_bytes(self) -> int:
+        return self._unsent_bytes
+
+    def send(self, text: str) -> bool:
+        self._unsent.append(text)
+        self._unsent_bytes += len(text)
+        self._has_news.set()
+        return True

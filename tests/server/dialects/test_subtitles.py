@@ -1,0 +1,50 @@
+"""Subtitles have all words, in order, in cues that can be read."""
+
+import itertools
+
+import srt
+import webvtt
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.dialects import subtitles
+from server.stream.transcript import Segment
+from server.stream.words import Word
+
+TEXTS = st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=12) | st.sampled_from(["end.", "why?", "a<b>&c"])
+STEPS = st.tuples(TEXTS, st.integers(1, 2000), st.integers(0, 2000))
+
+
+@st.composite
+def segments(draw) -> list[Segment]:
+    found, now = [], 0
+    for steps in draw(st.lists(st.lists(STEPS, min_size=1, max_size=20), max_size=4)):
+        start, words = now, []
+        for text, length, pause in steps:
+            words.append(Word(text, now, now + length))
+            now += length + pause
+        found.append(Segment(" ".join(word.w for word in words), start, now, tuple(words)))
+    return found
+
+
+@given(segments())
+def test_cues_have_every_word_once_in_order_and_do_not_overlap(found):
+    cues = list(subtitles.cues_of(found))
+    assert " ".join(cue.text for cue in cues) == " ".join(segment.text for segment in found)
+    times = [time for cue in cues for time in (cue.start_ms, cue.end_ms)]
+    assert times == sorted(times)
+    assert all(len(cue.text) <= subtitles.MAX_CHARACTERS or " " not in cue.text for cue in cues)
+
+
+@given(segments())
+def test_both_forms_are_read_as_they_were_meant(found):
+    cues = list(subtitles.cues_of(found))
+    parsed = list(srt.parse(subtitles.srt(found)))
+    assert [(cue.content, cue.start.total_seconds()) for cue in parsed] == [(cue.text, cue.start_ms / 1000) for cue in cues]
+    captions = webvtt.from_string(subtitles.vtt(found)).captions
+    for caption, cue in itertools.zip_longest(captions, cues):
+        assert caption.start_in_seconds == cue.start_ms // 1000 and len(caption.raw_text) >= len(cue.text)
+
+
+def test_a_segment_without_words_is_a_cue():
+    assert subtitles.srt([Segment("one two", 3_661_001, 3_662_500)]) == "1\n01:01:01,001 --> 01:01:02,500\none two\n"

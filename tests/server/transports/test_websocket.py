@@ -1,0 +1,102 @@
+"""The data channel's messages over a WebSocket."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+import numpy as np
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from benchmarks.accuracy import word_error_rate
+from runtime.audio import SAMPLE_RATE
+from tests.conftest import RunningServer, Speech
+
+FRAME_BYTES = SAMPLE_RATE // 50 * 2
+
+
+@pytest.fixture(scope="module")
+def served(start_server) -> RunningServer:
+    return start_server(ASR_MAX_SESSIONS="2", ASR_TARGET="onnxruntime")
+
+
+def opened(server: RunningServer) -> connect:
+    return connect(f"ws://{server.address}/ws", proxy=None)
+
+
+async def said(socket: ClientConnection) -> AsyncIterator[dict]:
+    """Messages until the server closes."""
+    try:
+        while True:
+            yield json.loads(await socket.recv())
+    except ConnectionClosed:
+        return
+
+
+async def speak(server: RunningServer, samples: np.ndarray, **options: object) -> list[dict]:
+    async with opened(server) as socket:
+        await socket.send(json.dumps({"op": "init", "sid": "a"} | options))
+        pcm = samples.tobytes()
+        for start in range(0, len(pcm), FRAME_BYTES):
+            await socket.send(pcm[start : start + FRAME_BYTES])
+        await socket.send('{"op":"close"}')
+        return [message async for message in said(socket)]
+
+
+def test_a_stream_from_init_to_final(served, recordings: dict[str, Speech]):
+    messages = asyncio.run(speak(served, recordings["short"].samples, words=True))
+    assert messages[0]["op"] == "ready" and messages[-1]["op"] == "final"
+    assert word_error_rate([recordings["short"].text], [messages[-1]["text"]]) <= 10
+    stable = [message["text"][: message["stable"]] for message in messages[1:]]
+    assert all(after.startswith(before) for before, after in zip(stable, stable[1:], strict=False))
+
+
+def test_a_bad_message_is_answered_by_name_and_the_socket_is_closed(served):
+    async def run() -> list[dict]:
+        async with opened(served) as socket:
+            await socket.send("no JSON")
+            return [message async for message in said(socket)]
+
+    (message,) = asyncio.run(run())
+    assert (message["op"], message["reason"]) == ("error", "bad_message")
+
+
+def test_a_full_server_refuses_before_it_accepts_and_takes_the_next_one_once_somebody_left(served):
+    async def run() -> int:
+        async with opened(served), opened(served):
+            with pytest.raises(InvalidStatus) as refused:
+                await connect(f"ws://{served.address}/ws", proxy=None)
+            response = refused.value.response
+            assert response.headers["Retry-After"] and json.loads(response.body)["reason"] == "server_full"
+        for _ in range(100):
+            try:
+                async with opened(served) as socket:
+                    await socket.send('{"op":"init"}')
+                    assert json.loads(await socket.recv())["op"] == "ready"
+                    return response.status_code
+            except InvalidStatus:
+                await asyncio.sleep(0.05)  # another process hears of the end in its own time
+        raise TimeoutError("no place was given back")
+
+    assert asyncio.run(run()) == 503
+
+
+def test_a_server_that_shuts_down_gives_the_final(start_server, recordings: dict[str, Speech]):
+    server = start_server(ASR_MAX_SESSIONS="2", ASR_TARGET="onnxruntime")
+
+    async def run() -> list[dict]:
+        async with opened(server) as socket:
+            await socket.send('{"op":"init"}')
+            pcm = recordings["short"].samples.tobytes()
+            for start in range(0, len(pcm), FRAME_BYTES * 10):
+                await socket.send(pcm[start : start + FRAME_BYTES * 10])
+            assert json.loads(await socket.recv())["op"] == "ready"
+            await socket.recv()  # an interim: the audio has been heard
+            stopping = asyncio.create_task(asyncio.to_thread(server.stop))
+            messages = [message async for message in said(socket)]
+            assert await stopping == 0
+            return messages
+
+    final = asyncio.run(run())[-1]
+    assert final["op"] == "final" and final["text"]
