@@ -13,6 +13,7 @@ TELEPHONE_RATE = 8_000
 MU = 255.0  # ITU-T G.711
 NOISE_EXPONENT = 1.0  # 1/f: a room with a fan in it
 SNRS_DB = (20, 10, 5, 0)
+LEVELS_DB = (-60, -40, -20)
 FAST, SLOW = 1.25, 0.8
 
 
@@ -38,6 +39,11 @@ def noisy(snr_db: float, samples: np.ndarray, chance: np.random.Generator) -> np
 
 def scaled(gain_db: float, samples: np.ndarray, chance: np.random.Generator) -> np.ndarray:
     return np.clip(samples * 10 ** (gain_db / 20), -1, 1)
+
+
+def at_level(level_db: float, samples: np.ndarray, chance: np.random.Generator) -> np.ndarray:
+    """Its RMS at so many dB of full scale."""
+    return np.clip(samples * 10 ** (level_db / 20) / max(1e-9, rms(samples)), -1, 1)
 
 
 def clipped(samples: np.ndarray, chance: np.random.Generator) -> np.ndarray:
@@ -67,6 +73,7 @@ def conditions(rooms: Sequence[np.ndarray]) -> dict[str, Change]:
         **{f"noise {snr_db} dB": functools.partial(noisy, snr_db) for snr_db in SNRS_DB},
         "clipped": clipped,
         "30 dB down": functools.partial(scaled, -30.0),
+        **{f"at {level_db} dB": functools.partial(at_level, level_db) for level_db in LEVELS_DB},
         "fast": functools.partial(at_speed, FAST),
         "slow": functools.partial(at_speed, SLOW),
     }

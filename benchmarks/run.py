@@ -18,6 +18,7 @@ from benchmarks import (
     engine,
     gateway,
     hard_audio,
+    joined,
     machine,
     offline,
     plots,
@@ -35,6 +36,7 @@ from benchmarks.speech import Way
 from benchmarks.trial import RULE, Trial
 from engine_build.checkpoint import DEFAULT_MODEL
 from runtime import hardware
+from runtime.audio import SAMPLE_RATE
 from runtime.engine import selection
 from runtime.engine.protocol import Engine
 from runtime.tokenizer import Tokenizer
@@ -134,6 +136,8 @@ def add_quality_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--every", type=int, default=1, metavar="N", help="with --speech: only every Nth clip")
     command.add_argument("--hard", nargs="*", metavar="CONDITION",
                          help="with --speech: the same recordings made harder to hear; without a name in every way")  # fmt: skip
+    command.add_argument("--joined", type=float, metavar="SECONDS",
+                         help="with --speech: instead of clip by clip, joined into one recording of about so long")  # fmt: skip
     command.add_argument("--processes", type=int, default=1, help="with --speech: clips heard side by side")
 
 
@@ -243,6 +247,8 @@ def run_speech(arguments: argparse.Namespace) -> int:
     about = {"benchmark": "speech", "machine": machine.describe(), "settings": settings_of(arguments)}
     names = arguments.sets or speech_sets.names_in(arguments.speech)
     clips = [clip for name in names for clip in speech_sets.load(arguments.speech, name, arguments.half, arguments.every)]
+    if arguments.joined:
+        return run_joined(arguments, way, about, clips)
     found = {}
     with console.status("…") as status:
         for condition, change in conditions_of(arguments).items():
@@ -258,6 +264,23 @@ def run_speech(arguments: argparse.Namespace) -> int:
     if arguments.plot:
         plots.plot_speech(found, arguments.plot)
     return 0
+
+
+def run_joined(arguments: argparse.Namespace, way: Way, about: dict, clips: Sequence[speech_sets.Clip]) -> int:
+    """One recording of all clips with speech, and one of those without."""
+    for name, chosen in (("speech", [clip for clip in clips if clip.text]), ("no speech", without_voices(clips))):
+        if chosen:
+            clip = joined.join(chosen, arguments.joined)
+            with console.status(f"{name}: {len(clip.samples) / SAMPLE_RATE:.0f} s"):
+                final = speech.stream_whole(clip, way)
+            cuts = joined.count(clip, final)
+            console.print(name, dataclasses.asdict(cuts), f"near {cuts.rate_near:.1f}%, elsewhere {cuts.rate_elsewhere:.1f}%")
+            write_line(arguments.out, about | {"joined": name, "result": dataclasses.asdict(cuts), "text": final["text"]})
+    return 0
+
+
+def without_voices(clips: Sequence[speech_sets.Clip]) -> list[speech_sets.Clip]:
+    return [clip for clip in clips if not clip.text and not clip.kind.endswith(speech_sets.VOICES)]
 
 
 def said(update: Callable[[str], None], condition: str, progress: str) -> None:

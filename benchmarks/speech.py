@@ -10,6 +10,7 @@ import numpy as np
 
 from benchmarks.file_sets import alone
 from benchmarks.quality import stream_in_process, transcribe_once
+from benchmarks.simulation import Simulation
 from benchmarks.speech_sets import Clip
 from engine_build.checkpoint import DEFAULT_MODEL
 from runtime.audio import SAMPLE_RATE
@@ -108,6 +109,15 @@ def hear(clip: Clip) -> Heard:
         requests=len(results), retries=sum(each.request.is_retry for each in results),
         compute_seconds=round(run.simulation.compute_seconds, 3),
     )  # fmt: skip
+
+
+def stream_whole(clip: Clip, way: Way) -> dict:
+    """The final message of one stream, with words."""
+    begin(way, processes=1)
+    listener = listeners.pop()
+    simulation = Simulation(listener.engine, listener.tokenizer, SessionLimits(interim_interval_ms=way.interval_ms), words=True)
+    simulation.run(clip.samples)
+    return simulation.messages[-1][1]
 
 
 def in_one_go(listener: Listener, clip: Clip) -> str:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks import comparison, hard_audio, scores, speech, speech_sets
+from benchmarks import comparison, hard_audio, joined, scores, speech, speech_sets
 from benchmarks.accuracy import count_errors, normalise_as_spoken, spelled
 from benchmarks.speech import Heard
 from runtime.audio import SAMPLE_RATE
@@ -91,7 +91,7 @@ def test_audio_made_harder_is_still_that_audio(name):
     (once,), (again,) = speech_sets.changed([clip], change), speech_sets.changed([clip], change)
     assert np.array_equal(once.samples, again.samples) and not np.array_equal(once.samples, clip.samples)
     assert len(clip.samples) * 0.75 <= len(once.samples) <= len(clip.samples) * 1.3
-    assert np.abs(once.samples.astype(int)).max() > 100
+    assert np.abs(once.samples.astype(int)).max() > 20
 
 
 @pytest.mark.parametrize("snr_db", hard_audio.SNRS_DB)
@@ -113,3 +113,19 @@ def test_halves_share_no_clip_and_miss_none(tmp_path):
     even, odd = (speech_sets.load(tmp_path, "read", half) for half in ("even", "odd"))
     assert [clip.text for clip in even] == ["0", "2", "4"] and [clip.text for clip in odd] == ["1", "3"]
     assert speech_sets.names_in(tmp_path) == ["read"]
+
+
+def test_errors_are_counted_near_the_cuts_and_elsewhere():
+    clip = speech_sets.Clip("joined", "joined", np.zeros(10 * SAMPLE_RATE, np.int16), "one two three four five six")
+    words = [{"w": word, "end_ms": 1500 * number} for number, word in enumerate(["One", "two,", "tree", "five", "six"], start=1)]
+    final = {"segments": [{"end_ms": 4000}, {"end_ms": 9000}], "words": words}
+    found = joined.count(clip, final)
+    assert (found.cuts, found.words_near, found.errors_near) == (1, 2, 2), "three became tree, and four behind it was lost"
+    assert (found.words_elsewhere, found.errors_elsewhere) == (3, 0)
+
+
+def test_joined_clips_are_as_long_as_was_asked_and_have_all_their_texts():
+    clips = [speech_sets.Clip("set", str(number), np.ones(SAMPLE_RATE, np.int16), f"word{number}") for number in range(3)]
+    clip = joined.join(clips, 20.0)
+    assert 20 <= len(clip.samples) / SAMPLE_RATE <= 23
+    assert np.count_nonzero(clip.samples) == SAMPLE_RATE * len(clip.text.split())
