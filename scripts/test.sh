@@ -9,6 +9,7 @@ if [ "${1:-}" = --fast ]; then
     exec "$PYTHON" -m pytest tests/server tests/runtime/scheduler tests/moonshine_client tests/scripts \
         -m "not engine and not server and not slow" "$@"
 fi
+[ "$(id -u)" != 0 ] || command -v chromium >/dev/null || apt_install "a browser, for the tests of the page," chromium
 install_torch
 install_project export,gpu,test
 exec "$PYTHON" -m pytest "$@"

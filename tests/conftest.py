@@ -160,7 +160,7 @@ def start_server(built, tmp_path_factory) -> Iterator[Callable[..., RunningServe
 
     def start(precision: str = "fp32", **variables: str) -> RunningServer:
         built(precision)
-        port = free_port()
+        port = int(variables.get("ASR_PORT") or free_port())
         log = tmp_path_factory.mktemp("server") / "log"
         environment = os.environ | {
             "ASR_HOST": "127.0.0.1", "ASR_PORT": str(port), "ASR_ENGINE_DIR": str(ENGINES), "MOONSHINE_PRECISION": precision,

@@ -57,6 +57,11 @@ class QuietServer(uvicorn.Server):
         self.should_exit = True
 
 
+def is_news(record: logging.LogRecord) -> bool:
+    """uvicorn calls every WebSocket that is refused with an answer an error of ours."""
+    return not record.getMessage().startswith("ASGI callable returned without completing handshake")
+
+
 def serve(
     settings: Settings,
     transcriber: Transcriber,
@@ -78,6 +83,7 @@ def serve(
         access_log=False,
         timeout_graceful_shutdown=5,
     )
+    logging.getLogger("uvicorn.error").addFilter(is_news)
     server = QuietServer(config, lambda: sessions.finish_all(settings.listen.shutdown_timeout_seconds))
     sessions.on_defect = server.stop_on_defect
 

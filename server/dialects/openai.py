@@ -174,8 +174,11 @@ def delta(text: str) -> str:
     return server_sent({"type": "transcript.text.delta", "delta": text})
 
 
-def done(heard: Transcription) -> str:
-    return server_sent({"type": "transcript.text.done", "text": heard.text, "languages": [{"code": "en"}], "usage": usage(heard)})
+def done(asked: Asked, heard: Transcription) -> str:
+    """With verbose_json it has that answer's fields, too."""
+    more = verbose(asked, heard) if asked.format is Format.VERBOSE_JSON else {}
+    event = {"type": "transcript.text.done", "text": heard.text, "languages": [{"code": "en"}], "usage": usage(heard)}
+    return server_sent(more | event)
 
 
 def server_sent(event: Mapping[str, Any]) -> str:

@@ -91,7 +91,7 @@ class Upload:
             heard = self._hear(recording, file, asked.words)
             opened.push_async_callback(heard.aclose)
             if asked.is_streamed:
-                return EventStream(heard, opened.pop_all())
+                return EventStream(asked, heard, opened.pop_all())
             transcription = await self._while_connected(whole(heard))
         if transcription is None:
             return Response(status_code=CLIENT_LEFT)
@@ -172,8 +172,8 @@ def transcription_of(stretches: list[Heard]) -> Transcription:
 class EventStream(StreamingResponse):
     """OpenAI's events, while the recording is transcribed. Closes behind itself what the request has opened."""
 
-    def __init__(self, heard: AsyncIterator[Heard], opened: contextlib.AsyncExitStack):
-        super().__init__(events(heard), media_type="text/event-stream")
+    def __init__(self, asked: Asked, heard: AsyncIterator[Heard], opened: contextlib.AsyncExitStack):
+        super().__init__(events(asked, heard), media_type="text/event-stream")
         self._opened = opened
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -181,7 +181,7 @@ class EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-async def events(heard: AsyncIterator[Heard]) -> AsyncIterator[str]:
+async def events(asked: Asked, heard: AsyncIterator[Heard]) -> AsyncIterator[str]:
     """One for each stretch with words, and the whole at the end."""
     stretches: list[Heard] = []
     try:
@@ -192,4 +192,4 @@ async def events(heard: AsyncIterator[Heard]) -> AsyncIterator[str]:
     except ServerError as error:
         yield openai.server_sent(openai.error_body(error))
         return
-    yield openai.done(transcription_of(stretches))
+    yield openai.done(asked, transcription_of(stretches))

@@ -1,0 +1,31 @@
+"""The page at / and the JavaScript client: files of server/web/, nothing from elsewhere."""
+
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+
+from fastapi import APIRouter
+from fastapi.responses import FileResponse
+
+WEB = Path(__file__).resolve().parent.parent / "web"
+CONTENT_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'self'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",  # a server that is upgraded must not be met by the page of before
+}
+
+
+def pages_router() -> APIRouter:
+    router = APIRouter()
+    for path in sorted(path for path in WEB.iterdir() if path.suffix in CONTENT_TYPES):
+        router.add_api_route("/" if path.name == "index.html" else f"/web/{path.name}", serving(path), methods=["GET", "HEAD"])
+    return router
+
+
+def serving(path: Path) -> Callable[[], Coroutine[None, None, FileResponse]]:
+    async def serve() -> FileResponse:
+        return FileResponse(path, media_type=CONTENT_TYPES[path.suffix], headers=HEADERS)
+
+    return serve

@@ -1,0 +1,341 @@
+import {MoonshineClient} from "/web/moonshine-client.js";
+
+const $ = (id) => document.getElementById(id);
+const HELD_SECONDS = 30; // of sound, while the server cannot be reached
+const MOST_EVENTS = 200;
+const CUE = {characters: 84, milliseconds: 7000, pause: 800};
+
+// What has been said: the text of streams that have ended, and of the one that is under way.
+const transcript = {
+  ended: "",
+  segments: [], // with times on this page's own clock, in milliseconds
+  shown: 0, // characters of stable text that are on the page
+  client: null,
+
+  get stable() {
+    return joined(this.ended, this.client?.stableText ?? "");
+  },
+  get moving() {
+    return this.client?.movingText ?? "";
+  },
+  get text() {
+    return this.stable + (this.client?.stable ? "" : this.ended && this.moving ? " " : "") + this.moving;
+  },
+  show() {
+    const box = $("transcript");
+    const isAtEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 40;
+    $("stable").append(this.stable.slice(this.shown));
+    this.shown = this.stable.length;
+    $("moving").textContent = this.text.slice(this.stable.length);
+    $("hint").hidden = Boolean(this.text);
+    if (isAtEnd) box.scrollTop = box.scrollHeight;
+  },
+  // The stream is over, or lost: what it had is kept.
+  keep() {
+    if (!this.client) return;
+    const {text, segments, beganAt} = this.client;
+    this.ended = joined(this.ended, text);
+    this.segments.push(...segments.map((segment) => moved(segment, beganAt)));
+    this.client = null;
+    this.show();
+  },
+  add(text, segments = []) {
+    this.ended = joined(this.ended, text);
+    this.segments.push(...segments);
+    this.show();
+  },
+  clear() {
+    Object.assign(this, {ended: "", segments: [], shown: 0});
+    $("stable").textContent = "";
+    this.show();
+  },
+};
+
+function joined(first, second) {
+  return first && second ? `${first} ${second}` : first || second;
+}
+
+function moved(segment, by) {
+  const shift = (each) => ({...each, start_ms: each.start_ms + by, end_ms: each.end_ms + by});
+  return {...shift(segment), words: segment.words?.map(shift)};
+}
+
+// Sound in
+
+let source = null; // what is being listened to
+let spoken = 0; // milliseconds of it, over all streams
+
+async function listen(open, button) {
+  if (source) return stop();
+  hush();
+  try {
+    const media = await open();
+    if (!media.getAudioTracks().length) throw new Error("no sound is shared: tick “share tab audio” in the browser's dialog");
+    const context = new AudioContext();
+    await context.audioWorklet.addModule("/web/capture.js");
+    const capture = new AudioWorkletNode(context, "capture");
+    const opened = {media, context, capture, button, held: [], heldSamples: 0, isOver: false, rate: context.sampleRate};
+    source = opened;
+    capture.port.onmessage = ({data}) => hear(opened, data);
+    context.createMediaStreamSource(media).connect(capture);
+    media.getAudioTracks()[0].onended = stop;
+  } catch (error) {
+    source = null;
+    return tell(reason(error));
+  }
+  press(button, true);
+  keepAwake();
+  stayConnected(source);
+}
+
+function reason(error) {
+  if (error.name === "NotAllowedError") return "The microphone was refused. Allow it for this page in the browser's settings, then press the button again.";
+  if (error.name === "NotFoundError") return "There is no microphone. Choose a file, or connect one and press the button again.";
+  return `The sound cannot be had: ${error.message}`;
+}
+
+function hear(from, samples) {
+  if (from.isOver) return;
+  spoken += (1000 * samples.length) / from.rate;
+  showLevel(samples);
+  const {client} = transcript;
+  if (client?.isReady && !client.isEnded) return client.send(samples);
+  from.held.push(samples);
+  from.heldSamples += samples.length;
+  while (from.heldSamples > HELD_SECONDS * from.rate) from.heldSamples -= from.held.shift().length;
+}
+
+function showLevel(samples) {
+  let sum = 0;
+  for (const sample of samples) sum += sample * sample;
+  $("level").value = 10 * Math.log10(sum / samples.length / 32768 ** 2 + 1e-9);
+}
+
+async function stayConnected(from) {
+  for (let tries = 0; from === source && !from.isOver; tries++) {
+    try {
+      await connect(from);
+      tries = 0;
+      await transcript.client.final;
+      return;
+    } catch (error) {
+      transcript.keep();
+      if (from.isOver) return say("Stopped.");
+      const seconds = Math.min(5, 0.5 * 2 ** tries) * (0.75 + Math.random() / 2);
+      tell(`${error.message}. The text so far is kept; trying again in ${seconds.toFixed(0) || 1} s.`);
+      await new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
+    }
+  }
+}
+
+async function connect(from) {
+  say("Connecting…");
+  const client = new MoonshineClient({sampleRate: from.rate, transport: $("transport").value});
+  client.beganAt = Math.round(spoken - (1000 * from.heldSamples) / from.rate);
+  client.addEventListener("text", () => transcript.client === client && transcript.show());
+  client.addEventListener("message", ({detail}) => log(detail));
+  await client.connect();
+  transcript.client = client;
+  client.isReady = true;
+  for (const samples of from.held) client.send(samples);
+  Object.assign(from, {held: [], heldSamples: 0});
+  hush();
+  say(`Listening, over ${client.via === "webrtc" ? "WebRTC" : "a WebSocket"}.`);
+}
+
+async function stop() {
+  const from = source;
+  if (!from) return;
+  source = null;
+  from.isOver = true;
+  from.media.getTracks().forEach((track) => track.stop());
+  press(from.button, false);
+  $("level").value = -60;
+  try {
+    await transcript.client?.close();
+    say("Stopped.");
+  } catch (error) {
+    tell(`The last words may be missing: ${error.message}.`);
+  }
+  transcript.keep();
+  await from.context.close();
+}
+
+function press(button, isPressed) {
+  button.setAttribute("aria-pressed", isPressed);
+  if (button.id === "microphone") button.textContent = isPressed ? "Stop" : "Start microphone";
+  document.body.classList.toggle("listening", isPressed);
+}
+
+async function keepAwake() {
+  try {
+    await navigator.wakeLock?.request("screen");
+  } catch {} // a screen that goes dark is no reason to stop
+}
+
+async function listDevices() {
+  const devices = (await navigator.mediaDevices?.enumerateDevices()) ?? [];
+  const inputs = devices.filter((device) => device.kind === "audioinput" && device.deviceId);
+  $("device").replaceChildren(new Option("the usual one", ""), ...inputs.map((each) => new Option(each.label || "a microphone", each.deviceId)));
+}
+
+async function openMicrophone() {
+  const chosen = $("device").value;
+  const audio = {channelCount: 1, ...(chosen && {deviceId: {exact: chosen}})};
+  for (const name of ["echoCancellation", "noiseSuppression", "autoGainControl"]) audio[name] = $(name).checked;
+  const media = await navigator.mediaDevices.getUserMedia({audio});
+  listDevices(); // their names are known from now on
+  return media;
+}
+
+// Files
+
+async function transcribe(file) {
+  hush();
+  say(`Sending ${file.name}…`);
+  const form = new FormData();
+  for (const [name, value] of [["model", "default"], ["response_format", "verbose_json"], ["timestamp_granularities[]", "word"], ["timestamp_granularities[]", "segment"], ["stream", "true"]]) form.append(name, value);
+  form.append("file", file);
+  try {
+    const response = await fetch("/v1/audio/transcriptions", {method: "POST", body: form});
+    if (!response.ok) throw new Error((await response.json()).error.message);
+    say(`Transcribing ${file.name}…`);
+    await follow(response);
+    say(`${file.name} is transcribed.`);
+  } catch (error) {
+    tell(`${file.name}: ${error.message}`);
+  }
+}
+
+// OpenAI's events: text as it comes, times at the end.
+async function follow(response) {
+  let rest = "";
+  for await (const chunk of chunks(response.body.pipeThrough(new TextDecoderStream()))) {
+    const lines = (rest + chunk).split("\n\n");
+    rest = lines.pop();
+    for (const line of lines) {
+      const event = JSON.parse(line.slice("data: ".length));
+      log(event);
+      if (event.error) throw new Error(event.error.message);
+      if (event.type === "transcript.text.delta") transcript.add(event.delta.trim());
+      if (event.segments) transcript.segments.push(...timed(event));
+    }
+  }
+}
+
+async function* chunks(stream) {
+  const reader = stream.getReader();
+  for (let {done, value} = await reader.read(); !done; {done, value} = await reader.read()) yield value;
+}
+
+function timed({segments, words}) {
+  const ms = (seconds) => Math.round(1000 * seconds);
+  return segments.map(({text, start, end}) => ({
+    text, start_ms: ms(start), end_ms: ms(end),
+    words: words.filter((word) => word.start >= start && word.start < end).map((word) => ({w: word.word, start_ms: ms(word.start), end_ms: ms(word.end)})),
+  }));
+}
+
+// Text out
+
+function segmentsSoFar() {
+  const {client} = transcript;
+  return [...transcript.segments, ...(client ? client.segments.map((segment) => moved(segment, client.beganAt)) : [])];
+}
+
+function cues() {
+  return segmentsSoFar().flatMap(({text, start_ms, end_ms, words}) => {
+    if (!words?.length) return [{text, start_ms, end_ms}];
+    const groups = [];
+    for (const word of words) {
+      const group = groups.at(-1);
+      const fits = group && group.text.length + word.w.length < CUE.characters && word.end_ms - group.start_ms <= CUE.milliseconds && word.start_ms - group.end_ms <= CUE.pause;
+      if (fits) Object.assign(group, {text: `${group.text} ${word.w}`, end_ms: word.end_ms});
+      else groups.push({text: word.w, start_ms: word.start_ms, end_ms: word.end_ms});
+    }
+    return groups;
+  });
+}
+
+function timestamp(ms, point) {
+  return new Date(ms).toISOString().slice(11, 23).replace(".", point);
+}
+
+const forms = {
+  txt: () => `${transcript.text}\n`,
+  srt: () => cues().map((cue, index) => `${index + 1}\n${timestamp(cue.start_ms, ",")} --> ${timestamp(cue.end_ms, ",")}\n${cue.text}\n`).join("\n"),
+  vtt: () => ["WEBVTT\n", ...cues().map((cue) => `${timestamp(cue.start_ms, ".")} --> ${timestamp(cue.end_ms, ".")}\n${cue.text.replace(/&/g, "&amp;").replace(/</g, "&lt;")}\n`)].join("\n"),
+  json: () => JSON.stringify({text: transcript.text, segments: segmentsSoFar()}, null, 2),
+};
+
+function download(kind) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([forms[kind]()], {type: "text/plain"}));
+  link.download = `transcript.${kind}`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}
+
+// What the page says of itself
+
+function say(text) {
+  $("status").textContent = text;
+}
+
+function tell(trouble) {
+  $("trouble").textContent = trouble;
+  $("trouble").hidden = false;
+  say("Not listening.");
+}
+
+function hush() {
+  $("trouble").hidden = true;
+}
+
+const events = [];
+
+function log(message) {
+  events.push(JSON.stringify(message));
+  if (events.length > MOST_EVENTS) events.shift();
+  $("events").textContent = events.join("\n");
+  if (message.latency_ms !== undefined) $("delays").textContent = `text ${Math.round(message.latency_ms)} ms behind the sound`;
+}
+
+function showSnippets() {
+  const {origin, host} = location;
+  $("curl").textContent = `curl -F file=@recording.wav -F model=default ${origin}/v1/audio/transcriptions`;
+  $("openai").textContent = `from openai import OpenAI\n\nclient = OpenAI(base_url="${origin}/v1", api_key="any")\nwith open("recording.wav", "rb") as file:\n    print(client.audio.transcriptions.create(file=file, model="default").text)`;
+  $("python").textContent = `from moonshine_client import StreamingClient\n\nasync with StreamingClient("${host}") as client:\n    await client.send(pcm)  # PCM16, 16 kHz, mono, as often as there is some\n    final = await client.close()`;
+  $("javascript").textContent = `import {MoonshineClient} from "${origin}/web/moonshine-client.js";\n\nconst client = new MoonshineClient({server: "${origin}", sampleRate: 48000});\nclient.addEventListener("text", () => console.log(client.stableText, client.movingText));\nawait client.connect();\nclient.send(samples); // Int16Array, as often as there is some\nconst final = await client.close();`;
+}
+
+$("microphone").onclick = () => listen(openMicrophone, $("microphone"));
+$("tab").onclick = () => listen(() => navigator.mediaDevices.getDisplayMedia({audio: true, video: true}), $("tab"));
+$("file").onchange = ({target}) => {
+  for (const file of target.files) transcribe(file);
+  target.value = "";
+};
+$("copy").onclick = async () => {
+  await navigator.clipboard?.writeText(transcript.text);
+  say("Copied.");
+};
+$("download").onchange = ({target}) => {
+  if (target.value) download(target.value);
+  target.value = "";
+};
+$("clear").onclick = () => transcript.client ? tell("Stop listening first, then clear.") : transcript.clear();
+for (const name of ["dragover", "dragleave", "drop"]) {
+  addEventListener(name, (event) => {
+    event.preventDefault();
+    document.body.classList.toggle("dropping", name === "dragover");
+    if (name === "drop") for (const file of event.dataTransfer.files) transcribe(file);
+  });
+}
+if (!isSecureContext || !navigator.mediaDevices) {
+  $("insecure").hidden = false;
+  $("microphone").disabled = $("tab").disabled = true;
+}
+if (!navigator.mediaDevices?.getDisplayMedia) $("tab").hidden = true;
+if (new URLSearchParams(location.search).has("captions")) document.body.classList.add("captions");
+showSnippets();
+listDevices();
