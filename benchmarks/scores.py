@@ -8,6 +8,7 @@ import numpy as np
 from benchmarks.accuracy import count_errors, normalise, normalise_as_spoken, spelled
 from benchmarks.quality import Spread
 from benchmarks.speech import Heard
+from benchmarks.speech_sets import TUNED_ON
 
 DRAWS = 2000  # of the bootstrap
 TOGETHER = "together"
@@ -75,11 +76,12 @@ def score(name: str, heard: Sequence[Heard]) -> Score:
 
 
 def scores(heard: Sequence[Heard]) -> list[Score]:
-    """Of each set with speech in it, and of all together."""
+    """Of each set with speech in it, and of those together on which nothing was chosen."""
     spoken = [each for each in heard if each.reference]
     names = list(dict.fromkeys(each.set_name for each in spoken))
     found = [score(name, [each for each in spoken if each.set_name == name]) for name in names]
-    return [*found, score(TOGETHER, spoken)] if len(names) > 1 else found
+    untouched = [each for each in spoken if each.set_name not in TUNED_ON]
+    return [*found, score(TOGETHER, untouched)] if len(names) > 1 and untouched else found
 
 
 def errors_of(heard: Sequence[Heard], way: str, form: Form = normalise_as_spoken) -> np.ndarray:
@@ -122,12 +124,13 @@ class Paired:
 
 
 def pair(before: Sequence[Heard], now: Sequence[Heard]) -> list[Paired]:
-    """By set, and together."""
+    """By set, and of those together on which nothing was chosen."""
     earlier = {each.name: each for each in before if each.reference}
     both = [(earlier[each.name], each) for each in now if each.name in earlier]
     names = list(dict.fromkeys(each.set_name for _, each in both))
     pairs = [paired(name, [two for two in both if two[1].set_name == name]) for name in names]
-    return [*pairs, paired(TOGETHER, both)] if len(names) > 1 else pairs
+    untouched = [two for two in both if two[1].set_name not in TUNED_ON]
+    return [*pairs, paired(TOGETHER, untouched)] if len(names) > 1 and untouched else pairs
 
 
 def paired(name: str, both: Sequence[tuple[Heard, Heard]]) -> Paired:

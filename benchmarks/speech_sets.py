@@ -10,8 +10,8 @@ import numpy as np
 from moonshine_client import audio_file
 
 HALVES = {"even": 0, "odd": 1}
-TUNED_ON = ("librispeech_train",)  # thresholds were chosen on it and on the even clips of the others
-WHOLE = ("dictation_long", *TUNED_ON)  # of these there are no halves
+TUNED_ON = ("librispeech_train", "dictation_long")
+"""Thresholds were chosen on these, of which there are no halves, and on the even clips of the others. They stand apart."""
 VOICES = "*"  # behind the kind of what is no speech, but has voices in it
 
 
@@ -41,7 +41,7 @@ def names_in(directory: Path) -> list[str]:
 def load(directory: Path, name: str, half: str | None = None, every: int = 1) -> list[Clip]:
     """half: even or odd clips only; every: of those, each so many-th. Raises FileNotFoundError where there is no such set."""
     entries = json.loads((directory / name / "manifest.json").read_text())
-    if half and name not in WHOLE:
+    if half and name not in TUNED_ON:
         entries = entries[HALVES[half] :: 2]
     return [
         Clip(name, entry["file"], audio_file.load(directory / name / entry["file"]), entry["text"], kind_of(entry))

@@ -32,7 +32,8 @@ class Rule:
 
 STABLE_RULES = (Rule(1, -0.05), Rule(1.5, -0.3), Rule(2, -0.5), Rule(4, -1.0), Rule(1, -0.3, behind=3), Rule(1.5, ANY, behind=8))
 """A word is stable when one of these is met, hypotheses counted in units of the agreement asked for: the more the model believes
-it and the more it has heard behind it, the fewer are needed. Chosen on librispeech_train and the even clips of the other sets."""
+it and the more it has heard behind it, the fewer are needed. Chosen on librispeech_train, dictation_long and the even clips of
+the other sets."""
 
 PUNCTUATION_LOG_PROB = -1.0
 """Asked of punctuation where more would be asked of a word. Without it mid.wav's words, between whose clauses a comma is as good
