@@ -33,6 +33,7 @@ class Code(enum.StrEnum):
     UNSUPPORTED_VALUE = "unsupported_value"
     UNSUPPORTED_PARAMETER = "unsupported_parameter"
     UNSUPPORTED_LANGUAGE = "unsupported_language"
+    COMMIT_EMPTY = "input_audio_buffer_commit_empty"
     MODEL_NOT_FOUND = "model_not_found"
     WARMING_UP = "warming_up"
     SERVER_FULL = "server_full"

@@ -15,7 +15,9 @@ from runtime.scheduler.requests import Request, Result
 from runtime.scheduler.transcriber import Status, Transcriber
 from runtime.tokenizer import Tokenizer
 from server.admission import Admission
+from server.dialects.openai_realtime import ServerEvent
 from server.errors import Code, Refused, ServerError
+from server.realtime import RealtimeSession
 from server.recording import Recording
 from server.session import Send, Session
 from server.settings import Settings
@@ -154,6 +156,22 @@ class Sessions:
             raise
         return session
 
+    def open_realtime(self, send: Callable[[ServerEvent], bool], on_end: Callable[[], None]) -> RealtimeSession:
+        """A session in OpenAI's Realtime dialect. Raises Refused."""
+        session_id = f"realtime-{next(session_ids)}"
+        session = RealtimeSession(
+            session_id,
+            self._settings.session,
+            self._settings.model.model_id,
+            lambda stream_id, say, options, now: self._begin_named_stream(session, stream_id, say, options, now),
+            send,
+            lambda: self._end(session_id, on_end),
+            self._clock(),
+        )
+        self._admit(session)
+        session.begin()
+        return session
+
     def open_recording(self) -> Recording:
         """A place for a whole recording; drop() gives it back. Raises Refused."""
         session_id = f"recording-{next(session_ids)}"
@@ -186,16 +204,16 @@ class Sessions:
             self._is_empty.set()
         on_end()
 
-    def text(self, session: Session, text: str) -> None:
+    def text(self, session: Session | RealtimeSession, text: str) -> None:
         with self._guarded(session):
             session.on_text(text, self._clock())
 
-    def audio(self, session: Session, pcm: bytes) -> None:
+    def audio(self, session: Session | RealtimeSession, pcm: bytes) -> None:
         self._metrics.audio_seconds_total.inc(len(pcm) / 2 / SAMPLE_RATE)
         with self._guarded(session):
             session.on_audio(pcm, self._clock())
 
-    def leave(self, session: Session) -> None:
+    def leave(self, session: Session | RealtimeSession) -> None:
         """The client has gone without a word. Harmless for a session that has ended."""
         if session.session_id in self._members:
             logger.info("%s left without closing", session.session_id)
@@ -225,17 +243,24 @@ class Sessions:
     def _begin_stretch(
         self, recording: Recording, stream_id: str, pcm: bytes, say: Callable[[Event], bool], options: Options
     ) -> Callable[[], None]:
-        self._open_stream(recording, stream_id)
-        stream = self._begin_stream(recording, stream_id, say, options, self._clock())
+        stream, end = self._begin_named_stream(recording, stream_id, say, options, self._clock())
         self._metrics.audio_seconds_total.inc(len(pcm) / 2 / SAMPLE_RATE)
         with self._guarded(recording):
             stream.hear_all(pcm, self._clock())
+        return end
+
+    def _begin_named_stream(
+        self, session: Member, stream_id: str, say: Callable[[Event], bool], options: Options, now: float
+    ) -> tuple[Stream, Callable[[], None]]:
+        """One of several of a session, and what ends it. Raises Refused."""
+        self._open_stream(session, stream_id)
+        stream = self._begin_stream(session, stream_id, say, options, now)
 
         def end() -> None:
             stream.drop()
             self._transcriber.close_stream(stream_id)
 
-        return end
+        return stream, end
 
     def _begin_stream(
         self, session: Member, stream_id: str, say: Callable[[Event], bool], options: Options, now: float

@@ -27,7 +27,7 @@ from server.telemetry.metrics import Metrics
 logger = logging.getLogger("server.gateway")
 
 ORPHAN_CHECK_SECONDS = 1.0
-WEBSOCKET_MESSAGE_BYTES = 1024 * 1024
+WEBSOCKET_MESSAGE_BYTES = 21 * 1024 * 1024  # 15 MiB of audio in base64: the most that OpenAI takes at once
 DEFECT_STATUS = 5  # exit status of a process that stopped because a task of its own had ended
 
 

@@ -4,7 +4,10 @@ from fastapi import APIRouter, WebSocket
 
 from server.errors import Refused
 from server.http.failures import error_response
+from server.http.transcriptions import refuse
 from server.transports.websocket import WebSocketTransport
+
+REALTIME_PROTOCOL = "realtime"
 
 
 def sockets_router(transport: WebSocketTransport) -> APIRouter:
@@ -19,5 +22,16 @@ def sockets_router(transport: WebSocketTransport) -> APIRouter:
             await socket.send_denial_response(error_response(refused))
             return
         await connection.run()
+
+    @router.websocket("/v1/realtime")
+    async def realtime(socket: WebSocket) -> None:
+        """OpenAI's clients offer subprotocols, of which one must be chosen."""
+        try:
+            connection = transport.open_realtime(socket)
+        except Refused as refused:
+            await socket.send_denial_response(refuse(refused))
+            return
+        offered = socket.scope.get("subprotocols", [])
+        await connection.run(REALTIME_PROTOCOL if REALTIME_PROTOCOL in offered else None)
 
     return router

@@ -7,6 +7,7 @@ none, drop() says nothing. All methods run on one thread.
 
 import enum
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -73,6 +74,14 @@ class Outstanding:
     """How long it had been due when it was submitted."""
 
 
+@dataclass(frozen=True)
+class Flush:
+    """Asked for by the client, or by the end of a turn."""
+
+    position: int
+    asked_at: float
+
+
 class Stream:
     """The segmenter and the transcript of one stream, and what is asked of the engine for them."""
 
@@ -107,8 +116,8 @@ class Stream:
         self._last_heard_at = now  # when audio last came
         self._last_interim_at = float("-inf")  # when the last interim was submitted
         self._due_at: float | None = None  # since when another one has been due, with a request under way
-        self._flush_until: int | None = None  # the position up to which a flush was asked for
-        self._finished_at = 0.0  # when finish() or flush() was called
+        self._flushes: deque[Flush] = deque()  # that were asked for, the oldest first
+        self._finished_at = 0.0  # when finish() was called
         self._last_shown = ("", 0)  # text and stable, as last said
 
     # What happens to a stream
@@ -136,11 +145,20 @@ class Stream:
         self._segmenter.append(pcm)
         self.finish(now)
 
+    def ask(self, options: Options) -> None:
+        """For something else from now on."""
+        if options.silence_seconds != self._options.silence_seconds:
+            self._turns = None if options.silence_seconds is None else Turns(options.silence_seconds)
+        self._options = options
+
     def flush(self, now: float) -> None:
         """Close what was heard so far as at the end, and go on: Flushed is said when that is done."""
         if self.state is State.OPEN:
-            self._flush_until = self._segmenter.end
-            self._finished_at = now
+            self._flushes.append(Flush(self._segmenter.end, now))
+            if self._turns is not None:
+                self._turns.end()
+            if len(self._flushes) > 1:
+                return  # one after the other
             self._outstanding = None  # what is under way is asked for again, as a final: those go first
             self._advance(now)
 
@@ -166,7 +184,7 @@ class Stream:
 
     def on_time(self, now: float) -> None:
         """Called now and then, to notice what does not happen."""
-        if self._end_position is not None and now - self._finished_at > self._limits.close_timeout_seconds:
+        if self._end_position is not None and now - self._asked_at > self._limits.close_timeout_seconds:
             self.fail(Code.ENGINE_FAILED, f"no final within {self._limits.close_timeout_seconds:g} s of closing")
         elif self.state is State.OPEN and now - self._last_heard_at > AUDIO_STOPPED_SECONDS:
             self._advance(now)  # audio that comes does it by itself
@@ -228,7 +246,14 @@ class Stream:
     @property
     def _end_position(self) -> int | None:
         """Up to where the end, or a flush, asks for text that will not change; None while nothing does."""
-        return self._segmenter.end if self.state is State.FINISHING else self._flush_until
+        if self.state is State.FINISHING:
+            return self._segmenter.end
+        return self._flushes[0].position if self._flushes else None
+
+    @property
+    def _asked_at(self) -> float:
+        """When that was asked for."""
+        return self._flushes[0].asked_at if self.state is State.OPEN and self._flushes else self._finished_at
 
     def _interim_is_due(self, now: float) -> bool:
         if not self._segmenter.has_sound or self._heard_it_all(ENOUGH_COMPLETE):
@@ -392,12 +417,13 @@ class Stream:
     def _say_end(self, now: float) -> None:
         """The final, or that a flush is done; the stream then goes on."""
         text, segments = self._transcript.text, self._transcript.segments
-        latency_ms = (now - self._finished_at) * 1000
+        latency_ms = (now - self._asked_at) * 1000
         if self.state is State.FINISHING:
             self.state = State.ENDED
             self._say(Final(text, segments, milliseconds(self._segmenter.end), latency_ms))
             return
-        self._flush_until, self._last_shown = None, (self._transcript.text, self._transcript.stable)
+        self._flushes.popleft()
+        self._last_shown = (self._transcript.text, self._transcript.stable)
         self._say(Flushed(text, segments, milliseconds(self._segmenter.start), latency_ms))
         self._advance(now)
 

@@ -22,6 +22,11 @@ class Turns:
         self._loud_until = 0  # the level behind the last loud one
         self._is_speaking = False
 
+    def end(self) -> None:
+        """The turn is over whatever is heard: what follows begins another."""
+        self._is_speaking = False
+        self._recent.clear()
+
     def hear(self, loud: Iterable[bool]) -> Iterator[SpeechStarted | SpeechStopped]:
         """What has begun and ended within these levels."""
         for is_loud in loud:
@@ -34,6 +39,5 @@ class Turns:
                 first = self._heard - len(self._recent) + self._recent.index(True)
                 yield SpeechStarted(first * LEVEL_MS)
             elif self._is_speaking and self._heard - self._loud_until >= self._silence_levels:
-                self._is_speaking = False
-                self._recent.clear()
+                self.end()
                 yield SpeechStopped(self._loud_until * LEVEL_MS)

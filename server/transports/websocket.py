@@ -7,6 +7,7 @@ from collections import deque
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from server.errors import ServerError
+from server.realtime import RealtimeSession
 from server.session import Session
 from server.sessions import Sessions
 from server.telemetry.metrics import Metrics
@@ -26,7 +27,13 @@ class WebSocketTransport:
     def open(self, socket: WebSocket) -> "Connection":
         """Take a place among the sessions, before the socket is accepted. Raises Refused."""
         connection = Connection(socket, self._sessions, self._metrics)
-        connection.open()
+        connection.session = self._sessions.open(connection.outbox.send, connection.end)
+        return connection
+
+    def open_realtime(self, socket: WebSocket) -> "Connection":
+        """The same in OpenAI's Realtime dialect."""
+        connection = Connection(socket, self._sessions, self._metrics)
+        connection.session = self._sessions.open_realtime(connection.outbox.send, connection.end)
         return connection
 
 
@@ -36,24 +43,20 @@ class Connection:
     def __init__(self, socket: WebSocket, sessions: Sessions, metrics: Metrics):
         self._socket = socket
         self._sessions = sessions
-        self._session: Session | None = None
-        self._outbox = Outbox(self, metrics, asyncio.get_running_loop().time, self._give_up)
+        self.session: Session | RealtimeSession | None = None
+        self.outbox = Outbox(self, metrics, asyncio.get_running_loop().time, self._give_up)
         self._unsent: deque[str] = deque()
         self._unsent_bytes = 0
         self._has_news = asyncio.Event()  # there is something to write, or nothing more will come
         self._has_ended = False
 
-    def open(self) -> None:
-        """Take a place among the sessions. Raises Refused."""
-        self._session = self._sessions.open(self._outbox.send, self._end)
-
-    async def run(self) -> None:
+    async def run(self, subprotocol: str | None = None) -> None:
         """Until the client has left, or the session's last message is written."""
         try:
-            await self._socket.accept()
+            await self._socket.accept(subprotocol)
             reading, writing = asyncio.create_task(self._read()), asyncio.create_task(self._write())
             await asyncio.wait({reading, writing}, return_when=asyncio.FIRST_COMPLETED)
-            self._end()
+            self.end()
             await asyncio.wait({writing}, timeout=LINGER_SECONDS)  # a client that does not read is not waited for
             for task in (reading, writing):
                 task.cancel()
@@ -62,12 +65,12 @@ class Connection:
             self._leave()
 
     async def _read(self) -> None:
-        assert self._session is not None, "it was opened first"
+        assert self.session is not None, "it was opened first"
         while (message := await self._socket.receive())["type"] != "websocket.disconnect":
             if (text := message.get("text")) is not None:
-                self._sessions.text(self._session, text)
+                self._sessions.text(self.session, text)
             else:
-                self._sessions.audio(self._session, message["bytes"])
+                self._sessions.audio(self.session, message["bytes"])
 
     async def _write(self) -> None:
         with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # the client has gone meanwhile
@@ -75,7 +78,7 @@ class Connection:
                 text = self._unsent.popleft()
                 self._unsent_bytes -= len(text)
                 await self._socket.send_text(text)
-            await self._socket.close(NORMAL)
+            await self._socket.close(self.session.close_code if self.session else NORMAL)
 
     async def _has_more(self) -> bool:
         while not self._unsent and not self._has_ended:
@@ -83,19 +86,19 @@ class Connection:
             await self._has_news.wait()
         return bool(self._unsent)
 
-    def _end(self) -> None:
+    def end(self) -> None:
         """What is unsent is the last."""
         self._has_ended = True
         self._has_news.set()
 
     def _leave(self) -> None:
-        if self._session is not None:
-            self._sessions.leave(self._session)
+        if self.session is not None:
+            self._sessions.leave(self.session)
 
     def _give_up(self, error: ServerError) -> None:
         """Failing sends one more message, so it must not happen inside the sending of another."""
-        if self._session is not None:
-            asyncio.get_running_loop().call_soon(self._session.fail, error)
+        if self.session is not None:
+            asyncio.get_running_loop().call_soon(self.session.fail, error)
 
     # The wire of its outbox
 
