@@ -1,0 +1,39 @@
+"""The examples run as written."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks.accuracy import word_error_rate
+from tests.conftest import PROJECT, RunningServer
+
+SHORT = PROJECT / "samples" / "short.wav"
+COMMANDS = {
+    "transcribe.sh": ("bash", "examples/transcribe.sh", str(SHORT), "text"),
+    "openai_file.py": (sys.executable, "examples/openai_file.py", str(SHORT)),
+    "openai_realtime.py": (sys.executable, "examples/openai_realtime.py", str(SHORT)),
+    "live.py": (sys.executable, "examples/live.py", str(SHORT)),
+}
+
+
+@pytest.fixture(scope="module")
+def served(start_server) -> RunningServer:
+    return start_server(ASR_TARGET="onnxruntime")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_example_runs_as_written(served, name):
+    environment = os.environ | {"SERVER": served.address, "PYTHONPATH": str(PROJECT), "NO_PROXY": "*"}
+    done = subprocess.run(COMMANDS[name], cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()[-1] if name == "live.py" else done.stdout
+    assert word_error_rate([SHORT.with_suffix(".txt").read_text()], [said]) <= 10
+
+
+def test_every_example_is_listed():
+    listed = (PROJECT / "examples" / "README.md").read_text()
+    for path in (PROJECT / "examples").iterdir():
+        assert path.name == "README.md" or f"[{path.name}]({path.name})" in listed
