@@ -81,6 +81,8 @@ class Upload:
 
     async def answer(self) -> Response:
         """Raises ServerError."""
+        if refused := self._sessions.refusal():
+            raise refused  # before the file is taken; the place is taken behind it, so that slow senders hold none
         announced = self._request.headers.get("content-length", "")
         if announced.isdecimal() and int(announced) > self._limit_bytes:
             raise too_large(self._limit_bytes)
