@@ -1,4 +1,4 @@
-"""LiveKit's own OpenAI plugin, pointed at this server by its base URL: python examples/livekit_stt.py [FILE]"""
+"""LiveKit's own plugins, pointed at this server by a base URL: python examples/livekit_stt.py [FILE] [openai|deepgram]"""
 
 import asyncio
 import os
@@ -7,15 +7,21 @@ import wave
 
 import aiohttp
 from livekit import rtc
-from livekit.plugins import openai
+from livekit.plugins import deepgram, openai
 
 
-async def main(recording: wave.Wave_read) -> None:
+def plugin(name: str, server: str, http: aiohttp.ClientSession):
+    if name == "deepgram":
+        return deepgram.STT(base_url=f"http://{server}/v1/listen", api_key="any", endpointing_ms=300, http_session=http)
+    stt = openai.STT(base_url=f"http://{server}/v1", api_key="any", model="moonshine-base", use_realtime=True)
+    stt._session = http  # an agent's job has one; a plain script brings its own
+    return stt
+
+
+async def main(recording: wave.Wave_read, name: str) -> None:
     rate, server = recording.getframerate(), os.environ.get("SERVER", "localhost:8000")
     async with aiohttp.ClientSession() as http:
-        stt = openai.STT(base_url=f"http://{server}/v1", api_key="any", model="moonshine-base", use_realtime=True)
-        stt._session = http  # an agent's job has one; a plain script brings its own
-        stream = stt.stream()
+        stream = plugin(name, server, http).stream()
 
         async def show() -> None:
             async for event in stream:
@@ -33,4 +39,4 @@ async def main(recording: wave.Wave_read) -> None:
 
 
 with wave.open(sys.argv[1] if len(sys.argv) > 1 else "samples/short.wav") as file:
-    asyncio.run(main(file))
+    asyncio.run(main(file, sys.argv[2] if len(sys.argv) > 2 else "openai"))

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from server.errors import ServerError
 from server.http.failures import answer_error
 from server.http.health import health_router
+from server.http.listen import listen_router
 from server.http.offers import offers_router
 from server.http.pages import pages_router
 from server.http.sockets import sockets_router
@@ -34,6 +35,7 @@ def create_app(sessions: Sessions, metrics: Metrics, settings: Settings) -> Fast
     app.include_router(offers_router(transport, settings.listen.webrtc_path))
     app.include_router(sockets_router(WebSocketTransport(sessions, metrics)))
     app.include_router(transcriptions_router(sessions, settings))
+    app.include_router(listen_router(sessions, settings))
     app.include_router(pages_router())
     app.include_router(health_router(sessions, metrics))
     return app

@@ -35,7 +35,7 @@ class RealtimeSession:
         now: float,
     ):
         self.session_id = session_id
-        self.close_code = NORMAL
+        self.close_code, self.close_reason = NORMAL, ""
         self._limits = limits
         self._begin_stream, self._send, self._on_end = begin_stream, send, on_end
         self._configuration, self._items = Configuration(model_id), Items()

@@ -46,7 +46,7 @@ class Session:
     ):
         """session_id: this server's name for the session; the client's own, `sid`, need not be unique."""
         self.session_id = session_id
-        self.close_code = 1000  # of a WebSocket: the last message says what was wrong
+        self.close_code, self.close_reason = 1000, ""  # of a WebSocket: the last message says what was wrong
         self._limits = limits
         self._max_batch = max_batch
         self._begin_stream, self._send, self._on_end = begin_stream, send, on_end

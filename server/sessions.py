@@ -15,6 +15,8 @@ from runtime.scheduler.requests import Request, Result
 from runtime.scheduler.transcriber import Status, Transcriber
 from runtime.tokenizer import Tokenizer
 from server.admission import Admission
+from server.deepgram import DeepgramSession
+from server.dialects.deepgram import Asked, ServerMessage
 from server.dialects.openai_realtime import ServerEvent
 from server.errors import Code, Refused, ServerError
 from server.realtime import RealtimeSession
@@ -53,6 +55,10 @@ class Member(Protocol):
     def fail(self, error: ServerError) -> None: ...
 
     def drop(self) -> None: ...
+
+
+AnySession = Session | RealtimeSession | DeepgramSession
+"""One connection's, in its dialect."""
 
 
 class Sessions:
@@ -172,6 +178,26 @@ class Sessions:
         session.begin()
         return session
 
+    def open_deepgram(self, asked: Asked, send: Callable[[ServerMessage], bool], on_end: Callable[[], None]) -> DeepgramSession:
+        """A session in Deepgram's dialect. Raises Refused."""
+        session_id = f"deepgram-{next(session_ids)}"
+        session = DeepgramSession(
+            session_id,
+            asked,
+            self._settings.model.model_id,
+            lambda say, options, now: self._begin_stream(session, session_id, say, options, now),
+            send,
+            lambda: self._end(session_id, on_end),
+        )
+        self._admit(session)
+        try:
+            self._open_stream(session, session_id)
+        except Refused:
+            self._end(session_id, nothing)
+            raise
+        session.begin(self._clock())
+        return session
+
     def open_recording(self) -> Recording:
         """A place for a whole recording; drop() gives it back. Raises Refused."""
         session_id = f"recording-{next(session_ids)}"
@@ -204,16 +230,16 @@ class Sessions:
             self._is_empty.set()
         on_end()
 
-    def text(self, session: Session | RealtimeSession, text: str) -> None:
+    def text(self, session: AnySession, text: str) -> None:
         with self._guarded(session):
             session.on_text(text, self._clock())
 
-    def audio(self, session: Session | RealtimeSession, pcm: bytes) -> None:
+    def audio(self, session: AnySession, pcm: bytes) -> None:
         self._metrics.audio_seconds_total.inc(len(pcm) / 2 / SAMPLE_RATE)
         with self._guarded(session):
             session.on_audio(pcm, self._clock())
 
-    def leave(self, session: Session | RealtimeSession) -> None:
+    def leave(self, session: AnySession) -> None:
         """The client has gone without a word. Harmless for a session that has ended."""
         if session.session_id in self._members:
             logger.info("%s left without closing", session.session_id)

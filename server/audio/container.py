@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Iterator
-from typing import BinaryIO
+from typing import IO
 
 import av
 
@@ -17,7 +17,7 @@ AHEAD_BLOCKS = 8  # blocks that wait to be read
 BLOCK_BYTES = SAMPLE_RATE * 2  # 1 s
 
 
-async def decode(source: BinaryIO, max_seconds: float) -> AsyncGenerator[bytes, None]:
+async def decode(source: IO[bytes], max_seconds: float) -> AsyncGenerator[bytes, None]:
     """PCM16 mono at 16 kHz, in blocks of about a second. Raises ClientError for what is no audio, or too long."""
     reading = Reading(source, max_seconds)
     reading.start()
@@ -33,7 +33,7 @@ async def decode(source: BinaryIO, max_seconds: float) -> AsyncGenerator[bytes, 
 class Reading:
     """The thread that decodes."""
 
-    def __init__(self, source: BinaryIO, max_seconds: float):
+    def __init__(self, source: IO[bytes], max_seconds: float):
         self.queue: asyncio.Queue[bytes | ClientError | None] = asyncio.Queue(AHEAD_BLOCKS)
         """Blocks, then None or what is wrong."""
         self._source, self._max_bytes = source, int(max_seconds * SAMPLE_RATE) * 2
@@ -77,7 +77,7 @@ class Reading:
         return not self._is_stopped.is_set()
 
 
-def blocks(source: BinaryIO) -> Iterator[bytes]:
+def blocks(source: IO[bytes]) -> Iterator[bytes]:
     """PCM16 mono at 16 kHz. A recording that breaks off is heard as far as it goes; raises ClientError where that is nowhere."""
     held, heard = bytearray(), False
     try:

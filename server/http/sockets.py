@@ -1,8 +1,10 @@
 """WebSockets: where they are opened, and how they are refused."""
 
 from fastapi import APIRouter, WebSocket
+from fastapi.responses import JSONResponse
 
-from server.errors import Refused
+from server.dialects import deepgram
+from server.errors import Refused, ServerError
 from server.http.failures import error_response
 from server.http.transcriptions import refuse
 from server.transports.websocket import WebSocketTransport
@@ -33,5 +35,18 @@ def sockets_router(transport: WebSocketTransport) -> APIRouter:
             return
         offered = socket.scope.get("subprotocols", [])
         await connection.run(REALTIME_PROTOCOL if REALTIME_PROTOCOL in offered else None)
+
+    @router.websocket("/v1/listen")
+    async def listen(socket: WebSocket) -> None:
+        """Deepgram's clients may bring their key as a second subprotocol; the first is chosen."""
+        try:
+            asked = deepgram.parse(dict(socket.query_params))
+            connection = transport.open_deepgram(socket, asked)
+        except ServerError as error:
+            status = error.code.http_status
+            await socket.send_denial_response(JSONResponse(deepgram.error_body(error), status_code=status))
+            return
+        offered = socket.scope.get("subprotocols", [])
+        await connection.run(offered[0] if offered else None, {"dg-request-id": asked.request_id})
 
     return router

@@ -94,7 +94,7 @@ class Upload:
             opened.push_async_callback(heard.aclose)
             if asked.is_streamed:
                 return EventStream(asked, heard, opened.pop_all())
-            transcription = await self._while_connected(whole(heard))
+            transcription = await while_connected(self._request.receive, whole(heard))
         if transcription is None:
             return Response(status_code=CLIENT_LEFT)
         content, media_type = openai.body(asked, transcription)
@@ -124,16 +124,17 @@ class Upload:
             async for stretch in heard:
                 yield stretch
 
-    async def _while_connected(self, work: Coroutine[Any, Any, Transcription]) -> Transcription | None:
-        """None where the client has left: nobody waits for the rest."""
-        task, left = asyncio.create_task(work), asyncio.create_task(until_left(self._request.receive))
-        try:
-            await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
-            return task.result() if task.done() else None
-        finally:
-            left.cancel()
-            task.cancel()
-            await asyncio.gather(task, left, return_exceptions=True)
+
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, Transcription]) -> Transcription | None:
+    """None where the client has left: nobody waits for the rest."""
+    task, left = asyncio.create_task(work), asyncio.create_task(until_left(receive))
+    try:
+        await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        left.cancel()
+        task.cancel()
+        await asyncio.gather(task, left, return_exceptions=True)
 
 
 def counted(receive: Receive, limit_bytes: int) -> Receive:

@@ -400,9 +400,10 @@ class Stream:
         return locate(result.tokens, frames, self._tokenizer, result.request.clip, pauses)
 
     def _show(self, asked: Outstanding, now: float) -> None:
-        """Say an update if it says anything new; behind a finish the final does."""
+        """Say an update if it says anything new. Behind a finish the final does, and at the end of a flush Flushed."""
         shown = (self._transcript.text, self._transcript.stable)
-        if shown == self._last_shown or self.state is not State.OPEN:
+        is_flushed = self._end_position is not None and self._segmenter.start >= self._end_position
+        if shown == self._last_shown or self.state is not State.OPEN or is_flushed:
             return
         latency_ms = (now - asked.heard_at) * 1000
         if self._say(Update(*shown, self._transcript.segments, milliseconds(asked.end), latency_ms)):

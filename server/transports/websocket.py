@@ -3,17 +3,16 @@
 import asyncio
 import contextlib
 from collections import deque
+from collections.abc import Mapping
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from server.dialects.deepgram import Asked
 from server.errors import ServerError
-from server.realtime import RealtimeSession
-from server.session import Session
-from server.sessions import Sessions
+from server.sessions import AnySession, Sessions
 from server.telemetry.metrics import Metrics
 from server.transports.outbox import Outbox
 
-NORMAL = 1000  # RFC 6455, 7.4.1
 LINGER_SECONDS = 5.0  # for the last messages to be written
 
 
@@ -30,6 +29,12 @@ class WebSocketTransport:
         connection.session = self._sessions.open(connection.outbox.send, connection.end)
         return connection
 
+    def open_deepgram(self, socket: WebSocket, asked: Asked) -> "Connection":
+        """The same in Deepgram's."""
+        connection = Connection(socket, self._sessions, self._metrics)
+        connection.session = self._sessions.open_deepgram(asked, connection.outbox.send, connection.end)
+        return connection
+
     def open_realtime(self, socket: WebSocket) -> "Connection":
         """The same in OpenAI's Realtime dialect."""
         connection = Connection(socket, self._sessions, self._metrics)
@@ -43,17 +48,17 @@ class Connection:
     def __init__(self, socket: WebSocket, sessions: Sessions, metrics: Metrics):
         self._socket = socket
         self._sessions = sessions
-        self.session: Session | RealtimeSession | None = None
+        self.session: AnySession | None = None
         self.outbox = Outbox(self, metrics, asyncio.get_running_loop().time, self._give_up)
         self._unsent: deque[str] = deque()
         self._unsent_bytes = 0
         self._has_news = asyncio.Event()  # there is something to write, or nothing more will come
         self._has_ended = False
 
-    async def run(self, subprotocol: str | None = None) -> None:
+    async def run(self, subprotocol: str | None = None, headers: Mapping[str, str] = {}) -> None:
         """Until the client has left, or the session's last message is written."""
         try:
-            await self._socket.accept(subprotocol)
+            await self._socket.accept(subprotocol, [(name.encode(), value.encode()) for name, value in headers.items()])
             reading, writing = asyncio.create_task(self._read()), asyncio.create_task(self._write())
             await asyncio.wait({reading, writing}, return_when=asyncio.FIRST_COMPLETED)
             self.end()
@@ -78,7 +83,8 @@ class Connection:
                 text = self._unsent.popleft()
                 self._unsent_bytes -= len(text)
                 await self._socket.send_text(text)
-            await self._socket.close(self.session.close_code if self.session else NORMAL)
+            assert self.session is not None, "it was opened first"
+            await self._socket.close(self.session.close_code, self.session.close_reason)
 
     async def _has_more(self) -> bool:
         while not self._unsent and not self._has_ended:

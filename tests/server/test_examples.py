@@ -14,6 +14,7 @@ COMMANDS = {
     "transcribe.sh": ("bash", "examples/transcribe.sh", str(SHORT), "text"),
     "openai_file.py": (sys.executable, "examples/openai_file.py", str(SHORT)),
     "openai_realtime.py": (sys.executable, "examples/openai_realtime.py", str(SHORT)),
+    "deepgram_live.py": (sys.executable, "examples/deepgram_live.py", str(SHORT)),
     "live.py": (sys.executable, "examples/live.py", str(SHORT)),
 }
 
