@@ -14,7 +14,7 @@ from runtime.scheduler.batcher import Align, Batcher, Decode, Encode, Step
 from runtime.scheduler.requests import Request, Result
 from runtime.tokenizer import Tokenizer
 from server.dialects.native import Message
-from server.session import Session, State
+from server.session.native import Session, State
 from server.settings import SessionLimits
 from server.stream.events import Event
 from server.stream.stream import Options, Stream

@@ -33,7 +33,7 @@ def create_app(sessions: Sessions, metrics: Metrics, settings: Settings) -> Fast
     app = FastAPI(title="moonshine-asr", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(ServerError, answer_error)
     app.include_router(offers_router(transport, settings.listen.webrtc_path))
-    app.include_router(sockets_router(WebSocketTransport(sessions, metrics)))
+    app.include_router(sockets_router(WebSocketTransport(sessions, metrics), sessions))
     app.include_router(transcriptions_router(sessions, settings))
     app.include_router(listen_router(sessions, settings))
     app.include_router(pages_router())

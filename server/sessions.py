@@ -15,17 +15,17 @@ from runtime.scheduler.requests import Request, Result
 from runtime.scheduler.transcriber import Status, Transcriber
 from runtime.tokenizer import Tokenizer
 from server.admission import Admission
-from server.deepgram import DeepgramSession
 from server.dialects.deepgram import Asked, ServerMessage
 from server.dialects.openai_realtime import ServerEvent
 from server.errors import Code, Refused, ServerError
-from server.realtime import RealtimeSession
-from server.recording import Recording
-from server.session import Send, Session
+from server.session.deepgram import DeepgramSession
+from server.session.native import Send, Session
+from server.session.openai_realtime import RealtimeSession
+from server.session.recording import Recording
 from server.settings import Settings
 from server.stream.events import Event
 from server.stream.stream import Options, Stream
-from server.telemetry.metrics import Metrics
+from server.telemetry.metrics import Api, Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ class Sessions:
 
     # Sessions
 
-    def open(self, send: Send, on_end: Callable[[], None]) -> Session:
+    def open(self, send: Send, on_end: Callable[[], None], api: Api = Api.WEBRTC) -> Session:
         """A new session. `send` gets its messages; `on_end` is called once after the last. Raises Refused."""
         session_id = f"session-{next(session_ids)}"
         session = Session(
@@ -151,15 +151,10 @@ class Sessions:
             self._settings.batching.max_batch,
             lambda say, options, now: self._begin_stream(session, session_id, say, options, now),
             send,
-            lambda: self._end(session_id, on_end),
+            lambda: self._end(session_id, api, on_end),
             self._clock(),
         )
-        self._admit(session)
-        try:
-            self._open_stream(session, session_id)
-        except Refused:
-            self._end(session_id, nothing)
-            raise
+        self._admit_with_stream(session, api)
         return session
 
     def open_realtime(self, send: Callable[[ServerEvent], bool], on_end: Callable[[], None]) -> RealtimeSession:
@@ -171,10 +166,10 @@ class Sessions:
             self._settings.model.model_id,
             lambda stream_id, say, options, now: self._begin_named_stream(session, stream_id, say, options, now),
             send,
-            lambda: self._end(session_id, on_end),
+            lambda: self._end(session_id, Api.OPENAI_REALTIME, on_end),
             self._clock(),
         )
-        self._admit(session)
+        self._admit(session, Api.OPENAI_REALTIME)
         session.begin()
         return session
 
@@ -187,29 +182,25 @@ class Sessions:
             self._settings.model.model_id,
             lambda say, options, now: self._begin_stream(session, session_id, say, options, now),
             send,
-            lambda: self._end(session_id, on_end),
+            lambda: self._end(session_id, Api.DEEPGRAM, on_end),
         )
-        self._admit(session)
-        try:
-            self._open_stream(session, session_id)
-        except Refused:
-            self._end(session_id, nothing)
-            raise
+        self._admit_with_stream(session, Api.DEEPGRAM)
         session.begin(self._clock())
         return session
 
-    def open_recording(self) -> Recording:
+    def open_recording(self, api: Api) -> Recording:
         """A place for a whole recording; drop() gives it back. Raises Refused."""
         session_id = f"recording-{next(session_ids)}"
         recording = Recording(
             session_id,
             lambda stream_id, pcm, say, options: self._begin_stretch(recording, stream_id, pcm, say, options),
-            lambda: self._end(session_id, nothing),
+            lambda: self._end(session_id, api, nothing),
         )
-        self._admit(recording)
+        self._admit(recording, api)
         return recording
 
-    def _admit(self, session: Member) -> None:
+    def _admit(self, session: Member, api: Api) -> None:
+        """Raises Refused."""
         try:
             self._admission.take_place()
         except Refused as refused:
@@ -217,15 +208,24 @@ class Sessions:
             raise
         self._members[session.session_id] = session
         self._is_empty.clear()
-        self._metrics.sessions_total.inc()
-        self._metrics.sessions.set(len(self._members))
+        self._metrics.sessions_total.labels(api).inc()
+        self._metrics.sessions.labels(api).inc()
 
-    def _end(self, session_id: str, on_end: Callable[[], None]) -> None:
+    def _admit_with_stream(self, session: Member, api: Api) -> None:
+        """Of a session that has one stream from its beginning to its end. Raises Refused."""
+        self._admit(session, api)
+        try:
+            self._open_stream(session, session.session_id)
+        except Refused:
+            self._end(session.session_id, api, nothing)
+            raise
+
+    def _end(self, session_id: str, api: Api, on_end: Callable[[], None]) -> None:
         if self._members.pop(session_id, None) is None:
             return
         self._transcriber.close_stream(session_id)  # harmless for one that has none of this name
         self._admission.free_place()
-        self._metrics.sessions.set(len(self._members))
+        self._metrics.sessions.labels(api).dec()
         if not self._members:
             self._is_empty.set()
         on_end()

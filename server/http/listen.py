@@ -14,6 +14,7 @@ from server.errors import ClientError, Code, ServerError
 from server.http.transcriptions import CLIENT_LEFT, counted, too_large, while_connected, whole
 from server.sessions import Sessions
 from server.settings import Settings
+from server.telemetry.metrics import Api
 
 
 def listen_router(sessions: Sessions, settings: Settings) -> APIRouter:
@@ -40,7 +41,7 @@ async def answer(request: Request, sessions: Sessions, settings: Settings, model
         raise ClientError(Code.UNSUPPORTED_PARAMETER, "recordings are taken as the body; addresses are not fetched", "url")
     with tempfile.TemporaryFile() as file, contextlib.ExitStack() as opened:
         sha256 = await read_body(request, file, settings.files.max_upload_mb * 1_000_000)
-        recording = sessions.open_recording()
+        recording = sessions.open_recording(Api.DEEPGRAM)
         opened.callback(recording.drop)
         audio = container.decode(file, settings.files.max_file_seconds)
         heard = recording.transcribe(audio, words=True, parallel=settings.files.parallel_stretches)

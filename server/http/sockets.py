@@ -7,19 +7,21 @@ from server.dialects import deepgram
 from server.errors import Refused, ServerError
 from server.http.failures import error_response
 from server.http.transcriptions import refuse
+from server.sessions import Sessions
+from server.telemetry.metrics import Api
 from server.transports.websocket import WebSocketTransport
 
 REALTIME_PROTOCOL = "realtime"
 
 
-def sockets_router(transport: WebSocketTransport) -> APIRouter:
+def sockets_router(transport: WebSocketTransport, sessions: Sessions) -> APIRouter:
     router = APIRouter()
 
     @router.websocket("/ws")
     async def native(socket: WebSocket) -> None:
         """A session that finds no place is refused before the socket is accepted: HTTP 503 with the reason."""
         try:
-            connection = transport.open(socket)
+            connection = transport.open(socket, Api.WEBSOCKET, lambda send, on_end: sessions.open(send, on_end, Api.WEBSOCKET))
         except Refused as refused:
             await socket.send_denial_response(error_response(refused))
             return
@@ -29,7 +31,7 @@ def sockets_router(transport: WebSocketTransport) -> APIRouter:
     async def realtime(socket: WebSocket) -> None:
         """OpenAI's clients offer subprotocols, of which one must be chosen."""
         try:
-            connection = transport.open_realtime(socket)
+            connection = transport.open(socket, Api.OPENAI_REALTIME, sessions.open_realtime)
         except Refused as refused:
             await socket.send_denial_response(refuse(refused))
             return
@@ -41,7 +43,7 @@ def sockets_router(transport: WebSocketTransport) -> APIRouter:
         """Deepgram's clients may bring their key as a second subprotocol; the first is chosen."""
         try:
             asked = deepgram.parse(dict(socket.query_params))
-            connection = transport.open_deepgram(socket, asked)
+            connection = transport.open(socket, Api.DEEPGRAM, lambda send, on_end: sessions.open_deepgram(asked, send, on_end))
         except ServerError as error:
             status = error.code.http_status
             await socket.send_denial_response(JSONResponse(deepgram.error_body(error), status_code=status))

@@ -18,9 +18,10 @@ from server.dialects import openai
 from server.dialects.openai import Asked, Transcription
 from server.errors import ClientError, Code, Refused, ServerError
 from server.http.failures import RETRY_AFTER_SECONDS
-from server.recording import Heard, Recording
+from server.session.recording import Heard, Recording
 from server.sessions import Sessions
 from server.settings import Settings
+from server.telemetry.metrics import Api
 
 MAX_FIELDS, MAX_FIELD_BYTES = 200, 64 * 1024
 CLIENT_LEFT = 499  # nobody reads it; nginx's number, for logs
@@ -88,7 +89,7 @@ class Upload:
             raise too_large(self._limit_bytes)
         async with contextlib.AsyncExitStack() as opened:
             asked, file = await self._read(opened)
-            recording = self._sessions.open_recording()
+            recording = self._sessions.open_recording(Api.OPENAI_REST)
             opened.callback(recording.drop)
             heard = self._hear(recording, file, asked.words)
             opened.push_async_callback(heard.aclose)

@@ -1,5 +1,6 @@
 """What the server counts, for Prometheus."""
 
+import enum
 import os
 from typing import Protocol
 
@@ -20,6 +21,16 @@ SHARED_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # prometheus-client's: where proce
 PASSES = (1, 2, 3, 4, 6, 8, 12, 20, 40, 80)
 
 
+class Api(enum.StrEnum):
+    """The ways in, as metrics name them."""
+
+    WEBRTC = "webrtc"
+    WEBSOCKET = "websocket"
+    OPENAI_REST = "openai_rest"
+    OPENAI_REALTIME = "openai_realtime"
+    DEEPGRAM = "deepgram"
+
+
 class SentMessage(Protocol):
     """Any dialect's message; an error has a reason, too, and what answers audio a latency_ms."""
 
@@ -37,18 +48,26 @@ class Metrics(Observer):
         self._engine: Engine | None = None
         disable_created_metrics()
         self.registry = registry = CollectorRegistry()
-        self.sessions = Gauge("asr_sessions_open", "Sessions connected now", registry=registry, multiprocess_mode="livesum")
-        self.sessions_total = Counter("asr_sessions_total", "Sessions accepted", registry=registry)
+        self.sessions = Gauge(
+            "asr_sessions_open", "Sessions connected now", ["api"], registry=registry, multiprocess_mode="livesum"
+        )
+        self.sessions_total = Counter("asr_sessions_total", "Sessions accepted", ["api"], registry=registry)
+        for api in Api:
+            self.sessions.labels(api)  # shown before anybody comes
+            self.sessions_total.labels(api)
         self.refused_total = Counter("asr_offers_refused_total", "Offers refused", ["reason"], registry=registry)
-        self.errors_total = Counter("asr_session_errors_total", "Sessions ended by an error", ["reason"], registry=registry)
+        self.errors_total = Counter(
+            "asr_session_errors_total", "Sessions ended by an error", ["api", "reason"], registry=registry
+        )
         self.audio_seconds_total = Counter("asr_audio_seconds_total", "Audio received", registry=registry)
-        self.messages_total = Counter("asr_messages_sent_total", "Messages sent", ["op"], registry=registry)
+        self.messages_total = Counter("asr_messages_sent_total", "Messages sent", ["api", "op"], registry=registry)
         self.interims_dropped_total = Counter(
             "asr_interims_dropped_total", "Interims not sent because the client reads too slowly", registry=registry
         )
         self.latency = Histogram(
-            "asr_message_latency_seconds", "latency_ms of the messages sent", ["op"], buckets=LATENCY_SECONDS, registry=registry
-        )
+            "asr_message_latency_seconds", "latency_ms of the messages sent", ["api", "op"], buckets=LATENCY_SECONDS,
+            registry=registry,
+        )  # fmt: skip
         self.update_late = Histogram(
             "asr_update_late_intervals", "From when an update was due to its start, in update intervals", buckets=LATE_INTERVALS,
             registry=registry,
@@ -111,13 +130,13 @@ class Metrics(Observer):
             self.recovered_total.inc(result.request.is_retry)
             self.single_steps_total.inc(result.timings.single_steps)
 
-    def sent(self, message: SentMessage) -> None:
+    def sent(self, api: Api, message: SentMessage) -> None:
         """A message was handed to a client's connection."""
-        self.messages_total.labels(message.op).inc()
+        self.messages_total.labels(api, message.op).inc()
         if message.op == "error":
-            self.errors_total.labels(str(getattr(message, "reason", "unknown"))).inc()
+            self.errors_total.labels(api, str(getattr(message, "reason", "unknown"))).inc()
         if (latency_ms := getattr(message, "latency_ms", None)) is not None:
-            self.latency.labels(message.op).observe(latency_ms / 1000)
+            self.latency.labels(api, message.op).observe(latency_ms / 1000)
 
     def render(self) -> bytes:
         if SHARED_VARIABLE not in os.environ:

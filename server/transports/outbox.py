@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from server.errors import Code, ServerError
-from server.telemetry.metrics import Metrics
+from server.telemetry.metrics import Api, Metrics
 
 HIGH_MARK_BYTES = 256 * 1024  # of unsent messages: droppable ones are dropped, the next one says more
 SLOW_SECONDS = 15.0  # above the high mark for so long: the client does not read at all
@@ -46,8 +46,11 @@ class Message(Protocol):
 class Outbox:
     """Counts what was sent; gives up a client that does not read."""
 
-    def __init__(self, wire: Wire, metrics: Metrics, clock: Callable[[], float], give_up: Callable[[ServerError], None]):
+    def __init__(
+        self, api: Api, wire: Wire, metrics: Metrics, clock: Callable[[], float], give_up: Callable[[ServerError], None]
+    ):
         """give_up: told once when the client has not read for too long. It must not send from within the call."""
+        self._api = api
         self._wire = wire
         self._metrics = metrics
         self._clock = clock
@@ -67,7 +70,7 @@ class Outbox:
             except TooLong:
                 continue
             if sent:
-                self._metrics.sent(form)
+                self._metrics.sent(self._api, form)
             return sent
         return False
 

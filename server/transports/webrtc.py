@@ -10,10 +10,10 @@ from aiortc.sdp import SessionDescription
 
 from server.dialects import native
 from server.errors import ClientError, Code, ServerError
-from server.session import Session
+from server.session.native import Session
 from server.sessions import Sessions
 from server.settings import IceServer
-from server.telemetry.metrics import Metrics
+from server.telemetry.metrics import Api, Metrics
 from server.transports import webrtc_sctp
 from server.transports.outbox import Outbox, TooLong
 
@@ -81,7 +81,7 @@ class Peer:
         self._forget = forget
         self._channel: RTCDataChannel | None = None
         self._session: Session | None = None
-        self._outbox = Outbox(self, metrics, asyncio.get_running_loop().time, self._give_up)
+        self._outbox = Outbox(Api.WEBRTC, self, metrics, asyncio.get_running_loop().time, self._give_up)
         self._state = PeerState.CONNECTING
         self._channel_closed = asyncio.Event()
         self._finishing: asyncio.Task[None] | None = None

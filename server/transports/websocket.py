@@ -1,19 +1,23 @@
-"""The WebSocket transport: the very messages of the data channel, for networks that block UDP."""
+"""The WebSocket transport: any dialect, and the very messages of the data channel for networks that block UDP."""
 
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from server.dialects.deepgram import Asked
 from server.errors import ServerError
 from server.sessions import AnySession, Sessions
-from server.telemetry.metrics import Metrics
+from server.telemetry.metrics import Api, Metrics
 from server.transports.outbox import Outbox
 
 LINGER_SECONDS = 5.0  # for the last messages to be written
+
+
+Opening = Callable[[Callable[[Any], bool], Callable[[], None]], AnySession]
+"""send, on_end: takes a place among the sessions. Raises Refused."""
 
 
 class WebSocketTransport:
@@ -23,33 +27,21 @@ class WebSocketTransport:
         self._sessions = sessions
         self._metrics = metrics
 
-    def open(self, socket: WebSocket) -> "Connection":
-        """Take a place among the sessions, before the socket is accepted. Raises Refused."""
-        connection = Connection(socket, self._sessions, self._metrics)
-        connection.session = self._sessions.open(connection.outbox.send, connection.end)
-        return connection
-
-    def open_deepgram(self, socket: WebSocket, asked: Asked) -> "Connection":
-        """The same in Deepgram's."""
-        connection = Connection(socket, self._sessions, self._metrics)
-        connection.session = self._sessions.open_deepgram(asked, connection.outbox.send, connection.end)
-        return connection
-
-    def open_realtime(self, socket: WebSocket) -> "Connection":
-        """The same in OpenAI's Realtime dialect."""
-        connection = Connection(socket, self._sessions, self._metrics)
-        connection.session = self._sessions.open_realtime(connection.outbox.send, connection.end)
+    def open(self, socket: WebSocket, api: Api, opening: Opening) -> "Connection":
+        """Before the socket is accepted. Raises Refused."""
+        connection = Connection(socket, api, self._sessions, self._metrics)
+        connection.session = opening(connection.outbox.send, connection.end)
         return connection
 
 
 class Connection:
     """One socket and the session behind it."""
 
-    def __init__(self, socket: WebSocket, sessions: Sessions, metrics: Metrics):
+    def __init__(self, socket: WebSocket, api: Api, sessions: Sessions, metrics: Metrics):
         self._socket = socket
         self._sessions = sessions
         self.session: AnySession | None = None
-        self.outbox = Outbox(self, metrics, asyncio.get_running_loop().time, self._give_up)
+        self.outbox = Outbox(api, self, metrics, asyncio.get_running_loop().time, self._give_up)
         self._unsent: deque[str] = deque()
         self._unsent_bytes = 0
         self._has_news = asyncio.Event()  # there is something to write, or nothing more will come

@@ -138,10 +138,10 @@ INIT = '{"op":"init","sid":"raw","sr":16000}'
 MISTAKES = {
     "audio before init": ("not_initialised", [bytes(640)]),
     "init twice": ("already_initialised", [INIT, INIT]),
-    "another rate": ("unsupported_sample_rate", ['{"op":"init","sid":"raw","sr":44100}']),
+    "another rate": ("unsupported_sample_rate", ['{"op":"init","sid":"raw","sr":96000}']),
     "no JSON": ("bad_message", ["hello"]),
     "no object": ("bad_message", ['"init"']),
-    "unknown op": ("unknown_op", ['{"op":"flush"}']),
+    "unknown op": ("unknown_op", ['{"op":"pause"}']),
     "a sid that is no text": ("bad_message", ['{"op":"init","sid":"\\ud800","sr":16000}']),
     "odd bytes": ("bad_audio", [INIT, bytes(641)]),
     "too large": ("message_too_large", [INIT, bytes(160_002)]),
@@ -268,13 +268,14 @@ def test_health_and_metrics_count_what_happened(server, clips):
     def grown(name: str, **labels: str) -> float:
         return after[(name, *sorted(labels.items()))] - before.get((name, *sorted(labels.items())), 0.0)
 
-    assert grown("asr_sessions_total") == 1
-    assert grown("asr_messages_sent_total", op="ready") == grown("asr_messages_sent_total", op="final") == 1
-    assert grown("asr_message_latency_seconds_count", op="final") == 1
+    assert grown("asr_sessions_total", api="webrtc") == 1
+    assert grown("asr_messages_sent_total", api="webrtc", op="ready") == 1
+    assert grown("asr_messages_sent_total", api="webrtc", op="final") == 1
+    assert grown("asr_message_latency_seconds_count", api="webrtc", op="final") == 1
     assert grown("asr_audio_seconds_total") == pytest.approx(len(clips[18].samples) / SAMPLE_RATE)
     assert grown("asr_requests_total", priority="final", outcome="done") >= 1
     assert grown("asr_engine_step_seconds_count", kind="encode") >= 1 and grown("asr_engine_step_seconds_sum", kind="encode") > 0
-    assert after[("asr_sessions_open",)] == 0 and after[("asr_ready",)] == 1
+    assert after[("asr_sessions_open", ("api", "webrtc"))] == 0 and after[("asr_ready",)] == 1
 
 
 def samples_of(server) -> dict[tuple, float]:

@@ -11,7 +11,7 @@ from runtime.engine.protocol import Limits, Prediction
 from runtime.scheduler.batcher import Align, Batcher, Decode, Encode
 from runtime.scheduler.requests import Request
 from runtime.tokenizer import Tokenizer
-from server.session import Session
+from server.session.native import Session
 from server.settings import SessionLimits
 
 LIMITS = SessionLimits(

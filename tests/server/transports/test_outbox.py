@@ -9,7 +9,7 @@ from server.dialects import native
 from server.dialects.native import FinalMessage, Init, Interim, SegmentMessage
 from server.errors import ClientError, Code, ServerError
 from server.stream.words import Word
-from server.telemetry.metrics import Metrics
+from server.telemetry.metrics import Api, Metrics
 from server.transports.outbox import HIGH_MARK_BYTES, SLOW_SECONDS, Outbox, TooLong
 
 WORDS = tuple(Word(f"word{number}", number, number + 1) for number in range(40))
@@ -43,7 +43,7 @@ class Sender:
     def __init__(self, **wire):
         self.wire, self.metrics, self.now = FakeWire(**wire), Metrics(), 0.0
         self.given_up: list[ServerError] = []
-        self.send = Outbox(self.wire, self.metrics, lambda: self.now, self.given_up.append).send
+        self.send = Outbox(Api.WEBRTC, self.wire, self.metrics, lambda: self.now, self.given_up.append).send
 
     def count(self, name: str, **labels: str) -> float:
         return self.metrics.registry.get_sample_value(name, labels) or 0.0
@@ -52,22 +52,29 @@ class Sender:
 def test_what_is_sent_is_counted_with_its_latency():
     sender = Sender()
     assert sender.send(INTERIM) and sender.send(FINAL)
-    assert sender.count("asr_messages_sent_total", op="interim") == sender.count("asr_messages_sent_total", op="final") == 1
-    assert sender.count("asr_message_latency_seconds_sum", op="interim") == 0.0125
+    assert (
+        sender.count("asr_messages_sent_total", api="webrtc", op="interim")
+        == sender.count("asr_messages_sent_total", api="webrtc", op="final")
+        == 1
+    )
+    assert sender.count("asr_message_latency_seconds_sum", api="webrtc", op="interim") == 0.0125
 
 
 @pytest.mark.parametrize("wire", [{"is_open": False}, {"is_closing": True}])
 def test_what_cannot_be_sent_is_not_counted(wire):
     sender = Sender(**wire)
     assert not sender.send(INTERIM) and not sender.send(FINAL)
-    assert not sender.wire.sent and sender.count("asr_messages_sent_total", op="interim") == 0
-    assert sender.count("asr_message_latency_seconds_count", op="final") == 0
+    assert not sender.wire.sent and sender.count("asr_messages_sent_total", api="webrtc", op="interim") == 0
+    assert sender.count("asr_message_latency_seconds_count", api="webrtc", op="final") == 0
 
 
 def test_a_client_that_is_behind_is_spared_interims_and_nothing_else():
     sender = Sender(unsent_bytes=HIGH_MARK_BYTES + 1)
     assert not sender.send(INTERIM) and sender.send(FINAL)
-    assert sender.count("asr_interims_dropped_total") == 1 and sender.count("asr_messages_sent_total", op="interim") == 0
+    assert (
+        sender.count("asr_interims_dropped_total") == 1
+        and sender.count("asr_messages_sent_total", api="webrtc", op="interim") == 0
+    )
     sender.wire.unsent_bytes = HIGH_MARK_BYTES
     assert sender.send(INTERIM)
 
@@ -99,9 +106,12 @@ def test_a_final_is_shortened_until_the_client_takes_it(longest, op, fields):
     assert sender.send(FINAL)
     (text,) = sender.wire.sent
     message = json.loads(text)
-    assert message["op"] == op and sender.count("asr_messages_sent_total", op=op) == 1
+    assert message["op"] == op and sender.count("asr_messages_sent_total", api="webrtc", op=op) == 1
     if op == "error":
-        assert message["reason"] == "text_too_long" and sender.count("asr_session_errors_total", reason="text_too_long") == 1
+        assert (
+            message["reason"] == "text_too_long"
+            and sender.count("asr_session_errors_total", api="webrtc", reason="text_too_long") == 1
+        )
     else:
         assert message["text"] == FINAL.text and bool(message.get("words")) == ("words" in fields)
         assert bool(message["segments"]) == ("segments" in fields)

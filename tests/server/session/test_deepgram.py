@@ -16,9 +16,9 @@ from benchmarks.accuracy import word_error_rate
 from runtime.audio import SAMPLE_RATE
 from runtime.scheduler.requests import Request, Result
 from runtime.tokenizer import Tokenizer
-from server.deepgram import DeepgramSession
 from server.dialects import deepgram
 from server.errors import ClientError
+from server.session.deepgram import DeepgramSession
 from server.settings import SessionLimits
 from server.stream.events import Final
 from server.stream.stream import Stream

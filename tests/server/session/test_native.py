@@ -12,7 +12,7 @@ from runtime.audio import SAMPLE_RATE, count_frames
 from runtime.exceptions import EngineFailed, EngineStopped
 from runtime.scheduler.requests import Priority, Request, Result, Timings
 from runtime.tokenizer import Tokenizer
-from server.session import State
+from server.session.native import State
 from server.settings import SessionLimits
 from server.stream.edges import SHORT_LEADS
 

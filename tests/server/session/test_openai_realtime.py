@@ -15,7 +15,7 @@ from benchmarks.accuracy import word_error_rate
 from runtime.audio import SAMPLE_RATE
 from runtime.scheduler.requests import Request, Result
 from runtime.tokenizer import Tokenizer
-from server.realtime import RealtimeSession
+from server.session.openai_realtime import RealtimeSession
 from server.settings import SessionLimits
 from server.stream.stream import Stream
 from tests.conftest import RunningServer, Speech
