@@ -9,7 +9,7 @@ from runtime.exceptions import EngineDirectoryError
 from server import settings as settings_module
 from server.cluster import gateway, supervisor
 from server.settings import Settings
-from server.startup import choice_of, listen, open_for_serving, started
+from server.startup import choice_of, listen_everywhere, open_for_serving, started
 from server.telemetry.metrics import Metrics
 
 logger = logging.getLogger("server")
@@ -28,14 +28,14 @@ def main(arguments: list[str] | None = None) -> int:
 def serve(settings: Settings) -> int:
     for line in settings_module.misspelt():
         logger.warning("%s", line)
-    listener = listen(settings.listen.host, settings.listen.port)  # first: opening an engine takes seconds
+    listeners = listen_everywhere(settings.listen)  # first: opening an engine takes seconds
     if settings.listen.workers > 1:
-        listener.close()  # each gateway listens itself; sharing a port with another server would go unnoticed there
+        listeners.close()  # each gateway listens itself; sharing a port with another server would go unnoticed there
         selection.check(choice_of(settings), settings.batching.max_batch)
         return supervisor.run(settings)
     metrics = Metrics()
     engine_loop, _, tokenizer = open_for_serving(settings, metrics)
-    return gateway.serve(settings, engine_loop, tokenizer, metrics, listener)
+    return gateway.serve(settings, engine_loop, tokenizer, metrics, listeners)
 
 
 def print_engine(settings: Settings) -> int:

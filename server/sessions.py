@@ -15,6 +15,8 @@ from runtime.scheduler.requests import Request, Result
 from runtime.scheduler.transcriber import Status, Transcriber
 from runtime.tokenizer import Tokenizer
 from server.admission import Admission
+from server.audio.front import AudioFormat
+from server.dialects import wyoming
 from server.dialects.deepgram import Asked, ServerMessage
 from server.dialects.openai_realtime import ServerEvent
 from server.errors import Code, Refused, ServerError
@@ -22,6 +24,7 @@ from server.session.deepgram import DeepgramSession
 from server.session.native import Send, Session
 from server.session.openai_realtime import RealtimeSession
 from server.session.recording import Recording
+from server.session.wyoming import WyomingSession
 from server.settings import Settings
 from server.stream.events import Event
 from server.stream.stream import Options, Stream
@@ -57,6 +60,15 @@ class Member(Protocol):
     def drop(self) -> None: ...
 
 
+class Hearer(Member, Protocol):
+    """One that live audio is for."""
+
+    @property
+    def waiting_seconds(self) -> float: ...
+
+    def on_audio(self, pcm: bytes, now: float) -> None: ...
+
+
 AnySession = Session | RealtimeSession | DeepgramSession
 """One connection's, in its dialect."""
 
@@ -82,6 +94,7 @@ class Sessions:
         self._is_empty = asyncio.Event()
         self._is_empty.set()
         self._is_warm = asyncio.Event()
+        self._has_ticked = asyncio.Event()
         self._background: asyncio.Task[None] | None = None
         self.on_defect: Callable[[], None] = lambda: None
         """Called when the tasks behind the sessions have ended on an error: the process serves nobody any more."""
@@ -105,6 +118,8 @@ class Sessions:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             self._take_time(self._clock())
+            self._has_ticked.set()  # wakes all who wait now
+            self._has_ticked.clear()
 
     def _take_time(self, now: float) -> None:
         if not self._is_warm.is_set() and self._transcriber.status() is Status.READY:
@@ -188,6 +203,23 @@ class Sessions:
         session.begin(self._clock())
         return session
 
+    def open_wyoming(
+        self, audio_format: AudioFormat, send: Callable[[wyoming.ServerMessage], bool], on_end: Callable[[], None]
+    ) -> WyomingSession:
+        """An utterance in the Wyoming protocol. Raises Refused."""
+        session_id = f"wyoming-{next(session_ids)}"
+        session = WyomingSession(
+            session_id,
+            audio_format,
+            self._settings.session,
+            lambda say, options, now: self._begin_stream(session, session_id, say, options, now),
+            send,
+            lambda: self._end(session_id, Api.WYOMING, on_end),
+        )
+        self._admit_with_stream(session, Api.WYOMING)
+        session.begin(self._clock())
+        return session
+
     def open_recording(self, api: Api) -> Recording:
         """A place for a whole recording; drop() gives it back. Raises Refused."""
         session_id = f"recording-{next(session_ids)}"
@@ -234,12 +266,23 @@ class Sessions:
         with self._guarded(session):
             session.on_text(text, self._clock())
 
-    def audio(self, session: AnySession, pcm: bytes) -> None:
+    def audio(self, session: Hearer, pcm: bytes) -> None:
         self._metrics.audio_seconds_total.inc(len(pcm) / 2 / SAMPLE_RATE)
         with self._guarded(session):
             session.on_audio(pcm, self._clock())
 
-    def leave(self, session: AnySession) -> None:
+    def finish(self, session: Member) -> None:
+        """The client has said its last: it gets its final."""
+        with self._guarded(session):
+            session.finish(self._clock())
+
+    async def until_heard(self, session: Hearer) -> None:
+        """Backpressure: returns once half of what may wait to be transcribed does at most, or the session has ended."""
+        most_seconds = self._settings.session.max_buffer_seconds / 2
+        while session.session_id in self._members and session.waiting_seconds > most_seconds:
+            await self._has_ticked.wait()
+
+    def leave(self, session: Member) -> None:
         """The client has gone without a word. Harmless for a session that has ended."""
         if session.session_id in self._members:
             logger.info("%s left without closing", session.session_id)

@@ -65,6 +65,10 @@ class Listen(Group):
     """Address to listen on."""
     port: int = Field(8000, ge=1, le=65_535, alias="ASR_PORT")
     """HTTP port."""
+    wyoming_port: int = Field(0, ge=0, le=65_535, alias="ASR_WYOMING_PORT")
+    """Port of the Wyoming protocol for Home Assistant, which expects 10300. 0: none."""
+    wyoming_host: str = Field("127.0.0.1", alias="ASR_WYOMING_HOST")
+    """Address to listen on for it. The protocol has no keys: whoever reaches the port is served."""
     webrtc_path: str = Field("/webrtc", pattern=ROUTE_PATH, alias="ASR_WEBRTC_PATH")
     """Path that takes the SDP offer."""
     workers: int = Field(1, ge=1, le=256, alias="ASR_WORKERS")
@@ -129,7 +133,8 @@ class SessionLimits(Group):
     """Updates in a row that must agree on a word before it is stable, if the model is sure of it.
     Up to four times as many if it is not."""
     max_buffer_seconds: float = Field(120.0, ge=10, le=3600, alias="MAX_BUFFER_SECONDS")
-    """Most audio that a session may have waiting to be transcribed. Past it, the session ends with `buffer_overflow`."""
+    """Most audio that a session may have waiting to be transcribed. Past it, the session ends with `buffer_overflow`.
+    WebSockets are read more slowly instead."""
     init_timeout_seconds: float = Field(10.0, gt=0, le=600, alias="ASR_INIT_TIMEOUT_SECONDS")
     """A connection that has not sent `init` by then is closed."""
     idle_timeout_seconds: float = Field(60.0, gt=0, le=86_400, alias="ASR_IDLE_TIMEOUT_SECONDS")

@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from runtime.engine import selection
 from runtime.engine.protocol import Engine
@@ -14,7 +15,7 @@ from runtime.scheduler.loop import EngineLoop
 from runtime.tokenizer import Tokenizer
 from server import settings as settings_module
 from server.errors import SettingsError, StartError
-from server.settings import Settings
+from server.settings import Listen, Settings
 from server.telemetry.metrics import Metrics
 
 logger = logging.getLogger("server")
@@ -50,14 +51,35 @@ def set_up_log(settings: Settings) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-def listen(host: str, port: int, shared: bool = False) -> socket.socket:
-    """Accept connections there. shared: with other processes; the kernel deals them out evenly. Raises StartError."""
+@dataclass(frozen=True)
+class Listeners:
+    """Sockets that accept connections."""
+
+    http: socket.socket
+    wyoming: socket.socket | None
+
+    def close(self) -> None:
+        self.http.close()
+        if self.wyoming is not None:
+            self.wyoming.close()
+
+
+def listen_everywhere(settings: Listen, shared: bool = False) -> Listeners:
+    """shared: with other processes; the kernel deals connections out evenly. Raises StartError."""
+    http = listen(settings.host, settings.port, shared, "ASR_HOST, ASR_PORT")
+    if not settings.wyoming_port:
+        return Listeners(http, None)
+    return Listeners(http, listen(settings.wyoming_host, settings.wyoming_port, shared, "ASR_WYOMING_HOST, ASR_WYOMING_PORT"))
+
+
+def listen(host: str, port: int, shared: bool, variables: str) -> socket.socket:
+    """variables: what the address was said by. Raises StartError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=shared)
     except OSError as exc:
         reason = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else str(exc.strerror)  # below 0: the resolver's
-        raise StartError(f"cannot listen on {host}:{port}: {reason.lower()} (ASR_HOST, ASR_PORT)") from exc
+        raise StartError(f"cannot listen on {host}:{port}: {reason.lower()} ({variables})") from exc
 
 
 def choice_of(settings: Settings) -> Choice:

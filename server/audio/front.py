@@ -17,13 +17,15 @@ MAX_CHANNELS = 8
 class Encoding(enum.StrEnum):
     """How a sample is written."""
 
-    PCM16 = "pcm_s16le"
+    PCM16 = "s16le"
     MULAW = "mulaw"
     ALAW = "alaw"
+    PCM8 = "u8"
+    PCM32 = "s32le"
 
     @property
     def sample_bytes(self) -> int:
-        return 2 if self is Encoding.PCM16 else 1
+        return {Encoding.PCM16: 2, Encoding.PCM32: 4}.get(self, 1)
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class AudioFront:
     def _decoded(self, audio: bytes) -> np.ndarray:
         if self._format.encoding is Encoding.PCM16:
             return np.frombuffer(audio, np.int16)
+        if self._format.encoding is Encoding.PCM32:
+            return (np.frombuffer(audio, np.int32) >> 16).astype(np.int16)
         return TABLES[self._format.encoding][np.frombuffer(audio, np.uint8)]
 
     def _resampled(self, mono: np.ndarray) -> bytes:
@@ -124,4 +128,9 @@ def alaw_table() -> np.ndarray:
     return np.array(np.where(codes & 128, magnitudes, -magnitudes) * 8, np.int16)
 
 
-TABLES = {Encoding.MULAW: mulaw_table(), Encoding.ALAW: alaw_table()}
+def pcm8_table() -> np.ndarray:
+    """int16 (256,) by code."""
+    return np.array((np.arange(256) - 128) * 256, np.int16)
+
+
+TABLES = {Encoding.MULAW: mulaw_table(), Encoding.ALAW: alaw_table(), Encoding.PCM8: pcm8_table()}

@@ -21,8 +21,9 @@ from server.cluster.messages import SOCKET_VARIABLE
 from server.cluster.remote_engine import RemoteEngine
 from server.sessions import Sessions
 from server.settings import Settings
-from server.startup import choice_of, listen, started
+from server.startup import Listeners, choice_of, listen_everywhere, started
 from server.telemetry.metrics import Metrics
+from server.transports import wyoming
 
 logger = logging.getLogger("server.gateway")
 
@@ -67,7 +68,7 @@ def serve(
     transcriber: Transcriber,
     tokenizer: Tokenizer,
     metrics: Metrics,
-    listener: socket.socket,
+    listeners: Listeners,
     supervised: bool = False,
 ) -> int:
     """Until SIGTERM; returns the exit status. supervised: end with the parent process, too."""
@@ -89,7 +90,8 @@ def serve(
 
     async def run() -> None:
         watching = asyncio.create_task(stop_when_orphaned(server)) if supervised else None
-        await server.serve([listener])
+        async with wyoming.serving(sessions, metrics, settings.model.model_id, listeners.wyoming):
+            await server.serve([listeners.http])
         if watching:
             watching.cancel()
 
@@ -110,9 +112,9 @@ async def stop_when_orphaned(server: uvicorn.Server) -> None:
 
 def run(settings: Settings) -> int:
     tokenizer = Tokenizer.load(choice_of(settings).directory)
-    listener = listen(settings.listen.host, settings.listen.port, shared=True)
+    listeners = listen_everywhere(settings.listen, shared=True)
     remote_engine = RemoteEngine(os.environ[SOCKET_VARIABLE].split())
-    return serve(settings, remote_engine, tokenizer, Metrics(), listener, supervised=True)
+    return serve(settings, remote_engine, tokenizer, Metrics(), listeners, supervised=True)
 
 
 if __name__ == "__main__":

@@ -42,14 +42,18 @@ class DeepgramSession:
         self._last_heard_at = now
 
     @property
+    def waiting_seconds(self) -> float:
+        return self._stream.waiting_seconds
+
+    @property
     def backlog_seconds(self) -> float:
         return self._stream.backlog_seconds
 
-    def on_audio(self, audio: bytes, now: float) -> None:
+    def on_audio(self, pcm: bytes, now: float) -> None:
         self._last_heard_at = now
-        pcm = self._front.take(audio)
-        self._stream.hear(pcm, now)
-        self._heard_bytes += len(pcm)
+        heard = self._front.take(pcm)
+        self._stream.hear(heard, now)
+        self._heard_bytes += len(heard)
         for message in self._listen.hear(self._heard_bytes * 1000 // (2 * SAMPLE_RATE)):
             self._send(message)
 

@@ -66,6 +66,10 @@ class Session:
         return State.STREAMING if self._stream.state is stream.State.OPEN else State.CLOSING
 
     @property
+    def waiting_seconds(self) -> float:
+        return self._stream.waiting_seconds if self._stream else 0.0
+
+    @property
     def backlog_seconds(self) -> float:
         """Audio that waits to be transcribed."""
         return self._stream.backlog_seconds if self._stream else 0.0

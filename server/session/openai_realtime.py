@@ -48,6 +48,10 @@ class RealtimeSession:
         self._has_ended = False
 
     @property
+    def waiting_seconds(self) -> float:
+        return self._stream.waiting_seconds if self._stream else 0.0
+
+    @property
     def backlog_seconds(self) -> float:
         return self._stream.backlog_seconds if self._stream else 0.0
 

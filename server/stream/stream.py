@@ -128,12 +128,11 @@ class Stream:
             return
         self._last_heard_at = now
         levels = self._segmenter.append(pcm)
-        waiting_seconds = (self._segmenter.end - self._transcribed_until) / SAMPLE_RATE
-        if waiting_seconds > self._limits.max_buffer_seconds:
+        if self.waiting_seconds > self._limits.max_buffer_seconds:
             most = self._limits.max_buffer_seconds
             self.fail(
                 Code.BUFFER_OVERFLOW,
-                f"{waiting_seconds:.1f} s of audio wait to be transcribed; at most {most:g} s may",
+                f"{self.waiting_seconds:.1f} s of audio wait to be transcribed; at most {most:g} s may",
             )
             return
         if self._turns is not None:
@@ -209,6 +208,11 @@ class Stream:
     def drop(self) -> None:
         """Nobody listens any more: say nothing."""
         self.state = State.ENDED
+
+    @property
+    def waiting_seconds(self) -> float:
+        """Audio that no result has covered."""
+        return (self._segmenter.end - self._transcribed_until) / SAMPLE_RATE
 
     @property
     def backlog_seconds(self) -> float:

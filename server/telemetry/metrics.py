@@ -29,6 +29,7 @@ class Api(enum.StrEnum):
     OPENAI_REST = "openai_rest"
     OPENAI_REALTIME = "openai_realtime"
     DEEPGRAM = "deepgram"
+    WYOMING = "wyoming"
 
 
 class SentMessage(Protocol):

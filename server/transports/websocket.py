@@ -68,6 +68,7 @@ class Connection:
                 self._sessions.text(self.session, text)
             else:
                 self._sessions.audio(self.session, message["bytes"])
+            await self._sessions.until_heard(self.session)
 
     async def _write(self) -> None:
         with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # the client has gone meanwhile

@@ -18,7 +18,7 @@ FRAME_BYTES = SAMPLE_RATE // 50 * 2
 
 @pytest.fixture(scope="module")
 def served(start_server) -> RunningServer:
-    return start_server(ASR_MAX_SESSIONS="2", ASR_TARGET="onnxruntime")
+    return start_server(ASR_MAX_SESSIONS="2", ASR_TARGET="onnxruntime", MAX_BUFFER_SECONDS="10")
 
 
 def opened(server: RunningServer) -> connect:
@@ -52,6 +52,12 @@ def test_a_stream_from_init_to_final(served, recordings: dict[str, Speech]):
     assert all(after.startswith(before) for before, after in zip(stable, stable[1:], strict=False))
 
 
+def test_who_sends_faster_than_it_is_transcribed_is_read_more_slowly_and_loses_nothing(served, recordings: dict[str, Speech]):
+    messages = asyncio.run(speak(served, recordings["mid"].samples))  # 44 s at once, where 10 s may wait
+    assert messages[-1]["op"] == "final", messages[-1]
+    assert word_error_rate([recordings["mid"].text], [messages[-1]["text"]]) <= 10
+
+
 def test_a_bad_message_is_answered_by_name_and_the_socket_is_closed(served):
     async def run() -> list[dict]:
         async with opened(served) as socket:
@@ -83,7 +89,7 @@ def test_a_full_server_refuses_before_it_accepts_and_takes_the_next_one_once_som
 
 
 def test_a_server_that_shuts_down_gives_the_final(start_server, recordings: dict[str, Speech]):
-    server = start_server(ASR_MAX_SESSIONS="2", ASR_TARGET="onnxruntime")
+    server = start_server(ASR_MAX_SESSIONS="2", ASR_TARGET="onnxruntime", MAX_BUFFER_SECONDS="10")
 
     async def run() -> list[dict]:
         async with opened(server) as socket:
