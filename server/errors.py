@@ -35,6 +35,8 @@ class Code(enum.StrEnum):
     UNSUPPORTED_LANGUAGE = "unsupported_language"
     COMMIT_EMPTY = "input_audio_buffer_commit_empty"
     MODEL_NOT_FOUND = "model_not_found"
+    NOT_FOUND = "not_found"
+    INVALID_KEY = "invalid_api_key"
     WARMING_UP = "warming_up"
     SERVER_FULL = "server_full"
     SHUTTING_DOWN = "shutting_down"
@@ -47,7 +49,9 @@ class Code(enum.StrEnum):
 HTTP_STATUS = {
     Code.INIT_TIMEOUT: 408,
     Code.IDLE_TIMEOUT: 408,
+    Code.INVALID_KEY: 401,
     Code.MODEL_NOT_FOUND: 404,
+    Code.NOT_FOUND: 404,
     Code.BODY_TOO_LARGE: 413,
     Code.FILE_TOO_LARGE: 413,
     Code.AUDIO_TOO_LONG: 413,

@@ -19,7 +19,8 @@ from server.audio.front import AudioFormat
 from server.dialects import wyoming
 from server.dialects.deepgram import Asked, ServerMessage
 from server.dialects.openai_realtime import ServerEvent
-from server.errors import Code, Refused, ServerError
+from server.errors import ClientError, Code, Refused, ServerError
+from server.session.broadcast import BroadcastSession
 from server.session.deepgram import DeepgramSession
 from server.session.native import Send, Session
 from server.session.openai_realtime import RealtimeSession
@@ -157,8 +158,11 @@ class Sessions:
 
     # Sessions
 
-    def open(self, send: Send, on_end: Callable[[], None], api: Api = Api.WEBRTC) -> Session:
-        """A new session. `send` gets its messages; `on_end` is called once after the last. Raises Refused."""
+    def open(self, send: Send, on_end: Callable[[], None], api: Api = Api.WEBRTC, has_track: bool = False) -> Session:
+        """A new session. `send` gets its messages; `on_end` is called once after the last. Raises Refused.
+
+        has_track: its audio comes by an audio track.
+        """
         session_id = f"session-{next(session_ids)}"
         session = Session(
             session_id,
@@ -168,12 +172,19 @@ class Sessions:
             send,
             lambda: self._end(session_id, api, on_end),
             self._clock(),
+            has_track,
         )
         self._admit_with_stream(session, api)
         return session
 
-    def open_realtime(self, send: Callable[[ServerEvent], bool], on_end: Callable[[], None]) -> RealtimeSession:
-        """A session in OpenAI's Realtime dialect. Raises Refused."""
+    def open_realtime(
+        self,
+        send: Callable[[ServerEvent], bool],
+        on_end: Callable[[], None],
+        configuration: object | None = None,
+        has_track: bool = False,
+    ) -> RealtimeSession:
+        """A session in OpenAI's Realtime dialect. Raises Refused, or ClientError for the configuration."""
         session_id = f"realtime-{next(session_ids)}"
         session = RealtimeSession(
             session_id,
@@ -183,9 +194,14 @@ class Sessions:
             send,
             lambda: self._end(session_id, Api.OPENAI_REALTIME, on_end),
             self._clock(),
+            has_track,
         )
         self._admit(session, Api.OPENAI_REALTIME)
-        session.begin()
+        try:
+            session.begin(configuration)
+        except ClientError:
+            self._end(session_id, Api.OPENAI_REALTIME, nothing)
+            raise
         return session
 
     def open_deepgram(self, asked: Asked, send: Callable[[ServerMessage], bool], on_end: Callable[[], None]) -> DeepgramSession:
@@ -200,6 +216,19 @@ class Sessions:
             lambda: self._end(session_id, Api.DEEPGRAM, on_end),
         )
         self._admit_with_stream(session, Api.DEEPGRAM)
+        session.begin(self._clock())
+        return session
+
+    def open_broadcast(self, on_end: Callable[[], None]) -> BroadcastSession:
+        """A stream for whoever reads it. Raises Refused."""
+        session_id = f"broadcast-{next(session_ids)}"
+        session = BroadcastSession(
+            session_id,
+            self._settings.session,
+            lambda say, options, now: self._begin_stream(session, session_id, say, options, now),
+            lambda: self._end(session_id, Api.WHIP, on_end),
+        )
+        self._admit_with_stream(session, Api.WHIP)
         session.begin(self._clock())
         return session
 

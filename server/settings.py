@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
@@ -18,8 +19,10 @@ PREFIXES = ("ASR_", "MOONSHINE_", "MAX_BATCH_", "MAX_BUFFER_", "MODEL_WARMUP_")
 """Variables that begin like this are ours: one that is unknown is reported. MAX_ and MODEL_ alone are everybody's; of
 those, only names that look like a slip of one of ours are reported."""
 
-SECRET_VARIABLES = ("ASR_ICE_SERVERS",)  # whose value is never shown
-INTERNAL_VARIABLES = ("ASR_ENGINE_SOCKET",)  # from the supervisor to its processes
+SECRET_KEY_VARIABLE = "ASR_SECRET_KEY"
+SECRET_VARIABLES = ("ASR_ICE_SERVERS", SECRET_KEY_VARIABLE)  # whose value is never shown
+INTERNAL_VARIABLES = ("ASR_ENGINE_SOCKET", "ASR_GATEWAY_SOCKET")  # from the supervisor to its processes
+PROCESS_KEY = secrets.token_hex(32)  # nobody else knows it
 SESSIONS_PER_CORE = 6  # a dozen live streams on two cores
 ROUTE_PATH = r"^(/[A-Za-z0-9._~-]+)+$"
 ICE_SERVER = re.compile(
@@ -163,6 +166,14 @@ class Access(Group):
 
     max_sessions: int = Field(0, ge=0, le=100_000, alias="ASR_MAX_SESSIONS")
     """Most sessions at once. 0: six for each CPU core. Set it where a GPU does the work."""
+
+    secret_key: str = Field("", repr=False, alias=SECRET_KEY_VARIABLE)
+    """Key that short-lived tokens are signed with. Unset: one that lasts until the server ends.
+    Set it where several servers must read each other's tokens."""
+
+    @property
+    def signing_key(self) -> str:
+        return self.secret_key or PROCESS_KEY
 
     @property
     def session_limit(self) -> int:

@@ -13,10 +13,13 @@ import sys
 from collections.abc import Callable, Coroutine, Iterator
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from runtime.scheduler.transcriber import Transcriber
 from runtime.tokenizer import Tokenizer
 from server.app import create_app
+from server.cluster.forwarding import SOCKET_VARIABLE as GATEWAY_VARIABLE
+from server.cluster.forwarding import Forwarding, Place
 from server.cluster.messages import SOCKET_VARIABLE
 from server.cluster.remote_engine import RemoteEngine
 from server.sessions import Sessions
@@ -69,12 +72,13 @@ def serve(
     tokenizer: Tokenizer,
     metrics: Metrics,
     listeners: Listeners,
-    supervised: bool = False,
+    place: Place | None = None,
 ) -> int:
-    """Until SIGTERM; returns the exit status. supervised: end with the parent process, too."""
+    """Until SIGTERM; returns the exit status. place: among other gateways; it ends with the parent process, too."""
     sessions = Sessions(transcriber, tokenizer, settings, metrics)
+    app: ASGIApp = create_app(sessions, metrics, settings, place.number if place else 0)
     config = uvicorn.Config(
-        create_app(sessions, metrics, settings),
+        Forwarding(app, place, settings.listen.workers) if place else app,
         loop="uvloop",
         http="httptools",
         ws="websockets-sansio",
@@ -89,9 +93,9 @@ def serve(
     sessions.on_defect = server.stop_on_defect
 
     async def run() -> None:
-        watching = asyncio.create_task(stop_when_orphaned(server)) if supervised else None
+        watching = asyncio.create_task(stop_when_orphaned(server)) if place else None
         async with wyoming.serving(sessions, metrics, settings.model.model_id, listeners.wyoming):
-            await server.serve([listeners.http])
+            await server.serve([listeners.http, place.listen()] if place else [listeners.http])
         if watching:
             watching.cancel()
 
@@ -114,7 +118,7 @@ def run(settings: Settings) -> int:
     tokenizer = Tokenizer.load(choice_of(settings).directory)
     listeners = listen_everywhere(settings.listen, shared=True)
     remote_engine = RemoteEngine(os.environ[SOCKET_VARIABLE].split())
-    return serve(settings, remote_engine, tokenizer, Metrics(), listeners, supervised=True)
+    return serve(settings, remote_engine, tokenizer, Metrics(), listeners, Place.of(os.environ[GATEWAY_VARIABLE]))
 
 
 if __name__ == "__main__":

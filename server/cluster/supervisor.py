@@ -14,9 +14,9 @@ from pathlib import Path
 from prometheus_client import multiprocess
 
 from runtime import hardware
-from server.cluster import messages
+from server.cluster import forwarding, messages
 from server.errors import StartError
-from server.settings import Settings
+from server.settings import SECRET_KEY_VARIABLE, Settings
 from server.telemetry.metrics import SHARED_VARIABLE
 
 logger = logging.getLogger("server.supervisor")
@@ -93,9 +93,16 @@ class Supervisor:
         return children
 
     def _gateways(self) -> list[Child]:
-        variables = {messages.SOCKET_VARIABLE: " ".join(self._addresses()), SHARED_VARIABLE: str(self._shared)}
+        variables = {
+            messages.SOCKET_VARIABLE: " ".join(self._addresses()), SHARED_VARIABLE: str(self._shared),
+            SECRET_KEY_VARIABLE: self.settings.access.signing_key,
+        }  # fmt: skip
         return [
-            Child(f"gateway {number}", "server.cluster.gateway", variables)
+            Child(
+                f"gateway {number}",
+                "server.cluster.gateway",
+                variables | {forwarding.SOCKET_VARIABLE: str(forwarding.Place(self.directory, number).path)},
+            )
             for number in range(1, self.settings.listen.workers + 1)
         ]
 

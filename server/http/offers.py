@@ -17,7 +17,7 @@ def offers_router(transport: WebRtcTransport, path: str) -> APIRouter:
     @router.post(path)
     async def offer(request: Request) -> Response:
         answer = await transport.answer(read_offer(await read_body(request)))
-        return JSONResponse({"sdp": answer.sdp, "type": answer.type})
+        return JSONResponse({"sdp": answer, "type": "answer"})
 
     return router
 

@@ -1,8 +1,11 @@
 """WebSockets: where they are opened, and how they are refused."""
 
+from collections.abc import Sequence
+
 from fastapi import APIRouter, WebSocket
 from fastapi.responses import JSONResponse
 
+from server.access import ClientSecrets
 from server.dialects import deepgram
 from server.errors import Refused, ServerError
 from server.http.failures import error_response
@@ -11,10 +14,10 @@ from server.sessions import Sessions
 from server.telemetry.metrics import Api
 from server.transports.websocket import WebSocketTransport
 
-REALTIME_PROTOCOL = "realtime"
+REALTIME_PROTOCOL, KEY_PROTOCOL = "realtime", "openai-insecure-api-key."
 
 
-def sockets_router(transport: WebSocketTransport, sessions: Sessions) -> APIRouter:
+def sockets_router(transport: WebSocketTransport, sessions: Sessions, secrets: ClientSecrets) -> APIRouter:
     router = APIRouter()
 
     @router.websocket("/ws")
@@ -30,12 +33,18 @@ def sockets_router(transport: WebSocketTransport, sessions: Sessions) -> APIRout
     @router.websocket("/v1/realtime")
     async def realtime(socket: WebSocket) -> None:
         """OpenAI's clients offer subprotocols, of which one must be chosen."""
-        try:
-            connection = transport.open(socket, Api.OPENAI_REALTIME, sessions.open_realtime)
-        except Refused as refused:
-            await socket.send_denial_response(refuse(refused))
-            return
         offered = socket.scope.get("subprotocols", [])
+        try:
+            secret = secrets.read(key_of(socket.headers.get("authorization", ""), offered))
+            configuration = secret.session if secret else None
+            connection = transport.open(
+                socket,
+                Api.OPENAI_REALTIME,
+                lambda send, on_end: sessions.open_realtime(send, on_end, configuration),
+            )
+        except ServerError as error:
+            await socket.send_denial_response(refuse(error))
+            return
         await connection.run(REALTIME_PROTOCOL if REALTIME_PROTOCOL in offered else None)
 
     @router.websocket("/v1/listen")
@@ -52,3 +61,11 @@ def sockets_router(transport: WebSocketTransport, sessions: Sessions) -> APIRout
         await connection.run(offered[0] if offered else None, {"dg-request-id": asked.request_id})
 
     return router
+
+
+def key_of(authorization: str, subprotocols: Sequence[str]) -> str:
+    """A browser cannot set the header, and brings its key as a subprotocol."""
+    for offered in subprotocols:
+        if offered.startswith(KEY_PROTOCOL):
+            return offered.removeprefix(KEY_PROTOCOL)
+    return authorization.removeprefix("Bearer ").strip()

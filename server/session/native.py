@@ -43,12 +43,17 @@ class Session:
         send: Send,
         on_end: Callable[[], None],
         now: float,
+        has_track: bool = False,
     ):
-        """session_id: this server's name for the session; the client's own, `sid`, need not be unique."""
+        """session_id: this server's name for the session; the client's own, `sid`, need not be unique.
+
+        has_track: audio comes by an audio track, as PCM16 mono at 16 kHz.
+        """
         self.session_id = session_id
         self.close_code, self.close_reason = 1000, ""  # of a WebSocket: the last message says what was wrong
         self._limits = limits
         self._max_batch = max_batch
+        self._has_track = has_track
         self._begin_stream, self._send, self._on_end = begin_stream, send, on_end
         self._stream: Stream | None = None
         self._dialect: NativeDialect | None = None
@@ -93,10 +98,14 @@ class Session:
             self.fail(exc)
 
     def on_audio(self, pcm: bytes, now: float) -> None:
-        """A binary message."""
+        """A binary message, or a piece of the track, which may begin before init."""
         if self._ended:
             return
         self._last_heard_at = now
+        if self._has_track:
+            if self._stream is not None:
+                self._stream.hear(pcm, now)
+            return
         try:
             streaming = self._streaming("audio")
             native.check_audio(pcm)

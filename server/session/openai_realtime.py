@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from server.audio.front import AudioFront
+from server.audio.front import HEARD, AudioFront
 from server.dialects import openai_realtime as realtime
 from server.dialects.openai_realtime import Configuration, Items, ServerEvent
 from server.errors import ClientError, Code, ServerError
@@ -33,12 +33,15 @@ class RealtimeSession:
         send: Send,
         on_end: Callable[[], None],
         now: float,
+        has_track: bool = False,
     ):
+        """has_track: audio comes by an audio track, as PCM16 mono at 16 kHz."""
         self.session_id = session_id
         self.close_code, self.close_reason = NORMAL, ""
         self._limits = limits
         self._begin_stream, self._send, self._on_end = begin_stream, send, on_end
         self._configuration, self._items = Configuration(model_id), Items()
+        self._has_track = has_track
         self._stream: Stream | None = None
         self._forget_stream: Callable[[], None] = lambda: None
         self._front: AudioFront | None = None
@@ -55,8 +58,10 @@ class RealtimeSession:
     def backlog_seconds(self) -> float:
         return self._stream.backlog_seconds if self._stream else 0.0
 
-    def begin(self) -> None:
-        """The server speaks first."""
+    def begin(self, configuration: object | None = None) -> None:
+        """The server speaks first. configuration: a session object as clients send it. Raises ClientError."""
+        if configuration is not None:
+            self._configuration.update(configuration)
         self._say_session("created")
 
     def on_text(self, text: str, now: float) -> None:
@@ -74,8 +79,17 @@ class RealtimeSession:
             self.fail(error)
 
     def on_audio(self, pcm: bytes, now: float) -> None:
-        """Audio comes in text messages here."""
-        self._send(realtime.error_event(ClientError(Code.BAD_MESSAGE, "messages are JSON; audio is base64 in them")))
+        """Of a track; otherwise audio comes in text messages."""
+        if self._has_ended:
+            return
+        if self._has_track:
+            self._last_heard_at = now
+            try:
+                self._hear(pcm, now)
+            except ServerError as error:
+                self.fail(error)
+        else:
+            self._send(realtime.error_event(ClientError(Code.BAD_MESSAGE, "messages are JSON; audio is base64 in them")))
 
     def _take(self, message: dict[str, Any], now: float) -> None:
         match message.get("type"):
@@ -92,16 +106,24 @@ class RealtimeSession:
         before = self._configuration.audio_format
         self._configuration.update(session)
         if self._front is not None and self._configuration.audio_format != before:
-            self._front = AudioFront(self._configuration.audio_format)
+            self._front = self._new_front()
         if self._stream is not None:
             self._stream.ask(self._configuration.options)
         self._say_session("updated")
 
+    def _new_front(self) -> AudioFront:
+        return AudioFront(HEARD if self._has_track else self._configuration.audio_format)
+
     def _append(self, audio: object, now: float) -> None:
+        if self._has_track:
+            raise ClientError(Code.BAD_MESSAGE, "audio comes by the audio track of this call")
         try:
             data = base64.b64decode(str(audio), validate=True)
         except (binascii.Error, ValueError) as exc:
             raise ClientError(Code.INVALID_VALUE, "audio must be base64", "audio") from exc
+        self._hear(data, now)
+
+    def _hear(self, data: bytes, now: float) -> None:
         if self._stream is None:
             self._begin(now)
         assert self._front is not None and self._stream is not None, "they are begun together"
@@ -112,7 +134,7 @@ class RealtimeSession:
 
     def _begin(self, now: float) -> None:
         self._streams += 1
-        self._front = AudioFront(self._configuration.audio_format)
+        self._front = self._new_front()
         stream_id = f"{self.session_id}.{self._streams}"
         self._stream, self._forget_stream = self._begin_stream(stream_id, self._say, self._configuration.options, now)
 

@@ -30,6 +30,7 @@ class Api(enum.StrEnum):
     OPENAI_REALTIME = "openai_realtime"
     DEEPGRAM = "deepgram"
     WYOMING = "wyoming"
+    WHIP = "whip"
 
 
 class SentMessage(Protocol):

@@ -1,5 +1,7 @@
 """What is sent to one client, however slowly it reads: once for all transports."""
 
+import asyncio
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -86,3 +88,35 @@ class Outbox:
             self._slow_since = now  # told once; until it has ended, and not with every message
             self._give_up(SLOW_READER)
         return True
+
+
+class Unsent:
+    """A wire whose messages are written by a task of its own."""
+
+    def __init__(self) -> None:
+        self._messages: deque[str] = deque()
+        self._has_news = asyncio.Event()  # there is something to write, or nothing more will come
+        self.is_open = True
+        self.unsent_bytes = 0
+
+    def send(self, text: str) -> bool:
+        self._messages.append(text)
+        self.unsent_bytes += len(text)
+        self._has_news.set()
+        return True
+
+    def end(self) -> None:
+        """What is unsent is the last."""
+        self.is_open = False
+        self._has_news.set()
+
+    async def next(self) -> str | None:
+        """The oldest message; waits for one. None at the end."""
+        while not self._messages and self.is_open:
+            self._has_news.clear()
+            await self._has_news.wait()
+        if not self._messages:
+            return None
+        text = self._messages.popleft()
+        self.unsent_bytes -= len(text)
+        return text

@@ -1,26 +1,37 @@
-"""The WebRTC transport: an SDP offer in, its answer out, then a data channel that carries audio and JSON."""
+"""The WebRTC transport: an SDP offer in, its answer out, then audio over a data channel or a track, and JSON."""
 
+import abc
 import asyncio
 import enum
 import logging
-from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
 
-from aiortc import InvalidStateError, RTCConfiguration, RTCDataChannel, RTCIceServer, RTCPeerConnection, RTCSessionDescription
+from aiortc import (
+    InvalidStateError,
+    MediaStreamTrack,
+    RTCConfiguration,
+    RTCDataChannel,
+    RTCIceServer,
+    RTCPeerConnection,
+    RTCSessionDescription,
+)
 from aiortc.sdp import SessionDescription
 
 from server.dialects import native
 from server.errors import ClientError, Code, ServerError
 from server.session.native import Session
-from server.sessions import Sessions
+from server.sessions import Hearer, Sessions
 from server.settings import IceServer
 from server.telemetry.metrics import Api, Metrics
-from server.transports import webrtc_sctp
+from server.transports import audio_track, webrtc_sctp
 from server.transports.outbox import Outbox, TooLong
 
 logger = logging.getLogger(__name__)
 
 LINGER_SECONDS = 5.0  # for the last messages to arrive before the connection is torn down
 SECOND_CHANNEL = ClientError(Code.ALREADY_INITIALISED, "a connection carries one stream; open another connection")
+TWO_SOURCES = ClientError(Code.BAD_AUDIO, "audio comes by the track of this connection, not over the data channel")
 UNUSABLE = (ValueError, KeyError, IndexError, AttributeError, AssertionError, InvalidStateError)
 """What aiortc raises on a description that it parsed and cannot use."""
 
@@ -37,27 +48,29 @@ class WebRtcTransport:
 
     def __init__(self, sessions: Sessions, metrics: Metrics, ice_servers: tuple[IceServer, ...]):
         webrtc_sctp.install()
-        self._sessions = sessions
-        self._metrics = metrics
+        self.sessions = sessions
+        self.metrics = metrics
+        self.ice_servers = ice_servers
         self._configuration = RTCConfiguration(iceServers=[ice_server(server) for server in ice_servers])
         self._peers: set[Peer] = set()
 
-    async def answer(self, sdp: str) -> RTCSessionDescription:
-        """Raises BadOffer, or Refused when there is no room."""
-        check_offer(sdp)
-        connection = RTCPeerConnection(self._configuration)
-        peer = Peer(connection, self._sessions, self._metrics, self._peers.discard)
+    async def answer(self, sdp: str) -> str:
+        """The server's own protocol over a data channel; audio over it, or by a track. Raises BadOffer or Refused."""
+        offered = Offered.read(sdp)
+        offered.check_channel()
+        offered.check_tracks(most_audio=1)
+        peer = NativePeer(self, has_track=offered.audio > 0)
+        return await peer.answer(sdp)
+
+    def new_connection(self) -> RTCPeerConnection:
+        return RTCPeerConnection(self._configuration)
+
+    def keep(self, peer: "Peer") -> None:
+        """Until forget()."""
         self._peers.add(peer)
-        try:
-            peer.open()
-            await connection.setRemoteDescription(RTCSessionDescription(sdp=sdp, type="offer"))
-            await connection.setLocalDescription(await connection.createAnswer())
-        except BaseException as exc:
-            await peer.drop()
-            if isinstance(exc, UNUSABLE):
-                raise BadOffer(f"the SDP offer cannot be used: {exc}") from exc
-            raise
-        return connection.localDescription
+
+    def forget(self, peer: "Peer") -> None:
+        self._peers.discard(peer)
 
     async def close(self) -> None:
         """Tear down what is left, after the sessions have ended."""
@@ -72,25 +85,62 @@ class PeerState(enum.Enum):
     CLOSED = "closed"
 
 
-class Peer:
-    """One connection: its data channel and the session behind it."""
+class Peer(abc.ABC):
+    """One connection: its data channel, its audio track, and the session behind them."""
 
-    def __init__(self, connection: RTCPeerConnection, sessions: Sessions, metrics: Metrics, forget: Callable[["Peer"], None]):
-        self._connection = connection
-        self._sessions = sessions
-        self._forget = forget
+    api: ClassVar[Api]
+    ends_with_track: ClassVar[bool] = False
+
+    def __init__(self, transport: WebRtcTransport):
+        self._transport = transport
+        self._sessions = transport.sessions
+        self._connection = transport.new_connection()
         self._channel: RTCDataChannel | None = None
-        self._session: Session | None = None
-        self._outbox = Outbox(Api.WEBRTC, self, metrics, asyncio.get_running_loop().time, self._give_up)
+        self._outbox = Outbox(self.api, self, transport.metrics, asyncio.get_running_loop().time, self._give_up)
+        self._early: list[str] = []  # said before the channel was open
         self._state = PeerState.CONNECTING
         self._channel_closed = asyncio.Event()
         self._finishing: asyncio.Task[None] | None = None
+        self._listening: asyncio.Task[None] | None = None
 
-    def open(self) -> None:
+    async def answer(self, sdp: str) -> str:
+        """The answer to an offer that was checked. Raises BadOffer, or Refused when there is no room."""
+        self._transport.keep(self)
+        try:
+            self._open_session()
+            return await self._connect(sdp)
+        except BaseException as exc:
+            await self.drop()
+            if isinstance(exc, UNUSABLE):
+                raise BadOffer(f"the SDP offer cannot be used: {exc}") from exc
+            raise
+
+    async def _connect(self, sdp: str) -> str:
+        connection = self._connection
+        connection.on("datachannel", self._on_channel)
+        connection.on("track", self._on_track)
+        connection.on("connectionstatechange", self._on_state)
+        await connection.setRemoteDescription(RTCSessionDescription(sdp=sdp, type="offer"))
+        for transceiver in connection.getTransceivers():
+            if transceiver.kind == "video":
+                transceiver.direction = "inactive"
+        await connection.setLocalDescription(await connection.createAnswer())
+        return str(connection.localDescription.sdp)
+
+    # What each kind of connection does
+
+    @property
+    @abc.abstractmethod
+    def _session(self) -> Hearer | None:
+        """None before it was opened."""
+
+    @abc.abstractmethod
+    def _open_session(self) -> None:
         """Take a place among the sessions. Raises Refused."""
-        self._session = self._sessions.open(self._outbox.send, self._on_session_end)
-        self._connection.on("datachannel", self._on_channel)
-        self._connection.on("connectionstatechange", self._on_state)
+
+    @abc.abstractmethod
+    def _on_message(self, message: str | bytes) -> None:
+        """From the data channel."""
 
     # What the client does
 
@@ -102,14 +152,20 @@ class Peer:
         self._channel, self._state = channel, PeerState.OPEN
         channel.on("message", self._on_message)
         channel.on("close", self._on_channel_close)
+        for text in self._early:
+            self.send(text)
+        self._early.clear()
 
-    def _on_message(self, message: str | bytes) -> None:
-        if self._session is None:
-            return
-        if isinstance(message, str):
-            self._sessions.text(self._session, message)
-        else:
-            self._sessions.audio(self._session, message)
+    def _on_track(self, track: MediaStreamTrack) -> None:
+        if track.kind == "audio":
+            self._listening = asyncio.create_task(self._listen(track))
+
+    async def _listen(self, track: MediaStreamTrack) -> None:
+        async for pcm in audio_track.heard(track):
+            if self._session is not None:
+                self._sessions.audio(self._session, pcm)
+        if self.ends_with_track:
+            self._leave()
 
     def _on_channel_close(self) -> None:
         self._channel_closed.set()
@@ -137,14 +193,18 @@ class Peer:
 
     @property
     def is_open(self) -> bool:
+        if self._state is PeerState.CONNECTING:
+            return True
         return self._channel is not None and self._channel.readyState == "open"
 
     @property
     def unsent_bytes(self) -> int:
-        return self._channel.bufferedAmount if self._channel else 0
+        return self._channel.bufferedAmount if self._channel else sum(map(len, self._early))
 
     def send(self, text: str) -> bool:
-        assert self._channel is not None, "the outbox asks is_open first"
+        if self._channel is None:
+            self._early.append(text)
+            return True
         try:
             self._channel.send(text)
         except ValueError as exc:
@@ -177,25 +237,74 @@ class Peer:
             return
         self._state = PeerState.CLOSED
         self._leave()
+        if self._listening is not None:
+            self._listening.cancel()
         try:
             await self._connection.close()
         finally:
-            self._forget(self)
+            self._transport.forget(self)
 
 
-def check_offer(sdp: str) -> None:
-    """Raises BadOffer."""
-    try:
-        description = SessionDescription.parse(sdp)
-    except Exception as exc:  # aiortc's parser raises whatever the text made it stumble over
-        raise BadOffer("sdp is not a session description") from exc
-    if not description.media:
-        raise BadOffer("sdp is not a session description: it has no media section")
-    if not any(media.kind == "application" for media in description.media):
-        raise BadOffer("the offer has no data channel; audio is sent over one")
-    if any(media.kind != "application" for media in description.media):
-        # aiortc would decode the tracks into queues that nobody reads.
-        raise BadOffer("the offer has audio or video tracks; send PCM16 over the data channel instead")
+class NativePeer(Peer):
+    """The server's own protocol, /webrtc."""
+
+    api = Api.WEBRTC
+
+    def __init__(self, transport: WebRtcTransport, has_track: bool):
+        super().__init__(transport)
+        self._has_track = has_track
+        self._native: Session | None = None
+
+    @property
+    def _session(self) -> Session | None:
+        return self._native
+
+    def _open_session(self) -> None:
+        self._native = self._sessions.open(self._outbox.send, self._on_session_end, has_track=self._has_track)
+
+    def _on_message(self, message: str | bytes) -> None:
+        if self._native is None:
+            return
+        if isinstance(message, str):
+            self._sessions.text(self._native, message)
+        elif self._has_track:
+            self._native.fail(TWO_SOURCES)
+        else:
+            self._sessions.audio(self._native, message)
+
+
+@dataclass(frozen=True)
+class Offered:
+    """What an offer has, by kind."""
+
+    audio: int
+    video: int
+    channels: int
+
+    @classmethod
+    def read(cls, sdp: str) -> "Offered":
+        """Raises BadOffer."""
+        try:
+            description = SessionDescription.parse(sdp)
+        except Exception as exc:  # aiortc's parser raises whatever the text made it stumble over
+            raise BadOffer("sdp is not a session description") from exc
+        if not description.media:
+            raise BadOffer("sdp is not a session description: it has no media section")
+        kinds = [media.kind for media in description.media]
+        return cls(kinds.count("audio"), kinds.count("video"), kinds.count("application"))
+
+    def check_channel(self) -> None:
+        """Raises BadOffer."""
+        if not self.channels:
+            raise BadOffer("the offer has no data channel; words come over one")
+
+    def check_tracks(self, most_audio: int, least_audio: int = 0, video: bool = False) -> None:
+        """video: may it be offered? It is not taken. Raises BadOffer."""
+        if self.video and not video:
+            raise BadOffer("the offer has video; only audio is taken")
+        if not least_audio <= self.audio <= most_audio:
+            wanted = "one audio track" if least_audio else "one audio track at most"
+            raise BadOffer(f"the offer has {self.audio} audio tracks; {wanted} is taken")
 
 
 def ice_server(server: IceServer) -> RTCIceServer:

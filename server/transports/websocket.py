@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from server.errors import ServerError
 from server.sessions import AnySession, Sessions
 from server.telemetry.metrics import Api, Metrics
-from server.transports.outbox import Outbox
+from server.transports.outbox import Outbox, Unsent
 
 LINGER_SECONDS = 5.0  # for the last messages to be written
 
@@ -41,11 +40,9 @@ class Connection:
         self._socket = socket
         self._sessions = sessions
         self.session: AnySession | None = None
-        self.outbox = Outbox(api, self, metrics, asyncio.get_running_loop().time, self._give_up)
-        self._unsent: deque[str] = deque()
-        self._unsent_bytes = 0
-        self._has_news = asyncio.Event()  # there is something to write, or nothing more will come
-        self._has_ended = False
+        self._unsent = Unsent()
+        self.outbox = Outbox(api, self._unsent, metrics, asyncio.get_running_loop().time, self._give_up)
+        self.end = self._unsent.end
 
     async def run(self, subprotocol: str | None = None, headers: Mapping[str, str] = {}) -> None:
         """Until the client has left, or the session's last message is written."""
@@ -72,23 +69,10 @@ class Connection:
 
     async def _write(self) -> None:
         with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # the client has gone meanwhile
-            while await self._has_more():
-                text = self._unsent.popleft()
-                self._unsent_bytes -= len(text)
+            while (text := await self._unsent.next()) is not None:
                 await self._socket.send_text(text)
             assert self.session is not None, "it was opened first"
             await self._socket.close(self.session.close_code, self.session.close_reason)
-
-    async def _has_more(self) -> bool:
-        while not self._unsent and not self._has_ended:
-            self._has_news.clear()
-            await self._has_news.wait()
-        return bool(self._unsent)
-
-    def end(self) -> None:
-        """What is unsent is the last."""
-        self._has_ended = True
-        self._has_news.set()
 
     def _leave(self) -> None:
         if self.session is not None:
@@ -98,19 +82,3 @@ class Connection:
         """Failing sends one more message, so it must not happen inside the sending of another."""
         if self.session is not None:
             asyncio.get_running_loop().call_soon(self.session.fail, error)
-
-    # The wire of its outbox
-
-    @property
-    def is_open(self) -> bool:
-        return not self._has_ended
-
-    @property
-    def unsent_bytes(self) -> int:
-        return self._unsent_bytes
-
-    def send(self, text: str) -> bool:
-        self._unsent.append(text)
-        self._unsent_bytes += len(text)
-        self._has_news.set()
-        return True

@@ -42,10 +42,10 @@ class Installed:
         self.home.mkdir()
         venv.create(root / "venv", with_pip=True)
         self.bin = root / "venv" / "bin"
+        self.environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         lock = PROJECT / "requirements.lock"
         command = [self.bin / "pip", "install", "--quiet", "-c", lock, f"{wheel}{extra}"]
-        subprocess.run(command, check=True, cwd=self.home)
-        self.environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        subprocess.run(command, check=True, cwd=self.home, env=self.environment)
 
     def run(self, *arguments: object, **options) -> subprocess.CompletedProcess:
         command = [self.bin / "moonshine-asr", *map(str, arguments)]

@@ -1,0 +1,94 @@
+"""OpenAI's Realtime API over WebRTC: calls, and the secrets that browsers make them with."""
+
+import json
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.datastructures import UploadFile
+
+from server.access import DEFAULT_SECONDS, LEAST_SECONDS, MOST_SECONDS, ClientSecrets
+from server.dialects.openai_realtime import Configuration
+from server.errors import ClientError, Code
+from server.http.offers import read_body
+from server.http.transcriptions import OpenAIRoute
+from server.http.whip import SDP, content_type
+from server.settings import Settings
+from server.transports.calls import CallTransport
+
+
+def calls_router(transport: CallTransport, secrets: ClientSecrets, settings: Settings) -> APIRouter:
+    router = APIRouter(prefix="/v1/realtime", route_class=OpenAIRoute)
+    model_id = settings.model.model_id
+
+    @router.post("")
+    @router.post("/calls")
+    async def call(request: Request) -> Response:
+        """Browsers send the offer alone, with a client secret; the SDKs a form with the session beside it."""
+        sdp, session = await read_call(request)
+        peer, answer = await transport.open(sdp, session or secret_session(request, secrets))
+        return Response(answer, 201, {"Location": f"/v1/realtime/calls/{peer.name}"}, SDP)
+
+    @router.post("/calls/{name}/hangup")
+    async def hang_up(name: str) -> Response:
+        peer = transport.find(name)
+        if peer is None:
+            raise ClientError(Code.NOT_FOUND, "there is no such call, or it has ended")
+        peer.hang_up()
+        return Response(status_code=200)
+
+    @router.post("/client_secrets")
+    async def client_secret(request: Request) -> Response:
+        asked = parse_object(await read_body(request))
+        session = {} if asked.get("session") is None else asked["session"]
+        configuration = Configuration(model_id)
+        configuration.update(session)
+        issued = secrets.issue(session, lifetime_seconds(asked.get("expires_after")))
+        described = configuration.as_json() | {"expires_at": issued.expires_at}
+        return JSONResponse({"value": issued.value, "expires_at": issued.expires_at, "session": described})
+
+    return router
+
+
+async def read_call(request: Request) -> tuple[str, Any]:
+    """The offer, and the session where one is given. Raises ClientError."""
+    if content_type(request) == SDP:
+        return (await read_body(request)).decode(errors="replace"), None
+    form = await request.form()
+    sdp, session = [await text_of(form.get(name)) for name in ("sdp", "session")]
+    if not sdp:
+        raise ClientError(Code.MISSING_PARAMETER, f"the offer is missing: as {SDP}, or as the field sdp of a form", "sdp")
+    return sdp, parse_object(session.encode()) if session else None
+
+
+async def text_of(field: UploadFile | str | None) -> str:
+    if isinstance(field, UploadFile):
+        return (await field.read()).decode(errors="replace")
+    return field or ""
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """Raises ClientError."""
+    try:
+        value = json.loads(body or b"{}")
+    except (ValueError, RecursionError) as exc:
+        raise ClientError(Code.BAD_JSON, "the body must be JSON") from exc
+    if not isinstance(value, dict):
+        raise ClientError(Code.BAD_JSON, "the body must be a JSON object")
+    return value
+
+
+def lifetime_seconds(expires_after: object) -> int:
+    """Raises ClientError."""
+    if expires_after is None:
+        return DEFAULT_SECONDS
+    seconds = expires_after.get("seconds", DEFAULT_SECONDS) if isinstance(expires_after, dict) else None
+    if not isinstance(seconds, int) or not LEAST_SECONDS <= seconds <= MOST_SECONDS:
+        raise ClientError(Code.INVALID_VALUE, f"seconds must be from {LEAST_SECONDS} to {MOST_SECONDS}", "expires_after.seconds")
+    return seconds
+
+
+def secret_session(request: Request, secrets: ClientSecrets) -> Any:
+    """What the client's secret was issued for. Raises ClientError."""
+    secret = secrets.read(request.headers.get("authorization", "").removeprefix("Bearer ").strip())
+    return secret.session if secret else None

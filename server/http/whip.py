@@ -1,0 +1,110 @@
+"""WHIP (RFC 9725) over HTTP: the offer, the session's address, and the words."""
+
+from collections.abc import Iterator
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+
+from server.dialects import subtitles
+from server.errors import ClientError, Code
+from server.http.failures import error_response
+from server.http.offers import read_body
+from server.settings import IceServer
+from server.transports.whip import WhipPeer, WhipTransport
+
+SDP, TRICKLE = "application/sdp", "application/trickle-ice-sdpfrag"
+NO_SESSION = ClientError(Code.NOT_FOUND, "there is no such session, or it has ended")
+EVENTS_RELATION = "urn:ietf:params:whip:ext:core:server-sent-events"
+
+
+def whip_router(transport: WhipTransport, ice_servers: tuple[IceServer, ...]) -> APIRouter:
+    router = APIRouter()
+
+    @router.post("/whip")
+    @router.post("/whip/{_name}")
+    async def offer(request: Request, _name: str = "") -> Response:
+        if content_type(request) != SDP:
+            return refused(415, Code.BAD_OFFER, f"the body must be {SDP}")
+        peer, answer = await transport.open((await read_body(request)).decode(errors="replace"))
+        address = f"/whip/session/{peer.name}"
+        response = Response(answer, 201, {"Location": address, "ETag": peer.entity_tag, "Accept-Patch": TRICKLE}, SDP)
+        for link in [f'<{address}/events>; rel="{EVENTS_RELATION}"', *map(described, ice_servers)]:
+            response.headers.append("Link", link)
+        return response
+
+    @router.options("/whip")
+    @router.options("/whip/{_name}")
+    async def options(_name: str = "") -> Response:
+        return Response(status_code=204, headers={"Accept-Post": SDP})
+
+    @router.patch("/whip/session/{name}")
+    async def patch(request: Request, name: str) -> Response:
+        peer = find_live(name)
+        fragment = (await read_body(request)).decode(errors="replace")
+        if refusal := refusal_of(request, peer, fragment):
+            return refusal
+        await peer.add_candidates(fragment)
+        return Response(status_code=204)
+
+    @router.delete("/whip/session/{name}")
+    async def delete(name: str) -> Response:
+        find_live(name).end()
+        return Response(status_code=200)
+
+    @router.get("/whip/session/{name}/events")
+    async def events(name: str) -> Response:
+        return StreamingResponse(find(name).events(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+
+    @router.get("/whip/session/{name}/captions.vtt")
+    async def captions(name: str) -> Response:
+        return Response(subtitles.vtt(find(name).segments), media_type="text/vtt; charset=utf-8")
+
+    def find(name: str) -> WhipPeer:
+        if peer := transport.find(name):
+            return peer
+        raise NO_SESSION
+
+    def find_live(name: str) -> WhipPeer:
+        if (peer := find(name)).has_left:
+            raise NO_SESSION
+        return peer
+
+    return router
+
+
+def content_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def refusal_of(request: Request, peer: WhipPeer, fragment: str) -> Response | None:
+    """Of a PATCH (RFC 9725, 4.3)."""
+    tag = request.headers.get("if-match")
+    if content_type(request) != TRICKLE:
+        return refused(415, Code.BAD_OFFER, f"the body must be {TRICKLE}")
+    if tag is None:
+        return refused(428, Code.BAD_OFFER, "the header If-Match is missing")
+    if tag == "*":
+        return refused(422, Code.BAD_OFFER, "ICE cannot be restarted here; the session goes on as it is")
+    if tag != peer.entity_tag:
+        return refused(412, Code.BAD_OFFER, "If-Match names another ICE session")
+    if "a=ice-ufrag:" not in fragment:
+        return refused(400, Code.BAD_OFFER, "the fragment has no a=ice-ufrag")
+    return None
+
+
+def refused(status: int, code: Code, message: str) -> Response:
+    response = error_response(ClientError(code, message))
+    response.status_code = status
+    return response
+
+
+def described(server: IceServer) -> str:
+    """As a Link (RFC 9725, 4.6)."""
+    return "; ".join([f"<{server.url}>", 'rel="ice-server"', *credentials_of(server)])
+
+
+def credentials_of(server: IceServer) -> Iterator[str]:
+    if server.username is not None:
+        yield f'username="{server.username}"'
+        yield f'credential="{server.password}"'
+        yield 'credential-type="password"'

@@ -1,0 +1,82 @@
+"""Several gateways on one port: what belongs to a session reaches the gateway that has it."""
+
+import asyncio
+import json
+
+import httpx
+import pytest
+from aiortc import RTCPeerConnection, RTCSessionDescription
+from aiortc.contrib.media import MediaPlayer
+
+from server.cluster.forwarding import NAMED_PATH, Place
+from tests.conftest import PROJECT, RunningServer
+
+REQUESTS = 12  # each on a connection of its own, which the kernel gives to any gateway
+
+
+@pytest.fixture(scope="module")
+def served(start_server) -> RunningServer:
+    return start_server(ASR_WORKERS="3", ASR_MAX_SESSIONS="8", ASR_TARGET="onnxruntime")
+
+
+def client_of(server: RunningServer) -> httpx.AsyncClient:
+    limits = httpx.Limits(max_keepalive_connections=0)
+    return httpx.AsyncClient(base_url=f"http://{server.address}", trust_env=False, limits=limits, timeout=30)
+
+
+async def send_track(http: httpx.AsyncClient) -> tuple[RTCPeerConnection, str]:
+    connection = RTCPeerConnection()
+    connection.addTrack(MediaPlayer(str(PROJECT / "samples" / "short.wav")).audio)
+    await connection.setLocalDescription(await connection.createOffer())
+    headers = {"Content-Type": "application/sdp"}
+    answer = await http.post("/whip", content=connection.localDescription.sdp, headers=headers)
+    assert answer.status_code == 201, answer.text
+    await connection.setRemoteDescription(RTCSessionDescription(answer.text, "answer"))
+    return connection, answer.headers["location"]
+
+
+async def read_events(http: httpx.AsyncClient, session: str) -> list[dict]:
+    async with http.stream("GET", f"{session}/events") as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        lines = [line async for line in response.aiter_lines()]
+    return [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+
+
+def test_readers_and_the_end_of_a_session_reach_its_gateway_from_any_other(served):
+    async def run() -> tuple[list[list[dict]], list[int]]:
+        async with client_of(served) as http:
+            connection, session = await send_track(http)
+            reading = [asyncio.create_task(read_events(http, session)) for _ in range(REQUESTS)]
+            await asyncio.sleep(4)  # the recording plays
+            ended = [(await http.delete(session)).status_code for _ in range(2)]
+            said = await asyncio.gather(*reading)
+            await connection.close()
+            return said, ended
+
+    said, ended = asyncio.run(run())
+    assert ended == [200, 404]
+    finals = {messages[-1]["op"] for messages in said}
+    texts = {"".join(message["text"] for message in messages if message["op"] == "final") for messages in said}
+    assert finals == {"final"} and len(texts) == 1, "all of them heard the same end"
+
+
+def test_a_secret_is_read_by_every_gateway(served):
+    async def run() -> list[int]:
+        async with client_of(served) as http:
+            secret = (await http.post("/v1/realtime/client_secrets", json={})).json()["value"]
+            headers = {"Content-Type": "application/sdp", "Authorization": f"Bearer {secret}"}
+            answers = [await http.post("/v1/realtime/calls", content="no sdp", headers=headers) for _ in range(REQUESTS)]
+            return [answer.status_code for answer in answers]
+
+    assert set(asyncio.run(run())) == {400}, "the offer is wrong, the secret is not"
+
+
+@pytest.mark.parametrize("path", ["/whip/session/9-abc/events", "/v1/realtime/calls/rtc_2-x/hangup"])
+def test_a_session_that_nobody_has_is_not_found(served, path):
+    method = "POST" if path.endswith("hangup") else "GET"
+    assert httpx.request(method, f"http://{served.address}{path}", trust_env=False).status_code == 404
+
+
+def test_a_name_says_whose_it_is(tmp_path):
+    assert NAMED_PATH.match("/whip/session/12-abc")[1] == "12" and not NAMED_PATH.match("/whip/12-abc")
+    assert Place.of(str(Place(tmp_path, 3).path)) == Place(tmp_path, 3)
