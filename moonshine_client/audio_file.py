@@ -24,3 +24,14 @@ def load(path: Path) -> np.ndarray:
     except (OSError, av.FFmpegError) as exc:
         raise AudioFileError(f"{path} cannot be read: {exc}") from exc
     return np.concatenate(chunks) if chunks else np.zeros(0, np.int16)
+
+
+def seconds(path: Path) -> float | None:
+    """How long it is; None where the file does not say. Raises AudioFileError."""
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.audio:
+                raise AudioFileError(f"{path} holds no audio")
+            return container.duration / av.time_base if container.duration else None
+    except (OSError, av.FFmpegError) as exc:
+        raise AudioFileError(f"{path} cannot be read: {exc}") from exc

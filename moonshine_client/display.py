@@ -1,26 +1,47 @@
 """Words on a terminal as they come, and once where there is no terminal."""
 
+import contextlib
 import sys
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from rich.console import Console
 from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from moonshine_client.client import Message, StreamError, Transcription, reason_of, transcribe
 
 
-async def transcribe_shown(server: str, audio: np.ndarray, rtf: float, path: str, console: Console) -> Transcription:
+@contextlib.contextmanager
+def shown(console: Console) -> Iterator[Callable[[Message], None]]:
     """On a terminal the moving text is redrawn in place; elsewhere each stable piece is printed once, in its own line."""
     if not console.is_terminal:
-        return await transcribe(server, audio, rtf, path, on_interim=StablePrinter(console).show)
+        yield StablePrinter(console).show
+        return
     with Live(console=console, refresh_per_second=20, vertical_overflow="visible") as live:
 
         def show(interim: Message) -> None:
             text, stable = interim["text"], interim["stable"]
             live.update(Text.assemble(text[:stable], (text[stable:], "dim italic")))
 
-        return await transcribe(server, audio, rtf, path, on_interim=show)
+        yield show
+
+
+async def transcribe_shown(
+    server: str, audio: np.ndarray, rtf: float, path: str, console: Console, words: bool = False
+) -> Transcription:
+    with shown(console) as show:
+        return await transcribe(server, audio, rtf, path, words=words, on_interim=show)
+
+
+@contextlib.contextmanager
+def progress(name: str, seconds: float | None) -> Iterator[Callable[[float], None]]:
+    """How much of a recording is transcribed, where there is a terminal. Yields what is told how far it is, in seconds."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(name, total=seconds)
+        yield lambda reached: bar.update(task, completed=reached)
 
 
 class StablePrinter:

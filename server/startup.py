@@ -66,13 +66,13 @@ class Listeners:
 
 def listen_everywhere(settings: Listen, shared: bool = False) -> Listeners:
     """shared: with other processes; the kernel deals connections out evenly. Raises StartError."""
-    http = listen(settings.host, settings.port, shared, "ASR_HOST, ASR_PORT")
+    http = listen(settings.host, settings.port, shared)
     if not settings.wyoming_port:
         return Listeners(http, None)
     return Listeners(http, listen(settings.wyoming_host, settings.wyoming_port, shared, "ASR_WYOMING_HOST, ASR_WYOMING_PORT"))
 
 
-def listen(host: str, port: int, shared: bool, variables: str) -> socket.socket:
+def listen(host: str, port: int, shared: bool = False, variables: str = "ASR_HOST, ASR_PORT") -> socket.socket:
     """variables: what the address was said by. Raises StartError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:

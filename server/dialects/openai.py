@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from server.dialects import subtitles
+from moonshine_client import subtitles
 from server.errors import ClientError, Code, Refused, ServerError
 from server.stream.transcript import Segment
 
@@ -170,8 +170,10 @@ def usage(heard: Transcription) -> dict[str, Any]:
     return {"type": "duration", "seconds": heard.seconds}
 
 
-def delta(text: str) -> str:
-    return server_sent({"type": "transcript.text.delta", "delta": text})
+def delta(asked: Asked, text: str, heard: Transcription) -> str:
+    """text: with the space before it. heard: of this stretch. With verbose_json it has that answer's fields, too."""
+    more = verbose(asked, heard) if asked.format is Format.VERBOSE_JSON else {}
+    return server_sent(more | {"type": "transcript.text.delta", "delta": text})
 
 
 def done(asked: Asked, heard: Transcription) -> str:

@@ -191,7 +191,9 @@ async def events(asked: Asked, heard: AsyncIterator[Heard]) -> AsyncIterator[str
     try:
         async for stretch in heard:
             if stretch.text:
-                yield openai.delta(stretch.text if not any(each.text for each in stretches) else f" {stretch.text}")
+                is_first = not any(each.text for each in stretches)
+                text = stretch.text if is_first else f" {stretch.text}"
+                yield openai.delta(asked, text, transcription_of([stretch]))
             stretches.append(stretch)
     except ServerError as error:
         yield openai.server_sent(openai.error_body(error))

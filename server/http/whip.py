@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
-from server.dialects import subtitles
+from moonshine_client import subtitles
 from server.errors import ClientError, Code
 from server.http.failures import error_response
 from server.http.offers import read_body

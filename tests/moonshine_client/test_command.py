@@ -1,15 +1,19 @@
 """The command moonshine-asr."""
 
+import json
 import subprocess
 import sys
 import tomllib
 
 import pytest
+import srt
+import webvtt
 
+from benchmarks.accuracy import word_error_rate
 from moonshine_client import command
 from server import command as serve_command
 from server import settings
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, RunningServer, Speech
 
 
 def run(capsys, *arguments: str) -> tuple[int, str, str]:
@@ -46,7 +50,8 @@ def test_a_flag_that_cannot_be_used_stops_serve_with_one_line():
 @pytest.mark.parametrize(("arguments", "status", "complaint"), [
     (("transcribe", "/no/such/file.wav"), 2, "/no/such/file.wav cannot be read"),
     (("transcribe", "pyproject.toml"), 2, "pyproject.toml holds no audio"),
-    (("transcribe", "samples/short.wav", "--server", "127.0.0.1:1"), 1, "failed: no server at http://127.0.0.1:1/webrtc"),
+    (("transcribe", "samples/short.wav", "--live", "--server", "127.0.0.1:1"), 1, "failed: no server at http://127.0.0.1:1/webrtc"),
+    (("transcribe", "samples/short.wav", "--server", "127.0.0.1:1"), 1, "failed: no answer from http://127.0.0.1:1/v1/audio"),
 ])  # fmt: skip
 def test_what_cannot_be_done_is_said_in_one_line(arguments, status, complaint, capsys, monkeypatch):
     monkeypatch.chdir(PROJECT)
@@ -58,3 +63,52 @@ def test_a_missing_extra_is_named(monkeypatch, capsys):
     monkeypatch.setitem(command.ENTRIES, "serve", ("no_such_package.command", "server"))
     assert command.main(["serve"]) == 1
     assert capsys.readouterr().err == "moonshine-asr serve needs no_such_package: pip install 'moonshine-asr[server]'\n"
+
+
+# With a server
+
+
+@pytest.fixture(scope="module")
+def served(start_server) -> RunningServer:
+    return start_server(ASR_TARGET="onnxruntime")
+
+
+def command_of(server: RunningServer, *arguments: str, sound: bytes = b"") -> subprocess.CompletedProcess:
+    program = [sys.executable, "-m", "moonshine_client.command", *arguments, "--server", server.address]
+    return subprocess.run(program, cwd=PROJECT, input=sound, capture_output=True, timeout=60)
+
+
+READ = {
+    "txt": lambda text: text.strip(),
+    "srt": lambda text: " ".join(cue.content for cue in srt.parse(text)),
+    "vtt": lambda text: " ".join(cue.text for cue in webvtt.from_string(text).captions),
+    "json": lambda text: json.loads(text)["text"],
+    "jsonl": lambda text: " ".join(json.loads(line)["text"] for line in text.splitlines()),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wanted", READ)
+def test_a_file_and_a_pipe_give_the_text_in_every_format(served, recordings: dict[str, Speech], wanted):
+    sound = (PROJECT / "samples" / "short.wav").read_bytes()
+    ways = {
+        "file": command_of(served, "transcribe", "samples/short.wav", "--format", wanted),
+        "file by a pipe": command_of(served, "transcribe", "-", "--format", wanted, sound=sound),
+        "live": command_of(served, "transcribe", "samples/short.wav", "--rtf", "0", "--format", wanted),
+        "live by a pipe": command_of(served, "listen", "-", "--format", wanted, sound=recordings["short"].samples.tobytes()),
+    }
+    for way, done in ways.items():
+        assert done.returncode == 0, (way, done.stderr)
+        assert word_error_rate([recordings["short"].text], [READ[wanted](done.stdout.decode())]) <= 10, way
+
+
+@pytest.mark.slow
+def test_a_file_that_is_none_keeps_no_other_back(served):
+    done = command_of(served, "transcribe", "/no/such.wav", "samples/short.wav", "pyproject.toml")
+    assert done.returncode == 2 and len(done.stdout.decode().split()) > 5 and done.stderr.count(b"\n") == 2
+
+
+@pytest.mark.slow
+def test_what_the_server_cannot_decode_is_the_files_fault(served):
+    done = command_of(served, "transcribe", "-", sound=b"no sound at all")
+    assert (done.returncode, done.stdout) == (2, b"") and done.stderr.startswith(b"failed: invalid_file")

@@ -7,7 +7,7 @@ import webvtt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.dialects import subtitles
+from moonshine_client import subtitles
 from server.stream.transcript import Segment
 from server.stream.words import Word
 

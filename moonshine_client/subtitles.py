@@ -2,15 +2,42 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-
-from server.stream.transcript import Segment
-from server.stream.words import Word
+from typing import Protocol
 
 MAX_CHARACTERS = 84  # two lines of 42, as broadcasters have it
 MAX_CUE_MS = 7_000
 PAUSE_MS = 800  # a longer pause between two words ends a cue
 SENTENCE_ENDS = (".", "?", "!")
 LEAST_SENTENCE_CHARACTERS = 30  # shorter sentences share a cue
+
+
+class Word(Protocol):
+    """A word and when it was spoken."""
+
+    @property
+    def w(self) -> str: ...
+
+    @property
+    def start_ms(self) -> int: ...
+
+    @property
+    def end_ms(self) -> int: ...
+
+
+class Segment(Protocol):
+    """Text and when it was spoken; its words, where they have times."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def start_ms(self) -> int: ...
+
+    @property
+    def end_ms(self) -> int: ...
+
+    @property
+    def words(self) -> Sequence[Word] | None: ...
 
 
 @dataclass(frozen=True)

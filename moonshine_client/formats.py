@@ -1,0 +1,39 @@
+"""What is printed of a transcription."""
+
+import enum
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from moonshine_client import subtitles
+from moonshine_client.subtitles import Segment
+
+
+class Format(enum.StrEnum):
+    TXT = "txt"
+    SRT = "srt"
+    VTT = "vtt"
+    JSON = "json"
+    JSONL = "jsonl"
+    """A line for each segment, as soon as it is heard."""
+
+
+def written(wanted: Format, text: str, segments: Sequence[Segment]) -> str:
+    """Of a whole transcription; without a newline at its end."""
+    match wanted:
+        case Format.SRT:
+            return subtitles.srt(segments).rstrip("\n")
+        case Format.VTT:
+            return subtitles.vtt(segments).rstrip("\n")
+        case Format.JSON:
+            content = {"text": text, "segments": [described(segment) for segment in segments]}
+            return json.dumps(content, ensure_ascii=False, indent=2)
+        case Format.JSONL:
+            return "\n".join(json.dumps(described(segment), ensure_ascii=False) for segment in segments)
+        case Format.TXT:
+            return text
+
+
+def described(segment: Segment) -> dict[str, Any]:
+    words = [{"w": word.w, "start_ms": word.start_ms, "end_ms": word.end_ms} for word in segment.words or ()]
+    return {"start_ms": segment.start_ms, "end_ms": segment.end_ms, "text": segment.text, "words": words}

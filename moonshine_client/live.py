@@ -1,0 +1,97 @@
+"""Live audio from a microphone or a pipe, and the words of it."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
+from typing import IO, Any
+
+from moonshine_client.client import SAMPLE_RATE, Message, StreamingClient
+from moonshine_client.subtitles import Segment
+
+BLOCK_SAMPLES = SAMPLE_RATE // 20
+
+
+class NoMicrophone(Exception):
+    """There is none, or what reads it is missing: one line that says which."""
+
+
+async def piped(source: IO[bytes]) -> AsyncIterator[bytes]:
+    """PCM16 mono at 16 kHz, until the source ends."""
+    while block := await asyncio.to_thread(source.read, 2 * BLOCK_SAMPLES):
+        yield block
+
+
+async def spoken(device: str | None) -> AsyncIterator[bytes]:
+    """The microphone, PCM16 mono at 16 kHz. Raises NoMicrophone."""
+    try:
+        import sounddevice  # needs the system's PortAudio, which only some users have
+    except ModuleNotFoundError as exc:
+        raise NoMicrophone("a microphone needs sounddevice: pip install 'moonshine-asr[mic]'") from exc
+    except OSError as exc:
+        raise NoMicrophone("a microphone needs PortAudio: apt install libportaudio2, or your system's package") from exc
+    blocks: asyncio.Queue[bytes] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+
+    def take(block: Any, *_: object) -> None:
+        loop.call_soon_threadsafe(blocks.put_nowait, bytes(block))
+
+    try:
+        stream = sounddevice.RawInputStream(SAMPLE_RATE, BLOCK_SAMPLES, device, channels=1, dtype="int16", callback=take)
+    except (sounddevice.PortAudioError, ValueError) as exc:
+        raise NoMicrophone(f"the microphone cannot be opened: {exc}") from exc
+    with stream:
+        while True:
+            yield await blocks.get()
+
+
+async def listen(server: str, audio: AsyncIterator[bytes], on_interim: Callable[[Message], None]) -> Message:
+    """The final, when the audio ends or Ctrl-C is pressed. Raises StreamError, OSError."""
+    async with StreamingClient(server, words=True) as client:
+        sending, showing = asyncio.create_task(send(client, audio)), asyncio.create_task(show(client, on_interim))
+        with stopped_by_interrupt(sending):
+            await asyncio.wait({sending, showing}, return_when=asyncio.FIRST_COMPLETED)
+        sending.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await sending
+        final = await client.close()
+        await showing
+        return final
+
+
+async def send(client: StreamingClient, audio: AsyncIterator[bytes]) -> None:
+    async for block in audio:
+        if await client.send(block) is not None:
+            return
+
+
+async def show(client: StreamingClient, on_interim: Callable[[Message], None]) -> None:
+    async for interim in client:
+        on_interim(interim)
+
+
+@contextlib.contextmanager
+def stopped_by_interrupt(sending: "asyncio.Task[None]") -> Any:
+    """Ctrl-C ends the audio, not the program: what was said is still told."""
+    loop = asyncio.get_running_loop()
+    try:
+        loop.add_signal_handler(signal.SIGINT, sending.cancel)
+    except NotImplementedError:  # Windows
+        yield
+        return
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+
+
+def segments_of(message: Message) -> tuple[Segment, ...]:
+    """Of a final, as subtitles take them."""
+    return tuple(
+        SimpleNamespace(
+            text=each["text"], start_ms=each["start_ms"], end_ms=each["end_ms"],
+            words=[SimpleNamespace(**word) for word in each.get("words", ())],
+        )
+        for each in message["segments"]
+    )  # fmt: skip

@@ -1,0 +1,81 @@
+"""Whole recordings: sent as files, transcribed in parallel, told as they are heard."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import IO, Any
+
+import httpx
+
+from moonshine_client.client import CONNECT_SECONDS, StreamError, reason_of
+from moonshine_client.subtitles import Segment
+
+PATH = "/v1/audio/transcriptions"
+FIELDS = {
+    "model": "default", "response_format": "verbose_json", "stream": "true", "timestamp_granularities[]": ["word", "segment"],
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A stretch of the recording, or all of it."""
+
+    text: str
+    segments: tuple[Segment, ...]
+    end_seconds: float
+    is_all: bool
+
+
+def transcribe_file(server: str, file: IO[bytes], name: str) -> Iterator[Heard]:
+    """Stretch by stretch, and at the end all of it. server: HOST:PORT or a URL.
+
+    Raises StreamError where the server refuses or fails, OSError where it cannot be reached.
+    """
+    url = (server if "://" in server else f"http://{server}").rstrip("/") + PATH
+    timeout = httpx.Timeout(CONNECT_SECONDS, read=None)
+    try:
+        with httpx.Client(timeout=timeout, trust_env=False) as http, http.stream(
+            "POST", url, files={"file": (name, file)}, data=FIELDS
+        ) as response:  # fmt: skip
+            if response.status_code != 200:
+                raise failure_of(json_of(response.read()), response.status_code)
+            for line in response.iter_lines():
+                if line.startswith("data: "):
+                    yield heard_in(json_of(line.removeprefix("data: ")))
+    except httpx.TransportError as exc:
+        raise ConnectionError(f"no answer from {url}: {reason_of(exc)}") from exc
+
+
+def json_of(text: str | bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    return value if isinstance(value, dict) else {}
+
+
+def failure_of(answer: dict[str, Any], status: int) -> StreamError:
+    error = answer.get("error") or {}
+    return StreamError(error.get("code") or "bad_answer", error.get("message") or f"HTTP {status}", error)
+
+
+def heard_in(event: dict[str, Any]) -> Heard:
+    """Raises StreamError for an event that tells of one."""
+    if "error" in event:
+        raise failure_of(event, 200)
+    words = [timed(word, w=word["word"]) for word in event["words"]]
+    segments = tuple(with_words(timed(segment, text=segment["text"]), words) for segment in event["segments"])
+    is_all = event["type"] == "transcript.text.done"
+    text = event["text"] if is_all else event["delta"]
+    return Heard(text, segments, event["duration"], is_all)
+
+
+def timed(event: dict[str, Any], **more: Any) -> Any:
+    return SimpleNamespace(start_ms=round(event["start"] * 1000), end_ms=round(event["end"] * 1000), words=None, **more)
+
+
+def with_words(segment: Any, words: list[Any]) -> Segment:
+    """OpenAI tells words beside the segments, not within them."""
+    segment.words = [word for word in words if segment.start_ms <= word.start_ms < segment.end_ms]
+    return segment  # type: ignore[no-any-return]
