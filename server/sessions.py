@@ -19,6 +19,7 @@ from server.audio.front import AudioFormat
 from server.dialects import wyoming
 from server.dialects.deepgram import Asked, ServerMessage
 from server.dialects.openai_realtime import ServerEvent
+from server.dialects.realtime_shapes import Present
 from server.errors import ClientError, Code, Refused, ServerError
 from server.session.broadcast import BroadcastSession
 from server.session.deepgram import DeepgramSession
@@ -183,6 +184,7 @@ class Sessions:
         on_end: Callable[[], None],
         configuration: object | None = None,
         has_track: bool = False,
+        shape: Present | None = None,
     ) -> RealtimeSession:
         """A session in OpenAI's Realtime dialect. Raises Refused, or ClientError for the configuration."""
         session_id = f"realtime-{next(session_ids)}"
@@ -198,7 +200,7 @@ class Sessions:
         )
         self._admit(session, Api.OPENAI_REALTIME)
         try:
-            session.begin(configuration)
+            session.begin(configuration, shape)
         except ClientError:
             self._end(session_id, Api.OPENAI_REALTIME, nothing)
             raise

@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse
 from starlette.datastructures import UploadFile
 
 from server.access import DEFAULT_SECONDS, LEAST_SECONDS, MOST_SECONDS, ClientSecrets
+from server.dialects import realtime_shapes
 from server.dialects.openai_realtime import Configuration
 from server.errors import ClientError, Code
 from server.http.offers import read_body
@@ -36,6 +37,14 @@ def calls_router(transport: CallTransport, secrets: ClientSecrets, settings: Set
             raise ClientError(Code.NOT_FOUND, "there is no such call, or it has ended")
         peer.hang_up()
         return Response(status_code=200)
+
+    @router.post("/transcription_sessions")
+    async def beta_session(request: Request) -> Response:
+        """Of OpenAI's beta and of NVIDIA's Riva, which echoes what it gets."""
+        issued = secrets.issue({})
+        session = realtime_shapes.beta_session(Configuration(model_id).as_json())
+        riva = {"input_audio_params": {"sample_rate_hz": 16_000, "num_channels": 1}, "recognition_config": {}}
+        return JSONResponse(session | riva | {"client_secret": {"value": issued.value, "expires_at": issued.expires_at}})
 
     @router.post("/client_secrets")
     async def client_secret(request: Request) -> Response:

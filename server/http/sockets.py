@@ -6,7 +6,7 @@ from fastapi import APIRouter, WebSocket
 from fastapi.responses import JSONResponse
 
 from server.access import ClientSecrets
-from server.dialects import deepgram
+from server.dialects import deepgram, realtime_shapes
 from server.errors import Refused, ServerError
 from server.http.failures import error_response
 from server.http.transcriptions import refuse
@@ -14,7 +14,8 @@ from server.sessions import Sessions
 from server.telemetry.metrics import Api
 from server.transports.websocket import WebSocketTransport
 
-REALTIME_PROTOCOL, KEY_PROTOCOL = "realtime", "openai-insecure-api-key."
+REALTIME_PROTOCOL = "realtime"
+KEY_PROTOCOLS = ("openai-insecure-api-key.", realtime_shapes.TOKEN_PROTOCOL)
 
 
 def sockets_router(transport: WebSocketTransport, sessions: Sessions, secrets: ClientSecrets) -> APIRouter:
@@ -37,10 +38,11 @@ def sockets_router(transport: WebSocketTransport, sessions: Sessions, secrets: C
         try:
             secret = secrets.read(key_of(socket.headers.get("authorization", ""), offered))
             configuration = secret.session if secret else None
+            shape = realtime_shapes.offered(socket.headers.get("openai-beta", ""), offered)
             connection = transport.open(
                 socket,
                 Api.OPENAI_REALTIME,
-                lambda send, on_end: sessions.open_realtime(send, on_end, configuration),
+                lambda send, on_end: sessions.open_realtime(send, on_end, configuration, shape=shape),
             )
         except ServerError as error:
             await socket.send_denial_response(refuse(error))
@@ -66,6 +68,7 @@ def sockets_router(transport: WebSocketTransport, sessions: Sessions, secrets: C
 def key_of(authorization: str, subprotocols: Sequence[str]) -> str:
     """A browser cannot set the header, and brings its key as a subprotocol."""
     for offered in subprotocols:
-        if offered.startswith(KEY_PROTOCOL):
-            return offered.removeprefix(KEY_PROTOCOL)
+        for prefix in KEY_PROTOCOLS:
+            if offered.startswith(prefix):
+                return offered.removeprefix(prefix)
     return authorization.removeprefix("Bearer ").strip()

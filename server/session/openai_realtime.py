@@ -3,12 +3,14 @@
 import base64
 import binascii
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from server.audio.front import HEARD, AudioFront
 from server.dialects import openai_realtime as realtime
+from server.dialects import realtime_shapes
 from server.dialects.openai_realtime import Configuration, Items, ServerEvent
+from server.dialects.realtime_shapes import ENDED, Present
 from server.errors import ClientError, Code, ServerError
 from server.settings import SessionLimits
 from server.stream.events import Event, Failed, Final, Flushed
@@ -41,6 +43,7 @@ class RealtimeSession:
         self._limits = limits
         self._begin_stream, self._send, self._on_end = begin_stream, send, on_end
         self._configuration, self._items = Configuration(model_id), Items()
+        self._shape = Present()
         self._has_track = has_track
         self._stream: Stream | None = None
         self._forget_stream: Callable[[], None] = lambda: None
@@ -58,8 +61,9 @@ class RealtimeSession:
     def backlog_seconds(self) -> float:
         return self._stream.backlog_seconds if self._stream else 0.0
 
-    def begin(self, configuration: object | None = None) -> None:
+    def begin(self, configuration: object | None = None, shape: Present | None = None) -> None:
         """The server speaks first. configuration: a session object as clients send it. Raises ClientError."""
+        self._shape = shape or self._shape
         if configuration is not None:
             self._configuration.update(configuration)
         self._say_session("created")
@@ -72,9 +76,11 @@ class RealtimeSession:
         try:
             message = parse(text)
             event_id = message.get("event_id")
-            self._take(message, now)
+            self._shape = realtime_shapes.recognised(message, self._shape)
+            if (meant := self._shape.read(message)) is not None:
+                self._take(meant, now)
         except ClientError as error:
-            self._send(realtime.error_event(error, event_id))
+            self._tell(realtime.error_event(error, event_id))
         except ServerError as error:
             self.fail(error)
 
@@ -89,18 +95,26 @@ class RealtimeSession:
             except ServerError as error:
                 self.fail(error)
         else:
-            self._send(realtime.error_event(ClientError(Code.BAD_MESSAGE, "messages are JSON; audio is base64 in them")))
+            self._tell(realtime.error_event(ClientError(Code.BAD_MESSAGE, "messages are JSON; audio is base64 in them")))
 
-    def _take(self, message: dict[str, Any], now: float) -> None:
+    def _tell(self, event: ServerEvent) -> None:
+        for known in self._shape.write(event):
+            self._send(known)
+
+    def _take(self, message: Mapping[str, Any], now: float) -> None:
         match message.get("type"):
             case "session.update":
                 self._update(message.get("session"))
             case "input_audio_buffer.append":
                 self._append(message.get("audio"), now)
+                if message.get("is_last_of_turn"):
+                    self._commit(now)
             case "input_audio_buffer.commit":
                 self._commit(now)
             case "input_audio_buffer.clear":
                 self._clear()
+            case "finish":
+                self.finish(now)
 
     def _update(self, session: object) -> None:
         before = self._configuration.audio_format
@@ -147,14 +161,14 @@ class RealtimeSession:
         self._has_new_audio = False
         if self._items.is_open:
             for event in self._items.commit():
-                self._send(event)
+                self._tell(event)
             self._stream.flush(now)
 
     def _clear(self) -> None:
         """What is not committed was never said."""
         self._drop_stream()
         self._stream, self._front, self._items, self._has_new_audio = None, None, Items(), False
-        self._send(realtime.event_of("input_audio_buffer.cleared"))
+        self._tell(realtime.event_of("input_audio_buffer.cleared"))
 
     def _say(self, event: Event) -> bool:
         if isinstance(event, Failed):
@@ -163,17 +177,19 @@ class RealtimeSession:
         elif isinstance(event, Final):
             if self._items.is_open:
                 for written in self._items.commit():
-                    self._send(written)
+                    self._tell(written)
             for _ in range(self._items.awaited):  # the first has all the text that there is
                 self._say(Flushed(event.text, event.segments, event.audio_ms, event.latency_ms))
+            self._tell(realtime.event_of(ENDED))
             self._end(None)
         else:
             for written in self._items.write(event, self._configuration.prefix_ms):
-                self._send(written)
+                self._tell(written)
         return True
 
     def _say_session(self, what: str) -> None:
-        self._send(realtime.event_of(f"session.{what}", session=self._configuration.as_json()))
+        session = self._configuration.as_json()
+        self._tell(realtime.event_of(f"session.{what}", id=session["id"], session=session))  # vLLM's clients print the id
 
     # A member of the sessions
 
@@ -186,6 +202,7 @@ class RealtimeSession:
     def finish(self, now: float) -> None:
         """The server asks for the end: what was said so far is completed."""
         if self._stream is None:
+            self._tell(realtime.event_of(ENDED))
             self._end(None)
         else:
             self._stream.finish(now)
@@ -212,7 +229,7 @@ class RealtimeSession:
         self._has_ended = True
         self._forget_stream()
         if last is not None:
-            self._send(last)
+            self._tell(last)
         self._on_end()
 
 
