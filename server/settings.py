@@ -68,6 +68,10 @@ class Listen(Group):
     """Address to listen on."""
     port: int = Field(8000, ge=1, le=65_535, alias="ASR_PORT")
     """HTTP port."""
+    tls_cert: Path | None = Field(None, alias="ASR_TLS_CERT")
+    """Certificate chain, in PEM: the HTTP port then speaks TLS. Browsers give other machines' pages a microphone only so."""
+    tls_key: Path | None = Field(None, alias="ASR_TLS_KEY")
+    """Private key of the certificate, in PEM, without a password."""
     wyoming_port: int = Field(0, ge=0, le=65_535, alias="ASR_WYOMING_PORT")
     """Port of the Wyoming protocol for Home Assistant, which expects 10300. 0: none."""
     wyoming_host: str = Field("127.0.0.1", alias="ASR_WYOMING_HOST")
@@ -81,6 +85,10 @@ class Listen(Group):
     A server with a public or host address needs none."""
     shutdown_timeout_seconds: float = Field(20.0, gt=0, le=600, alias="ASR_SHUTDOWN_TIMEOUT_SECONDS")
     """Longest time that open sessions may take for their finals after SIGTERM."""
+
+    @property
+    def has_tls(self) -> bool:
+        return self.tls_cert is not None
 
     @field_validator("ice_servers", mode="before")
     @classmethod

@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+import ssl
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -64,8 +65,27 @@ class Listeners:
             self.wyoming.close()
 
 
+def check_tls(settings: Listen) -> None:
+    """Raises StartError, in place of the traceback that uvicorn would end with."""
+    cert, key = settings.tls_cert, settings.tls_key
+    if (cert is None) != (key is None):
+        raise StartError("ASR_TLS_CERT and ASR_TLS_KEY go together")
+    if cert is None:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=no_password)
+    except (OSError, ValueError) as exc:
+        raise StartError(f"the certificate cannot be used: {exc} (ASR_TLS_CERT={cert}, ASR_TLS_KEY={key})") from exc
+
+
+def no_password() -> str:
+    """Asking for one on the terminal would hold the start up for ever."""
+    raise ValueError("its key has a password")
+
+
 def listen_everywhere(settings: Listen, shared: bool = False) -> Listeners:
     """shared: with other processes; the kernel deals connections out evenly. Raises StartError."""
+    check_tls(settings)
     http = listen(settings.host, settings.port, shared)
     if not settings.wyoming_port:
         return Listeners(http, None)

@@ -143,9 +143,10 @@ class RunningServer:
     address: str
     process: subprocess.Popen
     log: Path
+    has_tls: bool = False
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(f"http://{self.address}{path}", trust_env=False)
+        return httpx.get(f"http{'s' * self.has_tls}://{self.address}{path}", trust_env=False, verify=False)
 
     def stop(self) -> int:
         """SIGTERM; returns the exit status."""
@@ -172,7 +173,7 @@ def start_server(built, tmp_path_factory) -> Iterator[Callable[..., RunningServe
             stdout=log.open("w"),
             stderr=subprocess.STDOUT,
         )
-        server = RunningServer(f"127.0.0.1:{port}", process, log)
+        server = RunningServer(f"127.0.0.1:{port}", process, log, has_tls="ASR_TLS_CERT" in variables)
         started.append(server)
         wait_until_ready(server)
         return server

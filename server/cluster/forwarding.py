@@ -14,6 +14,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from server.settings import Listen
+
 NAMED_PATH = re.compile(r"/(?:whip/session/|v1/realtime/calls/rtc_)(\d{1,3})-")
 NOT_HANDED_ON = {"host", "content-length", "transfer-encoding", "connection"}
 TIMEOUT_SECONDS = 10.0  # to connect and to send; words may be read for as long as somebody speaks
@@ -51,10 +53,10 @@ class Place:
 class Forwarding:
     """In front of a gateway's app."""
 
-    def __init__(self, app: ASGIApp, place: Place, gateways: int):
+    def __init__(self, app: ASGIApp, place: Place, listen: Listen):
         self._app = app
-        others = (Place(place.directory, number) for number in range(1, gateways + 1) if number != place.number)
-        self._clients = {other.number: client_of(other) for other in others}
+        others = (Place(place.directory, number) for number in range(1, listen.workers + 1) if number != place.number)
+        self._clients = {other.number: client_of(other, listen.has_tls) for other in others}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         owner = NAMED_PATH.match(scope["path"]) if scope["type"] == "http" else None
@@ -65,10 +67,11 @@ class Forwarding:
             await hand_on(client, Request(scope, receive), send)
 
 
-def client_of(place: Place) -> httpx.AsyncClient:
-    transport = httpx.AsyncHTTPTransport(uds=str(place.path))
+def client_of(place: Place, has_tls: bool) -> httpx.AsyncClient:
+    """Behind a Unix socket that this server alone can reach, there is no certificate to check."""
+    transport = httpx.AsyncHTTPTransport(uds=str(place.path), verify=False)
     timeout = httpx.Timeout(TIMEOUT_SECONDS, read=None)
-    return httpx.AsyncClient(transport=transport, base_url="http://gateway", timeout=timeout)
+    return httpx.AsyncClient(transport=transport, base_url=f"http{'s' * has_tls}://gateway", timeout=timeout)
 
 
 async def hand_on(client: httpx.AsyncClient, request: Request, send: Send) -> None:

@@ -78,7 +78,7 @@ def serve(
     sessions = Sessions(transcriber, tokenizer, settings, metrics)
     app: ASGIApp = create_app(sessions, metrics, settings, place.number if place else 0)
     config = uvicorn.Config(
-        Forwarding(app, place, settings.listen.workers) if place else app,
+        Forwarding(app, place, settings.listen) if place else app,
         loop="uvloop",
         http="httptools",
         ws="websockets-sansio",
@@ -87,6 +87,8 @@ def serve(
         log_level=settings.telemetry.log_level,
         access_log=False,
         timeout_graceful_shutdown=5,
+        ssl_certfile=settings.listen.tls_cert,
+        ssl_keyfile=settings.listen.tls_key,
     )
     logging.getLogger("uvicorn.error").addFilter(is_news)
     server = QuietServer(config, lambda: sessions.finish_all(settings.listen.shutdown_timeout_seconds))

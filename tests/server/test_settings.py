@@ -16,7 +16,7 @@ DOCUMENTED = {
     "ASR_STABLE_AGREEMENT": 2, "MAX_BUFFER_SECONDS": 120, "ASR_INIT_TIMEOUT_SECONDS": 10, "ASR_IDLE_TIMEOUT_SECONDS": 60,
     "ASR_CLOSE_TIMEOUT_SECONDS": 30, "ASR_MAX_SESSIONS": 0, "ASR_LOG_LEVEL": "info",
     "ASR_WYOMING_PORT": 0, "ASR_WYOMING_HOST": "127.0.0.1", "ASR_MAX_UPLOAD_MB": 100, "ASR_MAX_FILE_SECONDS": 14_400,
-    "ASR_FILE_STRETCHES": 8, "ASR_SECRET_KEY": "",
+    "ASR_FILE_STRETCHES": 8, "ASR_SECRET_KEY": "", "ASR_TLS_CERT": None, "ASR_TLS_KEY": None,
 }  # fmt: skip
 """Names and defaults are part of the product: one that changes breaks somebody's deployment."""
 
