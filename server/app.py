@@ -7,6 +7,7 @@ from fastapi import FastAPI
 
 from server.access import ClientSecrets
 from server.errors import ServerError
+from server.http import openapi
 from server.http.calls import calls_router
 from server.http.failures import answer_error
 from server.http.health import health_router
@@ -23,6 +24,7 @@ from server.transports.calls import CallTransport
 from server.transports.webrtc import WebRtcTransport
 from server.transports.websocket import WebSocketTransport
 from server.transports.whip import WhipTransport
+from server.version import version
 
 
 def create_app(sessions: Sessions, metrics: Metrics, settings: Settings, gateway: int = 0) -> FastAPI:
@@ -36,7 +38,8 @@ def create_app(sessions: Sessions, metrics: Metrics, settings: Settings, gateway
         await sessions.shut_down(settings.listen.shutdown_timeout_seconds)
         await transport.close()
 
-    app = FastAPI(title="moonshine-asr", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(title="moonshine-asr", lifespan=lifespan, version=version(), docs_url=None, redoc_url=None,
+                  swagger_ui_oauth2_redirect_url=None)  # fmt: skip
     app.add_exception_handler(ServerError, answer_error)
     app.include_router(offers_router(transport, settings.listen.webrtc_path))
     secrets = ClientSecrets(settings.access.signing_key)
@@ -47,4 +50,5 @@ def create_app(sessions: Sessions, metrics: Metrics, settings: Settings, gateway
     app.include_router(listen_router(sessions, settings))
     app.include_router(pages_router())
     app.include_router(health_router(sessions, metrics))
+    openapi.install(app)
     return app

@@ -1,6 +1,5 @@
 """The Wyoming protocol of Home Assistant: its frames, and what a stream says as its messages."""
 
-import importlib.metadata
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from server.audio.front import AudioFormat, Encoding
 from server.dialects.openai import check_languages
 from server.errors import ClientError, Code, ServerError
 from server.stream.events import Event, Final, Update
+from server.version import version
 
 MAX_HEADER_BYTES = 64 * 1024
 MAX_BLOCK_BYTES = 1024 * 1024  # of data, and of payload
@@ -128,14 +128,6 @@ def pong(data: Mapping[str, Any]) -> ServerMessage:
 
 def error(failure: ServerError) -> ServerMessage:
     return ServerMessage("error", {"text": failure.message, "code": failure.code.value})
-
-
-def version() -> str | None:
-    """None where the project runs without having been installed."""
-    try:
-        return importlib.metadata.version("moonshine-asr")
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def info(model_id: str) -> ServerMessage:

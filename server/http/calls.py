@@ -12,8 +12,9 @@ from server.dialects import realtime_shapes
 from server.dialects.openai_realtime import Configuration
 from server.errors import ClientError, Code
 from server.http.offers import read_body
+from server.http.openapi import JSON, OBJECT, OPENAI_ERROR, SDP, STRING, described, fields
 from server.http.transcriptions import OpenAIRoute
-from server.http.whip import SDP, content_type
+from server.http.whip import content_type
 from server.settings import Settings
 from server.transports.calls import CallTransport
 
@@ -22,15 +23,27 @@ def calls_router(transport: CallTransport, secrets: ClientSecrets, settings: Set
     router = APIRouter(prefix="/v1/realtime", route_class=OpenAIRoute)
     model_id = settings.model.model_id
 
-    @router.post("")
-    @router.post("/calls")
+    offer = {SDP: STRING, "multipart/form-data": fields({"sdp": STRING}, {"session": STRING})}
+    more: dict[str, Any] = {"error": OPENAI_ERROR, "errors": (400, 401, 413, 503)}
+    secret = fields({"value": STRING, "expires_at": {"type": "integer"}, "session": OBJECT})
+    lifetime = fields({}, {"anchor": {"const": "created_at"}, "seconds": {
+        "type": "integer", "minimum": LEAST_SECONDS, "maximum": MOST_SECONDS, "default": DEFAULT_SECONDS,
+    }})  # fmt: skip
+
+    @router.post("", **described("OpenAI", "A call, by its former address", {201: ("the answer", {SDP: STRING})}, offer, **more))
+    @router.post("/calls", **described(
+        "OpenAI", "A Realtime session over WebRTC; Location is the call's address", {201: ("the answer", {SDP: STRING})}, offer,
+        **more,
+    ))  # fmt: skip
     async def call(request: Request) -> Response:
         """Browsers send the offer alone, with a client secret; the SDKs a form with the session beside it."""
         sdp, session = await read_call(request)
         peer, answer = await transport.open(sdp, session or secret_session(request, secrets))
         return Response(answer, 201, {"Location": f"/v1/realtime/calls/{peer.name}"}, SDP)
 
-    @router.post("/calls/{name}/hangup")
+    @router.post("/calls/{name}/hangup", **described(
+        "OpenAI", "End a call; what was said is completed", {200: ("it ends", {})}, error=OPENAI_ERROR, errors=(404,)
+    ))  # fmt: skip
     async def hang_up(name: str) -> Response:
         peer = transport.find(name)
         if peer is None:
@@ -38,7 +51,9 @@ def calls_router(transport: CallTransport, secrets: ClientSecrets, settings: Set
         peer.hang_up()
         return Response(status_code=200)
 
-    @router.post("/transcription_sessions")
+    @router.post("/transcription_sessions", **described(
+        "OpenAI", "A session of the beta, with its secret", {200: ("the session", {JSON: OBJECT})}, error=OPENAI_ERROR
+    ))  # fmt: skip
     async def beta_session(request: Request) -> Response:
         """Of OpenAI's beta and of NVIDIA's Riva, which echoes what it gets."""
         issued = secrets.issue({})
@@ -46,7 +61,10 @@ def calls_router(transport: CallTransport, secrets: ClientSecrets, settings: Set
         riva = {"input_audio_params": {"sample_rate_hz": 16_000, "num_channels": 1}, "recognition_config": {}}
         return JSONResponse(session | riva | {"client_secret": {"value": issued.value, "expires_at": issued.expires_at}})
 
-    @router.post("/client_secrets")
+    @router.post("/client_secrets", **described(
+        "OpenAI", "A key for a browser that is good for a while", {200: ("the secret", {JSON: secret})},
+        {JSON: fields({}, {"session": OBJECT, "expires_after": lifetime})}, error=OPENAI_ERROR, errors=(400,),
+    ))  # fmt: skip
     async def client_secret(request: Request) -> Response:
         asked = parse_object(await read_body(request))
         session = {} if asked.get("session") is None else asked["session"]

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from server.audio import container
 from server.dialects import deepgram
 from server.errors import ClientError, Code, ServerError
+from server.http.openapi import BINARY, DEEPGRAM_ERROR, JSON, OBJECT, STRING, described
 from server.http.transcriptions import CLIENT_LEFT, counted, too_large, while_connected, whole
 from server.sessions import Sessions
 from server.settings import Settings
@@ -21,7 +22,12 @@ def listen_router(sessions: Sessions, settings: Settings) -> APIRouter:
     router = APIRouter()
     model_id = settings.model.model_id
 
-    @router.post("/v1/listen")
+    query = {"model": STRING, "language": STRING, "utterances": {"type": "boolean"}}
+
+    @router.post("/v1/listen", **described(
+        "Deepgram", "A recording, as Deepgram's prerecorded transcription", {200: ("the transcript", {JSON: OBJECT})},
+        {"application/octet-stream": BINARY, "audio/*": BINARY}, query, DEEPGRAM_ERROR, errors=(400, 413, 503),
+    ))  # fmt: skip
     async def listen(request: Request) -> Response:
         try:
             return await answer(request, sessions, settings, model_id)

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from server.errors import ClientError, Code
+from server.http.openapi import JSON, STRING, described, fields
 from server.transports.webrtc import WebRtcTransport
 
 MAX_OFFER_BYTES = 64 * 1024
@@ -14,7 +15,13 @@ MAX_OFFER_BYTES = 64 * 1024
 def offers_router(transport: WebRtcTransport, path: str) -> APIRouter:
     router = APIRouter()
 
-    @router.post(path)
+    description = fields({"sdp": STRING, "type": {"const": "offer"}})
+    answered = fields({"sdp": STRING, "type": {"const": "answer"}})
+
+    @router.post(path, **described(
+        "Live audio", "A stream over WebRTC: a data channel, and an audio track beside it if you like",
+        {200: ("the answer", {JSON: answered})}, {JSON: description}, errors=(400, 413, 503),
+    ))  # fmt: skip
     async def offer(request: Request) -> Response:
         answer = await transport.answer(read_offer(await read_body(request)))
         return JSONResponse({"sdp": answer, "type": "answer"})

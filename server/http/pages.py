@@ -20,7 +20,12 @@ HEADERS = {
 def pages_router() -> APIRouter:
     router = APIRouter()
     for path in sorted(path for path in WEB.iterdir() if path.suffix in CONTENT_TYPES):
-        router.add_api_route("/" if path.name == "index.html" else f"/web/{path.name}", serving(path), methods=["GET", "HEAD"])
+        router.add_api_route(
+            "/" if path.name == "index.html" else f"/web/{path.name}",
+            serving(path),
+            methods=["GET", "HEAD"],
+            include_in_schema=False,
+        )
     return router
 
 

@@ -18,12 +18,20 @@ from server.dialects import openai
 from server.dialects.openai import Asked, Transcription
 from server.errors import ClientError, Code, Refused, ServerError
 from server.http.failures import RETRY_AFTER_SECONDS
+from server.http.openapi import BINARY, EVENTS, JSON, OBJECT, OPENAI_ERROR, STRING, TEXT, described, fields, one_of
 from server.session.recording import Heard, Recording
 from server.sessions import Sessions
 from server.settings import Settings
 from server.telemetry.metrics import Api
 
 MAX_FIELDS, MAX_FIELD_BYTES = 200, 64 * 1024
+FORM = "multipart/form-data"
+UPLOAD = fields({"file": BINARY, "model": STRING}, {
+    "language": STRING, "response_format": one_of(*openai.Format, default="json"),
+    "timestamp_granularities[]": {"type": "array", "items": one_of("segment", "word")},
+    "stream": {"type": "boolean", "default": False}, "temperature": {"type": "number", "minimum": 0, "maximum": 1},
+    "prompt": STRING,
+})  # fmt: skip
 CLIENT_LEFT = 499  # nobody reads it; nginx's number, for logs
 
 
@@ -56,16 +64,25 @@ def transcriptions_router(sessions: Sessions, settings: Settings) -> APIRouter:
     router = APIRouter(prefix="/v1", route_class=OpenAIRoute)
     model_id = settings.model.model_id
 
-    @router.post("/audio/transcriptions")
-    @router.post("/audio/translations")
+    files = {200: ("the transcription, in the format that was asked for", {
+        JSON: OBJECT, TEXT: STRING, "text/vtt": STRING, EVENTS: STRING,
+    })}  # fmt: skip
+    more: dict[str, Any] = {"error": OPENAI_ERROR, "errors": (400, 404, 413, 503)}
+
+    @router.post("/audio/transcriptions", **described("OpenAI", "A recording into text", files, {FORM: UPLOAD}, **more))
+    @router.post("/audio/translations", **described(
+        "OpenAI", "The same: English comes in, English goes out", files, {FORM: UPLOAD}, **more
+    ))  # fmt: skip
     async def transcribe(request: Request) -> Response:
         return await Upload(request, sessions, settings).answer()
 
-    @router.get("/models")
+    @router.get("/models", **described("OpenAI", "The models that are served", {200: ("a list", {JSON: OBJECT})}))
     async def models() -> Response:
         return JSONResponse(openai.model_list(model_id))
 
-    @router.get("/models/{name:path}")
+    @router.get("/models/{name:path}", **described(
+        "OpenAI", "A model by its name", {200: ("the model", {JSON: OBJECT})}, error=OPENAI_ERROR, errors=(404,)
+    ))  # fmt: skip
     async def model(name: str) -> Response:
         return JSONResponse(openai.find_model(name, model_id))
 

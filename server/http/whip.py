@@ -9,10 +9,11 @@ from moonshine_client import subtitles
 from server.errors import ClientError, Code
 from server.http.failures import error_response
 from server.http.offers import read_body
+from server.http.openapi import EVENTS, SDP, STRING, described
 from server.settings import IceServer
 from server.transports.whip import WhipPeer, WhipTransport
 
-SDP, TRICKLE = "application/sdp", "application/trickle-ice-sdpfrag"
+TRICKLE = "application/trickle-ice-sdpfrag"
 NO_SESSION = ClientError(Code.NOT_FOUND, "there is no such session, or it has ended")
 EVENTS_RELATION = "urn:ietf:params:whip:ext:core:server-sent-events"
 
@@ -20,24 +21,31 @@ EVENTS_RELATION = "urn:ietf:params:whip:ext:core:server-sent-events"
 def whip_router(transport: WhipTransport, ice_servers: tuple[IceServer, ...]) -> APIRouter:
     router = APIRouter()
 
-    @router.post("/whip")
-    @router.post("/whip/{_name}")
+    offering = described(
+        "WHIP", "Send an audio track; Location is the session's address", {201: ("the answer", {SDP: STRING})}, {SDP: STRING},
+        errors=(400, 413, 415, 503),
+    )  # fmt: skip
+
+    @router.post("/whip", **offering)
+    @router.post("/whip/{_name}", include_in_schema=False, **offering)
     async def offer(request: Request, _name: str = "") -> Response:
         if content_type(request) != SDP:
             return refused(415, Code.BAD_OFFER, f"the body must be {SDP}")
         peer, answer = await transport.open((await read_body(request)).decode(errors="replace"))
         address = f"/whip/session/{peer.name}"
         response = Response(answer, 201, {"Location": address, "ETag": peer.entity_tag, "Accept-Patch": TRICKLE}, SDP)
-        for link in [f'<{address}/events>; rel="{EVENTS_RELATION}"', *map(described, ice_servers)]:
+        for link in [f'<{address}/events>; rel="{EVENTS_RELATION}"', *map(link_of, ice_servers)]:
             response.headers.append("Link", link)
         return response
 
-    @router.options("/whip")
-    @router.options("/whip/{_name}")
+    @router.options("/whip", include_in_schema=False)
+    @router.options("/whip/{_name}", include_in_schema=False)
     async def options(_name: str = "") -> Response:
         return Response(status_code=204, headers={"Accept-Post": SDP})
 
-    @router.patch("/whip/session/{name}")
+    @router.patch("/whip/session/{name}", **described(
+        "WHIP", "Add ICE candidates", {204: ("they are added", {})}, {TRICKLE: STRING}, errors=(400, 404, 412, 415, 422, 428)
+    ))  # fmt: skip
     async def patch(request: Request, name: str) -> Response:
         peer = find_live(name)
         fragment = (await read_body(request)).decode(errors="replace")
@@ -46,16 +54,20 @@ def whip_router(transport: WhipTransport, ice_servers: tuple[IceServer, ...]) ->
         await peer.add_candidates(fragment)
         return Response(status_code=204)
 
-    @router.delete("/whip/session/{name}")
+    @router.delete("/whip/session/{name}", **described("WHIP", "End the session", {200: ("it ends", {})}, errors=(404,)))
     async def delete(name: str) -> Response:
         find_live(name).end()
         return Response(status_code=200)
 
-    @router.get("/whip/session/{name}/events")
+    @router.get("/whip/session/{name}/events", **described(
+        "WHIP", "The words as they come", {200: ("messages of the data channel", {EVENTS: STRING})}, errors=(404,)
+    ))  # fmt: skip
     async def events(name: str) -> Response:
         return StreamingResponse(find(name).events(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
 
-    @router.get("/whip/session/{name}/captions.vtt")
+    @router.get("/whip/session/{name}/captions.vtt", **described(
+        "WHIP", "Captions so far", {200: ("WebVTT", {"text/vtt": STRING})}, errors=(404,)
+    ))  # fmt: skip
     async def captions(name: str) -> Response:
         return Response(subtitles.vtt(find(name).segments), media_type="text/vtt; charset=utf-8")
 
@@ -98,7 +110,7 @@ def refused(status: int, code: Code, message: str) -> Response:
     return response
 
 
-def described(server: IceServer) -> str:
+def link_of(server: IceServer) -> str:
     """As a Link (RFC 9725, 4.6)."""
     return "; ".join([f"<{server.url}>", 'rel="ice-server"', *credentials_of(server)])
 

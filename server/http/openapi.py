@@ -1,0 +1,109 @@
+"""The OpenAPI description of what is served: /openapi.json, and /docs to try it out.
+
+Routes read their requests themselves, so FastAPI knows nothing of bodies and answers: described() says it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import fastapi_swagger
+from fastapi import FastAPI, Response
+from fastapi.openapi.utils import get_openapi
+
+JSON, TEXT, SDP, EVENTS = "application/json", "text/plain", "application/sdp", "text/event-stream"
+OBJECT, STRING, BINARY = {"type": "object"}, {"type": "string"}, {"type": "string", "format": "binary"}
+ABOUT = """Real-time speech-to-text with Moonshine models.
+
+Live audio comes by WebRTC, or by WebSockets, which this page cannot describe:
+
+- `/ws`: the messages of the data channel
+- `/v1/realtime`: OpenAI's Realtime API, transcription sessions
+- `/v1/listen`: Deepgram's live transcription
+"""
+NATIVE_ERROR = {
+    "type": "object",
+    "required": ["op", "reason", "message"],
+    "properties": {"op": {"const": "error"}, "reason": STRING, "message": STRING},
+}
+OPENAI_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {"message": STRING, "type": STRING, "param": {"type": ["string", "null"]}, "code": STRING},
+        }
+    },
+}
+DEEPGRAM_ERROR = {
+    "type": "object",
+    "required": ["err_code", "err_msg", "request_id"],
+    "properties": {"err_code": STRING, "err_msg": STRING, "request_id": STRING},
+}
+REASONS = {
+    400: "the request is wrong", 401: "the key is wrong", 404: "there is no such thing", 412: "another ICE session",
+    413: "too large or too long", 415: "another content type is wanted", 422: "it cannot be done here",
+    428: "If-Match is missing", 503: "no room, or the server is starting or stopping; Retry-After says when to come again",
+}  # fmt: skip
+
+
+def described(
+    tag: str,
+    summary: str,
+    answers: Mapping[int, tuple[str, Mapping[str, Mapping[str, Any]]]],
+    body: Mapping[str, Mapping[str, Any]] | None = None,
+    query: Mapping[str, Mapping[str, Any]] | None = None,
+    error: Mapping[str, Any] = NATIVE_ERROR,
+    errors: tuple[int, ...] = (),
+) -> dict[str, Any]:
+    """Arguments of a route. answers: a sentence and the contents by status. body, contents: a schema by media type."""
+    extra: dict[str, Any] = {}
+    if body is not None:
+        extra["requestBody"] = {"required": True, "content": content(body)}
+    if query:
+        extra["parameters"] = [{"name": name, "in": "query", "schema": schema} for name, schema in query.items()]
+    said = {status: {"description": sentence, "content": content(schemas)} for status, (sentence, schemas) in answers.items()}
+    refused = {status: {"description": REASONS[status], "content": content({JSON: error})} for status in errors}
+    return {
+        "tags": [tag], "summary": summary, "openapi_extra": extra, "response_class": Response, "responses": {**said, **refused},
+        "status_code": min(answers),
+    }  # fmt: skip
+
+
+def content(schemas: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {media_type: {"schema": schema} for media_type, schema in schemas.items()}
+
+
+def fields(required: Mapping[str, Any], optional: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A schema of an object."""
+    return {"type": "object", "required": list(required), "properties": {**required, **(optional or {})}}
+
+
+def one_of(*values: str, default: str | None = None) -> dict[str, Any]:
+    return {"type": "string", "enum": list(values)} | ({} if default is None else {"default": default})
+
+
+def install(app: FastAPI) -> None:
+    """Serve the description, and Swagger UI from files of this machine."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = without_validation(
+                get_openapi(title=app.title, version=app.version, description=ABOUT, routes=app.routes)
+            )
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to say more than it knows
+    fastapi_swagger.patch_fastapi(app, redirect_from_root_to_docs=False)
+
+
+def without_validation(schema: dict[str, Any]) -> dict[str, Any]:
+    """FastAPI says that any route with a parameter may answer 422 in a shape of its own; none of these does."""
+    for path in schema["paths"].values():
+        for operation in path.values():
+            answer = operation["responses"].get("422", {})
+            if "HTTPValidationError" in str(answer):
+                del operation["responses"]["422"]
+    schema.pop("components", None)
+    return schema
