@@ -1,8 +1,10 @@
-"""Recordings in any container, decoded in a thread of their own, a little ahead of who reads them."""
+"""Recordings and streams in any container, each decoded in a thread of its own."""
 
 import asyncio
+import contextlib
+import queue
 import threading
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import IO
 
 import av
@@ -13,8 +15,13 @@ from server.errors import ClientError, Code
 
 FORMATS = "aac,ac3,aiff,amr,asf,au,avi,caf,flac,flv,matroska,webm,mov,mp4,m4a,3gp,mp3,mpeg,mpegts,ogg,w64,wav"
 """Containers that hold their own audio. Playlists name other files and addresses, and would be fetched."""
+WHITELIST = {"format_whitelist": FORMATS}
 AHEAD_BLOCKS = 8  # blocks that wait to be read
 BLOCK_BYTES = SAMPLE_RATE * 2  # 1 s
+LIVE_OPTIONS = {"probesize": "32", "analyzeduration": "0"}  # of what comes in pieces: the first words are not waited for
+LIVE_BUFFER_BYTES = 1024
+MOST_HEADER_BYTES = 1024 * 1024  # before the first sound: FFmpeg would look for a container for ever
+UNDECODABLE = ClientError(Code.INVALID_FILE, "the stream could not be decoded: it is no container that is known here")
 
 
 async def decode(source: IO[bytes], max_seconds: float) -> AsyncGenerator[bytes, None]:
@@ -81,7 +88,7 @@ def blocks(source: IO[bytes]) -> Iterator[bytes]:
     """PCM16 mono at 16 kHz. A recording that breaks off is heard as far as it goes; raises ClientError where that is nowhere."""
     held, heard = bytearray(), False
     try:
-        with av.open(source, "r", options={"format_whitelist": FORMATS}) as container:
+        with av.open(source, "r", options=WHITELIST) as container:
             for pcm in decoded(container):
                 held += pcm
                 heard = True
@@ -106,3 +113,84 @@ def decoded(container: "av.container.InputContainer") -> Iterator[bytes]:
     for frame in container.decode(container.streams.audio[0]):
         yield from resampler.take(frame)
     yield from resampler.finish()
+
+
+class Pieces:
+    """What has come of a stream so far, as a file that a decoder reads."""
+
+    def __init__(self, on_empty: Callable[[], None]):
+        self._queue: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._on_empty = on_empty
+        self._piece = b""
+        self._is_at_end = False
+
+    def put(self, piece: bytes) -> None:
+        """Empty: the end."""
+        self._queue.put(piece)
+
+    def read(self, size: int) -> bytes:
+        """Waits for at least a byte; empty at the end."""
+        while not self._piece and not self._is_at_end:
+            if self._queue.empty():
+                self._on_empty()
+            self._piece = self._queue.get()
+            self._is_at_end = not self._piece
+        taken, self._piece = self._piece[:size], self._piece[size:]
+        return taken
+
+
+class LiveDecoder:
+    """A container that comes in pieces, as a browser's MediaRecorder sends it."""
+
+    def __init__(self, heard: Callable[[bytes], None], failed: Callable[[ClientError], None]):
+        """heard: gets PCM16 mono at 16 kHz. failed: told once what is wrong. Both are called on the event loop."""
+        self._heard, self._failed = heard, failed
+        self._loop = asyncio.get_running_loop()
+        self._is_caught_up = asyncio.Event()
+        self._has_ended = False
+        self._silent_bytes = 0  # that came before the first sound
+        self._has_sound = False
+        self._pieces = Pieces(lambda: self._call_soon(self._is_caught_up.set))
+        self._thread = threading.Thread(target=self._run, name="decode", daemon=True)
+        self._thread.start()
+
+    async def take(self, piece: bytes) -> None:
+        """Returns when all of it that can be decoded is heard."""
+        if not piece:
+            return
+        await self._put(piece)
+        self._silent_bytes += 0 if self._has_sound else len(piece)
+        if self._silent_bytes > MOST_HEADER_BYTES and not self._has_ended:
+            self.stop()
+            self._failed(UNDECODABLE)
+
+    async def finish(self) -> None:
+        """Nothing more comes: what was held back is heard."""
+        await self._put(b"")
+
+    def stop(self) -> None:
+        self._pieces.put(b"")
+
+    async def _put(self, piece: bytes) -> None:
+        self._is_caught_up.clear()
+        self._pieces.put(piece)
+        if not self._has_ended:
+            await self._is_caught_up.wait()
+
+    def _end(self) -> None:
+        self._has_ended = True
+        self._is_caught_up.set()
+
+    def _run(self) -> None:
+        try:
+            with av.open(self._pieces, "r", options=LIVE_OPTIONS | WHITELIST, buffer_size=LIVE_BUFFER_BYTES) as container:
+                for pcm in decoded(container):
+                    self._has_sound = True
+                    self._call_soon(self._heard, pcm)
+        except (av.error.FFmpegError, ValueError, ClientError) as exc:
+            self._call_soon(self._failed, exc if isinstance(exc, ClientError) else UNDECODABLE)
+        self._call_soon(self._end)
+
+    def _call_soon(self, function: Callable[..., None], *arguments: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the event loop has ended meanwhile
+            self._loop.call_soon_threadsafe(function, *arguments)

@@ -28,7 +28,8 @@ VAD_SILENCE_SECONDS = 1.0  # where speech is told and no turn is ended
 class Asked:
     """What a client wants of a stream."""
 
-    audio_format: AudioFormat
+    audio_format: AudioFormat | None
+    """None: a container, which says it itself."""
     interims: bool
     tells_speech: bool
     endpointing_ms: int | None
@@ -46,16 +47,21 @@ class Asked:
 def parse(query: Mapping[str, str]) -> Asked:
     """Of a stream. What is not known is left alone. Raises ClientError."""
     check(query)
-    encoding = ENCODINGS.get(query.get("encoding", ""))
-    if encoding is None:
-        known = ", ".join(ENCODINGS)
-        raise ClientError(Code.UNSUPPORTED_VALUE, f"encoding must be one of {known}; containers are taken by POST", "encoding")
-    try:
-        audio_format = AudioFormat(encoding, number(query, "sample_rate", 8000), number(query, "channels", 1))
-    except ValueError as exc:
-        raise ClientError(Code.INVALID_VALUE, str(exc), "sample_rate") from exc
+    audio_format = parse_format(query) if query.get("encoding") else None
     interims, tells_speech = is_true(query, "interim_results"), is_true(query, "vad_events")
     return Asked(audio_format, interims, tells_speech, parse_endpointing(query), parse_utterance_end(query))
+
+
+def parse_format(query: Mapping[str, str]) -> AudioFormat:
+    """Raises ClientError."""
+    encoding = ENCODINGS.get(query["encoding"])
+    if encoding is None:
+        known = ", ".join(ENCODINGS)
+        raise ClientError(Code.UNSUPPORTED_VALUE, f"encoding must be one of {known}; a container has none", "encoding")
+    try:
+        return AudioFormat(encoding, number(query, "sample_rate", 8000), number(query, "channels", 1))
+    except ValueError as exc:
+        raise ClientError(Code.INVALID_VALUE, str(exc), "sample_rate") from exc
 
 
 def check(query: Mapping[str, str]) -> None:

@@ -54,7 +54,12 @@ def sockets_router(transport: WebSocketTransport, sessions: Sessions, secrets: C
         """Deepgram's clients may bring their key as a second subprotocol; the first is chosen."""
         try:
             asked = deepgram.parse(dict(socket.query_params))
-            connection = transport.open(socket, Api.DEEPGRAM, lambda send, on_end: sessions.open_deepgram(asked, send, on_end))
+            connection = transport.open(
+                socket,
+                Api.DEEPGRAM,
+                lambda send, on_end: sessions.open_deepgram(asked, send, on_end),
+                is_container=asked.audio_format is None,
+            )
         except ServerError as error:
             status = error.code.http_status
             await socket.send_denial_response(JSONResponse(deepgram.error_body(error), status_code=status))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from runtime.audio import SAMPLE_RATE
-from server.audio.front import AudioFront
+from server.audio.front import HEARD, AudioFront
 from server.dialects import deepgram
 from server.dialects.deepgram import Asked, Listen, ServerMessage
 from server.errors import Code, ServerError
@@ -14,8 +14,8 @@ from server.stream.events import Event, Failed, Final
 from server.stream.stream import Options, Stream
 
 SILENT_SECONDS = 10.0  # without audio or KeepAlive: Deepgram ends the stream, and its clients know that
-NORMAL, INTERNAL_ERROR = 1000, 1011  # RFC 6455, 7.4.1
-NOTHING_CAME, LOST = "NET-0001", "NET-0000"  # Deepgram's names
+NORMAL, POLICY_VIOLATION, INTERNAL_ERROR = 1000, 1008, 1011  # RFC 6455, 7.4.1
+NOTHING_CAME, LOST, UNDECODABLE = "NET-0001", "NET-0000", "DATA-0000"  # Deepgram's names
 
 Send = Callable[[ServerMessage], bool]
 BeginStream = Callable[[Callable[[Event], bool], Options, float], Stream]
@@ -32,7 +32,7 @@ class DeepgramSession:
         self._begin_stream, self._send, self._on_end = begin_stream, send, on_end
         self._asked = asked
         self._listen = Listen(asked, model_id)
-        self._front = AudioFront(asked.audio_format)
+        self._front = AudioFront(asked.audio_format or HEARD)
         self._heard_bytes = 0  # of what the stream hears
         self._has_ended = False
 
@@ -100,7 +100,13 @@ class DeepgramSession:
 
     def fail(self, error: ServerError) -> None:
         self._stream.drop()
-        self._end(INTERNAL_ERROR, NOTHING_CAME if error.code is Code.IDLE_TIMEOUT else LOST)
+        match error.code:
+            case Code.IDLE_TIMEOUT:
+                self._end(INTERNAL_ERROR, NOTHING_CAME)
+            case Code.INVALID_FILE:
+                self._end(POLICY_VIOLATION, UNDECODABLE)
+            case _:
+                self._end(INTERNAL_ERROR, LOST)
 
     def drop(self) -> None:
         self._stream.drop()

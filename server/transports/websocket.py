@@ -7,11 +7,13 @@ from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from server.audio.container import LiveDecoder
 from server.errors import ServerError
 from server.sessions import AnySession, Sessions
 from server.telemetry.metrics import Api, Metrics
 from server.transports.outbox import Outbox, Unsent
 
+LAST_MESSAGE = "CloseStream"  # Deepgram's, whose streams may be containers
 LINGER_SECONDS = 5.0  # for the last messages to be written
 
 
@@ -26,10 +28,12 @@ class WebSocketTransport:
         self._sessions = sessions
         self._metrics = metrics
 
-    def open(self, socket: WebSocket, api: Api, opening: Opening) -> "Connection":
-        """Before the socket is accepted. Raises Refused."""
+    def open(self, socket: WebSocket, api: Api, opening: Opening, is_container: bool = False) -> "Connection":
+        """Before the socket is accepted. is_container: what the client sends is decoded first. Raises Refused."""
         connection = Connection(socket, api, self._sessions, self._metrics)
         connection.session = opening(connection.outbox.send, connection.end)
+        if is_container:
+            connection.decode()
         return connection
 
 
@@ -40,9 +44,16 @@ class Connection:
         self._socket = socket
         self._sessions = sessions
         self.session: AnySession | None = None
+        self._decoder: LiveDecoder | None = None
         self._unsent = Unsent()
         self.outbox = Outbox(api, self._unsent, metrics, asyncio.get_running_loop().time, self._give_up)
         self.end = self._unsent.end
+
+    def decode(self) -> None:
+        """From now on what the client sends is a container, in pieces."""
+        session = self.session
+        assert session is not None, "it was opened first"
+        self._decoder = LiveDecoder(lambda pcm: self._sessions.audio(session, pcm), session.fail)
 
     async def run(self, subprotocol: str | None = None, headers: Mapping[str, str] = {}) -> None:
         """Until the client has left, or the session's last message is written."""
@@ -62,10 +73,17 @@ class Connection:
         assert self.session is not None, "it was opened first"
         while (message := await self._socket.receive())["type"] != "websocket.disconnect":
             if (text := message.get("text")) is not None:
-                self._sessions.text(self.session, text)
+                await self._take_text(self.session, text)
+            elif self._decoder is not None:
+                await self._decoder.take(message["bytes"])
             else:
                 self._sessions.audio(self.session, message["bytes"])
             await self._sessions.until_heard(self.session)
+
+    async def _take_text(self, session: AnySession, text: str) -> None:
+        if self._decoder is not None and LAST_MESSAGE in text:
+            await self._decoder.finish()
+        self._sessions.text(session, text)
 
     async def _write(self) -> None:
         with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # the client has gone meanwhile
@@ -75,6 +93,8 @@ class Connection:
             await self._socket.close(self.session.close_code, self.session.close_reason)
 
     def _leave(self) -> None:
+        if self._decoder is not None:
+            self._decoder.stop()
         if self.session is not None:
             self._sessions.leave(self.session)
 

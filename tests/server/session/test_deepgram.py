@@ -2,15 +2,20 @@
 
 import asyncio
 import json
+import subprocess
 
+import deepgram_captions
 import httpx
+import imageio_ffmpeg
 import numpy as np
 import pytest
+import webvtt
 from deepgram import AsyncDeepgramClient, DeepgramClientEnvironment
 from deepgram.core.api_error import ApiError
 from deepgram.core.events import EventType
 from hypothesis import given
 from hypothesis import strategies as st
+from websockets.asyncio.client import connect
 
 from benchmarks.accuracy import word_error_rate
 from runtime.audio import SAMPLE_RATE
@@ -167,7 +172,6 @@ def test_a_message_that_is_not_known_is_answered_and_the_stream_goes_on(text):
 
 
 BAD = {
-    "no encoding": ({"encoding": ""}, "encoding"),
     "opus": ({"encoding": "opus"}, "encoding"),
     "a low rate": ({"sample_rate": "4000"}, "sample_rate"),
     "a rate in words": ({"sample_rate": "many"}, "sample_rate"),
@@ -274,3 +278,58 @@ def test_the_sdk_is_told_what_is_wrong_with_a_recording(served):
 
     error = asyncio.run(run())
     assert error.status_code == 400 and "INVALID_FILE" in str(error.body)
+
+
+CONTAINERS = {
+    "a browser's": ("webm", "libopus"), "Ogg": ("ogg", "libopus"), "WAV": ("wav", "pcm_s16le"), "MP3": ("mp3", "libmp3lame"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_a_container_may_come_in_pieces(served, recordings: dict[str, Speech], name):
+    kind, codec = CONTAINERS[name]
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        "-v",
+        "error",
+        "-i",
+        PROJECT / "samples" / "short.wav",
+        "-c:a",
+        codec,
+        "-f",
+        kind,
+        "-",
+    ]
+    sound = subprocess.run(command, capture_output=True, check=True).stdout
+
+    async def run() -> list[dict]:
+        async with connect(f"ws://{served.address}/v1/listen?model=x", proxy=None) as socket:
+            for start in range(0, len(sound), 4000):
+                await socket.send(sound[start : start + 4000])
+            await socket.send('{"type":"CloseStream"}')
+            return [json.loads(message) async for message in socket]
+
+    *finals, metadata = asyncio.run(run())
+    assert metadata["type"] == "Metadata" and metadata["duration"] == pytest.approx(10.0, abs=0.2)
+    text = " ".join(transcript(message) for message in finals)
+    assert word_error_rate([recordings["short"].text], [text]) <= 15
+
+
+def test_what_is_no_container_closes_the_stream_as_deepgram_does(served):
+    async def run() -> tuple[int, str]:
+        async with connect(f"ws://{served.address}/v1/listen?model=x", proxy=None) as socket:
+            for _ in range(100):
+                await socket.send(b"no container at all" * 1000)
+            await socket.wait_closed()
+            return socket.close_code, socket.close_reason
+
+    assert asyncio.run(run()) == (1008, "DATA-0000")
+
+
+def test_captions_are_made_of_a_recording(served):
+    """deepgram-captions, by Deepgram, from the answer as it came."""
+    sound = (PROJECT / "samples" / "short.wav").read_bytes()
+    answer = httpx.post(f"http://{served.address}/v1/listen?model=x&utterances=true", content=sound, trust_env=False).json()
+    captions = webvtt.from_string(deepgram_captions.webvtt(deepgram_captions.DeepgramConverter(answer))).captions
+    spoken = answer["results"]["channels"][0]["alternatives"][0]["transcript"]
+    assert " ".join(caption.text for caption in captions).split() == spoken.split()
