@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import os
 import subprocess
 import sys
@@ -28,11 +29,13 @@ TORN_DOWN_SECONDS = 2 * LINGER_SECONDS  # by then the last connections are gone
 class GatewayLoad:
     """So many sessions on one core."""
 
+    way: str
+    """data channel or websocket."""
     sessions: int
     frame_ms: float
     messages: int
     cpu_us: float
-    """Of the server process, for each message: ICE, DTLS, SCTP, session and the engine thread's share."""
+    """Of the server process, for each message: its transport, the session and the engine thread's share."""
     core_share: float
     handling_p50_ms: float
     handling_p99_ms: float
@@ -85,11 +88,11 @@ def read(address: str) -> dict[str, float]:
     }
 
 
-def measure(sessions: int, seconds: float, frame_ms: float) -> GatewayLoad:
+def measure(way: str, sessions: int, seconds: float, frame_ms: float) -> GatewayLoad:
     """One count of sessions against a fresh server."""
     with null_server() as address:
         empty = read(address)["bench_memory_bytes"]
-        command = [sys.executable, "-m", "benchmarks.gateway_load", address, str(sessions), str(seconds), str(frame_ms)]
+        command = [sys.executable, "-m", "benchmarks.gateway_load", address, way, str(sessions), str(seconds), str(frame_ms)]
         with subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as load:
             expect(load, "connected")
             time.sleep(SETTLE_SECONDS)
@@ -107,6 +110,7 @@ def measure(sessions: int, seconds: float, frame_ms: float) -> GatewayLoad:
     change = {name: after[name] - before.get(name, 0.0) for name in after}
     messages = int(change["bench_handling_seconds_count"])
     return GatewayLoad(
+        way=way,
         sessions=sessions,
         frame_ms=frame_ms,
         messages=messages,
@@ -159,7 +163,9 @@ def churn(sessions: int, progress: Callable[[str], None]) -> Churn:
                  round(seconds / sessions * 1000, 1))  # fmt: skip
 
 
-def run(counts: Sequence[int], seconds: float, frame_ms: float, progress: Callable[[str], None]) -> Iterator[GatewayLoad]:
-    for sessions in counts:
-        progress(f"{sessions} sessions of {frame_ms:g} ms frames")
-        yield measure(sessions, seconds, frame_ms)
+def run(
+    ways: Sequence[str], counts: Sequence[int], seconds: float, frame_ms: float, progress: Callable[[str], None]
+) -> Iterator[GatewayLoad]:
+    for way, sessions in itertools.product(ways, counts):
+        progress(f"{way}: {sessions} sessions of {frame_ms:g} ms frames")
+        yield measure(way, sessions, seconds, frame_ms)

@@ -1,13 +1,15 @@
-"""Many sessions against a null server, from a process of their own: python -m benchmarks.gateway_load HOST:PORT COUNT SECONDS MS
+"""Many sessions against a null server: python -m benchmarks.gateway_load HOST:PORT WAY COUNT SECONDS MS
 
-Prints `connected` when all sessions are open, waits for a line on its input, sends, and prints `sent` with how far it fell
-behind real time.
+A process of its own. Prints `connected` when all sessions are open, waits for a line on its input, sends, and prints `sent`
+with how far it fell behind real time.
 """
 
 import asyncio
 import os
 import sys
 import time
+
+from websockets.asyncio.client import connect
 
 from benchmarks.accuracy import evaluation_clips
 from benchmarks.null_server import STAMP_BYTES
@@ -20,7 +22,35 @@ ARRIVAL_SECONDS = 1.0  # they begin to speak spread over so long: nobody's updat
 LAST_CORE = 1
 
 
-async def send_stamped(client: StreamingClient, audio: bytes, frame_bytes: int, offset_seconds: float, seconds: float) -> float:
+class SocketClient:
+    """A stream over a WebSocket, as far as a load needs it. What the server says is read and left."""
+
+    async def __aenter__(self) -> "SocketClient":
+        self._socket = await connect(self._address, proxy=None, compression=None)
+        await self._socket.send('{"op":"init","sid":"load"}')
+        self._reading = asyncio.create_task(self._read())
+        return self
+
+    def __init__(self, address: str):
+        self._address = f"ws://{address}/ws"
+
+    async def _read(self) -> None:
+        async for _ in self._socket:
+            pass
+
+    async def send(self, pcm: bytes) -> None:
+        await self._socket.send(pcm)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._reading.cancel()
+        await self._socket.close()
+
+
+Client = StreamingClient | SocketClient
+WAYS = {"data channel": StreamingClient, "websocket": SocketClient}
+
+
+async def send_stamped(client: Client, audio: bytes, frame_bytes: int, offset_seconds: float, seconds: float) -> float:
     """Real-time frames that begin with the time of their sending; returns how far behind it came at worst."""
     await asyncio.sleep(offset_seconds)
     frame_seconds, began, behind, position = frame_bytes / 2 / SAMPLE_RATE, time.monotonic(), 0.0, 0
@@ -35,15 +65,15 @@ async def send_stamped(client: StreamingClient, audio: bytes, frame_bytes: int, 
     return behind
 
 
-async def load(address: str, count: int, seconds: float, frame_ms: float) -> None:
+async def load(address: str, way: str, count: int, seconds: float, frame_ms: float) -> None:
     audio = audio_file.load(evaluation_clips()[0].path).tobytes()
     places = asyncio.Semaphore(CONNECT_AT_ONCE)
 
-    async def connect() -> StreamingClient:
+    async def open_one() -> Client:
         async with places:
-            return await StreamingClient(address).__aenter__()
+            return await WAYS[way](address).__aenter__()
 
-    clients = await asyncio.gather(*(connect() for _ in range(count)))
+    clients = await asyncio.gather(*(open_one() for _ in range(count)))
     print("connected", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
     frame_bytes = 2 * round(SAMPLE_RATE * frame_ms / 1000)
@@ -57,12 +87,13 @@ async def load(address: str, count: int, seconds: float, frame_ms: float) -> Non
 
 
 def main() -> None:
-    address, count, seconds, frame_ms = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4])
+    address, way = sys.argv[1:3]
+    count, seconds, frame_ms = int(sys.argv[3]), float(sys.argv[4]), float(sys.argv[5])
     if (os.cpu_count() or 1) > LAST_CORE:
         os.sched_setaffinity(0, {LAST_CORE})
     import uvloop
 
-    uvloop.run(load(address, count, seconds, frame_ms))
+    uvloop.run(load(address, way, count, seconds, frame_ms))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from runtime.tokenizer import Tokenizer
 from server.cluster import gateway
 from server.sessions import Sessions
 from server.settings import Settings
-from server.startup import listen, started
+from server.startup import listen_everywhere, started
 from server.telemetry.metrics import Metrics
 
 START_TOKEN, END_TOKEN = 1, 2
@@ -73,8 +73,8 @@ def run(settings: Settings) -> int:
     metrics = Metrics()
     observe_handling(metrics)
     engine_loop = EngineLoop(NullEngine(settings.batching.max_batch), settings.batching.max_wait_ms / 1000, metrics)
-    listener = listen(settings.listen.host, settings.listen.port)
-    return gateway.serve(settings, engine_loop, Tokenizer(["", "", ""]), metrics, listener)
+    listeners = listen_everywhere(settings.listen)
+    return gateway.serve(settings, engine_loop, Tokenizer(["", "", ""]), metrics, listeners)
 
 
 if __name__ == "__main__":

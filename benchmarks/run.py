@@ -17,6 +17,7 @@ from benchmarks import (
     comparison,
     engine,
     gateway,
+    gateway_load,
     hard_audio,
     joined,
     machine,
@@ -113,6 +114,8 @@ def add_streams_options(command: argparse.ArgumentParser) -> None:
 
 
 def add_gateway_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--ways", nargs="+", default=list(gateway_load.WAYS), choices=list(gateway_load.WAYS), metavar="WAY",
+                         help="default: " + ", ".join(gateway_load.WAYS))  # fmt: skip
     command.add_argument("--sessions", type=int, nargs="+", default=[50, 100, 150, 200])
     command.add_argument("--frame-ms", type=float, default=20.0)
     command.add_argument("--seconds", type=float, default=15.0, help="for each count of sessions")
@@ -209,7 +212,7 @@ def searches_of(arguments: argparse.Namespace) -> list[Trial]:
 def run_gateway(arguments: argparse.Namespace) -> int:
     about, loads = {"benchmark": "gateway", "machine": machine.describe(), "settings": settings_of(arguments)}, []
     with console.status("…") as status:
-        for each in gateway.run(arguments.sessions, arguments.seconds, arguments.frame_ms, status.update):
+        for each in gateway.run(arguments.ways, arguments.sessions, arguments.seconds, arguments.frame_ms, status.update):
             loads.append(each)
             write_line(arguments.out, about | {"result": each.as_json()})
         console.print(tables.gateway_table(loads))

@@ -152,12 +152,12 @@ def streams_table(found: Sequence[Capacity]) -> Table:
 
 
 def gateway_table(loads: Sequence[GatewayLoad]) -> Table:
-    columns = ("sessions", "frame ms", "CPU us / message", "share of a core", "handling ms p50 / p99", "sender behind ms",
+    columns = ("way", "sessions", "frame ms", "CPU us / message", "share of a core", "handling ms p50 / p99", "sender behind ms",
                "KiB / idle session", "lost")  # fmt: skip
-    table = make_table("the gateway on one core, without an engine", columns)
+    table = make_table("the gateway on one core, without an engine", columns, left=1)
     for each in loads:
         table.add_row(
-            str(each.sessions), f"{each.frame_ms:g}", f"{each.cpu_us:.0f}", f"{each.core_share:.2f}",
+            each.way, str(each.sessions), f"{each.frame_ms:g}", f"{each.cpu_us:.0f}", f"{each.core_share:.2f}",
             f"{each.handling_p50_ms:g} / {each.handling_p99_ms:g}", f"{each.sender_behind_ms:.0f}", f"{each.memory_kib:.0f}",
             str(each.messages_lost),
         )  # fmt: skip

@@ -223,9 +223,11 @@ def test_the_gateway_benchmark_counts_every_message(tmp_path, capsys, monkeypatc
     out, plot = tmp_path / "gateway.jsonl", tmp_path / "gateway.png"
     options = ["--sessions", "3", "--seconds", "1", "--churn", "10", "--out", str(out), "--plot", str(plot)]
     assert run.main(["gateway", *options]) == 0
-    load, churned = (json.loads(line) for line in out.read_text().splitlines())
-    assert load["result"]["messages"] == 3 * 50 and load["result"]["messages_lost"] == 0
-    assert load["result"]["cpu_us"] > 0 and load["result"]["memory_kib"] > 0
+    *loads, churned = (json.loads(line) for line in out.read_text().splitlines())
+    assert [load["result"]["way"] for load in loads] == ["data channel", "websocket"]
+    for load in loads:
+        assert load["result"]["messages"] == 3 * 50 and load["result"]["messages_lost"] == 0
+        assert load["result"]["cpu_us"] > 0 and load["result"]["memory_kib"] > 0
     assert churned["churn"]["memory_after_mib"] > 0 and "CPU us / message" in capsys.readouterr().out
 
 
