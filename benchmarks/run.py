@@ -24,6 +24,7 @@ from benchmarks import (
     offline,
     plots,
     quality,
+    recordings,
     scores,
     speech,
     speech_sets,
@@ -74,6 +75,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add_engine_options(add("engine", run_engine, "encoder, verification and steps of every engine, beside transformers"))
     add_offline_options(add("offline", run_offline, "whole recordings at once, beside transformers and other recognisers"))
     add_streams_options(add("streams", run_streams, "the most live streams under the strict rule"))
+    add_recording_options(
+        add("recording", run_recording, "a long recording over REST: speed, memory, and a live stream beside it")
+    )
     add_gateway_options(add("gateway", run_gateway, "CPU of a message, sessions of a core, memory of a session; no engine"))
     add_quality_options(add("quality", run_quality, "WER, delay of words, stability and latency of streams"))
     everything = add("all", run_all, "offline, streams, gateway and quality, each with its defaults; hours")
@@ -111,6 +115,12 @@ def add_streams_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--step", type=int, default=4, help="streams more or fewer until a trial fails or passes")
     command.add_argument("--seconds", type=float, default=40.0, help="of a trial")
     command.add_argument("--long-seconds", type=float, default=120.0, help="of the trial that confirms")
+
+
+def add_recording_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--target", default=selection.detect_target(), choices=selection.TARGETS)
+    command.add_argument("--precision", default=DEFAULT_PRECISION, choices=PRECISIONS)
+    command.add_argument("--seconds", type=float, default=3600.0, help="of the recording")
 
 
 def add_gateway_options(command: argparse.ArgumentParser) -> None:
@@ -207,6 +217,15 @@ def searches_of(arguments: argparse.Namespace) -> list[Trial]:
         for interval_ms in arguments.interval_ms
         for way in arguments.ways
     ]  # fmt: skip
+
+
+def run_recording(arguments: argparse.Namespace) -> int:
+    about = {"benchmark": "recording", "machine": machine.describe(), "settings": settings_of(arguments)}
+    with console.status("…") as status:
+        found = recordings.run(arguments.engines, arguments.target, arguments.precision, arguments.seconds, status.update)
+    write_line(arguments.out, about | {"result": found.as_json()})
+    console.print(tables.recording_table(found))
+    return 0
 
 
 def run_gateway(arguments: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ from benchmarks.engine import EngineRun, Measurement
 from benchmarks.gateway import Churn, GatewayLoad
 from benchmarks.offline import Offline
 from benchmarks.quality import Quality
+from benchmarks.recordings import Recorded
 from benchmarks.scores import Paired, Rate, Score, false_words
 from benchmarks.speech import Heard
 from benchmarks.streams import Capacity
@@ -148,6 +149,20 @@ def streams_table(found: Sequence[Capacity]) -> Table:
         way = trial.way + (f", {trial.workers} gateways" if trial.workers > 1 else "")
         table.add_row(way, trial.precision, "yes" if trial.drafts else "no", f"{trial.interval_ms:g}", str(trial.streams),
                       *figures, "; ".join(each.one_more.broken) if each.one_more else "")  # fmt: skip
+    return table
+
+
+def recording_table(found: Recorded) -> Table:
+    table = make_table("a recording over REST", ("figure", "value"), left=1)
+    for name, value in (
+        ("audio, s", f"{found.audio_seconds:g}"),
+        ("times real time: REST / the engine alone", f"{found.rtfx:g} / {found.engine_rtfx:g} ({found.share:.0%})"),
+        ("MiB before / after a tenth / at most",
+         f"{found.memory_before_mib:g} / {found.memory_after_a_tenth_mib:g} / {found.memory_most_mib:g}"),
+        ("live update, median ms: alone / beside it", f"{found.alone.interim_ms:g} / {found.beside.interim_ms:g}"),
+        ("live final, median ms: alone / beside it", f"{found.alone.final_ms:g} / {found.beside.final_ms:g}"),
+    ):  # fmt: skip
+        table.add_row(name, value)
     return table
 
 
