@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -17,7 +18,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from server.settings import Listen
 
 NAMED_PATH = re.compile(r"/(?:whip/session/|v1/realtime/calls/rtc_)(\d{1,3})-")
+CHANNEL_PATH = re.compile(r"/whip/[^/]+/(?:events|captions\.vtt)$")
+"""Of a channel, which any gateway may have: the others are asked, then this one."""
+HANDED_ON = "x-handed-on"
 NOT_HANDED_ON = {"host", "content-length", "transfer-encoding", "connection"}
+NOT_FOUND = 404
+GONE = JSONResponse({"op": "error", "reason": "not_found", "message": "the gateway of this session is gone"}, NOT_FOUND)
 TIMEOUT_SECONDS = 10.0  # to connect and to send; words may be read for as long as somebody speaks
 
 
@@ -59,12 +65,19 @@ class Forwarding:
         self._clients = {other.number: client_of(other, listen.has_tls) for other in others}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        owner = NAMED_PATH.match(scope["path"]) if scope["type"] == "http" else None
-        client = self._clients.get(int(owner[1])) if owner else None
-        if client is None:
-            await self._app(scope, receive, send)
-        else:
-            await hand_on(client, Request(scope, receive), send)
+        for client in self._others(scope) if scope["type"] == "http" else ():
+            request = Request(scope, receive)
+            if await hand_on(client, request, send, is_certain=CHANNEL_PATH.match(scope["path"]) is None):
+                return
+        await self._app(scope, receive, send)
+
+    def _others(self, scope: Scope) -> list[httpx.AsyncClient]:
+        """Those that may have what the request is about."""
+        if owner := NAMED_PATH.match(scope["path"]):
+            client = self._clients.get(int(owner[1]))
+            return [client] if client else []
+        is_channel = CHANNEL_PATH.match(scope["path"]) and HANDED_ON not in Headers(scope=scope)
+        return list(self._clients.values()) if is_channel else []
 
 
 def client_of(place: Place, has_tls: bool) -> httpx.AsyncClient:
@@ -74,18 +87,25 @@ def client_of(place: Place, has_tls: bool) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=transport, base_url=f"http{'s' * has_tls}://gateway", timeout=timeout)
 
 
-async def hand_on(client: httpx.AsyncClient, request: Request, send: Send) -> None:
-    headers = [(name, value) for name, value in request.headers.items() if name not in NOT_HANDED_ON]
-    asked = client.build_request(request.method, request.url.path, headers=headers, content=await request.body())
+async def hand_on(client: httpx.AsyncClient, request: Request, send: Send, is_certain: bool) -> bool:
+    """Whether it was answered. is_certain: nobody else can; otherwise what is not found there is looked for elsewhere."""
+    headers = [(name, value) for name, value in request.headers.items() if name not in NOT_HANDED_ON] + [(HANDED_ON, "1")]
+    asked = client.build_request(
+        request.method, request.url.path, headers=headers, content=await request.body() if is_certain else b""
+    )
     try:
         answer = await client.send(asked, stream=True)
     except httpx.TransportError:
-        gone = JSONResponse({"op": "error", "reason": "not_found", "message": "the gateway of this session is gone"}, 404)
-        await gone(request.scope, request.receive, send)
-        return
+        if is_certain:
+            await GONE(request.scope, request.receive, send)
+        return is_certain
+    if not is_certain and answer.status_code == NOT_FOUND:
+        await answer.aclose()
+        return False
     response = StreamingResponse(body_of(answer), answer.status_code)
     response.raw_headers = [(name.lower(), value) for name, value in answer.headers.raw]
     await response(request.scope, request.receive, send)
+    return True
 
 
 async def body_of(answer: httpx.Response) -> AsyncIterator[bytes]:

@@ -27,11 +27,11 @@ def whip_router(transport: WhipTransport, ice_servers: tuple[IceServer, ...]) ->
     )  # fmt: skip
 
     @router.post("/whip", **offering)
-    @router.post("/whip/{_name}", include_in_schema=False, **offering)
-    async def offer(request: Request, _name: str = "") -> Response:
+    @router.post("/whip/{channel}", **offering)
+    async def offer(request: Request, channel: str = "") -> Response:
         if content_type(request) != SDP:
             return refused(415, Code.BAD_OFFER, f"the body must be {SDP}")
-        peer, answer = await transport.open((await read_body(request)).decode(errors="replace"))
+        peer, answer = await transport.open((await read_body(request)).decode(errors="replace"), channel)
         address = f"/whip/session/{peer.name}"
         response = Response(answer, 201, {"Location": address, "ETag": peer.entity_tag, "Accept-Patch": TRICKLE}, SDP)
         for link in [f'<{address}/events>; rel="{EVENTS_RELATION}"', *map(link_of, ice_servers)]:
@@ -39,8 +39,8 @@ def whip_router(transport: WhipTransport, ice_servers: tuple[IceServer, ...]) ->
         return response
 
     @router.options("/whip", include_in_schema=False)
-    @router.options("/whip/{_name}", include_in_schema=False)
-    async def options(_name: str = "") -> Response:
+    @router.options("/whip/{channel}", include_in_schema=False)
+    async def options(channel: str = "") -> Response:
         return Response(status_code=204, headers={"Accept-Post": SDP})
 
     @router.patch("/whip/session/{name}", **described(
@@ -63,18 +63,35 @@ def whip_router(transport: WhipTransport, ice_servers: tuple[IceServer, ...]) ->
         "WHIP", "The words as they come", {200: ("messages of the data channel", {EVENTS: STRING})}, errors=(404,)
     ))  # fmt: skip
     async def events(name: str) -> Response:
-        return StreamingResponse(find(name).events(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        return events_of(find(name))
 
     @router.get("/whip/session/{name}/captions.vtt", **described(
         "WHIP", "Captions so far", {200: ("WebVTT", {"text/vtt": STRING})}, errors=(404,)
     ))  # fmt: skip
     async def captions(name: str) -> Response:
-        return Response(subtitles.vtt(find(name).segments), media_type="text/vtt; charset=utf-8")
+        return captions_of(find(name))
+
+    @router.get("/whip/{channel}/events", **described(
+        "WHIP", "The words of a channel as they come", {200: ("messages of the data channel", {EVENTS: STRING})}, errors=(404,)
+    ))  # fmt: skip
+    async def channel_events(channel: str) -> Response:
+        return events_of(find_channel(channel))
+
+    @router.get("/whip/{channel}/captions.vtt", **described(
+        "WHIP", "Captions of a channel so far", {200: ("WebVTT", {"text/vtt": STRING})}, errors=(404,)
+    ))  # fmt: skip
+    async def channel_captions(channel: str) -> Response:
+        return captions_of(find_channel(channel))
 
     def find(name: str) -> WhipPeer:
         if peer := transport.find(name):
             return peer
         raise NO_SESSION
+
+    def find_channel(channel: str) -> WhipPeer:
+        if peer := transport.find_channel(channel):
+            return peer
+        raise ClientError(Code.NOT_FOUND, "nobody sends on this channel")
 
     def find_live(name: str) -> WhipPeer:
         if (peer := find(name)).has_left:
@@ -82,6 +99,14 @@ def whip_router(transport: WhipTransport, ice_servers: tuple[IceServer, ...]) ->
         return peer
 
     return router
+
+
+def events_of(peer: WhipPeer) -> Response:
+    return StreamingResponse(peer.events(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+
+
+def captions_of(peer: WhipPeer) -> Response:
+    return Response(subtitles.vtt(peer.segments), media_type="text/vtt; charset=utf-8")
 
 
 def content_type(request: Request) -> str:

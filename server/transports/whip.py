@@ -26,22 +26,34 @@ class WhipTransport:
         self._webrtc = webrtc
         self.gateway = gateway
         self._peers: dict[str, WhipPeer] = {}
+        self._channels: dict[str, WhipPeer] = {}
 
-    async def open(self, sdp: str) -> tuple["WhipPeer", str]:
-        """The sender and the answer. Raises BadOffer or Refused."""
+    async def open(self, sdp: str, channel: str = "") -> tuple["WhipPeer", str]:
+        """The sender and the answer. channel: a name that readers know. Raises BadOffer or Refused."""
         Offered.read(sdp).check_tracks(most_audio=1, least_audio=1, video=True)
-        peer = WhipPeer(self._webrtc, self)
+        peer = WhipPeer(self._webrtc, self, channel)
         return peer, await peer.answer(sdp)
 
     def find(self, name: str) -> "WhipPeer | None":
         return self._peers.get(name)
 
+    def find_channel(self, channel: str) -> "WhipPeer | None":
+        """The last who has sent on it."""
+        return self._channels.get(channel)
+
     def keep(self, peer: "WhipPeer") -> None:
         self._peers[peer.name] = peer
+        if peer.channel:
+            self._channels[peer.channel] = peer
 
     def forget_later(self, peer: "WhipPeer") -> None:
         """The words can still be read for a while."""
-        asyncio.get_running_loop().call_later(KEPT_SECONDS, self._peers.pop, peer.name, None)
+        asyncio.get_running_loop().call_later(KEPT_SECONDS, self._forget, peer)
+
+    def _forget(self, peer: "WhipPeer") -> None:
+        self._peers.pop(peer.name, None)
+        if self._channels.get(peer.channel) is peer:
+            del self._channels[peer.channel]
 
 
 class WhipPeer(Peer):
@@ -50,8 +62,9 @@ class WhipPeer(Peer):
     api = Api.WHIP
     ends_with_track = True
 
-    def __init__(self, webrtc: WebRtcTransport, whip: WhipTransport):
+    def __init__(self, webrtc: WebRtcTransport, whip: WhipTransport, channel: str):
         super().__init__(webrtc)
+        self.channel = channel
         self.name = f"{whip.gateway}-{secrets.token_urlsafe(ID_BYTES)}"
         self.entity_tag = f'"{secrets.token_urlsafe(8)}"'
         self._whip = whip

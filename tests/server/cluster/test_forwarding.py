@@ -29,7 +29,7 @@ async def send_track(http: httpx.AsyncClient) -> tuple[RTCPeerConnection, str]:
     connection.addTrack(MediaPlayer(str(PROJECT / "samples" / "short.wav")).audio)
     await connection.setLocalDescription(await connection.createOffer())
     headers = {"Content-Type": "application/sdp"}
-    answer = await http.post("/whip", content=connection.localDescription.sdp, headers=headers)
+    answer = await http.post("/whip/stage", content=connection.localDescription.sdp, headers=headers)
     assert answer.status_code == 201, answer.text
     await connection.setRemoteDescription(RTCSessionDescription(answer.text, "answer"))
     return connection, answer.headers["location"]
@@ -46,7 +46,8 @@ def test_readers_and_the_end_of_a_session_reach_its_gateway_from_any_other(serve
     async def run() -> tuple[list[list[dict]], list[int]]:
         async with client_of(served) as http:
             connection, session = await send_track(http)
-            reading = [asyncio.create_task(read_events(http, session)) for _ in range(REQUESTS)]
+            addresses = [session, "/whip/stage"] * (REQUESTS // 2)
+            reading = [asyncio.create_task(read_events(http, address)) for address in addresses]
             await asyncio.sleep(4)  # the recording plays
             ended = [(await http.delete(session)).status_code for _ in range(2)]
             said = await asyncio.gather(*reading)
@@ -71,7 +72,7 @@ def test_a_secret_is_read_by_every_gateway(served):
     assert set(asyncio.run(run())) == {400}, "the offer is wrong, the secret is not"
 
 
-@pytest.mark.parametrize("path", ["/whip/session/9-abc/events", "/v1/realtime/calls/rtc_2-x/hangup"])
+@pytest.mark.parametrize("path", ["/whip/nobody/events", "/whip/session/9-abc/events", "/v1/realtime/calls/rtc_2-x/hangup"])
 def test_a_session_that_nobody_has_is_not_found(served, path):
     method = "POST" if path.endswith("hangup") else "GET"
     assert httpx.request(method, f"http://{served.address}{path}", trust_env=False).status_code == 404

@@ -46,7 +46,7 @@ def test_what_is_refused_is_refused_as_described(served, schema):
             continue
         headers = {"Content-Type": "application/sdp" if "whip" in path or path == "/v1/realtime/calls" else "text/plain"}
         answer = httpx.post(
-            f"http://{served.address}{path.replace('{_name}', 'x')}", content="?", headers=headers, trust_env=False
+            f"http://{served.address}{path.replace('{channel}', 'x')}", content="?", headers=headers, trust_env=False
         )
         answer_of = operation["responses"].get(str(answer.status_code))
         assert answer_of, (path, answer.status_code)
