@@ -207,7 +207,7 @@ async function transcribe(file) {
   }
 }
 
-// OpenAI's events: text as it comes, times at the end.
+// OpenAI's events: text and times as they come.
 async function follow(response) {
   let rest = "";
   for await (const chunk of chunks(response.body.pipeThrough(new TextDecoderStream()))) {
@@ -217,8 +217,7 @@ async function follow(response) {
       const event = JSON.parse(line.slice("data: ".length));
       log(event);
       if (event.error) throw new Error(event.error.message);
-      if (event.type === "transcript.text.delta") transcript.add(event.delta.trim());
-      if (event.segments) transcript.segments.push(...timed(event));
+      if (event.type === "transcript.text.delta") transcript.add(event.delta.trim(), timed(event));
     }
   }
 }
@@ -234,6 +233,31 @@ function timed({segments, words}) {
     text, start_ms: ms(start), end_ms: ms(end),
     words: words.filter((word) => word.start >= start && word.start < end).map((word) => ({w: word.word, start_ms: ms(word.start), end_ms: ms(word.end)})),
   }));
+}
+
+// Somebody else's sound: who sends by WHIP to a channel is read here, for captions in OBS or on a second screen.
+
+function watch(channel, over = "") {
+  const source = new EventSource(`/whip/${encodeURIComponent(channel)}/events`);
+  source.onopen = () => {
+    transcript.client = null; // who reads anew is told the text so far anew
+    say(`Reading ${channel}.`);
+  };
+  source.onmessage = ({data}) => {
+    const message = JSON.parse(data);
+    if (message.sid === over) return;
+    transcript.client ??= Object.assign(new MoonshineClient(), {beganAt: 0, resolveFinal() {}, rejectFinal() {}});
+    transcript.client.take(data);
+    transcript.show();
+    log(message);
+    if (!transcript.client.isEnded) return;
+    over = message.sid;
+    transcript.keep();
+  };
+  source.onerror = () => {
+    say(`Nobody sends on ${channel} now.`);
+    if (source.readyState === EventSource.CLOSED) setTimeout(() => watch(channel, over), 2000);
+  };
 }
 
 // Text out
@@ -336,6 +360,8 @@ if (!isSecureContext || !navigator.mediaDevices) {
   $("microphone").disabled = $("tab").disabled = true;
 }
 if (!navigator.mediaDevices?.getDisplayMedia) $("tab").hidden = true;
-if (new URLSearchParams(location.search).has("captions")) document.body.classList.add("captions");
+const asked = new URLSearchParams(location.search);
+if (asked.has("captions")) document.body.classList.add("captions");
+if (asked.has("channel")) watch(asked.get("channel"));
 showSnippets();
 listDevices();

@@ -1,11 +1,13 @@
 """The page, in a real browser with a microphone that plays a recording."""
 
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
+import imageio_ffmpeg
 import pytest
 import srt
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -109,6 +111,18 @@ def test_a_server_that_goes_away_and_comes_back_is_found_again_and_the_text_stay
     wait_for(lambda: page.inner_text("#status").startswith("Listening"), seconds=60)
     assert page.inner_text("#stable").startswith(before)
     page.context.close()
+
+
+def test_words_of_a_channel_are_read_from_the_page(served, browser):
+    page = browser.new_page()
+    page.goto(f"http://{served.address}/?channel=stage&captions=1")
+    wait_for(lambda: "Nobody" in page.evaluate("document.querySelector('#status').textContent"))
+    codec = ("-c:a", "libopus", "-ar", "48000", "-ac", "2")
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-re", "-i", SHORT, *codec, "-f", "whip"]
+    subprocess.run([*command, f"http://{served.address}/whip/stage"], check=True, timeout=60)
+    wait_for(lambda: "better" in page.inner_text("#stable"))
+    assert word_error_rate([text_of(SHORT)], [page.inner_text("#words")]) <= 15
+    page.close()
 
 
 def test_the_page_is_small_and_takes_nothing_from_elsewhere(served):
