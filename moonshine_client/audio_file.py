@@ -1,6 +1,7 @@
 """Audio files into what the protocol carries: any format and rate PyAV reads becomes 16 kHz mono PCM16."""
 
 from pathlib import Path
+from typing import IO
 
 import av
 import numpy as np
@@ -12,10 +13,10 @@ class AudioFileError(Exception):
     """The file cannot be read as audio."""
 
 
-def load(path: Path) -> np.ndarray:
+def load(path: str | Path | IO[bytes]) -> np.ndarray:
     """int16 (samples,). Raises AudioFileError."""
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path) if isinstance(path, str | Path) else path, "r") as container:
             if not container.streams.audio:
                 raise AudioFileError(f"{path} holds no audio")
             resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)

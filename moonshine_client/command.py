@@ -165,7 +165,10 @@ def seconds_of(name: str) -> float | None:
 def stream_file(name: str, options: argparse.Namespace) -> None:
     """As live speech. Raises AudioFileError, StreamError, OSError."""
     console, rtf = Console(stderr=True), 1.0 if options.rtf is None else options.rtf
-    audio, words = audio_file.load(Path(name)), options.format is not Format.TXT
+    audio, words = (
+        audio_file.load(io.BytesIO(sys.stdin.buffer.read()) if name == PIPE else Path(name)),
+        options.format is not Format.TXT,
+    )
     if options.live:
         done = asyncio.run(display.transcribe_shown(options.server, audio, rtf, options.path, console, words))
     else:

@@ -1,8 +1,10 @@
 """Live audio from a microphone or a pipe, and the words of it."""
 
 import asyncio
+import concurrent.futures
 import contextlib
 import signal
+import threading
 from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
 from typing import IO, Any
@@ -11,6 +13,7 @@ from moonshine_client.client import SAMPLE_RATE, Message, StreamingClient
 from moonshine_client.subtitles import Segment
 
 BLOCK_SAMPLES = SAMPLE_RATE // 20
+WAITING_BLOCKS = 20
 
 
 class NoMicrophone(Exception):
@@ -18,9 +21,20 @@ class NoMicrophone(Exception):
 
 
 async def piped(source: IO[bytes]) -> AsyncIterator[bytes]:
-    """PCM16 mono at 16 kHz, until the source ends."""
-    while block := await asyncio.to_thread(source.read, 2 * BLOCK_SAMPLES):
-        yield block
+    """PCM16 mono at 16 kHz, until the source ends. A thread reads it that nobody waits for: a pipe may be silent for ever."""
+    blocks: asyncio.Queue[bytes] = asyncio.Queue(WAITING_BLOCKS)
+    loop = asyncio.get_running_loop()
+
+    def read() -> None:
+        with contextlib.suppress(RuntimeError, concurrent.futures.CancelledError):  # the event loop has ended
+            block = b"more"
+            while block:
+                block = source.read(2 * BLOCK_SAMPLES)
+                asyncio.run_coroutine_threadsafe(blocks.put(block), loop).result()
+
+    threading.Thread(target=read, name="pipe", daemon=True).start()
+    while block := await blocks.get():
+        yield block[: len(block) - len(block) % 2]
 
 
 async def spoken(device: str | None) -> AsyncIterator[bytes]:
@@ -32,13 +46,14 @@ async def spoken(device: str | None) -> AsyncIterator[bytes]:
     except OSError as exc:
         raise NoMicrophone("a microphone needs PortAudio: apt install libportaudio2, or your system's package") from exc
     blocks: asyncio.Queue[bytes] = asyncio.Queue()
+    chosen = int(device) if device and device.isdecimal() else device
     loop = asyncio.get_running_loop()
 
     def take(block: Any, *_: object) -> None:
         loop.call_soon_threadsafe(blocks.put_nowait, bytes(block))
 
     try:
-        stream = sounddevice.RawInputStream(SAMPLE_RATE, BLOCK_SAMPLES, device, channels=1, dtype="int16", callback=take)
+        stream = sounddevice.RawInputStream(SAMPLE_RATE, BLOCK_SAMPLES, chosen, channels=1, dtype="int16", callback=take)
     except (sounddevice.PortAudioError, ValueError) as exc:
         raise NoMicrophone(f"the microphone cannot be opened: {exc}") from exc
     with stream:

@@ -6,6 +6,7 @@ import gc
 import itertools
 import logging
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -223,7 +224,7 @@ class Sessions:
 
     def open_broadcast(self, on_end: Callable[[], None]) -> BroadcastSession:
         """A stream for whoever reads it. Raises Refused."""
-        session_id = f"broadcast-{next(session_ids)}"
+        session_id = f"broadcast-{uuid.uuid4()}"  # readers tell one from the next, whichever process it was in
         session = BroadcastSession(
             session_id,
             self._settings.session,

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import queue
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from typing import IO
 
 import av
@@ -123,10 +123,16 @@ class Pieces:
         self._on_empty = on_empty
         self._piece = b""
         self._is_at_end = False
+        self._is_stopped = False
 
     def put(self, piece: bytes) -> None:
         """Empty: the end."""
         self._queue.put(piece)
+
+    def stop(self) -> None:
+        """Nobody wants the rest: there is none."""
+        self._is_stopped = True
+        self._queue.put(b"")
 
     def read(self, size: int) -> bytes:
         """Waits for at least a byte; empty at the end."""
@@ -135,6 +141,8 @@ class Pieces:
                 self._on_empty()
             self._piece = self._queue.get()
             self._is_at_end = not self._piece
+        if self._is_stopped:
+            return b""
         taken, self._piece = self._piece[:size], self._piece[size:]
         return taken
 
@@ -142,13 +150,17 @@ class Pieces:
 class LiveDecoder:
     """A container that comes in pieces, as a browser's MediaRecorder sends it."""
 
-    def __init__(self, heard: Callable[[bytes], None], failed: Callable[[ClientError], None]):
-        """heard: gets PCM16 mono at 16 kHz. failed: told once what is wrong. Both are called on the event loop."""
+    def __init__(self, heard: Callable[[bytes], Coroutine[None, None, None]], failed: Callable[[ClientError], None]):
+        """heard: takes PCM16 mono at 16 kHz, and returns when more may come: a small piece may hold hours.
+
+        failed: told once what is wrong. Both are called on the event loop.
+        """
         self._heard, self._failed = heard, failed
         self._loop = asyncio.get_running_loop()
         self._is_caught_up = asyncio.Event()
         self._has_ended = False
         self._silent_bytes = 0  # that came before the first sound
+        self._is_stopped = threading.Event()
         self._has_sound = False
         self._pieces = Pieces(lambda: self._call_soon(self._is_caught_up.set))
         self._thread = threading.Thread(target=self._run, name="decode", daemon=True)
@@ -169,7 +181,9 @@ class LiveDecoder:
         await self._put(b"")
 
     def stop(self) -> None:
-        self._pieces.put(b"")
+        """At once, whatever is left of a piece that may hold hours."""
+        self._is_stopped.set()
+        self._pieces.stop()
 
     async def _put(self, piece: bytes) -> None:
         self._is_caught_up.clear()
@@ -183,13 +197,18 @@ class LiveDecoder:
 
     def _run(self) -> None:
         try:
-            with av.open(self._pieces, "r", options=LIVE_OPTIONS | WHITELIST, buffer_size=LIVE_BUFFER_BYTES) as container:
-                for pcm in decoded(container):
-                    self._has_sound = True
-                    self._call_soon(self._heard, pcm)
+            self._decode()
         except (av.error.FFmpegError, ValueError, ClientError) as exc:
             self._call_soon(self._failed, exc if isinstance(exc, ClientError) else UNDECODABLE)
         self._call_soon(self._end)
+
+    def _decode(self) -> None:
+        with av.open(self._pieces, "r", options=LIVE_OPTIONS | WHITELIST, buffer_size=LIVE_BUFFER_BYTES) as container:
+            for pcm in decoded(container):
+                self._has_sound = True
+                if self._is_stopped.is_set():
+                    return
+                asyncio.run_coroutine_threadsafe(self._heard(pcm), self._loop).result()
 
     def _call_soon(self, function: Callable[..., None], *arguments: object) -> None:
         with contextlib.suppress(RuntimeError):  # the event loop has ended meanwhile

@@ -13,20 +13,28 @@ import httpx
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.http.whip import ANYBODY, LIVE, WANTED
 from server.settings import Listen
 
 NAMED_PATH = re.compile(r"/(?:whip/session/|v1/realtime/calls/rtc_)(\d{1,3})-")
 CHANNEL_PATH = re.compile(r"/whip/[^/]+/(?:events|captions\.vtt)$")
-"""Of a channel, which any gateway may have: the others are asked, then this one."""
-HANDED_ON = "x-handed-on"
-NOT_HANDED_ON = {"host", "content-length", "transfer-encoding", "connection"}
+"""Of a channel, which any gateway may have."""
+NOT_HANDED_ON = {b"host", b"content-length", b"transfer-encoding", b"connection", WANTED.encode()}
 NOT_FOUND = 404
-GONE = JSONResponse({"op": "error", "reason": "not_found", "message": "the gateway of this session is gone"}, NOT_FOUND)
+MOST_BODY_BYTES = 64 * 1024
+KEPT_CONNECTIONS = 20
 TIMEOUT_SECONDS = 10.0  # to connect and to send; words may be read for as long as somebody speaks
 
 
+def said(reason: str, message: str, status: int) -> JSONResponse:
+    return JSONResponse({"op": "error", "reason": reason, "message": message}, status)
+
+
+GONE = said("not_found", "there is no such session, or it has ended", NOT_FOUND)
+NOBODY = said("not_found", "nobody sends on this channel", NOT_FOUND)
+TOO_LARGE = said("body_too_large", f"a body may have {MOST_BODY_BYTES} bytes", 413)
 SOCKET_VARIABLE = "ASR_GATEWAY_SOCKET"
 """From the supervisor: where a gateway listens for the others."""
 
@@ -65,47 +73,85 @@ class Forwarding:
         self._clients = {other.number: client_of(other, listen.has_tls) for other in others}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        for client in self._others(scope) if scope["type"] == "http" else ():
-            request = Request(scope, receive)
-            if await hand_on(client, request, send, is_certain=CHANNEL_PATH.match(scope["path"]) is None):
-                return
-        await self._app(scope, receive, send)
+        if scope["type"] != "http" or WANTED in Headers(scope=scope):
+            await self._app(scope, receive, send)
+        elif (owner := NAMED_PATH.match(scope["path"])) and (client := self._clients.get(int(owner[1]))):
+            if not await hand_on(client, Request(scope, receive), send, ANYBODY):
+                await GONE(scope, receive, send)
+        elif CHANNEL_PATH.match(scope["path"]):
+            await self._find_channel(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
-    def _others(self, scope: Scope) -> list[httpx.AsyncClient]:
-        """Those that may have what the request is about."""
-        if owner := NAMED_PATH.match(scope["path"]):
-            client = self._clients.get(int(owner[1]))
-            return [client] if client else []
-        is_channel = CHANNEL_PATH.match(scope["path"]) and HANDED_ON not in Headers(scope=scope)
-        return list(self._clients.values()) if is_channel else []
+    async def _find_channel(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Who sends now, at whichever gateway; else who has sent."""
+        for wanted in (LIVE, ANYBODY):
+            if await self._answered_here(scope, receive, send, wanted):
+                return
+            for client in self._clients.values():
+                if await hand_on(client, Request(scope, receive), send, wanted):
+                    return
+        await NOBODY(scope, receive, send)
+
+    async def _answered_here(self, scope: Scope, receive: Receive, send: Send, wanted: str) -> bool:
+        """False where it is not found, and then nothing was sent."""
+        is_found = False
+
+        async def pass_on(message: Message) -> None:
+            nonlocal is_found
+            if message["type"] == "http.response.start":
+                is_found = message["status"] != NOT_FOUND
+            if is_found:
+                await send(message)
+
+        headers = [*scope["headers"], (WANTED.encode(), wanted.encode())]
+        await self._app({**scope, "headers": headers}, receive, pass_on)
+        return is_found
 
 
 def client_of(place: Place, has_tls: bool) -> httpx.AsyncClient:
-    """Behind a Unix socket that this server alone can reach, there is no certificate to check."""
-    transport = httpx.AsyncHTTPTransport(uds=str(place.path), verify=False)
+    """Behind a Unix socket that this server alone can reach, there is no certificate to check.
+
+    Each reader of words holds a connection for as long as somebody speaks, so their number has no limit here.
+    """
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=KEPT_CONNECTIONS)
+    transport = httpx.AsyncHTTPTransport(uds=str(place.path), verify=False, limits=limits)
     timeout = httpx.Timeout(TIMEOUT_SECONDS, read=None)
     return httpx.AsyncClient(transport=transport, base_url=f"http{'s' * has_tls}://gateway", timeout=timeout)
 
 
-async def hand_on(client: httpx.AsyncClient, request: Request, send: Send, is_certain: bool) -> bool:
-    """Whether it was answered. is_certain: nobody else can; otherwise what is not found there is looked for elsewhere."""
-    headers = [(name, value) for name, value in request.headers.items() if name not in NOT_HANDED_ON] + [(HANDED_ON, "1")]
-    asked = client.build_request(
-        request.method, request.url.path, headers=headers, content=await request.body() if is_certain else b""
-    )
+async def hand_on(client: httpx.AsyncClient, request: Request, send: Send, wanted: str) -> bool:
+    """Whether it was answered: False where it is not found there, or nobody is there. As it came, byte for byte."""
+    body = await small_body(request)
+    if body is None:
+        await TOO_LARGE(request.scope, request.receive, send)
+        return True
+    headers = [(name, value) for name, value in request.headers.raw if name not in NOT_HANDED_ON]
     try:
+        url = client.base_url.copy_with(raw_path=request.scope["raw_path"])
+        asked = httpx.Request(request.method, url, headers=[*headers, (WANTED.encode(), wanted.encode())], content=body)
         answer = await client.send(asked, stream=True)
-    except httpx.TransportError:
-        if is_certain:
-            await GONE(request.scope, request.receive, send)
-        return is_certain
-    if not is_certain and answer.status_code == NOT_FOUND:
+    except (httpx.TransportError, httpx.InvalidURL):
+        return False
+    if answer.status_code == NOT_FOUND:
         await answer.aclose()
         return False
     response = StreamingResponse(body_of(answer), answer.status_code)
     response.raw_headers = [(name.lower(), value) for name, value in answer.headers.raw]
     await response(request.scope, request.receive, send)
     return True
+
+
+async def small_body(request: Request) -> bytes | None:
+    """None for one that is larger than any that names a session. What only reads has none."""
+    if request.method in ("GET", "HEAD", "OPTIONS"):
+        return b""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MOST_BODY_BYTES:
+            return None
+    return bytes(body)
 
 
 async def body_of(answer: httpx.Response) -> AsyncIterator[bytes]:

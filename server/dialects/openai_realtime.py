@@ -69,7 +69,8 @@ class Configuration:
         if asked.get("type", "transcription") != "transcription":
             raise ClientError(Code.INVALID_VALUE, "only transcription sessions are served here", "session.type")
         audio = mapping(asked.get("audio") or {}, "session.audio")
-        changed = self._input | mapping(audio.get("input") or {}, "session.audio.input")
+        wanted = mapping(audio.get("input") or {}, "session.audio.input")
+        changed = self._input | {name: value for name, value in wanted.items() if name in self._input}
         audio_format = parse_format(changed["format"])
         silence_ms(changed["turn_detection"])
         self._check_transcription(changed["transcription"])

@@ -11,9 +11,9 @@ from server.access import DEFAULT_SECONDS, LEAST_SECONDS, MOST_SECONDS, ClientSe
 from server.dialects import realtime_shapes
 from server.dialects.openai_realtime import Configuration
 from server.errors import ClientError, Code
-from server.http.offers import read_body
+from server.http.offers import MAX_OFFER_BYTES, read_body
 from server.http.openapi import JSON, OBJECT, OPENAI_ERROR, SDP, STRING, described, fields
-from server.http.transcriptions import OpenAIRoute
+from server.http.transcriptions import OpenAIRoute, counted
 from server.http.whip import content_type
 from server.settings import Settings
 from server.transports.calls import CallTransport
@@ -81,8 +81,9 @@ async def read_call(request: Request) -> tuple[str, Any]:
     """The offer, and the session where one is given. Raises ClientError."""
     if content_type(request) == SDP:
         return (await read_body(request)).decode(errors="replace"), None
-    form = await request.form()
-    sdp, session = [await text_of(form.get(name)) for name in ("sdp", "session")]
+    limited = Request(request.scope, counted(request.receive, 2 * MAX_OFFER_BYTES))
+    async with limited.form(max_files=2, max_fields=4, max_part_size=MAX_OFFER_BYTES) as form:
+        sdp, session = [await text_of(form.get(name)) for name in ("sdp", "session")]
     if not sdp:
         raise ClientError(Code.MISSING_PARAMETER, f"the offer is missing: as {SDP}, or as the field sdp of a form", "sdp")
     return sdp, parse_object(session.encode()) if session else None

@@ -1,7 +1,5 @@
 """WHIP (RFC 9725) over HTTP: the offer, the session's address, and the words."""
 
-from collections.abc import Iterator
-
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
@@ -14,12 +12,16 @@ from server.settings import IceServer
 from server.transports.whip import WhipPeer, WhipTransport
 
 TRICKLE = "application/trickle-ice-sdpfrag"
+WANTED, LIVE, ANYBODY = "x-moonshine-wanted", "live", "anybody"
+"""A header between gateways: of a channel, only who sends now, or who has sent, too."""
 NO_SESSION = ClientError(Code.NOT_FOUND, "there is no such session, or it has ended")
 EVENTS_RELATION = "urn:ietf:params:whip:ext:core:server-sent-events"
 
 
 def whip_router(transport: WhipTransport, ice_servers: tuple[IceServer, ...]) -> APIRouter:
     router = APIRouter()
+    links = [f'<{server.url}>; rel="ice-server"' for server in ice_servers if server.username is None]
+    """Those with a password are this server's own: senders that nobody knows are not told it."""
 
     offering = described(
         "WHIP", "Send an audio track; Location is the session's address", {201: ("the answer", {SDP: STRING})}, {SDP: STRING},
@@ -34,7 +36,7 @@ def whip_router(transport: WhipTransport, ice_servers: tuple[IceServer, ...]) ->
         peer, answer = await transport.open((await read_body(request)).decode(errors="replace"), channel)
         address = f"/whip/session/{peer.name}"
         response = Response(answer, 201, {"Location": address, "ETag": peer.entity_tag, "Accept-Patch": TRICKLE}, SDP)
-        for link in [f'<{address}/events>; rel="{EVENTS_RELATION}"', *map(link_of, ice_servers)]:
+        for link in [f'<{address}/events>; rel="{EVENTS_RELATION}"', *links]:
             response.headers.append("Link", link)
         return response
 
@@ -74,22 +76,23 @@ def whip_router(transport: WhipTransport, ice_servers: tuple[IceServer, ...]) ->
     @router.get("/whip/{channel}/events", **described(
         "WHIP", "The words of a channel as they come", {200: ("messages of the data channel", {EVENTS: STRING})}, errors=(404,)
     ))  # fmt: skip
-    async def channel_events(channel: str) -> Response:
-        return events_of(find_channel(channel))
+    async def channel_events(request: Request, channel: str) -> Response:
+        return events_of(find_channel(request, channel))
 
     @router.get("/whip/{channel}/captions.vtt", **described(
         "WHIP", "Captions of a channel so far", {200: ("WebVTT", {"text/vtt": STRING})}, errors=(404,)
     ))  # fmt: skip
-    async def channel_captions(channel: str) -> Response:
-        return captions_of(find_channel(channel))
+    async def channel_captions(request: Request, channel: str) -> Response:
+        return captions_of(find_channel(request, channel))
 
     def find(name: str) -> WhipPeer:
         if peer := transport.find(name):
             return peer
         raise NO_SESSION
 
-    def find_channel(channel: str) -> WhipPeer:
-        if peer := transport.find_channel(channel):
+    def find_channel(request: Request, channel: str) -> WhipPeer:
+        peer = transport.find_channel(channel)
+        if peer and not (request.headers.get(WANTED) == LIVE and peer.has_left):
             return peer
         raise ClientError(Code.NOT_FOUND, "nobody sends on this channel")
 
@@ -133,15 +136,3 @@ def refused(status: int, code: Code, message: str) -> Response:
     response = error_response(ClientError(code, message))
     response.status_code = status
     return response
-
-
-def link_of(server: IceServer) -> str:
-    """As a Link (RFC 9725, 4.6)."""
-    return "; ".join([f"<{server.url}>", 'rel="ice-server"', *credentials_of(server)])
-
-
-def credentials_of(server: IceServer) -> Iterator[str]:
-    if server.username is not None:
-        yield f'username="{server.username}"'
-        yield f'credential="{server.password}"'
-        yield 'credential-type="password"'

@@ -51,6 +51,8 @@ class DeepgramSession:
 
     def on_audio(self, pcm: bytes, now: float) -> None:
         self._last_heard_at = now
+        if self._stream.state is not stream.State.OPEN:
+            return  # it crossed with the end
         heard = self._front.take(pcm)
         self._stream.hear(heard, now)
         self._heard_bytes += len(heard)

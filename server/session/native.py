@@ -101,11 +101,12 @@ class Session:
         """A binary message, or a piece of the track, which may begin before init."""
         if self._ended:
             return
-        self._last_heard_at = now
         if self._has_track:
             if self._stream is not None:
+                self._last_heard_at = now
                 self._stream.hear(pcm, now)
             return
+        self._last_heard_at = now
         try:
             streaming = self._streaming("audio")
             native.check_audio(pcm)

@@ -47,7 +47,8 @@ class WyomingSession:
 
     def on_audio(self, pcm: bytes, now: float) -> None:
         self._last_heard_at = now
-        self._stream.hear(self._front.take(pcm), now)
+        if not self.is_finishing:
+            self._stream.hear(self._front.take(pcm), now)
 
     def _say(self, event: Event) -> bool:
         if isinstance(event, Failed):

@@ -63,7 +63,7 @@ class Outbox:
         """False where the message was dropped."""
         if not self._wire.is_open:
             return False
-        if message.droppable and self._is_behind():
+        if self._is_behind() and message.droppable:
             self._metrics.interims_dropped_total.inc()
             return False
         for form in message.forms():

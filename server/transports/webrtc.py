@@ -16,6 +16,7 @@ from aiortc import (
     RTCPeerConnection,
     RTCSessionDescription,
 )
+from aiortc.exceptions import InvalidAccessError, OperationError
 from aiortc.sdp import SessionDescription
 
 from server.dialects import native
@@ -26,13 +27,23 @@ from server.settings import IceServer
 from server.telemetry.metrics import Api, Metrics
 from server.transports import audio_track, webrtc_sctp
 from server.transports.outbox import Outbox, TooLong
+from server.transports.session_description import with_rejected, without_video
 
 logger = logging.getLogger(__name__)
 
 LINGER_SECONDS = 5.0  # for the last messages to arrive before the connection is torn down
 SECOND_CHANNEL = ClientError(Code.ALREADY_INITIALISED, "a connection carries one stream; open another connection")
 TWO_SOURCES = ClientError(Code.BAD_AUDIO, "audio comes by the track of this connection, not over the data channel")
-UNUSABLE = (ValueError, KeyError, IndexError, AttributeError, AssertionError, InvalidStateError)
+UNUSABLE = (
+    ValueError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    AssertionError,
+    InvalidStateError,
+    OperationError,
+    InvalidAccessError,
+)
 """What aiortc raises on a description that it parsed and cannot use."""
 
 
@@ -120,12 +131,10 @@ class Peer(abc.ABC):
         connection.on("datachannel", self._on_channel)
         connection.on("track", self._on_track)
         connection.on("connectionstatechange", self._on_state)
-        await connection.setRemoteDescription(RTCSessionDescription(sdp=sdp, type="offer"))
-        for transceiver in connection.getTransceivers():
-            if transceiver.kind == "video":
-                transceiver.direction = "inactive"
+        offer, rejected = without_video(sdp)
+        await connection.setRemoteDescription(RTCSessionDescription(sdp=offer, type="offer"))
         await connection.setLocalDescription(await connection.createAnswer())
-        return str(connection.localDescription.sdp)
+        return with_rejected(connection.localDescription.sdp, rejected)
 
     # What each kind of connection does
 

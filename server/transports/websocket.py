@@ -53,7 +53,12 @@ class Connection:
         """From now on what the client sends is a container, in pieces."""
         session = self.session
         assert session is not None, "it was opened first"
-        self._decoder = LiveDecoder(lambda pcm: self._sessions.audio(session, pcm), session.fail)
+
+        async def hear(pcm: bytes) -> None:
+            self._sessions.audio(session, pcm)
+            await self._sessions.until_heard(session)
+
+        self._decoder = LiveDecoder(hear, session.fail)
 
     async def run(self, subprotocol: str | None = None, headers: Mapping[str, str] = {}) -> None:
         """Until the client has left, or the session's last message is written."""

@@ -32,7 +32,10 @@ class WhipTransport:
         """The sender and the answer. channel: a name that readers know. Raises BadOffer or Refused."""
         Offered.read(sdp).check_tracks(most_audio=1, least_audio=1, video=True)
         peer = WhipPeer(self._webrtc, self, channel)
-        return peer, await peer.answer(sdp)
+        answer = await peer.answer(sdp)
+        if channel:
+            self._channels[channel] = peer
+        return peer, answer
 
     def find(self, name: str) -> "WhipPeer | None":
         return self._peers.get(name)
@@ -43,8 +46,6 @@ class WhipTransport:
 
     def keep(self, peer: "WhipPeer") -> None:
         self._peers[peer.name] = peer
-        if peer.channel:
-            self._channels[peer.channel] = peer
 
     def forget_later(self, peer: "WhipPeer") -> None:
         """The words can still be read for a while."""

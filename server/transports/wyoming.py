@@ -13,7 +13,7 @@ from server.errors import ClientError, Code, ServerError
 from server.session.wyoming import WyomingSession
 from server.sessions import Sessions
 from server.telemetry.metrics import Api, Metrics
-from server.transports.outbox import Outbox
+from server.transports.outbox import SLOW_SECONDS, Outbox
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Connection:
     async def run(self) -> None:
         """Until the client leaves, or is told what is wrong."""
         try:
-            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, TimeoutError):
                 await self._read()
         finally:
             if self._utterance is not None:
@@ -60,8 +60,10 @@ class Connection:
 
     async def _close(self) -> None:
         self._writer.close()
-        with contextlib.suppress(TimeoutError, OSError):
+        try:
             await asyncio.wait_for(self._writer.wait_closed(), LINGER_SECONDS)
+        except (TimeoutError, OSError):
+            self._writer.transport.abort()
 
     async def _read(self) -> None:
         try:
@@ -69,6 +71,7 @@ class Connection:
                 header = Header.parse(await self._line())
                 data = header.with_data(await self._reader.readexactly(header.data_bytes))
                 await self._take(header.kind, data, await self._reader.readexactly(header.payload_bytes))
+                await asyncio.wait_for(self._writer.drain(), SLOW_SECONDS)  # who does not read is not read
         except ServerError as error:
             self._outbox.send(wyoming.error(error))
 

@@ -95,6 +95,10 @@ def test_a_file_and_a_pipe_give_the_text_in_every_format(served, recordings: dic
         "file": command_of(served, "transcribe", "samples/short.wav", "--format", wanted),
         "file by a pipe": command_of(served, "transcribe", "-", "--format", wanted, sound=sound),
         "live": command_of(served, "transcribe", "samples/short.wav", "--rtf", "0", "--format", wanted),
+        "live by a pipe of a file": command_of(served, "transcribe", "-", "--rtf", "0", "--format", wanted, sound=sound),
+        "live by a pipe, with half a sample": command_of(
+            served, "listen", "-", "--format", wanted, sound=recordings["short"].samples.tobytes() + b"x"
+        ),
         "live by a pipe": command_of(served, "listen", "-", "--format", wanted, sound=recordings["short"].samples.tobytes()),
     }
     for way, done in ways.items():

@@ -61,6 +61,55 @@ def test_readers_and_the_end_of_a_session_reach_its_gateway_from_any_other(serve
     assert finals == {"final"} and len(texts) == 1, "all of them heard the same end"
 
 
+def test_a_channel_is_who_sends_now_whichever_gateways_had_it_before(served):
+    async def run() -> tuple[int, list[list[dict]]]:
+        async with client_of(served) as http:
+            for _ in range(4):  # each lands on any gateway, and is kept there behind its end
+                connection, session = await send_track(http)
+                await http.delete(session)
+                await connection.close()
+            connection, session = await send_track(http)
+            bad = await http.post("/whip/stage", content="no sdp", headers={"Content-Type": "application/sdp"})
+            reading = [asyncio.create_task(read_events(http, "/whip/stage")) for _ in range(REQUESTS)]
+            await asyncio.sleep(3)  # the recording plays
+            await http.delete(session)
+            said = await asyncio.gather(*reading)
+            await connection.close()
+            return bad.status_code, said
+
+    bad, said = asyncio.run(run())
+    assert bad == 400, "and a sender that fails takes it from nobody"
+    assert len({messages[-1]["sid"] for messages in said}) == 1 and all(messages[-1]["audio_ms"] > 1000 for messages in said)
+
+
+ODD = {
+    "a byte beyond ASCII": ("/whip/session/2-x/events", {b"User-Agent": b"\xe9"}),
+    "a zero": ("/whip/session/2-%00/events", {}),
+    "an escaped percent": ("/whip/a%2520b/events", {}),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_requests_are_not_found_and_no_error_of_the_server(served, name):
+    path, headers = ODD[name]
+    for _ in range(REQUESTS):
+        answer = httpx.get(f"http://{served.address}{path}", headers=headers, trust_env=False)
+        assert answer.status_code == 404
+
+
+def test_a_body_that_no_session_takes_is_refused_before_it_is_held(served):
+    def endless():
+        for _ in range(64):
+            yield bytes(64 * 1024)
+
+    for number in (1, 2, 3):
+        try:
+            answer = httpx.patch(f"http://{served.address}/whip/session/{number}-x", content=endless(), trust_env=False)
+        except httpx.TransportError:
+            continue  # refused while it was being sent
+        assert answer.status_code in (404, 413)
+
+
 def test_a_secret_is_read_by_every_gateway(served):
     async def run() -> list[int]:
         async with client_of(served) as http:

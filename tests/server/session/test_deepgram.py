@@ -153,6 +153,16 @@ def test_the_end_is_the_rest_then_metadata_then_the_close():
     assert client.messages[-1]["duration"] == 1.0 and client.ended == 1 and client.session.close_code == 1000
 
 
+@pytest.mark.parametrize("rate", ["8000", "16000", "48000"])
+def test_audio_that_crosses_with_the_end_takes_no_final_away(rate):
+    client = Client(endpointing="false", sample_rate=rate)
+    client.sound(1.0)
+    client.session.finish(client.now)  # as a server does that shuts down
+    client.sound(0.5)
+    client.answer_all()
+    assert client.messages[-1]["type"] == "Metadata" and client.session.close_code == 1000
+
+
 def test_keep_alive_keeps_a_silent_stream_and_without_it_the_stream_ends():
     client = Client()
     for _ in range(4):

@@ -15,6 +15,9 @@ from aiortc.mediastreams import MediaStreamError
 
 from benchmarks.accuracy import word_error_rate
 from runtime.audio import SAMPLE_RATE
+from server.dialects.native import Message
+from server.session.native import Session
+from server.settings import SessionLimits
 from server.transports.audio_track import MOST_MISSING_SECONDS, heard
 from tests.conftest import PROJECT, RunningServer, Speech
 
@@ -61,6 +64,16 @@ def test_a_clock_that_is_set_anew_is_no_hour_of_silence(jump):
 @pytest.fixture(scope="module")
 def served(start_server) -> RunningServer:
     return start_server(ASR_MAX_SESSIONS="2", ASR_TARGET="onnxruntime")
+
+
+def test_a_track_without_init_holds_its_place_no_longer_than_any_other():
+    said: list[Message] = []
+    limits = SessionLimits(init_timeout_seconds=5)
+    session = Session("a", limits, 32, lambda *_: pytest.fail("no stream"), said.append, lambda: None, 0.0, has_track=True)
+    for now in range(8):
+        session.on_audio(bytes(640), float(now))
+        session.on_time(float(now))
+    assert [(message.op, message.reason) for message in said] == [("error", "init_timeout")]
 
 
 async def connect(server: RunningServer, connection: RTCPeerConnection) -> httpx.Response:

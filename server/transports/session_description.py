@@ -1,0 +1,53 @@
+"""Session descriptions without what is not taken: video, of whatever codec, never reaches aiortc."""
+
+import re
+from dataclasses import dataclass
+
+SECTION = re.compile(r"(?m)^(?=m=)")
+MID = re.compile(r"(?m)^a=mid:(\S+)")
+GROUP = re.compile(r"(?m)^a=group:BUNDLE(.*)$")
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A section of an offer that the answer says no to."""
+
+    place: int
+    """Among the sections."""
+    mid: str | None
+    media: str
+    """The m= line's, without its port: kind, protocol, formats."""
+
+    def answered(self) -> str:
+        """RFC 3264, 6: a port of 0."""
+        kind, rest = self.media.split(" ", 1)
+        mid = f"a=mid:{self.mid}\r\n" if self.mid else ""
+        return f"m={kind} 0 {rest}\r\nc=IN IP4 0.0.0.0\r\na=inactive\r\n{mid}"
+
+
+def without_video(offer: str) -> tuple[str, list[Rejected]]:
+    """The offer without its sections of video, and those."""
+    head, *sections = SECTION.split(offer)
+    kept, rejected = [], []
+    for place, section in enumerate(sections):
+        if section.startswith("m=video "):
+            rejected.append(rejected_of(place, section))
+        else:
+            kept.append(section)
+    mids = {each.mid for each in rejected}
+    head = GROUP.sub(lambda group: "a=group:BUNDLE" + "".join(f" {mid}" for mid in group[1].split() if mid not in mids), head)
+    return head + "".join(kept), rejected
+
+
+def rejected_of(place: int, section: str) -> Rejected:
+    kind, _, rest = section.splitlines()[0].removeprefix("m=").split(" ", 2)
+    mid = MID.search(section)
+    return Rejected(place, mid[1] if mid else None, f"{kind} {rest}")
+
+
+def with_rejected(answer: str, rejected: list[Rejected]) -> str:
+    """An answer has a section for each of the offer's, in its order (RFC 3264, 6)."""
+    head, *sections = SECTION.split(answer)
+    for each in rejected:
+        sections.insert(each.place, each.answered())
+    return head + "".join(sections)
