@@ -154,9 +154,9 @@ class RunningServer:
         return self.process.wait(timeout=40)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def start_server(built, tmp_path_factory) -> Iterator[Callable[..., RunningServer]]:
-    """Starts servers with some variables set; all of them are stopped at the end."""
+    """Starts servers with some variables set. They are stopped behind their file: each holds an engine, a gigabyte of memory."""
     started: list[RunningServer] = []
 
     def start(precision: str = "fp32", **variables: str) -> RunningServer:
