@@ -9,7 +9,7 @@ import pytest
 import webvtt
 
 from benchmarks.accuracy import word_error_rate
-from tests.conftest import PROJECT, RunningServer
+from tests.conftest import PROJECT, RunningServer, free_port
 
 SHORT = PROJECT / "samples" / "short.wav"
 COMMANDS = {
@@ -17,14 +17,20 @@ COMMANDS = {
     "openai_file.py": (sys.executable, "examples/openai_file.py", str(SHORT)),
     "openai_realtime.py": (sys.executable, "examples/openai_realtime.py", str(SHORT)),
     "deepgram_live.py": (sys.executable, "examples/deepgram_live.py", str(SHORT)),
+    "openai_call.py": (sys.executable, "examples/openai_call.py", str(SHORT)),
+    "websocket_live.py": (sys.executable, "examples/websocket_live.py", str(SHORT)),
+    "wyoming_file.py": (sys.executable, "examples/wyoming_file.py", str(SHORT)),
     "ffmpeg_whip.sh": ("bash", "examples/ffmpeg_whip.sh", str(SHORT)),
     "live.py": (sys.executable, "examples/live.py", str(SHORT)),
 }
 
 
+WYOMING_PORT = free_port()
+
+
 @pytest.fixture(scope="module")
 def served(start_server) -> RunningServer:
-    return start_server(ASR_TARGET="onnxruntime")
+    return start_server(ASR_TARGET="onnxruntime", ASR_WYOMING_PORT=str(WYOMING_PORT))
 
 
 @pytest.mark.slow
@@ -32,6 +38,7 @@ def served(start_server) -> RunningServer:
 def test_an_example_runs_as_written(served, name):
     environment = os.environ | {
         "SERVER": served.address, "PYTHONPATH": str(PROJECT), "NO_PROXY": "*", "FFMPEG": imageio_ffmpeg.get_ffmpeg_exe(),
+        "WYOMING": f"127.0.0.1:{WYOMING_PORT}",
     }  # fmt: skip
     done = subprocess.run(COMMANDS[name], cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
