@@ -30,7 +30,9 @@ def service(name: str):
     if name == "deepgram":
         settings = DeepgramSTTService.Settings(endpointing=300)
         return DeepgramSTTService(api_key="any", base_url=f"ws://{SERVER}", settings=settings)
-    return OpenAIRealtimeSTTService(api_key="any", base_url=f"ws://{SERVER}/v1/realtime")
+    # A bot with a voice activity detector of its own leaves turn_detection out, and commits by itself.
+    turns = {"type": "server_vad", "silence_duration_ms": 500}
+    return OpenAIRealtimeSTTService(api_key="any", base_url=f"ws://{SERVER}/v1/realtime", turn_detection=turns)
 
 
 async def speak(task: PipelineTask, recording: wave.Wave_read) -> None:
