@@ -1,6 +1,5 @@
 """OpenAI's Realtime API over WebRTC: calls, and the secrets that browsers make them with."""
 
-import json
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -9,10 +8,12 @@ from starlette.datastructures import UploadFile
 
 from server.access import DEFAULT_SECONDS, LEAST_SECONDS, MOST_SECONDS, ClientSecrets
 from server.dialects import realtime_shapes
+from server.dialects.json_object import parse_object
 from server.dialects.openai_realtime import Configuration
 from server.errors import ClientError, Code
 from server.http.offers import MAX_OFFER_BYTES, read_body
 from server.http.openapi import JSON, OBJECT, OPENAI_ERROR, SDP, STRING, described, fields
+from server.http.sockets import key_of
 from server.http.transcriptions import OpenAIRoute, counted
 from server.http.whip import content_type
 from server.settings import Settings
@@ -66,7 +67,7 @@ def calls_router(transport: CallTransport, secrets: ClientSecrets, settings: Set
         {JSON: fields({}, {"session": OBJECT, "expires_after": lifetime})}, error=OPENAI_ERROR, errors=(400,),
     ))  # fmt: skip
     async def client_secret(request: Request) -> Response:
-        asked = parse_object(await read_body(request))
+        asked = parse_object(await read_body(request) or b"{}", "the body")
         session = {} if asked.get("session") is None else asked["session"]
         configuration = Configuration(model_id)
         configuration.update(session)
@@ -86,24 +87,13 @@ async def read_call(request: Request) -> tuple[str, Any]:
         sdp, session = [await text_of(form.get(name)) for name in ("sdp", "session")]
     if not sdp:
         raise ClientError(Code.MISSING_PARAMETER, f"the offer is missing: as {SDP}, or as the field sdp of a form", "sdp")
-    return sdp, parse_object(session.encode()) if session else None
+    return sdp, parse_object(session, "the body") if session else None
 
 
 async def text_of(field: UploadFile | str | None) -> str:
     if isinstance(field, UploadFile):
         return (await field.read()).decode(errors="replace")
     return field or ""
-
-
-def parse_object(body: bytes) -> dict[str, Any]:
-    """Raises ClientError."""
-    try:
-        value = json.loads(body or b"{}")
-    except (ValueError, RecursionError) as exc:
-        raise ClientError(Code.BAD_JSON, "the body must be JSON") from exc
-    if not isinstance(value, dict):
-        raise ClientError(Code.BAD_JSON, "the body must be a JSON object")
-    return value
 
 
 def lifetime_seconds(expires_after: object) -> int:
@@ -118,5 +108,5 @@ def lifetime_seconds(expires_after: object) -> int:
 
 def secret_session(request: Request, secrets: ClientSecrets) -> Any:
     """What the client's secret was issued for. Raises ClientError."""
-    secret = secrets.read(request.headers.get("authorization", "").removeprefix("Bearer ").strip())
+    secret = secrets.read(key_of(request.headers.get("authorization", "")))
     return secret.session if secret else None

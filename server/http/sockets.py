@@ -70,7 +70,7 @@ def sockets_router(transport: WebSocketTransport, sessions: Sessions, secrets: C
     return router
 
 
-def key_of(authorization: str, subprotocols: Sequence[str]) -> str:
+def key_of(authorization: str, subprotocols: Sequence[str] = ()) -> str:
     """A browser cannot set the header, and brings its key as a subprotocol."""
     for offered in subprotocols:
         for prefix in KEY_PROTOCOLS:

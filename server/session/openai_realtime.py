@@ -2,13 +2,13 @@
 
 import base64
 import binascii
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from server.audio.front import HEARD, AudioFront
 from server.dialects import openai_realtime as realtime
 from server.dialects import realtime_shapes
+from server.dialects.json_object import parse_object
 from server.dialects.openai_realtime import Configuration, Items, ServerEvent
 from server.dialects.realtime_shapes import ENDED, Present
 from server.errors import ClientError, Code, ServerError
@@ -237,10 +237,4 @@ def parse(text: str) -> dict[str, Any]:
     """Raises ClientError."""
     if len(text) > MAX_TEXT_CHARACTERS:
         raise ClientError(Code.MESSAGE_TOO_LARGE, f"a message may have {MAX_TEXT_CHARACTERS} characters")
-    try:
-        message = json.loads(text)
-    except (ValueError, RecursionError) as exc:
-        raise ClientError(Code.BAD_JSON, "a message must be JSON") from exc
-    if not isinstance(message, dict):
-        raise ClientError(Code.BAD_JSON, "a message must be a JSON object")
-    return message
+    return parse_object(text, "a message")

@@ -159,6 +159,7 @@ def test_audio_that_crosses_with_the_end_takes_no_final_away(rate):
     client.sound(1.0)
     client.session.finish(client.now)  # as a server does that shuts down
     client.sound(0.5)
+    client.text("CloseStream")
     client.answer_all()
     assert client.messages[-1]["type"] == "Metadata" and client.session.close_code == 1000
 
