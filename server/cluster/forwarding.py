@@ -12,10 +12,13 @@ from pathlib import Path
 import httpx
 from starlette.datastructures import Headers
 from starlette.requests import Request
-from starlette.responses import JSONResponse, StreamingResponse
+from starlette.responses import StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.http.whip import ANYBODY, LIVE, WANTED
+from server.errors import ClientError
+from server.http.failures import error_response
+from server.http.offers import read_body
+from server.http.whip import ANYBODY, LIVE, WANTED, no_sender, no_session
 from server.settings import Listen
 
 NAMED_PATH = re.compile(r"/(?:whip/session/|v1/realtime/calls/rtc_)(\d{1,3})-")
@@ -23,18 +26,14 @@ CHANNEL_PATH = re.compile(r"/whip/[^/]+/(?:events|captions\.vtt)$")
 """Of a channel, which any gateway may have."""
 NOT_HANDED_ON = {b"host", b"content-length", b"transfer-encoding", b"connection", WANTED.encode()}
 NOT_FOUND = 404
-MOST_BODY_BYTES = 64 * 1024
+READING_METHODS = ("GET", "HEAD", "OPTIONS")  # without a body
 KEPT_CONNECTIONS = 20
 TIMEOUT_SECONDS = 10.0  # to connect and to send; words may be read for as long as somebody speaks
 
 
-def said(reason: str, message: str, status: int) -> JSONResponse:
-    return JSONResponse({"op": "error", "reason": reason, "message": message}, status)
+GONE, NOBODY = error_response(no_session()), error_response(no_sender())
 
 
-GONE = said("not_found", "there is no such session, or it has ended", NOT_FOUND)
-NOBODY = said("not_found", "nobody sends on this channel", NOT_FOUND)
-TOO_LARGE = said("body_too_large", f"a body may have {MOST_BODY_BYTES} bytes", 413)
 SOCKET_VARIABLE = "ASR_GATEWAY_SOCKET"
 """From the supervisor: where a gateway listens for the others."""
 
@@ -122,9 +121,10 @@ def client_of(place: Place, has_tls: bool) -> httpx.AsyncClient:
 
 async def hand_on(client: httpx.AsyncClient, request: Request, send: Send, wanted: str) -> bool:
     """Whether it was answered: False where it is not found there, or nobody is there. As it came, byte for byte."""
-    body = await small_body(request)
-    if body is None:
-        await TOO_LARGE(request.scope, request.receive, send)
+    try:
+        body = b"" if request.method in READING_METHODS else await read_body(request)
+    except ClientError as error:
+        await error_response(error)(request.scope, request.receive, send)
         return True
     headers = [(name, value) for name, value in request.headers.raw if name not in NOT_HANDED_ON]
     try:
@@ -140,18 +140,6 @@ async def hand_on(client: httpx.AsyncClient, request: Request, send: Send, wante
     response.raw_headers = [(name.lower(), value) for name, value in answer.headers.raw]
     await response(request.scope, request.receive, send)
     return True
-
-
-async def small_body(request: Request) -> bytes | None:
-    """None for one that is larger than any that names a session. What only reads has none."""
-    if request.method in ("GET", "HEAD", "OPTIONS"):
-        return b""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MOST_BODY_BYTES:
-            return None
-    return bytes(body)
 
 
 async def body_of(answer: httpx.Response) -> AsyncIterator[bytes]:

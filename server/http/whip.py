@@ -14,7 +14,6 @@ from server.transports.whip import WhipPeer, WhipTransport
 TRICKLE = "application/trickle-ice-sdpfrag"
 WANTED, LIVE, ANYBODY = "x-moonshine-wanted", "live", "anybody"
 """A header between gateways: of a channel, only who sends now, or who has sent, too."""
-NO_SESSION = ClientError(Code.NOT_FOUND, "there is no such session, or it has ended")
 EVENTS_RELATION = "urn:ietf:params:whip:ext:core:server-sent-events"
 
 
@@ -88,20 +87,29 @@ def whip_router(transport: WhipTransport, ice_servers: tuple[IceServer, ...]) ->
     def find(name: str) -> WhipPeer:
         if peer := transport.find(name):
             return peer
-        raise NO_SESSION
+        raise no_session()
 
     def find_channel(request: Request, channel: str) -> WhipPeer:
         peer = transport.find_channel(channel)
         if peer and not (request.headers.get(WANTED) == LIVE and peer.has_left):
             return peer
-        raise ClientError(Code.NOT_FOUND, "nobody sends on this channel")
+        raise no_sender()
 
     def find_live(name: str) -> WhipPeer:
         if (peer := find(name)).has_left:
-            raise NO_SESSION
+            raise no_session()
         return peer
 
     return router
+
+
+def no_session() -> ClientError:
+    """A new one each time: an error that is raised again keeps the frames of every time before."""
+    return ClientError(Code.NOT_FOUND, "there is no such session, or it has ended")
+
+
+def no_sender() -> ClientError:
+    return ClientError(Code.NOT_FOUND, "nobody sends on this channel")
 
 
 def events_of(peer: WhipPeer) -> Response:
