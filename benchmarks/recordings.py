@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import io
+import itertools
 import statistics
 import threading
 import time
@@ -22,7 +23,7 @@ from moonshine_client import audio_file
 from moonshine_client.client import Transcription, transcribe
 from runtime.audio import SAMPLE_RATE
 
-LIVE_REPEATS = 3
+LIVE_REPEATS = 5
 BATCH = 8
 LOOK_SECONDS = 0.25  # between two looks at the server's memory
 
@@ -46,8 +47,8 @@ class Recorded:
     share: float
     """Of the engine's that the REST API has."""
     memory_before_mib: float
-    memory_after_a_tenth_mib: float
-    memory_most_mib: float
+    memory_tenths_mib: list[float]
+    """The most in each tenth of the time it took."""
     alone: Live
     beside: Live
     """While a recording is transcribed."""
@@ -75,8 +76,13 @@ def run(engines: Path, target: str, precision: str, seconds: float, progress: Ca
     rtfx = seconds / took
     return Recorded(
         seconds, round(took, 1), round(rtfx, 1), engine.rtfx, round(rtfx / engine.rtfx, 3), before,
-        max(seen[: max(1, len(seen) // 10)]), max(seen), alone, beside,
+        [max(tenth) for tenth in tenths(seen)], alone, beside,
     )  # fmt: skip
+
+
+def tenths(values: list[float]) -> list[list[float]]:
+    edges = [len(values) * number // 10 for number in range(11)]
+    return [values[first : max(last, first + 1)] for first, last in itertools.pairwise(edges)]
 
 
 def recording(seconds: float) -> bytes:

@@ -157,8 +157,8 @@ def recording_table(found: Recorded) -> Table:
     for name, value in (
         ("audio, s", f"{found.audio_seconds:g}"),
         ("times real time: REST / the engine alone", f"{found.rtfx:g} / {found.engine_rtfx:g} ({found.share:.0%})"),
-        ("MiB before / after a tenth / at most",
-         f"{found.memory_before_mib:g} / {found.memory_after_a_tenth_mib:g} / {found.memory_most_mib:g}"),
+        ("MiB before / in the 1st, 4th, 7th and 10th tenth",
+         " / ".join(f"{mib:.0f}" for mib in (found.memory_before_mib, *found.memory_tenths_mib[::3]))),
         ("live update, median ms: alone / beside it", f"{found.alone.interim_ms:g} / {found.beside.interim_ms:g}"),
         ("live final, median ms: alone / beside it", f"{found.alone.final_ms:g} / {found.beside.final_ms:g}"),
     ):  # fmt: skip

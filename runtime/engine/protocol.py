@@ -1,5 +1,6 @@
 """The engine protocol: encode audio into slots, decode blocks of tokens against them. Used only on the engine loop's thread."""
 
+import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -27,6 +28,16 @@ class Limits:
     """Clips it encodes beside each other, each begun on its own by begin_encode(); 0: an encode is a step like any other."""
     lanes_beside_decode: int = 1
     """Of these lanes, those that are used while rows are decoded."""
+
+
+class Cores(enum.Enum):
+    """What one clip on a lane may have of the processor."""
+
+    ALL = enum.auto()
+    """Nothing else is to be done meanwhile."""
+    ONE = enum.auto()
+    SPARE = enum.auto()
+    """One, but only the time on it that nobody else wants."""
 
 
 CONTINUED = -1
@@ -111,10 +122,10 @@ class Engine(Protocol):
         Raises ValueError for a slot or a clip outside the limits, EngineError where the device fails.
         """
 
-    def begin_encode(self, slot: int, clip: Clip, alone: bool) -> Encoding:
+    def begin_encode(self, slot: int, clip: Clip, cores: Cores) -> Encoding:
         """encode(), of one clip, beside everything else; only where limits.encode_lanes is not 0.
 
-        alone: nothing else is to be done meanwhile, so it may have all cores. Raises ValueError like encode().
+        Raises ValueError like encode().
         """
 
     def launch(self, rows: Sequence[Row]) -> Pending:

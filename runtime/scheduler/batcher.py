@@ -10,13 +10,16 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from runtime.engine.protocol import CONTINUED, Limits, Prediction, Row
+from runtime.engine.protocol import CONTINUED, Cores, Limits, Prediction, Row
 from runtime.exceptions import EngineError, RequestCancelled
 from runtime.scheduler.decoding import Decoding
 from runtime.scheduler.requests import Priority, Request, Result, Timings
 from runtime.scheduler.slots import Slots
 
 ENCODE_BURST = 4  # encodes in a row, without lanes, before the rows in flight get a pass: four share one at half the price
+
+
+SLOTS_KEPT_FROM_FILES = 4  # one slot of so many is kept for whoever speaks
 
 
 @dataclass
@@ -37,8 +40,8 @@ class Encode:
     """Give these requests their slots' audio."""
 
     jobs: tuple[Job, ...]
-    alone: bool = False
-    """Is there nothing else to do meanwhile?"""
+    cores: Cores = Cores.ALL
+    """For an engine with lanes."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class Batcher:
         self._waiting: dict[Priority, dict[int, Job]] = {priority: {} for priority in Priority}  # in order of submission
         self._encoding: dict[int, Job] = {}  # on a lane of their own, by request id
         self._lanes_taken = 0  # also by clips whose request has been withdrawn: the encoder does not know
+        self._lanes_taken_by_files = 0  # of these
         self._in_flight: dict[int, Job] = {}  # being decoded
         self._to_align: dict[int, Job] = {}  # decoded, but asked for more; they keep their slots
         self._streams: set[str] = set()
@@ -120,29 +124,54 @@ class Batcher:
         """What to do next; None when there is nothing, or nothing worth starting before seconds_to_deadline()."""
         if self._to_align:
             return Align(next(iter(self._to_align.values())))
-        waiting = self._slots.available and self.waiting
+        may_begin = self._may_begin
         is_idle = not self._in_flight and not self._lanes_taken
-        if waiting and is_idle and not self._company_is_complete(now):
+        if may_begin and is_idle and not self._company_is_complete(now):
             return None
         if self._limits.encode_lanes:
-            if waiting and self._has_free_lane:
-                return self._plan_encode(now)
-            return self._plan_decode()
+            return self._plan_encode(now) if may_begin and self._has_free_lane else self._plan_decode()
         final_in_flight = any(job.request.priority is Priority.FINAL for job in self._in_flight.values())
         burst_is_over = bool(self._in_flight) and self._encodes_in_a_row >= ENCODE_BURST
-        if waiting and (self._waiting[Priority.FINAL] or not (final_in_flight or burst_is_over)):
+        if may_begin and (self._waiting[Priority.FINAL] or not (final_in_flight or burst_is_over)):
             return self._plan_encode(now)
         return self._plan_decode()
+
+    @property
+    def _may_begin(self) -> bool:
+        """Is there a slot for someone who waits?"""
+        return bool(self._slots.available and self._live_waiting) or bool(self._waiting[Priority.FILE] and self._slots_for_files)
+
+    @property
+    def _live_waiting(self) -> int:
+        return len(self._waiting[Priority.FINAL]) + len(self._waiting[Priority.INTERIM])
+
+    @property
+    def _slots_for_files(self) -> int:
+        """Some are kept free, so that whoever speaks need not wait until a recording gives one back."""
+        return 0 if self._files_rest else max(0, self._slots.available - self._limits.max_batch // SLOTS_KEPT_FROM_FILES)
+
+    @property
+    def _files_rest(self) -> bool:
+        """Where cores are few, recordings wait while anyone who speaks is served; a clip on spare cores may be encoded on."""
+        if not self._limits.encode_lanes:
+            return False
+        return bool(self._live_waiting and self._slots.available) or any(map(is_live, self._with_slots()))
 
     @property
     def _has_free_lane(self) -> bool:
         """While rows are decoded, some cores are theirs: with company on them everything would take longer, finals too."""
         limits = self._limits
-        return self._lanes_taken < (limits.lanes_beside_decode if self._in_flight else limits.encode_lanes)
+        taken = self._lanes_taken - (self._lanes_taken_by_files if self._files_rest else 0)
+        return taken < (limits.lanes_beside_decode if self._going_on() else limits.encode_lanes)
+
+    def _going_on(self) -> tuple[Job, ...]:
+        """The rows in flight that get their share of the next pass."""
+        jobs = self._in_flight.values()
+        return tuple(filter(is_live, jobs) if self._files_rest else jobs)
 
     def _plan_decode(self) -> Decode | None:
-        """All rows in flight together, or none: a row that must see its answer first is worth waiting for."""
-        jobs = tuple(self._in_flight.values())
+        """All rows together, or none: a row that must see its answer first is worth waiting for."""
+        jobs = self._going_on()
         if not jobs or not all(map(can_be_fed, jobs)):
             return None
         rows = tuple(map(row_of, jobs))
@@ -153,8 +182,8 @@ class Batcher:
 
     def seconds_to_deadline(self, now: float) -> float | None:
         """How long plan() may be left alone if nothing new arrives; None for as long as it takes."""
-        may_encode = self.waiting and self._slots.available and self._lanes_taken and self._has_free_lane
-        if self._to_align or may_encode or self._in_flight:
+        may_encode = self._may_begin and self._lanes_taken and self._has_free_lane
+        if self._to_align or may_encode or self._going_on():
             return 0.0
         if not self.waiting or self._lanes_taken:
             return None
@@ -173,9 +202,10 @@ class Batcher:
 
     def _plan_encode(self, now: float) -> Encode:
         count = 1 if self._limits.encode_lanes else min(self._limits.encode_rows, self._slots.available)
-        alone = self.in_flight == 0 and self.waiting == 1
-        finals_first = itertools.chain(*(self._waiting[priority].values() for priority in Priority))
-        jobs = tuple(itertools.islice(finals_first, count))
+        queues = {priority: list(itertools.islice(jobs.values(), count)) for priority, jobs in self._waiting.items()}
+        del queues[Priority.FILE][self._slots_for_files :]
+        jobs = tuple(itertools.islice(itertools.chain(*queues.values()), count))
+        cores = self._cores_for(jobs[0])
         for job in jobs:
             request = job.request
             del self._waiting[request.priority][request.request_id]
@@ -190,12 +220,23 @@ class Batcher:
             )
             (self._encoding if self._limits.encode_lanes else self._in_flight)[request.request_id] = job
         self._encodes_in_a_row += 1
-        self._lanes_taken += bool(self._limits.encode_lanes)
-        return Encode(jobs, alone)
+        self._count_lanes(jobs, 1)
+        return Encode(jobs, cores)
+
+    def _cores_for(self, job: Job) -> Cores:
+        if is_live(job):
+            others = self._live_waiting + sum(map(is_live, self._with_slots()))
+            return Cores.ALL if others == 1 else Cores.ONE
+        return Cores.ALL if self.in_flight == 0 and self.waiting == 1 else Cores.SPARE
+
+    def _count_lanes(self, jobs: Sequence[Job], lanes: int) -> None:
+        if self._limits.encode_lanes:
+            self._lanes_taken += lanes
+            self._lanes_taken_by_files += 0 if is_live(jobs[0]) else lanes
 
     def encoded(self, step: Encode) -> None:
         """The step's lane is free, and its slot has its audio, unless its request has failed. Of engines with lanes only."""
-        self._lanes_taken = max(0, self._lanes_taken - 1)
+        self._count_lanes(step.jobs, -1)
         for job in step.jobs:
             if self._encoding.get(job.request.request_id) is job:
                 self._in_flight[job.request.request_id] = self._encoding.pop(job.request.request_id)
@@ -249,18 +290,20 @@ class Batcher:
         return self.fail(filter(leaves, self._jobs()), RequestCancelled(why), now=0.0)
 
     def _jobs(self) -> Iterator[Job]:
-        return itertools.chain(
-            self._encoding.values(),
-            self._in_flight.values(),
-            self._to_align.values(),
-            *(jobs.values() for jobs in self._waiting.values()),
-        )
+        return itertools.chain(self._with_slots(), *(jobs.values() for jobs in self._waiting.values()))
+
+    def _with_slots(self) -> Iterator[Job]:
+        return itertools.chain(self._encoding.values(), self._in_flight.values(), self._to_align.values())
 
     def _retire(self, job: Job) -> None:
         del self._queue_of(job)[job.request.request_id]
         if job.slot is not None:
             self._slots.free(job.slot)
             self._freed.append(job.slot)
+
+
+def is_live(job: Job) -> bool:
+    return job.request.priority is not Priority.FILE
 
 
 def can_be_fed(job: Job) -> bool:

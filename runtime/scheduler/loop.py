@@ -219,10 +219,10 @@ class EngineLoop:
         """Give the engine one more step; a decode is answered while the next one is on its way."""
         began = self._clock()
         match step:
-            case Encode(jobs, alone) if self._engine.limits.encode_lanes:
+            case Encode(jobs, cores) if self._engine.limits.encode_lanes:
                 (job,), encoding = jobs, None
                 with self._fails(step, began):
-                    encoding = self._engine.begin_encode(job.slot, job.request.clip, alone)
+                    encoding = self._engine.begin_encode(job.slot, job.request.clip, cores)
                 if encoding is None:
                     self._batcher.encoded(step)
                 else:

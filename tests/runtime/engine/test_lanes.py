@@ -5,7 +5,7 @@ import pytest
 
 from runtime.audio import Clip
 from runtime.engine.onnx_engine import OnnxEngine
-from runtime.engine.protocol import Row
+from runtime.engine.protocol import Cores, Row
 from tests import greedy
 
 
@@ -15,7 +15,7 @@ def test_clips_encoded_beside_each_other_and_beside_a_decode_give_the_same_words
     chosen = [Clip(clip.samples) for clip in sorted(clips, key=lambda clip: len(clip.samples))[::4]]
     alone = [greedy.decode(engine, clip).tokens for clip in chosen]
     engine.encode([7], [chosen[0]])
-    encodings = [engine.begin_encode(slot, clip, alone=False) for slot, clip in enumerate(chosen)]
+    encodings = [engine.begin_encode(slot, clip, cores=Cores.ONE) for slot, clip in enumerate(chosen)]
     first = [engine.limits.start_token]
     for position in range(len(alone[0]) + 1):
         (prediction,) = engine.decode([Row(7, (first[-1],), position)])
@@ -34,13 +34,13 @@ def test_a_slot_that_was_freed_or_given_away_meanwhile_is_not_filled(fp32, clips
     engine: OnnxEngine = fp32.engine
     short, long = (Clip(clip.samples) for clip in sorted(clips, key=lambda clip: len(clip.samples))[:: len(clips) - 1])
     expected = greedy.decode(engine, short).tokens
-    freed = engine.begin_encode(2, long, alone=False)
+    freed = engine.begin_encode(2, long, cores=Cores.ONE)
     engine.free(2)
     freed.finish()
     with pytest.raises(ValueError, match="slot 2 holds no audio"):
         engine.decode([Row(2, (engine.limits.start_token,), 0)])
-    outrun = engine.begin_encode(2, long, alone=False)
-    engine.begin_encode(2, short, alone=False).finish()
+    outrun = engine.begin_encode(2, long, cores=Cores.ONE)
+    engine.begin_encode(2, short, cores=Cores.ONE).finish()
     outrun.finish()
     (prediction,) = engine.decode([Row(2, (engine.limits.start_token, *expected), 0)])
     assert prediction.tokens.tolist() == [*expected, engine.limits.end_token]

@@ -6,14 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.audio import Clip
-from runtime.engine.protocol import Limits, Prediction
+from runtime.engine.protocol import Cores, Limits, Prediction
 from runtime.exceptions import EngineFailed, RequestCancelled
 from runtime.scheduler.batcher import ENCODE_BURST, Align, Batcher, Decode, Encode
 from runtime.scheduler.requests import Priority, Request
 
 END = 2
 SECOND = Clip(np.zeros(16_000, np.int16))
-INTERIM, FINAL = Priority.INTERIM, Priority.FINAL
+INTERIM, FINAL, FILE = Priority.INTERIM, Priority.FINAL, Priority.FILE
 
 
 def make_batcher(max_batch: int = 4, max_wait_ms: float = 10, encode_rows: int = 32, streams: int = 0, lanes: int = 0) -> Batcher:
@@ -158,11 +158,11 @@ def test_clips_on_lanes_are_begun_one_by_one_and_the_first_alone_only_where_it_i
     batcher = make_batcher(streams=9, lanes=2)
     batcher.submit(request(0), now=0.0)
     first = batcher.plan(now=1.0)
-    assert ids(first) == [0] and first.alone
+    assert ids(first) == [0] and first.cores is Cores.ALL
     for number in (1, 2):
         batcher.submit(request(number), now=1.0)
     second = batcher.plan(now=1.0)
-    assert ids(second) == [1] and not second.alone
+    assert ids(second) == [1] and second.cores is Cores.ONE
     assert batcher.plan(now=1.0) is None, "both lanes are taken and nothing can be decoded"
     assert batcher.seconds_to_deadline(now=1.0) is None, "the next thing to happen is that one is encoded"
     batcher.encoded(first)
@@ -203,6 +203,47 @@ def test_nobody_starves_while_others_keep_asking(lanes):
             batcher.submit(request(number, stream=result.request.stream_id), now=1.0)
             number += 1
     assert begun == list(range(10)), "in the order of their asking"
+
+
+def test_where_cores_are_few_recordings_wait_while_anyone_who_speaks_is_served():
+    batcher = make_batcher(max_batch=8, streams=9, lanes=2)
+    for number in range(3):
+        batcher.submit(request(number, FILE), now=0.0)
+    files = [batcher.plan(now=1.0), batcher.plan(now=1.0)]
+    assert [step.cores for step in files] == [Cores.SPARE, Cores.SPARE] and batcher.plan(now=1.0) is None
+    batcher.encoded(files[0])
+    assert ids(batcher.plan(now=1.0)) == [0]
+    batcher.submit(request(7), now=1.0)
+    live = batcher.plan(now=1.0)
+    assert ids(live) == [7] and live.cores is Cores.ALL, "what is spare does not count"
+    assert batcher.plan(now=1.0) is None and batcher.seconds_to_deadline(now=1.0) is None, "nor is a recording decoded meanwhile"
+    batcher.encoded(files[1])
+    batcher.encoded(live)
+    step = batcher.plan(now=1.0)
+    assert ids(step) == [7]
+    batcher.decoded(step, predict(step, ending={7}), now=1.0)
+    assert ids(batcher.plan(now=1.0)) == [2], "the next recording's clip"
+    assert ids(batcher.plan(now=1.0)) == [0, 1], "and those before go on"
+
+
+@pytest.mark.parametrize("lanes", [0, 2])
+def test_recordings_leave_slots_for_whoever_speaks_and_go_on_where_none_is_left(lanes):
+    batcher = make_batcher(max_batch=4, encode_rows=1, streams=9, lanes=lanes)
+    for number in range(5):
+        batcher.submit(request(number, FILE), now=0.0)
+    begun = []
+    while isinstance(step := batcher.plan(now=1.0), Encode):
+        begun += ids(step)
+        batcher.encoded(step)
+    assert begun == [0, 1, 2] and ids(step) == [0, 1, 2], "one of four slots stays free"
+    for number in (6, 7):
+        batcher.submit(request(number), now=1.0)
+    batcher.decoded(step, predict(step), now=1.0)
+    batcher.encoded(batcher.plan(now=1.0))
+    step = batcher.plan(now=1.0)
+    assert 6 in ids(step) and 7 not in ids(step)
+    batcher.decoded(step, predict(step, ending={6}), now=1.0)
+    assert ids(batcher.plan(now=1.0)) == [7]
 
 
 event = st.one_of(
@@ -254,7 +295,8 @@ def test_every_request_is_answered_exactly_once_whatever_happens(events, max_bat
         if isinstance(step, Encode):
             assert priorities == sorted(priorities), "finals first"
             if lanes:
-                assert len(encoding) < max(1, lanes - decodes), "no more than there are lanes"
+                beside = [each for each in encoding if priorities == [FILE] or each.jobs[0].request.priority is not FILE]
+                assert len(beside) < max(1, lanes - decodes), "no more than there are lanes; recordings take what is spare"
                 encoding.append(step)
         if failing:
             take(batcher.fail(step.jobs, EngineFailed("on purpose"), now))

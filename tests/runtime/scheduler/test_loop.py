@@ -65,7 +65,7 @@ class LaneEngine(FakeEngine):
         self.finished: list[int] = []
         self.cores = ThreadPoolExecutor(2)
 
-    def begin_encode(self, slot, clip, alone):
+    def begin_encode(self, slot, clip, cores):
         return LaneEncoding(self, slot, self.cores.submit(self._before_step, "encode"))
 
     def close(self):
