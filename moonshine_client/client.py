@@ -10,6 +10,7 @@ async with StreamingClient("localhost:8000") as client:
 import asyncio
 import collections
 import json
+import os
 import ssl
 import time
 import uuid
@@ -25,6 +26,7 @@ SAMPLE_RATE = 16_000  # Hz, mono
 FRAME_MS = 20
 HIGH_MARK_BYTES = 256 * 1024  # of audio the channel has not sent yet: the sender waits
 CONNECT_SECONDS = 15.0
+KEY_VARIABLE = "ASR_API_KEY"
 
 Message = dict[str, Any]
 
@@ -55,14 +57,16 @@ class StreamingClient:
         sid: str | None = None,
         words: bool = False,
         max_interims: int | None = 1,
+        key: str | None = None,
     ):
         """server: HOST:PORT or a URL. words: ask for the times of words, in the final and its segments.
 
         max_interims: how many interims wait to be read; of more, the oldest are dropped, for a newer one says all that an older
-        one does. None: all are kept.
+        one does. None: all are kept. key: an API key of the server; without it, ASR_API_KEY of the environment.
         """
         self._url = (server if "://" in server else f"http://{server}").rstrip("/") + path
         self.sid = sid or str(uuid.uuid4())
+        self._headers = authorization(key)
         self._init = {"op": "init", "sid": self.sid, "sr": SAMPLE_RATE, "tail": True} | ({"words": True} if words else {})
         self._text = ""  # all that was said, put together from messages that say what is new
         self._segments: list[Message] = []
@@ -101,7 +105,7 @@ class StreamingClient:
         offer = self._connection.localDescription
         async with httpx.AsyncClient(timeout=CONNECT_SECONDS, trust_env=False, verify=trusted()) as http:
             try:
-                response = await http.post(self._url, json={"sdp": offer.sdp, "type": offer.type})
+                response = await http.post(self._url, json={"sdp": offer.sdp, "type": offer.type}, headers=self._headers)
             except httpx.TransportError as exc:
                 raise ConnectionError(f"no server at {self._url}: {reason_of(exc)}") from exc
         answer = parse_response(response)
@@ -267,6 +271,11 @@ async def send_all(client: StreamingClient, audio: np.ndarray, rtf: float, on_se
         if rtf > 0:
             await asyncio.sleep(began + sent_seconds / rtf - time.monotonic())
     return sent_seconds
+
+
+def authorization(key: str | None = None) -> dict[str, str]:
+    key = key or os.environ.get(KEY_VARIABLE)
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def trusted() -> ssl.SSLContext:

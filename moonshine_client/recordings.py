@@ -8,7 +8,7 @@ from typing import IO, Any
 
 import httpx
 
-from moonshine_client.client import CONNECT_SECONDS, StreamError, reason_of, trusted
+from moonshine_client.client import CONNECT_SECONDS, StreamError, authorization, reason_of, trusted
 from moonshine_client.subtitles import Segment
 
 PATH = "/v1/audio/transcriptions"
@@ -35,7 +35,7 @@ def transcribe_file(server: str, file: IO[bytes], name: str) -> Iterator[Heard]:
     url = (server if "://" in server else f"http://{server}").rstrip("/") + PATH
     timeout = httpx.Timeout(CONNECT_SECONDS, read=None)
     try:
-        with httpx.Client(timeout=timeout, trust_env=False, verify=trusted()) as http, http.stream(
+        with httpx.Client(timeout=timeout, trust_env=False, verify=trusted(), headers=authorization()) as http, http.stream(
             "POST", url, files={"file": (name, file)}, data=FIELDS
         ) as response:  # fmt: skip
             if response.status_code != 200:

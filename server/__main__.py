@@ -9,7 +9,7 @@ from runtime.exceptions import EngineDirectoryError
 from server import settings as settings_module
 from server.cluster import gateway, supervisor
 from server.settings import Settings
-from server.startup import choice_of, listen_everywhere, open_for_serving, started
+from server.startup import check_access, choice_of, listen_everywhere, open_for_serving, started
 from server.telemetry.metrics import Metrics
 
 logger = logging.getLogger("server")
@@ -29,6 +29,7 @@ def serve(settings: Settings) -> int:
     for line in settings_module.misspelt():
         logger.warning("%s", line)
     listeners = listen_everywhere(settings.listen)  # first: opening an engine takes seconds
+    check_access(settings)
     if settings.listen.workers > 1:
         listeners.close()  # each gateway listens itself; sharing a port with another server would go unnoticed there
         selection.check(choice_of(settings), settings.batching.max_batch)

@@ -1,25 +1,224 @@
-"""Tokens that let a client in for a while, signed so that every process of the server can read them."""
+"""Who may use the server: API keys, and tokens that stand in for one for a while, signed so that every process can read them."""
 
+import hashlib
+import hmac
+import logging
+import os
+import secrets
+import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from itsdangerous import BadSignature, URLSafeSerializer
 
-from server.errors import ClientError, Code
+from server.errors import ClientError, Code, StartError
 
-PREFIX = "ek_"  # OpenAI's, for a key that is good for a while
+logger = logging.getLogger(__name__)
+
+SECRET_PREFIX = "ek_"  # OpenAI's, for a key that is good for a while
 LEAST_SECONDS, MOST_SECONDS, DEFAULT_SECONDS = 10, 7200, 600  # OpenAI's, of a client secret
+TOKEN_PREFIX = "tk_"
+TOKEN_SECONDS = 60
+LEAST_KEY_CHARACTERS = 16
+LOOK_SECONDS = 1.0  # between two looks at the file of keys
+SWEEP_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Whom a request comes from."""
+
+    name: str
+    """For logs, and to count by. Never the key."""
+    max_sessions: int = 0
+    """At once; 0: as many as the server has."""
+    per_minute: int = 0
+    """Requests that open something; 0: any number."""
+    address: str = ""
+    """Its IP address; empty where none is known."""
+
+
+ANYONE = Caller("anyone")
+
+
+def read_keys(text: str) -> dict[bytes, Caller]:
+    """Callers by the SHA-256 of their keys. Raises ValueError, which names no key.
+
+    text: entries apart by commas or on lines of their own, each `KEY [name=NAME] [sessions=N] [per_minute=N]`; # begins a remark.
+    """
+    lines = [line.partition("#")[0] for line in text.splitlines()]
+    entries = [words for line in lines for entry in line.split(",") if (words := entry.split())]
+    callers = {}
+    for number, (key, *options) in enumerate(entries, 1):
+        try:
+            callers[digest(checked(key))] = caller_of(key, options)
+        except ValueError as exc:
+            raise ValueError(f"key {number}: {exc}") from None
+    names = [caller.name for caller in callers.values()]
+    if len(set(names)) < len(entries):
+        raise ValueError("two keys are the same, or have the same name")
+    return callers
+
+
+def checked(key: str) -> str:
+    if len(key) < LEAST_KEY_CHARACTERS or not key.isascii():
+        raise ValueError(f"a key has at least {LEAST_KEY_CHARACTERS} ASCII characters")
+    if key.startswith((SECRET_PREFIX, TOKEN_PREFIX)):
+        raise ValueError(f"{SECRET_PREFIX} and {TOKEN_PREFIX} begin the tokens that the server issues")
+    return key
+
+
+def caller_of(key: str, options: list[str]) -> Caller:
+    values = dict(option.partition("=")[::2] for option in options)
+    if unknown := set(values) - {"name", "sessions", "per_minute"}:
+        raise ValueError(f"unknown {min(unknown)[:20]!r}; known are name=, sessions= and per_minute=")
+    numbers = [values.get(name, "0") for name in ("sessions", "per_minute")]
+    if not all(number.isdecimal() and number.isascii() for number in numbers):
+        raise ValueError("sessions= and per_minute= take whole numbers")
+    name = values.get("name") or f"key-{digest(key).hex()[:8]}"
+    return Caller(name, max_sessions=int(numbers[0]), per_minute=int(numbers[1]))
+
+
+def digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()
+
+
+class Keys:
+    """Those of the settings and those of a file, which is read again when it has changed."""
+
+    def __init__(self, text: str = "", path: Path | None = None, clock: Callable[[], float] = time.monotonic):
+        """Raises StartError where they cannot be used."""
+        self._text, self._path, self._clock = text, path, clock
+        self._looked_at = clock()
+        self._version = version_of(path)
+        try:
+            self._callers = self._read()
+        except (ValueError, OSError) as exc:
+            raise StartError(f"the API keys cannot be used: {exc} (ASR_API_KEYS, ASR_API_KEYS_FILE)") from exc
+
+    @property
+    def are_needed(self) -> bool:
+        """An empty file lets nobody in."""
+        return bool(self._text or self._path)
+
+    def find(self, key: str) -> Caller | None:
+        """Takes the same time whichever key it is."""
+        asked, found = digest(key), None
+        for known, caller in self._current().items():
+            if hmac.compare_digest(asked, known):
+                found = caller
+        return found
+
+    def named(self, name: str) -> Caller | None:
+        """None where its key is no longer known."""
+        return next((caller for caller in self._current().values() if caller.name == name), None)
+
+    def _current(self) -> dict[bytes, Caller]:
+        now = self._clock()
+        if self._path is not None and now - self._looked_at >= LOOK_SECONDS:
+            self._looked_at = now
+            self._look()
+        return self._callers
+
+    def _look(self) -> None:
+        version = version_of(self._path)
+        if version == self._version:
+            return
+        self._version = version
+        try:
+            self._callers = self._read()
+            logger.info("the API keys were read again: %d are known", len(self._callers))
+        except (ValueError, OSError) as exc:
+            logger.error("the changed API keys cannot be used, those from before go on: %s", exc)
+
+    def _read(self) -> dict[bytes, Caller]:
+        return read_keys(f"{self._text}\n{self._path.read_text(encoding='utf-8') if self._path else ''}")
+
+
+def version_of(path: Path | None) -> tuple[int, int, int]:
+    """Differs when the file was changed or replaced."""
+    try:
+        found = path.stat() if path else None
+    except OSError:
+        found = None
+    return (found.st_mtime_ns, found.st_ino, found.st_size) if found else (0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Token:
+    """Lets its holder in once, in the name of whoever asked for it."""
+
+    value: str = field(repr=False)
+    expires_at: int
+
+
+class Tokens:
+    """Issues and takes them."""
+
+    def __init__(self, key: str, used: "Used", clock: Callable[[], float] = time.time):
+        self._serializer = URLSafeSerializer(key, salt="token")
+        self._used, self._clock = used, clock
+
+    def issue(self, caller: Caller) -> Token:
+        expires_at = int(self._clock()) + TOKEN_SECONDS
+        content = {"id": secrets.token_hex(16), "expires_at": expires_at, "name": caller.name}
+        return Token(TOKEN_PREFIX + str(self._serializer.dumps(content)), expires_at)
+
+    def take(self, token: str) -> str:
+        """The name of whoever asked for it. Raises ClientError; a second time, too."""
+        try:
+            content = self._serializer.loads(token.removeprefix(TOKEN_PREFIX))
+        except BadSignature as exc:
+            raise ClientError(Code.INVALID_KEY, "the token was not issued by this server") from exc
+        if content["expires_at"] < self._clock():
+            raise ClientError(Code.INVALID_KEY, "the token has expired")
+        if not self._used.add(content["id"]):
+            raise ClientError(Code.INVALID_KEY, "the token was used before; it lets in once")
+        return str(content["name"])
+
+
+class Used:
+    """Names of tokens that were used, as files: several gateways share a directory."""
+
+    def __init__(self, directory: Path | None = None, clock: Callable[[], float] = time.time):
+        self._own = tempfile.TemporaryDirectory(prefix="moonshine-asr-tokens-") if directory is None else None
+        self._directory = directory or Path(self._own.name if self._own else "")
+        self._directory.mkdir(exist_ok=True)
+        self._clock = clock
+        self._swept_at = clock()
+
+    def add(self, name: str) -> bool:
+        """False where it is there already, whichever process has added it."""
+        self._sweep()
+        try:
+            os.close(os.open(self._directory / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        except FileExistsError:
+            return False
+        return True
+
+    def _sweep(self) -> None:
+        """Behind its expiry a token is refused anyway."""
+        now = self._clock()
+        if now - self._swept_at < SWEEP_SECONDS:
+            return
+        self._swept_at = now
+        for entry in os.scandir(self._directory):
+            if now - entry.stat().st_mtime > 2 * TOKEN_SECONDS:
+                Path(entry.path).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
 class ClientSecret:
-    """A key for a browser: good until it expires, with the session that it opens."""
+    """OpenAI's token: a key for a browser, good until it expires, with the session that it opens."""
 
-    value: str
+    value: str = field(repr=False)
     expires_at: int
     session: dict[str, Any]
+    name: str
+    """Of whoever asked for it."""
 
 
 class ClientSecrets:
@@ -29,19 +228,41 @@ class ClientSecrets:
         self._serializer = URLSafeSerializer(key, salt="client secret")
         self._clock = clock
 
-    def issue(self, session: dict[str, Any], seconds: int = DEFAULT_SECONDS) -> ClientSecret:
+    def issue(self, session: dict[str, Any], seconds: int = DEFAULT_SECONDS, caller: Caller = ANYONE) -> ClientSecret:
         expires_at = int(self._clock()) + seconds
-        value = self._serializer.dumps({"expires_at": expires_at, "session": session})
-        return ClientSecret(PREFIX + str(value), expires_at, session)
+        value = self._serializer.dumps({"expires_at": expires_at, "session": session, "name": caller.name})
+        return ClientSecret(SECRET_PREFIX + str(value), expires_at, session, caller.name)
 
     def read(self, key: str) -> ClientSecret | None:
         """None for a key of another kind. Raises ClientError for a secret that is not ours or has expired."""
-        if not key.startswith(PREFIX):
+        if not key.startswith(SECRET_PREFIX):
             return None
         try:
-            content = self._serializer.loads(key.removeprefix(PREFIX))
+            content = self._serializer.loads(key.removeprefix(SECRET_PREFIX))
         except BadSignature as exc:
             raise ClientError(Code.INVALID_KEY, "the client secret was not issued by this server") from exc
         if content["expires_at"] < self._clock():
             raise ClientError(Code.INVALID_KEY, "the client secret has expired")
-        return ClientSecret(key, content["expires_at"], content["session"])
+        return ClientSecret(key, content["expires_at"], content["session"], content["name"])
+
+
+class Gate:
+    """Decides who comes in, by what a request brings."""
+
+    def __init__(self, keys: Keys, tokens: Tokens, secrets_: ClientSecrets):
+        self.keys, self.tokens, self.secrets = keys, tokens, secrets_
+
+    def let_in(self, key: str, address: str, takes_secrets: bool) -> Caller:
+        """takes_secrets: does the way in take OpenAI's client secrets? Raises ClientError."""
+        caller = self._known(key, takes_secrets) if self.keys.are_needed else ANYONE
+        if caller is None:
+            message = "the API key is not known" if key else "an API key is needed, as Authorization: Bearer KEY"
+            raise ClientError(Code.INVALID_KEY, message)
+        return Caller(caller.name, caller.max_sessions, caller.per_minute, address)
+
+    def _known(self, key: str, takes_secrets: bool) -> Caller | None:
+        if key.startswith(TOKEN_PREFIX):
+            return self.keys.named(self.tokens.take(key))
+        if takes_secrets and (secret := self.secrets.read(key)):
+            return self.keys.named(secret.name)
+        return self.keys.find(key)

@@ -1,16 +1,23 @@
 """Who may have a session. Decided here alone, before anything is spent on it."""
 
+from collections import Counter
+
 from runtime.scheduler.transcriber import Status, Transcriber
+from server.access import Caller
 from server.errors import Code, Refused
 
 
 class Admission:
     """Counts the places of this process, and of the others on the same engines."""
 
-    def __init__(self, transcriber: Transcriber, max_sessions: int):
+    def __init__(self, transcriber: Transcriber, max_sessions: int, max_of_address: int = 0):
+        """max_of_address: sessions of one IP address; 0: any number. It counts those of this process."""
         self._transcriber = transcriber
         self._max_sessions = max_sessions
+        self._max_of_address = max_of_address
         self._taken = 0
+        self._of_name: Counter[str] = Counter()
+        self._of_address: Counter[str] = Counter()
         self._is_shutting_down = False
 
     def refusal(self) -> Refused | None:
@@ -26,15 +33,30 @@ class Admission:
             return Refused(Code.SERVER_FULL, f"all {self._max_sessions} sessions are taken")
         return None
 
-    def take_place(self) -> None:
+    def take_place(self, caller: Caller) -> None:
         """Raises Refused."""
-        if refused := self.refusal():
+        if refused := self.refusal() or self._refusal_of(caller):
             raise refused
-        self._taken += 1
+        self._count(caller, 1)
 
-    def free_place(self) -> None:
-        self._taken -= 1
+    def free_place(self, caller: Caller) -> None:
+        self._count(caller, -1)
         assert self._taken >= 0, "a place was given back twice"
+
+    def _refusal_of(self, caller: Caller) -> Refused | None:
+        if 0 < caller.max_sessions <= self._of_name[caller.name]:
+            return Refused(Code.TOO_MANY_SESSIONS, f"all {caller.max_sessions} sessions of this API key are taken")
+        if caller.address and 0 < self._max_of_address <= self._of_address[caller.address]:
+            return Refused(Code.TOO_MANY_SESSIONS, f"all {self._max_of_address} sessions of this address are taken")
+        return None
+
+    def _count(self, caller: Caller, places: int) -> None:
+        """Names that have none are forgotten: addresses would add up for months."""
+        self._taken += places
+        for counter, name in ((self._of_name, caller.name), (self._of_address, caller.address)):
+            counter[name] += places
+            if not counter[name]:
+                del counter[name]
 
     def shut(self) -> None:
         """From now on nobody is let in."""

@@ -1,13 +1,17 @@
 """The FastAPI app, put together from http/ and transports/."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 
 from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 
-from server.access import ClientSecrets
+from server.access import ClientSecrets, Gate, Keys, Tokens, Used
 from server.errors import ServerError
 from server.http import openapi
+from server.http.access import AccessControl
 from server.http.calls import calls_router
 from server.http.failures import answer_error
 from server.http.health import health_router
@@ -15,6 +19,7 @@ from server.http.listen import listen_router
 from server.http.offers import offers_router
 from server.http.pages import pages_router
 from server.http.sockets import sockets_router
+from server.http.tokens import tokens_router
 from server.http.transcriptions import transcriptions_router
 from server.http.whip import whip_router
 from server.sessions import Sessions
@@ -26,9 +31,25 @@ from server.transports.websocket import WebSocketTransport
 from server.transports.whip import WhipTransport
 from server.version import version
 
+TOLD_HEADERS = ("ETag", "Link", "Location", "Retry-After", "X-Request-Id")  # to pages of other origins
 
-def create_app(sessions: Sessions, metrics: Metrics, settings: Settings, gateway: int = 0) -> FastAPI:
-    """gateway: its number among others that share the port; names of sessions begin with it."""
+
+def create_app(
+    sessions: Sessions,
+    metrics: Metrics,
+    settings: Settings,
+    gateway: int = 0,
+    shared: Path | None = None,
+    inner: Sequence[Middleware] = (),
+) -> FastAPI:
+    """gateway: its number among others that share the port; names of sessions begin with it.
+
+    shared: a directory of theirs alone. inner: what requests that were let in go through. Raises StartError.
+    """
+    access = settings.access
+    secrets = ClientSecrets(access.signing_key)
+    tokens = Tokens(access.signing_key, Used(shared and shared / "tokens"))
+    gate = Gate(Keys(access.api_keys, access.api_keys_file), tokens, secrets)
     transport = WebRtcTransport(sessions, metrics, settings.listen.ice_servers)
 
     @contextlib.asynccontextmanager
@@ -39,10 +60,14 @@ def create_app(sessions: Sessions, metrics: Metrics, settings: Settings, gateway
         await transport.close()
 
     app = FastAPI(title="moonshine-asr", lifespan=lifespan, version=version(), docs_url=None, redoc_url=None,
-                  swagger_ui_oauth2_redirect_url=None)  # fmt: skip
+                  swagger_ui_oauth2_redirect_url=None, middleware=[
+                      *cors(access.cors_origins),
+                      Middleware(AccessControl, gate=gate, access=access, metrics=metrics),
+                      *inner,
+                  ])  # fmt: skip
     app.add_exception_handler(ServerError, answer_error)
     app.include_router(offers_router(transport, settings.listen.webrtc_path))
-    secrets = ClientSecrets(settings.access.signing_key)
+    app.include_router(tokens_router(tokens))
     app.include_router(sockets_router(WebSocketTransport(sessions, metrics), sessions, secrets))
     app.include_router(whip_router(WhipTransport(transport, gateway), settings.listen.ice_servers))
     app.include_router(calls_router(CallTransport(transport, gateway), secrets, settings))
@@ -52,3 +77,14 @@ def create_app(sessions: Sessions, metrics: Metrics, settings: Settings, gateway
     app.include_router(health_router(sessions, metrics))
     openapi.install(app)
     return app
+
+
+def cors(origins: Sequence[str]) -> list[Middleware]:
+    if not origins:
+        return []
+    every = ["*"]
+    return [
+        Middleware(
+            CORSMiddleware, allow_origins=list(origins), allow_methods=every, allow_headers=every, expose_headers=TOLD_HEADERS
+        )
+    ]

@@ -37,6 +37,10 @@ class Code(enum.StrEnum):
     MODEL_NOT_FOUND = "model_not_found"
     NOT_FOUND = "not_found"
     INVALID_KEY = "invalid_api_key"
+    FORBIDDEN_ORIGIN = "forbidden_origin"
+    RATE_LIMITED = "rate_limit_exceeded"
+    TOO_MANY_SESSIONS = "too_many_sessions"
+    SESSION_TOO_LONG = "session_too_long"
     WARMING_UP = "warming_up"
     SERVER_FULL = "server_full"
     SHUTTING_DOWN = "shutting_down"
@@ -50,12 +54,15 @@ HTTP_STATUS = {
     Code.INIT_TIMEOUT: 408,
     Code.IDLE_TIMEOUT: 408,
     Code.INVALID_KEY: 401,
+    Code.FORBIDDEN_ORIGIN: 403,
     Code.MODEL_NOT_FOUND: 404,
     Code.NOT_FOUND: 404,
     Code.BODY_TOO_LARGE: 413,
     Code.FILE_TOO_LARGE: 413,
     Code.AUDIO_TOO_LONG: 413,
     Code.MESSAGE_TOO_LARGE: 413,
+    Code.RATE_LIMITED: 429,
+    Code.TOO_MANY_SESSIONS: 429,
     Code.INTERNAL_ERROR: 500,
     Code.ENGINE_FAILED: 503,
     Code.WARMING_UP: 503,

@@ -15,6 +15,7 @@ from runtime.exceptions import EngineStopped
 from runtime.scheduler.requests import Request, Result
 from runtime.scheduler.transcriber import Status, Transcriber
 from runtime.tokenizer import Tokenizer
+from server.access import ANYONE, Caller
 from server.admission import Admission
 from server.audio.front import AudioFormat
 from server.dialects import wyoming
@@ -92,8 +93,9 @@ class Sessions:
         self._settings = settings
         self._metrics = metrics
         self._clock = clock
-        self._admission = Admission(transcriber, settings.access.session_limit)
+        self._admission = Admission(transcriber, settings.access.session_limit, settings.access.max_sessions_per_address)
         self._members: dict[str, Member] = {}
+        self._callers: dict[str, Caller] = {}  # of the members
         self._is_empty = asyncio.Event()
         self._is_empty.set()
         self._is_warm = asyncio.Event()
@@ -160,7 +162,14 @@ class Sessions:
 
     # Sessions
 
-    def open(self, send: Send, on_end: Callable[[], None], api: Api = Api.WEBRTC, has_track: bool = False) -> Session:
+    def open(
+        self,
+        send: Send,
+        on_end: Callable[[], None],
+        api: Api = Api.WEBRTC,
+        has_track: bool = False,
+        caller: Caller = ANYONE,
+    ) -> Session:
         """A new session. `send` gets its messages; `on_end` is called once after the last. Raises Refused.
 
         has_track: its audio comes by an audio track.
@@ -176,7 +185,7 @@ class Sessions:
             self._clock(),
             has_track,
         )
-        self._admit_with_stream(session, api)
+        self._admit_with_stream(session, api, caller)
         return session
 
     def open_realtime(
@@ -186,6 +195,7 @@ class Sessions:
         configuration: object | None = None,
         has_track: bool = False,
         shape: Present | None = None,
+        caller: Caller = ANYONE,
     ) -> RealtimeSession:
         """A session in OpenAI's Realtime dialect. Raises Refused, or ClientError for the configuration."""
         session_id = f"realtime-{next(session_ids)}"
@@ -199,7 +209,7 @@ class Sessions:
             self._clock(),
             has_track,
         )
-        self._admit(session, Api.OPENAI_REALTIME)
+        self._admit(session, Api.OPENAI_REALTIME, caller)
         try:
             session.begin(configuration, shape)
         except ClientError:
@@ -207,7 +217,9 @@ class Sessions:
             raise
         return session
 
-    def open_deepgram(self, asked: Asked, send: Callable[[ServerMessage], bool], on_end: Callable[[], None]) -> DeepgramSession:
+    def open_deepgram(
+        self, asked: Asked, send: Callable[[ServerMessage], bool], on_end: Callable[[], None], caller: Caller = ANYONE
+    ) -> DeepgramSession:
         """A session in Deepgram's dialect. Raises Refused."""
         session_id = f"deepgram-{next(session_ids)}"
         session = DeepgramSession(
@@ -218,11 +230,11 @@ class Sessions:
             send,
             lambda: self._end(session_id, Api.DEEPGRAM, on_end),
         )
-        self._admit_with_stream(session, Api.DEEPGRAM)
+        self._admit_with_stream(session, Api.DEEPGRAM, caller)
         session.begin(self._clock())
         return session
 
-    def open_broadcast(self, on_end: Callable[[], None]) -> BroadcastSession:
+    def open_broadcast(self, on_end: Callable[[], None], caller: Caller = ANYONE) -> BroadcastSession:
         """A stream for whoever reads it. Raises Refused."""
         session_id = f"broadcast-{uuid.uuid4()}"  # readers tell one from the next, whichever process it was in
         session = BroadcastSession(
@@ -231,7 +243,7 @@ class Sessions:
             lambda say, options, now: self._begin_stream(session, session_id, say, options, now),
             lambda: self._end(session_id, Api.WHIP, on_end),
         )
-        self._admit_with_stream(session, Api.WHIP)
+        self._admit_with_stream(session, Api.WHIP, caller)
         session.begin(self._clock())
         return session
 
@@ -248,11 +260,11 @@ class Sessions:
             send,
             lambda: self._end(session_id, Api.WYOMING, on_end),
         )
-        self._admit_with_stream(session, Api.WYOMING)
+        self._admit_with_stream(session, Api.WYOMING, ANYONE)
         session.begin(self._clock())
         return session
 
-    def open_recording(self, api: Api) -> Recording:
+    def open_recording(self, api: Api, caller: Caller = ANYONE) -> Recording:
         """A place for a whole recording; drop() gives it back. Raises Refused."""
         session_id = f"recording-{next(session_ids)}"
         recording = Recording(
@@ -260,24 +272,25 @@ class Sessions:
             lambda stream_id, pcm, say, options: self._begin_stretch(recording, stream_id, pcm, say, options),
             lambda: self._end(session_id, api, nothing),
         )
-        self._admit(recording, api)
+        self._admit(recording, api, caller)
         return recording
 
-    def _admit(self, session: Member, api: Api) -> None:
+    def _admit(self, session: Member, api: Api, caller: Caller) -> None:
         """Raises Refused."""
         try:
-            self._admission.take_place()
+            self._admission.take_place(caller)
         except Refused as refused:
             self._metrics.refused_total.labels(refused.code.value).inc()
             raise
         self._members[session.session_id] = session
+        self._callers[session.session_id] = caller
         self._is_empty.clear()
         self._metrics.sessions_total.labels(api).inc()
         self._metrics.sessions.labels(api).inc()
 
-    def _admit_with_stream(self, session: Member, api: Api) -> None:
+    def _admit_with_stream(self, session: Member, api: Api, caller: Caller) -> None:
         """Of a session that has one stream from its beginning to its end. Raises Refused."""
-        self._admit(session, api)
+        self._admit(session, api, caller)
         try:
             self._open_stream(session, session.session_id)
         except Refused:
@@ -288,7 +301,7 @@ class Sessions:
         if self._members.pop(session_id, None) is None:
             return
         self._transcriber.close_stream(session_id)  # harmless for one that has none of this name
-        self._admission.free_place()
+        self._admission.free_place(self._callers.pop(session_id))
         self._metrics.sessions.labels(api).dec()
         if not self._members:
             self._is_empty.set()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -20,11 +20,13 @@ PREFIXES = ("ASR_", "MOONSHINE_", "MAX_BATCH_", "MAX_BUFFER_", "MODEL_WARMUP_")
 those, only names that look like a slip of one of ours are reported."""
 
 SECRET_KEY_VARIABLE = "ASR_SECRET_KEY"
-SECRET_VARIABLES = ("ASR_ICE_SERVERS", SECRET_KEY_VARIABLE)  # whose value is never shown
-INTERNAL_VARIABLES = ("ASR_ENGINE_SOCKET", "ASR_GATEWAY_SOCKET")  # from the supervisor to its processes
+SECRET_VARIABLES = ("ASR_ICE_SERVERS", SECRET_KEY_VARIABLE, "ASR_API_KEYS")  # whose value is never shown
+INTERNAL_VARIABLES = ("ASR_ENGINE_SOCKET", "ASR_GATEWAY_SOCKET", "ASR_API_KEY")
+"""From the supervisor to its processes, and the clients' own."""
 PROCESS_KEY = secrets.token_hex(32)  # nobody else knows it
 SESSIONS_PER_CORE = 6  # a dozen live streams on two cores
 ROUTE_PATH = r"^(/[A-Za-z0-9._~-]+)+$"
+ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s,]+")
 ICE_SERVER = re.compile(
     r"(?P<scheme>stun|turns?):(?:(?P<credentials>[^@]*)@)?(?P<address>[^\s:@\[\]]+)(?::(?P<port>[0-9]{1,5}))?"
 )
@@ -76,6 +78,8 @@ class Listen(Group):
     """Port of the Wyoming protocol for Home Assistant, which expects 10300. 0: none."""
     wyoming_host: str = Field("127.0.0.1", alias="ASR_WYOMING_HOST")
     """Address to listen on for it. The protocol has no keys: whoever reaches the port is served."""
+    trusted_proxies: tuple[IPvAnyNetwork, ...] = Field((), alias="ASR_TRUSTED_PROXIES")
+    """Addresses and networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed, separated by commas."""
     webrtc_path: str = Field("/webrtc", pattern=ROUTE_PATH, alias="ASR_WEBRTC_PATH")
     """Path that takes the SDP offer."""
     workers: int = Field(1, ge=1, le=256, alias="ASR_WORKERS")
@@ -89,6 +93,11 @@ class Listen(Group):
     @property
     def has_tls(self) -> bool:
         return self.tls_cert is not None
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def parse_trusted_proxies(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @field_validator("ice_servers", mode="before")
     @classmethod
@@ -172,12 +181,34 @@ class Files(Group):
 class Access(Group):
     """Who may have a session."""
 
+    api_keys: str = Field("", repr=False, alias="ASR_API_KEYS")
+    """API keys, separated by commas: one of them is then needed for every way in. Behind a key may stand `name=NAME`, for logs,
+    `sessions=N` and `per_minute=N`: how many sessions it may have at once, and how many requests it may send."""
+    api_keys_file: Path | None = Field(None, alias="ASR_API_KEYS_FILE")
+    """A file with such keys, one on each line. It is read again when it changes."""
+    cors_origins: tuple[str, ...] = Field((), alias="ASR_CORS_ORIGINS")
+    """Origins of other web pages that may use the server, as in `https://app.example.com`, separated by commas. `*`: all."""
+    max_sessions_per_address: int = Field(0, ge=0, le=100_000, alias="ASR_MAX_SESSIONS_PER_ADDRESS")
+    """Most sessions of one IP address at once, in each gateway. 0: any number."""
+    per_minute: int = Field(0, ge=0, le=1_000_000, alias="ASR_REQUESTS_PER_MINUTE")
+    """Most requests of one IP address in a minute that open a session or send a file, in each gateway. 0: any number."""
+
     max_sessions: int = Field(0, ge=0, le=100_000, alias="ASR_MAX_SESSIONS")
     """Most sessions at once. 0: six for each CPU core. Set it where a GPU does the work."""
 
     secret_key: str = Field("", repr=False, alias=SECRET_KEY_VARIABLE)
     """Key that short-lived tokens are signed with. Unset: one that lasts until the server ends.
     Set it where several servers must read each other's tokens."""
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def parse_cors_origins(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        origins = tuple(part.strip().rstrip("/") for part in value.split(",") if part.strip())
+        if wrong := [origin for origin in origins if not ORIGIN.fullmatch(origin)]:
+            raise ValueError(f"expected origins such as https://app.example.com, separated by commas, or *, not {wrong[0]!r}")
+        return origins
 
     @property
     def signing_key(self) -> str:

@@ -1,5 +1,7 @@
 """From the environment to an engine that serves: what every process of the server begins with."""
 
+import asyncio
+import ipaddress
 import logging
 import os
 import socket
@@ -15,6 +17,7 @@ from runtime.exceptions import EngineError
 from runtime.scheduler.loop import EngineLoop
 from runtime.tokenizer import Tokenizer
 from server import settings as settings_module
+from server.access import Keys, version_of
 from server.errors import SettingsError, StartError
 from server.settings import Listen, Settings
 from server.telemetry.metrics import Metrics
@@ -22,6 +25,7 @@ from server.telemetry.metrics import Metrics
 logger = logging.getLogger("server")
 
 SEGMENT_MARGIN_SECONDS = 1.0  # a segment may grow past its maximum by what arrives with one message before it is cut
+TLS_LOOK_SECONDS = 2.0  # between two looks at the certificate
 BACKLOG = 1024  # connections that wait to be accepted
 START_STATUS, SETTINGS_STATUS, ENGINE_STATUS = 1, 2, 3  # exit statuses of a start that fails
 
@@ -76,6 +80,40 @@ def check_tls(settings: Listen) -> None:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=no_password)
     except (OSError, ValueError) as exc:
         raise StartError(f"the certificate cannot be used: {exc} (ASR_TLS_CERT={cert}, ASR_TLS_KEY={key})") from exc
+
+
+def check_access(settings: Settings) -> None:
+    """Raises StartError, or says what is open to whom."""
+    keys, listening = Keys(settings.access.api_keys, settings.access.api_keys_file), settings.listen
+    if keys.are_needed and listening.wyoming_port and not is_loopback(listening.wyoming_host):
+        raise StartError("the Wyoming protocol has no keys: with API keys it listens on the loopback only (ASR_WYOMING_HOST)")
+    if not keys.are_needed and not is_loopback(listening.host):
+        logger.warning("whoever reaches %s:%d is served: set ASR_API_KEYS, or ASR_HOST=127.0.0.1", listening.host, listening.port)
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+async def keep_tls_fresh(context: ssl.SSLContext, settings: Listen) -> None:
+    """New connections get the certificate that lies there now; one that cannot be used is not taken."""
+    assert settings.tls_cert and settings.tls_key, "there is a certificate"
+    read = [version_of(settings.tls_cert), version_of(settings.tls_key)]
+    while True:
+        await asyncio.sleep(TLS_LOOK_SECONDS)
+        found = [version_of(settings.tls_cert), version_of(settings.tls_key)]
+        if found == read:
+            continue
+        read = found
+        try:
+            check_tls(settings)
+            context.load_cert_chain(settings.tls_cert, settings.tls_key, password=no_password)
+            logger.info("the certificate was read again")
+        except (StartError, OSError) as exc:
+            logger.error("the one from before goes on: %s", exc)
 
 
 def no_password() -> str:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Coroutine, Iterator
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.middleware import Middleware
 
 from runtime.scheduler.transcriber import Transcriber
 from runtime.tokenizer import Tokenizer
@@ -24,7 +24,7 @@ from server.cluster.messages import SOCKET_VARIABLE
 from server.cluster.remote_engine import RemoteEngine
 from server.sessions import Sessions
 from server.settings import Settings
-from server.startup import Listeners, choice_of, listen_everywhere, started
+from server.startup import Listeners, choice_of, keep_tls_fresh, listen_everywhere, started
 from server.telemetry.metrics import Metrics
 from server.transports import wyoming
 
@@ -76,9 +76,13 @@ def serve(
 ) -> int:
     """Until SIGTERM; returns the exit status. place: among other gateways; it ends with the parent process, too."""
     sessions = Sessions(transcriber, tokenizer, settings, metrics)
-    app: ASGIApp = create_app(sessions, metrics, settings, place.number if place else 0)
+    if place is None:
+        app = create_app(sessions, metrics, settings)
+    else:
+        forwarding = Middleware(Forwarding, place=place, listen=settings.listen)
+        app = create_app(sessions, metrics, settings, place.number, place.directory, [forwarding])
     config = uvicorn.Config(
-        Forwarding(app, place, settings.listen) if place else app,
+        app,
         loop="uvloop",
         http="httptools",
         ws="websockets-sansio",
@@ -87,6 +91,8 @@ def serve(
         log_level=settings.telemetry.log_level,
         access_log=False,
         timeout_graceful_shutdown=5,
+        proxy_headers=bool(settings.listen.trusted_proxies),
+        forwarded_allow_ips=[str(network) for network in settings.listen.trusted_proxies],
         ssl_certfile=settings.listen.tls_cert,
         ssl_keyfile=settings.listen.tls_key,
     )
@@ -95,11 +101,14 @@ def serve(
     sessions.on_defect = server.stop_on_defect
 
     async def run() -> None:
-        watching = asyncio.create_task(stop_when_orphaned(server)) if place else None
+        background = [asyncio.create_task(stop_when_orphaned(server))] if place else []
+        config.load()
+        if config.ssl is not None:
+            background.append(asyncio.create_task(keep_tls_fresh(config.ssl, settings.listen)))
         async with wyoming.serving(sessions, metrics, settings.model.model_id, listeners.wyoming):
             await server.serve([listeners.http, place.listen()] if place else [listeners.http])
-        if watching:
-            watching.cancel()
+        for task in background:
+            task.cancel()
 
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(run())

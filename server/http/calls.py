@@ -11,9 +11,9 @@ from server.dialects import realtime_shapes
 from server.dialects.json_object import parse_object
 from server.dialects.openai_realtime import Configuration
 from server.errors import ClientError, Code
+from server.http.access import caller_of, key_of
 from server.http.offers import MAX_OFFER_BYTES, read_body
 from server.http.openapi import JSON, OBJECT, OPENAI_ERROR, SDP, STRING, described, fields
-from server.http.sockets import key_of
 from server.http.transcriptions import OpenAIRoute, counted
 from server.http.whip import content_type
 from server.settings import Settings
@@ -39,7 +39,7 @@ def calls_router(transport: CallTransport, secrets: ClientSecrets, settings: Set
     async def call(request: Request) -> Response:
         """Browsers send the offer alone, with a client secret; the SDKs a form with the session beside it."""
         sdp, session = await read_call(request)
-        peer, answer = await transport.open(sdp, session or secret_session(request, secrets))
+        peer, answer = await transport.open(sdp, session or secret_session(request, secrets), caller_of(request))
         return Response(answer, 201, {"Location": f"/v1/realtime/calls/{peer.name}"}, SDP)
 
     @router.post("/calls/{name}/hangup", **described(
@@ -57,7 +57,7 @@ def calls_router(transport: CallTransport, secrets: ClientSecrets, settings: Set
     ))  # fmt: skip
     async def beta_session(request: Request) -> Response:
         """Of OpenAI's beta and of NVIDIA's Riva, which echoes what it gets."""
-        issued = secrets.issue({})
+        issued = secrets.issue({}, caller=caller_of(request))
         session = realtime_shapes.beta_session(Configuration(model_id).as_json())
         riva = {"input_audio_params": {"sample_rate_hz": 16_000, "num_channels": 1}, "recognition_config": {}}
         return JSONResponse(session | riva | {"client_secret": {"value": issued.value, "expires_at": issued.expires_at}})
@@ -71,7 +71,7 @@ def calls_router(transport: CallTransport, secrets: ClientSecrets, settings: Set
         session = {} if asked.get("session") is None else asked["session"]
         configuration = Configuration(model_id)
         configuration.update(session)
-        issued = secrets.issue(session, lifetime_seconds(asked.get("expires_after")))
+        issued = secrets.issue(session, lifetime_seconds(asked.get("expires_after")), caller_of(request))
         described = configuration.as_json() | {"expires_at": issued.expires_at}
         return JSONResponse({"value": issued.value, "expires_at": issued.expires_at, "session": described})
 
@@ -108,5 +108,5 @@ def lifetime_seconds(expires_after: object) -> int:
 
 def secret_session(request: Request, secrets: ClientSecrets) -> Any:
     """What the client's secret was issued for. Raises ClientError."""
-    secret = secrets.read(key_of(request.headers.get("authorization", "")))
+    secret = secrets.read(key_of(request))
     return secret.session if secret else None

@@ -1,11 +1,13 @@
-"""Errors as HTTP answers."""
+"""Errors as HTTP answers, in the shape of each dialect."""
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
-from server.errors import Refused, ServerError
+from server.dialects import deepgram, openai
+from server.errors import Code, Refused, ServerError
 
 RETRY_AFTER_SECONDS = 5
+DEEPGRAM_PATH, OPENAI_PREFIX = "/v1/listen", "/v1/"
 
 
 async def answer_error(_: Request, error: Exception) -> Response:
@@ -19,3 +21,18 @@ def error_response(error: ServerError) -> Response:
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if isinstance(error, Refused) else None
     content = {"op": "error", "reason": error.code.value, "message": error.message}
     return JSONResponse(content, status_code=error.code.http_status, headers=headers)
+
+
+def refusal_of(path: str, error: ServerError) -> Response:
+    """As the dialect that is spoken at the path says it."""
+    if path == DEEPGRAM_PATH:
+        return JSONResponse(deepgram.error_body(error), status_code=error.code.http_status)
+    return refuse(error) if path.startswith(OPENAI_PREFIX) else error_response(error)
+
+
+def refuse(error: ServerError) -> Response:
+    """In OpenAI's shape. A file that the engine failed on would fail again: the SDK would send it twice more."""
+    headers = {"x-should-retry": "false"} if error.code in (Code.ENGINE_FAILED, Code.INTERNAL_ERROR) else {}
+    if isinstance(error, Refused):
+        headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    return JSONResponse(openai.error_body(error), status_code=error.code.http_status, headers=headers)

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from server.audio import container
 from server.dialects import deepgram
 from server.errors import ClientError, Code, ServerError
+from server.http.access import caller_of
 from server.http.openapi import BINARY, DEEPGRAM_ERROR, JSON, OBJECT, STRING, described
 from server.http.transcriptions import CLIENT_LEFT, counted, too_large, while_connected, whole
 from server.sessions import Sessions
@@ -47,7 +48,7 @@ async def answer(request: Request, sessions: Sessions, settings: Settings, model
         raise ClientError(Code.UNSUPPORTED_PARAMETER, "recordings are taken as the body; addresses are not fetched", "url")
     with tempfile.TemporaryFile() as file, contextlib.ExitStack() as opened:
         sha256 = await read_body(request, file, settings.files.max_upload_mb * 1_000_000)
-        recording = sessions.open_recording(Api.DEEPGRAM)
+        recording = sessions.open_recording(Api.DEEPGRAM, caller_of(request))
         opened.callback(recording.drop)
         audio = container.decode(file, settings.files.max_file_seconds)
         heard = recording.transcribe(audio, words=True, parallel=settings.files.parallel_stretches)

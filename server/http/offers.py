@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from server.errors import ClientError, Code
+from server.http.access import caller_of
 from server.http.openapi import JSON, STRING, described, fields
 from server.transports.webrtc import WebRtcTransport
 
@@ -23,7 +24,7 @@ def offers_router(transport: WebRtcTransport, path: str) -> APIRouter:
         {200: ("the answer", {JSON: answered})}, {JSON: description}, errors=(400, 413, 503),
     ))  # fmt: skip
     async def offer(request: Request) -> Response:
-        answer = await transport.answer(read_offer(await read_body(request)))
+        answer = await transport.answer(read_offer(await read_body(request)), caller_of(request))
         return JSONResponse({"sdp": answer, "type": "answer"})
 
     return router

@@ -42,10 +42,23 @@ DEEPGRAM_ERROR = {
     "properties": {"err_code": STRING, "err_msg": STRING, "request_id": STRING},
 }
 REASONS = {
-    400: "the request is wrong", 401: "the key is wrong", 404: "there is no such thing", 412: "another ICE session",
-    413: "too large or too long", 415: "another content type is wanted", 422: "it cannot be done here",
-    428: "If-Match is missing", 503: "no room, or the server is starting or stopping; Retry-After says when to come again",
-}  # fmt: skip
+    400: "the request is wrong",
+    401: "the key is missing or wrong",
+    403: "a page of another origin asks",
+    404: "there is no such thing",
+    412: "another ICE session",
+    413: "too large or too long",
+    415: "another content type is wanted",
+    422: "it cannot be done here",
+    428: "If-Match is missing",
+    429: "too often, or too many sessions",
+    503: "no room, or the server is starting or stopping; Retry-After says when to come again",
+}
+KEYS = {
+    "components": {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
+    "security": [{"key": []}, {}],  # a server without keys asks for none
+}
+ACCESS_ERRORS = (401, 403, 429)  # of every way in
 
 
 def described(
@@ -64,7 +77,8 @@ def described(
     if query:
         extra["parameters"] = [{"name": name, "in": "query", "schema": schema} for name, schema in query.items()]
     said = {status: {"description": sentence, "content": content(schemas)} for status, (sentence, schemas) in answers.items()}
-    refused = {status: {"description": REASONS[status], "content": content({JSON: error})} for status in errors}
+    may_be = sorted({*errors, *(() if tag == "Health" else ACCESS_ERRORS)})
+    refused = {status: {"description": REASONS[status], "content": content({JSON: error})} for status in may_be}
     return {
         "tags": [tag], "summary": summary, "openapi_extra": extra, "response_class": Response, "responses": {**said, **refused},
         "status_code": min(answers),
@@ -89,8 +103,8 @@ def install(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = without_validation(
-                get_openapi(title=app.title, version=app.version, description=ABOUT, routes=app.routes)
+            app.openapi_schema = (
+                without_validation(get_openapi(title=app.title, version=app.version, description=ABOUT, routes=app.routes)) | KEYS
             )
         return app.openapi_schema
 

@@ -1,21 +1,18 @@
 """WebSockets: where they are opened, and how they are refused."""
 
-from collections.abc import Sequence
-
 from fastapi import APIRouter, WebSocket
 from fastapi.responses import JSONResponse
 
 from server.access import ClientSecrets
 from server.dialects import deepgram, realtime_shapes
 from server.errors import Refused, ServerError
-from server.http.failures import error_response
-from server.http.transcriptions import refuse
+from server.http.access import caller_of, key_of
+from server.http.failures import error_response, refuse
 from server.sessions import Sessions
 from server.telemetry.metrics import Api
 from server.transports.websocket import WebSocketTransport
 
 REALTIME_PROTOCOL = "realtime"
-KEY_PROTOCOLS = ("openai-insecure-api-key.", realtime_shapes.TOKEN_PROTOCOL)
 
 
 def sockets_router(transport: WebSocketTransport, sessions: Sessions, secrets: ClientSecrets) -> APIRouter:
@@ -24,25 +21,29 @@ def sockets_router(transport: WebSocketTransport, sessions: Sessions, secrets: C
     @router.websocket("/ws")
     async def native(socket: WebSocket) -> None:
         """A session that finds no place is refused before the socket is accepted: HTTP 503 with the reason."""
+        caller = caller_of(socket)
         try:
-            connection = transport.open(socket, Api.WEBSOCKET, lambda send, on_end: sessions.open(send, on_end, Api.WEBSOCKET))
+            connection = transport.open(
+                socket, Api.WEBSOCKET, lambda send, on_end: sessions.open(send, on_end, Api.WEBSOCKET, caller=caller)
+            )
         except Refused as refused:
             await socket.send_denial_response(error_response(refused))
             return
-        await connection.run()
+        offered = socket.scope.get("subprotocols", [])
+        await connection.run(offered[0] if offered else None)
 
     @router.websocket("/v1/realtime")
     async def realtime(socket: WebSocket) -> None:
         """OpenAI's clients offer subprotocols, of which one must be chosen."""
         offered = socket.scope.get("subprotocols", [])
         try:
-            secret = secrets.read(key_of(socket.headers.get("authorization", ""), offered))
+            secret = secrets.read(key_of(socket))
             configuration = secret.session if secret else None
             shape = realtime_shapes.offered(socket.headers.get("openai-beta", ""), offered)
             connection = transport.open(
                 socket,
                 Api.OPENAI_REALTIME,
-                lambda send, on_end: sessions.open_realtime(send, on_end, configuration, shape=shape),
+                lambda send, on_end: sessions.open_realtime(send, on_end, configuration, shape=shape, caller=caller_of(socket)),
             )
         except ServerError as error:
             await socket.send_denial_response(refuse(error))
@@ -57,7 +58,7 @@ def sockets_router(transport: WebSocketTransport, sessions: Sessions, secrets: C
             connection = transport.open(
                 socket,
                 Api.DEEPGRAM,
-                lambda send, on_end: sessions.open_deepgram(asked, send, on_end),
+                lambda send, on_end: sessions.open_deepgram(asked, send, on_end, caller_of(socket)),
                 is_container=asked.audio_format is None,
             )
         except ServerError as error:
@@ -68,12 +69,3 @@ def sockets_router(transport: WebSocketTransport, sessions: Sessions, secrets: C
         await connection.run(offered[0] if offered else None, {"dg-request-id": asked.request_id})
 
     return router
-
-
-def key_of(authorization: str, subprotocols: Sequence[str] = ()) -> str:
-    """A browser cannot set the header, and brings its key as a subprotocol."""
-    for offered in subprotocols:
-        for prefix in KEY_PROTOCOLS:
-            if offered.startswith(prefix):
-                return offered.removeprefix(prefix)
-    return authorization.removeprefix("Bearer ").strip()

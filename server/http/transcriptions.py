@@ -16,8 +16,9 @@ from starlette.types import Message, Receive, Scope, Send
 from server.audio import container
 from server.dialects import openai
 from server.dialects.openai import Asked, Transcription
-from server.errors import ClientError, Code, Refused, ServerError
-from server.http.failures import RETRY_AFTER_SECONDS
+from server.errors import ClientError, Code, ServerError
+from server.http.access import caller_of
+from server.http.failures import refuse
 from server.http.openapi import BINARY, EVENTS, JSON, OBJECT, OPENAI_ERROR, STRING, TEXT, described, fields, one_of
 from server.session.recording import Heard, Recording
 from server.sessions import Sessions
@@ -50,14 +51,6 @@ class OpenAIRoute(APIRoute):
             return response
 
         return answer
-
-
-def refuse(error: ServerError) -> Response:
-    """A file that the engine failed on would fail again: the SDK would send it twice more."""
-    headers = {"x-should-retry": "false"} if error.code in (Code.ENGINE_FAILED, Code.INTERNAL_ERROR) else {}
-    if isinstance(error, Refused):
-        headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
-    return JSONResponse(openai.error_body(error), status_code=error.code.http_status, headers=headers)
 
 
 def transcriptions_router(sessions: Sessions, settings: Settings) -> APIRouter:
@@ -106,7 +99,7 @@ class Upload:
             raise too_large(self._limit_bytes)
         async with contextlib.AsyncExitStack() as opened:
             asked, file = await self._read(opened)
-            recording = self._sessions.open_recording(Api.OPENAI_REST)
+            recording = self._sessions.open_recording(Api.OPENAI_REST, caller_of(self._request))
             opened.callback(recording.drop)
             heard = self._hear(recording, file, asked.words)
             opened.push_async_callback(heard.aclose)

@@ -5,6 +5,7 @@ from fastapi.responses import StreamingResponse
 
 from moonshine_client import subtitles
 from server.errors import ClientError, Code
+from server.http.access import caller_of
 from server.http.failures import error_response
 from server.http.offers import read_body
 from server.http.openapi import EVENTS, SDP, STRING, described
@@ -32,7 +33,7 @@ def whip_router(transport: WhipTransport, ice_servers: tuple[IceServer, ...]) ->
     async def offer(request: Request, channel: str = "") -> Response:
         if content_type(request) != SDP:
             return refused(415, Code.BAD_OFFER, f"the body must be {SDP}")
-        peer, answer = await transport.open((await read_body(request)).decode(errors="replace"), channel)
+        peer, answer = await transport.open((await read_body(request)).decode(errors="replace"), channel, caller_of(request))
         address = f"/whip/session/{peer.name}"
         response = Response(answer, 201, {"Location": address, "ETag": peer.entity_tag, "Accept-Patch": TRICKLE}, SDP)
         for link in [f'<{address}/events>; rel="{EVENTS_RELATION}"', *links]:

@@ -2,6 +2,7 @@
 
 import secrets
 
+from server.access import Caller
 from server.session.openai_realtime import RealtimeSession
 from server.telemetry.metrics import Api
 from server.transports.webrtc import Offered, Peer, WebRtcTransport
@@ -17,12 +18,12 @@ class CallTransport:
         self.gateway = gateway
         self._peers: dict[str, CallPeer] = {}
 
-    async def open(self, sdp: str, configuration: object | None) -> tuple["CallPeer", str]:
+    async def open(self, sdp: str, configuration: object | None, caller: Caller) -> tuple["CallPeer", str]:
         """The call and the answer. Raises BadOffer, Refused, or ClientError for the configuration."""
         offered = Offered.read(sdp)
         offered.check_channel()
         offered.check_tracks(most_audio=1, least_audio=1)
-        peer = CallPeer(self._webrtc, self, configuration)
+        peer = CallPeer(self._webrtc, self, configuration, caller)
         return peer, await peer.answer(sdp)
 
     def find(self, name: str) -> "CallPeer | None":
@@ -40,8 +41,8 @@ class CallPeer(Peer):
 
     api = Api.OPENAI_REALTIME
 
-    def __init__(self, webrtc: WebRtcTransport, calls: CallTransport, configuration: object | None):
-        super().__init__(webrtc)
+    def __init__(self, webrtc: WebRtcTransport, calls: CallTransport, configuration: object | None, caller: Caller):
+        super().__init__(webrtc, caller)
         self.name = f"rtc_{calls.gateway}-{secrets.token_urlsafe(ID_BYTES)}"
         self._calls = calls
         self._configuration = configuration
@@ -53,7 +54,7 @@ class CallPeer(Peer):
 
     def _open_session(self) -> None:
         self._realtime = self._sessions.open_realtime(
-            self._outbox.send, self._on_session_end, self._configuration, has_track=True
+            self._outbox.send, self._on_session_end, self._configuration, has_track=True, caller=self._caller
         )
         self._calls.keep(self)
 

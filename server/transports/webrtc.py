@@ -19,6 +19,7 @@ from aiortc import (
 from aiortc.exceptions import InvalidAccessError, OperationError
 from aiortc.sdp import SessionDescription
 
+from server.access import Caller
 from server.dialects import native
 from server.errors import ClientError, Code, ServerError
 from server.session.native import Session
@@ -65,12 +66,12 @@ class WebRtcTransport:
         self._configuration = RTCConfiguration(iceServers=[ice_server(server) for server in ice_servers])
         self._peers: set[Peer] = set()
 
-    async def answer(self, sdp: str) -> str:
+    async def answer(self, sdp: str, caller: Caller) -> str:
         """The server's own protocol over a data channel; audio over it, or by a track. Raises BadOffer or Refused."""
         offered = Offered.read(sdp)
         offered.check_channel()
         offered.check_tracks(most_audio=1)
-        peer = NativePeer(self, has_track=offered.audio > 0)
+        peer = NativePeer(self, caller, has_track=offered.audio > 0)
         return await peer.answer(sdp)
 
     def new_connection(self) -> RTCPeerConnection:
@@ -102,8 +103,9 @@ class Peer(abc.ABC):
     api: ClassVar[Api]
     ends_with_track: ClassVar[bool] = False
 
-    def __init__(self, transport: WebRtcTransport):
+    def __init__(self, transport: WebRtcTransport, caller: Caller):
         self._transport = transport
+        self._caller = caller
         self._sessions = transport.sessions
         self._connection = transport.new_connection()
         self._channel: RTCDataChannel | None = None
@@ -259,8 +261,8 @@ class NativePeer(Peer):
 
     api = Api.WEBRTC
 
-    def __init__(self, transport: WebRtcTransport, has_track: bool):
-        super().__init__(transport)
+    def __init__(self, transport: WebRtcTransport, caller: Caller, has_track: bool):
+        super().__init__(transport, caller)
         self._has_track = has_track
         self._native: Session | None = None
 
@@ -269,7 +271,9 @@ class NativePeer(Peer):
         return self._native
 
     def _open_session(self) -> None:
-        self._native = self._sessions.open(self._outbox.send, self._on_session_end, has_track=self._has_track)
+        self._native = self._sessions.open(
+            self._outbox.send, self._on_session_end, has_track=self._has_track, caller=self._caller
+        )
 
     def _on_message(self, message: str | bytes) -> None:
         if self._native is None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from aiortc import RTCDataChannel
 from aiortc.sdp import candidate_from_sdp
 
+from server.access import Caller
 from server.errors import ServerError
 from server.session.broadcast import BroadcastSession
 from server.stream.transcript import Segment
@@ -28,10 +29,10 @@ class WhipTransport:
         self._peers: dict[str, WhipPeer] = {}
         self._channels: dict[str, WhipPeer] = {}
 
-    async def open(self, sdp: str, channel: str = "") -> tuple["WhipPeer", str]:
+    async def open(self, sdp: str, channel: str, caller: Caller) -> tuple["WhipPeer", str]:
         """The sender and the answer. channel: a name that readers know. Raises BadOffer or Refused."""
         Offered.read(sdp).check_tracks(most_audio=1, least_audio=1, video=True)
-        peer = WhipPeer(self._webrtc, self, channel)
+        peer = WhipPeer(self._webrtc, self, channel, caller)
         answer = await peer.answer(sdp)
         if channel:
             self._channels[channel] = peer
@@ -63,8 +64,8 @@ class WhipPeer(Peer):
     api = Api.WHIP
     ends_with_track = True
 
-    def __init__(self, webrtc: WebRtcTransport, whip: WhipTransport, channel: str):
-        super().__init__(webrtc)
+    def __init__(self, webrtc: WebRtcTransport, whip: WhipTransport, channel: str, caller: Caller):
+        super().__init__(webrtc, caller)
         self.channel = channel
         self.name = f"{whip.gateway}-{secrets.token_urlsafe(ID_BYTES)}"
         self.entity_tag = f'"{secrets.token_urlsafe(8)}"'
@@ -86,7 +87,7 @@ class WhipPeer(Peer):
         return self._broadcast.segments if self._broadcast else ()
 
     def _open_session(self) -> None:
-        self._broadcast = self._sessions.open_broadcast(self._on_session_end)
+        self._broadcast = self._sessions.open_broadcast(self._on_session_end, self._caller)
         self._whip.keep(self)
 
     def _on_channel(self, channel: RTCDataChannel) -> None:

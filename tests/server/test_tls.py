@@ -8,6 +8,8 @@ import shutil
 import ssl
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -105,6 +107,30 @@ BAD = {
     "no file": lambda cert, key, other: {"ASR_TLS_CERT": "/no/such.pem", "ASR_TLS_KEY": key},
     "another's key": lambda cert, key, other: {"ASR_TLS_CERT": cert, "ASR_TLS_KEY": other},
 }
+
+
+def served_certificate(server: RunningServer) -> str:
+    host, port = server.address.split(":")
+    return ssl.get_server_certificate((host, int(port)))
+
+
+def test_a_renewed_certificate_is_served_and_a_spoilt_one_is_not(start_server, tmp_path):
+    cert, key = certificate_files(tmp_path)
+    server = start_server(ASR_TLS_CERT=str(cert), ASR_TLS_KEY=str(key), ASR_TARGET="onnxruntime")
+    first = served_certificate(server)
+    cert.write_text("spoilt")
+    wait_for(lambda: "the one from before goes on" in server.log.read_text())
+    assert served_certificate(server) == first
+    certificate_files(tmp_path)
+    wait_for(lambda: served_certificate(server) != first)
+    assert server.get("/readyz").status_code == 200
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)  # a process of its own offers nothing to wait on
 
 
 @pytest.mark.server

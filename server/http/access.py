@@ -1,0 +1,137 @@
+"""Who comes in over HTTP: keys, where a browser's request comes from, and how often somebody asks."""
+
+from collections.abc import Sequence
+from urllib.parse import parse_qs, urlsplit
+
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
+from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from server.access import ANYONE, TOKEN_PREFIX, Caller, Gate
+from server.dialects import realtime_shapes
+from server.errors import ClientError, Code, Refused, ServerError
+from server.http.failures import refusal_of
+from server.settings import Access
+from server.telemetry.metrics import Metrics
+
+OPEN_PATHS = ("/", "/docs", "/openapi.json", "/favicon.ico", "/healthz", "/readyz")
+OPEN_PREFIXES = ("/web/", "/docs/", "/whip/session/", "/v1/realtime/calls/")
+"""The names of sessions are known to nobody but whoever opened them."""
+SECRETS_PREFIX = "/v1/realtime"  # takes OpenAI's client secrets
+KEY_PROTOCOLS = ("openai-insecure-api-key.", realtime_shapes.TOKEN_PROTOCOL)
+PAIR_PROTOCOLS = ("token", "bearer")  # Deepgram's: the key is the next one
+SCHEMES = ("bearer", "token")
+DEFAULT_PORTS = {"http": 80, "https": 443}
+READING_METHODS = ("GET", "HEAD", "OPTIONS")
+
+
+class AccessControl:
+    """In front of the app. What gets past it carries its caller."""
+
+    def __init__(self, app: ASGIApp, gate: Gate, access: Access, metrics: Metrics):
+        self._app, self._gate, self._access, self._metrics = app, gate, access, metrics
+        self._rates = MovingWindowRateLimiter(MemoryStorage())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket") or is_internal(scope):
+            await self._app(scope, receive, send)
+            return
+        try:
+            scope["caller"] = self._caller(scope)
+        except ServerError as error:
+            self._metrics.refused_total.labels(error.code.value).inc()
+            await answer(scope, receive, send, error)
+            return
+        await self._app(scope, receive, send)
+
+    def _caller(self, scope: Scope) -> Caller:
+        """Raises ServerError."""
+        headers = Headers(scope=scope)
+        opens = scope["type"] == "websocket" or scope["method"] not in READING_METHODS
+        if opens and is_foreign(headers, self._access.cors_origins):
+            raise ClientError(
+                Code.FORBIDDEN_ORIGIN, "pages of another origin are not let in; ASR_CORS_ORIGINS names those that are"
+            )
+        if is_open(scope):
+            return ANYONE
+        address = (scope.get("client") or ("", 0))[0]
+        caller = self._gate.let_in(key_of(HTTPConnection(scope)), address, scope["path"].startswith(SECRETS_PREFIX))
+        if opens:
+            self._count(caller)
+        return caller
+
+    def _count(self, caller: Caller) -> None:
+        """Raises Refused."""
+        for name, most in ((f"key {caller.name}", caller.per_minute), (f"address {caller.address}", self._access.per_minute)):
+            if most and not self._rates.hit(RateLimitItemPerMinute(most), name):
+                raise Refused(Code.RATE_LIMITED, f"{most} requests a minute are taken")
+
+
+def caller_of(connection: HTTPConnection) -> Caller:
+    return connection.scope.get("caller", ANYONE)  # type: ignore[no-any-return]
+
+
+def is_internal(scope: Scope) -> bool:
+    """From another gateway of this server, over its Unix socket: let in there."""
+    match scope.get("server"):
+        case [_, None]:
+            return True
+    return False
+
+
+def is_open(scope: Scope) -> bool:
+    if scope["type"] == "http" and scope["method"] == "OPTIONS":
+        return True
+    return scope["path"] in OPEN_PATHS or scope["path"].startswith(OPEN_PREFIXES)
+
+
+def is_foreign(headers: Headers, allowed: Sequence[str]) -> bool:
+    """Does a web page of another origin ask, that none of the allowed names? Programs name no origin."""
+    origin = headers.get("origin")
+    if origin is None or origin in allowed or "*" in allowed:
+        return False
+    asking = urlsplit(origin)
+    asked = urlsplit(f"{asking.scheme}://{headers.get('host', '')}")
+    try:
+        return place_of(asking.scheme, asking.hostname, asking.port) != place_of(asked.scheme, asked.hostname, asked.port)
+    except ValueError:  # a port that is none
+        return True
+
+
+def place_of(scheme: str, host: str | None, port: int | None) -> tuple[str | None, int | None]:
+    return (host, port or DEFAULT_PORTS.get(scheme)) if host else (None, None)
+
+
+def key_of(connection: HTTPConnection) -> str:
+    """What a client brings, wherever its API has room for it. Empty where it brings none.
+
+    A browser cannot set a WebSocket's headers and brings its key as a subprotocol. Addresses get into logs, so that only a
+    token, which lets in once, is taken from one.
+    """
+    scheme, _, value = connection.headers.get("authorization", "").partition(" ")
+    if scheme.lower() in SCHEMES:
+        return value.strip()
+    offered = connection.scope.get("subprotocols", [])
+    for place, protocol in enumerate(offered):
+        if protocol.lower() in PAIR_PROTOCOLS and place + 1 < len(offered):
+            return str(offered[place + 1])
+        for prefix in KEY_PROTOCOLS:
+            if protocol.startswith(prefix):
+                return str(protocol.removeprefix(prefix))
+    token = parse_qs(connection.scope["query_string"].decode("latin-1")).get("token", [""])[0]
+    return token if token.startswith(TOKEN_PREFIX) else ""
+
+
+async def answer(scope: Scope, receive: Receive, send: Send, error: ServerError) -> None:
+    """As the dialect of the path says it."""
+    response = refusal_of(scope["path"], error)
+    if error.code is Code.INVALID_KEY:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    if scope["type"] == "websocket":
+        await WebSocket(scope, receive, send).send_denial_response(response)
+    else:
+        await response(scope, receive, send)
