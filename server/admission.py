@@ -10,14 +10,16 @@ from server.errors import Code, Refused
 class Admission:
     """Counts the places of this process, and of the others on the same engines."""
 
-    def __init__(self, transcriber: Transcriber, max_sessions: int, max_of_address: int = 0):
-        """max_of_address: sessions of one IP address; 0: any number. It counts those of this process."""
+    def __init__(self, transcriber: Transcriber, max_sessions: int, max_of_address: int = 0, max_waiting_of_address: int = 256):
+        """Of one IP address: how many sessions, 0: any number; how many connections that wait. This process's are counted."""
         self._transcriber = transcriber
         self._max_sessions = max_sessions
         self._max_of_address = max_of_address
         self._taken = 0
         self._of_name: Counter[str] = Counter()
         self._of_address: Counter[str] = Counter()
+        self._max_waiting_of_address = max_waiting_of_address
+        self._waiting_of_address: Counter[str] = Counter()
         self._is_shutting_down = False
 
     def refusal(self) -> Refused | None:
@@ -33,15 +35,31 @@ class Admission:
             return Refused(Code.SERVER_FULL, f"all {self._max_sessions} sessions are taken")
         return None
 
+    def begin_waiting(self, caller: Caller) -> None:
+        """For a connection that is to be there, and to say what it wants. It takes no place. Raises Refused."""
+        if refused := self.refusal():
+            raise refused
+        if caller.address and self._waiting_of_address[caller.address] >= self._max_waiting_of_address:
+            most = self._max_waiting_of_address
+            raise Refused(Code.TOO_MANY_SESSIONS, f"{most} connections of this address have not begun yet; no more are taken")
+        self._waiting_of_address[caller.address] += 1
+
+    def end_waiting(self, caller: Caller) -> None:
+        subtract(self._waiting_of_address, caller.address)
+
     def take_place(self, caller: Caller) -> None:
         """Raises Refused."""
         if refused := self.refusal() or self._refusal_of(caller):
             raise refused
-        self._count(caller, 1)
+        self._taken += 1
+        self._of_name[caller.name] += 1
+        self._of_address[caller.address] += 1
 
     def free_place(self, caller: Caller) -> None:
-        self._count(caller, -1)
+        self._taken -= 1
         assert self._taken >= 0, "a place was given back twice"
+        subtract(self._of_name, caller.name)
+        subtract(self._of_address, caller.address)
 
     def _refusal_of(self, caller: Caller) -> Refused | None:
         if 0 < caller.max_sessions <= self._of_name[caller.name]:
@@ -50,14 +68,13 @@ class Admission:
             return Refused(Code.TOO_MANY_SESSIONS, f"all {self._max_of_address} sessions of this address are taken")
         return None
 
-    def _count(self, caller: Caller, places: int) -> None:
-        """Names that have none are forgotten: addresses would add up for months."""
-        self._taken += places
-        for counter, name in ((self._of_name, caller.name), (self._of_address, caller.address)):
-            counter[name] += places
-            if not counter[name]:
-                del counter[name]
-
     def shut(self) -> None:
         """From now on nobody is let in."""
         self._is_shutting_down = True
+
+
+def subtract(counter: Counter[str], name: str) -> None:
+    """Names that have none are forgotten: addresses would add up for months."""
+    counter[name] -= 1
+    if not counter[name]:
+        del counter[name]

@@ -50,7 +50,7 @@ def create_app(
     secrets = ClientSecrets(access.signing_key)
     tokens = Tokens(access.signing_key, Used(shared and shared / "tokens"))
     gate = Gate(Keys(access.api_keys, access.api_keys_file), tokens, secrets)
-    transport = WebRtcTransport(sessions, metrics, settings.listen.ice_servers)
+    transport = WebRtcTransport(sessions, metrics, settings.listen.ice_servers, settings.session.connect_timeout_seconds)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -17,6 +17,7 @@ class Code(enum.StrEnum):
     BAD_AUDIO = "bad_audio"
     MESSAGE_TOO_LARGE = "message_too_large"
     CLOSING = "closing"
+    CONNECT_TIMEOUT = "connect_timeout"
     INIT_TIMEOUT = "init_timeout"
     IDLE_TIMEOUT = "idle_timeout"
     BUFFER_OVERFLOW = "buffer_overflow"
@@ -51,6 +52,7 @@ class Code(enum.StrEnum):
 
 
 HTTP_STATUS = {
+    Code.CONNECT_TIMEOUT: 408,
     Code.INIT_TIMEOUT: 408,
     Code.IDLE_TIMEOUT: 408,
     Code.INVALID_KEY: 401,

@@ -93,9 +93,15 @@ class Sessions:
         self._settings = settings
         self._metrics = metrics
         self._clock = clock
-        self._admission = Admission(transcriber, settings.access.session_limit, settings.access.max_sessions_per_address)
+        self._admission = Admission(
+            transcriber,
+            settings.access.session_limit,
+            settings.access.max_sessions_per_address,
+            settings.access.max_connecting_per_address,
+        )
         self._members: dict[str, Member] = {}
         self._callers: dict[str, Caller] = {}  # of the members
+        self._waiting: set[str] = set()  # members that have not sent init: they have no place
         self._is_empty = asyncio.Event()
         self._is_empty.set()
         self._is_warm = asyncio.Event()
@@ -170,23 +176,36 @@ class Sessions:
         has_track: bool = False,
         caller: Caller = ANYONE,
     ) -> Session:
-        """A new session. `send` gets its messages; `on_end` is called once after the last. Raises Refused.
+        """A new session, which takes its place with init. `send` gets its messages; `on_end` is called once after the last.
 
-        has_track: its audio comes by an audio track.
+        has_track: its audio comes by an audio track. Raises Refused.
         """
         session_id = f"session-{next(session_ids)}"
         session = Session(
             session_id,
             self._settings.session,
             self._settings.batching.max_batch,
-            lambda say, options, now: self._begin_stream(session, session_id, say, options, now),
+            lambda say, options, now: self._begin_waited(session, say, options, now),
             send,
             lambda: self._end(session_id, api, on_end),
             self._clock(),
             has_track,
         )
-        self._admit_with_stream(session, api, caller)
+        with self._counted_refusal():
+            self._admission.begin_waiting(caller)
+        self._waiting.add(session_id)
+        self._keep(session, api, caller)
         return session
+
+    def _begin_waited(self, session: Session, say: Callable[[Event], bool], options: Options, now: float) -> Stream:
+        """It has said what it wants. Raises Refused."""
+        session_id = session.session_id
+        with self._counted_refusal():
+            self._admission.take_place(self._callers[session_id])
+        self._waiting.discard(session_id)
+        self._admission.end_waiting(self._callers[session_id])
+        self._open_stream(session, session_id)
+        return self._begin_stream(session, session_id, say, options, now)
 
     def open_realtime(
         self,
@@ -277,16 +296,25 @@ class Sessions:
 
     def _admit(self, session: Member, api: Api, caller: Caller) -> None:
         """Raises Refused."""
-        try:
+        with self._counted_refusal():
             self._admission.take_place(caller)
-        except Refused as refused:
-            self._metrics.refused_total.labels(refused.code.value).inc()
-            raise
+        self._keep(session, api, caller)
+
+    def _keep(self, session: Member, api: Api, caller: Caller) -> None:
+        """Until _end()."""
         self._members[session.session_id] = session
         self._callers[session.session_id] = caller
         self._is_empty.clear()
         self._metrics.sessions_total.labels(api).inc()
         self._metrics.sessions.labels(api).inc()
+
+    @contextlib.contextmanager
+    def _counted_refusal(self) -> Iterator[None]:
+        try:
+            yield
+        except Refused as refused:
+            self._metrics.refused_total.labels(refused.code.value).inc()
+            raise
 
     def _admit_with_stream(self, session: Member, api: Api, caller: Caller) -> None:
         """Of a session that has one stream from its beginning to its end. Raises Refused."""
@@ -301,7 +329,12 @@ class Sessions:
         if self._members.pop(session_id, None) is None:
             return
         self._transcriber.close_stream(session_id)  # harmless for one that has none of this name
-        self._admission.free_place(self._callers.pop(session_id))
+        caller = self._callers.pop(session_id)
+        if session_id in self._waiting:
+            self._waiting.discard(session_id)
+            self._admission.end_waiting(caller)
+        else:
+            self._admission.free_place(caller)
         self._metrics.sessions.labels(api).dec()
         if not self._members:
             self._is_empty.set()
@@ -348,11 +381,11 @@ class Sessions:
 
     def _open_stream(self, session: Member, stream_id: str) -> None:
         """Raises Refused."""
-        try:
-            self._transcriber.open_stream(stream_id, lambda message: self._call_soon(self._lose, session, message))
-        except EngineStopped as exc:
-            self._metrics.refused_total.labels(Code.ENGINE_FAILED.value).inc()
-            raise Refused(Code.ENGINE_FAILED, str(exc)) from exc
+        with self._counted_refusal():
+            try:
+                self._transcriber.open_stream(stream_id, lambda message: self._call_soon(self._lose, session, message))
+            except EngineStopped as exc:
+                raise Refused(Code.ENGINE_FAILED, str(exc)) from exc
 
     def _begin_stretch(
         self, recording: Recording, stream_id: str, pcm: bytes, say: Callable[[Event], bool], options: Options
@@ -419,6 +452,20 @@ class Sessions:
         if self._background is not None:
             self._background.cancel()
         await asyncio.to_thread(self._transcriber.stop)
+
+    async def drain(self, seconds: float) -> None:
+        """Take no new sessions, and let the open ones go on for so long at most; those that asked for it are told."""
+        if not seconds:
+            return
+        self._admission.shut()
+        self._metrics.ready.set(0)
+        logger.info("draining: %d sessions may go on for %g s", len(self._members), seconds)
+        for session in list(self._members.values()):
+            if isinstance(session, Session):
+                with self._guarded(session):
+                    session.move(seconds)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._is_empty.wait(), seconds)
 
     async def finish_all(self, timeout_seconds: float) -> None:
         """Take no new sessions, and give the open ones their finals."""

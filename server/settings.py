@@ -87,6 +87,9 @@ class Listen(Group):
     ice_servers: tuple[IceServer, ...] = Field((), alias="ASR_ICE_SERVERS")
     """`stun:host:port` and `turn:user:password@host:port`, separated by commas.
     A server with a public or host address needs none."""
+    drain_seconds: float = Field(0.0, ge=0, le=86_400, alias="ASR_DRAIN_SECONDS")
+    """How long open sessions may go on behind the first SIGTERM, while no new ones are taken. A second SIGTERM, or SIGINT,
+    ends that. 0: they get their finals at once."""
     shutdown_timeout_seconds: float = Field(20.0, gt=0, le=600, alias="ASR_SHUTDOWN_TIMEOUT_SECONDS")
     """Longest time that open sessions may take for their finals after SIGTERM."""
 
@@ -155,6 +158,8 @@ class SessionLimits(Group):
     max_buffer_seconds: float = Field(120.0, ge=10, le=3600, alias="MAX_BUFFER_SECONDS")
     """Most audio that a session may have waiting to be transcribed. Past it, the session ends with `buffer_overflow`.
     WebSockets are read more slowly instead."""
+    connect_timeout_seconds: float = Field(3.0, gt=0, le=60, alias="ASR_CONNECT_TIMEOUT_SECONDS")
+    """A WebRTC offer whose connection is not there by then is given up."""
     init_timeout_seconds: float = Field(10.0, gt=0, le=600, alias="ASR_INIT_TIMEOUT_SECONDS")
     """A connection that has not sent `init` by then is closed."""
     idle_timeout_seconds: float = Field(60.0, gt=0, le=86_400, alias="ASR_IDLE_TIMEOUT_SECONDS")
@@ -190,6 +195,8 @@ class Access(Group):
     """Origins of other web pages that may use the server, as in `https://app.example.com`, separated by commas. `*`: all."""
     max_sessions_per_address: int = Field(0, ge=0, le=100_000, alias="ASR_MAX_SESSIONS_PER_ADDRESS")
     """Most sessions of one IP address at once, in each gateway. 0: any number."""
+    max_connecting_per_address: int = Field(256, ge=1, le=100_000, alias="ASR_MAX_CONNECTING_PER_ADDRESS")
+    """Most connections of one IP address that have not sent `init` yet, in each gateway. They take no session's place."""
     per_minute: int = Field(0, ge=0, le=1_000_000, alias="ASR_REQUESTS_PER_MINUTE")
     """Most requests of one IP address in a minute that open a session or send a file, in each gateway. 0: any number."""
 

@@ -35,15 +35,22 @@ WEBSOCKET_MESSAGE_BYTES = 21 * 1024 * 1024  # 15 MiB of audio in base64: the mos
 DEFECT_STATUS = 5  # exit status of a process that stopped because a task of its own had ended
 
 
+Finish = Callable[[], Coroutine[None, None, None]]
+
+
 class QuietServer(uvicorn.Server):
     """uvicorn, ending with an exit status after an orderly shutdown: it would raise the signal again."""
 
     status = 0
 
-    def __init__(self, config: uvicorn.Config, finish: Callable[[], Coroutine[None, None, None]]):
-        """finish: gives open sessions their finals, while their connections are still there."""
+    def __init__(self, config: uvicorn.Config, drain: Finish, finish: Finish):
+        """drain: returns when open sessions have gone on for long enough, and may be cancelled.
+
+        finish: gives those that are left their finals, while their connections are still there.
+        """
         super().__init__(config)
-        self._finish = finish
+        self._drain, self._finish = drain, finish
+        self._draining: asyncio.Task[None] | None = None
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await self._finish()
@@ -52,9 +59,17 @@ class QuietServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
+        loop.add_signal_handler(signal.SIGTERM, self._on_sigterm)
+        loop.add_signal_handler(signal.SIGINT, self.handle_exit, signal.SIGINT, None)
         yield
+
+    def _on_sigterm(self) -> None:
+        """The first one drains, the second one ends."""
+        if self._draining is None:
+            self._draining = asyncio.create_task(self._drain())
+            self._draining.add_done_callback(lambda _: self.handle_exit(signal.SIGTERM, None))
+        else:
+            self._draining.cancel()
 
     def stop_on_defect(self) -> None:
         self.status = DEFECT_STATUS
@@ -97,7 +112,12 @@ def serve(
         ssl_keyfile=settings.listen.tls_key,
     )
     logging.getLogger("uvicorn.error").addFilter(is_news)
-    server = QuietServer(config, lambda: sessions.finish_all(settings.listen.shutdown_timeout_seconds))
+    listening = settings.listen
+    server = QuietServer(
+        config,
+        drain=lambda: sessions.drain(listening.drain_seconds),
+        finish=lambda: sessions.finish_all(listening.shutdown_timeout_seconds),
+    )
     sessions.on_defect = server.stop_on_defect
 
     async def run() -> None:

@@ -49,21 +49,24 @@ class Supervisor:
     """Where the processes meet, and share what they count; its owner alone may look into it."""
     status: int = 0
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    _signal: signal.Signals = signal.SIGTERM
+    """What the end began with. SIGINT, unlike SIGTERM, does not drain."""
+    _draining: list[Child] = field(default_factory=list)
 
     async def run(self) -> int:
         """Until SIGTERM or SIGINT, or until a process cannot be kept running; returns the exit status."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stopping.set)
+            loop.add_signal_handler(number, self._on_signal, number)
         engines, gateways = self._engines(), self._gateways()
         keeping = {child.name: asyncio.create_task(self._keep_running(child)) for child in [*engines, *gateways]}
         await self.stopping.wait()
         # Gateways first: open sessions get their finals, and those come from the engine processes.
+        listening = self.settings.listen
         for children in (gateways, engines):
-            for child in children:
-                if child.process and child.process.returncode is None:
-                    child.process.terminate()
-            limit = self.settings.listen.shutdown_timeout_seconds + KILL_SECONDS
+            self._draining = children if children is gateways else []
+            pass_on(self._signal if children is gateways else signal.SIGTERM, children)
+            limit = listening.shutdown_timeout_seconds + KILL_SECONDS + (listening.drain_seconds if children is gateways else 0)
             await asyncio.wait([keeping[child.name] for child in children], timeout=limit)
             for child in children:
                 if child.process and child.process.returncode is None:
@@ -73,6 +76,14 @@ class Supervisor:
         for task in keeping.values():
             task.cancel()
         return self.status
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        """The first one begins the end; those that follow cut the gateways' draining short."""
+        if self.stopping.is_set():
+            pass_on(number, self._draining)
+        else:
+            self._signal = number
+            self.stopping.set()
 
     @property
     def _shared(self) -> Path:
@@ -145,6 +156,12 @@ class Supervisor:
         status = await child.process.wait()
         multiprocess.mark_process_dead(child.process.pid, str(self._shared))
         return f"exit status {status}"
+
+
+def pass_on(number: signal.Signals, children: list[Child]) -> None:
+    for child in children:
+        if child.process and child.process.returncode is None:
+            child.process.send_signal(number)
 
 
 def run(settings: Settings) -> int:

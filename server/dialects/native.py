@@ -23,6 +23,7 @@ MAX_TEXT_BYTES = 4096  # of a client's JSON message
 MAX_AUDIO_BYTES = 5 * SAMPLE_RATE * 2  # of one binary message: 5 s; SCTP as aiortc speaks it ends at 256 KiB
 MAX_SID_CHARACTERS = 64
 MIN_SILENCE_MS, MAX_SILENCE_MS = 100, 10_000
+MAX_FROM_MS = 2**40  # 34 years
 
 Count = Annotated[int, Meta(ge=0)]
 SessionId = Annotated[str, Meta(min_length=1, max_length=MAX_SID_CHARACTERS)]
@@ -43,6 +44,12 @@ class Init(Struct, frozen=True, tag="init", tag_field="op"):
     """How long a silence ends a turn. Given, speech_started and speech_stopped are said."""
     flush_turns: bool = False
     """Whether the end of each turn is a flush."""
+    pulse: bool = False
+    """Whether the server says pulse when it has said nothing for a second."""
+    moving: bool = False
+    """Whether the server says moving when it is about to end."""
+    from_ms: Annotated[int, Meta(ge=0, le=MAX_FROM_MS)] = 0
+    """Where the stream goes on that another session has begun: all times count from that one's beginning."""
 
     @property
     def options(self) -> Options:
@@ -93,6 +100,22 @@ class Ready(Message, frozen=True, tag="ready"):
 
     sid: SessionId
     max_batch: Count
+
+
+class Pulse(Message, frozen=True, tag="pulse"):
+    """The server is there. What was heard up to audio_ms is in closed segments, or silence."""
+
+    droppable: ClassVar[bool] = True  # it says so with the next one, too
+
+    sid: SessionId
+    audio_ms: Count
+
+
+class Moving(Message, frozen=True, tag="moving"):
+    """The server ends within so many seconds: go on elsewhere."""
+
+    sid: SessionId
+    seconds: Count
 
 
 class Interim(Message, frozen=True, tag="interim"):
@@ -176,7 +199,7 @@ class Error(Message, frozen=True, tag="error"):
         yield TEXT_TOO_LONG
 
 
-Said = Ready | Interim | SpeechStartedMessage | SpeechStoppedMessage | FlushedMessage | FinalMessage | Error
+Said = Ready | Pulse | Moving | Interim | SpeechStartedMessage | SpeechStoppedMessage | FlushedMessage | FinalMessage | Error
 """Every message of the server."""
 
 TEXT_TOO_LONG = Error(Code.TEXT_TOO_LONG, "the text is longer than a message to this client may be")
@@ -198,14 +221,29 @@ class NativeDialect:
         self._init = init
         self._told = Told()
 
+    @property
+    def wants_pulse(self) -> bool:
+        return self._init.pulse
+
+    @property
+    def wants_moving(self) -> bool:
+        return self._init.moving
+
+    def pulse(self, closed_ms: int) -> Message:
+        """closed_ms: where the open segment begins."""
+        return Pulse(self._init.sid, self._moved(closed_ms))
+
+    def moving(self, seconds: float) -> Message:
+        return Moving(self._init.sid, round(seconds))
+
     def write(self, event: Event) -> Message:
         match event:
             case Update():
                 return self._write_update(event)
             case SpeechStarted(at_ms):
-                return SpeechStartedMessage(self._init.sid, at_ms)
+                return SpeechStartedMessage(self._init.sid, self._moved(at_ms))
             case SpeechStopped(at_ms):
-                return SpeechStoppedMessage(self._init.sid, at_ms)
+                return SpeechStoppedMessage(self._init.sid, self._moved(at_ms))
             case Flushed():
                 return self._write_flushed(event)
             case Final():
@@ -227,7 +265,7 @@ class NativeDialect:
             seq=self._told.messages,
             text=self._new(update.text),
             stable=update.stable,
-            audio_ms=update.audio_ms,
+            audio_ms=self._moved(update.audio_ms),
             latency_ms=round(update.latency_ms, 1),
             **tail,
         )
@@ -237,18 +275,18 @@ class NativeDialect:
             sid=self._init.sid,
             text=self._new(flushed.text),
             stable=len(flushed.text),
-            audio_ms=flushed.audio_ms,
+            audio_ms=self._moved(flushed.audio_ms),
             latency_ms=round(flushed.latency_ms, 1),
             **(self._tail(flushed.segments) if self._init.tail else {}),
         )
 
     def _write_final(self, final: Final) -> FinalMessage:
-        tail = self._tail(final.segments) if self._init.tail else {"segments": described(final.segments)}
+        tail = self._tail(final.segments) if self._init.tail else {"segments": described(final.segments, self._init.from_ms)}
         return FinalMessage(
             sid=self._init.sid,
             text=self._new(final.text),
             stable=len(final.text),
-            audio_ms=final.audio_ms,
+            audio_ms=self._moved(final.audio_ms),
             latency_ms=round(final.latency_ms, 1),
             words=words_of(tail["segments"]) if self._init.words else UNSET,
             **tail,
@@ -257,13 +295,17 @@ class NativeDialect:
     def _write_failure(self, failed: Failed) -> Error:
         tail = self._tail(failed.segments) if self._init.tail else {}
         text = self._new(failed.text)
-        return Error(failed.code, failed.message, sid=self._init.sid, text=text, audio_ms=failed.audio_ms, **tail)
+        return Error(failed.code, failed.message, sid=self._init.sid, text=text, audio_ms=self._moved(failed.audio_ms), **tail)
 
     def _new(self, text: str) -> str:
         return text[self._told.stable :] if self._init.tail else text
 
     def _tail(self, segments: Sequence[Segment]) -> dict[str, Any]:
-        return {"offset": self._told.stable, "segments": described(segments[self._told.segments :])}
+        return {"offset": self._told.stable, "segments": described(segments[self._told.segments :], self._init.from_ms)}
+
+    def _moved(self, ms: int) -> int:
+        """On the client's own clock."""
+        return self._init.from_ms + ms
 
 
 def ready(init: Init, max_batch: int) -> Message:
@@ -275,10 +317,16 @@ def error(error: ServerError) -> Message:
     return Error(error.code, error.message)
 
 
-def described(segments: Sequence[Segment]) -> tuple[SegmentMessage, ...]:
+def described(segments: Sequence[Segment], from_ms: int) -> tuple[SegmentMessage, ...]:
     return tuple(
-        SegmentMessage(each.text, each.start_ms, each.end_ms, UNSET if each.words is None else each.words) for each in segments
+        SegmentMessage(each.text, each.start_ms + from_ms, each.end_ms + from_ms, moved(each.words, from_ms)) for each in segments
     )
+
+
+def moved(words: tuple[Word, ...] | None, from_ms: int) -> tuple[Word, ...] | UnsetType:
+    if words is None:
+        return UNSET
+    return tuple(Word(word.w, word.start_ms + from_ms, word.end_ms + from_ms) for word in words) if from_ms else words
 
 
 def words_of(segments: Sequence[SegmentMessage]) -> tuple[Word, ...]:
@@ -326,7 +374,11 @@ def parse_init(message: dict[str, Any]) -> Init:
     flush_turns = parse_flag(message, "flush_turns")
     if flush_turns and silence_ms is UNSET:
         raise ClientError(Code.BAD_MESSAGE, "flush_turns needs silence_ms: how long a silence ends a turn")
-    return Init(sid, sample_rate, parse_flag(message, "words"), parse_flag(message, "tail"), silence_ms, flush_turns)
+    from_ms = message.get("from_ms", 0)
+    if not is_count(from_ms, 0, MAX_FROM_MS):
+        raise ClientError(Code.BAD_MESSAGE, "from_ms must be a whole number of milliseconds, 0 or more")
+    words, tail, pulse, moving = (parse_flag(message, name) for name in ("words", "tail", "pulse", "moving"))
+    return Init(sid, sample_rate, words, tail, silence_ms, flush_turns, pulse, moving, from_ms)
 
 
 def is_count(value: object, least: int, most: int) -> bool:

@@ -17,6 +17,8 @@ from server.stream import stream
 from server.stream.events import Event, Failed, Final
 from server.stream.stream import Options, Stream
 
+PULSE_SECONDS = 1.0
+
 
 class State(enum.Enum):
     WAITING_FOR_INIT = "waiting for init"
@@ -28,7 +30,7 @@ class State(enum.Enum):
 Send = Callable[[Message], bool]
 """Takes a message for the client; False where it was dropped."""
 BeginStream = Callable[[Callable[[Event], bool], Options, float], Stream]
-"""say, options, now: begins the session's stream."""
+"""say, options, now: takes a place and begins the session's stream. Raises Refused."""
 
 
 class Session:
@@ -59,6 +61,7 @@ class Session:
         self._dialect: NativeDialect | None = None
         self._front: AudioFront | None = None
         self._last_heard_at = now  # when the client last sent anything
+        self._has_spoken, self._spoke_at = False, now  # since the clock was last looked at; and when that was seen
         self._ended = False
         self._client_has_closed = False
 
@@ -94,7 +97,7 @@ class Session:
                     self._streaming("flush").flush(now)
                 case Close():
                     self._close(self._streaming("close"), now)
-        except ClientError as exc:
+        except ServerError as exc:
             self.fail(exc)
 
     def on_audio(self, pcm: bytes, now: float) -> None:
@@ -106,7 +109,8 @@ class Session:
                 self._last_heard_at = now
                 self._stream.hear(pcm, now)
             return
-        self._last_heard_at = now
+        if pcm:  # empty messages do not keep a session alive
+            self._last_heard_at = now
         try:
             streaming = self._streaming("audio")
             native.check_audio(pcm)
@@ -130,6 +134,21 @@ class Session:
             self.fail(ServerError(Code.IDLE_TIMEOUT, f"nothing was sent for {self._limits.idle_timeout_seconds:g} s"))
         elif self._stream is not None:
             self._stream.on_time(now)
+        if self.state in (State.STREAMING, State.CLOSING):
+            self._say_pulse(now)
+
+    def _say_pulse(self, now: float) -> None:
+        assert self._dialect is not None and self._stream is not None, "it streams"
+        if self._has_spoken:
+            self._spoke_at, self._has_spoken = now, False
+        if self._dialect.wants_pulse and now - self._spoke_at >= PULSE_SECONDS:
+            self._send(self._dialect.pulse(self._stream.closed_ms))
+            self._spoke_at = now
+
+    def move(self, seconds: float) -> None:
+        """The server ends within so many seconds; whoever asked for it is told."""
+        if self._dialect is not None and self._dialect.wants_moving and not self._ended:
+            self._tell(self._dialect.moving(seconds))
 
     # How it ends
 
@@ -166,7 +185,7 @@ class Session:
         self._dialect = NativeDialect(init)
         self._front = AudioFront(AudioFormat(rate=init.sr))
         self._stream = self._begin_stream(self._say, init.options, now)
-        self._send(native.ready(init, self._max_batch))
+        self._tell(native.ready(init, self._max_batch))
 
     def _close(self, streaming: Stream, now: float) -> None:
         assert self._front is not None, "it was made with the stream"
@@ -188,10 +207,14 @@ class Session:
         if isinstance(event, Final | Failed):
             self._end(message)
             return True
-        sent = self._send(message)
+        sent = self._tell(message)
         if sent:
             self._dialect.confirm(event)
         return sent
+
+    def _tell(self, message: Message) -> bool:
+        self._has_spoken = True
+        return self._send(message)
 
     def _end(self, message: Message) -> None:
         self._ended = True

@@ -210,6 +210,11 @@ class Stream:
         self.state = State.ENDED
 
     @property
+    def closed_ms(self) -> int:
+        """Up to there all is in closed segments, or silence."""
+        return milliseconds(self._segmenter.start)
+
+    @property
     def waiting_seconds(self) -> float:
         """Audio that no result has covered."""
         return (self._segmenter.end - self._transcribed_until) / SAMPLE_RATE

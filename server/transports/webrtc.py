@@ -58,11 +58,12 @@ class BadOffer(ClientError):
 class WebRtcTransport:
     """Answers offers and keeps their connections until they end."""
 
-    def __init__(self, sessions: Sessions, metrics: Metrics, ice_servers: tuple[IceServer, ...]):
+    def __init__(self, sessions: Sessions, metrics: Metrics, ice_servers: tuple[IceServer, ...], connect_seconds: float = 3.0):
+        """connect_seconds: an offer whose connection is not there by then is given up."""
         webrtc_sctp.install()
         self.sessions = sessions
         self.metrics = metrics
-        self.ice_servers = ice_servers
+        self.connect_seconds = connect_seconds
         self._configuration = RTCConfiguration(iceServers=[ice_server(server) for server in ice_servers])
         self._peers: set[Peer] = set()
 
@@ -136,7 +137,15 @@ class Peer(abc.ABC):
         offer, rejected = without_video(sdp)
         await connection.setRemoteDescription(RTCSessionDescription(sdp=offer, type="offer"))
         await connection.setLocalDescription(await connection.createAnswer())
+        asyncio.get_running_loop().call_later(self._transport.connect_seconds, self._give_up_waiting)
         return with_rejected(connection.localDescription.sdp, rejected)
+
+    def _give_up_waiting(self) -> None:
+        """An offer whose sender never came must not hold what others could have."""
+        if self._connection.connectionState in ("new", "connecting"):
+            self._transport.metrics.refused_total.labels(Code.CONNECT_TIMEOUT.value).inc()
+            self._leave()
+            self.finish()
 
     # What each kind of connection does
 

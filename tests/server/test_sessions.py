@@ -9,6 +9,7 @@ import pytest
 from runtime.scheduler.requests import Request, Result
 from runtime.scheduler.transcriber import OnLost, OnResult, Status
 from runtime.tokenizer import Tokenizer
+from server.access import Caller
 from server.dialects.native import Message
 from server.errors import Refused
 from server.sessions import Sessions
@@ -90,13 +91,66 @@ def test_a_new_session_is_refused_with_the_reason(status, reason):
 def test_places_are_counted_over_all_processes_and_given_back():
     transcriber = FakeTranscriber(sessions_elsewhere=2)
     sessions = make_sessions(transcriber, max_sessions=3)
-    first = sessions.open(lambda message: True, lambda: None)
+    _, first = connect(sessions)
     with pytest.raises(Refused, match="all 3 sessions are taken"):
         sessions.open(lambda message: True, lambda: None)
     sessions.leave(first)
     sessions.leave(first)
     assert len(sessions) == 0 and not transcriber.lost
     sessions.open(lambda message: True, lambda: None)
+
+
+def test_a_place_is_taken_with_init_and_not_before():
+    """Twelve small requests used to shut the server for ten seconds."""
+    sessions = make_sessions(FakeTranscriber(), max_sessions=1)
+    silent = [sessions.open(lambda message: True, lambda: None) for _ in range(12)]
+    client, session = connect(sessions)
+    assert client.last == ("ready", "")
+    late = Client()
+    with pytest.raises(Refused):
+        sessions.open(late.receive, late.ended.set)
+    for each in silent:
+        sessions.leave(each)
+    sessions.leave(session)
+    assert connect(sessions)[0].last == ("ready", "")
+
+
+def test_whoever_comes_too_late_for_a_place_is_told_over_the_channel():
+    sessions = make_sessions(FakeTranscriber(), max_sessions=1)
+    late = Client()
+    session = sessions.open(late.receive, late.ended.set)
+    connect(sessions)
+    sessions.text(session, INIT)
+    assert late.last == ("error", "server_full") and late.ended.is_set()
+
+
+def test_connections_of_one_address_that_never_begin_are_bounded():
+    settings = Settings(access=Access(max_sessions=9, max_connecting_per_address=2))
+    sessions = Sessions(FakeTranscriber(), TOKENIZER, settings, Metrics(), clock=lambda: 0.0)
+    here, there = Caller("anyone", address="10.0.0.1"), Caller("anyone", address="10.0.0.2")
+    first, _ = (sessions.open(lambda message: True, lambda: None, caller=here) for _ in range(2))
+    with pytest.raises(Refused) as refused:
+        sessions.open(lambda message: True, lambda: None, caller=here)
+    assert refused.value.code == "too_many_sessions"
+    sessions.open(lambda message: True, lambda: None, caller=there)
+    sessions.text(first, INIT)
+    sessions.open(lambda message: True, lambda: None, caller=here)
+
+
+def test_who_asked_for_it_is_told_that_the_server_moves():
+    async def scenario(sessions: Sessions) -> None:
+        asked, session = connect(sessions, '{"op":"init","sid":"a","moving":true}')
+        silent, other = connect(sessions)
+        draining = asyncio.create_task(sessions.drain(30.0))
+        await asyncio.sleep(0)
+        assert asked.messages[-1].op == "moving" and asked.messages[-1].seconds == 30 and silent.last == ("ready", "")
+        assert sessions.refusal().code == "shutting_down" and not draining.done()
+        sessions.text(session, CLOSE)
+        sessions.leave(other)
+        await asyncio.wait_for(draining, 5.0)
+        assert asked.last == ("final", "")
+
+    run(scenario, FakeTranscriber())
 
 
 def run(scenario, transcriber: FakeTranscriber) -> None:
@@ -111,10 +165,10 @@ def run(scenario, transcriber: FakeTranscriber) -> None:
     asyncio.run(play())
 
 
-def connect(sessions: Sessions) -> tuple[Client, object]:
+def connect(sessions: Sessions, init: str = INIT) -> tuple[Client, object]:
     client = Client()
     session = sessions.open(client.receive, client.ended.set)
-    sessions.text(session, INIT)
+    sessions.text(session, init)
     return client, session
 
 

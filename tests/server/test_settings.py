@@ -18,6 +18,7 @@ DOCUMENTED = {
     "ASR_WYOMING_PORT": 0, "ASR_WYOMING_HOST": "127.0.0.1", "ASR_MAX_UPLOAD_MB": 100, "ASR_MAX_FILE_SECONDS": 14_400,
     "ASR_API_KEYS": "", "ASR_API_KEYS_FILE": None, "ASR_CORS_ORIGINS": (), "ASR_MAX_SESSIONS_PER_ADDRESS": 0,
     "ASR_REQUESTS_PER_MINUTE": 0, "ASR_TRUSTED_PROXIES": (),
+    "ASR_MAX_CONNECTING_PER_ADDRESS": 256, "ASR_CONNECT_TIMEOUT_SECONDS": 3, "ASR_DRAIN_SECONDS": 0,
     "ASR_FILE_STRETCHES": 8, "ASR_SECRET_KEY": "", "ASR_TLS_CERT": None, "ASR_TLS_KEY": None,
 }  # fmt: skip
 """Names and defaults are part of the product: one that changes breaks somebody's deployment."""

@@ -577,3 +577,70 @@ def test_what_a_flush_says_never_changes(steps):
     assert [message["audio_ms"] for message in told] == sorted(message["audio_ms"] for message in told)
     ends = [0, *(segment["end_ms"] for segment in stream.messages[-1]["segments"])]
     assert ends == sorted(ends)
+
+
+def test_a_server_that_is_silent_says_that_it_is_there_to_whoever_asked():
+    stream = Stream().init(pulse=True)
+    for _ in range(33):
+        stream.now += 0.1
+        stream.session.on_time(stream.now)
+    assert [message["op"] for message in stream.messages] == ["pulse"] * 3
+    assert stream.messages[-1] == {"op": "pulse", "sid": "abc", "audio_ms": 0}
+    silent = Stream().init()
+    silent.now += 5
+    silent.session.on_time(silent.now)
+    assert silent.messages == []
+
+
+def test_a_pulse_says_from_where_on_audio_is_worth_keeping():
+    """Silence is closed too: a client that goes on elsewhere need not send an hour of it."""
+    stream = Stream().init(pulse=True, from_ms=1000)
+    for _ in range(4):
+        stream.quiet(3.2)
+        if stream.requests and stream.requests[-1] is not stream.answered:
+            stream.answer()
+    for _ in range(12):
+        stream.now += 0.1
+        stream.session.on_time(stream.now)
+    pulse = stream.messages[-1]
+    assert pulse["op"] == "pulse" and 1000 + 9_000 < pulse["audio_ms"] <= 1000 + 12_800
+
+
+def test_empty_messages_do_not_keep_a_session_alive():
+    stream = Stream().init()
+    for _ in range(40):
+        stream.now += 1.0
+        stream.session.on_audio(b"", stream.now)
+        stream.session.on_time(stream.now)
+    assert stream.error["reason"] == "idle_timeout"
+
+
+@given(from_ms=st.integers(0, 10**9), words=st.booleans())
+def test_a_stream_that_goes_on_differs_in_its_times_alone(from_ms, words):
+    def play(stream: Stream) -> list[dict]:
+        stream.sound(0.6)
+        stream.answer(3, 4)
+        stream.text('{"op":"flush"}')
+        stream.answer(3, 4)
+        stream.sound(0.4)
+        stream.text(CLOSE)
+        while stream.requests[-1] is not stream.answered:
+            stream.answer(3)
+        return stream.messages
+
+    def moved(value, name=""):
+        if isinstance(value, dict):
+            return {name: moved(each, name) for name, each in value.items()}
+        if isinstance(value, list):
+            return [moved(each) for each in value]
+        return value + from_ms if name in ("audio_ms", "at_ms", "start_ms", "end_ms") else value
+
+    options = {"silence_ms": 5000, "words": words}
+    assert play(Stream().init(from_ms=from_ms, **options)) == moved(play(Stream().init(**options)))
+
+
+@pytest.mark.parametrize("from_ms", [-1, 1.5, "0", None, 2**60])
+def test_where_a_stream_goes_on_is_a_whole_number(from_ms):
+    stream = Stream()
+    stream.text(json.dumps({"op": "init", "from_ms": from_ms}))
+    assert stream.error["reason"] == "bad_message" and "from_ms" in stream.error["message"]
