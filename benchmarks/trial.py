@@ -23,7 +23,8 @@ from benchmarks.accuracy import count_errors, normalise_as_spoken
 from benchmarks.file_sets import Recording, alone, clips_one_by_one, sample_recordings
 from benchmarks.servers import running_server
 from engine_build.checkpoint import DEFAULT_MODEL
-from moonshine_client.client import FRAME_MS, StreamError, StreamingClient
+from moonshine_client.client import FRAME_MS, StreamingClient
+from moonshine_client.wires import StreamError
 from runtime.audio import SAMPLE_RATE
 from runtime.engine import selection
 from runtime.scheduler.loop import EngineLoop

@@ -6,7 +6,7 @@ from typing import IO
 import av
 import numpy as np
 
-from moonshine_client.client import SAMPLE_RATE
+from moonshine_client.held_audio import SAMPLE_RATE
 
 
 class AudioFileError(Exception):

@@ -1,4 +1,4 @@
-"""The asyncio client: one stream of audio to a server, its words back.
+"""The asyncio client: one stream of audio to a server, its words back, whatever happens to the connection.
 
 async with StreamingClient("localhost:8000") as client:
     await client.send(pcm)          # PCM16 mono at 16 kHz, as often as there is some
@@ -9,83 +9,155 @@ async with StreamingClient("localhost:8000") as client:
 
 import asyncio
 import collections
+import itertools
 import json
-import os
-import ssl
+import random
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
 import numpy as np
-from aiortc import InvalidStateError, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 
-SAMPLE_RATE = 16_000  # Hz, mono
+from moonshine_client.held_audio import BYTES_PER_MS, SAMPLE_RATE, HeldAudio
+from moonshine_client.told import Message, Told
+from moonshine_client.wires import HIGH_MARK_BYTES, DataChannel, Socket, StreamError, Wire, authorization
+
 FRAME_MS = 20
-HIGH_MARK_BYTES = 256 * 1024  # of audio the channel has not sent yet: the sender waits
 CONNECT_SECONDS = 15.0
-KEY_VARIABLE = "ASR_API_KEY"
+RESUME_SECONDS = 30.0
+WEBRTC_SECONDS = 5.0  # for a data channel; then a WebSocket is tried
+SILENT_SECONDS = 4.0  # without a word of a server that says pulse: it is lost
+LOOK_SECONDS = 0.25
+MOST_BYTES = 2 * SAMPLE_RATE  # of audio in one message
+HELD_SECONDS = 120.0  # of audio, while there is no session
+SOONEST_SECONDS, LATEST_SECONDS = 0.25, 5.0  # between two tries to go on
+MOST_VAIN = 5  # sessions in a row that closed nothing: it would go on for ever
+PASSING = {
+    "connection_lost", "engine_failed", "shutting_down", "internal_error", "server_full", "warming_up", "too_many_sessions",
+    "rate_limit_exceeded", "connect_timeout", "bad_answer",
+}  # fmt: skip
+"""Reasons why a session ended that another one need not meet."""
 
-Message = dict[str, Any]
+
+class Session:
+    """One connection to one server, from its init to its last message."""
+
+    def __init__(self, on_message: Callable[["Session", Message], None]):
+        self._on_message = on_message
+        self._is_ready = asyncio.Event()
+        self._heard_at = time.monotonic()
+        self._says_pulse = False
+        self.wire: Wire | None = None
+        self.ready: Message = {}
+        self.has_closed = False
+        """Has the client said that the audio has ended?"""
+        self.end: asyncio.Future[StreamError] = asyncio.get_running_loop().create_future()
+        """Why nothing more comes of it."""
+
+    def take(self, text: str) -> None:
+        message = json.loads(text)
+        self._heard_at = time.monotonic()
+        self._says_pulse |= message["op"] == "pulse"
+        if message["op"] == "ready":
+            self.ready = message
+            self._is_ready.set()
+        else:
+            self._on_message(self, message)
+
+    def lose(self) -> None:
+        self.stop(StreamError("connection_lost", "the connection was lost before the final"))
+
+    def stop(self, error: StreamError) -> None:
+        if not self.end.done():
+            self.end.set_result(error)
+
+    async def begin(self, wire: Wire, take_over: Callable[[], Message]) -> None:
+        """take_over: called when the connection is there; gives the init. Raises StreamError, OSError."""
+        self.wire = wire
+        await wire.open()
+        wire.send(json.dumps(take_over()))
+        ready: asyncio.Future[Any] = asyncio.ensure_future(self._is_ready.wait())
+        try:
+            await asyncio.wait([ready, self.end], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ready.cancel()
+        if self.end.done():
+            raise self.end.result()
+
+    async def watch(self) -> StreamError:
+        """Until it ends. ICE would notice after half a minute only that the server is gone."""
+        while not self.end.done():
+            await asyncio.wait([self.end], timeout=LOOK_SECONDS)
+            if self._says_pulse and time.monotonic() - self._heard_at > SILENT_SECONDS:
+                self.lose()
+        return self.end.result()
 
 
-class StreamError(Exception):
-    """The server refused the stream or ended it with an error, or the connection was lost."""
+@dataclass
+class Flush:
+    """Asked for, and not done yet."""
 
-    def __init__(self, reason: str, message: str, details: Message | None = None):
-        super().__init__(f"{reason}: {message}")
-        self.reason = reason
-        self.message = message
-        self.details = details or {}
-        """The whole error message."""
-
-    @property
-    def text(self) -> str:
-        """What was stable by then, and may be kept."""
-        return str(self.details.get("text", ""))
+    position: int
+    """Bytes of audio before it."""
+    flushed: asyncio.Future[Message]
+    session: Session | None = None
+    """That was told of it."""
 
 
 class StreamingClient:
-    """One stream. Enter it to connect and send init; close() gives the final; leaving it always hangs up."""
+    """One stream. Enter it to connect; close() gives the final; leaving it always hangs up.
+
+    Where a session is lost, another one begins, on this server or the next, with the audio since the last closed segment: no word
+    is lost or told twice, and times go on. What was stable in the segment that was open may be told a little differently.
+    """
 
     def __init__(
         self,
-        server: str,
+        server: str | Sequence[str],
         path: str = "/webrtc",
         sid: str | None = None,
         words: bool = False,
         max_interims: int | None = 1,
         key: str | None = None,
+        transport: str = "auto",
+        resume_seconds: float = RESUME_SECONDS,
+        on_trouble: Callable[[str], None] = lambda trouble: None,
     ):
-        """server: HOST:PORT or a URL. words: ask for the times of words, in the final and its segments.
+        """server: HOST:PORT or a URL; of several, the next one is tried where one fails. path: that takes WebRTC offers.
 
-        max_interims: how many interims wait to be read; of more, the oldest are dropped, for a newer one says all that an older
-        one does. None: all are kept. key: an API key of the server; without it, ASR_API_KEY of the environment.
+        words: ask for the times of words, in the final and its segments. max_interims: how many interims wait to be read; of
+        more, the oldest are dropped, for a newer one says all that an older one does; None: all are kept. key: an API key of the
+        server; without one, ASR_API_KEY of the environment. transport: "webrtc", "websocket", or "auto": the second where the
+        first fails. resume_seconds: how long to try to go on where a session is lost; 0: not at all. on_trouble: told what is
+        wrong meanwhile.
         """
-        self._url = (server if "://" in server else f"http://{server}").rstrip("/") + path
+        servers = [server] if isinstance(server, str) else server
+        self._servers = itertools.cycle([(each if "://" in each else f"http://{each}").rstrip("/") for each in servers])
+        self._url = next(self._servers)
+        self._path, self._transport, self._headers = path, transport, authorization(key)
+        self._resume_seconds, self._on_trouble = resume_seconds, on_trouble
         self.sid = sid or str(uuid.uuid4())
-        self._headers = authorization(key)
-        self._init = {"op": "init", "sid": self.sid, "sr": SAMPLE_RATE, "tail": True} | ({"words": True} if words else {})
-        self._text = ""  # all that was said, put together from messages that say what is new
-        self._segments: list[Message] = []
-        self._stable = 0
-        self.ready: Message = {}
-        self._connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-        self._channel = self._connection.createDataChannel("audio")
+        self._init = {"op": "init", "sid": self.sid, "sr": SAMPLE_RATE, "tail": True, "pulse": True, "moving": True}
+        self._init |= {"words": True} if words else {}
+        self._told, self._audio, self._sent = Told(words), HeldAudio(), 0
+        self._session: Session | None = None
+        self._goes_on = asyncio.Event()  # the session takes audio, or there will be none
+        self._sending = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._moving: asyncio.Task[None] | None = None
+        self._is_closing = False
+        self._flushes: collections.deque[Flush] = collections.deque()
         self._interims: collections.deque[Message] = collections.deque(maxlen=max_interims)
         self._has_news = asyncio.Event()
+        self._last_words: Message | None = None  # a final that nobody asked for: the server has ended the session
         self._outcome: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        self._is_ready = asyncio.Event()
-        self._is_open = asyncio.Event()
-        self._drained = asyncio.Event()
-        self._channel.bufferedAmountLowThreshold = HIGH_MARK_BYTES // 2
-        self._channel.on("open", self._is_open.set)
-        self._channel.on("message", self._on_message)
-        self._channel.on("close", self._on_close)
-        self._channel.on("bufferedamountlow", self._drained.set)
-        self._connection.on("connectionstatechange", self._on_state)
+
+    @property
+    def ready(self) -> Message:
+        """The server's first message."""
+        return self._session.ready if self._session else {}
 
     async def __aenter__(self) -> "StreamingClient":
         """Raises StreamError when the server refuses, OSError (TimeoutError is one) when it cannot be reached."""
@@ -93,97 +165,123 @@ class StreamingClient:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await self._connect()
         except TimeoutError as exc:
-            await self._connection.close()
-            raise TimeoutError(f"no stream from {self._url} within {CONNECT_SECONDS:g} s") from exc
-        except BaseException:
-            await self._connection.close()
-            raise
+            raise TimeoutError(f"no stream from {self._url}{self._path} within {CONNECT_SECONDS:g} s") from exc
+        self._start(self._keep_going())
         return self
 
-    async def _connect(self) -> None:
-        await self._connection.setLocalDescription(await self._connection.createOffer())
-        offer = self._connection.localDescription
-        async with httpx.AsyncClient(timeout=CONNECT_SECONDS, trust_env=False, verify=trusted()) as http:
-            try:
-                response = await http.post(self._url, json={"sdp": offer.sdp, "type": offer.type}, headers=self._headers)
-            except httpx.TransportError as exc:
-                raise ConnectionError(f"no server at {self._url}: {reason_of(exc)}") from exc
-        answer = parse_response(response)
-        await self._connection.setRemoteDescription(RTCSessionDescription(answer["sdp"], answer["type"]))
-        await self._is_open.wait()
-        self._channel.send(json.dumps(self._init))
-        await self._until_ready()
-
-    async def _until_ready(self) -> None:
-        ready: asyncio.Future[Any] = asyncio.ensure_future(self._is_ready.wait())
-        await asyncio.wait([ready, self._outcome], return_when=asyncio.FIRST_COMPLETED)
-        ready.cancel()
-        if self._outcome.done():
-            raise_for(self._outcome.result())
-
     async def __aexit__(self, *exc_info: object) -> None:
-        await self._connection.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._session is not None and self._session.wire is not None:
+            await self._session.wire.close()
 
-    def _on_message(self, message: str) -> None:
-        parsed = json.loads(message)
-        match parsed["op"]:
-            case "ready":
-                self.ready = parsed
-                self._is_ready.set()
+    def _start(self, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    # To the server
+
+    async def send(self, pcm: bytes) -> Message | None:
+        """Send audio; waits while the connection is behind.
+
+        Returns the final where the server has ended the stream, as it does when it shuts down, and no other one could be had:
+        the audio is not taken any more. Raises StreamError when the stream has failed.
+        """
+        if not self._outcome.done():
+            self._audio.append(pcm)
+            await self._pump()
+        return await self.outcome() if self._outcome.done() else None
+
+    async def flush(self) -> Message:
+        """Close what was said so far, and go on; returns the text up to here, which will not change. Raises StreamError."""
+        flush = Flush(self._audio.end, asyncio.get_running_loop().create_future())
+        self._flushes.append(flush)
+        await self._pump()
+        either: set[asyncio.Future[Message]] = {flush.flushed, self._outcome}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        return flush.flushed.result() if flush.flushed.done() else await self.outcome()
+
+    async def close(self) -> Message:
+        """Say that the audio has ended and wait for the final. Raises StreamError."""
+        self._is_closing = True
+        await self._pump()
+        return await self.outcome()
+
+    async def outcome(self) -> Message:
+        """Wait for the final without asking for it. Raises StreamError."""
+        message = await asyncio.shield(self._outcome)
+        raise_for(message)
+        return message
+
+    async def _pump(self) -> None:
+        """Send what is unsent. While there is no session, some audio is held, and more makes the sender wait."""
+        async with self._sending:
+            while not self._outcome.done() and self._has_unsent:
+                if not self._goes_on.is_set():
+                    if self._audio.seconds <= HELD_SECONDS:
+                        return
+                    await self._goes_on.wait()
+                    continue
+                session = self._session
+                assert session is not None and session.wire is not None, "it goes on"
+                if session.end.done():
+                    self._goes_on.clear()
+                elif session.wire.unsent_bytes > HIGH_MARK_BYTES:
+                    await session.wire.until_drained()
+                elif not self._send_next(session, session.wire):
+                    self._goes_on.clear()  # it is closing: another one will come, or the outcome
+
+    @property
+    def _has_unsent(self) -> bool:
+        unsent = [flush for flush in self._flushes if flush.session is not self._session]
+        is_closing = self._is_closing and not (self._session and self._session.has_closed)
+        return self._sent < self._audio.end or bool(unsent) or is_closing
+
+    def _send_next(self, session: Session, wire: Wire) -> bool:
+        """A flush, some audio up to the next one, or that the audio has ended."""
+        flush = next((flush for flush in self._flushes if flush.session is not session), None)
+        if flush is not None and flush.position <= self._sent:
+            flush.session = session
+            return wire.send('{"op":"flush"}')
+        limit = self._audio.end if flush is None else flush.position
+        if self._sent < limit:
+            piece = self._audio.read(self._sent, min(MOST_BYTES, limit - self._sent))
+            self._sent += len(piece)
+            return wire.send(piece)
+        session.has_closed = True
+        return wire.send('{"op":"close"}')
+
+    # From the server
+
+    def _on_message(self, session: Session, message: Message) -> None:
+        if session is not self._session:
+            return  # what this session has to say is heard again by the next one
+        whole = self._told.take(message)
+        self._audio.forget_before(self._told.closed_ms)
+        match message["op"]:
             case "interim":
-                self._interims.append(self._whole(parsed))
-                self._stable = parsed["stable"]
+                self._interims.append(whole)
                 self._has_news.set()
-            case "final" | "error":
-                self._settle(self._whole(parsed))
-
-    def _whole(self, message: Message) -> Message:
-        """The message with all of the text and all segments in it."""
-        if "offset" not in message:
-            return message
-        self._text = self._text[: message["offset"]] + message["text"]
-        self._segments += message["segments"]
-        whole = message | {"text": self._text, "segments": list(self._segments)}
-        if "words" in self._init and message["op"] == "final":
-            whole["words"] = [word for segment in self._segments for word in segment["words"]]
-        del whole["offset"]
-        return whole
-
-    def _on_close(self) -> None:
-        text = self._text[: self._stable]
-        message = "the connection was lost before the final"
-        self._settle({"op": "error", "reason": "connection_lost", "message": message, "sid": self.sid, "text": text})
-
-    def _on_state(self) -> None:
-        if self._connection.connectionState in ("failed", "closed"):
-            self._on_close()
+            case "flushed" if self._flushes:
+                self._flushes.popleft().flushed.set_result(whole)
+            case "moving" if self._moving is None:
+                self._moving = self._start(self._move(message["seconds"]))
+            case "final" if session.has_closed:
+                self._settle(whole)
+            case "final":
+                self._last_words = whole
+                session.stop(StreamError("shutting_down", "the server has ended the stream"))
+            case "error":
+                session.stop(StreamError(whole["reason"], whole["message"], whole))
 
     def _settle(self, message: Message) -> None:
         if not self._outcome.done():
             self._outcome.set_result(message)
         self._has_news.set()
-        self._drained.set()
-
-    async def send(self, pcm: bytes) -> Message | None:
-        """Send audio; waits while the channel is behind.
-
-        Returns the final where the server has ended the stream, as it does when it shuts down: the audio is not taken any more.
-        Raises StreamError when the stream has failed.
-        """
-        while self._channel.bufferedAmount > HIGH_MARK_BYTES and not self._outcome.done():
-            self._drained.clear()
-            await self._drained.wait()
-        if not self._outcome.done() and self._try_to_send(pcm):
-            return None
-        return await self.outcome()
-
-    def _try_to_send(self, message: str | bytes) -> bool:
-        """False where the channel is closing: the outcome is on its way, or is there."""
-        try:
-            self._channel.send(message)
-        except InvalidStateError:
-            return False
-        return True
+        self._goes_on.set()
 
     def __aiter__(self) -> "StreamingClient":
         return self
@@ -197,17 +295,98 @@ class StreamingClient:
             await self._has_news.wait()
         return self._interims.popleft()
 
-    async def close(self) -> Message:
-        """Say that the audio has ended and wait for the final. Raises StreamError."""
-        if not self._outcome.done():
-            self._try_to_send('{"op":"close"}')
-        return await self.outcome()
+    # From one session to the next
 
-    async def outcome(self) -> Message:
-        """Wait for the final without asking for it. Raises StreamError."""
-        message = await asyncio.shield(self._outcome)
-        raise_for(message)
-        return message
+    async def _connect(self) -> None:
+        """Raises StreamError, OSError."""
+        if self._transport != "websocket":
+            try:
+                async with asyncio.timeout(WEBRTC_SECONDS if self._transport == "auto" else CONNECT_SECONDS):
+                    await self._begin(DataChannel, self._path)
+                return
+            except TimeoutError:
+                if self._transport == "webrtc":
+                    raise
+        await self._begin(Socket, "/ws")
+
+    async def _begin(self, kind: type[DataChannel] | type[Socket], path: str) -> None:
+        session = Session(self._on_message)
+        wire = kind(self._url + path, self._headers, session.take, session.lose)
+        try:
+            await session.begin(wire, lambda: self._take_over(session))
+        except BaseException:
+            session.lose()
+            await wire.close()
+            raise
+        self._goes_on.set()
+        self._start(self._pump())
+
+    def _take_over(self, session: Session) -> Message:
+        """From here on no message of the session before counts; what was open in it is heard again. Returns the init."""
+        before, self._session = self._session, session
+        self._goes_on.clear()
+        self._told.go_on()
+        self._sent = self._audio.start
+        if before is not None and before.wire is not None:
+            before.stop(StreamError("connection_lost", "the stream goes on elsewhere"))
+            self._start(before.wire.close())
+        return self._init | {"from_ms": self._audio.start // BYTES_PER_MS}
+
+    async def _keep_going(self) -> None:
+        """Until there is an outcome."""
+        vain, closed_ms = 0, 0
+        while not self._outcome.done():
+            session = self._session
+            assert session is not None, "one was begun"
+            error = await session.watch()
+            if self._moving is not None and not self._moving.done():
+                await asyncio.wait([self._moving])
+            if self._session is not session:
+                continue  # it has moved
+            self._goes_on.clear()
+            vain, closed_ms = (0 if self._told.closed_ms > closed_ms else vain + 1), self._told.closed_ms
+            if self._outcome.done() or vain >= MOST_VAIN or not await self._go_on(error, self._resume_seconds):
+                self._settle(self._last_words or self._failure(error))
+
+    async def _move(self, seconds: float) -> None:
+        """The server is about to end. Until another session is there, this one goes on."""
+        self._on_trouble(f"the server ends within {seconds} s; moving")
+        await self._go_on(StreamError("shutting_down", "the server is about to end"), min(seconds, self._resume_seconds))
+        self._moving = None
+
+    async def _go_on(self, error: StreamError, seconds: float) -> bool:
+        """Begin another session, first at once, then again and again."""
+        deadline, told = time.monotonic() + seconds, error
+        for pause in pauses():
+            wait = max(pause, told.retry_after or 0.0) * random.uniform(0.75, 1.25)
+            if told.reason not in PASSING or time.monotonic() + wait >= deadline:
+                return False
+            await asyncio.sleep(wait)
+            self._url = next(self._servers)
+            try:
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    await self._connect()
+                return True
+            except StreamError as exc:
+                told = exc
+            except OSError as exc:
+                told = StreamError("connection_lost", str(exc) or "no answer")
+            self._on_trouble(f"{told.message}; trying again")
+        return False
+
+    def _failure(self, error: StreamError) -> Message:
+        """As the server tells it, with what may be kept."""
+        told = {"op": "error", "reason": error.reason, "message": error.message, "sid": self.sid, "text": self._told.stable_text}
+        return error.details or told
+
+
+def pauses() -> Iterator[float]:
+    """Seconds before each try."""
+    yield 0.0
+    pause = SOONEST_SECONDS
+    while True:
+        yield pause
+        pause = min(2 * pause, LATEST_SECONDS)
 
 
 @dataclass
@@ -232,12 +411,13 @@ async def transcribe(
     words: bool = False,
     on_interim: Callable[[Message], None] = lambda interim: None,
     on_sent: Callable[[float], None] = lambda seconds: None,
+    resume_seconds: float = RESUME_SECONDS,
 ) -> Transcription:
     """Stream int16 audio at `rtf` times real time (0: as fast as the channel takes it) and collect what comes back.
 
     Raises StreamError, OSError (TimeoutError is one).
     """
-    async with StreamingClient(server, path, words=words, max_interims=None) as client:
+    async with StreamingClient(server, path, words=words, max_interims=None, resume_seconds=resume_seconds) as client:
         interims: list[Message] = []
 
         async def collect() -> None:
@@ -271,35 +451,6 @@ async def send_all(client: StreamingClient, audio: np.ndarray, rtf: float, on_se
         if rtf > 0:
             await asyncio.sleep(began + sent_seconds / rtf - time.monotonic())
     return sent_seconds
-
-
-def authorization(key: str | None = None) -> dict[str, str]:
-    key = key or os.environ.get(KEY_VARIABLE)
-    return {"Authorization": f"Bearer {key}"} if key else {}
-
-
-def trusted() -> ssl.SSLContext:
-    """The usual authorities, and those of SSL_CERT_FILE: a server at home signs its certificate itself."""
-    context = httpx.create_ssl_context(trust_env=False)
-    context.load_default_certs()
-    return context
-
-
-def reason_of(error: Exception) -> str:
-    """Never empty: some errors of the libraries below say nothing."""
-    return str(error) or type(error).__name__
-
-
-def parse_response(response: httpx.Response) -> Message:
-    try:
-        body = response.json()
-    except ValueError as exc:
-        raise StreamError("bad_answer", f"HTTP {response.status_code} without JSON") from exc
-    if not isinstance(body, dict):
-        raise StreamError("bad_answer", f"HTTP {response.status_code} with JSON that is no object")
-    if response.status_code != 200:
-        raise StreamError(body.get("reason", "refused"), body.get("message", f"HTTP {response.status_code}"), body)
-    return body
 
 
 def raise_for(message: Message) -> None:

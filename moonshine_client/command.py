@@ -17,9 +17,10 @@ from rich.console import Console
 
 from moonshine_client import audio_file, display, formats, live, recordings
 from moonshine_client.audio_file import AudioFileError
-from moonshine_client.client import StreamError, transcribe
+from moonshine_client.client import transcribe
 from moonshine_client.formats import Format
 from moonshine_client.live import NoMicrophone
+from moonshine_client.wires import StreamError
 
 DISTRIBUTION = "moonshine-asr"
 MICROPHONE, PIPE = "mic", "-"
@@ -184,8 +185,9 @@ def listen(options: argparse.Namespace) -> int:
 def listen_to(options: argparse.Namespace) -> None:
     """Raises NoMicrophone, StreamError, OSError."""
     audio = live.piped(sys.stdin.buffer) if options.source == PIPE else live.spoken(options.device)
-    with display.shown(Console(stderr=True)) as show:
-        final = asyncio.run(live.listen(options.server, audio, show))
+    console = Console(stderr=True)
+    with display.shown(console) as show:
+        final = asyncio.run(live.listen(options.server, audio, show, console.print))
     printed(formats.written(options.format, final["text"], live.segments_of(final)))
 
 

@@ -10,7 +10,9 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from moonshine_client.client import Message, StreamError, Transcription, reason_of, transcribe
+from moonshine_client.client import Transcription, transcribe
+from moonshine_client.told import Message
+from moonshine_client.wires import StreamError, reason_of
 
 
 @contextlib.contextmanager

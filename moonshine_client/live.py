@@ -9,8 +9,10 @@ from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
 from typing import IO, Any
 
-from moonshine_client.client import SAMPLE_RATE, Message, StreamingClient
+from moonshine_client.client import StreamingClient
+from moonshine_client.held_audio import SAMPLE_RATE
 from moonshine_client.subtitles import Segment
+from moonshine_client.told import Message
 
 BLOCK_SAMPLES = SAMPLE_RATE // 20
 WAITING_BLOCKS = 20
@@ -61,9 +63,11 @@ async def spoken(device: str | None) -> AsyncIterator[bytes]:
             yield await blocks.get()
 
 
-async def listen(server: str, audio: AsyncIterator[bytes], on_interim: Callable[[Message], None]) -> Message:
+async def listen(
+    server: str, audio: AsyncIterator[bytes], on_interim: Callable[[Message], None], on_trouble: Callable[[str], None]
+) -> Message:
     """The final, when the audio ends or Ctrl-C is pressed. Raises StreamError, OSError."""
-    async with StreamingClient(server, words=True) as client:
+    async with StreamingClient(server, words=True, on_trouble=on_trouble) as client:
         sending, showing = asyncio.create_task(send(client, audio)), asyncio.create_task(show(client, on_interim))
         with stopped_by_interrupt(sending):
             await asyncio.wait({sending, showing}, return_when=asyncio.FIRST_COMPLETED)

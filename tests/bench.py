@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from moonshine_client.client import StreamError, Transcription, reason_of, transcribe
+from moonshine_client.client import Transcription, transcribe
+from moonshine_client.wires import StreamError, reason_of
 from tests import arguments
 
 

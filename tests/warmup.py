@@ -3,7 +3,8 @@
 import asyncio
 import sys
 
-from moonshine_client.client import StreamError, reason_of, transcribe
+from moonshine_client.client import transcribe
+from moonshine_client.wires import StreamError, reason_of
 from tests import arguments
 
 

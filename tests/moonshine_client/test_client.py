@@ -10,7 +10,7 @@ import uvicorn
 
 from benchmarks.null_server import NullEngine
 from moonshine_client import StreamError, StreamingClient, transcribe
-from moonshine_client.client import Message
+from moonshine_client.told import Message
 from runtime.scheduler.loop import EngineLoop
 from runtime.tokenizer import Tokenizer
 from server.app import create_app
@@ -59,7 +59,7 @@ def test_a_sender_gets_the_final_when_the_server_shuts_down():
     """It used to be lost: the channel was closing, and sending raised aiortc's InvalidStateError."""
 
     async def scenario(address: str, sessions: Sessions) -> None:
-        async with StreamingClient(address) as client:
+        async with StreamingClient(address, resume_seconds=0) as client:
             assert await client.send(FRAME) is None
             stopping = asyncio.create_task(sessions.shut_down(timeout_seconds=5.0))
             final = None
@@ -74,7 +74,7 @@ def test_a_sender_gets_the_final_when_the_server_shuts_down():
 
 def test_a_sender_hears_why_the_stream_failed():
     async def scenario(address: str, sessions: Sessions) -> None:
-        async with StreamingClient(address) as client:
+        async with StreamingClient(address, resume_seconds=0) as client:
             (session,) = sessions._members.values()
             session.fail(ServerError(Code.ENGINE_FAILED, "the engine has stopped"))
             with pytest.raises(StreamError, match="engine_failed: the engine has stopped") as failed:
@@ -94,7 +94,7 @@ def test_a_recording_ends_early_with_the_server():
                 stopping.append(asyncio.create_task(sessions.shut_down(timeout_seconds=5.0)))
 
         stopping: list[asyncio.Task] = []
-        done = await transcribe(address, np.zeros(16_000 * 30, np.int16), on_sent=stop)
+        done = await transcribe(address, np.zeros(16_000 * 30, np.int16), on_sent=stop, resume_seconds=0)
         assert done.final["op"] == "final" and done.audio_seconds < 30
 
     play(scenario)
@@ -104,7 +104,7 @@ def test_interims_that_nobody_reads_do_not_pile_up():
     async def scenario(address: str, sessions: Sessions) -> None:
         async with StreamingClient(address) as client:
             for number in range(1000):
-                client._channel.emit("message", interim(number))
+                client._session.take(interim(number))
             assert (await anext(client))["seq"] == 999
             await client.close()
             assert [each async for each in client] == []
@@ -116,7 +116,7 @@ def test_all_interims_are_kept_where_that_is_asked_for():
     async def scenario(address: str, sessions: Sessions) -> None:
         async with StreamingClient(address, max_interims=None) as client:
             for number in range(1000):
-                client._channel.emit("message", interim(number))
+                client._session.take(interim(number))
             await client.close()
             assert [each["seq"] async for each in client] == list(range(1000))
 

@@ -10,7 +10,8 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.accuracy import word_error_rate
-from moonshine_client.client import StreamError, StreamingClient, transcribe
+from moonshine_client.client import StreamingClient, transcribe
+from moonshine_client.wires import StreamError
 from runtime import hardware
 from runtime.audio import SAMPLE_RATE
 from tests.server.conftest import VALIDATOR

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moonshine_client.client import StreamError, StreamingClient, transcribe
+from moonshine_client.client import StreamingClient, transcribe
+from moonshine_client.wires import StreamError
 from runtime.audio import SAMPLE_RATE, Clip
 from runtime.exceptions import EngineFailed, EngineStopped, RequestCancelled
 from runtime.scheduler.requests import Priority, Request, Result, Timings
