@@ -7,37 +7,104 @@
 //   client.send(samples);               // Int16Array, mono, as often as there is some
 //   const final = await client.close();
 //
-// Events: "text" (the text or its stable part has changed), "message" (detail: any message of the server), "lost" (detail: an Error).
+// Where the connection or the server is lost, another session begins with the audio since the last closed segment, on this server or
+// the next of `server`: no word is lost, none is told twice.
+//
+// Events: "text" (the text or its stable part has changed), "message" (detail: any message of the server), "trouble" (detail: an Error;
+// it tries again), "resumed", "lost" (detail: an Error; it is over).
 // docs/protocol.md of the server describes the messages.
 
 const WEBRTC_WAIT_MS = 3000;
 const GATHERING_WAIT_MS = 1500;
 const SOCKET_WAIT_MS = 5000;
+const SILENT_MS = 4000; // without a word of a server that says pulse: it is lost
+const LOOK_MS = 250;
+const SOONEST_MS = 250;
+const LATEST_MS = 5000; // between two tries to go on
+const MOST_VAIN = 5; // sessions in a row that closed nothing
 const MOST_SAMPLES = 16000; // in one message: a third of a second at 48 kHz
+const MOST_UNSENT_BYTES = 256 * 1024;
+const PASSING = ["connection_lost", "engine_failed", "shutting_down", "internal_error", "server_full", "warming_up", "too_many_sessions", "rate_limit_exceeded"];
 
 export class ServerError extends Error {
-  constructor(reason, message) {
+  constructor(reason, message, retryAfterMs = 0) {
     super(message);
     this.reason = reason;
+    this.retryAfterMs = retryAfterMs;
+  }
+}
+
+const lost = (message) => new ServerError("connection_lost", message);
+
+// The audio that the server may still need. Positions are in samples of the whole stream.
+class HeldAudio {
+  blocks = [];
+  start = 0;
+  end = 0;
+
+  append(samples) {
+    this.blocks.push(samples);
+    this.end += samples.length;
+  }
+
+  forgetBefore(position) {
+    while (this.blocks.length && this.start + this.blocks[0].length <= position) this.start += this.blocks.shift().length;
+    if (this.blocks.length && this.start < position) {
+      this.blocks[0] = this.blocks[0].subarray(position - this.start);
+      this.start = position;
+    }
+  }
+
+  // From a position that is held: some samples, as many as lie together.
+  read(position, most) {
+    let first = this.start;
+    for (const block of this.blocks) {
+      if (position < first + block.length) return block.slice(position - first, position - first + most);
+      first += block.length;
+    }
+    return new Int16Array(0);
   }
 }
 
 export class MoonshineClient extends EventTarget {
-  // server: its origin; transport: "auto" tries WebRTC first, for no lost packet holds up what follows.
-  constructor({server = location.origin, sampleRate = 16000, words = true, silenceMs = undefined, transport = "auto"} = {}) {
+  // server: its origin, or several to try in turn. transport: "auto" tries WebRTC first, for no lost packet holds up what follows.
+  // token: a function that gets a token for each connection, from your own backend; a page must not know a key. key: for tools of
+  // your own. resumeMs: how long to try to go on where a session is lost.
+  constructor({server = location.origin, sampleRate = 16000, words = true, silenceMs, transport = "auto", token, key, resumeMs = 60000} = {}) {
     super();
-    this.server = server;
+    this.servers = [server].flat();
     this.transport = transport;
+    this.credentials = token ?? (() => key ?? "");
+    this.resumeMs = resumeMs;
     this.via = ""; // "webrtc" or "websocket", once connected
-    this.text = "";
-    this.stable = 0;
-    this.segments = [];
-    this.init = {op: "init", sr: sampleRate, words, tail: true, ...(silenceMs && {silence_ms: silenceMs})};
+    this.init = {op: "init", sr: sampleRate, words, tail: true, pulse: true, moving: true, ...(silenceMs && {silence_ms: silenceMs})};
+    this.closedText = ""; // of the sessions before
+    this.closedSegments = [];
+    this.openText = ""; // of this session
+    this.openStable = 0;
+    this.openSegments = [];
+    this.closedMs = 0; // up to there all is in closed segments, or silence
+    this.audio = new HeldAudio();
+    this.sent = 0;
+    this.isClosing = false;
     this.isEnded = false;
+    this.session = null;
+  }
+
+  get text() {
+    return joined(this.closedText, this.openText);
+  }
+
+  get stable() {
+    return this.stableText.length;
+  }
+
+  get segments() {
+    return [...this.closedSegments, ...this.openSegments];
   }
 
   get stableText() {
-    return this.text.slice(0, this.stable);
+    return joined(this.closedText, this.openText.slice(0, this.openStable));
   }
 
   get movingText() {
@@ -48,54 +115,139 @@ export class MoonshineClient extends EventTarget {
   async connect() {
     this.final = new Promise((resolve, reject) => Object.assign(this, {resolveFinal: resolve, rejectFinal: reject}));
     this.final.catch(() => {}); // whoever closes is told; nobody else need be
-    this.wire = await this.openWire();
-    this.via = this.wire.name;
-    const ready = new Promise((resolve) => (this.onReady = resolve));
-    this.wire.send(JSON.stringify(this.init));
-    await Promise.race([ready, this.final]);
+    await this.begin();
+    this.keepGoing();
   }
 
-  async openWire() {
+  async begin() {
+    const session = new Session(this);
+    session.wire = await this.openWire(session);
+    this.takeOver(session);
+    try {
+      await session.begin({...this.init, from_ms: this.closedMs});
+    } catch (error) {
+      session.wire.close();
+      throw error;
+    }
+    this.via = session.wire.name;
+    this.pump();
+  }
+
+  async openWire(session) {
+    const [server] = this.servers;
     if (this.transport !== "websocket") {
       try {
-        return await openDataChannel(this.server, this);
+        return await openDataChannel(server, await this.credentials(), session);
       } catch (error) {
-        if (this.transport === "webrtc" || error instanceof ServerError) throw error;
+        if (this.transport === "webrtc" || (error instanceof ServerError && error.reason !== "connection_lost")) throw error;
       }
     }
-    return openSocket(this.server, this);
+    return openSocket(server, await this.credentials(), session);
+  }
+
+  // From here on no message of the session before counts; what was open in it is heard again.
+  takeOver(session) {
+    const before = this.session;
+    this.session = session;
+    before?.stop(lost("the stream goes on elsewhere"));
+    this.closedText = joined(this.closedText, ...this.openSegments.map(({text}) => text));
+    this.closedSegments.push(...this.openSegments);
+    Object.assign(this, {openText: "", openStable: 0, openSegments: []});
+    const position = Math.round((this.closedMs * this.init.sr) / 1000);
+    this.audio.forgetBefore(position);
+    this.sent = Math.max(this.audio.start, Math.min(position, this.audio.end));
+  }
+
+  async keepGoing() {
+    let vain = 0, closedMs = 0;
+    while (!this.isEnded) {
+      const {session} = this;
+      const error = await session.ended;
+      await this.moving;
+      if (this.session !== session) continue; // it has moved
+      vain = this.closedMs > closedMs ? 0 : vain + 1;
+      closedMs = this.closedMs;
+      if (!this.isEnded && (vain >= MOST_VAIN || !(await this.goOn(error, this.resumeMs)))) this.lose(error);
+    }
+  }
+
+  // Begins another session, first at once, then again and again. False where it cannot be done in time.
+  async goOn(error, withinMs) {
+    const deadline = performance.now() + withinMs;
+    for (let pause = 0; !this.isEnded; pause = Math.min(LATEST_MS, 2 * pause || SOONEST_MS)) {
+      const wait = Math.max(pause, error.retryAfterMs ?? 0) * (0.75 + Math.random() / 2);
+      if (!PASSING.includes(error.reason) || performance.now() + wait >= deadline) return false;
+      this.dispatchEvent(new CustomEvent("trouble", {detail: error}));
+      await new Promise((resolve) => setTimeout(resolve, wait));
+      this.servers.push(this.servers.shift());
+      try {
+        await this.begin();
+        this.dispatchEvent(new Event("resumed"));
+        return true;
+      } catch (next) {
+        error = next instanceof ServerError ? next : lost(next.message);
+      }
+    }
+    return false;
   }
 
   // samples: Int16Array, mono, at the client's rate.
   send(samples) {
-    for (let start = 0; start < samples.length && !this.isEnded; start += MOST_SAMPLES) {
-      this.wire.send(samples.slice(start, start + MOST_SAMPLES));
+    if (this.isEnded || this.isClosing) return;
+    this.audio.append(samples);
+    this.pump();
+  }
+
+  pump() {
+    const {session} = this;
+    if (!session?.isReady) return; // the next one gets it
+    while (this.sent < this.audio.end) {
+      if (session.wire.unsentBytes() > MOST_UNSENT_BYTES) return void setTimeout(() => this.pump(), 50);
+      const piece = this.audio.read(this.sent, MOST_SAMPLES);
+      this.sent += piece.length;
+      session.wire.send(piece);
+    }
+    if (this.isClosing && !session.hasClosed) {
+      session.hasClosed = true;
+      session.wire.send('{"op":"close"}');
     }
   }
 
   // What was said so far is closed: its text comes at once and will not change.
   flush() {
-    this.wire.send('{"op":"flush"}');
+    this.session?.wire.send('{"op":"flush"}');
   }
 
   // The audio has ended. Resolves to the final message.
   close() {
-    if (!this.isEnded) this.wire.send('{"op":"close"}');
+    this.isClosing = true;
+    this.pump();
     return this.final;
   }
 
   take(data) {
-    const message = JSON.parse(data);
-    if (message.op === "ready") this.onReady();
-    if (message.text !== undefined) {
-      this.text = this.text.slice(0, message.offset ?? 0) + message.text;
-      this.stable = message.stable ?? this.text.length;
-      this.segments.push(...(message.segments ?? []));
-      this.dispatchEvent(new Event("text"));
-    }
+    this.takeMessage(JSON.parse(data), this.session);
+  }
+
+  takeMessage(message, session) {
+    if (message.op === "pulse") this.closedMs = Math.max(this.closedMs, message.audio_ms);
+    else this.takeText(message);
     this.dispatchEvent(new CustomEvent("message", {detail: message}));
-    if (message.op === "final") this.end(() => this.resolveFinal(message));
-    if (message.op === "error") this.lose(new ServerError(message.reason, message.message));
+    if (message.op === "final" && (!session || session.hasClosed)) this.end(() => this.resolveFinal({...message, text: this.text, segments: this.segments}));
+    else if (message.op === "final") session.stop(new ServerError("shutting_down", "the server has ended the stream"));
+    else if (message.op === "error") session ? session.stop(new ServerError(message.reason, message.message)) : this.lose(new ServerError(message.reason, message.message));
+    else if (message.op === "moving") this.moving = this.goOn(new ServerError("shutting_down", "the server is about to end"), 1000 * message.seconds);
+  }
+
+  takeText(message) {
+    if (message.text === undefined) return;
+    this.openText = this.openText.slice(0, message.offset ?? 0) + message.text;
+    this.openStable = message.stable ?? this.openText.length;
+    this.openSegments.push(...(message.segments ?? []));
+    const last = ["final", "flushed"].includes(message.op) ? message.audio_ms : this.openSegments.at(-1)?.end_ms;
+    this.closedMs = Math.max(this.closedMs, last ?? 0);
+    this.audio.forgetBefore(Math.floor((this.closedMs * this.init.sr) / 1000));
+    this.dispatchEvent(new Event("text"));
   }
 
   lose(error) {
@@ -109,8 +261,48 @@ export class MoonshineClient extends EventTarget {
     if (this.isEnded) return;
     this.isEnded = true;
     tell();
+    this.session?.stop(lost("the stream has ended"));
+  }
+}
+
+// One connection, from its init to its last message.
+class Session {
+  constructor(client) {
+    this.client = client;
+    this.isReady = this.hasClosed = this.saysPulse = false;
+    this.heardAt = performance.now();
+    this.ended = new Promise((resolve) => (this.tellEnd = resolve));
+    this.ready = new Promise((resolve) => (this.tellReady = resolve));
+  }
+
+  async begin(init) {
+    this.wire.send(JSON.stringify(init));
+    const error = await Promise.race([this.ready, this.ended]);
+    if (error) throw error;
+    this.isReady = true;
+    this.watching = setInterval(() => {
+      if (this.saysPulse && performance.now() - this.heardAt > SILENT_MS) this.stop(lost("the server has fallen silent"));
+    }, LOOK_MS);
+  }
+
+  take(data) {
+    const message = JSON.parse(data);
+    this.heardAt = performance.now();
+    this.saysPulse ||= message.op === "pulse";
+    if (message.op === "ready") this.tellReady();
+    if (this.client.session === this) this.client.takeMessage(message, this);
+  }
+
+  stop(error) {
+    clearInterval(this.watching);
+    this.isReady = false;
+    this.tellEnd(error);
     this.wire?.close();
   }
+}
+
+function joined(...texts) {
+  return texts.filter(Boolean).join(" ");
 }
 
 function within(milliseconds, promise, what) {
@@ -119,7 +311,7 @@ function within(milliseconds, promise, what) {
   return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }
 
-async function openDataChannel(server, client) {
+async function openDataChannel(server, credential, session) {
   if (!globalThis.RTCPeerConnection) throw new Error("this browser has no WebRTC");
   const connection = new RTCPeerConnection();
   try {
@@ -134,13 +326,13 @@ async function openDataChannel(server, client) {
     opened.catch(() => {});
     await connection.setLocalDescription();
     await gathered(connection);
-    await within(WEBRTC_WAIT_MS, answered(server, connection).then(() => opened), "WebRTC");
-    channel.onmessage = ({data}) => client.take(data);
-    channel.onclose = () => client.lose(new Error("the connection was lost"));
+    await within(WEBRTC_WAIT_MS, answered(server, credential, connection).then(() => opened), "WebRTC");
+    channel.onmessage = ({data}) => session.take(data);
+    channel.onclose = () => session.stop(lost("the connection was lost"));
     connection.onconnectionstatechange = () => {
-      if (["failed", "closed"].includes(connection.connectionState)) client.lose(new Error("the connection was lost"));
+      if (["failed", "closed"].includes(connection.connectionState)) session.stop(lost("the connection was lost"));
     };
-    return {name: "webrtc", send: (data) => channel.readyState === "open" && channel.send(data), close: () => setTimeout(() => connection.close(), 500)};
+    return {name: "webrtc", unsentBytes: () => channel.bufferedAmount, send: (data) => channel.readyState === "open" && channel.send(data), close: () => setTimeout(() => connection.close(), 500)};
   } catch (error) {
     connection.close();
     throw error;
@@ -156,30 +348,58 @@ function gathered(connection) {
   return within(GATHERING_WAIT_MS, done, "gathering").catch(() => {}); // what was found until then is offered
 }
 
-async function answered(server, connection) {
+async function answered(server, credential, connection) {
   const {sdp, type} = connection.localDescription;
-  const headers = {"Content-Type": "application/json"};
+  const headers = {"Content-Type": "application/json", ...(credential && {Authorization: `Bearer ${credential}`})};
   const response = await fetch(`${server}/webrtc`, {method: "POST", headers, body: JSON.stringify({sdp, type})});
   const answer = await response.json();
-  if (!response.ok) throw new ServerError(answer.reason, answer.message);
+  if (!response.ok) throw refusal(response, answer);
   await connection.setRemoteDescription(answer);
 }
 
-async function openSocket(server, client) {
-  const socket = new WebSocket(`${server.replace(/^http/, "ws")}/ws`);
+function refusal(response, {reason, message}) {
+  return new ServerError(reason, message, 1000 * (Number(response.headers.get("Retry-After")) || 0));
+}
+
+// A WebSocket's address gets into logs: a token goes there, which lets in once, and never a key.
+async function tokenFor(server, credential) {
+  if (!credential || credential.startsWith("tk_")) return credential;
+  return askForToken(server, credential);
+}
+
+async function askForToken(server, credential) {
+  const headers = credential ? {Authorization: `Bearer ${credential}`} : {};
+  const response = await fetch(`${server}/v1/tokens`, {method: "POST", headers});
+  const answer = await response.json();
+  if (!response.ok) throw refusal(response, {reason: answer.error.code, message: answer.error.message});
+  return answer.token;
+}
+
+// A browser does not tell why a WebSocket was refused.
+async function findOutWhyNot(server, credential) {
+  if (!credential.startsWith("tk_")) await askForToken(server, credential);
+  const response = await fetch(`${server}/readyz`);
+  const {reason, why} = await response.json();
+  if (reason) throw refusal(response, {reason, message: why});
+}
+
+async function openSocket(server, credential, session) {
+  const token = await tokenFor(server, credential);
+  const socket = new WebSocket(`${server.replace(/^http/, "ws")}/ws${token ? `?token=${token}` : ""}`);
   socket.binaryType = "arraybuffer";
   const opened = new Promise((resolve, reject) => {
     socket.onopen = resolve;
-    socket.onerror = () => reject(new Error("the server cannot be reached, or has no room"));
+    socket.onerror = () => reject(lost("the server cannot be reached by a WebSocket"));
   });
   try {
     await within(SOCKET_WAIT_MS, opened, "the WebSocket");
   } catch (error) {
     socket.close();
+    await findOutWhyNot(server, credential);
     throw error;
   }
-  socket.onmessage = ({data}) => client.take(data);
+  socket.onmessage = ({data}) => session.take(data);
   socket.onerror = null;
-  socket.onclose = () => client.lose(new Error("the connection was lost"));
-  return {name: "websocket", send: (data) => socket.readyState === 1 && socket.send(data), close: () => socket.close()};
+  socket.onclose = () => session.stop(lost("the connection was lost"));
+  return {name: "websocket", unsentBytes: () => socket.bufferedAmount, send: (data) => socket.readyState === 1 && socket.send(data), close: () => socket.close()};
 }

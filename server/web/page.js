@@ -9,7 +9,7 @@ const CUE = {characters: 84, milliseconds: 7000, pause: 800};
 const transcript = {
   ended: "",
   segments: [], // with times on this page's own clock, in milliseconds
-  shown: 0, // characters of stable text that are on the page
+  shown: "", // stable text that is on the page
   client: null,
 
   get stable() {
@@ -24,8 +24,10 @@ const transcript = {
   show() {
     const box = $("transcript");
     const isAtEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 40;
-    $("stable").append(this.stable.slice(this.shown));
-    this.shown = this.stable.length;
+    const {stable} = this;
+    if (stable.startsWith(this.shown)) $("stable").append(stable.slice(this.shown.length));
+    else $("stable").textContent = stable; // a segment that was open when the connection was lost is heard again
+    this.shown = stable;
     $("moving").textContent = this.text.slice(this.stable.length);
     $("hint").hidden = Boolean(this.text);
     if (isAtEnd) box.scrollTop = box.scrollHeight;
@@ -45,7 +47,7 @@ const transcript = {
     this.show();
   },
   clear() {
-    Object.assign(this, {ended: "", segments: [], shown: 0});
+    Object.assign(this, {ended: "", segments: [], shown: ""});
     $("stable").textContent = "";
     this.show();
   },
@@ -121,6 +123,7 @@ async function stayConnected(from) {
     } catch (error) {
       transcript.keep();
       if (from.isOver) return say("Stopped.");
+      if (error.reason === "invalid_api_key") return refuse(from, error);
       const seconds = Math.min(5, 0.5 * 2 ** tries) * (0.75 + Math.random() / 2);
       tell(`${error.message}. The text so far is kept; trying again in ${seconds.toFixed(0) || 1} s.`);
       await new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
@@ -128,19 +131,32 @@ async function stayConnected(from) {
   }
 }
 
+// Trying again would not help.
+function refuse(from, error) {
+  stop();
+  tell(`${error.message}. Enter the key under “API key”, then press the button again.`);
+  $("access").open = true;
+}
+
 async function connect(from) {
   say("Connecting…");
-  const client = new MoonshineClient({sampleRate: from.rate, transport: $("transport").value});
+  const client = new MoonshineClient({sampleRate: from.rate, transport: $("transport").value, token: key});
   client.beganAt = Math.round(spoken - (1000 * from.heldSamples) / from.rate);
   client.addEventListener("text", () => transcript.client === client && transcript.show());
   client.addEventListener("message", ({detail}) => log(detail));
+  client.addEventListener("trouble", ({detail}) => tell(`${detail.message}. The text so far is kept; trying again.`));
+  client.addEventListener("resumed", () => sayListening(client));
   await client.connect();
   transcript.client = client;
   client.isReady = true;
   for (const samples of from.held) client.send(samples);
   Object.assign(from, {held: [], heldSamples: 0});
+  sayListening(client);
+}
+
+function sayListening({via}) {
   hush();
-  say(`Listening, over ${client.via === "webrtc" ? "WebRTC" : "a WebSocket"}.`);
+  say(`Listening, over ${via === "webrtc" ? "WebRTC" : "a WebSocket"}.`);
 }
 
 async function stop() {
@@ -197,7 +213,7 @@ async function transcribe(file) {
   for (const [name, value] of [["model", "default"], ["response_format", "verbose_json"], ["timestamp_granularities[]", "word"], ["timestamp_granularities[]", "segment"], ["stream", "true"]]) form.append(name, value);
   form.append("file", file);
   try {
-    const response = await fetch("/v1/audio/transcriptions", {method: "POST", body: form});
+    const response = await fetch("/v1/audio/transcriptions", {method: "POST", body: form, headers: authorization()});
     if (!response.ok) throw new Error((await response.json()).error.message);
     say(`Transcribing ${file.name}…`);
     await follow(response);
@@ -237,8 +253,8 @@ function timed({segments, words}) {
 
 // Somebody else's sound: who sends by WHIP to a channel is read here, for captions in OBS or on a second screen.
 
-function watch(channel, over = "") {
-  const source = new EventSource(`/whip/${encodeURIComponent(channel)}/events`);
+async function watch(channel, over = "") {
+  const source = new EventSource(`/whip/${encodeURIComponent(channel)}/events${await tokenQuery()}`);
   source.onopen = () => {
     transcript.client = null; // who reads anew is told the text so far anew
     say(`Reading ${channel}.`);
@@ -258,6 +274,22 @@ function watch(channel, over = "") {
     say(`Nobody sends on ${channel} now.`);
     if (source.readyState === EventSource.CLOSED) setTimeout(() => watch(channel, over), 2000);
   };
+}
+
+// The key is kept for as long as this tab is open.
+
+function key() {
+  return sessionStorage.getItem("key") ?? "";
+}
+
+function authorization() {
+  return key() ? {Authorization: `Bearer ${key()}`} : {};
+}
+
+async function tokenQuery() {
+  if (!key()) return "";
+  const response = await fetch("/v1/tokens", {method: "POST", headers: authorization()});
+  return response.ok ? `?token=${(await response.json()).token}` : "";
 }
 
 // Text out
@@ -355,6 +387,8 @@ for (const name of ["dragover", "dragleave", "drop"]) {
     if (name === "drop") for (const file of event.dataTransfer.files) transcribe(file);
   });
 }
+$("key").value = key();
+$("key").onchange = ({target}) => sessionStorage.setItem("key", target.value.trim());
 if (!isSecureContext || !navigator.mediaDevices) {
   $("insecure").hidden = false;
   $("microphone").disabled = $("tab").disabled = true;

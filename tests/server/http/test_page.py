@@ -113,6 +113,27 @@ def test_a_server_that_goes_away_and_comes_back_is_found_again_and_the_text_stay
     page.context.close()
 
 
+def test_a_locked_server_asks_for_its_key_and_is_then_heard(browser, start_server):
+    server = start_server(ASR_TARGET="onnxruntime", ASR_API_KEYS="sk-0123456789abcdef")
+    page = browser.new_context(permissions=["microphone"]).new_page()
+    page.goto(f"http://localhost:{server.address.split(':')[1]}/")
+    for without in ("", WITHOUT_WEBRTC):
+        page.evaluate("sessionStorage.clear()")
+        page.reload()
+        page.evaluate(f"() => {{{without}}}")
+        page.click("#microphone")
+        wait_for(lambda: page.is_visible("#trouble") and "API key is needed" in page.inner_text("#trouble"))
+        page.fill("#key", "sk-0123456789abcdef")
+        page.press("#key", "Enter")
+        page.click("#microphone")
+        wait_for(lambda: len(page.inner_text("#words")) > 3)
+        page.click("#microphone")
+        wait_for(lambda: page.inner_text("#status") == "Stopped.")
+    page.set_input_files("#file", SHORT)
+    wait_for(lambda: page.inner_text("#status") == "short.wav is transcribed.", seconds=60)
+    page.context.close()
+
+
 def test_words_of_a_channel_are_read_from_the_page(served, browser):
     page = browser.new_page()
     page.goto(f"http://{served.address}/?channel=stage&captions=1")
