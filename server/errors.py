@@ -8,6 +8,7 @@ class Code(enum.StrEnum):
 
     BAD_JSON = "bad_json"
     BAD_OFFER = "bad_offer"
+    UNRELIABLE_CHANNEL = "unreliable_channel"
     BODY_TOO_LARGE = "body_too_large"
     BAD_MESSAGE = "bad_message"
     UNKNOWN_OP = "unknown_op"

@@ -17,7 +17,7 @@ from aiortc import (
     RTCSessionDescription,
 )
 from aiortc.exceptions import InvalidAccessError, OperationError
-from aiortc.sdp import SessionDescription
+from aiortc.sdp import MediaDescription, SessionDescription
 
 from server.access import Caller
 from server.dialects import native
@@ -26,7 +26,7 @@ from server.session.native import Session
 from server.sessions import Hearer, Sessions
 from server.settings import IceServer
 from server.telemetry.metrics import Api, Metrics
-from server.transports import audio_track, webrtc_sctp
+from server.transports import audio_track, webrtc_ice, webrtc_sctp
 from server.transports.outbox import Outbox, TooLong
 from server.transports.session_description import with_rejected, without_video
 
@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 LINGER_SECONDS = 5.0  # for the last messages to arrive before the connection is torn down
 SECOND_CHANNEL = ClientError(Code.ALREADY_INITIALISED, "a connection carries one stream; open another connection")
+NO_MESSAGE = ClientError(Code.BAD_MESSAGE, "a message is neither UTF-8 text nor binary, or the channel was opened twice")
+UNRELIABLE = ClientError(Code.UNRELIABLE_CHANNEL, "the channel must be ordered and reliable: audio would be scrambled or missing")
+MAX_CANDIDATES = 40  # each is sent to, some forty times
 TWO_SOURCES = ClientError(Code.BAD_AUDIO, "audio comes by the track of this connection, not over the data channel")
 UNUSABLE = (
     ValueError,
@@ -61,6 +64,7 @@ class WebRtcTransport:
     def __init__(self, sessions: Sessions, metrics: Metrics, ice_servers: tuple[IceServer, ...], connect_seconds: float = 3.0):
         """connect_seconds: an offer whose connection is not there by then is given up."""
         webrtc_sctp.install()
+        webrtc_ice.install()
         self.sessions = sessions
         self.metrics = metrics
         self.connect_seconds = connect_seconds
@@ -134,7 +138,7 @@ class Peer(abc.ABC):
         connection.on("datachannel", self._on_channel)
         connection.on("track", self._on_track)
         connection.on("connectionstatechange", self._on_state)
-        offer, rejected = without_video(sdp)
+        offer, rejected = without_video(webrtc_ice.with_usable_candidates(sdp, self._caller.address))
         await connection.setRemoteDescription(RTCSessionDescription(sdp=offer, type="offer"))
         await connection.setLocalDescription(await connection.createAnswer())
         asyncio.get_running_loop().call_later(self._transport.connect_seconds, self._give_up_waiting)
@@ -170,11 +174,14 @@ class Peer(abc.ABC):
             channel.close()
             return
         self._channel, self._state = channel, PeerState.OPEN
+        channel.on(webrtc_sctp.MALFORMED, lambda: self._give_up(NO_MESSAGE))
         channel.on("message", self._on_message)
         channel.on("close", self._on_channel_close)
         for text in self._early:
             self.send(text)
         self._early.clear()
+        if not is_reliable(channel):
+            self._give_up(UNRELIABLE)
 
     def _on_track(self, track: MediaStreamTrack) -> None:
         if track.kind == "audio":
@@ -312,7 +319,9 @@ class Offered:
             raise BadOffer("sdp is not a session description") from exc
         if not description.media:
             raise BadOffer("sdp is not a session description: it has no media section")
-        kinds = [media.kind for media in description.media]
+        if webrtc_ice.count_candidates(sdp) > MAX_CANDIDATES:
+            raise BadOffer(f"the offer has more than {MAX_CANDIDATES} candidates")
+        kinds = [media.kind for media in description.media if media.port or is_bundled(media)]
         return cls(kinds.count("audio"), kinds.count("video"), kinds.count("application"))
 
     def check_channel(self) -> None:
@@ -327,6 +336,15 @@ class Offered:
         if not least_audio <= self.audio <= most_audio:
             wanted = "one audio track" if least_audio else "one audio track at most"
             raise BadOffer(f"the offer has {self.audio} audio tracks; {wanted} is taken")
+
+
+def is_reliable(channel: RTCDataChannel) -> bool:
+    return channel.ordered and channel.maxRetransmits is None and channel.maxPacketLifeTime is None
+
+
+def is_bundled(media: MediaDescription) -> bool:
+    """Port 0 alone says that the section is not wanted (RFC 3264, 6); with an ICE user it goes over another one's (RFC 9143)."""
+    return media.ice is not None and media.ice.usernameFragment is not None
 
 
 def ice_server(server: IceServer) -> RTCIceServer:

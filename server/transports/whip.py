@@ -12,8 +12,9 @@ from server.errors import ServerError
 from server.session.broadcast import BroadcastSession
 from server.stream.transcript import Segment
 from server.telemetry.metrics import Api
+from server.transports import webrtc_ice
 from server.transports.outbox import Outbox, Unsent
-from server.transports.webrtc import BadOffer, Offered, Peer, WebRtcTransport
+from server.transports.webrtc import MAX_CANDIDATES, BadOffer, Offered, Peer, WebRtcTransport
 
 ID_BYTES = 24  # of randomness: who knows a session's address may end it
 KEPT_SECONDS = 300.0  # of what was said, behind its end
@@ -70,6 +71,7 @@ class WhipPeer(Peer):
         self.name = f"{whip.gateway}-{secrets.token_urlsafe(ID_BYTES)}"
         self.entity_tag = f'"{secrets.token_urlsafe(8)}"'
         self._whip = whip
+        self._added_candidates = 0
         self._broadcast: BroadcastSession | None = None
 
     @property
@@ -114,13 +116,16 @@ class WhipPeer(Peer):
     async def add_candidates(self, fragment: str) -> None:
         """Of an SDP fragment (RFC 8840). Raises BadOffer."""
         middle = "0"
-        for line in fragment.splitlines():
+        for line in webrtc_ice.with_usable_candidates(fragment, self._caller.address).splitlines():
             if line.startswith("a=mid:"):
                 middle = line.removeprefix("a=mid:").strip()
             elif line.startswith("a=candidate:"):
                 await self._add_candidate(line.removeprefix("a=candidate:").strip(), middle)
 
     async def _add_candidate(self, written: str, middle: str) -> None:
+        self._added_candidates += 1
+        if self._added_candidates > MAX_CANDIDATES:
+            raise BadOffer(f"more than {MAX_CANDIDATES} candidates were sent")
         try:
             candidate = candidate_from_sdp(written)
         except (ValueError, IndexError, AssertionError) as exc:

@@ -1,10 +1,22 @@
-"""The WebRTC transport's own configuration."""
+"""The WebRTC transport: its configuration, and what peers and networks do that they should not."""
+
+import asyncio
+import json
+from collections.abc import Callable
 
 import pytest
+from aioice import ice
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.rtcicetransport import connection_kwargs
 
+from server.access import ANYONE
 from server.settings import IceServer
-from server.transports.webrtc import ice_server
+from server.telemetry.metrics import Metrics
+from server.transports import webrtc_ice
+from server.transports.webrtc import MAX_CANDIDATES, BadOffer, Offered, WebRtcTransport, ice_server
+from tests.server.test_sessions import INIT, FakeTranscriber, make_sessions
+
+LONGEST_WAIT_SECONDS = 10.0
 
 
 @pytest.mark.parametrize(
@@ -22,3 +34,148 @@ def test_a_server_that_the_settings_take_is_one_that_aiortc_takes(text, address,
     assert arguments.get("stun_server", arguments.get("turn_server")) == address
     if credentials:
         assert (arguments["turn_username"], arguments["turn_password"]) == credentials
+
+
+class Peer:
+    """A client of this process, as odd as the test wants it."""
+
+    def __init__(self, **channel: object):
+        self.connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        self.channel = self.connection.createDataChannel("audio", **channel)
+        self.messages: asyncio.Queue[dict] = asyncio.Queue()
+        self.opened = asyncio.Event()
+        self.channel.on("open", self.opened.set)
+        self.channel.on("message", lambda text: self.messages.put_nowait(json.loads(text)))
+
+    async def connect(self, transport: WebRtcTransport, spoil: Callable[[str], str] = lambda sdp: sdp) -> None:
+        await self.connection.setLocalDescription(await self.connection.createOffer())
+        answer = await transport.answer(spoil(self.connection.localDescription.sdp), ANYONE)
+        await self.connection.setRemoteDescription(RTCSessionDescription(answer, "answer"))
+        await self.opened.wait()
+
+    async def send(self, protocol: int, data: bytes) -> None:
+        """Whatever it is, on the channel's stream."""
+        await self.connection.sctp._send(self.channel.id, protocol, data)
+
+
+def play(scenario: Callable, connect_seconds: float = 3.0) -> None:
+    async def run() -> None:
+        sessions, metrics = make_sessions(FakeTranscriber()), Metrics()
+        sessions.start()
+        transport = WebRtcTransport(sessions, metrics, (), connect_seconds)
+        async with asyncio.timeout(LONGEST_WAIT_SECONDS):
+            await scenario(transport, metrics)
+        await sessions.shut_down(1.0)
+        await transport.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("odd", [{"ordered": False}, {"maxRetransmits": 0}, {"maxPacketLifeTime": 100}])
+def test_a_channel_that_would_scramble_audio_is_refused_by_name(odd):
+    async def scenario(transport: WebRtcTransport, metrics: Metrics) -> None:
+        peer = Peer(**odd)
+        await peer.connect(transport)
+        assert (await peer.messages.get())["reason"] == "unreliable_channel"
+        await peer.connection.close()
+
+    play(scenario)
+
+
+TEXT, CONTROL = 51, 50
+
+
+@pytest.mark.parametrize(
+    ("protocol", "data"),
+    [
+        (TEXT, b"\xff\xfe"),  # no UTF-8
+        (CONTROL, b"\x03\x00\x00\x00" + bytes(8)),  # opened twice
+    ],
+)
+def test_what_makes_no_sense_on_a_channel_is_answered(protocol, data):
+    async def scenario(transport: WebRtcTransport, metrics: Metrics) -> None:
+        peer = Peer()
+        await peer.connect(transport)
+        peer.channel.send(INIT)
+        assert (await peer.messages.get())["op"] == "ready"
+        await peer.send(protocol, data)
+        assert (await peer.messages.get())["reason"] == "bad_message"
+        await peer.connection.close()
+
+    play(scenario)
+
+
+def test_control_messages_for_no_channel_harm_nobody():
+    async def scenario(transport: WebRtcTransport, metrics: Metrics) -> None:
+        peer = Peer()
+        await peer.connect(transport)
+        open_with_a_bad_label = b"\x03\x00\x00\x00" + bytes(4) + b"\x00\x02\x00\x00" + b"\xff\xff"
+        for data in (b"\x02", open_with_a_bad_label, b"\x03"):
+            await peer.connection.sctp._send(9, CONTROL, data)
+        peer.channel.send(INIT)
+        assert (await peer.messages.get())["op"] == "ready"
+        await peer.connection.close()
+
+    play(scenario)
+
+
+def test_an_offer_that_names_no_candidates_can_still_be_reached_from_it():
+    """RFC 8863: the server's candidates may be enough."""
+
+    async def scenario(transport: WebRtcTransport, metrics: Metrics) -> None:
+        peer = Peer()
+        await peer.connect(transport, lambda sdp: webrtc_ice.CANDIDATE.sub("", sdp))
+        peer.channel.send(INIT)
+        assert (await peer.messages.get())["op"] == "ready"
+        await peer.connection.close()
+
+    play(scenario)
+
+
+def test_an_offer_whose_sender_never_comes_is_given_up():
+    async def scenario(transport: WebRtcTransport, metrics: Metrics) -> None:
+        peer = Peer()
+        await peer.connection.setLocalDescription(await peer.connection.createOffer())
+        await transport.answer(peer.connection.localDescription.sdp, ANYONE)
+        assert len(transport.sessions) == 1
+        while len(transport.sessions):  # noqa: ASYNC110 - the transport offers nothing to wait on
+            await asyncio.sleep(0.01)
+        assert 'asr_offers_refused_total{reason="connect_timeout"} 1.0' in metrics.render().decode()
+        await peer.connection.close()
+
+    play(scenario, connect_seconds=0.1)
+
+
+def test_without_a_network_the_loopback_is_a_way():
+    alone = webrtc_ice.or_loopback(lambda use_ipv4, use_ipv6: [])
+    assert alone(use_ipv4=True, use_ipv6=True) == ["127.0.0.1"]
+    connected = webrtc_ice.or_loopback(lambda use_ipv4, use_ipv6: ["192.0.2.1"])
+    assert connected(use_ipv4=True, use_ipv6=True) == ["192.0.2.1"]
+    webrtc_ice.install()
+    installed = ice.get_host_addresses
+    webrtc_ice.install()
+    assert ice.get_host_addresses is installed and installed(use_ipv4=True, use_ipv6=True)
+
+
+def candidate(host: str) -> str:
+    return f"a=candidate:1 1 udp 2130706431 {host} 50000 typ host\r\n"
+
+
+def test_nobody_has_the_server_send_to_addresses_of_their_choice():
+    hosts = ("10.0.0.5", "127.0.0.1", "169.254.169.254", "192.168.1.9", "fd00::1", "abc.local", "8.8.8.8")
+    sdp = "v=0\r\n" + "".join(map(candidate, hosts)) + "a=end-of-candidates\r\n"
+    from_afar = webrtc_ice.with_usable_candidates(sdp, "8.8.4.4")
+    assert from_afar == "v=0\r\n" + candidate("8.8.8.8")
+    assert webrtc_ice.with_usable_candidates(sdp, "192.168.1.7").count("candidate:") == len(hosts), "a neighbour's are its own"
+    section = "m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\nc=IN IP4 0.0.0.0\r\n"
+    head = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n"
+    with pytest.raises(BadOffer, match="candidates"):
+        Offered.read(head + section + candidate("8.8.8.8") * (MAX_CANDIDATES + 1))
+
+
+def test_a_section_that_the_offer_itself_rejects_is_none():
+    head = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n"
+    rejected = "m=audio 0 UDP/TLS/RTP/SAVPF 111\r\nc=IN IP4 0.0.0.0\r\na=mid:0\r\n"
+    bundled = rejected.replace("mid:0", "mid:1") + "a=ice-ufrag:abcd\r\na=ice-pwd:0123456789012345678901\r\na=bundle-only\r\n"
+    assert Offered.read(head + rejected).audio == 0
+    assert Offered.read(head + rejected + bundled).audio == 1
