@@ -10,6 +10,7 @@ class Code(enum.StrEnum):
     BAD_OFFER = "bad_offer"
     UNRELIABLE_CHANNEL = "unreliable_channel"
     BODY_TOO_LARGE = "body_too_large"
+    TOO_SLOW = "too_slow"
     BAD_MESSAGE = "bad_message"
     UNKNOWN_OP = "unknown_op"
     NOT_INITIALISED = "not_initialised"
@@ -53,6 +54,7 @@ class Code(enum.StrEnum):
 
 
 HTTP_STATUS = {
+    Code.TOO_SLOW: 408,
     Code.CONNECT_TIMEOUT: 408,
     Code.INIT_TIMEOUT: 408,
     Code.IDLE_TIMEOUT: 408,

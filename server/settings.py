@@ -78,6 +78,10 @@ class Listen(Group):
     """Port of the Wyoming protocol for Home Assistant, which expects 10300. 0: none."""
     wyoming_host: str = Field("127.0.0.1", alias="ASR_WYOMING_HOST")
     """Address to listen on for it. The protocol has no keys: whoever reaches the port is served."""
+    admin_port: int = Field(0, ge=0, le=65_535, alias="ASR_ADMIN_PORT")
+    """Port of its own for `/healthz`, `/readyz` and `/metrics`, without keys and without TLS. 0: none."""
+    admin_host: str = Field("127.0.0.1", alias="ASR_ADMIN_HOST")
+    """Address to listen on for it."""
     trusted_proxies: tuple[IPvAnyNetwork, ...] = Field((), alias="ASR_TRUSTED_PROXIES")
     """Addresses and networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed, separated by commas."""
     webrtc_path: str = Field("/webrtc", pattern=ROUTE_PATH, alias="ASR_WEBRTC_PATH")

@@ -1,9 +1,11 @@
 """From the environment to an engine that serves: what every process of the server begins with."""
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
 import os
+import resource
 import socket
 import ssl
 import sys
@@ -35,6 +37,7 @@ def started(run: Callable[[Settings], int], environment: Mapping[str, str] = os.
     try:
         settings = settings_module.load(environment)
         set_up_log(settings)
+        raise_file_limit()
         return run(settings)
     except SettingsError as exc:
         return failed(exc, SETTINGS_STATUS)
@@ -62,11 +65,12 @@ class Listeners:
 
     http: socket.socket
     wyoming: socket.socket | None
+    admin: socket.socket | None = None
 
     def close(self) -> None:
-        self.http.close()
-        if self.wyoming is not None:
-            self.wyoming.close()
+        for each in (self.http, self.wyoming, self.admin):
+            if each is not None:
+                each.close()
 
 
 def check_tls(settings: Listen) -> None:
@@ -125,9 +129,12 @@ def listen_everywhere(settings: Listen, shared: bool = False) -> Listeners:
     """shared: with other processes; the kernel deals connections out evenly. Raises StartError."""
     check_tls(settings)
     http = listen(settings.host, settings.port, shared)
-    if not settings.wyoming_port:
-        return Listeners(http, None)
-    return Listeners(http, listen(settings.wyoming_host, settings.wyoming_port, shared, "ASR_WYOMING_HOST, ASR_WYOMING_PORT"))
+    admin = wyoming = None
+    if settings.wyoming_port:
+        wyoming = listen(settings.wyoming_host, settings.wyoming_port, shared, "ASR_WYOMING_HOST, ASR_WYOMING_PORT")
+    if settings.admin_port:
+        admin = listen(settings.admin_host, settings.admin_port, shared, "ASR_ADMIN_HOST, ASR_ADMIN_PORT")
+    return Listeners(http, wyoming, admin)
 
 
 def listen(host: str, port: int, shared: bool = False, variables: str = "ASR_HOST, ASR_PORT") -> socket.socket:
@@ -138,6 +145,13 @@ def listen(host: str, port: int, shared: bool = False, variables: str = "ASR_HOS
     except OSError as exc:
         reason = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else str(exc.strerror)  # below 0: the resolver's
         raise StartError(f"cannot listen on {host}:{port}: {reason.lower()} ({variables})") from exc
+
+
+def raise_file_limit() -> None:
+    """To the most that this process may have: every connection is one, and a login's usual 1,024 are soon spent."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def choice_of(settings: Settings) -> Choice:

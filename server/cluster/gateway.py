@@ -10,10 +10,11 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 
 import uvicorn
 from starlette.middleware import Middleware
+from uvicorn.server import ServerState
 
 from runtime.scheduler.transcriber import Transcriber
 from runtime.tokenizer import Tokenizer
@@ -22,6 +23,7 @@ from server.cluster.forwarding import SOCKET_VARIABLE as GATEWAY_VARIABLE
 from server.cluster.forwarding import Forwarding, Place
 from server.cluster.messages import SOCKET_VARIABLE
 from server.cluster.remote_engine import RemoteEngine
+from server.http.deadlines import PunctualHttp
 from server.sessions import Sessions
 from server.settings import Settings
 from server.startup import Listeners, choice_of, keep_tls_fresh, listen_everywhere, started
@@ -99,7 +101,7 @@ def serve(
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=PunctualHttp,
         ws="websockets-sansio",
         ws_max_size=WEBSOCKET_MESSAGE_BYTES,
         ws_per_message_deflate=False,  # audio does not shrink, and it would cost its CPU with every message
@@ -125,7 +127,10 @@ def serve(
         config.load()
         if config.ssl is not None:
             background.append(asyncio.create_task(keep_tls_fresh(config.ssl, settings.listen)))
-        async with wyoming.serving(sessions, metrics, settings.model.model_id, listeners.wyoming):
+        async with (
+            administered(config, listeners.admin),
+            wyoming.serving(sessions, metrics, settings.model.model_id, listeners.wyoming),
+        ):
             await server.serve([listeners.http, place.listen()] if place else [listeners.http])
         for task in background:
             task.cancel()
@@ -133,6 +138,20 @@ def serve(
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(run())
     return server.status
+
+
+@contextlib.asynccontextmanager
+async def administered(config: uvicorn.Config, listener: socket.socket | None) -> AsyncIterator[None]:
+    """Answers on the admin port, with connections of its own: those of the other port cannot use them up."""
+    if listener is None:
+        yield
+        return
+    state = ServerState()
+    server = await asyncio.get_running_loop().create_server(
+        lambda: PunctualHttp(config=config, server_state=state, app_state={}), sock=listener
+    )
+    yield
+    server.close()
 
 
 async def stop_when_orphaned(server: uvicorn.Server) -> None:

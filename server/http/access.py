@@ -14,7 +14,8 @@ from starlette.websockets import WebSocket
 from server.access import ANYONE, TOKEN_PREFIX, Caller, Gate
 from server.dialects import realtime_shapes
 from server.errors import ClientError, Code, Refused, ServerError
-from server.http.failures import refusal_of
+from server.http.deadlines import punctual
+from server.http.failures import error_response, refusal_of
 from server.settings import Access
 from server.telemetry.metrics import Metrics
 
@@ -26,13 +27,17 @@ KEY_PROTOCOLS = ("openai-insecure-api-key.", realtime_shapes.TOKEN_PROTOCOL)
 PAIR_PROTOCOLS = ("token", "bearer")  # Deepgram's: the key is the next one
 SCHEMES = ("bearer", "token")
 DEFAULT_PORTS = {"http": 80, "https": 443}
+HEALTH_PATHS = ("/healthz", "/readyz", "/metrics")
+NOTHING_ELSE = error_response(ClientError(Code.NOT_FOUND, "health and metrics are told here, and nothing else"))
 READING_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
 class AccessControl:
     """In front of the app. What gets past it carries its caller."""
 
-    def __init__(self, app: ASGIApp, gate: Gate, access: Access, metrics: Metrics):
+    def __init__(self, app: ASGIApp, gate: Gate, access: Access, metrics: Metrics, admin_port: int = 0):
+        """admin_port: where health and metrics alone are told, to whoever reaches it."""
+        self._admin_port = admin_port
         self._app, self._gate, self._access, self._metrics = app, gate, access, metrics
         self._rates = MovingWindowRateLimiter(MemoryStorage())
 
@@ -40,13 +45,16 @@ class AccessControl:
         if scope["type"] not in ("http", "websocket") or is_internal(scope):
             await self._app(scope, receive, send)
             return
+        if is_at(scope, self._admin_port):
+            await (self._app if scope["path"] in HEALTH_PATHS else NOTHING_ELSE)(scope, receive, send)
+            return
         try:
             scope["caller"] = self._caller(scope)
         except ServerError as error:
             self._metrics.refused_total.labels(error.code.value).inc()
             await answer(scope, receive, send, error)
             return
-        await self._app(scope, receive, send)
+        await self._app(scope, punctual(receive) if scope["type"] == "http" else receive, send)
 
     def _caller(self, scope: Scope) -> Caller:
         """Raises ServerError."""
@@ -80,6 +88,14 @@ def is_internal(scope: Scope) -> bool:
     match scope.get("server"):
         case [_, None]:
             return True
+    return False
+
+
+def is_at(scope: Scope, port: int) -> bool:
+    """Did it come to this port of the server?"""
+    match scope.get("server"):
+        case [_, int(found)]:
+            return found == port > 0
     return False
 
 

@@ -46,6 +46,7 @@ REASONS = {
     401: "the key is missing or wrong",
     403: "a page of another origin asks",
     404: "there is no such thing",
+    408: "too slow",
     412: "another ICE session",
     413: "too large or too long",
     415: "another content type is wanted",
