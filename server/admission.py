@@ -27,6 +27,8 @@ class Admission:
         status = self._transcriber.status()
         if status is Status.FAILED:
             return Refused(Code.ENGINE_FAILED, "the engine has stopped")
+        if status is Status.HUNG:
+            return Refused(Code.ENGINE_FAILED, "the engine hangs")
         if self._is_shutting_down:
             return Refused(Code.SHUTTING_DOWN, "the server is shutting down")
         if status is not Status.READY:

@@ -106,6 +106,7 @@ class Sessions:
         self._is_empty.set()
         self._is_warm = asyncio.Event()
         self._has_ticked = asyncio.Event()
+        self._engine_was = Status.STARTING
         self._background: asyncio.Task[None] | None = None
         self.on_defect: Callable[[], None] = lambda: None
         """Called when the tasks behind the sessions have ended on an error: the process serves nobody any more."""
@@ -138,11 +139,26 @@ class Sessions:
             gc.freeze()  # what start-up made is never garbage: full collections would walk it again and again
             self._is_warm.set()
             logger.info("warm; ready")
+        self._look_after_engine()
         self._metrics.ready.set(self.refusal() is None)
         self._metrics.backlog_seconds.set(self.backlog_seconds())
         for session in list(self._members.values()):
             with self._guarded(session):
                 session.on_time(now)
+
+    def _look_after_engine(self) -> None:
+        """What is on an engine that hangs is failed by name. Where it is lost for good the process ends, to be started again."""
+        status = self._transcriber.status()
+        if status is self._engine_was:
+            return
+        self._engine_was = status
+        if status in (Status.HUNG, Status.FAILED):
+            logger.error("the engine %s, and %d sessions with it", status.value, len(self._members))
+            for session in list(self._members.values()):
+                with self._guarded(session):
+                    session.fail(ServerError(Code.ENGINE_FAILED, f"the engine has {status.value}; connect again"))
+        if status is Status.FAILED:
+            self.on_defect()
 
     async def until_warm(self) -> None:
         await self._is_warm.wait()

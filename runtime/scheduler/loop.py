@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from runtime.engine.protocol import Encoding, Engine, Pending
+from runtime.engine.protocol import Cores, Encoding, Engine, Pending
 from runtime.exceptions import EngineError, EngineFailed, EngineStopped
 from runtime.scheduler import alignment
 from runtime.scheduler.batcher import Align, Batcher, Decode, Encode, Step
@@ -17,11 +17,13 @@ from runtime.scheduler.observer import Observer
 from runtime.scheduler.requests import Request, Result
 from runtime.scheduler.transcriber import OnLost, OnResult, Status
 from runtime.scheduler.warm_up import warm_up_request
+from runtime.scheduler.watch import Watch
 
 logger = logging.getLogger(__name__)
 
 FAILURES_TO_GIVE_UP = 3  # steps in a row that raised: the engine is taken for lost
-STUCK_SECONDS = 30.0  # a single step of the engine that takes longer has hung
+STUCK_SECONDS = 30.0  # a step that takes longer has hung, also one of the first, in which graphs are captured
+THIS_STEP = "step"  # of the loop's own thread
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class EngineLoop:
         self._stopping = False
         self._lock = threading.Lock()  # orders submissions against the end of the loop: none may slip in behind it
         self._ended = False
-        self._step_began: float | None = None
+        self._watch = Watch(clock)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     async def run(self) -> None:
@@ -118,14 +120,13 @@ class EngineLoop:
     def status(self) -> Status:
         if self._thread.ident is None:
             return Status.STARTING
-        if self._ended or not self._thread.is_alive() or self._seconds_in_step() >= STUCK_SECONDS:
+        if self._ended or not self._thread.is_alive() or self._watch.seconds >= STUCK_SECONDS:
             return Status.FAILED
-        return self._warm_up_status
-
-    def _seconds_in_step(self) -> float:
-        """How long the engine has been in its current step; 0 between steps. A hanging device shows here."""
-        began = self._step_began
-        return 0.0 if began is None else self._clock() - began
+        if self._warm_up_status is not Status.READY:
+            return self._warm_up_status  # the first steps of an engine may take their time
+        if self._watch.is_hopeless:
+            return Status.FAILED
+        return Status.HUNG if self._watch.is_late else Status.READY
 
     def submit(self, request: Request, on_result: OnResult) -> None:
         """See Transcriber.submit; on_result is called on this loop's thread."""
@@ -221,9 +222,12 @@ class EngineLoop:
         match step:
             case Encode(jobs, cores) if self._engine.limits.encode_lanes:
                 (job,), encoding = jobs, None
+                if cores is not Cores.SPARE:  # which may wait for as long as others want the core
+                    self._watch.begin(job.request.request_id)
                 with self._fails(step, began):
                     encoding = self._engine.begin_encode(job.slot, job.request.clip, cores)
                 if encoding is None:
+                    self._watch.end(job.request.request_id)
                     self._batcher.encoded(step)
                 else:
                     encoding.when_done(lambda: self._inbox.put(Encoded(step, encoding, began)))
@@ -247,6 +251,8 @@ class EngineLoop:
 
     def _finish_encode(self, encoded: Encoded) -> None:
         """Put what a lane has encoded into its slot; from now on the row can be decoded."""
+        (job,) = encoded.step.jobs
+        self._watch.end(job.request.request_id)
         with self._fails(encoded.step, encoded.began):
             encoded.encoding.finish()
         self._batcher.encoded(encoded.step)
@@ -264,7 +270,7 @@ class EngineLoop:
     @contextlib.contextmanager
     def _fails(self, step: Step, began: float) -> Iterator[None]:
         """Whatever the engine raises fails the requests of this step by name, and the others go on."""
-        self._step_began = began
+        self._watch.begin(THIS_STEP)
         try:
             yield
         except Exception as exc:
@@ -273,7 +279,7 @@ class EngineLoop:
             error = exc if isinstance(exc, EngineError) else EngineFailed(f"the engine failed: {exc!r}")
             self._publish(self._batcher.fail(step.jobs, error, self._clock()))
         finally:
-            self._step_began = None
+            self._watch.end(THIS_STEP)
 
     def _publish(self, results: list[Result]) -> None:
         for slot in self._batcher.take_freed():

@@ -17,8 +17,10 @@ class Status(enum.Enum):
     READY = "ready"
     RESTARTING = "restarting"
     """The engine was lost and is being started again by somebody."""
+    HUNG = "hung"
+    """The engine has been at one step for too long. It may come back, or be given up."""
     FAILED = "failed"
-    """The engine is lost, or hangs, and nobody starts it again."""
+    """The engine is lost, or was given up, and nobody starts it again."""
 
 
 class Transcriber(Protocol):

@@ -137,6 +137,9 @@ def serve(
 
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(run())
+    if server.status == DEFECT_STATUS:
+        logging.shutdown()
+        os._exit(DEFECT_STATUS)  # the interpreter would wait for threads that hang
     return server.status
 
 

@@ -16,6 +16,7 @@ from server.cluster.messages import LOST_SECONDS, PULSE_SECONDS, Answer, EngineP
 
 logger = logging.getLogger(__name__)
 
+HANGS = "the engine process hangs; connect again"
 AWAY = "the engine process has died and is being started again; connect again"
 
 
@@ -40,7 +41,7 @@ class RemoteEngine:
     def status(self) -> Status:
         """Of the engine process that is doing best: one that is away or hangs is no reason to end the others."""
         found = {link.status() for link in self._links}
-        best_first = (Status.READY, Status.RESTARTING, Status.STARTING, Status.FAILED)
+        best_first = (Status.READY, Status.RESTARTING, Status.STARTING, Status.HUNG, Status.FAILED)
         return next(status for status in best_first if status in found)
 
     @property
@@ -153,6 +154,8 @@ class Link:
                 self._lose()
             logger.info("an engine process is there")
         self._pulse, self._heard_at, self._was_found = pulse, self._clock(), True
+        if self._streams and self.status() in (Status.HUNG, Status.FAILED):
+            self._give_up(HANGS)
 
     async def beat(self) -> None:
         """Say that this gateway is there, and notice when the engine process no longer is."""
@@ -165,13 +168,16 @@ class Link:
 
     def _lose(self) -> None:
         """The streams were there, and no other engine process knows them."""
-        logger.error("the engine process is gone, and %d streams with it", len(self._streams))
         self._pulse = None
+        self._give_up(AWAY)
+
+    def _give_up(self, why: str) -> None:
+        logger.error("%s; %d streams are lost", why, len(self._streams))
         lost, unanswered = dict(self._streams), dict(self._unanswered)
         self._unanswered.clear()
         for stream_id in lost:
             self.close_stream(stream_id)  # should it only have been slow: nobody will come back to them
         for request, on_result in unanswered.values():
-            on_result(Result(request, error=EngineFailed(AWAY)))
+            on_result(Result(request, error=EngineFailed(why)))
         for _, on_lost in lost.values():
-            on_lost(AWAY)
+            on_lost(why)

@@ -116,6 +116,8 @@ class Stream:
         self._last_heard_at = now  # when audio last came
         self._last_interim_at = float("-inf")  # when the last interim was submitted
         self._due_at: float | None = None  # since when another one has been due, with a request under way
+        self._waited_for: Outstanding | None = None  # the request under way when the clock was last looked at
+        self._waits_since = now
         self._flushes: deque[Flush] = deque()  # that were asked for, the oldest first
         self._finished_at = 0.0  # when finish() was called
         self._last_shown = ("", 0)  # text and stable, as last said
@@ -185,8 +187,18 @@ class Stream:
         """Called now and then, to notice what does not happen."""
         if self._end_position is not None and now - self._asked_at > self._limits.close_timeout_seconds:
             self.fail(Code.ENGINE_FAILED, f"no final within {self._limits.close_timeout_seconds:g} s of closing")
+        elif self._waits_in_vain(now):
+            self.fail(Code.ENGINE_FAILED, f"the engine has not answered within {self._limits.close_timeout_seconds:g} s")
         elif self.state is State.OPEN and now - self._last_heard_at > AUDIO_STOPPED_SECONDS:
             self._advance(now)  # audio that comes does it by itself
+
+    def _waits_in_vain(self, now: float) -> bool:
+        """A recording may wait for as long as others speak."""
+        if self._outstanding is not self._waited_for:
+            self._waited_for, self._waits_since = self._outstanding, now
+        if self._outstanding is None or self._options.is_file or self.state is State.ENDED:
+            return False
+        return now - self._waits_since > self._limits.close_timeout_seconds
 
     def finish(self, now: float) -> None:
         """The audio has ended: transcribe what is left and say the final. Harmless when that is under way."""

@@ -246,3 +246,26 @@ def test_a_server_that_shuts_down_says_so():
         return sessions.refusal()
 
     assert asyncio.run(refuse_while_shutting_down()).code == "shutting_down"
+
+
+def test_a_hanging_engine_fails_its_streams_and_one_that_is_lost_ends_the_process():
+    async def play() -> None:
+        transcriber, defects = FakeTranscriber(), []
+        sessions = make_sessions(transcriber)
+        sessions.on_defect = lambda: defects.append("ended")
+        sessions.start()
+        await asyncio.wait_for(sessions.until_warm(), 5.0)
+        client, _ = connect(sessions)
+        transcriber.said = Status.HUNG
+        await asyncio.wait_for(client.ended.wait(), 5.0)
+        assert client.last == ("error", "engine_failed") and "hung" in client.messages[-1].message
+        assert sessions.refusal().code == "engine_failed" and sessions.alive and not defects
+        transcriber.said = Status.READY
+        assert connect(sessions)[0].last == ("ready", "")
+        transcriber.said = Status.FAILED
+        while not defects:  # noqa: ASYNC110 - until the sessions have looked
+            await asyncio.sleep(0.01)
+        assert not sessions.alive
+        await sessions.shut_down(timeout_seconds=1.0)
+
+    asyncio.run(play())

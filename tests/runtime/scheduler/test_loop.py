@@ -9,14 +9,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from runtime.audio import Clip
 from runtime.engine.protocol import CONTINUED, Limits, Prediction, Ready, Row
 from runtime.exceptions import EngineFailed, EngineStopped, RequestCancelled
-from runtime.scheduler.loop import FAILURES_TO_GIVE_UP, STUCK_SECONDS, EngineLoop
+from runtime.scheduler.loop import FAILURES_TO_GIVE_UP, EngineLoop
 from runtime.scheduler.observer import Observer
 from runtime.scheduler.requests import Request
 from runtime.scheduler.transcriber import Status
+from runtime.scheduler.watch import GIVE_UP_SECONDS, HUNG_SECONDS, Watch
 
 CLIP = Clip(np.zeros(16_000, np.int16))
 LONGEST_WAIT_SECONDS = 10.0
@@ -225,8 +228,10 @@ def test_stopping_answers_what_is_waiting(start):
         loop.submit(request(number), answers.put)
     assert entered.wait(LONGEST_WAIT_SECONDS)
     assert loop.status() is Status.READY
-    now[0] += STUCK_SECONDS
-    assert loop.status() is Status.FAILED, "a step that hangs can be seen from outside"
+    now[0] += HUNG_SECONDS
+    assert loop.status() is Status.HUNG, "a step that hangs can be seen from outside"
+    now[0] += GIVE_UP_SECONDS
+    assert loop.status() is Status.FAILED
     stopper = threading.Thread(target=loop.stop)
     stopper.start()
     may_go_on.set()
@@ -390,3 +395,36 @@ def test_a_device_that_fails_behind_the_loops_back_fails_the_requests_in_both_st
     loop.submit(request(1), answers.put)
     assert answers.get(timeout=LONGEST_WAIT_SECONDS).error is None, "and the next one is served"
     assert answers.empty(), "each is answered once"
+
+
+def test_a_lane_that_hangs_is_seen(start):
+    entered, may_go_on, now = threading.Event(), threading.Event(), [0.0]
+
+    def block(what: str) -> None:
+        entered.set()
+        may_go_on.wait(LONGEST_WAIT_SECONDS)
+
+    loop, answers = start(LaneEngine(block), clock=lambda: now[0])
+    loop.submit(request(3), answers.put)
+    assert entered.wait(LONGEST_WAIT_SECONDS) and loop.status() is Status.READY
+    now[0] += HUNG_SECONDS
+    assert loop.status() is Status.HUNG
+    may_go_on.set()
+    assert answers.get(timeout=LONGEST_WAIT_SECONDS).error is None
+    assert loop.status() is Status.READY
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.floats(0.0, 20.0)), max_size=30))
+def test_the_longest_under_way_is_what_counts(events):
+    now, begun = [0.0], {}
+    watch = Watch(lambda: now[0])
+    for what, seconds in events:
+        if what in begun:
+            watch.end(what)
+            del begun[what]
+        else:
+            watch.begin(what)
+            begun[what] = now[0]
+        now[0] += seconds
+        assert watch.seconds == (now[0] - min(begun.values()) if begun else 0.0)
+        assert HUNG_SECONDS <= watch.limit_seconds <= 15.0 and (watch.is_late or not watch.is_hopeless)

@@ -644,3 +644,12 @@ def test_where_a_stream_goes_on_is_a_whole_number(from_ms):
     stream = Stream()
     stream.text(json.dumps({"op": "init", "from_ms": from_ms}))
     assert stream.error["reason"] == "bad_message" and "from_ms" in stream.error["message"]
+
+
+def test_a_request_that_is_never_answered_fails_the_stream_by_name():
+    stream = Stream().init()
+    stream.sound(0.6)
+    for _ in range(23):
+        stream.now += 1.0
+        stream.session.on_time(stream.now)
+    assert stream.error["reason"] == "engine_failed" and "not answered" in stream.error["message"]
