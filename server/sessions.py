@@ -27,11 +27,13 @@ from server.session.broadcast import BroadcastSession
 from server.session.deepgram import DeepgramSession
 from server.session.native import Send, Session
 from server.session.openai_realtime import RealtimeSession
+from server.session.record import Record
 from server.session.recording import Recording
 from server.session.wyoming import WyomingSession
 from server.settings import Settings
 from server.stream.events import Event
 from server.stream.stream import Options, Stream
+from server.telemetry.logs import log_fields
 from server.telemetry.metrics import Api, Metrics
 
 logger = logging.getLogger(__name__)
@@ -100,7 +102,7 @@ class Sessions:
             settings.access.max_connecting_per_address,
         )
         self._members: dict[str, Member] = {}
-        self._callers: dict[str, Caller] = {}  # of the members
+        self._records: dict[str, Record] = {}  # of the members
         self._waiting: set[str] = set()  # members that have not sent init: they have no place
         self._is_empty = asyncio.Event()
         self._is_empty.set()
@@ -217,9 +219,9 @@ class Sessions:
         """It has said what it wants. Raises Refused."""
         session_id = session.session_id
         with self._counted_refusal():
-            self._admission.take_place(self._callers[session_id])
+            self._admission.take_place(self._records[session_id].caller)
         self._waiting.discard(session_id)
-        self._admission.end_waiting(self._callers[session_id])
+        self._admission.end_waiting(self._records[session_id].caller)
         self._open_stream(session, session_id)
         return self._begin_stream(session, session_id, say, options, now)
 
@@ -319,7 +321,7 @@ class Sessions:
     def _keep(self, session: Member, api: Api, caller: Caller) -> None:
         """Until _end()."""
         self._members[session.session_id] = session
-        self._callers[session.session_id] = caller
+        self._records[session.session_id] = Record(session.session_id, api.value, caller, self._clock())
         self._is_empty.clear()
         self._metrics.sessions_total.labels(api).inc()
         self._metrics.sessions.labels(api).inc()
@@ -345,7 +347,9 @@ class Sessions:
         if self._members.pop(session_id, None) is None:
             return
         self._transcriber.close_stream(session_id)  # harmless for one that has none of this name
-        caller = self._callers.pop(session_id)
+        record = self._records.pop(session_id)
+        caller = record.caller
+        log_fields(logger, "a session has ended", record.fields(self._clock(), self._settings.telemetry.log_text))
         if session_id in self._waiting:
             self._waiting.discard(session_id)
             self._admission.end_waiting(caller)
@@ -361,9 +365,15 @@ class Sessions:
             session.on_text(text, self._clock())
 
     def audio(self, session: Hearer, pcm: bytes) -> None:
-        self._metrics.audio_seconds_total.inc(len(pcm) / 2 / SAMPLE_RATE)
+        self._count_audio(session, pcm)
         with self._guarded(session):
             session.on_audio(pcm, self._clock())
+
+    def _count_audio(self, session: Member, pcm: bytes) -> None:
+        seconds = len(pcm) / 2 / SAMPLE_RATE
+        self._metrics.audio_seconds_total.inc(seconds)
+        if record := self._records.get(session.session_id):
+            record.audio_seconds += seconds
 
     def finish(self, session: Member) -> None:
         """The client has said its last: it gets its final."""
@@ -378,8 +388,6 @@ class Sessions:
 
     def leave(self, session: Member) -> None:
         """The client has gone without a word. Harmless for a session that has ended."""
-        if session.session_id in self._members:
-            logger.info("%s left without closing", session.session_id)
         session.drop()
 
     @contextlib.contextmanager
@@ -407,7 +415,7 @@ class Sessions:
         self, recording: Recording, stream_id: str, pcm: bytes, say: Callable[[Event], bool], options: Options
     ) -> Callable[[], None]:
         stream, end = self._begin_named_stream(recording, stream_id, say, options, self._clock())
-        self._metrics.audio_seconds_total.inc(len(pcm) / 2 / SAMPLE_RATE)
+        self._count_audio(recording, pcm)
         with self._guarded(recording):
             stream.hear_all(pcm, self._clock())
         return end
@@ -428,11 +436,17 @@ class Sessions:
     def _begin_stream(
         self, session: Member, stream_id: str, say: Callable[[Event], bool], options: Options, now: float
     ) -> Stream:
+        record = self._records[session.session_id]
+
+        def say_and_note(event: Event) -> bool:
+            record.observe(event)
+            return say(event)
+
         stream: Stream = Stream(
             stream_id,
             self._settings.session,
             self._tokenizer,
-            say,
+            say_and_note,
             lambda request: self._submit(session, stream, request),
             now,
             options,

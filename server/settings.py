@@ -235,6 +235,10 @@ class Telemetry(Group):
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", alias="ASR_LOG_LEVEL")
     """Lowest level that is logged."""
+    log_format: Literal["console", "json"] = Field("console", alias="ASR_LOG_FORMAT")
+    """How the log is written: for people, or an object on each line."""
+    log_text: bool = Field(False, alias="ASR_LOG_TEXT")
+    """Whether what was said is logged, with the end of each session."""
 
 
 class Settings(BaseModel):

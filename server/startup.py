@@ -22,6 +22,7 @@ from server import settings as settings_module
 from server.access import Keys, version_of
 from server.errors import SettingsError, StartError
 from server.settings import Listen, Settings
+from server.telemetry import logs
 from server.telemetry.metrics import Metrics
 
 logger = logging.getLogger("server")
@@ -53,10 +54,7 @@ def failed(error: Exception, status: int) -> int:
 
 
 def set_up_log(settings: Settings) -> None:
-    level = settings.telemetry.log_level.upper()
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for noisy in ("aioice", "aiortc"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logs.set_up(settings.telemetry.log_level, settings.telemetry.log_format == "json")
 
 
 @dataclass(frozen=True)
