@@ -13,6 +13,7 @@ from benchmarks import scores
 from benchmarks.gateway import GatewayLoad
 from benchmarks.offline import Offline
 from benchmarks.quality import Quality, Spread
+from benchmarks.soak import Soaked
 from benchmarks.speech import Heard
 from benchmarks.streams import Capacity
 from benchmarks.trial import FINAL_P95_MS, LATE_SHARE
@@ -123,3 +124,17 @@ def save(figure: pyplot.Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
+
+
+def plot_soak(found: Soaked, path: Path) -> None:
+    """Memory, files and threads of all processes, along the time."""
+    figure, axes = pyplot.subplots(3, 1, figsize=(10, 7), sharex=True)
+    minutes = [look.seconds / 60 for look in found.looks]
+    for each, (name, label) in zip(axes, {"memory_mib": "MiB", "files": "open files", "threads": "threads"}.items(), strict=True):
+        each.plot(minutes, [getattr(look, name) for look in found.looks])
+        each.set(ylabel=label, ylim=(0, None))
+    axes[0].set_title(
+        f"{found.sessions} sessions, {found.kills} processes killed, {found.wrong_words} of {found.words} words wrong"
+    )
+    axes[-1].set_xlabel("minutes")
+    save(figure, path)

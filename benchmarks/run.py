@@ -26,6 +26,7 @@ from benchmarks import (
     quality,
     recordings,
     scores,
+    soak,
     speech,
     speech_sets,
     streams,
@@ -75,6 +76,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add_engine_options(add("engine", run_engine, "encoder, verification and steps of every engine, beside transformers"))
     add_offline_options(add("offline", run_offline, "whole recordings at once, beside transformers and other recognisers"))
     add_streams_options(add("streams", run_streams, "the most live streams under the strict rule"))
+    add_soak_options(add("soak", run_soak, "sessions that come and go while processes are killed: words, memory, files"))
     add_recording_options(
         add("recording", run_recording, "a long recording over REST: speed, memory, and a live stream beside it")
     )
@@ -115,6 +117,14 @@ def add_streams_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--step", type=int, default=4, help="streams more or fewer until a trial fails or passes")
     command.add_argument("--seconds", type=float, default=40.0, help="of a trial")
     command.add_argument("--long-seconds", type=float, default=120.0, help="of the trial that confirms")
+
+
+def add_soak_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--target", choices=("onnxruntime", "tensorrt", "torch"), default="onnxruntime")
+    command.add_argument("--precision", choices=PRECISIONS, default=DEFAULT_PRECISION)
+    command.add_argument("--minutes", type=float, default=60.0)
+    command.add_argument("--clients", type=int, default=4, help="sessions at a time (default: %(default)s)")
+    command.add_argument("--kills", type=int, default=0, help="of gateways and engine processes, spread over the time")
 
 
 def add_recording_options(command: argparse.ArgumentParser) -> None:
@@ -217,6 +227,18 @@ def searches_of(arguments: argparse.Namespace) -> list[Trial]:
         for interval_ms in arguments.interval_ms
         for way in arguments.ways
     ]  # fmt: skip
+
+
+def run_soak(arguments: argparse.Namespace) -> int:
+    about = {"benchmark": "soak", "machine": machine.describe(), "settings": settings_of(arguments)}
+    with console.status("soak") as status:
+        found = soak.run(arguments.engines, arguments.target, arguments.precision, arguments.minutes, arguments.clients,
+                         arguments.kills, status.update)  # fmt: skip
+    console.print(tables.soak_table(found))
+    write_line(arguments.out, about | {"result": found.as_json()})
+    if arguments.plot:
+        plots.plot_soak(found, arguments.plot)
+    return 0
 
 
 def run_recording(arguments: argparse.Namespace) -> int:

@@ -26,11 +26,17 @@ def running_server(engines: Path, precision: str, variables: dict[str, str]) -> 
 
 
 @contextlib.contextmanager
-def running_process(arguments: Sequence[str], address: str, variables: dict[str, str]) -> Iterator[subprocess.Popen]:
-    """This Python with arguments, serving at the address; ready. Raises RuntimeError where it does not start."""
+def running_process(
+    arguments: Sequence[str], address: str, variables: dict[str, str], log: Path | None = None
+) -> Iterator[subprocess.Popen]:
+    """This Python with arguments, serving at the address; ready. log: takes what it says.
+
+    Raises RuntimeError where it does not start.
+    """
     host, _, port = address.rpartition(":")
     environment = os.environ | {"ASR_HOST": host, "ASR_PORT": port} | variables
-    process = subprocess.Popen([sys.executable, *arguments], cwd=PROJECT, env=environment)
+    output = log.open("w") if log else None
+    process = subprocess.Popen([sys.executable, *arguments], cwd=PROJECT, env=environment, stderr=output)
     try:
         wait_until_ready(address, process)
         yield process
@@ -41,6 +47,9 @@ def running_process(arguments: Sequence[str], address: str, variables: dict[str,
         except subprocess.TimeoutExpired:
             process.kill()
             raise
+        finally:
+            if output:
+                output.close()
 
 
 def free_address() -> str:

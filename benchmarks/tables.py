@@ -4,12 +4,14 @@ from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 
+from benchmarks import soak
 from benchmarks.engine import EngineRun, Measurement
 from benchmarks.gateway import Churn, GatewayLoad
 from benchmarks.offline import Offline
 from benchmarks.quality import Quality
 from benchmarks.recordings import Recorded
 from benchmarks.scores import Paired, Rate, Score, false_words
+from benchmarks.soak import Soaked
 from benchmarks.speech import Heard
 from benchmarks.streams import Capacity
 
@@ -149,6 +151,20 @@ def streams_table(found: Sequence[Capacity]) -> Table:
         way = trial.way + (f", {trial.workers} gateways" if trial.workers > 1 else "")
         table.add_row(way, trial.precision, "yes" if trial.drafts else "no", f"{trial.interval_ms:g}", str(trial.streams),
                       *figures, "; ".join(each.one_more.broken) if each.one_more else "")  # fmt: skip
+    return table
+
+
+def soak_table(found: Soaked) -> Table:
+    table = make_table(f"{found.minutes:g} minutes, {found.kills} kills", ("figure", "value"), left=1)
+    for name, value in (
+        ("sessions: all / text as undisturbed / went on from another", f"{found.sessions} / {found.exact} / {found.resumed}"),
+        ("words: all / missing, added or changed", f"{found.words} / {found.wrong_words}"),
+        ("sessions that failed", ", ".join(f"{count} {reason}" for reason, count in found.failed.items()) or "none"),
+        ("final, median ms", f"{found.final_ms:g}"),
+        ("tracebacks in the log", str(found.tracebacks)),
+        *((f"{name}: second quarter / last quarter", f"{early:g} / {late:g}") for name, early, late in soak.growth(found.looks)),
+    ):
+        table.add_row(name, value)
     return table
 
 

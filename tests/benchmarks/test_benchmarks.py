@@ -2,11 +2,14 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from benchmarks import comparison, file_sets, gateway, gpu_check, offline, run, streams
+from benchmarks import comparison, file_sets, gateway, gpu_check, offline, run, soak, streams
 from benchmarks.gpu_check import Stage
 from benchmarks.listening import listen
 from benchmarks.model_size import ModelSize
@@ -262,3 +265,15 @@ def test_joined_recordings_hold_every_clip_between_pauses():
     quiet_power = (recording.samples.astype(float) ** 2).sum() - (speech**2).sum()
     quiet_power /= len(recording.samples) - len(speech)
     assert 10 * np.log10((speech**2).mean() / quiet_power) == pytest.approx(15, abs=1)
+
+
+def test_a_soak_looks_at_all_processes_and_tells_growth_from_noise():
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        assert child.pid in soak.children_of(os.getpid()) and soak.age_seconds(child.pid) < 60
+        alone, both = (soak.look_at(pids, 1.0) for pids in ([os.getpid()], [os.getpid(), child.pid]))
+        assert 0 < alone.files < both.files and alone.memory_mib < both.memory_mib and soak.look_at([2**22 + 1], 1.0).files == 0
+    finally:
+        child.communicate(b"\n")
+    looks = [soak.Look(float(number), 100.0 + (50 if number < 2 else 0), 10 + number // 6, 4) for number in range(12)]
+    assert list(soak.growth(looks)) == [("memory_mib", 100.0, 100.0), ("files", 10.0, 11.0), ("threads", 4.0, 4.0)]
