@@ -31,6 +31,7 @@ WEBRTC_SECONDS = 5.0  # for a data channel; then a WebSocket is tried
 SILENT_SECONDS = 4.0  # without a word of a server that says pulse: it is lost
 LOOK_SECONDS = 0.25
 MOST_BYTES = 2 * SAMPLE_RATE  # of audio in one message
+MOST_AHEAD_SECONDS = 60.0  # half of what a server lets wait, unless it was told otherwise
 HELD_SECONDS = 120.0  # of audio, while there is no session
 SOONEST_SECONDS, LATEST_SECONDS = 0.25, 5.0  # between two tries to go on
 MOST_VAIN = 5  # sessions in a row that closed nothing: it would go on for ever
@@ -55,6 +56,11 @@ class Session:
         """Has the client said that the audio has ended?"""
         self.end: asyncio.Future[StreamError] = asyncio.get_running_loop().create_future()
         """Why nothing more comes of it."""
+
+    @property
+    def speaks(self) -> bool:
+        """Has the server said anything of late? One that says pulse does so every second."""
+        return time.monotonic() - self._heard_at < SILENT_SECONDS / 2
 
     def take(self, text: str) -> None:
         message = json.loads(text)
@@ -231,8 +237,15 @@ class StreamingClient:
                     self._goes_on.clear()
                 elif session.wire.unsent_bytes > HIGH_MARK_BYTES:
                     await session.wire.until_drained()
+                elif self._ahead_seconds > MOST_AHEAD_SECONDS and session.speaks:
+                    await asyncio.sleep(LOOK_SECONDS)
                 elif not self._send_next(session, session.wire):
                     self._goes_on.clear()  # it is closing: another one will come, or the outcome
+
+    @property
+    def _ahead_seconds(self) -> float:
+        """Audio that was sent and that the server has not listened to: it gives a stream up that is too far ahead."""
+        return self._sent / (2 * SAMPLE_RATE) - self._told.heard_ms / 1000
 
     @property
     def _has_unsent(self) -> bool:

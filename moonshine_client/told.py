@@ -15,6 +15,8 @@ class Told:
         self._segments: list[Message] = []
         self.closed_ms = 0
         """Up to there all is in closed segments, or silence: a new session begins there."""
+        self.heard_ms = 0
+        """Up to there the server has listened."""
 
     @property
     def stable_text(self) -> str:
@@ -25,9 +27,11 @@ class Told:
         self._closed_segments += self._segments
         self._closed_text = joined(self._closed_text, joined(*(segment["text"] for segment in self._segments)))
         self._text, self._stable, self._segments = "", 0, []
+        self.heard_ms = self.closed_ms
 
     def take(self, message: Message) -> Message:
         """The message with all of the text and all segments in it."""
+        self.heard_ms = max(self.heard_ms, message.get("audio_ms", 0))
         if message["op"] == "pulse":
             self.closed_ms = max(self.closed_ms, message["audio_ms"])
         if "offset" not in message:

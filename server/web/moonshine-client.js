@@ -23,6 +23,7 @@ const SOONEST_MS = 250;
 const LATEST_MS = 5000; // between two tries to go on
 const MOST_VAIN = 5; // sessions in a row that closed nothing
 const MOST_SAMPLES = 16000; // in one message: a third of a second at 48 kHz
+const MOST_AHEAD_MS = 60000; // of audio that the server has not listened to: half of what it lets wait
 const MOST_UNSENT_BYTES = 256 * 1024;
 const PASSING = ["connection_lost", "engine_failed", "shutting_down", "internal_error", "server_full", "warming_up", "too_many_sessions", "rate_limit_exceeded"];
 
@@ -86,6 +87,7 @@ export class MoonshineClient extends EventTarget {
     this.closedMs = 0; // up to there all is in closed segments, or silence
     this.audio = new HeldAudio();
     this.sent = 0;
+    this.heardMs = 0; // up to there the server has listened
     this.isClosing = false;
     this.isEnded = false;
     this.session = null;
@@ -152,7 +154,7 @@ export class MoonshineClient extends EventTarget {
     before?.stop(lost("the stream goes on elsewhere"));
     this.closedText = joined(this.closedText, ...this.openSegments.map(({text}) => text));
     this.closedSegments.push(...this.openSegments);
-    Object.assign(this, {openText: "", openStable: 0, openSegments: []});
+    Object.assign(this, {openText: "", openStable: 0, openSegments: [], heardMs: this.closedMs});
     const position = Math.round((this.closedMs * this.init.sr) / 1000);
     this.audio.forgetBefore(position);
     this.sent = Math.max(this.audio.start, Math.min(position, this.audio.end));
@@ -203,6 +205,7 @@ export class MoonshineClient extends EventTarget {
     if (!session?.isReady) return; // the next one gets it
     while (this.sent < this.audio.end) {
       if (session.wire.unsentBytes() > MOST_UNSENT_BYTES) return void setTimeout(() => this.pump(), 50);
+      if (performance.now() - session.heardAt < SILENT_MS / 2 && (1000 * this.sent) / this.init.sr - this.heardMs > MOST_AHEAD_MS) return void setTimeout(() => this.pump(), LOOK_MS);
       const piece = this.audio.read(this.sent, MOST_SAMPLES);
       this.sent += piece.length;
       session.wire.send(piece);
@@ -230,6 +233,7 @@ export class MoonshineClient extends EventTarget {
   }
 
   takeMessage(message, session) {
+    this.heardMs = Math.max(this.heardMs, message.audio_ms ?? 0);
     if (message.op === "pulse") this.closedMs = Math.max(this.closedMs, message.audio_ms);
     else this.takeText(message);
     this.dispatchEvent(new CustomEvent("message", {detail: message}));

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from moonshine_client import StreamError, StreamingClient
 from moonshine_client.told import Message
+from runtime.scheduler.requests import Request
+from runtime.scheduler.transcriber import OnResult
 from server.app import create_app
 from server.sessions import Sessions
 from server.settings import Settings
@@ -238,5 +240,26 @@ def test_a_full_server_is_tried_again_in_its_time():
             for start in range(FRAME_BYTES, len(SOUND), FRAME_BYTES):
                 await client.send(SOUND[start : start + FRAME_BYTES])
             check(await client.close())
+
+    play(scenario)
+
+
+def test_a_client_that_comes_back_with_minutes_of_audio_does_not_overrun_the_server():
+    """It used to lose the session, with no text kept: more waited than a server lets wait."""
+    minutes = SOUND * 5
+
+    async def scenario(server: Server) -> None:
+        loop = asyncio.get_running_loop()
+
+        def answer_later(request: Request, on_result: OnResult) -> None:
+            loop.call_later(0.25, on_result, counting.hear(request))
+
+        server.transcriber.submit = answer_later
+        async with StreamingClient(server.address, transport="webrtc") as client:
+            await client.send(minutes[:64_000])
+            await asyncio.sleep(1.5)  # the first pulse
+            await client.send(minutes[64_000:])
+            final = await client.close()
+            assert final["text"] == " ".join([counting.text(COUNT)] * 5) and final["audio_ms"] == len(minutes) // 32
 
     play(scenario)
