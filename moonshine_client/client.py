@@ -22,7 +22,7 @@ import numpy as np
 
 from moonshine_client.held_audio import BYTES_PER_MS, SAMPLE_RATE, HeldAudio
 from moonshine_client.told import Message, Told
-from moonshine_client.wires import HIGH_MARK_BYTES, DataChannel, Socket, StreamError, Wire, authorization
+from moonshine_client.wires import HIGH_MARK_BYTES, DataChannel, Socket, StreamError, Wire, authorization, reason_of
 
 FRAME_MS = 20
 CONNECT_SECONDS = 15.0
@@ -331,6 +331,7 @@ class StreamingClient:
             session.lose()
             await wire.close()
             raise
+        self._last_words = None
         self._goes_on.set()
         self._start(self._pump())
 
@@ -384,6 +385,8 @@ class StreamingClient:
                 told = exc
             except OSError as exc:
                 told = StreamError("connection_lost", str(exc) or "no answer")
+            except Exception as exc:  # an answer of something that is no such server, and whatever the libraries make of it
+                told = StreamError("bad_answer", reason_of(exc))
             self._on_trouble(f"{told.message}; trying again")
         return False
 

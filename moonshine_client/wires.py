@@ -173,6 +173,7 @@ class Socket:
 
     async def close(self) -> None:
         self._is_lost = True
+        self._drained.set()
         for task in self._tasks:
             task.cancel()
         if self._tasks:

@@ -1,5 +1,6 @@
 """Who may use the server: API keys, and tokens that stand in for one for a while, signed so that every process can read them."""
 
+import contextlib
 import hashlib
 import hmac
 import logging
@@ -73,8 +74,8 @@ def checked(key: str) -> str:
 
 def caller_of(key: str, options: list[str]) -> Caller:
     values = dict(option.partition("=")[::2] for option in options)
-    if unknown := set(values) - {"name", "sessions", "per_minute"}:
-        raise ValueError(f"unknown {min(unknown)[:20]!r}; known are name=, sessions= and per_minute=")
+    if set(values) - {"name", "sessions", "per_minute"}:
+        raise ValueError("what stands behind it is none of name=, sessions= and per_minute=; keys are separated by commas")
     numbers = [values.get(name, "0") for name in ("sessions", "per_minute")]
     if not all(number.isdecimal() and number.isascii() for number in numbers):
         raise ValueError("sessions= and per_minute= take whole numbers")
@@ -83,7 +84,7 @@ def caller_of(key: str, options: list[str]) -> Caller:
 
 
 def digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
+    return hashlib.sha256(key.encode(errors="surrogatepass")).digest()
 
 
 class Keys:
@@ -193,6 +194,7 @@ class Used:
     def add(self, name: str) -> bool:
         """False where it is there already, whichever process has added it."""
         self._sweep()
+        self._directory.mkdir(exist_ok=True)  # somebody may have tidied up
         try:
             os.close(os.open(self._directory / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         except FileExistsError:
@@ -206,8 +208,9 @@ class Used:
             return
         self._swept_at = now
         for entry in os.scandir(self._directory):
-            if now - entry.stat().st_mtime > 2 * TOKEN_SECONDS:
-                Path(entry.path).unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # another process sweeps, too
+                if now - entry.stat().st_mtime > 2 * TOKEN_SECONDS:
+                    Path(entry.path).unlink()
 
 
 @dataclass(frozen=True)
@@ -252,16 +255,19 @@ class Gate:
     def __init__(self, keys: Keys, tokens: Tokens, secrets_: ClientSecrets):
         self.keys, self.tokens, self.secrets = keys, tokens, secrets_
 
-    def let_in(self, key: str, address: str, takes_secrets: bool) -> Caller:
-        """takes_secrets: does the way in take OpenAI's client secrets? Raises ClientError."""
-        caller = self._known(key, takes_secrets) if self.keys.are_needed else ANYONE
+    def let_in(self, key: str, address: str, takes_tokens: bool = True, takes_secrets: bool = False) -> Caller:
+        """takes_tokens, takes_secrets: does the way in take what was issued for a key? Where more is issued, it must not.
+
+        Raises ClientError.
+        """
+        caller = self._known(key, takes_tokens, takes_secrets) if self.keys.are_needed else ANYONE
         if caller is None:
             message = "the API key is not known" if key else "an API key is needed, as Authorization: Bearer KEY"
             raise ClientError(Code.INVALID_KEY, message)
         return Caller(caller.name, caller.max_sessions, caller.per_minute, address)
 
-    def _known(self, key: str, takes_secrets: bool) -> Caller | None:
-        if key.startswith(TOKEN_PREFIX):
+    def _known(self, key: str, takes_tokens: bool, takes_secrets: bool) -> Caller | None:
+        if takes_tokens and key.startswith(TOKEN_PREFIX):
             return self.keys.named(self.tokens.take(key))
         if takes_secrets and (secret := self.secrets.read(key)):
             return self.keys.named(secret.name)

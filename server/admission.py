@@ -6,6 +6,8 @@ from runtime.scheduler.transcriber import Status, Transcriber
 from server.access import Caller
 from server.errors import Code, Refused
 
+MAX_WAITING = 1024  # connections that have not begun, from everywhere
+
 
 class Admission:
     """Counts the places of this process, and of the others on the same engines."""
@@ -41,6 +43,8 @@ class Admission:
         """For a connection that is to be there, and to say what it wants. It takes no place. Raises Refused."""
         if refused := self.refusal():
             raise refused
+        if self._waiting_of_address.total() >= MAX_WAITING:
+            raise Refused(Code.SERVER_FULL, "too many connections have not begun yet")
         if caller.address and self._waiting_of_address[caller.address] >= self._max_waiting_of_address:
             most = self._max_waiting_of_address
             raise Refused(Code.TOO_MANY_SESSIONS, f"{most} connections of this address have not begun yet; no more are taken")

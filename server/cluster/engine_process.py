@@ -176,7 +176,11 @@ async def receive(socket: zmq.asyncio.Socket, server: EngineServer) -> None:
 
 
 def run(settings: Settings, parent: int) -> int:
-    return asyncio.run(serve(settings, os.environ[SOCKET_VARIABLE], parent))
+    status = asyncio.run(serve(settings, os.environ[SOCKET_VARIABLE], parent))
+    if status == STOPPED_STATUS:
+        logging.shutdown()
+        os._exit(status)  # the interpreter would wait for threads that hang
+    return status
 
 
 if __name__ == "__main__":

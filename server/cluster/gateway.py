@@ -79,8 +79,9 @@ class QuietServer(uvicorn.Server):
 
 
 def is_news(record: logging.LogRecord) -> bool:
-    """uvicorn calls every WebSocket that is refused with an answer an error of ours."""
-    return not record.getMessage().startswith("ASGI callable returned without completing handshake")
+    """uvicorn calls a WebSocket that is refused with an answer an error of ours, and tells addresses, which may hold a token."""
+    said = record.getMessage()
+    return not said.startswith("ASGI callable returned without completing handshake") and "WebSocket /" not in said
 
 
 def serve(

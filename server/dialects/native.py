@@ -229,9 +229,10 @@ class NativeDialect:
     def wants_moving(self) -> bool:
         return self._init.moving
 
-    def pulse(self, closed_ms: int) -> Message:
-        """closed_ms: where the open segment begins."""
-        return Pulse(self._init.sid, self._moved(closed_ms))
+    def pulse(self, closed_ms: int, segments: Sequence[Segment]) -> Message:
+        """closed_ms: where the open segment begins. A closed one that the client was not told of is not behind it yet."""
+        untold = segments[self._told.segments :]
+        return Pulse(self._init.sid, self._moved(untold[0].start_ms if untold else closed_ms))
 
     def moving(self, seconds: float) -> Message:
         return Moving(self._init.sid, round(seconds))

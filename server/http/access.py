@@ -1,11 +1,12 @@
 """Who comes in over HTTP: keys, where a browser's request comes from, and how often somebody asks."""
 
+import re
 from collections.abc import Sequence
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter
+from limits.strategies import FixedWindowRateLimiter
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -20,8 +21,11 @@ from server.settings import Access
 from server.telemetry.metrics import Metrics
 
 OPEN_PATHS = ("/", "/docs", "/openapi.json", "/favicon.ico", "/healthz", "/readyz")
-OPEN_PREFIXES = ("/web/", "/docs/", "/whip/session/", "/v1/realtime/calls/")
+OPEN_PREFIXES = ("/web/", "/docs/")
+SESSION_PATH = re.compile(r"/whip/session/\d+-[^/]+(/|$)|/v1/realtime/calls/rtc_\d+-")
 """The names of sessions are known to nobody but whoever opened them."""
+ISSUING_PATHS = ("/v1/tokens", "/v1/realtime/client_secrets", "/v1/realtime/transcription_sessions")
+"""Only a key itself counts here: a token would beget the next one, for ever."""
 SECRETS_PREFIX = "/v1/realtime"  # takes OpenAI's client secrets
 KEY_PROTOCOLS = ("openai-insecure-api-key.", realtime_shapes.TOKEN_PROTOCOL)
 PAIR_PROTOCOLS = ("token", "bearer")  # Deepgram's: the key is the next one
@@ -39,7 +43,7 @@ class AccessControl:
         """admin_port: where health and metrics alone are told, to whoever reaches it."""
         self._admin_port = admin_port
         self._app, self._gate, self._access, self._metrics = app, gate, access, metrics
-        self._rates = MovingWindowRateLimiter(MemoryStorage())
+        self._rates = FixedWindowRateLimiter(MemoryStorage())  # a moving window never forgets an address
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket") or is_internal(scope):
@@ -66,8 +70,11 @@ class AccessControl:
             )
         if is_open(scope):
             return ANYONE
+        issues = scope["path"] in ISSUING_PATHS
         address = (scope.get("client") or ("", 0))[0]
-        caller = self._gate.let_in(key_of(HTTPConnection(scope)), address, scope["path"].startswith(SECRETS_PREFIX))
+        caller = self._gate.let_in(
+            key_of(HTTPConnection(scope)), address, not issues, not issues and scope["path"].startswith(SECRETS_PREFIX)
+        )
         if opens:
             self._count(caller)
         return caller
@@ -102,7 +109,7 @@ def is_at(scope: Scope, port: int) -> bool:
 def is_open(scope: Scope) -> bool:
     if scope["type"] == "http" and scope["method"] == "OPTIONS":
         return True
-    return scope["path"] in OPEN_PATHS or scope["path"].startswith(OPEN_PREFIXES)
+    return scope["path"] in OPEN_PATHS or scope["path"].startswith(OPEN_PREFIXES) or bool(SESSION_PATH.match(scope["path"]))
 
 
 def is_foreign(headers: Headers, allowed: Sequence[str]) -> bool:
@@ -110,16 +117,16 @@ def is_foreign(headers: Headers, allowed: Sequence[str]) -> bool:
     origin = headers.get("origin")
     if origin is None or origin in allowed or "*" in allowed:
         return False
-    asking = urlsplit(origin)
-    asked = urlsplit(f"{asking.scheme}://{headers.get('host', '')}")
     try:
-        return place_of(asking.scheme, asking.hostname, asking.port) != place_of(asked.scheme, asked.hostname, asked.port)
-    except ValueError:  # a port that is none
+        asking = urlsplit(origin)
+        return place_of(asking) is None or place_of(asking) != place_of(urlsplit(f"{asking.scheme}://{headers.get('host', '')}"))
+    except ValueError:  # no address, or a port that is none
         return True
 
 
-def place_of(scheme: str, host: str | None, port: int | None) -> tuple[str | None, int | None]:
-    return (host, port or DEFAULT_PORTS.get(scheme)) if host else (None, None)
+def place_of(address: SplitResult) -> tuple[str, int | None] | None:
+    """None for "null", which any page can have its frames send."""
+    return (address.hostname, address.port or DEFAULT_PORTS.get(address.scheme)) if address.hostname else None
 
 
 def key_of(connection: HTTPConnection) -> str:

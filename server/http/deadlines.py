@@ -14,11 +14,11 @@ logger = logging.getLogger(__name__)
 
 HEAD_SECONDS = 10.0
 BODY_SECONDS, SLOWEST_BYTES_PER_SECOND = 15.0, 1000.0  # so long for a body, and longer for what comes at such a rate
-MAX_CONNECTIONS = 4096  # of requests; more are not answered. WebSockets and WebRTC are sessions, and counted there
+MAX_CONNECTIONS = 4096  # those of WebSockets included; more are not answered
 
 
 class PunctualHttp(HttpToolsProtocol):
-    """uvicorn's, which waits for a head for ever."""
+    """uvicorn's, which waits for a head for ever, and behind a stray byte for the next one."""
 
     _head_due: asyncio.TimerHandle | None = None
 
@@ -27,6 +27,12 @@ class PunctualHttp(HttpToolsProtocol):
         if len(self.connections) > MAX_CONNECTIONS:
             transport.abort()
         else:
+            self._expect_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        is_idle = self.cycle is not None and self.cycle.response_complete and not self.pipeline
+        if is_idle and self.timeout_keep_alive_task is None and self._head_due is None and not self.transport.is_closing():
             self._expect_head()
 
     def on_message_begin(self) -> None:

@@ -142,7 +142,7 @@ class Session:
         if self._has_spoken:
             self._spoke_at, self._has_spoken = now, False
         if self._dialect.wants_pulse and now - self._spoke_at >= PULSE_SECONDS:
-            self._send(self._dialect.pulse(self._stream.closed_ms))
+            self._send(self._dialect.pulse(self._stream.closed_ms, self._stream.segments))
             self._spoke_at = now
 
     def move(self, seconds: float) -> None:
@@ -185,7 +185,8 @@ class Session:
         self._dialect = NativeDialect(init)
         self._front = AudioFront(AudioFormat(rate=init.sr))
         self._stream = self._begin_stream(self._say, init.options, now)
-        self._tell(native.ready(init, self._max_batch))
+        self._send(native.ready(init, self._max_batch))
+        self._spoke_at = now - PULSE_SECONDS  # the first pulse comes at once: from then on the client counts on them
 
     def _close(self, streaming: Stream, now: float) -> None:
         assert self._front is not None, "it was made with the stream"

@@ -22,7 +22,7 @@ from server.stream.attempts import Attempt
 from server.stream.confidence import DOUBTED_LOG_PROB, END_BIAS
 from server.stream.events import Event, Failed, Final, Flushed, SpeechStarted, SpeechStopped, Update
 from server.stream.segmenter import Cut, CutKind, Segmenter
-from server.stream.transcript import NOTHING, Hypothesis, Transcript
+from server.stream.transcript import NOTHING, Hypothesis, Segment, Transcript
 from server.stream.turns import Turns
 from server.stream.words import TimedHypothesis, Word, locate
 
@@ -120,7 +120,7 @@ class Stream:
         self._waits_since = now
         self._flushes: deque[Flush] = deque()  # that were asked for, the oldest first
         self._finished_at = 0.0  # when finish() was called
-        self._last_shown = ("", 0)  # text and stable, as last said
+        self._last_shown = ("", 0, 0)  # text, stable, and how many segments are closed, as last said
 
     # What happens to a stream
 
@@ -220,6 +220,11 @@ class Stream:
     def drop(self) -> None:
         """Nobody listens any more: say nothing."""
         self.state = State.ENDED
+
+    @property
+    def segments(self) -> Sequence[Segment]:
+        """Those that are closed."""
+        return self._transcript.segments
 
     @property
     def closed_ms(self) -> int:
@@ -422,12 +427,12 @@ class Stream:
 
     def _show(self, asked: Outstanding, now: float) -> None:
         """Say an update if it says anything new. Behind a finish the final does, and at the end of a flush Flushed."""
-        shown = (self._transcript.text, self._transcript.stable)
+        shown = (self._transcript.text, self._transcript.stable, len(self._transcript.segments))
         is_flushed = self._end_position is not None and self._segmenter.start >= self._end_position
         if shown == self._last_shown or self.state is not State.OPEN or is_flushed:
             return
         latency_ms = (now - asked.heard_at) * 1000
-        if self._say(Update(*shown, self._transcript.segments, milliseconds(asked.end), latency_ms)):
+        if self._say(Update(*shown[:2], self._transcript.segments, milliseconds(asked.end), latency_ms)):
             self._last_shown = shown
 
     def _tell_turns(self, turns: Iterable[SpeechStarted | SpeechStopped], now: float) -> None:
@@ -445,7 +450,7 @@ class Stream:
             self._say(Final(text, segments, milliseconds(self._segmenter.end), latency_ms))
             return
         self._flushes.popleft()
-        self._last_shown = (self._transcript.text, self._transcript.stable)
+        self._last_shown = (self._transcript.text, self._transcript.stable, len(segments))
         self._say(Flushed(text, segments, milliseconds(self._segmenter.start), latency_ms))
         self._advance(now)
 

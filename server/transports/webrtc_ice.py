@@ -1,14 +1,13 @@
 """ICE where aioice falls short: on a machine without a network, and with offers that say too much or too little."""
 
 import ipaddress
-import re
 from collections.abc import Callable
 
 from aioice import ice
 
 LOOPBACK = "127.0.0.1"
-CANDIDATE = re.compile(r"(?m)^a=candidate:\S+ \d+ \S+ \d+ (?P<host>\S+) [^\r\n]*(?:\r?\n|$)")
-END_OF_CANDIDATES = re.compile(r"(?m)^a=end-of-candidates\r?(?:\n|$)")
+CANDIDATE, END_OF_CANDIDATES = "a=candidate:", "a=end-of-candidates"
+ADDRESS_PLACE = 4  # among the words of a candidate (RFC 8839, 5.1)
 
 
 def install() -> None:
@@ -26,23 +25,30 @@ def or_loopback(addresses: Callable[..., list[str]]) -> Callable[..., list[str]]
 
 
 def count_candidates(sdp: str) -> int:
-    return len(CANDIDATE.findall(sdp))
+    return sum(line.startswith(CANDIDATE) for line in sdp.splitlines())
 
 
 def with_usable_candidates(sdp: str, asker: str) -> str:
     """Without candidates that an asker at a public address cannot mean: each would be sent to, at addresses of its choice.
 
     And without the word that these are all: the server's own may be reached from ones that it was not told of (RFC 8863).
+    Lines and words are told apart as aiortc does it.
     """
-    sdp = END_OF_CANDIDATES.sub("", sdp)
-    if not is_public(asker):
-        return sdp
-    return CANDIDATE.sub(lambda match: match[0] if is_public(match["host"]) else "", sdp)
+    lines = [line for line in sdp.splitlines() if line != END_OF_CANDIDATES]
+    if is_public(asker):
+        lines = [line for line in lines if not line.startswith(CANDIDATE) or is_public(address_of(line))]
+    return "".join(f"{line}\r\n" for line in lines)
+
+
+def address_of(candidate: str) -> str:
+    words = candidate.split()
+    return words[ADDRESS_PLACE] if len(words) > ADDRESS_PLACE else ""
 
 
 def is_public(host: str) -> bool:
     """A name, or an address that is none, is not."""
     try:
-        return ipaddress.ip_address(host).is_global
+        address = ipaddress.ip_address(host)
     except ValueError:
         return False
+    return address.is_global and not address.is_multicast

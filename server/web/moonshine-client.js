@@ -17,6 +17,7 @@
 const WEBRTC_WAIT_MS = 3000;
 const GATHERING_WAIT_MS = 1500;
 const SOCKET_WAIT_MS = 5000;
+const BEGIN_WAIT_MS = 15000; // for one try, over either way
 const SILENT_MS = 4000; // without a word of a server that says pulse: it is lost
 const LOOK_MS = 250;
 const SOONEST_MS = 250;
@@ -89,6 +90,8 @@ export class MoonshineClient extends EventTarget {
     this.sent = 0;
     this.heardMs = 0; // up to there the server has listened
     this.isClosing = false;
+    this.flushAt = null; // where it was asked for, and is not done yet
+    this.pumping = null;
     this.isEnded = false;
     this.session = null;
   }
@@ -121,16 +124,19 @@ export class MoonshineClient extends EventTarget {
     this.keepGoing();
   }
 
-  async begin() {
+  begin() {
     const session = new Session(this);
-    session.wire = await this.openWire(session);
-    this.takeOver(session);
-    try {
-      await session.begin({...this.init, from_ms: this.closedMs});
-    } catch (error) {
-      session.wire.close();
+    return within(BEGIN_WAIT_MS, this.beginWith(session), "connecting").catch((error) => {
+      session.stop(lost(error.message));
       throw error;
-    }
+    });
+  }
+
+  async beginWith(session) {
+    session.wire = await this.openWire(session);
+    if (session.isStopped) return session.wire.close(); // it came too late
+    this.takeOver(session);
+    await session.begin({...this.init, from_ms: this.closedMs});
     this.via = session.wire.name;
     this.pump();
   }
@@ -200,15 +206,26 @@ export class MoonshineClient extends EventTarget {
     this.pump();
   }
 
+  pumpLater(milliseconds) {
+    this.pumping ??= setTimeout(() => {
+      this.pumping = null;
+      this.pump();
+    }, milliseconds);
+  }
+
   pump() {
     const {session} = this;
     if (!session?.isReady) return; // the next one gets it
     while (this.sent < this.audio.end) {
-      if (session.wire.unsentBytes() > MOST_UNSENT_BYTES) return void setTimeout(() => this.pump(), 50);
-      if (performance.now() - session.heardAt < SILENT_MS / 2 && (1000 * this.sent) / this.init.sr - this.heardMs > MOST_AHEAD_MS) return void setTimeout(() => this.pump(), LOOK_MS);
+      if (session.wire.unsentBytes() > MOST_UNSENT_BYTES) return this.pumpLater(50);
+      if (performance.now() - session.heardAt < SILENT_MS / 2 && (1000 * this.sent) / this.init.sr - this.heardMs > MOST_AHEAD_MS) return this.pumpLater(LOOK_MS);
       const piece = this.audio.read(this.sent, MOST_SAMPLES);
       this.sent += piece.length;
       session.wire.send(piece);
+    }
+    if (this.flushAt !== null && session.flushedAt !== this.flushAt) {
+      session.flushedAt = this.flushAt;
+      session.wire.send('{"op":"flush"}');
     }
     if (this.isClosing && !session.hasClosed) {
       session.hasClosed = true;
@@ -218,7 +235,8 @@ export class MoonshineClient extends EventTarget {
 
   // What was said so far is closed: its text comes at once and will not change.
   flush() {
-    this.session?.wire.send('{"op":"flush"}');
+    this.flushAt = this.audio.end;
+    this.pump();
   }
 
   // The audio has ended. Resolves to the final message.
@@ -236,6 +254,7 @@ export class MoonshineClient extends EventTarget {
     this.heardMs = Math.max(this.heardMs, message.audio_ms ?? 0);
     if (message.op === "pulse") this.closedMs = Math.max(this.closedMs, message.audio_ms);
     else this.takeText(message);
+    if (message.op === "flushed") this.flushAt = null;
     this.dispatchEvent(new CustomEvent("message", {detail: message}));
     if (message.op === "final" && (!session || session.hasClosed)) this.end(() => this.resolveFinal({...message, text: this.text, segments: this.segments}));
     else if (message.op === "final") session.stop(new ServerError("shutting_down", "the server has ended the stream"));
@@ -273,7 +292,7 @@ export class MoonshineClient extends EventTarget {
 class Session {
   constructor(client) {
     this.client = client;
-    this.isReady = this.hasClosed = this.saysPulse = false;
+    this.isReady = this.hasClosed = this.saysPulse = this.isStopped = false;
     this.heardAt = performance.now();
     this.ended = new Promise((resolve) => (this.tellEnd = resolve));
     this.ready = new Promise((resolve) => (this.tellReady = resolve));
@@ -299,6 +318,7 @@ class Session {
 
   stop(error) {
     clearInterval(this.watching);
+    this.isStopped = true;
     this.isReady = false;
     this.tellEnd(error);
     this.wire?.close();

@@ -64,6 +64,8 @@ class Relay:
         self.connections = 0
         self.is_deaf = False
         """Does what it takes go nowhere?"""
+        self.flows = asyncio.Event()  # cleared: nothing is read any more
+        self.flows.set()
 
     async def __aenter__(self) -> str:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -82,6 +84,7 @@ class Relay:
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65_536):
+            await self.flows.wait()
             if not self.is_deaf:
                 writer.write(data)
                 await writer.drain()
@@ -150,7 +153,7 @@ def test_a_server_that_falls_silent_is_left_within_seconds():
         relay, loop = Relay(server.address), asyncio.get_running_loop()
         async with relay as cuttable, StreamingClient([cuttable, server.address], transport="websocket") as client:
             await client.send(SOUND[: 4 * FRAME_BYTES])
-            await asyncio.sleep(1.5)  # the first pulse
+            await asyncio.sleep(0.3)  # the first pulse
             relay.is_deaf, began = True, loop.time()
             for start in range(4 * FRAME_BYTES, len(SOUND), FRAME_BYTES):
                 await client.send(SOUND[start : start + FRAME_BYTES])
@@ -261,5 +264,19 @@ def test_a_client_that_comes_back_with_minutes_of_audio_does_not_overrun_the_ser
             await client.send(minutes[64_000:])
             final = await client.close()
             assert final["text"] == " ".join([counting.text(COUNT)] * 5) and final["audio_ms"] == len(minutes) // 32
+
+    play(scenario)
+
+
+def test_a_socket_that_is_left_while_it_is_full_holds_nobody_up():
+    async def scenario(server: Server) -> None:
+        relay = Relay(server.address)
+        async with relay as cuttable, StreamingClient([cuttable, server.address], transport="websocket") as client:
+            await client.send(SOUND[:FRAME_BYTES])
+            await asyncio.sleep(0.3)  # the first pulse
+            relay.flows.clear()
+            for _ in range(40):  # more than any buffer on the way takes
+                await client.send(bytes(FRAME_BYTES * 10))
+            assert (await client.close())["op"] == "final"
 
     play(scenario)

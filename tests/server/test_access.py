@@ -33,7 +33,7 @@ def test_keys_are_read_with_what_they_may():
 
 @pytest.mark.parametrize(
     "text",
-    ["short", f"{ALICE} sessions=many", f"{ALICE} seats=3", f"{ALICE},{ALICE}", f"{ALICE} name=a,{BOB} name=a",
+    ["short", f"{ALICE} {BOB}", f"{ALICE} sessions=many", f"{ALICE} seats=3", f"{ALICE},{ALICE}", f"{ALICE} name=a,{BOB} name=a",
      "tk_0123456789abcdef", "ünicode-0123456789abc"],
 )  # fmt: skip
 def test_keys_that_cannot_be_used_stop_the_start_and_are_not_shown(text):
@@ -93,9 +93,9 @@ def gate(clock, tmp_path) -> Gate:
     return Gate(keys, Tokens("signing key", Used(tmp_path / "used", clock), clock), ClientSecrets("signing key", clock))
 
 
-def let_in(gate: Gate, key: str, takes_secrets: bool = False) -> Caller | Code:
+def let_in(gate: Gate, key: str, takes_tokens: bool = True, takes_secrets: bool = False) -> Caller | Code:
     try:
-        return gate.let_in(key, "10.0.0.1", takes_secrets)
+        return gate.let_in(key, "10.0.0.1", takes_tokens, takes_secrets)
     except ClientError as error:
         assert key == "" or key not in error.message
         return error.code
@@ -105,6 +105,7 @@ def test_a_token_lets_in_once_and_within_its_time(gate, clock):
     caller = let_in(gate, ALICE)
     assert caller == Caller("alice", 1, 0, "10.0.0.1")
     first, second = (gate.tokens.issue(caller) for _ in range(2))
+    assert let_in(gate, first.value, takes_tokens=False) is Code.INVALID_KEY, "where more are issued"
     assert let_in(gate, first.value) == caller and let_in(gate, first.value) is Code.INVALID_KEY
     clock.now += TOKEN_SECONDS + 1
     assert let_in(gate, second.value) is Code.INVALID_KEY

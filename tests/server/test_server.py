@@ -335,7 +335,7 @@ def test_sigterm_gives_open_sessions_their_final_and_exits_with_0(start_server, 
     transcribe_all(server.address, clips[18:19], rtf=0)  # a session that came and went before
 
     async def run() -> tuple[dict, int]:
-        async with StreamingClient(server.address) as client:
+        async with StreamingClient(server.address, resume_seconds=0) as client:
             await client.send(clip.samples.tobytes())
             await asyncio.wait_for(anext(aiter(client)), LONGEST_WAIT_SECONDS)
             status = asyncio.to_thread(server.stop)

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.accuracy import normalise
 from moonshine_client.client import StreamingClient, transcribe
 from moonshine_client.wires import StreamError
 from runtime.audio import SAMPLE_RATE, Clip
@@ -171,7 +172,7 @@ def test_a_gateway_that_is_killed_takes_only_its_sessions(served, recordings):
 
     async def one(opened: asyncio.Semaphore, killed: asyncio.Event) -> dict | None:
         """The final, or None where the connection is gone."""
-        async with StreamingClient(served.address) as client:
+        async with StreamingClient(served.address, resume_seconds=0) as client:
             await client.send(audio[: 2 * SAMPLE_RATE].tobytes())
             opened.release()
             await killed.wait()
@@ -217,7 +218,7 @@ async def until(holds, what: str) -> None:
 
 def test_an_engine_process_that_is_killed_is_started_again_and_its_sessions_are_told(served, recordings):
     async def lose_the_engine() -> StreamError:
-        async with StreamingClient(served.address) as client:
+        async with StreamingClient(served.address, resume_seconds=0) as client:
             await client.send(recordings["short"].samples[:SAMPLE_RATE].tobytes())
             (pid,) = processes_of(served)["server.cluster.engine_process"]
             os.kill(pid, signal.SIGKILL)
@@ -241,7 +242,7 @@ def test_streams_are_dealt_out_to_engine_processes_and_only_those_of_a_dead_one_
     async def four_of_which_some_are_lost() -> list[str]:
         await until_all_are_ready(server)
         async with contextlib.AsyncExitStack() as stack:
-            clients = [await stack.enter_async_context(StreamingClient(server.address)) for _ in range(4)]
+            clients = [await stack.enter_async_context(StreamingClient(server.address, resume_seconds=0)) for _ in range(4)]
             for client in clients:
                 await client.send(recordings["short"].samples[: 4 * SAMPLE_RATE].tobytes())
             os.kill(processes_of(server)["server.cluster.engine_process"][0], signal.SIGKILL)
@@ -257,6 +258,35 @@ def test_streams_are_dealt_out_to_engine_processes_and_only_those_of_a_dead_one_
 
     said = asyncio.run(four_of_which_some_are_lost())
     assert set(said) == {"engine_failed", "final"}, said
+
+
+@pytest.mark.parametrize("victim", ["server.cluster.engine_process", "server.cluster.gateway"])
+def test_streams_that_lose_a_process_go_on_by_themselves_with_every_word(served, recordings, victim):
+    asyncio.run(until_all_are_ready(served))
+    audio, cut = recordings["short"].samples, 4 * SAMPLE_RATE
+    undisturbed = speak(served, audio)
+
+    async def one(transport: str, opened: asyncio.Semaphore, killed: asyncio.Event) -> dict:
+        async with StreamingClient(served.address, transport=transport, words=True) as client:
+            await client.send(audio[:cut].tobytes())
+            opened.release()
+            await killed.wait()
+            await client.send(audio[cut:].tobytes())
+            return await asyncio.wait_for(client.close(), AGAIN_SECONDS)
+
+    async def kill_one() -> list[dict]:
+        opened, killed = asyncio.Semaphore(0), asyncio.Event()
+        streams = [asyncio.create_task(one(transport, opened, killed)) for transport in ("webrtc", "websocket") * 2]
+        for _ in streams:
+            await opened.acquire()
+        os.kill(processes_of(served)[victim][0], signal.SIGKILL)
+        killed.set()
+        return await asyncio.gather(*streams)
+
+    for final in asyncio.run(kill_one()):
+        assert final["op"] == "final" and normalise(final["text"]) == normalise(undisturbed)
+        assert final["audio_ms"] == len(audio) * 1000 // SAMPLE_RATE
+        assert " ".join(word["w"] for word in final["words"]) == final["text"]
 
 
 def test_the_limit_of_sessions_is_of_all_gateways_together(served):
@@ -284,7 +314,7 @@ def test_it_stops_in_order(start_server, recordings):
     children = [pid for pids in processes_of(server).values() for pid in pids]
 
     async def stop_while_streaming() -> dict:
-        async with StreamingClient(server.address) as client:
+        async with StreamingClient(server.address, resume_seconds=0) as client:
             await client.send(recordings["short"].samples[: 4 * SAMPLE_RATE].tobytes())
             server.process.terminate()
             return await client.outcome()

@@ -114,6 +114,24 @@ def test_our_client_brings_a_key(locked, recordings):
         asyncio.run(play(None))
 
 
+def test_what_is_issued_for_a_key_issues_nothing_itself(http):
+    token = http.post("/v1/tokens", headers=bearer(KEY)).json()["token"]
+    secret = http.post("/v1/realtime/client_secrets", json={}, headers=bearer(KEY)).json()["value"]
+    for issued in (token, secret):
+        for path in ("/v1/tokens", "/v1/realtime/client_secrets", "/v1/realtime/transcription_sessions"):
+            assert http.post(path, json={}, headers=bearer(issued)).status_code == 401
+
+
+@pytest.mark.parametrize("origin", ["null", "http://[", "https://elsewhere.example:99999", "elsewhere", ""])
+def test_an_origin_that_is_none_is_a_foreign_one(http, origin):
+    assert http.post("/v1/tokens", headers=bearer(KEY) | {"Origin": origin}).status_code == 403
+
+
+def test_no_channel_s_words_are_read_by_a_name_that_looks_like_a_session(http):
+    for path in ("/whip/session/events", "/whip/session/captions.vtt"):
+        assert http.get(path).status_code == 401
+
+
 def test_a_key_s_rate_is_kept(http):
     answers = [http.post("/v1/tokens", headers=bearer(MODEST)) for _ in range(4)]
     assert answers[0].status_code == 200, "either gateway lets one through"

@@ -584,7 +584,7 @@ def test_a_server_that_is_silent_says_that_it_is_there_to_whoever_asked():
     for _ in range(33):
         stream.now += 0.1
         stream.session.on_time(stream.now)
-    assert [message["op"] for message in stream.messages] == ["pulse"] * 3
+    assert [message["op"] for message in stream.messages] == ["pulse"] * 4
     assert stream.messages[-1] == {"op": "pulse", "sid": "abc", "audio_ms": 0}
     silent = Stream().init()
     silent.now += 5
@@ -653,3 +653,34 @@ def test_a_request_that_is_never_answered_fails_the_stream_by_name():
         stream.now += 1.0
         stream.session.on_time(stream.now)
     assert stream.error["reason"] == "engine_failed" and "not answered" in stream.error["message"]
+
+
+def test_a_pulse_never_covers_a_segment_that_was_not_told():
+    """Whoever goes on from there would lose its words."""
+    stream = Stream().init(pulse=True, tail=True)
+    stream.sound(0.6)
+    for _ in range(3):
+        stream.answer(3, 4)
+        stream.sound(0.6)
+    stream.drops = True
+    stream.quiet(4.0)
+    while stream.requests[-1] is not stream.answered:
+        stream.answer(*((3, 4) if stream.requests[-1].draft else ()))
+    for _ in range(15):
+        stream.now += 0.1
+        stream.session.on_time(stream.now)
+    pulses = [message for message in stream.messages if message["op"] == "pulse"]
+    told = [segment for message in stream.messages for segment in message.get("segments", ())]
+    assert pulses and not told and {pulse["audio_ms"] for pulse in pulses} == {0}
+
+
+def test_a_segment_that_closes_is_told_also_where_its_words_were_stable_before():
+    stream = Stream().init(pulse=True, tail=True)
+    for _ in range(4):
+        stream.sound(0.6)
+        stream.answer(3, 4)
+    stream.quiet(4.0)
+    while stream.requests[-1] is not stream.answered:
+        stream.answer(*((3, 4) if stream.requests[-1].draft else ()))
+    told = [segment["text"] for message in stream.messages for segment in message.get("segments", ())]
+    assert told == ["one two"]
