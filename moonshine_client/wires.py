@@ -57,6 +57,26 @@ class Wire(Protocol):
     async def close(self) -> None: ...
 
 
+class Backlog:
+    """What a wire has not sent yet, as far as its sender waits for it: nobody is left waiting when the wire is lost or closed."""
+
+    def __init__(self) -> None:
+        self._drained = asyncio.Event()
+        self.is_lost = False
+
+    def drain(self) -> None:
+        self._drained.set()
+
+    def lose(self) -> None:
+        self.is_lost = True
+        self._drained.set()
+
+    async def until_drained(self) -> None:
+        self._drained.clear()
+        if not self.is_lost:
+            await self._drained.wait()
+
+
 class DataChannel:
     """WebRTC: a lost packet holds up what follows for one round trip only."""
 
@@ -67,12 +87,11 @@ class DataChannel:
         self._channel = self._connection.createDataChannel("audio")
         self._channel.bufferedAmountLowThreshold = HIGH_MARK_BYTES // 2
         self._is_open = asyncio.Event()
-        self._is_lost = False
-        self._drained = asyncio.Event()
+        self._backlog = Backlog()
         self._channel.on("open", self._is_open.set)
         self._channel.on("message", on_message)
         self._channel.on("close", self._lose)
-        self._channel.on("bufferedamountlow", self._drained.set)
+        self._channel.on("bufferedamountlow", self._backlog.drain)
         self._connection.on("connectionstatechange", self._on_state)
 
     async def open(self) -> None:
@@ -99,9 +118,7 @@ class DataChannel:
         return True
 
     async def until_drained(self) -> None:
-        self._drained.clear()
-        if not self._is_lost:
-            await self._drained.wait()
+        await self._backlog.until_drained()
 
     async def close(self) -> None:
         await self._connection.close()
@@ -111,8 +128,7 @@ class DataChannel:
             self._lose()
 
     def _lose(self) -> None:
-        self._is_lost = True
-        self._drained.set()
+        self._backlog.lose()
         self._on_lost()
 
 
@@ -124,8 +140,7 @@ class Socket:
         self._url = url.replace("http", "ws", 1)
         self._headers, self._on_message, self._on_lost = headers, on_message, on_lost
         self._unsent: asyncio.Queue[Raw] = asyncio.Queue()
-        self._drained = asyncio.Event()
-        self._is_lost = False
+        self._backlog = Backlog()
         self._tasks: list[asyncio.Task[None]] = []
         self.unsent_bytes = 0
 
@@ -157,31 +172,27 @@ class Socket:
                 await socket.send(message)
                 self.unsent_bytes -= len(message)
                 if self.unsent_bytes <= HIGH_MARK_BYTES // 2:
-                    self._drained.set()
+                    self._backlog.drain()
 
     def send(self, message: Raw) -> bool:
-        if self._is_lost:
+        if self._backlog.is_lost:
             return False
         self.unsent_bytes += len(message)
         self._unsent.put_nowait(message)
         return True
 
     async def until_drained(self) -> None:
-        self._drained.clear()
-        if not self._is_lost:
-            await self._drained.wait()
+        await self._backlog.until_drained()
 
     async def close(self) -> None:
-        self._is_lost = True
-        self._drained.set()
+        self._backlog.lose()
         for task in self._tasks:
             task.cancel()
         if self._tasks:
             await self._socket.close()
 
     def _lose(self) -> None:
-        self._is_lost = True
-        self._drained.set()
+        self._backlog.lose()
         self._on_lost()
 
 
