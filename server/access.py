@@ -9,7 +9,7 @@ import secrets
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +148,17 @@ def version_of(path: Path | None) -> tuple[int, int, int]:
     return (found.st_mtime_ns, found.st_ino, found.st_size) if found else (0, 0, 0)
 
 
+def opened(serializer: URLSafeSerializer, signed: str, now: float, what: str) -> dict[str, Any]:
+    """What was signed, as long as it has not expired. Raises ClientError."""
+    try:
+        content: dict[str, Any] = serializer.loads(signed)
+    except BadSignature as exc:
+        raise ClientError(Code.INVALID_KEY, f"the {what} was not issued by this server") from exc
+    if content["expires_at"] < now:
+        raise ClientError(Code.INVALID_KEY, f"the {what} has expired")
+    return content
+
+
 @dataclass(frozen=True)
 class Token:
     """Lets its holder in once, in the name of whoever asked for it."""
@@ -170,12 +181,7 @@ class Tokens:
 
     def take(self, token: str) -> str:
         """The name of whoever asked for it. Raises ClientError; a second time, too."""
-        try:
-            content = self._serializer.loads(token.removeprefix(TOKEN_PREFIX))
-        except BadSignature as exc:
-            raise ClientError(Code.INVALID_KEY, "the token was not issued by this server") from exc
-        if content["expires_at"] < self._clock():
-            raise ClientError(Code.INVALID_KEY, "the token has expired")
+        content = opened(self._serializer, token.removeprefix(TOKEN_PREFIX), self._clock(), "token")
         if not self._used.add(content["id"]):
             raise ClientError(Code.INVALID_KEY, "the token was used before; it lets in once")
         return str(content["name"])
@@ -240,12 +246,7 @@ class ClientSecrets:
         """None for a key of another kind. Raises ClientError for a secret that is not ours or has expired."""
         if not key.startswith(SECRET_PREFIX):
             return None
-        try:
-            content = self._serializer.loads(key.removeprefix(SECRET_PREFIX))
-        except BadSignature as exc:
-            raise ClientError(Code.INVALID_KEY, "the client secret was not issued by this server") from exc
-        if content["expires_at"] < self._clock():
-            raise ClientError(Code.INVALID_KEY, "the client secret has expired")
+        content = opened(self._serializer, key.removeprefix(SECRET_PREFIX), self._clock(), "client secret")
         return ClientSecret(key, content["expires_at"], content["session"], content["name"])
 
 
@@ -264,7 +265,7 @@ class Gate:
         if caller is None:
             message = "the API key is not known" if key else "an API key is needed, as Authorization: Bearer KEY"
             raise ClientError(Code.INVALID_KEY, message)
-        return Caller(caller.name, caller.max_sessions, caller.per_minute, address)
+        return replace(caller, address=address)
 
     def _known(self, key: str, takes_tokens: bool, takes_secrets: bool) -> Caller | None:
         if takes_tokens and key.startswith(TOKEN_PREFIX):
