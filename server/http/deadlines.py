@@ -1,7 +1,6 @@
 """Requests in time: whoever sends a head or a body too slowly loses the connection, and takes nobody else's."""
 
 import asyncio
-import logging
 import time
 from typing import Any
 
@@ -9,8 +8,6 @@ from starlette.types import Message, Receive
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from server.errors import ClientError, Code
-
-logger = logging.getLogger(__name__)
 
 HEAD_SECONDS = 10.0
 BODY_SECONDS, SLOWEST_BYTES_PER_SECOND = 15.0, 1000.0  # so long for a body, and longer for what comes at such a rate

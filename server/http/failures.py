@@ -26,8 +26,13 @@ def error_response(error: ServerError) -> Response:
 def refusal_of(path: str, error: ServerError) -> Response:
     """As the dialect that is spoken at the path says it."""
     if path == DEEPGRAM_PATH:
-        return JSONResponse(deepgram.error_body(error), status_code=error.code.http_status)
+        return refuse_deepgram(error)
     return refuse(error) if path.startswith(OPENAI_PREFIX) else error_response(error)
+
+
+def refuse_deepgram(error: ServerError) -> Response:
+    """In Deepgram's shape."""
+    return JSONResponse(deepgram.error_body(error), status_code=error.code.http_status)
 
 
 def refuse(error: ServerError) -> Response:

@@ -12,6 +12,7 @@ from server.audio import container
 from server.dialects import deepgram
 from server.errors import ClientError, Code, ServerError
 from server.http.access import caller_of
+from server.http.failures import refuse_deepgram
 from server.http.openapi import BINARY, DEEPGRAM_ERROR, JSON, OBJECT, STRING, described
 from server.http.transcriptions import CLIENT_LEFT, counted, too_large, while_connected, whole
 from server.sessions import Sessions
@@ -33,7 +34,7 @@ def listen_router(sessions: Sessions, settings: Settings) -> APIRouter:
         try:
             return await answer(request, sessions, settings, model_id)
         except ServerError as error:
-            return JSONResponse(deepgram.error_body(error), status_code=error.code.http_status)
+            return refuse_deepgram(error)
 
     return router
 

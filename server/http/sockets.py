@@ -1,13 +1,12 @@
 """WebSockets: where they are opened, and how they are refused."""
 
 from fastapi import APIRouter, WebSocket
-from fastapi.responses import JSONResponse
 
 from server.access import ClientSecrets
 from server.dialects import deepgram, realtime_shapes
 from server.errors import Refused, ServerError
 from server.http.access import caller_of, key_of
-from server.http.failures import error_response, refuse
+from server.http.failures import error_response, refuse, refuse_deepgram
 from server.sessions import Sessions
 from server.telemetry.metrics import Api
 from server.transports.websocket import WebSocketTransport
@@ -62,8 +61,7 @@ def sockets_router(transport: WebSocketTransport, sessions: Sessions, secrets: C
                 is_container=asked.audio_format is None,
             )
         except ServerError as error:
-            status = error.code.http_status
-            await socket.send_denial_response(JSONResponse(deepgram.error_body(error), status_code=status))
+            await socket.send_denial_response(refuse_deepgram(error))
             return
         offered = socket.scope.get("subprotocols", [])
         await connection.run(offered[0] if offered else None, {"dg-request-id": asked.request_id})
