@@ -70,7 +70,10 @@ def test_a_bad_message_is_answered_by_name_and_the_socket_is_closed(served):
 
 def test_a_full_server_refuses_before_it_accepts_and_takes_the_next_one_once_somebody_left(served):
     async def run() -> int:
-        async with opened(served), opened(served):
+        async with opened(served) as first, opened(served) as second:
+            for socket in (first, second):
+                await socket.send('{"op":"init"}')
+                assert json.loads(await socket.recv())["op"] == "ready"
             with pytest.raises(InvalidStatus) as refused:
                 await connect(f"ws://{served.address}/ws", proxy=None)
             response = refused.value.response
