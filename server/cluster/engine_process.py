@@ -39,6 +39,7 @@ from server.cluster.messages import (
 )
 from server.settings import Settings
 from server.startup import open_for_serving, started
+from server.telemetry.heartbeat import beating
 from server.telemetry.metrics import Metrics
 
 logger = logging.getLogger("server.engine")
@@ -134,7 +135,8 @@ def unique_name(identity: bytes, stream_id: str) -> str:
 
 async def serve(settings: Settings, address: str, parent: int) -> int:
     """Until SIGTERM or the end of the supervisor, the process `parent`; returns the exit status."""
-    engine_loop, engine, _ = open_for_serving(settings, Metrics())
+    metrics = Metrics()
+    engine_loop, engine, _ = open_for_serving(settings, metrics)
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     engine_loop.start()
@@ -145,7 +147,8 @@ async def serve(settings: Settings, address: str, parent: int) -> int:
 
     server = EngineServer(engine_loop, engine.limits.max_samples, send)
     logger.info("the engine process is there")
-    async with asyncio.TaskGroup() as tasks:  # should receiving end on an error, so does all, and the supervisor starts anew
+    # Should receiving end on an error, so does all, and the supervisor starts anew.
+    async with beating(metrics.loop_lag.observe), asyncio.TaskGroup() as tasks:
         receiving = tasks.create_task(receive(socket, server))
         while not stopping.is_set() and os.getppid() == parent and engine_loop.status() is not Status.FAILED:
             server.beat()

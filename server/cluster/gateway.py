@@ -27,6 +27,7 @@ from server.http.deadlines import PunctualHttp
 from server.sessions import Sessions
 from server.settings import Settings
 from server.startup import Listeners, choice_of, keep_tls_fresh, listen_everywhere, started
+from server.telemetry.heartbeat import beating
 from server.telemetry.metrics import Metrics
 from server.transports import wyoming
 
@@ -129,6 +130,7 @@ def serve(
         if config.ssl is not None:
             background.append(asyncio.create_task(keep_tls_fresh(config.ssl, settings.listen)))
         async with (
+            beating(metrics.loop_lag.observe),
             administered(config, listeners.admin),
             wyoming.serving(sessions, metrics, settings.model.model_id, listeners.wyoming),
         ):

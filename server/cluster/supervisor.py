@@ -17,6 +17,8 @@ from runtime import hardware
 from server.cluster import forwarding, messages
 from server.errors import StartError
 from server.settings import SECRET_KEY_VARIABLE, Settings
+from server.telemetry import heartbeat
+from server.telemetry.heartbeat import Listener
 from server.telemetry.metrics import SHARED_VARIABLE
 
 logger = logging.getLogger("server.supervisor")
@@ -36,8 +38,20 @@ class Child:
     module: str
     variables: Mapping[str, str]
     """Its own environment variables, beside the server's."""
+    heartbeat: Path
+    """Touched as long as its event loop turns."""
     process: asyncio.subprocess.Process | None = None
     early_deaths: int = 0
+
+    def beats(self) -> int:
+        try:
+            return self.heartbeat.stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
+
+    def kill(self) -> None:
+        if self.process and self.process.returncode is None:
+            self.process.kill()
 
 
 @dataclass
@@ -71,7 +85,7 @@ class Supervisor:
             for child in children:
                 if child.process and child.process.returncode is None:
                     logger.error("%s did not end within %g s and is killed", child.name, limit)
-                    child.process.kill()
+                    child.kill()
                     await child.process.wait()
         for task in keeping.values():
             task.cancel()
@@ -100,7 +114,7 @@ class Supervisor:
             variables = {messages.SOCKET_VARIABLE: address, SHARED_VARIABLE: str(self._shared)}
             if devices:
                 variables[hardware.DEVICES_VARIABLE] = devices[number % len(devices)]
-            children.append(Child(f"engine process {number + 1}", "server.cluster.engine_process", variables))
+            children.append(self._child(f"engine process {number + 1}", "server.cluster.engine_process", variables))
         return children
 
     def _gateways(self) -> list[Child]:
@@ -109,13 +123,17 @@ class Supervisor:
             SECRET_KEY_VARIABLE: self.settings.access.signing_key,
         }  # fmt: skip
         return [
-            Child(
+            self._child(
                 f"gateway {number}",
                 "server.cluster.gateway",
                 variables | {forwarding.SOCKET_VARIABLE: str(forwarding.Place(self.directory, number).path)},
             )
             for number in range(1, self.settings.listen.workers + 1)
         ]
+
+    def _child(self, name: str, module: str, variables: Mapping[str, str]) -> Child:
+        path = self.directory / f"{name}.heartbeat"
+        return Child(name, module, {**variables, heartbeat.PATH_VARIABLE: str(path)}, path)
 
     async def _keep_running(self, child: Child) -> None:
         """Until all stops. An error of its own stops all: a child that nobody watches would be missed by nobody."""
@@ -144,6 +162,7 @@ class Supervisor:
     async def _run_once(self, child: Child) -> str:
         """From its start to its end; returns how that came."""
         command = [sys.executable, "-m", child.module]
+        child.heartbeat.unlink(missing_ok=True)
         try:
             # A session of its own: a Ctrl-C in the terminal is for the supervisor to pass on.
             child.process = await asyncio.create_subprocess_exec(
@@ -153,9 +172,19 @@ class Supervisor:
             return f"it could not be started: {exc}"
         if self.stopping.is_set():
             child.process.terminate()
+        listening = asyncio.create_task(listen_to(child))
         status = await child.process.wait()
+        listening.cancel()
         multiprocess.mark_process_dead(child.process.pid, str(self._shared))
         return f"exit status {status}"
+
+
+async def listen_to(child: Child) -> None:
+    """A process that is stopped, or whose event loop is, is killed: clients would go on coming to it."""
+    listener = Listener(child.beats, lambda: logger.error("%s has stalled", child.name), child.kill)
+    while True:
+        await asyncio.sleep(heartbeat.BEAT_SECONDS)
+        listener.look(heartbeat.BEAT_SECONDS)
 
 
 def pass_on(number: signal.Signals, children: list[Child]) -> None:

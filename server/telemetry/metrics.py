@@ -18,6 +18,7 @@ LATENCY_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 5.0, 10.
 LATE_INTERVALS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64)
 SHARED_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # prometheus-client's: where processes share what they count
+LAG_SECONDS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 PASSES = (1, 2, 3, 4, 6, 8, 12, 20, 40, 80)
 
 
@@ -82,6 +83,9 @@ class Metrics(Observer):
         )
         self.ready = Gauge(
             "asr_ready", "1 while the engine is warm and sessions are accepted", registry=registry, multiprocess_mode="livemax"
+        )
+        self.loop_lag = Histogram(
+            "asr_event_loop_lag_seconds", "How late the event loop comes to what is due", buckets=LAG_SECONDS, registry=registry
         )
         self.step_seconds = Histogram(
             "asr_engine_step_seconds", "Engine steps", ["kind"], buckets=STEP_SECONDS, registry=registry

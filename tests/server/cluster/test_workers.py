@@ -260,8 +260,10 @@ def test_streams_are_dealt_out_to_engine_processes_and_only_those_of_a_dead_one_
     assert set(said) == {"engine_failed", "final"}, said
 
 
+@pytest.mark.parametrize("fate", [signal.SIGKILL, signal.SIGSTOP])
 @pytest.mark.parametrize("victim", ["server.cluster.engine_process", "server.cluster.gateway"])
-def test_streams_that_lose_a_process_go_on_by_themselves_with_every_word(served, recordings, victim):
+def test_streams_that_lose_a_process_go_on_by_themselves_with_every_word(served, recordings, victim, fate):
+    """One that is stopped keeps its connections, and is killed by the supervisor before it goes on."""
     asyncio.run(until_all_are_ready(served))
     audio, cut = recordings["short"].samples, 4 * SAMPLE_RATE
     undisturbed = speak(served, audio)
@@ -279,9 +281,12 @@ def test_streams_that_lose_a_process_go_on_by_themselves_with_every_word(served,
         streams = [asyncio.create_task(one(transport, opened, killed)) for transport in ("webrtc", "websocket") * 2]
         for _ in streams:
             await opened.acquire()
-        os.kill(processes_of(served)[victim][0], signal.SIGKILL)
+        before = processes_of(served)[victim]
+        os.kill(before[0], fate)
         killed.set()
-        return await asyncio.gather(*streams)
+        said = await asyncio.gather(*streams)
+        await until(lambda: before[0] not in processes_of(served)[victim], "new process")
+        return said
 
     for final in asyncio.run(kill_one()):
         assert final["op"] == "final" and normalise(final["text"]) == normalise(undisturbed)

@@ -1,0 +1,112 @@
+"""Does the event loop still turn? It beats; a thread of its own process listens, and the supervisor where there is one.
+
+A thread alone would not do, for it stops with a process that is stopped; nor would the supervisor, for it cannot see what the
+loop is at.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+PATH_VARIABLE = "ASR_HEARTBEAT_FILE"  # from the supervisor
+BEAT_SECONDS = 0.5
+STALLED_SECONDS = 3.0  # without a beat: then it is said
+LOST_SECONDS = 8.0  # then the process is ended, to be started again
+STALLED_STATUS = 6  # exit status of a process whose event loop has stalled
+STACK_DEPTH = 8
+
+
+class Heartbeat:
+    """Of one event loop."""
+
+    def __init__(self, observe_lag: Callable[[float], None], path: Path | None = None):
+        """observe_lag: takes the seconds by which a beat was late. path: touched with each beat."""
+        self.beats = 0
+        self._observe_lag = observe_lag
+        self._path = path
+
+    async def run(self) -> None:
+        while True:
+            due = time.monotonic() + BEAT_SECONDS
+            await asyncio.sleep(BEAT_SECONDS)
+            self._observe_lag(time.monotonic() - due)
+            self.beats += 1
+            if self._path is not None:
+                self._path.touch()
+
+
+class Listener:
+    """To one heartbeat.
+
+    It adds up its own looks: a process that was stopped and goes on, listener and all, has missed none.
+    """
+
+    def __init__(
+        self,
+        beats: Callable[[], int],
+        on_stalled: Callable[[], None],
+        on_lost: Callable[[], None],
+        stalled_seconds: float = STALLED_SECONDS,
+        lost_seconds: float = LOST_SECONDS,
+    ):
+        """beats: changes with every beat; 0 before the first one, for which nobody is hurried."""
+        self._beats, self._on_stalled, self._on_lost = beats, on_stalled, on_lost
+        self._stalled_seconds, self._lost_seconds = stalled_seconds, lost_seconds
+        self._heard = 0
+        self._silent_seconds = 0.0
+
+    def look(self, seconds: float) -> None:
+        """seconds: since the last look."""
+        heard, before = self._beats(), self._silent_seconds
+        if heard != self._heard or not heard:
+            self._heard, self._silent_seconds = heard, 0.0
+            return
+        self._silent_seconds += seconds
+        if before < self._stalled_seconds <= self._silent_seconds:
+            self._on_stalled()
+        if before < self._lost_seconds <= self._silent_seconds:
+            self._on_lost()
+
+
+@contextlib.asynccontextmanager
+async def beating(
+    observe_lag: Callable[[float], None], stalled_seconds: float = STALLED_SECONDS, lost_seconds: float = LOST_SECONDS
+) -> AsyncIterator[None]:
+    """The event loop beats, and its process ends with STALLED_STATUS should it stop."""
+    path = os.environ.get(PATH_VARIABLE)
+    heartbeat = Heartbeat(observe_lag, Path(path) if path else None)
+    loop_thread, stopping = threading.get_ident(), threading.Event()
+    listener = Listener(lambda: heartbeat.beats, lambda: say_stalled(loop_thread), end_process, stalled_seconds, lost_seconds)
+
+    def listen() -> None:
+        while not stopping.wait(BEAT_SECONDS):
+            listener.look(BEAT_SECONDS)
+
+    threading.Thread(target=listen, name="heartbeat", daemon=True).start()
+    task = asyncio.create_task(heartbeat.run())
+    try:
+        yield
+    finally:
+        stopping.set()
+        task.cancel()
+
+
+def say_stalled(thread: int) -> None:
+    stack = traceback.format_stack(sys._current_frames()[thread])[-STACK_DEPTH:]
+    logger.error("the event loop has stalled; it is at\n%s", "".join(stack).rstrip())
+
+
+def end_process() -> None:
+    """At once: what would end it in order needs the event loop."""
+    logger.error("the event loop does not go on; the process ends")
+    logging.shutdown()
+    os._exit(STALLED_STATUS)
