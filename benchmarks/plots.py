@@ -127,14 +127,19 @@ def save(figure: pyplot.Figure, path: Path) -> None:
 
 
 def plot_soak(found: Soaked, path: Path) -> None:
-    """Memory, files and threads of all processes, along the time."""
-    figure, axes = pyplot.subplots(3, 1, figsize=(10, 7), sharex=True)
+    """Memory, files and threads of all processes and the finals' latency, along the time."""
+    figure, axes = pyplot.subplots(4, 1, figsize=(10, 9), sharex=True)
     minutes = [look.seconds / 60 for look in found.looks]
-    for each, (name, label) in zip(axes, {"memory_mib": "MiB", "files": "open files", "threads": "threads"}.items(), strict=True):
+    for each, (name, label) in zip(
+        axes, {"memory_mib": "MiB", "files": "open files", "threads": "threads"}.items(), strict=False
+    ):
         each.plot(minutes, [getattr(look, name) for look in found.looks])
         each.set(ylabel=label, ylim=(0, None))
+    began, latencies_ms = zip(*found.told.finals_ms or [(0.0, 1.0)], strict=True)
+    axes[-1].plot([seconds / 60 for seconds in began], latencies_ms, ".", markersize=3)
+    axes[-1].set(yscale="log", ylabel="final, ms", xlabel="minutes")
+    resumed = found.told.resumed
     axes[0].set_title(
-        f"{found.sessions} sessions, {found.kills} processes killed, {found.wrong_words} of {found.words} words wrong"
+        f"{found.told.sessions} sessions, {found.kills} processes killed, {resumed.sessions} sessions went on from a lost one"
     )
-    axes[-1].set_xlabel("minutes")
     save(figure, path)

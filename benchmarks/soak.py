@@ -1,6 +1,8 @@
 """Hours in minutes: sessions that come and go, processes killed under them, and what becomes of words, memory and files.
 
-Clients are the project's own. What each is told at its end is held against what the same recording gave undisturbed.
+Clients are the project's own. What each is told at its end is held against what the same recording gave undisturbed, at once
+and as people speak: text that was shown as stable binds what follows, so the two differ by a word here and there. Whether
+losses cost words is told by the sessions that went on from a lost one beside those that met no loss.
 """
 
 import asyncio
@@ -14,9 +16,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
+import jiwer
 import numpy as np
 
-from benchmarks.accuracy import count_errors, evaluation_clips, samples
+from benchmarks.accuracy import evaluation_clips, normalise, samples
 from benchmarks.servers import free_address, running_process
 from moonshine_client import audio_file
 from moonshine_client.client import StreamingClient, transcribe
@@ -26,6 +30,7 @@ from moonshine_client.wires import StreamError
 LOOK_SECONDS = 2.0
 SETTLED_SECONDS = 21.0  # a process that dies sooner, five times in a row, is given up by its supervisor
 RESUME_SECONDS = 60.0  # an engine needs some to start on two busy cores
+LOOKED_AT = ("memory_mib", "files", "threads")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -41,34 +46,45 @@ class Look:
 
 
 @dataclass
+class Words:
+    """Of some sessions, against the nearest text of the same recording undisturbed."""
+
+    sessions: int = 0
+    exact: int = 0
+    """Sessions without a word that differs."""
+    words: int = 0
+    missing: int = 0
+    added: int = 0
+    changed: int = 0
+    unheard_seconds: float = 0.0
+    """Audio that was sent and is not covered by the final's audio_ms, or is covered twice."""
+
+
+@dataclass
 class Told:
     """What the sessions were told."""
 
-    sessions: int = 0
-    words: int = 0
-    exact: int = 0
-    """Sessions whose text is that of the undisturbed recording."""
-    resumed: int = 0
-    """Sessions that went on from another one at least once."""
-    wrong_words: int = 0
-    """Missing, added or changed ones, in sessions that went on."""
+    undisturbed: Words = field(default_factory=Words)
+    """Of sessions that met no loss."""
+    resumed: Words = field(default_factory=Words)
+    """Of sessions that went on from a lost one at least once."""
     failed: dict[str, int] = field(default_factory=dict)
     """Sessions that ended with an error, by its reason."""
-    finals_ms: list[float] = field(default_factory=list)
+    finals_ms: list[tuple[float, float]] = field(default_factory=list)
+    """When, in seconds from the beginning, and how long it took."""
+
+    @property
+    def sessions(self) -> int:
+        return self.undisturbed.sessions + self.resumed.sessions
 
 
 @dataclass(frozen=True)
 class Soaked:
     minutes: float
     kills: int
-    sessions: int
-    exact: int
-    resumed: int
-    words: int
-    wrong_words: int
-    failed: dict[str, int]
-    final_ms: float
-    """Median."""
+    recovery_seconds: list[float]
+    """From the death of the only engine process until sessions are taken again, each time; nobody else asks for the cores."""
+    told: Told
     tracebacks: int
     """In the log."""
     looks: list[Look]
@@ -80,8 +96,8 @@ class Soaked:
 @dataclass(frozen=True)
 class Recording:
     audio: np.ndarray
-    text: str = ""
-    """Undisturbed."""
+    texts: tuple[str, ...] = ()
+    """Undisturbed, each a possible one."""
 
 
 def run(
@@ -89,35 +105,56 @@ def run(
 ) -> Soaked:
     """kills: how many processes of the server are killed, spread over the time."""
     variables = {"ASR_ENGINE_DIR": str(engines.resolve()), "MOONSHINE_PRECISION": precision, "ASR_TARGET": target,
-                 "ASR_WORKERS": "2", "ASR_ENGINES": "2", "ASR_CPU_THREADS": "1", "ASR_MAX_SESSIONS": "100"}  # fmt: skip
+                 "ASR_CPU_THREADS": "1", "ASR_MAX_SESSIONS": "100", "ASR_LOG_LEVEL": "warning"}  # fmt: skip
+    recovered = recovery(variables, progress) if kills else []
     address = free_address()
     with tempfile.NamedTemporaryFile("r") as log:
-        variables |= {"ASR_LOG_LEVEL": "warning"}
-        with running_process(["-m", "server"], address, variables, Path(log.name)) as server:
+        several = {"ASR_WORKERS": "2", "ASR_ENGINES": "2"}
+        with running_process(["-m", "server"], address, variables | several, Path(log.name)) as server:
             told, looks, killed = asyncio.run(soak(address, server.pid, minutes * 60, clients, kills, progress))
         tracebacks = log.read().count("Traceback")
-    return Soaked(
-        round(minutes, 1), killed, told.sessions, told.exact, told.resumed, told.words, told.wrong_words, told.failed,
-        round(float(np.median(told.finals_ms)), 1) if told.finals_ms else 0.0, tracebacks, looks,
-    )  # fmt: skip
+    return Soaked(round(minutes, 1), killed, recovered, told, tracebacks, looks)
+
+
+def recovery(variables: dict[str, str], progress: Callable[[str], None], times: int = 3) -> list[float]:
+    """How long nobody was taken, each time that the only engine process was killed; seconds."""
+    address, found = free_address(), []
+    with running_process(["-m", "server"], address, variables | {"ASR_WORKERS": "2", "ASR_ENGINES": "1"}) as server:
+        for number in range(times):
+            progress(f"recovery of an engine process, {number + 1} of {times}")
+            time.sleep(SETTLED_SECONDS)
+            began = time.monotonic()
+            os.kill(engine_of(server.pid), signal.SIGKILL)
+            while is_ready(address):
+                time.sleep(0.01)
+            while not is_ready(address):
+                time.sleep(0.02)
+            found.append(round(time.monotonic() - began, 2))
+    return found
+
+
+def engine_of(pid: int) -> int:
+    return next(child for child in children_of(pid) if b"engine_process" in Path(f"/proc/{child}/cmdline").read_bytes())
+
+
+def is_ready(address: str) -> bool:
+    return httpx.get(f"http://{address}/readyz", trust_env=False).status_code == 200
 
 
 async def soak(
     address: str, pid: int, seconds: float, clients: int, kills: int, progress: Callable[[str], None]
 ) -> tuple[Told, list[Look], int]:
-    progress("each recording once, undisturbed")
-    recordings = [await undisturbed(address, each) for each in chosen()]
+    progress("each recording undisturbed")
+    recordings = await asyncio.gather(*(undisturbed(address, each) for each in chosen()))
     told, looks, began = Told(), list[Look](), time.monotonic()
-    until = began + seconds
 
     def report(killed: int) -> None:
-        progress(
-            f"{(time.monotonic() - began) / 60:.1f} min, {told.sessions} sessions, {killed} kills, {told.wrong_words} wrong words"
-        )
+        minutes = (time.monotonic() - began) / 60
+        progress(f"{minutes:.1f} min, {told.sessions} sessions, {killed} kills, {told.resumed.missing} words missing")
 
     watching = asyncio.create_task(watch(pid, began, looks))
     killing = asyncio.create_task(kill_now_and_then(pid, began, seconds, kills, report))
-    await asyncio.gather(*(keep_speaking(address, recordings, until, number, told) for number in range(clients)))
+    await asyncio.gather(*(keep_speaking(address, recordings, began, seconds, number, told) for number in range(clients)))
     watching.cancel()
     return told, looks, await killing
 
@@ -128,21 +165,25 @@ def chosen() -> list[Recording]:
 
 
 async def undisturbed(address: str, recording: Recording) -> Recording:
-    return Recording(recording.audio, (await transcribe(address, recording.audio, rtf=0)).final["text"])
+    texts = [normalise((await transcribe(address, recording.audio, rtf=rtf)).final["text"]) for rtf in (0, 1)]
+    return Recording(recording.audio, tuple(texts))
 
 
-async def keep_speaking(address: str, recordings: Sequence[Recording], until: float, number: int, told: Told) -> None:
+async def keep_speaking(
+    address: str, recordings: Sequence[Recording], began: float, seconds: float, number: int, told: Told
+) -> None:
     """One session after another, over either transport, quickly or as people speak."""
     chance = random.Random(number)
-    while time.monotonic() < until:
+    while (now := time.monotonic() - began) < seconds:
         recording = chance.choice(recordings)
         try:
-            final, resumed = await speak(address, recording.audio, chance)
+            final, went_on = await speak(address, recording.audio, chance)
         except (StreamError, OSError) as error:
             reason = error.reason if isinstance(error, StreamError) else type(error).__name__
             told.failed[reason] = told.failed.get(reason, 0) + 1
             continue
-        note(told, recording.text, final, resumed)
+        note(told.resumed if went_on else told.undisturbed, recording, final)
+        told.finals_ms.append((round(now, 1), final["latency_ms"]))
 
 
 async def speak(address: str, audio: np.ndarray, chance: random.Random) -> tuple[dict, bool]:
@@ -163,29 +204,39 @@ async def speak(address: str, audio: np.ndarray, chance: random.Random) -> tuple
         return final, client.ready is not first
 
 
-def note(told: Told, text: str, final: dict, resumed: bool) -> None:
-    wrong, words = count_errors(text, final["text"])
-    told.sessions += 1
-    told.words += words
-    told.exact += final["text"] == text
-    told.resumed += resumed
-    told.wrong_words += wrong
-    told.finals_ms.append(final["latency_ms"])
+def note(words: Words, recording: Recording, final: dict) -> None:
+    found = nearest(recording.texts, normalise(final["text"]))
+    words.sessions += 1
+    words.exact += found.wer == 0
+    words.words += found.hits + found.substitutions + found.deletions
+    words.missing += found.deletions
+    words.added += found.insertions
+    words.changed += found.substitutions
+    words.unheard_seconds += abs(len(recording.audio) / SAMPLE_RATE - final["audio_ms"] / 1000)
+
+
+def nearest(texts: Sequence[str], text: str) -> jiwer.WordOutput:
+    return min((jiwer.process_words(each, text) for each in texts), key=lambda found: found.wer)
 
 
 async def kill_now_and_then(pid: int, began: float, seconds: float, kills: int, report: Callable[[int], None]) -> int:
-    """A process at random, but none that has just begun. Returns how many."""
+    """A process at random, but none that has just begun; at even distances, more or less. Returns how many."""
     chance, killed = random.Random(0), 0
-    while killed < kills:
-        await asyncio.sleep(seconds / kills * chance.uniform(0.2, 1.8))
-        if time.monotonic() - began >= seconds:
-            break
-        settled = [child for child in children_of(pid) if age_seconds(child) > SETTLED_SECONDS]
-        if settled:
-            os.kill(chance.choice(settled), signal.SIGKILL)
-            killed += 1
-            report(killed)
+    for number in range(kills):
+        due = began + seconds * (number + chance.random()) / kills
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
+        os.kill(chance.choice(await settled_children(pid)), signal.SIGKILL)
+        killed += 1
+        report(killed)
     return killed
+
+
+async def settled_children(pid: int) -> list[int]:
+    """At least one."""
+    while True:
+        if settled := [child for child in children_of(pid) if age_seconds(child) > SETTLED_SECONDS]:
+            return settled
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 async def watch(pid: int, began: float, looks: list[Look]) -> None:
@@ -222,7 +273,7 @@ def age_seconds(pid: int) -> float:
 def growth(looks: Sequence[Look]) -> Iterator[tuple[str, float, float]]:
     """Of each thing that is looked at: the median of the second quarter of the time, and of the last."""
     quarter = max(1, len(looks) // 4)
-    for name in ("memory_mib", "files", "threads"):
+    for name in LOOKED_AT:
         early, late = (
             np.median([getattr(look, name) for look in part]) for part in (looks[quarter : 2 * quarter], looks[-quarter:])
         )

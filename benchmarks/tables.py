@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 from rich.table import Table
 
 from benchmarks import soak
@@ -11,7 +12,7 @@ from benchmarks.offline import Offline
 from benchmarks.quality import Quality
 from benchmarks.recordings import Recorded
 from benchmarks.scores import Paired, Rate, Score, false_words
-from benchmarks.soak import Soaked
+from benchmarks.soak import Soaked, Words
 from benchmarks.speech import Heard
 from benchmarks.streams import Capacity
 
@@ -155,17 +156,29 @@ def streams_table(found: Sequence[Capacity]) -> Table:
 
 
 def soak_table(found: Soaked) -> Table:
+    told = found.told
+    finals_ms = [latency_ms for _, latency_ms in told.finals_ms] or [0.0]
     table = make_table(f"{found.minutes:g} minutes, {found.kills} kills", ("figure", "value"), left=1)
     for name, value in (
-        ("sessions: all / text as undisturbed / went on from another", f"{found.sessions} / {found.exact} / {found.resumed}"),
-        ("words: all / missing, added or changed", f"{found.words} / {found.wrong_words}"),
-        ("sessions that failed", ", ".join(f"{count} {reason}" for reason, count in found.failed.items()) or "none"),
-        ("final, median ms", f"{found.final_ms:g}"),
+        ("sessions that met no loss", words_of(told.undisturbed)),
+        ("sessions that went on from a lost one", words_of(told.resumed)),
+        ("sessions that failed", ", ".join(f"{count} {reason}" for reason, count in told.failed.items()) or "none"),
+        ("final, ms: p50 / p95", f"{np.median(finals_ms):.0f} / {np.percentile(finals_ms, 95):.0f}"),
+        ("an engine process killed, s until ready", ", ".join(map(str, found.recovery_seconds)) or "not measured"),
         ("tracebacks in the log", str(found.tracebacks)),
         *((f"{name}: second quarter / last quarter", f"{early:g} / {late:g}") for name, early, late in soak.growth(found.looks)),
     ):
         table.add_row(name, value)
     return table
+
+
+def words_of(words: Words) -> str:
+    per_thousand = 1000 / max(1, words.words)
+    kinds = " / ".join(f"{count * per_thousand:.1f}" for count in (words.missing, words.added, words.changed))
+    return (
+        f"{words.exact} of {words.sessions} exact; of 1000 words missing / added / changed: {kinds}; "
+        f"unheard {words.unheard_seconds:.2f} s"
+    )
 
 
 def recording_table(found: Recorded) -> Table:
