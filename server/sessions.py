@@ -18,8 +18,9 @@ from runtime.tokenizer import Tokenizer
 from server.access import ANYONE, Caller
 from server.admission import Admission
 from server.audio.front import AudioFormat
-from server.dialects import wyoming
+from server.dialects import native, wyoming
 from server.dialects.deepgram import Asked, ServerMessage
+from server.dialects.native import Message
 from server.dialects.openai_realtime import ServerEvent
 from server.dialects.realtime_shapes import Present
 from server.errors import ClientError, Code, Refused, ServerError
@@ -147,6 +148,15 @@ class Sessions:
         for session in list(self._members.values()):
             with self._guarded(session):
                 session.on_time(now)
+        self._end_longest(now)
+
+    def _end_longest(self, now: float) -> None:
+        """Recordings have a limit of their own."""
+        limit_seconds = self._settings.session.max_session_seconds
+        for session in [each for each in self._members.values() if limit_seconds and not isinstance(each, Recording)]:
+            if now - self._records[session.session_id].opened_at > limit_seconds:
+                with self._guarded(session):
+                    session.fail(ServerError(Code.SESSION_TOO_LONG, f"a session may last {limit_seconds:g} s"))
 
     def _look_after_engine(self) -> None:
         """What is on an engine that hangs is failed by name. Where it is lost for good the process ends, to be started again."""
@@ -199,12 +209,18 @@ class Sessions:
         has_track: its audio comes by an audio track. Raises Refused.
         """
         session_id = f"session-{next(session_ids)}"
+
+        def say(message: Message) -> bool:
+            if isinstance(message, native.Error):  # which may come before there is a stream to be observed
+                self._records[session_id].ended = message.reason
+            return send(message)
+
         session = Session(
             session_id,
             self._settings.session,
             self._settings.batching.max_batch,
             lambda say, options, now: self._begin_waited(session, say, options, now),
-            send,
+            say,
             lambda: self._end(session_id, api, on_end),
             self._clock(),
             has_track,
@@ -380,11 +396,15 @@ class Sessions:
         with self._guarded(session):
             session.finish(self._clock())
 
+    async def until_tick(self) -> None:
+        """Until sessions have next been told the time."""
+        await self._has_ticked.wait()
+
     async def until_heard(self, session: Hearer) -> None:
         """Backpressure: returns once half of what may wait to be transcribed does at most, or the session has ended."""
         most_seconds = self._settings.session.max_buffer_seconds / 2
         while session.session_id in self._members and session.waiting_seconds > most_seconds:
-            await self._has_ticked.wait()
+            await self.until_tick()
 
     def leave(self, session: Member) -> None:
         """The client has gone without a word. Harmless for a session that has ended."""

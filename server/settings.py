@@ -1,6 +1,7 @@
 """The server's settings: read from the environment once, checked, then carried frozen."""
 
 import difflib
+import ipaddress
 import os
 import re
 import secrets
@@ -21,7 +22,7 @@ those, only names that look like a slip of one of ours are reported."""
 
 SECRET_KEY_VARIABLE = "ASR_SECRET_KEY"
 SECRET_VARIABLES = ("ASR_ICE_SERVERS", SECRET_KEY_VARIABLE, "ASR_API_KEYS")  # whose value is never shown
-INTERNAL_VARIABLES = ("ASR_ENGINE_SOCKET", "ASR_GATEWAY_SOCKET", "ASR_API_KEY")
+INTERNAL_VARIABLES = ("ASR_ENGINE_SOCKET", "ASR_GATEWAY_SOCKET", "ASR_HEARTBEAT_FILE", "ASR_API_KEY")
 """From the supervisor to its processes, and the clients' own."""
 PROCESS_KEY = secrets.token_hex(32)  # nobody else knows it
 SESSIONS_PER_CORE = 6  # a dozen live streams on two cores
@@ -53,6 +54,13 @@ class IceServer(BaseModel):
         user, _, password = (match["credentials"] or "").partition(":")
         url = f"{match['scheme']}:{match['address']}" + (f":{match['port']}" if match["port"] else "")
         return cls(url=url, username=unquote(user) or None, password=unquote(password) or None)
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class Group(BaseModel):
@@ -96,6 +104,11 @@ class Listen(Group):
     ends that. 0: they get their finals at once."""
     shutdown_timeout_seconds: float = Field(20.0, gt=0, le=600, alias="ASR_SHUTDOWN_TIMEOUT_SECONDS")
     """Longest time that open sessions may take for their finals after SIGTERM."""
+
+    @property
+    def is_local(self) -> bool:
+        """Can nobody on another machine reach it?"""
+        return is_loopback(self.host)
 
     @property
     def has_tls(self) -> bool:
@@ -168,6 +181,8 @@ class SessionLimits(Group):
     """A connection that has not sent `init` by then is closed."""
     idle_timeout_seconds: float = Field(60.0, gt=0, le=86_400, alias="ASR_IDLE_TIMEOUT_SECONDS")
     """A session that has sent nothing for this long is closed."""
+    max_session_seconds: float = Field(0.0, ge=0, alias="ASR_MAX_SESSION_SECONDS")
+    """A live session that lasts longer is ended with `session_too_long`. 0: any length."""
     close_timeout_seconds: float = Field(30.0, gt=0, le=600, alias="ASR_CLOSE_TIMEOUT_SECONDS")
     """Longest time that a client waits for its final before it gets an error."""
 
@@ -197,6 +212,9 @@ class Access(Group):
     """A file with such keys, one on each line. It is read again when it changes."""
     cors_origins: tuple[str, ...] = Field((), alias="ASR_CORS_ORIGINS")
     """Origins of other web pages that may use the server, as in `https://app.example.com`, separated by commas. `*`: all."""
+    allowed_hosts: tuple[str, ...] = Field((), alias="ASR_ALLOWED_HOSTS")
+    """Names by which the server may be reached, separated by commas, as in `asr.example.com` or `*.example.com`. IP addresses and
+    `localhost` always count. Unset: any name; but where it listens on the loopback, without keys and without proxies, none."""
     max_sessions_per_address: int = Field(0, ge=0, le=100_000, alias="ASR_MAX_SESSIONS_PER_ADDRESS")
     """Most sessions of one IP address at once, in each gateway. 0: any number."""
     max_connecting_per_address: int = Field(256, ge=1, le=100_000, alias="ASR_MAX_CONNECTING_PER_ADDRESS")
@@ -220,6 +238,11 @@ class Access(Group):
         if wrong := [origin for origin in origins if not ORIGIN.fullmatch(origin)]:
             raise ValueError(f"expected origins such as https://app.example.com, separated by commas, or *, not {wrong[0]!r}")
         return origins
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def parse_allowed_hosts(cls, value: object) -> object:
+        return tuple(part.strip().lower() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @property
     def signing_key(self) -> str:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import os
 import resource
@@ -21,7 +20,7 @@ from runtime.tokenizer import Tokenizer
 from server import settings as settings_module
 from server.access import Keys, version_of
 from server.errors import SettingsError, StartError
-from server.settings import Listen, Settings
+from server.settings import Listen, Settings, is_loopback
 from server.telemetry import logs
 from server.telemetry.metrics import Metrics
 
@@ -89,15 +88,8 @@ def check_access(settings: Settings) -> None:
     keys, listening = Keys(settings.access.api_keys, settings.access.api_keys_file), settings.listen
     if keys.are_needed and listening.wyoming_port and not is_loopback(listening.wyoming_host):
         raise StartError("the Wyoming protocol has no keys: with API keys it listens on the loopback only (ASR_WYOMING_HOST)")
-    if not keys.are_needed and not is_loopback(listening.host):
+    if not keys.are_needed and not listening.is_local:
         logger.warning("whoever reaches %s:%d is served: set ASR_API_KEYS, or ASR_HOST=127.0.0.1", listening.host, listening.port)
-
-
-def is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 async def keep_tls_fresh(context: ssl.SSLContext, settings: Listen) -> None:

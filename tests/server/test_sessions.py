@@ -1,6 +1,7 @@
 """All sessions of a process: who is let in, and what a defect of one does to the others."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -13,8 +14,9 @@ from server.access import Caller
 from server.dialects.native import Message
 from server.errors import Refused
 from server.sessions import Sessions
-from server.settings import Access, Settings
-from server.telemetry.metrics import Metrics
+from server.settings import Access, SessionLimits, Settings
+from server.telemetry.logs import FIELDS
+from server.telemetry.metrics import Api, Metrics
 
 TOKENIZER = Tokenizer(["", "", "", "▁one", "▁two"])
 INIT, CLOSE = '{"op":"init","sid":"a"}', '{"op":"close"}'
@@ -124,6 +126,22 @@ def test_whoever_comes_too_late_for_a_place_is_told_over_the_channel():
     assert late.last == ("error", "server_full") and late.ended.is_set()
 
 
+@pytest.mark.parametrize(("message", "reason"), [(INIT, "server_full"), ("no JSON", "bad_message"), (CLOSE, "not_initialised")])
+def test_the_log_says_why_a_session_that_never_began_has_ended(message, reason):
+    lines = list[logging.LogRecord]()
+    handler = logging.Handler()
+    handler.emit = lines.append
+    logger = logging.getLogger("server.sessions")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    sessions = make_sessions(FakeTranscriber(), max_sessions=1)
+    session = sessions.open(lambda message: True, lambda: None)
+    connect(sessions)
+    sessions.text(session, message)
+    logger.removeHandler(handler)
+    assert [getattr(line, FIELDS)["ended"] for line in lines] == [reason]
+
+
 def test_connections_of_one_address_that_never_begin_are_bounded():
     settings = Settings(access=Access(max_sessions=9, max_connecting_per_address=2))
     sessions = Sessions(FakeTranscriber(), TOKENIZER, settings, Metrics(), clock=lambda: 0.0)
@@ -135,6 +153,31 @@ def test_connections_of_one_address_that_never_begin_are_bounded():
     sessions.open(lambda message: True, lambda: None, caller=there)
     sessions.text(first, INIT)
     sessions.open(lambda message: True, lambda: None, caller=here)
+
+
+def test_a_session_may_last_so_long_and_keeps_what_it_was_told():
+    async def run() -> None:
+        now, client, spared = [0.0], Client(), Client()
+        settings = Settings(access=Access(max_sessions=4), session=SessionLimits(max_session_seconds=100))
+        sessions = Sessions(FakeTranscriber(), TOKENIZER, settings, Metrics(), clock=lambda: now[0])
+        sessions.start()
+        await sessions.until_warm()
+        session = sessions.open(client.receive, client.ended.set)
+        sessions.text(session, INIT)
+        now[0] = 60.0
+        later = sessions.open(spared.receive, spared.ended.set)
+        sessions.text(later, INIT)
+        recording = sessions.open_recording(Api.OPENAI_REST)
+        for now[0] in (99.0, 101.0):
+            sessions.audio(session, SOUND)
+            sessions.audio(later, SOUND)
+            await sessions.until_tick()
+            assert client.ended.is_set() == (now[0] > 100)
+        assert client.last == ("error", "session_too_long") and not spared.ended.is_set() and len(sessions) == 2
+        recording.drop()
+        await sessions.shut_down(1)
+
+    asyncio.run(run())
 
 
 def test_who_asked_for_it_is_told_that_the_server_moves():
