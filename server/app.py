@@ -62,7 +62,7 @@ def create_app(
     app = FastAPI(title="moonshine-asr", lifespan=lifespan, version=version(), docs_url=None, redoc_url=None,
                   swagger_ui_oauth2_redirect_url=None, middleware=[
                       *cors(access.cors_origins),
-                      Middleware(AccessControl, gate=gate, access=access, metrics=metrics, admin_port=settings.listen.admin_port),
+                      Middleware(AccessControl, gate=gate, settings=settings, metrics=metrics),
                       *inner,
                   ])  # fmt: skip
     app.add_exception_handler(ServerError, answer_error)

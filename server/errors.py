@@ -41,6 +41,7 @@ class Code(enum.StrEnum):
     NOT_FOUND = "not_found"
     INVALID_KEY = "invalid_api_key"
     FORBIDDEN_ORIGIN = "forbidden_origin"
+    FORBIDDEN_HOST = "forbidden_host"
     RATE_LIMITED = "rate_limit_exceeded"
     TOO_MANY_SESSIONS = "too_many_sessions"
     SESSION_TOO_LONG = "session_too_long"
@@ -60,6 +61,7 @@ HTTP_STATUS = {
     Code.IDLE_TIMEOUT: 408,
     Code.INVALID_KEY: 401,
     Code.FORBIDDEN_ORIGIN: 403,
+    Code.FORBIDDEN_HOST: 403,
     Code.MODEL_NOT_FOUND: 404,
     Code.NOT_FOUND: 404,
     Code.BODY_TOO_LARGE: 413,

@@ -1,7 +1,9 @@
 """Who comes in over HTTP: keys, where a browser's request comes from, and how often somebody asks."""
 
+import ipaddress
 import re
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from limits import RateLimitItemPerMinute
@@ -17,7 +19,7 @@ from server.dialects import realtime_shapes
 from server.errors import ClientError, Code, Refused, ServerError
 from server.http.deadlines import punctual
 from server.http.failures import error_response, refusal_of
-from server.settings import Access
+from server.settings import Settings
 from server.telemetry.metrics import Metrics
 
 OPEN_PATHS = ("/", "/docs", "/openapi.json", "/favicon.ico", "/healthz", "/readyz")
@@ -33,16 +35,18 @@ SCHEMES = ("bearer", "token")
 DEFAULT_PORTS = {"http": 80, "https": 443}
 HEALTH_PATHS = ("/healthz", "/readyz", "/metrics")
 NOTHING_ELSE = error_response(ClientError(Code.NOT_FOUND, "health and metrics are told here, and nothing else"))
+LOCAL_HOSTS = ("localhost", "*.localhost")
+IPV6_NETWORK_BITS = 64  # what one line or one machine has to choose its addresses from
 READING_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
 class AccessControl:
     """In front of the app. What gets past it carries its caller."""
 
-    def __init__(self, app: ASGIApp, gate: Gate, access: Access, metrics: Metrics, admin_port: int = 0):
-        """admin_port: where health and metrics alone are told, to whoever reaches it."""
-        self._admin_port = admin_port
-        self._app, self._gate, self._access, self._metrics = app, gate, access, metrics
+    def __init__(self, app: ASGIApp, gate: Gate, settings: Settings, metrics: Metrics):
+        self._admin_port = settings.listen.admin_port  # where health and metrics alone are told, to whoever reaches it
+        self._app, self._gate, self._access, self._metrics = app, gate, settings.access, metrics
+        self._hosts = hosts_of(settings, not gate.keys.are_needed)
         self._rates = FixedWindowRateLimiter(MemoryStorage())  # a moving window never forgets an address
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,6 +68,8 @@ class AccessControl:
         """Raises ServerError."""
         headers = Headers(scope=scope)
         opens = scope["type"] == "websocket" or scope["method"] not in READING_METHODS
+        if opens and not is_known(headers.get("host", ""), self._hosts):
+            raise ClientError(Code.FORBIDDEN_HOST, "the server is not known by this name; ASR_ALLOWED_HOSTS lists those it has")
         if opens and is_foreign(headers, self._access.cors_origins):
             raise ClientError(
                 Code.FORBIDDEN_ORIGIN, "pages of another origin are not let in; ASR_CORS_ORIGINS names those that are"
@@ -71,7 +77,7 @@ class AccessControl:
         if is_open(scope):
             return ANYONE
         issues = scope["path"] in ISSUING_PATHS
-        address = (scope.get("client") or ("", 0))[0]
+        address = network_of((scope.get("client") or ("", 0))[0])
         caller = self._gate.let_in(
             key_of(HTTPConnection(scope)), address, not issues, not issues and scope["path"].startswith(SECRETS_PREFIX)
         )
@@ -110,6 +116,43 @@ def is_open(scope: Scope) -> bool:
     if scope["type"] == "http" and scope["method"] == "OPTIONS":
         return True
     return scope["path"] in OPEN_PATHS or scope["path"].startswith(OPEN_PREFIXES) or bool(SESSION_PATH.match(scope["path"]))
+
+
+def hosts_of(settings: Settings, is_open: bool) -> Sequence[str]:
+    """Names by which the server may be asked; none: any. is_open: nobody needs a key."""
+    if settings.access.allowed_hosts:
+        return (*settings.access.allowed_hosts, *LOCAL_HOSTS)
+    is_bare = settings.listen.is_local and is_open and not settings.listen.trusted_proxies
+    return LOCAL_HOSTS if is_bare else ()
+
+
+def is_known(host: str, names: Sequence[str]) -> bool:
+    """A page can make its own name lead to any address, and is then of one origin with what answers there.
+
+    It cannot so be at a bare address, and nobody sends a name for one.
+    """
+    name = urlsplit(f"//{host}").hostname or ""
+    return not names or is_address(name) or any(fnmatchcase(name, each) for each in names)
+
+
+def is_address(name: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(name))
+    except ValueError:
+        return False
+
+
+def network_of(address: str) -> str:
+    """What is counted as one: whoever has an IPv6 address has 2^64 of them."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if found.version == 4:
+        return address
+    if found.ipv4_mapped:
+        return str(found.ipv4_mapped)
+    return str(ipaddress.ip_network((found, IPV6_NETWORK_BITS), strict=False))
 
 
 def is_foreign(headers: Headers, allowed: Sequence[str]) -> bool:

@@ -11,6 +11,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from moonshine_client import StreamError, StreamingClient
+from server.http.access import hosts_of, is_known, network_of
+from server.settings import Access, Listen, Settings
 from tests.conftest import PROJECT, RunningServer
 
 KEY, MODEST = "sk-0123456789abcdef", "sk-modest-0123456789"
@@ -177,3 +179,31 @@ def test_a_proxy_that_is_trusted_says_who_asks(start_server):
         return httpx.post(f"http://{server.address}/v1/tokens", headers=headers, trust_env=False).status_code
 
     assert [ask("192.0.2.1"), ask("192.0.2.1"), ask("192.0.2.2")] == [200, 429, 200]
+
+
+@pytest.mark.parametrize(
+    ("host", "known"),
+    [("127.0.0.1:8000", True), ("[::1]:8000", True), ("10.1.2.3", True), ("localhost", True), ("a.localhost:1", True),
+     ("", False), ("asr.example.com:8000", True), ("ASR.example.com", True), ("evil.example", False),
+     ("localhost.evil.example", False)],
+)  # fmt: skip
+def test_a_page_that_made_its_own_name_lead_here_is_known_by_that_name(host, known):
+    assert is_known(host, hosts_of(Settings(access=Access(allowed_hosts="asr.example.com")), is_open=True)) == known
+
+
+def test_who_has_no_keys_and_is_local_has_no_name_but_localhost():
+    local, everywhere, proxied = (
+        Settings(listen=Listen(host=host, trusted_proxies=proxies)) for host, proxies in
+        (("127.0.0.1", ()), ("0.0.0.0", ()), ("127.0.0.1", "127.0.0.1"))
+    )  # fmt: skip
+    assert not is_known("evil.example", hosts_of(local, is_open=True))
+    for hosts in (hosts_of(local, is_open=False), hosts_of(everywhere, is_open=True), hosts_of(proxied, is_open=True)):
+        assert is_known("evil.example", hosts)
+
+
+@pytest.mark.parametrize(
+    ("address", "counted_as"),
+    [("192.0.2.7", "192.0.2.7"), ("::ffff:192.0.2.7", "192.0.2.7"), ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"), ("", "")],
+)
+def test_whoever_has_an_ipv6_address_has_as_many_as_they_like(address, counted_as):
+    assert network_of(address) == counted_as
