@@ -39,6 +39,7 @@ from server.telemetry.metrics import Api, Metrics
 
 logger = logging.getLogger(__name__)
 
+BEHIND_SHARE = 0.5  # of the audio that may wait: then the client is held back
 TICK_SECONDS = 0.1  # how often sessions are told that time passes
 DEFECT = ServerError(Code.INTERNAL_ERROR, "the server met a defect of its own in this session; its log has the cause")
 
@@ -401,10 +402,20 @@ class Sessions:
         await self._has_ticked.wait()
 
     async def until_heard(self, session: Hearer) -> None:
-        """Backpressure: returns once half of what may wait to be transcribed does at most, or the session has ended."""
-        most_seconds = self._settings.session.max_buffer_seconds / 2
-        while session.session_id in self._members and session.waiting_seconds > most_seconds:
+        """Backpressure: returns at once where it is not behind, else when half of what waited is heard, or at the end."""
+        if not self.is_behind(session):
+            return
+        while self._share_waiting(session) > BEHIND_SHARE / 2:
             await self.until_tick()
+
+    def is_behind(self, session: Hearer) -> bool:
+        return self._share_waiting(session) > BEHIND_SHARE
+
+    def _share_waiting(self, session: Hearer) -> float:
+        """Of the audio that may wait to be transcribed, how much does."""
+        if session.session_id not in self._members:
+            return 0.0
+        return session.waiting_seconds / self._settings.session.max_buffer_seconds
 
     def leave(self, session: Member) -> None:
         """The client has gone without a word. Harmless for a session that has ended."""

@@ -174,7 +174,7 @@ class SessionLimits(Group):
     Up to four times as many if it is not."""
     max_buffer_seconds: float = Field(120.0, ge=10, le=3600, alias="MAX_BUFFER_SECONDS")
     """Most audio that a session may have waiting to be transcribed. Past it, the session ends with `buffer_overflow`.
-    WebSockets are read more slowly instead."""
+    WebSockets are read more slowly instead, and browsers are held back over WebRTC, too."""
     connect_timeout_seconds: float = Field(3.0, gt=0, le=60, alias="ASR_CONNECT_TIMEOUT_SECONDS")
     """A WebRTC offer whose connection is not there by then is given up."""
     init_timeout_seconds: float = Field(10.0, gt=0, le=600, alias="ASR_INIT_TIMEOUT_SECONDS")

@@ -281,6 +281,7 @@ class NativePeer(Peer):
         super().__init__(transport, caller)
         self._has_track = has_track
         self._native: Session | None = None
+        self._holding_back: asyncio.Task[None] | None = None
 
     @property
     def _session(self) -> Session | None:
@@ -299,7 +300,20 @@ class NativePeer(Peer):
         elif self._has_track:
             self._native.fail(TWO_SOURCES)
         else:
-            self._sessions.audio(self._native, message)
+            self._hear(self._native, message)
+
+    def _hear(self, session: Session, pcm: bytes) -> None:
+        self._sessions.audio(session, pcm)
+        if self._holding_back is None and self._sessions.is_behind(session):
+            sctp = self._connection.sctp
+            assert isinstance(sctp, webrtc_sctp.PatientSctpTransport), "it was installed, and audio came over it"
+            sctp.hold_back()
+            self._holding_back = asyncio.create_task(self._let_go_on(session, sctp))
+
+    async def _let_go_on(self, session: Session, sctp: webrtc_sctp.PatientSctpTransport) -> None:
+        await self._sessions.until_heard(session)
+        self._holding_back = None
+        await sctp.go_on()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""SCTP that acknowledges every second packet, and outlives what a peer must not send.
+"""SCTP that acknowledges every second packet, holds a hasty sender back, and outlives what a peer must not send.
 
 aiortc sends a selective acknowledgement for every packet it receives: a quarter of the CPU that a 20 ms message takes. RFC 9260,
 6.2, asks for one for every second packet, within 200 ms. And what cannot be read ends its receiving task, in silence.
@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import struct
+from typing import Any
 
 from aiortc import rtcpeerconnection
 from aiortc.rtcsctptransport import DataChunk, RTCSctpTransport
@@ -17,6 +18,8 @@ logger = logging.getLogger(__name__)
 MALFORMED = "malformed"
 """Said by a channel: what came on it is no message."""
 ACKNOWLEDGED_PACKETS = 2
+WINDOW_BYTES = 96 * 1024
+"""What a sender may have under way: more than the largest message. One that is held back still sends as much: 3 s of audio."""
 IMMEDIATE_FLAG = 0x08  # of a chunk whose sender asks not to be kept waiting
 DELAY_SECONDS = 0.1  # for a packet that no other one follows; half of what RFC 9260 allows
 
@@ -28,6 +31,23 @@ class PatientSctpTransport(RTCSctpTransport):
     """Packets received since the last acknowledgement; the first one of all is acknowledged at once (RFC 9260, 5.1)."""
     _timer: asyncio.TimerHandle | None = None
 
+    def __init__(self, *arguments: Any, **named: Any):
+        super().__init__(*arguments, **named)
+        self._advertised_rwnd = WINDOW_BYTES
+        self._is_holding_back = False
+        self._kept_bytes = 0  # came while holding back
+
+    def hold_back(self) -> None:
+        """What comes from now on uses the window up; what comes then is dropped, for the sender to send again (RFC 9260, 6.2)."""
+        self._is_holding_back = True
+
+    async def go_on(self) -> None:
+        """The sender is told that there is room again; else it would find out by probing, ever more seldom."""
+        self._is_holding_back = False
+        self._advertised_rwnd, self._kept_bytes = self._advertised_rwnd + self._kept_bytes, 0
+        if self._association_state == self.State.ESTABLISHED:
+            await self._send_late()
+
     async def _handle_data(self, data: bytes) -> None:
         try:
             await super()._handle_data(data)
@@ -37,6 +57,9 @@ class PatientSctpTransport(RTCSctpTransport):
             logger.info("a packet that makes no sense was dropped: %r", exc)
 
     async def _data_channel_receive(self, stream_id: int, pp_id: int, data: bytes) -> None:
+        if self._is_holding_back:
+            self._advertised_rwnd -= len(data)
+            self._kept_bytes += len(data)
         try:
             await super()._data_channel_receive(stream_id, pp_id, data)
         except (UnicodeDecodeError, AssertionError, struct.error) as exc:
@@ -47,7 +70,10 @@ class PatientSctpTransport(RTCSctpTransport):
     async def _receive_data_chunk(self, chunk: DataChunk) -> None:
         if chunk.flags & IMMEDIATE_FLAG:
             self._held = ACKNOWLEDGED_PACKETS
-        await super()._receive_data_chunk(chunk)
+        if self._is_holding_back and len(chunk.user_data) > self._advertised_rwnd:
+            self._sack_needed = True
+        else:
+            await super()._receive_data_chunk(chunk)
 
     async def _send_sack(self) -> None:
         """Called behind every packet that asks for an acknowledgement."""

@@ -1,5 +1,6 @@
 """The page, in a real browser with a microphone that plays a recording."""
 
+import base64
 import shutil
 import subprocess
 import time
@@ -13,6 +14,8 @@ import srt
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from benchmarks.accuracy import word_error_rate
+from moonshine_client import audio_file
+from runtime.audio import SAMPLE_RATE
 from tests.conftest import PROJECT, RunningServer
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -132,6 +135,38 @@ def test_a_locked_server_asks_for_its_key_and_is_then_heard(browser, start_serve
     page.set_input_files("#file", SHORT)
     wait_for(lambda: page.inner_text("#status") == "short.wav is transcribed.", seconds=60)
     page.context.close()
+
+
+SEND_AT_ONCE = """async (encoded) => {
+    const pcm = Uint8Array.from(atob(encoded), (character) => character.charCodeAt(0))
+    const connection = new RTCPeerConnection(), channel = connection.createDataChannel("asr")
+    channel.binaryType = "arraybuffer"
+    await connection.setLocalDescription(await connection.createOffer())
+    const offer = {type: "offer", sdp: connection.localDescription.sdp}, headers = {"Content-Type": "application/json"}
+    const answer = await fetch("/webrtc", {method: "POST", body: JSON.stringify(offer), headers})
+    await connection.setRemoteDescription(await answer.json())
+    await new Promise((opened) => { channel.onopen = opened })
+    const last = new Promise((told) => {
+        channel.onmessage = ({data}) => { if (["final", "error"].includes(JSON.parse(data).op)) told(JSON.parse(data)) }
+    })
+    channel.send('{"op":"init","sid":"a"}')
+    for (let start = 0; start < pcm.length; start += 3200) channel.send(pcm.slice(start, start + 3200))
+    channel.send('{"op":"close"}')
+    return await last
+}"""
+
+
+def test_a_browser_that_sends_faster_than_it_is_heard_is_held_back_and_loses_nothing(start_server, browser):
+    """As one does that comes back from a tunnel: more at once than may wait."""
+    server = start_server(ASR_TARGET="onnxruntime", MAX_BUFFER_SECONDS="20")
+    page = browser.new_page()
+    page.goto(f"http://localhost:{server.address.split(':')[1]}/")
+    pcm = audio_file.load(MID)
+    final = page.evaluate(SEND_AT_ONCE, base64.b64encode(pcm.tobytes()).decode())
+    page.close()
+    assert final["op"] == "final", final
+    assert final["audio_ms"] == len(pcm) * 1000 // SAMPLE_RATE
+    assert word_error_rate([text_of(MID)], [final["text"]]) <= 10
 
 
 def test_words_of_a_channel_are_read_from_the_page(served, browser):
