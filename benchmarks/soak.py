@@ -192,6 +192,7 @@ async def speak(address: str, audio: np.ndarray, chance: random.Random) -> tuple
     options = {
         "transport": chance.choice(("webrtc", "websocket")),
         "resume_seconds": RESUME_SECONDS,
+        "refused_seconds": RESUME_SECONDS,
         "on_trouble": troubles.append,
     }
     frame, pause = 320 * chance.choice((1, 5)), chance.choice((0.0, 1.0))

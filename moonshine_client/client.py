@@ -26,6 +26,8 @@ from moonshine_client.wires import HIGH_MARK_BYTES, DataChannel, Socket, StreamE
 
 FRAME_MS = 20
 CONNECT_SECONDS = 15.0
+REFUSED_SECONDS = 10.0  # for a server that has no room, or is starting
+AT_ONCE_SECONDS = 0.1
 RESUME_SECONDS = 30.0
 WEBRTC_SECONDS = 5.0  # for a data channel; then a WebSocket is tried
 SILENT_SECONDS = 4.0  # without a word of a server that says pulse: it is lost
@@ -129,6 +131,7 @@ class StreamingClient:
         key: str | None = None,
         transport: str = "auto",
         resume_seconds: float = RESUME_SECONDS,
+        refused_seconds: float = REFUSED_SECONDS,
         on_trouble: Callable[[str], None] = lambda trouble: None,
     ):
         """server: HOST:PORT or a URL; of several, the next one is tried where one fails. path: that takes WebRTC offers.
@@ -136,14 +139,14 @@ class StreamingClient:
         words: ask for the times of words, in the final and its segments. max_interims: how many interims wait to be read; of
         more, the oldest are dropped, for a newer one says all that an older one does; None: all are kept. key: an API key of the
         server; without one, ASR_API_KEY of the environment. transport: "webrtc", "websocket", or "auto": the second where the
-        first fails. resume_seconds: how long to try to go on where a session is lost; 0: not at all. on_trouble: told what is
-        wrong meanwhile.
+        first fails. resume_seconds: how long to try to go on where a session is lost; 0: not at all. refused_seconds: how long to
+        try to connect to a server that is full or not ready; 0: once. on_trouble: told what is wrong meanwhile.
         """
         servers = [server] if isinstance(server, str) else server
         self._servers = itertools.cycle([(each if "://" in each else f"http://{each}").rstrip("/") for each in servers])
         self._url = next(self._servers)
         self._path, self._transport, self._headers = path, transport, authorization(key)
-        self._resume_seconds, self._on_trouble = resume_seconds, on_trouble
+        self._resume_seconds, self._refused_seconds, self._on_trouble = resume_seconds, refused_seconds, on_trouble
         self.sid = sid or str(uuid.uuid4())
         self._init = {"op": "init", "sid": self.sid, "sr": SAMPLE_RATE, "tail": True, "pulse": True, "moving": True}
         self._init |= {"words": True} if words else {}
@@ -172,6 +175,12 @@ class StreamingClient:
                 await self._connect()
         except TimeoutError as exc:
             raise TimeoutError(f"no stream from {self._url}{self._path} within {CONNECT_SECONDS:g} s") from exc
+        except StreamError as refused:
+            if not await self._go_on(refused, self._refused_seconds):
+                raise
+        except OSError as exc:  # a server that has just died may have a neighbour on the same port
+            if not await self._go_on(StreamError("connection_lost", str(exc)), min(AT_ONCE_SECONDS, self._refused_seconds)):
+                raise
         self._start(self._keep_going())
         return self
 
@@ -372,7 +381,7 @@ class StreamingClient:
         """Begin another session, first at once, then again and again."""
         deadline, told = time.monotonic() + seconds, error
         for pause in pauses():
-            wait = max(pause, told.retry_after or 0.0) * random.uniform(0.75, 1.25)
+            wait = pause and max(pause, told.retry_after or 0.0) * random.uniform(0.75, 1.25)
             if told.reason not in PASSING or time.monotonic() + wait >= deadline:
                 return False
             await asyncio.sleep(wait)

@@ -6,8 +6,15 @@ from fastapi.responses import JSONResponse
 from server.dialects import deepgram, openai
 from server.errors import Code, Refused, ServerError
 
-RETRY_AFTER_SECONDS = 5
+RETRY_AFTER_SECONDS, WARM_AFTER_SECONDS = 5, 2
 DEEPGRAM_PATH, OPENAI_PREFIX = "/v1/listen", "/v1/"
+
+
+def headers_of(error: ServerError) -> dict[str, str]:
+    """When to come again, where that may help."""
+    if not isinstance(error, Refused):
+        return {}
+    return {"Retry-After": str(WARM_AFTER_SECONDS if error.code is Code.WARMING_UP else RETRY_AFTER_SECONDS)}
 
 
 async def answer_error(_: Request, error: Exception) -> Response:
@@ -18,9 +25,8 @@ async def answer_error(_: Request, error: Exception) -> Response:
 
 def error_response(error: ServerError) -> Response:
     """The same JSON as on the data channel."""
-    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if isinstance(error, Refused) else None
     content = {"op": "error", "reason": error.code.value, "message": error.message}
-    return JSONResponse(content, status_code=error.code.http_status, headers=headers)
+    return JSONResponse(content, status_code=error.code.http_status, headers=headers_of(error))
 
 
 def refusal_of(path: str, error: ServerError) -> Response:
@@ -32,12 +38,11 @@ def refusal_of(path: str, error: ServerError) -> Response:
 
 def refuse_deepgram(error: ServerError) -> Response:
     """In Deepgram's shape."""
-    return JSONResponse(deepgram.error_body(error), status_code=error.code.http_status)
+    return JSONResponse(deepgram.error_body(error), status_code=error.code.http_status, headers=headers_of(error))
 
 
 def refuse(error: ServerError) -> Response:
     """In OpenAI's shape. A file that the engine failed on would fail again: the SDK would send it twice more."""
-    headers = {"x-should-retry": "false"} if error.code in (Code.ENGINE_FAILED, Code.INTERNAL_ERROR) else {}
-    if isinstance(error, Refused):
-        headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    fails_again = error.code in (Code.ENGINE_FAILED, Code.INTERNAL_ERROR) and not isinstance(error, Refused)
+    headers = {"x-should-retry": "false"} if fails_again else headers_of(error)
     return JSONResponse(openai.error_body(error), status_code=error.code.http_status, headers=headers)

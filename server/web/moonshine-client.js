@@ -71,13 +71,15 @@ class HeldAudio {
 export class MoonshineClient extends EventTarget {
   // server: its origin, or several to try in turn. transport: "auto" tries WebRTC first, for no lost packet holds up what follows.
   // token: a function that gets a token for each connection, from your own backend; a page must not know a key. key: for tools of
-  // your own. resumeMs: how long to try to go on where a session is lost.
-  constructor({server = location.origin, sampleRate = 16000, words = true, silenceMs, transport = "auto", token, key, resumeMs = 60000} = {}) {
+  // your own. resumeMs: how long to try to go on where a session is lost. refusedMs: how long to try to connect to a server that is
+  // full or not ready.
+  constructor({server = location.origin, sampleRate = 16000, words = true, silenceMs, transport = "auto", token, key, resumeMs = 60000, refusedMs = 10000} = {}) {
     super();
     this.servers = [server].flat();
     this.transport = transport;
     this.credentials = token ?? (() => key ?? "");
     this.resumeMs = resumeMs;
+    this.refusedMs = refusedMs;
     this.via = ""; // "webrtc" or "websocket", once connected
     this.init = {op: "init", sr: sampleRate, words, tail: true, pulse: true, moving: true, ...(silenceMs && {silence_ms: silenceMs})};
     this.closedText = ""; // of the sessions before
@@ -120,7 +122,9 @@ export class MoonshineClient extends EventTarget {
   async connect() {
     this.final = new Promise((resolve, reject) => Object.assign(this, {resolveFinal: resolve, rejectFinal: reject}));
     this.final.catch(() => {}); // whoever closes is told; nobody else need be
-    await this.begin();
+    await this.begin().catch(async (refused) => {
+      if (!(refused instanceof ServerError) || !(await this.goOn(refused, this.refusedMs))) throw refused;
+    });
     this.keepGoing();
   }
 
@@ -183,7 +187,7 @@ export class MoonshineClient extends EventTarget {
   async goOn(error, withinMs) {
     const deadline = performance.now() + withinMs;
     for (let pause = 0; !this.isEnded; pause = Math.min(LATEST_MS, 2 * pause || SOONEST_MS)) {
-      const wait = Math.max(pause, error.retryAfterMs ?? 0) * (0.75 + Math.random() / 2);
+      const wait = pause && Math.max(pause, error.retryAfterMs ?? 0) * (0.75 + Math.random() / 2);
       if (!PASSING.includes(error.reason) || performance.now() + wait >= deadline) return false;
       this.dispatchEvent(new CustomEvent("trouble", {detail: error}));
       await new Promise((resolve) => setTimeout(resolve, wait));

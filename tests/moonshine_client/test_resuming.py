@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from moonshine_client import StreamError, StreamingClient
 from moonshine_client.told import Message
 from runtime.scheduler.requests import Request
-from runtime.scheduler.transcriber import OnResult
+from runtime.scheduler.transcriber import OnResult, Status
 from server.app import create_app
 from server.sessions import Sessions
 from server.settings import Settings
@@ -245,6 +245,36 @@ def test_a_full_server_is_tried_again_in_its_time():
             check(await client.close())
 
     play(scenario)
+
+
+@pytest.mark.parametrize("transport", ["webrtc", "websocket"])
+def test_a_client_waits_for_a_server_that_is_about_to_be_ready(transport):
+    async def connect() -> str:
+        async with running() as server:
+            server.transcriber.said = Status.RESTARTING
+
+            def mend(trouble: str) -> None:
+                server.transcriber.said = Status.READY
+
+            async with StreamingClient(server.address, transport=transport, on_trouble=mend) as client:
+                return (await speak(client))["text"]
+
+    assert asyncio.run(connect()) == counting.text(COUNT)
+
+
+@pytest.mark.parametrize("refused_seconds", [0, 1])
+def test_a_server_that_does_not_get_ready_is_given_up_by_name(refused_seconds):
+    async def connect() -> int:
+        troubles: list[str] = []
+        async with running() as server:
+            server.transcriber.said = Status.RESTARTING
+            with pytest.raises(StreamError) as refused:
+                client = StreamingClient(server.address, refused_seconds=refused_seconds, on_trouble=troubles.append)
+                await client.__aenter__()
+        assert refused.value.reason == "warming_up"
+        return len(troubles)
+
+    assert asyncio.run(connect()) == refused_seconds, "once at once, and then not before it was asked to"
 
 
 def test_a_client_that_comes_back_with_minutes_of_audio_does_not_overrun_the_server():

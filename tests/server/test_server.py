@@ -291,7 +291,7 @@ def test_a_full_server_says_so_and_has_room_again_later(start_server, clips):
     async def run() -> tuple[StreamError, httpx.Response]:
         async with StreamingClient(server.address), httpx.AsyncClient(trust_env=False) as http:
             with pytest.raises(StreamError) as caught:
-                await transcribe(server.address, clips[18].samples)
+                await StreamingClient(server.address, refused_seconds=0).__aenter__()
             return caught.value, await http.get(f"http://{server.address}/readyz")
 
     error, readiness = asyncio.run(run())

@@ -306,7 +306,7 @@ def test_the_limit_of_sessions_is_of_all_gateways_together(served):
             await asyncio.sleep(2 * messages.PULSE_SECONDS)  # until every gateway has heard of the others
             for _ in range(4):  # whichever of them answers
                 with pytest.raises(StreamError) as error:
-                    await stack.enter_async_context(StreamingClient(served.address))
+                    await stack.enter_async_context(StreamingClient(served.address, refused_seconds=0))
                 refused.append(error.value.reason)
         return refused
 
