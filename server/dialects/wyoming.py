@@ -57,8 +57,8 @@ def parse_object(text: bytes) -> dict[str, Any]:
 
 def audio_format(data: Mapping[str, Any]) -> AudioFormat:
     """Of audio-start or audio-chunk. Raises ClientError."""
-    encoding = ENCODINGS.get(data.get("width", 2))
-    rate, channels = data.get("rate", 16_000), data.get("channels", 1)
+    width, rate, channels = data.get("width", 2), data.get("rate", 16_000), data.get("channels", 1)
+    encoding = ENCODINGS.get(width) if isinstance(width, int) else None
     if encoding is None or not isinstance(rate, int) or not isinstance(channels, int):
         raise ClientError(Code.BAD_AUDIO, "audio has a whole rate, channels, and a width of 1, 2 or 4 bytes")
     try:

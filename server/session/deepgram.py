@@ -38,6 +38,8 @@ class DeepgramSession(OneStreamSession):
                 self._send(message)
 
     def on_text(self, text: str, now: float) -> None:
+        if self._has_ended:
+            return
         self._last_heard_at = now
         message = parse(text)
         match message.get("type"):
