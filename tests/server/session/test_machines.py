@@ -265,6 +265,11 @@ class Wyoming(Conversation):
             except ClientError:
                 pass
 
+    @precondition(lambda self: self.said)
+    @rule()
+    def stop(self) -> None:
+        self.session.finish(self.now)
+
     @invariant()
     def chunks_are_the_transcript(self) -> None:
         chunks = "".join(message["data"]["text"] for message in self.said if message["type"] == "transcript-chunk")
