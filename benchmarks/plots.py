@@ -11,6 +11,7 @@ from matplotlib import pyplot
 
 from benchmarks import scores
 from benchmarks.gateway import GatewayLoad
+from benchmarks.networks import Crossed
 from benchmarks.offline import Offline
 from benchmarks.quality import Quality, Spread
 from benchmarks.soak import Soaked
@@ -124,6 +125,19 @@ def save(figure: pyplot.Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
+
+
+def plot_networks(found: Sequence[Crossed], path: Path) -> None:
+    """How far updates are behind their audio, as a share of all updates, for each network."""
+    figure, axes = pyplot.subplots(figsize=(10, 5.5))
+    for each in found:
+        behind_ms = np.sort(each.update_ms)
+        axes.plot(behind_ms, np.arange(1, len(behind_ms) + 1) / max(1, len(behind_ms)), label=each.network)
+    axes.set(xscale="log", xlabel="update behind its audio at the client, ms", ylabel="share of updates")
+    axes.set_title("live speech over bad networks")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    save(figure, path)
 
 
 def plot_soak(found: Soaked, path: Path) -> None:

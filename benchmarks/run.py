@@ -21,6 +21,7 @@ from benchmarks import (
     hard_audio,
     joined,
     machine,
+    networks,
     offline,
     plots,
     quality,
@@ -77,6 +78,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add_offline_options(add("offline", run_offline, "whole recordings at once, beside transformers and other recognisers"))
     add_streams_options(add("streams", run_streams, "the most live streams under the strict rule"))
     add_soak_options(add("soak", run_soak, "sessions that come and go while processes are killed: words, memory, files"))
+    add_networks_options(add("networks", run_networks, "live speech over networks that lose, delay and reorder packets"))
     add_recording_options(
         add("recording", run_recording, "a long recording over REST: speed, memory, and a live stream beside it")
     )
@@ -125,6 +127,10 @@ def add_soak_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--minutes", type=float, default=60.0)
     command.add_argument("--clients", type=int, default=4, help="sessions at a time (default: %(default)s)")
     command.add_argument("--kills", type=int, default=0, help="of gateways and engine processes, spread over the time")
+
+
+def add_networks_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--precision", choices=PRECISIONS, default=DEFAULT_PRECISION)
 
 
 def add_recording_options(command: argparse.ArgumentParser) -> None:
@@ -238,6 +244,18 @@ def run_soak(arguments: argparse.Namespace) -> int:
     write_line(arguments.out, about | {"result": found.as_json()})
     if arguments.plot:
         plots.plot_soak(found, arguments.plot)
+    return 0
+
+
+def run_networks(arguments: argparse.Namespace) -> int:
+    about, found = {"benchmark": "networks", "machine": machine.describe(), "settings": settings_of(arguments)}, []
+    with console.status("…") as status:
+        for each in networks.run(arguments.engines, arguments.precision, status.update):
+            found.append(each)
+            write_line(arguments.out, about | {"result": each.as_json()})
+    console.print(tables.networks_table(found))
+    if arguments.plot:
+        plots.plot_networks(found, arguments.plot)
     return 0
 
 

@@ -8,6 +8,7 @@ from rich.table import Table
 from benchmarks import soak
 from benchmarks.engine import EngineRun, Measurement
 from benchmarks.gateway import Churn, GatewayLoad
+from benchmarks.networks import Crossed
 from benchmarks.offline import Offline
 from benchmarks.quality import Quality
 from benchmarks.recordings import Recorded
@@ -179,6 +180,20 @@ def words_of(words: Words) -> str:
         f"{words.exact} of {words.sessions} exact; of 1000 words missing / added / changed: {kinds}; "
         f"unheard {words.unheard_seconds:.2f} s"
     )
+
+
+def networks_table(found: Sequence[Crossed]) -> Table:
+    columns = ("network", "streams", "went on", "failed", "words: missing / added / changed of", "audio unheard s",
+               "longest silence s", "update behind its audio, ms: p50 / p95")  # fmt: skip
+    table = make_table("live speech over bad networks", columns, left=1)
+    for each in found:
+        behind_ms = each.update_ms or [0.0]
+        table.add_row(
+            each.network, str(each.streams), str(each.went_on), ", ".join(each.failed) or "0",
+            f"{each.missing} / {each.added} / {each.changed} of {each.words}", f"{each.unheard_seconds:.2f}",
+            f"{each.silent_seconds:.1f}", f"{np.median(behind_ms):.0f} / {np.percentile(behind_ms, 95):.0f}",
+        )  # fmt: skip
+    return table
 
 
 def recording_table(found: Recorded) -> Table:

@@ -1,0 +1,132 @@
+"""Live speech over bad networks: what becomes of the words, and how late they are."""
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jiwer
+import numpy as np
+
+from benchmarks.accuracy import normalise, samples
+from benchmarks.lossy_network import Network, lossy
+from benchmarks.servers import running_server
+from moonshine_client import audio_file
+from moonshine_client.client import StreamingClient
+from moonshine_client.held_audio import SAMPLE_RATE
+from moonshine_client.wires import StreamError
+
+LOSSLESS = Network("none lost")
+NETWORKS = (
+    LOSSLESS,
+    Network("1% lost", loss=0.01),
+    Network("5% lost", loss=0.05),
+    Network("20% lost", loss=0.2),
+    Network("200 ms later", delay_ms=200),
+    Network("200 ms later, 5% lost", delay_ms=200, loss=0.05),
+    Network("reordered by up to 80 ms", delay_ms=20, jitter_ms=80),
+    Network("30 s dark", trouble_after_seconds=10.0, blackout_seconds=30.0),
+    Network("another address", trouble_after_seconds=10.0, moves=True),
+)
+STREAMS = 3  # over each network
+FRAME_SAMPLES = 320
+RESUME_SECONDS = 120.0
+
+
+@dataclass
+class Crossed:
+    """What came over one network, of all streams together."""
+
+    network: str
+    streams: int = 0
+    went_on: int = 0
+    """Streams that lost a session and began another."""
+    failed: list[str] = field(default_factory=list)
+    words: int = 0
+    missing: int = 0
+    added: int = 0
+    changed: int = 0
+    """Against the same streams over a network that loses nothing, as are the two above."""
+    unheard_seconds: float = 0.0
+    silent_seconds: float = 0.0
+    """The longest time between two messages of a stream that was spoken to."""
+    update_ms: list[float] = field(default_factory=list)
+    """From the newest audio of an update, as the client sent it, to the update at the client."""
+
+    def as_json(self) -> dict:
+        return dataclasses.asdict(self)
+
+
+@dataclass
+class Stream:
+    text: str
+    audio_seconds: float
+    update_ms: list[float]
+    silent_seconds: float
+    went_on: bool
+
+
+def run(engines: Path, precision: str, progress: Callable[[str], None]) -> Iterator[Crossed]:
+    audio = audio_file.load(max(samples(), key=lambda each: each.path.stat().st_size).path)
+    with running_server(engines, precision, {"ASR_TARGET": "onnxruntime"}) as address:
+        undisturbed: list[str] = []
+        for network in NETWORKS:
+            progress(network.name)
+            crossed, texts = asyncio.run(cross(address, network, audio, undisturbed))
+            undisturbed = undisturbed or texts
+            yield crossed
+
+
+async def cross(address: str, network: Network, audio: np.ndarray, undisturbed: Sequence[str]) -> tuple[Crossed, list[str]]:
+    crossed, texts = Crossed(network.name), list[str]()
+    for outcome in await asyncio.gather(
+        *(speak(address, network, audio, seed) for seed in range(STREAMS)), return_exceptions=True
+    ):
+        match outcome:
+            case Stream():
+                texts.append(outcome.text)
+                note(crossed, outcome, undisturbed or [outcome.text], len(audio) / SAMPLE_RATE)
+            case StreamError() | OSError():
+                crossed.failed.append(str(outcome))
+            case BaseException():
+                raise outcome
+    return crossed, texts
+
+
+def note(crossed: Crossed, stream: Stream, undisturbed: Sequence[str], audio_seconds: float) -> None:
+    found = min((jiwer.process_words(each, stream.text) for each in undisturbed), key=lambda each: each.wer)
+    crossed.streams += 1
+    crossed.went_on += stream.went_on
+    crossed.words += found.hits + found.substitutions + found.deletions
+    crossed.missing += found.deletions
+    crossed.added += found.insertions
+    crossed.changed += found.substitutions
+    crossed.unheard_seconds += abs(audio_seconds - stream.audio_seconds)
+    crossed.silent_seconds = max(crossed.silent_seconds, stream.silent_seconds)
+    crossed.update_ms += stream.update_ms
+
+
+async def speak(server: str, network: Network, audio: np.ndarray, seed: int) -> Stream:
+    """As people speak, each stream over a network of its own."""
+    options = {"transport": "webrtc", "resume_seconds": RESUME_SECONDS, "max_interims": None}
+    async with lossy(server, network, seed) as address, StreamingClient(address, **options) as client:
+        first, began = client.ready, time.monotonic()
+        heard = asyncio.create_task(listen(client, began))
+        for number, start in enumerate(range(0, len(audio), FRAME_SAMPLES)):
+            await asyncio.sleep(max(0.0, began + number * FRAME_SAMPLES / SAMPLE_RATE - time.monotonic()))
+            await client.send(audio[start : start + FRAME_SAMPLES].tobytes())
+        final = await client.close()
+        update_ms, silent_seconds = await heard
+        return Stream(normalise(final["text"]), final["audio_ms"] / 1000, update_ms, silent_seconds, client.ready is not first)
+
+
+async def listen(client: StreamingClient, began: float) -> tuple[list[float], float]:
+    """Audio is sent as it is spoken, so that its time on the clock is its place in the stream."""
+    update_ms, silent_seconds, last = list[float](), 0.0, began
+    async for interim in client:
+        now = time.monotonic()
+        update_ms.append(round((now - began) * 1000 - interim["audio_ms"], 1))
+        silent_seconds, last = max(silent_seconds, now - last), now
+    return update_ms, silent_seconds
