@@ -36,6 +36,7 @@ from server.stream.events import Event
 from server.stream.stream import Options, Stream
 from server.telemetry.logs import log_fields
 from server.telemetry.metrics import Api, Metrics
+from server.telemetry.tracing import Tracing, no_tracing
 
 logger = logging.getLogger(__name__)
 
@@ -91,8 +92,10 @@ class Sessions:
         settings: Settings,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
+        tracing: Tracing = no_tracing,
     ):
         self._transcriber = transcriber
+        self._tracing = tracing
         self._tokenizer = tokenizer
         self._settings = settings
         self._metrics = metrics
@@ -338,7 +341,9 @@ class Sessions:
     def _keep(self, session: Member, api: Api, caller: Caller) -> None:
         """Until _end()."""
         self._members[session.session_id] = session
-        self._records[session.session_id] = Record(session.session_id, api.value, caller, self._clock())
+        self._records[session.session_id] = Record(
+            session.session_id, api.value, caller, self._clock(), trace=self._tracing(session.session_id, api.value)
+        )
         self._is_empty.clear()
         self._metrics.sessions_total.labels(api).inc()
         self._metrics.sessions.labels(api).inc()
@@ -366,7 +371,9 @@ class Sessions:
         self._transcriber.close_stream(session_id)  # harmless for one that has none of this name
         record = self._records.pop(session_id)
         caller = record.caller
-        log_fields(logger, "a session has ended", record.fields(self._clock(), self._settings.telemetry.log_text))
+        fields = record.fields(self._clock(), self._settings.telemetry.log_text)
+        log_fields(logger, "a session has ended", fields)
+        record.trace.end(fields, record.error)
         if session_id in self._waiting:
             self._waiting.discard(session_id)
             self._admission.end_waiting(caller)
@@ -468,6 +475,7 @@ class Sessions:
         self, session: Member, stream_id: str, say: Callable[[Event], bool], options: Options, now: float
     ) -> Stream:
         record = self._records[session.session_id]
+        record.trace.connected()
 
         def say_and_note(event: Event) -> bool:
             record.observe(event)

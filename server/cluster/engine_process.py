@@ -41,6 +41,7 @@ from server.settings import Settings
 from server.startup import open_for_serving, started
 from server.telemetry.heartbeat import beating
 from server.telemetry.metrics import Metrics
+from server.telemetry.tracing import exporting
 
 logger = logging.getLogger("server.engine")
 
@@ -147,14 +148,19 @@ async def serve(settings: Settings, address: str, parent: int) -> int:
 
     server = EngineServer(engine_loop, engine.limits.max_samples, send)
     logger.info("the engine process is there")
-    # Should receiving end on an error, so does all, and the supervisor starts anew.
-    async with beating(metrics.loop_lag.observe), asyncio.TaskGroup() as tasks:
-        receiving = tasks.create_task(receive(socket, server))
-        while not stopping.is_set() and os.getppid() == parent and engine_loop.status() is not Status.FAILED:
-            server.beat()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stopping.wait(), PULSE_SECONDS)
-        receiving.cancel()
+
+    def goes_on() -> bool:
+        return not stopping.is_set() and os.getppid() == parent and engine_loop.status() is not Status.FAILED
+
+    with exporting(metrics.registry):
+        # Should receiving end on an error, so does all, and the supervisor starts anew.
+        async with beating(metrics.loop_lag.observe), asyncio.TaskGroup() as tasks:
+            receiving = tasks.create_task(receive(socket, server))
+            while goes_on():
+                server.beat()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stopping.wait(), PULSE_SECONDS)
+            receiving.cancel()
     status = STOPPED_STATUS if engine_loop.status() is Status.FAILED else 0
     await asyncio.to_thread(engine_loop.stop)
     socket.close()

@@ -29,6 +29,7 @@ from server.settings import Settings
 from server.startup import Listeners, choice_of, keep_tls_fresh, listen_everywhere, started
 from server.telemetry.heartbeat import beating
 from server.telemetry.metrics import Metrics
+from server.telemetry.tracing import exporting
 from server.transports import wyoming
 
 logger = logging.getLogger("server.gateway")
@@ -93,8 +94,23 @@ def serve(
     listeners: Listeners,
     place: Place | None = None,
 ) -> int:
-    """Until SIGTERM; returns the exit status. place: among other gateways; it ends with the parent process, too."""
-    sessions = Sessions(transcriber, tokenizer, settings, metrics)
+    """Until SIGTERM; returns the exit status. place: among other gateways; it ends with the parent process, too.
+
+    Raises StartError.
+    """
+    with exporting(metrics.registry) as tracing:
+        sessions = Sessions(transcriber, tokenizer, settings, metrics, tracing=tracing)
+        status = serve_sessions(sessions, settings, metrics, listeners, place)
+    if status == DEFECT_STATUS:
+        logging.shutdown()
+        os._exit(DEFECT_STATUS)  # the interpreter would wait for threads that hang
+    return status
+
+
+def serve_sessions(
+    sessions: Sessions, settings: Settings, metrics: Metrics, listeners: Listeners, place: Place | None = None
+) -> int:
+    """Returns the exit status."""
     if place is None:
         app = create_app(sessions, metrics, settings)
     else:
@@ -140,9 +156,6 @@ def serve(
 
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(run())
-    if server.status == DEFECT_STATUS:
-        logging.shutdown()
-        os._exit(DEFECT_STATUS)  # the interpreter would wait for threads that hang
     return server.status
 
 

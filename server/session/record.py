@@ -7,6 +7,7 @@ from typing import Any
 
 from server.access import Caller
 from server.stream.events import Event, Failed, Final, Flushed, Update
+from server.telemetry.tracing import NoTrace, Trace
 
 MOST_LATENCIES = 1000  # of the newest updates: their median says enough
 
@@ -27,6 +28,7 @@ class Record:
     final_ms: float | None = None
     text: str = ""
     update_ms: deque[float] = field(default_factory=lambda: deque(maxlen=MOST_LATENCIES))
+    trace: Trace = field(default_factory=NoTrace)
 
     def observe(self, event: Event) -> None:
         """Take note of what the session's stream says; one with several streams adds up."""
@@ -34,14 +36,21 @@ class Record:
             case Update():
                 self.updates += 1
                 self.update_ms.append(event.latency_ms)
+                self.trace.said("update", event.latency_ms)
             case Final() | Flushed():
                 self.ended = "final" if isinstance(event, Final) else self.ended
                 self.final_ms = event.latency_ms
+                self.trace.said("final" if isinstance(event, Final) else "flush", event.latency_ms)
             case Failed():
                 self.ended = event.code.value
         if isinstance(event, Final | Failed):
             self.words += len(event.text.split())
             self.text = f"{self.text} {event.text}".strip()
+
+    @property
+    def error(self) -> str | None:
+        """The code of the error that it ended with, if it did."""
+        return None if self.ended in ("final", "left") else self.ended
 
     def fields(self, now: float, with_text: bool) -> dict[str, Any]:
         """For a log, by name; what is not known is left out."""

@@ -1,0 +1,143 @@
+"""OpenTelemetry: one trace for each session, and the metrics, for the collector that the environment names.
+
+The SDK reads its usual variables itself: OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER and so on.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from prometheus_client import CollectorRegistry
+
+from server.errors import StartError
+from server.version import version
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
+
+ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
+SERVICE_VARIABLE, SERVICE_NAME = "OTEL_SERVICE_NAME", "moonshine-asr"
+UPDATES_A_SPAN = 10  # of so many updates one is told: a session has two a second
+SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
+"""Of a metric's samples, by its kind, as Prometheus names them."""
+
+
+class Trace(Protocol):
+    """Of one session."""
+
+    def connected(self) -> None:
+        """Its first stream has begun."""
+
+    def said(self, what: str, latency_ms: float) -> None:
+        """An "update", "flush" or "final", so long after its audio."""
+
+    def end(self, fields: Mapping[str, Any], error: str | None) -> None:
+        """fields: what the log says of it. error: its code, where it ended with one."""
+
+
+class NoTrace:
+    """Where nobody asked for one."""
+
+    def connected(self) -> None: ...
+
+    def said(self, what: str, latency_ms: float) -> None: ...
+
+    def end(self, fields: Mapping[str, Any], error: str | None) -> None: ...
+
+
+Tracing = Callable[[str, str], Trace]
+"""session_id, api: begins the trace of a session."""
+
+
+def no_tracing(session_id: str, api: str) -> Trace:
+    return NoTrace()
+
+
+class SpanTrace:
+    """A span for the session, and below it one for each thing that it waited for."""
+
+    def __init__(self, tracer: "Tracer", session_id: str, api: str):
+        from opentelemetry.trace import set_span_in_context
+
+        self._tracer = tracer
+        self._began_ns, self._updates, self._is_connected = time.time_ns(), 0, False
+        self._root = tracer.start_span(
+            "session", start_time=self._began_ns, attributes={"asr.session": session_id, "asr.api": api}
+        )
+        self._context = set_span_in_context(self._root)
+
+    def connected(self) -> None:
+        if not self._is_connected:
+            self._is_connected = True
+            self._span("connect", self._began_ns)
+
+    def said(self, what: str, latency_ms: float) -> None:
+        self._updates += what == "update"
+        if what != "update" or self._updates % UPDATES_A_SPAN == 1:
+            self._span(what, time.time_ns() - round(latency_ms * 1e6))
+
+    def _span(self, name: str, began_ns: int) -> None:
+        """One that ends now."""
+        self._tracer.start_span(name, self._context, start_time=began_ns).end()
+
+    def end(self, fields: Mapping[str, Any], error: str | None) -> None:
+        from opentelemetry.trace import StatusCode
+
+        self._root.set_attributes({f"asr.{name}": value for name, value in fields.items()})
+        if error is not None:
+            self._root.set_status(StatusCode.ERROR, error)
+        self._root.end()
+
+
+@contextlib.contextmanager
+def exporting(registry: CollectorRegistry) -> Iterator[Tracing]:
+    """Sends this process's metrics within the context, and the traces that are begun there. Without an endpoint, nothing.
+
+    Raises StartError where there is an endpoint and no OpenTelemetry.
+    """
+    if not any(os.environ.get(name) for name in ENDPOINT_VARIABLES):
+        yield no_tracing
+        return
+    try:
+        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ImportError as exc:
+        raise StartError(f"OTEL_EXPORTER_OTLP_ENDPOINT is set; pip install 'moonshine-asr[tracing]' first ({exc})") from exc
+    name = os.environ.get(SERVICE_VARIABLE, SERVICE_NAME)
+    resource = Resource.create({"service.name": name, "service.version": version(), "service.instance.id": str(os.getpid())})
+    traces = TracerProvider(resource=resource)
+    traces.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    metrics = MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())], resource)
+    bridge(registry, metrics.get_meter("moonshine-asr"))
+    tracer = traces.get_tracer("moonshine-asr")
+    try:
+        yield lambda session_id, api: SpanTrace(tracer, session_id, api)
+    finally:
+        traces.shutdown()
+        metrics.shutdown()
+
+
+def bridge(registry: CollectorRegistry, meter: Any) -> None:
+    """Everything that Prometheus is told, under the same names."""
+    from opentelemetry.metrics import Observation
+
+    def observe(name: str) -> Callable[[Any], list[Observation]]:
+        return lambda _: [
+            Observation(sample.value, sample.labels)
+            for family in registry.collect()
+            for sample in family.samples
+            if sample.name == name
+        ]
+
+    for family in registry.collect():
+        create = meter.create_observable_gauge if family.type == "gauge" else meter.create_observable_counter
+        for suffix in SUFFIXES[family.type]:
+            name = family.name + suffix
+            create(name, [observe(name)], description=family.documentation)
