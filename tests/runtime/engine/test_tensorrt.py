@@ -58,8 +58,8 @@ def test_every_precision_builds_and_the_manifest_says_what_was_built(plans, prec
 
 def test_there_is_a_profile_for_every_batch_length_and_block(plans):
     _, found = plans("fp16")
-    asked = {("encoder", batch, int(seconds * SAMPLE_RATE)) for batch in (1, 2, 4, 8, 16, 32) for seconds in ENCODER_SECONDS}
-    asked |= {("decoder", batch, new) for batch in (1, 2, 4, 8, 16, 32) for new in NEW_TOKENS}
+    asked = {("encoder", batch, int(seconds * SAMPLE_RATE)) for batch in (1, 2, 4, 8) for seconds in ENCODER_SECONDS}
+    asked |= {("decoder", batch, new) for batch in (1, 2, 4, 8) for new in NEW_TOKENS}
     assert {dataclasses.astuple(shape) for shape in found.plans.profiles} == asked
 
 
