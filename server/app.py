@@ -1,5 +1,6 @@
 """The FastAPI app, put together from http/ and transports/."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -55,7 +56,9 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         sessions.start()
+        watching = asyncio.create_task(transport.ice_servers.watch())
         yield
+        watching.cancel()
         await sessions.shut_down(settings.listen.shutdown_timeout_seconds)
         await transport.close()
 

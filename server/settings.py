@@ -98,7 +98,7 @@ class Listen(Group):
     """Gateway processes. With more than one, the engine has a process of its own."""
     ice_servers: tuple[IceServer, ...] = Field((), alias="ASR_ICE_SERVERS")
     """`stun:host:port` and `turn:user:password@host:port`, separated by commas.
-    A server with a public or host address needs none."""
+    A server with a public or host address needs none. One that does not answer is left out until it does."""
     drain_seconds: float = Field(0.0, ge=0, le=86_400, alias="ASR_DRAIN_SECONDS")
     """How long open sessions may go on behind the first SIGTERM, while no new ones are taken. A second SIGTERM, or SIGINT,
     ends that. 0: they get their finals at once."""

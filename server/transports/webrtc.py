@@ -10,7 +10,6 @@ from typing import ClassVar
 from aiortc import (
     InvalidStateError,
     MediaStreamTrack,
-    RTCConfiguration,
     RTCDataChannel,
     RTCIceServer,
     RTCPeerConnection,
@@ -68,7 +67,7 @@ class WebRtcTransport:
         self.sessions = sessions
         self.metrics = metrics
         self.connect_seconds = connect_seconds
-        self._configuration = RTCConfiguration(iceServers=[ice_server(server) for server in ice_servers])
+        self.ice_servers = webrtc_ice.IceServers([ice_server(server) for server in ice_servers])
         self._peers: set[Peer] = set()
 
     async def answer(self, sdp: str, caller: Caller) -> str:
@@ -80,7 +79,7 @@ class WebRtcTransport:
         return await peer.answer(sdp)
 
     def new_connection(self) -> RTCPeerConnection:
-        return RTCPeerConnection(self._configuration)
+        return RTCPeerConnection(self.ice_servers.configuration)
 
     def keep(self, peer: "Peer") -> None:
         """Until forget()."""

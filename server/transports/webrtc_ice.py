@@ -1,13 +1,66 @@
-"""ICE where aioice falls short: on a machine without a network, and with offers that say too much or too little."""
+"""ICE where aioice falls short: without a network, with servers that are silent, and with offers that say too much or little."""
 
+import asyncio
 import ipaddress
-from collections.abc import Callable
+import logging
+import time
+from collections.abc import Callable, Sequence
 
 from aioice import ice
+from aiortc import RTCConfiguration, RTCIceServer
+from aiortc.rtcicetransport import connection_kwargs
 
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 30.0  # between two looks at the ICE servers
 LOOPBACK = "127.0.0.1"
 CANDIDATE, END_OF_CANDIDATES = "a=candidate:", "a=end-of-candidates"
 ADDRESS_PLACE = 4  # among the words of a candidate (RFC 8839, 5.1)
+
+
+class IceServers:
+    """STUN and TURN servers that answer: every offer would wait five seconds for one that does not."""
+
+    def __init__(self, servers: Sequence[RTCIceServer]):
+        self._servers = list(servers)
+        self._silent: set[int] = set()
+
+    @property
+    def configuration(self) -> RTCConfiguration:
+        """For the next connection."""
+        return RTCConfiguration(iceServers=[each for number, each in enumerate(self._servers) if number not in self._silent])
+
+    async def watch(self) -> None:
+        while self._servers:
+            await self.look()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def look(self) -> None:
+        """At each of them, all at once."""
+        for number, seconds in enumerate(await asyncio.gather(*map(answer_seconds, self._servers))):
+            self._note(number, seconds)
+
+    def _note(self, number: int, seconds: float | None) -> None:
+        url = self._servers[number].urls
+        if seconds is None and number not in self._silent:
+            self._silent.add(number)
+            logger.warning("the ICE server %s does not answer; offers are answered without it until it does", url)
+        elif seconds is not None and number in self._silent:
+            self._silent.discard(number)
+            logger.info("the ICE server %s answers again", url)
+        elif seconds is not None:
+            logger.debug("the ICE server %s answers within %.0f ms", url, seconds * 1000)
+
+
+async def answer_seconds(server: RTCIceServer) -> float | None:
+    """How long an ICE server takes; None where it does not answer."""
+    connection, began = ice.Connection(ice_controlling=False, **connection_kwargs([server])), time.monotonic()
+    try:
+        await connection.gather_candidates()
+        is_known = any(candidate.type != "host" for candidate in connection.local_candidates)
+        return time.monotonic() - began if is_known else None
+    finally:
+        await connection.close()
 
 
 def install() -> None:
