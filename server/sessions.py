@@ -41,6 +41,7 @@ from server.telemetry.tracing import Tracing, no_tracing
 logger = logging.getLogger(__name__)
 
 BEHIND_SHARE = 0.5  # of the audio that may wait: then the client is held back
+FAIR_MESSAGES = 16  # are taken at once; then all others get their turn
 TICK_SECONDS = 0.1  # how often sessions are told that time passes
 DEFECT = ServerError(Code.INTERNAL_ERROR, "the server met a defect of its own in this session; its log has the cause")
 
@@ -109,6 +110,7 @@ class Sessions:
         self._members: dict[str, Member] = {}
         self._records: dict[str, Record] = {}  # of the members
         self._waiting: set[str] = set()  # members that have not sent init: they have no place
+        self._messages = 0  # that were waited behind
         self._is_empty = asyncio.Event()
         self._is_empty.set()
         self._is_warm = asyncio.Event()
@@ -385,13 +387,19 @@ class Sessions:
         on_end()
 
     def text(self, session: AnySession, text: str) -> None:
+        self._take_pace(session, 0.0)
         with self._guarded(session):
             session.on_text(text, self._clock())
 
     def audio(self, session: Hearer, pcm: bytes) -> None:
         self._count_audio(session, pcm)
+        self._take_pace(session, len(pcm) / 2 / SAMPLE_RATE)
         with self._guarded(session):
             session.on_audio(pcm, self._clock())
+
+    def _take_pace(self, session: Member, audio_seconds: float) -> None:
+        if record := self._records.get(session.session_id):
+            record.pace.take(audio_seconds, self._clock())
 
     def _count_audio(self, session: Member, pcm: bytes) -> None:
         seconds = len(pcm) / 2 / SAMPLE_RATE
@@ -410,6 +418,9 @@ class Sessions:
 
     async def until_heard(self, session: Hearer) -> None:
         """Backpressure: returns at once where it is not behind, else when half of what waited is heard, or at the end."""
+        self._messages += 1
+        if self._messages % FAIR_MESSAGES == 0:
+            await asyncio.sleep(0)
         if not self.is_behind(session):
             return
         while self._share_waiting(session) > BEHIND_SHARE / 2:
@@ -419,10 +430,12 @@ class Sessions:
         return self._share_waiting(session) > BEHIND_SHARE
 
     def _share_waiting(self, session: Hearer) -> float:
-        """Of the audio that may wait to be transcribed, how much does."""
-        if session.session_id not in self._members:
+        """Of the audio that may wait to be transcribed, how much does; or how far the client is ahead of its pace."""
+        record = self._records.get(session.session_id)
+        if record is None:
             return 0.0
-        return session.waiting_seconds / self._settings.session.max_buffer_seconds
+        waiting = session.waiting_seconds / self._settings.session.max_buffer_seconds
+        return max(waiting, BEHIND_SHARE * record.pace.share(self._clock()))
 
     def leave(self, session: Member) -> None:
         """The client has gone without a word. Harmless for a session that has ended."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from server.access import Caller
+from server.session.pace import Pace
 from server.stream.events import Event, Failed, Final, Flushed, Update
 from server.telemetry.tracing import NoTrace, Trace
 
@@ -28,7 +29,11 @@ class Record:
     final_ms: float | None = None
     text: str = ""
     update_ms: deque[float] = field(default_factory=lambda: deque(maxlen=MOST_LATENCIES))
+    pace: Pace = field(init=False)
     trace: Trace = field(default_factory=NoTrace)
+
+    def __post_init__(self) -> None:
+        self.pace = Pace(self.opened_at)
 
     def observe(self, event: Event) -> None:
         """Take note of what the session's stream says; one with several streams adds up."""

@@ -119,6 +119,7 @@ class Peer(abc.ABC):
         self._channel_closed = asyncio.Event()
         self._finishing: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
+        self._holding_back: asyncio.Task[None] | None = None
 
     async def answer(self, sdp: str) -> str:
         """The answer to an offer that was checked. Raises BadOffer, or Refused when there is no room."""
@@ -174,13 +175,26 @@ class Peer(abc.ABC):
             return
         self._channel, self._state = channel, PeerState.OPEN
         channel.on(webrtc_sctp.MALFORMED, lambda: self._give_up(NO_MESSAGE))
-        channel.on("message", self._on_message)
+        channel.on("message", self._take)
         channel.on("close", self._on_channel_close)
         for text in self._early:
             self.send(text)
         self._early.clear()
         if not is_reliable(channel):
             self._give_up(UNRELIABLE)
+
+    def _take(self, message: str | bytes) -> None:
+        self._on_message(message)
+        session, sctp = self._session, self._connection.sctp
+        if self._holding_back is None and session is not None and self._sessions.is_behind(session):
+            assert isinstance(sctp, webrtc_sctp.PatientSctpTransport), "it was installed, and the message came over it"
+            sctp.hold_back()
+            self._holding_back = asyncio.create_task(self._let_go_on(session, sctp))
+
+    async def _let_go_on(self, session: Hearer, sctp: webrtc_sctp.PatientSctpTransport) -> None:
+        await self._sessions.until_heard(session)
+        self._holding_back = None
+        await sctp.go_on()
 
     def _on_track(self, track: MediaStreamTrack) -> None:
         if track.kind == "audio":
@@ -280,7 +294,6 @@ class NativePeer(Peer):
         super().__init__(transport, caller)
         self._has_track = has_track
         self._native: Session | None = None
-        self._holding_back: asyncio.Task[None] | None = None
 
     @property
     def _session(self) -> Session | None:
@@ -299,20 +312,7 @@ class NativePeer(Peer):
         elif self._has_track:
             self._native.fail(TWO_SOURCES)
         else:
-            self._hear(self._native, message)
-
-    def _hear(self, session: Session, pcm: bytes) -> None:
-        self._sessions.audio(session, pcm)
-        if self._holding_back is None and self._sessions.is_behind(session):
-            sctp = self._connection.sctp
-            assert isinstance(sctp, webrtc_sctp.PatientSctpTransport), "it was installed, and audio came over it"
-            sctp.hold_back()
-            self._holding_back = asyncio.create_task(self._let_go_on(session, sctp))
-
-    async def _let_go_on(self, session: Session, sctp: webrtc_sctp.PatientSctpTransport) -> None:
-        await self._sessions.until_heard(session)
-        self._holding_back = None
-        await sctp.go_on()
+            self._sessions.audio(self._native, message)
 
 
 @dataclass(frozen=True)

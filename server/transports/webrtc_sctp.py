@@ -20,6 +20,7 @@ MALFORMED = "malformed"
 ACKNOWLEDGED_PACKETS = 2
 WINDOW_BYTES = 96 * 1024
 """What a sender may have under way: more than the largest message. One that is held back still sends as much: 3 s of audio."""
+LEAST_BYTES = 256  # that a message counts for while its sender is held back: tiny ones cost no less to take
 IMMEDIATE_FLAG = 0x08  # of a chunk whose sender asks not to be kept waiting
 DELAY_SECONDS = 0.1  # for a packet that no other one follows; half of what RFC 9260 allows
 
@@ -58,8 +59,9 @@ class PatientSctpTransport(RTCSctpTransport):
 
     async def _data_channel_receive(self, stream_id: int, pp_id: int, data: bytes) -> None:
         if self._is_holding_back:
-            self._advertised_rwnd -= len(data)
-            self._kept_bytes += len(data)
+            kept = max(len(data), LEAST_BYTES)
+            self._advertised_rwnd -= kept
+            self._kept_bytes += kept
         try:
             await super()._data_channel_receive(stream_id, pp_id, data)
         except (UnicodeDecodeError, AssertionError, struct.error) as exc:

@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import re
+import time
 from collections.abc import AsyncIterator
 
+import httpx
 import numpy as np
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
@@ -11,7 +14,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from benchmarks.accuracy import word_error_rate
 from runtime.audio import SAMPLE_RATE
+from server.session.pace import BURST_SECONDS, MESSAGES_A_SECOND
 from tests.conftest import RunningServer, Speech
+from tests.moonshine_client import counting
+from tests.moonshine_client.test_resuming import running
 
 FRAME_BYTES = SAMPLE_RATE // 50 * 2
 
@@ -89,6 +95,44 @@ def test_a_full_server_refuses_before_it_accepts_and_takes_the_next_one_once_som
         raise TimeoutError("no place was given back")
 
     assert asyncio.run(run()) == 503
+
+
+def test_a_flood_of_tiny_messages_is_read_at_its_pace_and_keeps_nobody_waiting():
+    async def run() -> float:
+        async with running() as server, opened(server) as flooding, opened(server) as other, httpx.AsyncClient() as http:
+            await flooding.send('{"op":"init"}')
+            assert json.loads(await flooding.recv())["op"] == "ready"
+            began = time.monotonic()
+            flood = asyncio.create_task(send_for_ever(flooding, bytes(2)))
+            await other.send('{"op":"init"}')
+            await other.send(counting.sound(3))
+            await other.send('{"op":"close"}')
+            final = [message async for message in said(other)][-1]
+            assert final["op"] == "final" and final["text"] == counting.text(3)
+            taken = 0.0
+            for _ in range(20):
+                while taken < BURST_SECONDS * MESSAGES_A_SECOND:  # from then on it is held back
+                    taken = await messages_taken(http, server.address)
+                taken = await messages_taken(http, server.address)
+            flood.cancel()
+            flooding.transport.abort()
+            return taken / (BURST_SECONDS + time.monotonic() - began)
+
+    assert 0 < asyncio.run(asyncio.wait_for(run(), 20.0)) <= 1.1 * MESSAGES_A_SECOND
+
+
+async def messages_taken(http: httpx.AsyncClient, address: str) -> float:
+    """Of one sample each."""
+    told = (await http.get(f"http://{address}/metrics")).text
+    found = re.search(r"^asr_audio_seconds_total (\S+)", told, re.MULTILINE)
+    return float(found[1]) * SAMPLE_RATE - len(counting.sound(3)) // 2
+
+
+async def send_for_ever(socket: ClientConnection, message: bytes) -> None:
+    while True:
+        for _ in range(100):
+            await socket.send(message)
+        await asyncio.sleep(0)
 
 
 def test_a_server_that_shuts_down_gives_the_final(start_server, recordings: dict[str, Speech]):
