@@ -16,6 +16,7 @@ from rich.console import Console
 from benchmarks import (
     comparison,
     engine,
+    flood,
     gateway,
     gateway_load,
     hard_audio,
@@ -78,6 +79,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add_offline_options(add("offline", run_offline, "whole recordings at once, beside transformers and other recognisers"))
     add_streams_options(add("streams", run_streams, "the most live streams under the strict rule"))
     add_soak_options(add("soak", run_soak, "sessions that come and go while processes are killed: words, memory, files"))
+    add_flood_options(add("flood", run_flood, "live speech beside attackers of every kind"))
     add_networks_options(add("networks", run_networks, "live speech over networks that lose, delay and reorder packets"))
     add_recording_options(
         add("recording", run_recording, "a long recording over REST: speed, memory, and a live stream beside it")
@@ -127,6 +129,12 @@ def add_soak_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--minutes", type=float, default=60.0)
     command.add_argument("--clients", type=int, default=4, help="sessions at a time (default: %(default)s)")
     command.add_argument("--kills", type=int, default=0, help="of gateways and engine processes, spread over the time")
+
+
+def add_flood_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--precision", choices=PRECISIONS, default=DEFAULT_PRECISION)
+    command.add_argument("--streams", type=int, default=8, help="of real speech")
+    command.add_argument("--seconds", type=float, default=30.0, help="beside each attacker")
 
 
 def add_networks_options(command: argparse.ArgumentParser) -> None:
@@ -244,6 +252,16 @@ def run_soak(arguments: argparse.Namespace) -> int:
     write_line(arguments.out, about | {"result": found.as_json()})
     if arguments.plot:
         plots.plot_soak(found, arguments.plot)
+    return 0
+
+
+def run_flood(arguments: argparse.Namespace) -> int:
+    about, found = {"benchmark": "flood", "machine": machine.describe(), "settings": settings_of(arguments)}, []
+    with console.status("…") as status:
+        for each in flood.run(arguments.engines, arguments.precision, arguments.streams, arguments.seconds, status.update):
+            found.append(each)
+            write_line(arguments.out, about | {"result": each.as_json()})
+    console.print(tables.flood_table(found))
     return 0
 
 

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from benchmarks import soak
 from benchmarks.engine import EngineRun, Measurement
+from benchmarks.flood import Flooded, Refusing
 from benchmarks.gateway import Churn, GatewayLoad
 from benchmarks.networks import Crossed
 from benchmarks.offline import Offline
@@ -180,6 +181,21 @@ def words_of(words: Words) -> str:
         f"{words.exact} of {words.sessions} exact; of 1000 words missing / added / changed: {kinds}; "
         f"unheard {words.unheard_seconds:.2f} s"
     )
+
+
+def flood_table(found: Sequence[Flooded | Refusing]) -> Table:
+    refusing = next(each for each in found if isinstance(each, Refusing))
+    beside = [each for each in found if isinstance(each, Flooded)]
+    cost = f"{refusing.cpu_us:g} us of CPU, {refusing.memory_bytes:g} bytes kept"
+    title = f"live speech beside attackers; a request without a key: {cost}"
+    table = make_table(title, ("attacker", "update p95 ms", "final p95 ms", "over none", "streams failed", "/healthz ms"), left=1)
+    for each in beside:
+        table.add_row(
+            each.attack, f"{each.update_p95_ms:g}", f"{each.final_p95_ms:g}",
+            f"{each.update_p95_ms / beside[0].update_p95_ms - 1:+.0%} / {each.final_p95_ms / beside[0].final_p95_ms - 1:+.0%}",
+            str(each.failed), f"{each.health_ms:g}",
+        )  # fmt: skip
+    return table
 
 
 def networks_table(found: Sequence[Crossed]) -> Table:

@@ -1,0 +1,247 @@
+"""Live speech beside whoever means the server harm: idle connections, half requests, slow readers, floods of messages.
+
+python -m benchmarks.flood KIND ADDRESS SECONDS is one attacker, in a process of its own; it shares the cores with the server, so
+that what it costs itself is counted, too.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+from aiortc import RTCConfiguration, RTCPeerConnection
+from websockets.asyncio.client import connect
+from websockets.exceptions import WebSocketException
+
+from benchmarks.accuracy import samples
+from benchmarks.servers import PROJECT, free_address, running_process
+from benchmarks.soak import look_at
+from moonshine_client import audio_file
+from moonshine_client.client import StreamingClient
+from moonshine_client.held_audio import SAMPLE_RATE
+from moonshine_client.wires import StreamError
+
+CONNECTIONS, SLOW_READERS, SENDERS = 500, 50, 4
+KEY, ATTACKERS_KEY = "sk-flood-0123456789", "sk-attacker-0123456789"
+LIMITS = "sessions=4 per_minute=300"  # of the attackers' key: what an operator gives somebody unknown
+FRAME_SAMPLES = 320
+REFUSED_REQUESTS = 2000
+
+Attack = Callable[[str, float], Coroutine[None, None, None]]
+
+
+@dataclass(frozen=True)
+class Flooded:
+    """Of the real streams, beside one kind of attacker."""
+
+    attack: str
+    update_p95_ms: float
+    final_p95_ms: float
+    failed: int
+    """Streams that ended with an error."""
+    health_ms: float
+    """Of the slowest answer to /healthz."""
+
+    def as_json(self) -> dict:
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class Refusing:
+    """What a request without a key costs the server."""
+
+    cpu_us: float
+    memory_bytes: float
+
+    def as_json(self) -> dict:
+        return dataclasses.asdict(self)
+
+
+def run(
+    engines: Path, precision: str, streams: int, seconds: float, progress: Callable[[str], None]
+) -> Iterator[Flooded | Refusing]:
+    address = free_address()
+    variables = {"ASR_ENGINE_DIR": str(engines.resolve()), "MOONSHINE_PRECISION": precision, "ASR_TARGET": "onnxruntime",
+                 "ASR_LOG_LEVEL": "error", "ASR_API_KEYS": f"{KEY}, {ATTACKERS_KEY} name=attacker {LIMITS}"}  # fmt: skip
+    with running_process(["-m", "server"], address, variables) as server:
+        progress("requests without a key")
+        yield refusing(address, server.pid)
+        for attack in ("none", *ATTACKS):
+            progress(attack)
+            with attacking(attack, address, seconds):
+                yield asyncio.run(measure(attack, address, streams, seconds))
+
+
+def refusing(address: str, pid: int) -> Refusing:
+    with httpx.Client(base_url=f"http://{address}", trust_env=False) as http:
+        for count in (100, REFUSED_REQUESTS):  # the first ones find everything cold
+            cpu, memory = cpu_seconds(pid), look_at([pid], 0.0).memory_mib
+            for _ in range(count):
+                assert http.post("/webrtc", json={"sdp": "?", "type": "offer"}).status_code == 401
+    cpu, memory = cpu_seconds(pid) - cpu, look_at([pid], 0.0).memory_mib - memory
+    return Refusing(round(cpu * 1e6 / REFUSED_REQUESTS), round(memory * 2**20 / REFUSED_REQUESTS))
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextlib.contextmanager
+def attacking(attack: str, address: str, seconds: float) -> Iterator[None]:
+    if attack == "none":
+        yield
+        return
+    command = [sys.executable, "-m", "benchmarks.flood", attack, address, str(seconds)]
+    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()  # it is at it
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+async def measure(attack: str, address: str, streams: int, seconds: float) -> Flooded:
+    audio = audio_file.load(max(samples(), key=lambda each: each.path.stat().st_size).path)[: int(seconds * SAMPLE_RATE)]
+    health_ms: list[float] = []
+    looking = asyncio.create_task(look_at_health(address, health_ms))
+    outcomes = await asyncio.gather(*(speak(address, audio, seconds / streams / 4 * number) for number in range(streams)),
+                                    return_exceptions=True)  # fmt: skip
+    looking.cancel()
+    heard = [each for each in outcomes if not isinstance(each, BaseException)]
+    updates_ms, finals_ms = [latency for updates, _ in heard for latency in updates], [final for _, final in heard]
+    return Flooded(attack, *(round(float(np.percentile(each or [np.nan], 95)), 1) for each in (updates_ms, finals_ms)),
+                   len(outcomes) - len(heard), round(max(health_ms), 1))  # fmt: skip
+
+
+async def look_at_health(address: str, found_ms: list[float]) -> None:
+    while True:
+        began = time.monotonic()
+        async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
+            assert (await http.get(f"http://{address}/healthz")).status_code == 200
+        found_ms.append((time.monotonic() - began) * 1000)
+        await asyncio.sleep(1.0)
+
+
+async def speak(address: str, audio: np.ndarray, wait_seconds: float) -> tuple[list[float], float]:
+    """Latency of updates and of the final, as the server tells it."""
+    await asyncio.sleep(wait_seconds)
+    updates_ms: list[float] = []
+    async with StreamingClient(address, key=KEY, resume_seconds=0, max_interims=None) as client:
+
+        async def listen() -> None:
+            async for interim in client:
+                updates_ms.append(interim["latency_ms"])
+
+        listening, began = asyncio.create_task(listen()), time.monotonic()
+        for number, start in enumerate(range(0, len(audio), FRAME_SAMPLES)):
+            await asyncio.sleep(max(0.0, began + number * FRAME_SAMPLES / SAMPLE_RATE - time.monotonic()))
+            await client.send(audio[start : start + FRAME_SAMPLES].tobytes())
+        final = await client.close()
+        await listening
+        return updates_ms, final["latency_ms"]
+
+
+# Attackers
+
+
+async def hold_connections(address: str, seconds: float, begun: bytes = b"") -> None:
+    """So many that send no more than the beginning of a request. Those that are closed are opened again."""
+    host, _, port = address.rpartition(":")
+
+    async def one() -> None:
+        while True:
+            with contextlib.suppress(OSError):
+                reader, writer = await asyncio.open_connection(host, int(port))
+                writer.write(begun)
+                await reader.read()
+            await asyncio.sleep(1.0)
+
+    await asyncio.gather(*(one() for _ in range(CONNECTIONS)))
+
+
+async def send_half_bodies(address: str, seconds: float) -> None:
+    head = f"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {ATTACKERS_KEY}\r\n"
+    head += "Content-Length: 1000000\r\n"
+    await hold_connections(address, seconds, (head + "Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n").encode())
+
+
+async def offer_and_stay_away(address: str, seconds: float) -> None:
+    """With a key: so many offers in the time, none of which connects."""
+    connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    connection.createDataChannel("audio")
+    await connection.setLocalDescription(await connection.createOffer())
+    offer = {"sdp": connection.localDescription.sdp, "type": "offer"}
+    await connection.close()
+    async with httpx.AsyncClient(trust_env=False, headers={"Authorization": f"Bearer {ATTACKERS_KEY}"}) as http:
+        for _ in range(CONNECTIONS):
+            with contextlib.suppress(httpx.HTTPError):
+                await http.post(f"http://{address}/webrtc", json=offer)
+            await asyncio.sleep(seconds / CONNECTIONS / 2)
+    await asyncio.sleep(seconds)
+
+
+async def read_slowly(address: str, seconds: float) -> None:
+    """Sockets with a session each, which ask for words and never read one."""
+
+    async def one() -> None:
+        while True:
+            with contextlib.suppress(OSError, WebSocketException):
+                async with socket_to(address, max_queue=1) as socket:
+                    await socket.send('{"op":"init","pulse":true}')
+                    while True:
+                        await socket.send(bytes(640))
+                        await asyncio.sleep(0.5)
+            await asyncio.sleep(5.0)
+
+    await asyncio.gather(*(one() for _ in range(SLOW_READERS)))
+
+
+async def send_messages(address: str, seconds: float, size: int) -> None:
+    """As fast as they are taken."""
+
+    async def one() -> None:
+        while True:
+            with contextlib.suppress(OSError, WebSocketException, StreamError):
+                async with socket_to(address) as socket:
+                    await socket.send('{"op":"init"}')
+                    while True:
+                        await socket.send(bytes(size))
+            await asyncio.sleep(0.1)
+
+    await asyncio.gather(*(one() for _ in range(SENDERS)))
+
+
+def socket_to(address: str, **options: object) -> connect:
+    return connect(f"ws://{address}/ws", proxy=None, additional_headers={"Authorization": f"Bearer {ATTACKERS_KEY}"}, **options)
+
+
+ATTACKS: Mapping[str, Attack] = {
+    "500 silent connections": hold_connections,
+    "500 half-sent bodies": send_half_bodies,
+    "500 offers that never connect": offer_and_stay_away,
+    "50 slow readers": read_slowly,
+    "4 floods of tiny messages": lambda address, seconds: send_messages(address, seconds, 2),
+    "4 floods of large messages": lambda address, seconds: send_messages(address, seconds, 60_000),
+}
+
+
+async def attack(kind: str, address: str, seconds: float) -> None:
+    attacking = asyncio.ensure_future(ATTACKS[kind](address, seconds))
+    await asyncio.sleep(2.0)
+    print("at it", flush=True)
+    await attacking
+
+
+if __name__ == "__main__":
+    asyncio.run(attack(sys.argv[1], sys.argv[2], float(sys.argv[3])))
