@@ -81,7 +81,13 @@ def test_at_its_first_start_the_image_builds_from_its_exports_without_torch(buil
 
 @pytest.mark.parametrize(
     ("arguments", "variables", "seconds"),
-    [((), {}, 45), ((), {"ASR_SHUTDOWN_TIMEOUT_SECONDS": "60.5"}, 85), (("-e", "ASR_SHUTDOWN_TIMEOUT_SECONDS=120"), {}, 145)],
+    [
+        ((), {}, 45),
+        ((), {"ASR_SHUTDOWN_TIMEOUT_SECONDS": "60.5"}, 85),
+        (("-e", "ASR_SHUTDOWN_TIMEOUT_SECONDS=120"), {}, 145),
+        (("-e", "ASR_DRAIN_SECONDS=300"), {}, 345),
+        ((), {"ASR_DRAIN_SECONDS": "60"}, 105),
+    ],
 )
 def test_a_container_gets_longer_to_stop_than_finals_may_take(tmp_path, arguments, variables, seconds):
     """docker stop kills after 10 s, where nothing else is said: open sessions lost their finals."""
@@ -92,3 +98,4 @@ def test_a_container_gets_longer_to_stop_than_finals_may_take(tmp_path, argument
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"} | variables
     said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     assert f"--stop-timeout {seconds} " in said
+    assert "--read-only" in said and "--cap-drop ALL" in said
