@@ -17,8 +17,9 @@ BUNDLED = {
 }
 HEAD = """# Licences
 
-After this page you know under which licences the packages are that a server installs. `python scripts/licences.py` writes it from their own
-metadata, in the versions of `requirements.lock`. The project itself is under the licence in `LICENSE`, and Moonshine's English weights are MIT.
+After this page you know under which licences the packages are that a server installs. `python scripts/licences.py` writes it from
+their own metadata, in the versions of `requirements.lock`. The project itself is under the licence in `LICENSE`, and Moonshine's
+English weights are MIT.
 
 | package | version | licence | and in it |
 |---|---|---|---|"""

@@ -13,6 +13,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 
 import uvicorn
+from fastapi import FastAPI
 from starlette.middleware import Middleware
 from uvicorn.server import ServerState
 
@@ -116,21 +117,7 @@ def serve_sessions(
     else:
         forwarding = Middleware(Forwarding, place=place, listen=settings.listen)
         app = create_app(sessions, metrics, settings, place.number, place.directory, [forwarding])
-    config = uvicorn.Config(
-        app,
-        loop="uvloop",
-        http=PunctualHttp,
-        ws="websockets-sansio",
-        ws_max_size=WEBSOCKET_MESSAGE_BYTES,
-        ws_per_message_deflate=False,  # audio does not shrink, and it would cost its CPU with every message
-        log_level=settings.telemetry.log_level,
-        access_log=False,
-        timeout_graceful_shutdown=5,
-        proxy_headers=bool(settings.listen.trusted_proxies),
-        forwarded_allow_ips=[str(network) for network in settings.listen.trusted_proxies],
-        ssl_certfile=settings.listen.tls_cert,
-        ssl_keyfile=settings.listen.tls_key,
-    )
+    config = config_of(app, settings)
     logging.getLogger("uvicorn.error").addFilter(is_news)
     listening = settings.listen
     server = QuietServer(
@@ -157,6 +144,24 @@ def serve_sessions(
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(run())
     return server.status
+
+
+def config_of(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        loop="uvloop",
+        http=PunctualHttp,
+        ws="websockets-sansio",
+        ws_max_size=WEBSOCKET_MESSAGE_BYTES,
+        ws_per_message_deflate=False,  # audio does not shrink, and it would cost its CPU with every message
+        log_level=settings.telemetry.log_level,
+        access_log=False,
+        timeout_graceful_shutdown=5,
+        proxy_headers=bool(settings.listen.trusted_proxies),
+        forwarded_allow_ips=[str(network) for network in settings.listen.trusted_proxies],
+        ssl_certfile=settings.listen.tls_cert,
+        ssl_keyfile=settings.listen.tls_key,
+    )
 
 
 @contextlib.asynccontextmanager

@@ -9,8 +9,11 @@ import pytest
 from aioice import ice
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.rtcicetransport import connection_kwargs
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from server.access import ANYONE
+from server.errors import ServerError
 from server.settings import IceServer
 from server.telemetry.metrics import Metrics
 from server.transports import webrtc_ice
@@ -184,3 +187,62 @@ def test_a_section_that_the_offer_itself_rejects_is_none():
     bundled = rejected.replace("mid:0", "mid:1") + "a=ice-ufrag:abcd\r\na=ice-pwd:0123456789012345678901\r\na=bundle-only\r\n"
     assert Offered.read(head + rejected).audio == 0
     assert Offered.read(head + rejected + bundled).audio == 1
+
+
+def offered() -> list[str]:
+    """The lines of an offer with a data channel and an audio track."""
+
+    async def make() -> str:
+        connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        connection.createDataChannel("audio")
+        connection.addTransceiver("audio", "sendonly")
+        await connection.setLocalDescription(await connection.createOffer())
+        sdp = connection.localDescription.sdp
+        await connection.close()
+        return sdp
+
+    return asyncio.run(make()).splitlines()
+
+
+OFFER = offered()
+KINDS = ("drop", "double", "replace", "insert", "word")
+LINES = (
+    "m=audio 0 UDP/TLS/RTP/SAVPF 111", "m=application 9 UDP/DTLS/SCTP webrtc-datachannel", "a=setup:passive", "a=ice-ufrag:",
+    "a=fingerprint:sha-256 00", "a=sctp-port:0", "a=rtpmap:111 x/0", "a=group:BUNDLE 7", "a=mid:", "t=x", "m=", "c=IN IP4 x",
+)  # fmt: skip
+JUNK = st.one_of(st.text(max_size=12), st.sampled_from(LINES))
+MUTATIONS = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 200), JUNK), min_size=1, max_size=4)
+
+
+def mutated(lines: list[str], mutations: list[tuple[str, int, str]]) -> str:
+    lines = list(lines)
+    for kind, number, junk in mutations:
+        place = number % len(lines)
+        match kind:
+            case "drop":
+                del lines[place]
+            case "double":
+                lines.insert(place, lines[place])
+            case "replace":
+                lines[place] = junk
+            case "insert":
+                lines.insert(place, junk)
+            case "word":
+                words = lines[place].split(" ")
+                words[number % len(words)] = junk
+                lines[place] = " ".join(words)
+    return "".join(f"{line}\r\n" for line in lines)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(MUTATIONS)
+def test_a_spoilt_offer_is_answered_or_refused_by_name_and_leaves_nothing(mutations):
+    async def scenario(transport: WebRtcTransport, metrics: Metrics) -> None:
+        try:
+            answer = await transport.answer(mutated(OFFER, mutations), ANYONE)
+            assert "a=candidate:" in answer or "m=application 0" in answer
+        except ServerError as refused:
+            assert refused.code.http_status < 500
+            assert len(transport.sessions) == 0
+
+    play(scenario, connect_seconds=0.2)
