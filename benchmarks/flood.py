@@ -74,7 +74,9 @@ def run(
     with running_process(["-m", "server"], address, variables) as server:
         progress("requests without a key")
         yield refusing(address, server.pid)
-        for attack in ("none", *ATTACKS):
+        progress("warming up")
+        asyncio.run(measure("", address, streams, seconds))
+        for attack in ("none", *ATTACKS, "none again"):
             progress(attack)
             with attacking(attack, address, seconds):
                 yield asyncio.run(measure(attack, address, streams, seconds))
@@ -97,7 +99,7 @@ def cpu_seconds(pid: int) -> float:
 
 @contextlib.contextmanager
 def attacking(attack: str, address: str, seconds: float) -> Iterator[None]:
-    if attack == "none":
+    if attack not in ATTACKS:
         yield
         return
     command = [sys.executable, "-m", "benchmarks.flood", attack, address, str(seconds)]
