@@ -281,6 +281,8 @@ class Peer(abc.ABC):
             self._listening.cancel()
         try:
             await self._connection.close()
+        except UNUSABLE as exc:  # aiortc cannot close what it failed to make
+            logger.info("a connection that never came to be could not be closed: %r", exc)
         finally:
             self._transport.forget(self)
 

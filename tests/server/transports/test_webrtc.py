@@ -234,7 +234,7 @@ def mutated(lines: list[str], mutations: list[tuple[str, int, str]]) -> str:
     return "".join(f"{line}\r\n" for line in lines)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(MUTATIONS)
 def test_a_spoilt_offer_is_answered_or_refused_by_name_and_leaves_nothing(mutations):
     async def scenario(transport: WebRtcTransport, metrics: Metrics) -> None:
