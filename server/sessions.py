@@ -387,19 +387,19 @@ class Sessions:
         on_end()
 
     def text(self, session: AnySession, text: str) -> None:
-        self._take_pace(session, 0.0)
+        self._take_pace(session, len(text))  # it may be audio, in base64
         with self._guarded(session):
             session.on_text(text, self._clock())
 
     def audio(self, session: Hearer, pcm: bytes) -> None:
         self._count_audio(session, pcm)
-        self._take_pace(session, len(pcm) / 2 / SAMPLE_RATE)
+        self._take_pace(session, len(pcm))
         with self._guarded(session):
             session.on_audio(pcm, self._clock())
 
-    def _take_pace(self, session: Member, audio_seconds: float) -> None:
+    def _take_pace(self, session: Member, size_bytes: int) -> None:
         if record := self._records.get(session.session_id):
-            record.pace.take(audio_seconds, self._clock())
+            record.pace.take(size_bytes / 2 / SAMPLE_RATE, self._clock())
 
     def _count_audio(self, session: Member, pcm: bytes) -> None:
         seconds = len(pcm) / 2 / SAMPLE_RATE
