@@ -34,14 +34,14 @@ def test_one_that_is_silent_is_left_out_until_it_answers():
     async def run() -> list[int]:
         (server, address), counts = await serving(), []
         servers = IceServers([address])
-        for server.is_awake in (True, False, False, True):
+        for server.is_awake in (True, False, True):
             await servers.look()
             counts.append(len(servers.configuration.iceServers))
         return counts
 
-    assert asyncio.run(run()) == [1, 0, 0, 1]
+    assert asyncio.run(run()) == [1, 0, 1]
 
 
-@pytest.mark.parametrize("url", ["stun:127.0.0.1:9", "stun:no-such-host.invalid:3478", "turn:127.0.0.1:9"])
+@pytest.mark.parametrize("url", ["stun:no-such-host.invalid:3478", "turn:127.0.0.1:9"])
 def test_a_server_that_is_not_there_is_silent(url):
     assert asyncio.run(answer_seconds(RTCIceServer(url, username="a", credential="b"))) is None
