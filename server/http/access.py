@@ -131,8 +131,13 @@ def is_known(host: str, names: Sequence[str]) -> bool:
 
     It cannot so be at a bare address, and nobody sends a name for one.
     """
-    name = urlsplit(f"//{host}").hostname or ""
-    return not names or is_address(name) or any(fnmatchcase(name, each) for each in names)
+    if not names:
+        return True
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
+    return is_address(name) or any(fnmatchcase(name, each) for each in names)
 
 
 def is_address(name: str) -> bool:

@@ -22,7 +22,7 @@ from server.access import Caller
 from server.dialects import native
 from server.errors import ClientError, Code, ServerError
 from server.session.native import Session
-from server.sessions import Hearer, Sessions
+from server.sessions import BEHIND_SHARE, Hearer, Sessions
 from server.settings import IceServer
 from server.telemetry.metrics import Api, Metrics
 from server.transports import audio_track, webrtc_ice, webrtc_sctp
@@ -192,7 +192,8 @@ class Peer(abc.ABC):
             self._holding_back = asyncio.create_task(self._let_go_on(session, sctp))
 
     async def _let_go_on(self, session: Hearer, sctp: webrtc_sctp.PatientSctpTransport) -> None:
-        await self._sessions.until_heard(session)
+        """Not with every message: the sender has to send again what was dropped, later and later."""
+        await self._sessions.until_waiting(session, BEHIND_SHARE / 2)
         self._holding_back = None
         await sctp.go_on()
 

@@ -99,9 +99,9 @@ def address_of(candidate: str) -> str:
 
 
 def is_public(host: str) -> bool:
-    """A name, or an address that is none, is not."""
+    """host: an address, or the network that it is counted by. A name, or an address that is none, is not."""
     try:
-        address = ipaddress.ip_address(host)
+        address = ipaddress.ip_network(host, strict=False).network_address
     except ValueError:
         return False
     return address.is_global and not address.is_multicast

@@ -80,6 +80,7 @@ class Connection:
             if (text := message.get("text")) is not None:
                 await self._take_text(self.session, text)
             elif self._decoder is not None:
+                self._sessions.piece(self.session)
                 await self._decoder.take(message["bytes"])
             else:
                 self._sessions.audio(self.session, message["bytes"])

@@ -184,7 +184,7 @@ def test_a_proxy_that_is_trusted_says_who_asks(start_server):
 @pytest.mark.parametrize(
     ("host", "known"),
     [("127.0.0.1:8000", True), ("[::1]:8000", True), ("10.1.2.3", True), ("localhost", True), ("a.localhost:1", True),
-     ("", False), ("asr.example.com:8000", True), ("ASR.example.com", True), ("evil.example", False),
+     ("", False), ("asr.example.com:8000", True), ("ASR.example.com", True), ("evil.example", False), ("[", False),
      ("localhost.evil.example", False)],
 )  # fmt: skip
 def test_a_page_that_made_its_own_name_lead_here_is_known_by_that_name(host, known):

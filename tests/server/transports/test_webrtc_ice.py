@@ -6,7 +6,13 @@ import pytest
 from aioice import stun
 from aiortc import RTCIceServer
 
-from server.transports.webrtc_ice import IceServers, answer_seconds
+from server.transports.webrtc_ice import IceServers, answer_seconds, count_candidates, with_usable_candidates
+
+
+@pytest.mark.parametrize(("asker", "kept"), [("192.168.1.2", 2), ("8.8.8.8", 1), ("2a00:1450:4001:8::/64", 1), ("fd00::/64", 2)])
+def test_who_asks_from_a_public_address_or_network_names_no_private_one(asker, kept):
+    candidates = [f"a=candidate:1 1 udp 1 {address} 9 typ host" for address in ("10.0.0.5", "8.8.4.4")]
+    assert count_candidates(with_usable_candidates("\r\n".join(candidates), asker)) == kept
 
 
 class StunServer(asyncio.DatagramProtocol):
