@@ -46,7 +46,7 @@ class Child:
     def beats(self) -> int:
         try:
             return self.heartbeat.stat().st_mtime_ns
-        except FileNotFoundError:
+        except OSError:  # it has not begun
             return 0
 
     def kill(self) -> None:

@@ -41,7 +41,8 @@ class Heartbeat:
             self._observe_lag(time.monotonic() - due)
             self.beats += 1
             if self._path is not None:
-                self._path.touch()
+                with contextlib.suppress(OSError):  # no descriptor is free, say: the supervisor waits for a while
+                    self._path.touch()
 
 
 class Listener:
@@ -102,11 +103,18 @@ async def beating(
 
 def say_stalled(thread: int) -> None:
     stack = traceback.format_stack(sys._current_frames()[thread])[-STACK_DEPTH:]
-    logger.error("the event loop has stalled; it is at\n%s", "".join(stack).rstrip())
+    aside(lambda: logger.error("the event loop has stalled; it is at\n%s", "".join(stack).rstrip()))
 
 
 def end_process() -> None:
     """At once: what would end it in order needs the event loop."""
-    logger.error("the event loop does not go on; the process ends")
-    logging.shutdown()
+    aside(lambda: logger.error("the event loop does not go on; the process ends"))
+    aside(logging.shutdown)
     os._exit(STALLED_STATUS)
+
+
+def aside(work: Callable[[], None]) -> None:
+    """Waits for a second at most: the event loop may stand still within the log, and hold its lock."""
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(1.0)
