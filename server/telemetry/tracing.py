@@ -5,8 +5,10 @@ The SDK reads its usual variables itself: OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERV
 
 import contextlib
 import os
+import socket
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from prometheus_client import CollectorRegistry
@@ -15,10 +17,12 @@ from server.errors import StartError
 from server.version import version
 
 if TYPE_CHECKING:
+    from opentelemetry.sdk.resources import Resource
     from opentelemetry.trace import Tracer
 
-ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
-SERVICE_VARIABLE, SERVICE_NAME = "OTEL_SERVICE_NAME", "moonshine-asr"
+TRACES, METRICS = "TRACES", "METRICS"  # as OpenTelemetry's variables name them
+SERVICE_NAME = "moonshine-asr"
+END_SECONDS = 2.0  # to send what is left
 UPDATES_A_SPAN = 10  # of so many updates one is told: a session has two a second
 SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
 """Of a metric's samples, by its kind, as Prometheus names them."""
@@ -97,31 +101,70 @@ def exporting(registry: CollectorRegistry) -> Iterator[Tracing]:
 
     Raises StartError where there is an endpoint and no OpenTelemetry.
     """
-    if not any(os.environ.get(name) for name in ENDPOINT_VARIABLES):
+    wanted = [name for name in (TRACES, METRICS) if has_endpoint(name)]
+    if not wanted:
         yield no_tracing
         return
+    tracing: Tracing = no_tracing
+    ends = list[Callable[[], object]]()
     try:
-        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.metrics import MeterProvider
-        from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
-        from opentelemetry.sdk.resources import Resource
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        if TRACES in wanted:
+            tracing, end = export_traces()
+            ends.append(end)
+        if METRICS in wanted:
+            ends.append(export_metrics(registry))
     except ImportError as exc:
-        raise StartError(f"OTEL_EXPORTER_OTLP_ENDPOINT is set; pip install 'moonshine-asr[tracing]' first ({exc})") from exc
-    name = os.environ.get(SERVICE_VARIABLE, SERVICE_NAME)
-    resource = Resource.create({"service.name": name, "service.version": version(), "service.instance.id": str(os.getpid())})
-    traces = TracerProvider(resource=resource)
-    traces.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    metrics = MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())], resource)
-    bridge(registry, metrics.get_meter("moonshine-asr"))
-    tracer = traces.get_tracer("moonshine-asr")
+        raise StartError(f"an OTLP endpoint is set; pip install 'moonshine-asr[tracing]' first ({exc})") from exc
     try:
-        yield lambda session_id, api: SpanTrace(tracer, session_id, api)
+        yield tracing
     finally:
-        traces.shutdown()
-        metrics.shutdown()
+        end_all(ends)
+
+
+def has_endpoint(signal: str) -> bool:
+    return bool(os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or os.environ.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT"))
+
+
+def end_all(ends: Sequence[Callable[[], object]]) -> None:
+    """What was not sent is sent. A collector that is away must not hold up the end of the process."""
+    threads = [threading.Thread(target=end, daemon=True) for end in ends]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + END_SECONDS
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+
+
+def export_traces() -> tuple[Tracing, Callable[[], object]]:
+    """And what ends it. Raises ImportError."""
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    provider = TracerProvider(resource=resource(), shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    tracer = provider.get_tracer(SERVICE_NAME)
+    return lambda session_id, api: SpanTrace(tracer, session_id, api), provider.shutdown
+
+
+def export_metrics(registry: CollectorRegistry) -> Callable[[], object]:
+    """Returns what ends it. Raises ImportError."""
+    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+
+    provider = MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())], resource(), shutdown_on_exit=False)
+    bridge(registry, provider.get_meter(SERVICE_NAME))
+    return provider.shutdown
+
+
+def resource() -> "Resource":
+    """Who sends it; what the environment says of it counts more."""
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+
+    instance = f"{socket.gethostname()}-{os.getpid()}"
+    own = {"service.name": SERVICE_NAME, "service.version": version(), "service.instance.id": instance}
+    return Resource.create(own).merge(OTELResourceDetector().detect())
 
 
 def bridge(registry: CollectorRegistry, meter: Any) -> None:

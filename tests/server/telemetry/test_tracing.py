@@ -2,7 +2,9 @@
 
 import asyncio
 import gzip
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -13,6 +15,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from websockets.asyncio.client import connect
 
 from moonshine_client import transcribe
+from server.telemetry.metrics import Metrics
+from server.telemetry.tracing import END_SECONDS, exporting
 
 KINDS = {"/v1/traces": ExportTraceServiceRequest, "/v1/metrics": ExportMetricsServiceRequest}
 
@@ -21,6 +25,7 @@ class Collector(ThreadingHTTPServer):
     """Keeps what it is sent."""
 
     def __init__(self) -> None:
+        self.paths = set[str]()
         self.received = list[ExportTraceServiceRequest | ExportMetricsServiceRequest]()
         super().__init__(("127.0.0.1", 0), Handler)
 
@@ -47,6 +52,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         body = gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
+        self.server.paths.add(self.path)
         self.server.received.append(KINDS[self.path].FromString(body))
         self.send_response(200)
         self.end_headers()
@@ -98,6 +104,31 @@ def test_each_session_is_a_trace_and_metrics_are_those_of_prometheus(start_serve
     assert metrics["asr_sessions_total"] == 2 and metrics["asr_sessions_open"] == 0
     assert metrics["asr_engine_step_seconds_count"] > 10 and metrics["asr_message_latency_seconds_sum"] > 0
     assert "better" not in str(collector.received), "what was said is nobody's business"
+
+
+@pytest.mark.parametrize(("signal", "wanted"), [("TRACES", {"/v1/traces"}), ("METRICS", {"/v1/metrics"})])
+def test_one_signal_alone_and_the_environment_s_own_names(collector, monkeypatch, signal, wanted):
+    path = "/v1/" + signal.lower()
+    monkeypatch.setenv(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT", f"http://127.0.0.1:{collector.server_port}{path}")
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.instance.id=pod-7,service.name=ours")
+    monkeypatch.setenv("NO_PROXY", "*")
+    with exporting(Metrics().registry) as tracing:
+        trace = tracing("session-1", "webrtc")
+        trace.connected()
+        trace.end({"words": 3}, None)
+    assert collector.paths == wanted
+    said = str(collector.received)
+    assert "pod-7" in said and "ours" in said and "moonshine-asr" not in said.replace('name: "moonshine-asr"', "")
+
+
+def test_the_end_does_not_wait_for_a_collector_that_is_silent(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("NO_PROXY", "*")
+        with exporting(Metrics().registry) as tracing:
+            tracing("session-1", "webrtc").end({}, None)
+            began = time.monotonic()
+        assert time.monotonic() - began < 2 * END_SECONDS
 
 
 def test_a_collector_that_is_not_there_stops_nobody(start_server, recordings):
