@@ -321,14 +321,14 @@ class StreamingClient:
 
     async def _connect(self) -> None:
         """Raises StreamError, OSError."""
-        if self._transport != "websocket":
+        while self._transport != "websocket":  # until the time is up that the caller gives
             try:
-                async with asyncio.timeout(WEBRTC_SECONDS if self._transport == "auto" else CONNECT_SECONDS):
+                async with asyncio.timeout(WEBRTC_SECONDS):  # a server gives up an offer that has not connected within seconds
                     await self._begin(DataChannel, self._path)
                 return
             except TimeoutError:
-                if self._transport == "webrtc":
-                    raise
+                if self._transport == "auto":
+                    break
         await self._begin(Socket, "/ws")
 
     async def _begin(self, kind: type[DataChannel] | type[Socket], path: str) -> None:

@@ -13,6 +13,7 @@ NETWORKS = (
     Network("5% loss", loss=0.05),
     Network("reordering", delay_ms=20, jitter_ms=60),
     Network("a blackout of 6 s", trouble_after_seconds=1.0, blackout_seconds=6.0),
+    Network("no packet for the first offer", trouble_after_seconds=0.0, blackout_seconds=5.5),
     Network("another address", trouble_after_seconds=1.0, moves=True),
 )
 COUNT = 12  # words
