@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 BEHIND_SHARE = 0.5  # of the audio that may wait: then the client is held back
 FAIR_MESSAGES = 16  # are taken at once; then all others get their turn
+BASE64_CHARACTERS_A_SECOND = 64_000  # of PCM16 at OpenAI's 24 kHz
 TICK_SECONDS = 0.1  # how often sessions are told that time passes
 DEFECT = ServerError(Code.INTERNAL_ERROR, "the server met a defect of its own in this session; its log has the cause")
 
@@ -77,6 +78,8 @@ class Hearer(Member, Protocol):
     def waiting_seconds(self) -> float: ...
 
     def on_audio(self, pcm: bytes, now: float) -> None: ...
+
+    def still_there(self, now: float) -> None: ...
 
 
 AnySession = Session | RealtimeSession | DeepgramSession
@@ -387,19 +390,23 @@ class Sessions:
         on_end()
 
     def text(self, session: AnySession, text: str) -> None:
-        self._take_pace(session, len(text))  # it may be audio, in base64
+        self._take_pace(session, len(text) / BASE64_CHARACTERS_A_SECOND)  # it may be audio
         with self._guarded(session):
             session.on_text(text, self._clock())
 
     def audio(self, session: Hearer, pcm: bytes) -> None:
         self._count_audio(session, pcm)
-        self._take_pace(session, len(pcm))
+        self._take_pace(session, len(pcm) / 2 / SAMPLE_RATE)
         with self._guarded(session):
             session.on_audio(pcm, self._clock())
 
-    def _take_pace(self, session: Member, size_bytes: int) -> None:
+    def piece(self, session: Member) -> None:
+        """A piece of a container has come; its audio is counted when it is decoded."""
+        self._take_pace(session, 0.0)
+
+    def _take_pace(self, session: Member, audio_seconds: float) -> None:
         if record := self._records.get(session.session_id):
-            record.pace.take(size_bytes / 2 / SAMPLE_RATE, self._clock())
+            record.pace.take(audio_seconds, self._clock())
 
     def _count_audio(self, session: Member, pcm: bytes) -> None:
         seconds = len(pcm) / 2 / SAMPLE_RATE
@@ -417,14 +424,17 @@ class Sessions:
         await self._has_ticked.wait()
 
     async def until_heard(self, session: Hearer) -> None:
-        """Backpressure: returns at once where it is not behind, else when half of what waited is heard, or at the end."""
+        """Backpressure: returns once the session is not behind, or has ended."""
         self._messages += 1
         if self._messages % FAIR_MESSAGES == 0:
             await asyncio.sleep(0)
-        if not self.is_behind(session):
-            return
-        while self._share_waiting(session) > BEHIND_SHARE / 2:
+        await self.until_waiting(session, BEHIND_SHARE)
+
+    async def until_waiting(self, session: Hearer, share: float) -> None:
+        """Until no more than this share of what may wait does. Who is held back meanwhile is not idle."""
+        while self._share_waiting(session) > share:
             await self.until_tick()
+            session.still_there(self._clock())
 
     def is_behind(self, session: Hearer) -> bool:
         return self._share_waiting(session) > BEHIND_SHARE

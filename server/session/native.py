@@ -120,6 +120,10 @@ class Session:
         assert self._front is not None, "it was made with the stream"
         streaming.hear(self._front.take(pcm), now)
 
+    def still_there(self, now: float) -> None:
+        """It is the server that does not read."""
+        self._last_heard_at = now
+
     def on_result(self, result: Result, now: float) -> None:
         """The engine's answer to a request of the stream."""
         if self._stream is not None:

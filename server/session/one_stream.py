@@ -55,6 +55,10 @@ class OneStreamSession(abc.ABC):
     def on_audio(self, pcm: bytes, now: float) -> None:
         self._hear(pcm, now)
 
+    def still_there(self, now: float) -> None:
+        """It is the server that does not read."""
+        self._last_heard_at = now
+
     def _hear(self, pcm: bytes, now: float) -> int:
         """How many bytes the stream heard of it; none of what crosses with the end."""
         self._last_heard_at = now

@@ -97,6 +97,10 @@ class RealtimeSession:
         else:
             self._tell(realtime.error_event(ClientError(Code.BAD_MESSAGE, "messages are JSON; audio is base64 in them")))
 
+    def still_there(self, now: float) -> None:
+        """It is the server that does not read."""
+        self._last_heard_at = now
+
     def _tell(self, event: ServerEvent) -> None:
         for known in self._shape.write(event):
             self._send(known)

@@ -180,6 +180,30 @@ def test_a_session_may_last_so_long_and_keeps_what_it_was_told():
     asyncio.run(run())
 
 
+def test_a_client_that_is_held_back_is_not_idle():
+    async def run() -> None:
+        now, client, transcriber = [0.0], Client(), FakeTranscriber()
+        transcriber.submit = lambda request, on_result: None  # it is behind, for ever
+        settings = Settings(session=SessionLimits(max_buffer_seconds=10, idle_timeout_seconds=8))
+        sessions = Sessions(transcriber, TOKENIZER, settings, Metrics(), clock=lambda: now[0])
+        sessions.start()
+        await sessions.until_warm()
+        session = sessions.open(client.receive, client.ended.set)
+        sessions.text(session, INIT)
+        for _ in range(6):
+            sessions.audio(session, SOUND)
+        reading = asyncio.create_task(sessions.until_heard(session))
+        for _ in range(5):  # the engine's answer is given up after half a minute
+            now[0] += 5.0
+            await sessions.until_tick()
+        assert not client.ended.is_set() and not reading.done()
+        session.drop()
+        await reading
+        await sessions.shut_down(1)
+
+    asyncio.run(run())
+
+
 def test_who_asked_for_it_is_told_that_the_server_moves():
     async def scenario(sessions: Sessions) -> None:
         asked, session = connect(sessions, '{"op":"init","sid":"a","moving":true}')
