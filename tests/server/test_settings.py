@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from server import settings
 from server.errors import SettingsError
@@ -94,3 +96,13 @@ def test_an_ice_server_that_cannot_be_used_is_named_without_its_password(value):
 def test_no_password_is_in_what_is_printed():
     loaded = settings.load({"ASR_ICE_SERVERS": "turn:user:secret@host:3478"})
     assert "secret" not in repr(loaded) and "secret" not in str(loaded)
+
+
+@given(st.dictionaries(st.sampled_from(settings.variable_names()), st.text(max_size=20), max_size=4))
+def test_whatever_the_environment_holds_is_taken_or_refused_in_one_line(environment):
+    try:
+        settings.load(environment)
+    except SettingsError as refused:
+        assert "\n" not in str(refused) and "cannot be used" in str(refused)
+        for name in settings.SECRET_VARIABLES:
+            assert len(environment.get(name, "")) < 6 or environment[name] not in str(refused)
