@@ -223,7 +223,7 @@ def test_a_client_that_leaves_gives_its_place_back(served, stream):
     audio = encoded(np.tile(audio_file.load(MID), 2), *FORMATS["flac"])
     parts = {"model": (None, "whisper-1"), "stream": (None, stream), "file": ("a.flac", audio)}
     request = httpx.Request("POST", f"http://{served.address}/v1/audio/transcriptions", files=parts)
-    head = f"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nContent-Type: {request.headers['content-type']}\r\n"
+    head = f"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: localhost\r\nContent-Type: {request.headers['content-type']}\r\n"
     host, port = served.address.split(":")
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(f"{head}Content-Length: {request.headers['content-length']}\r\n\r\n".encode() + request.read())
