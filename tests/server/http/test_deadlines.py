@@ -22,7 +22,8 @@ def served(start_server) -> RunningServer:
 def test_half_sent_requests_take_nothing_from_health(served):
     """An hour of them took it away. Heads and bodies, on the port that everybody reaches."""
     host, port = served.address.split(":")
-    beginnings = [b"GET /healthz HTTP/1.1\r\nX: ", b"POST /webrtc HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n{", b""]
+    half_sent = b"POST /webrtc HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n{"
+    beginnings = [b"GET /healthz HTTP/1.1\r\nX: ", half_sent, b""]
     with contextlib.ExitStack() as opened:
         for number in range(CONNECTIONS):
             slow = opened.enter_context(socket.create_connection((host, int(port))))
