@@ -39,7 +39,7 @@ from server.cluster.messages import (
 )
 from server.settings import Settings
 from server.startup import open_for_serving, started
-from server.telemetry.heartbeat import beating
+from server.telemetry.heartbeat import beating, exit_at_once
 from server.telemetry.metrics import Metrics
 from server.telemetry.tracing import exporting
 
@@ -187,8 +187,7 @@ async def receive(socket: zmq.asyncio.Socket, server: EngineServer) -> None:
 def run(settings: Settings, parent: int) -> int:
     status = asyncio.run(serve(settings, os.environ[SOCKET_VARIABLE], parent))
     if status == STOPPED_STATUS:
-        logging.shutdown()
-        os._exit(status)  # the interpreter would wait for threads that hang
+        exit_at_once(status)
     return status
 
 

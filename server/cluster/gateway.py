@@ -28,7 +28,7 @@ from server.http.deadlines import PunctualHttp
 from server.sessions import Sessions
 from server.settings import Settings
 from server.startup import Listeners, choice_of, keep_tls_fresh, listen_everywhere, started
-from server.telemetry.heartbeat import beating
+from server.telemetry.heartbeat import beating, exit_at_once
 from server.telemetry.metrics import Metrics
 from server.telemetry.tracing import exporting
 from server.transports import wyoming
@@ -104,8 +104,7 @@ def serve(
         sessions = Sessions(transcriber, tokenizer, settings, metrics, tracing=tracing)
         status = serve_sessions(sessions, settings, metrics, listeners, place)
     if status == DEFECT_STATUS:
-        logging.shutdown()
-        os._exit(DEFECT_STATUS)  # the interpreter would wait for threads that hang
+        exit_at_once(status)
     return status
 
 

@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import NoReturn
 
 logger = logging.getLogger(__name__)
 
@@ -109,8 +110,13 @@ def say_stalled(thread: int) -> None:
 def end_process() -> None:
     """At once: what would end it in order needs the event loop."""
     aside(lambda: logger.error("the event loop does not go on; the process ends"))
+    exit_at_once(STALLED_STATUS)
+
+
+def exit_at_once(status: int) -> NoReturn:
+    """With the log written: the interpreter's own end would wait for threads that hang."""
     aside(logging.shutdown)
-    os._exit(STALLED_STATUS)
+    os._exit(status)
 
 
 def aside(work: Callable[[], None]) -> None:
