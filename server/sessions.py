@@ -162,7 +162,9 @@ class Sessions:
     def _end_longest(self, now: float) -> None:
         """Recordings have a limit of their own."""
         limit_seconds = self._settings.session.max_session_seconds
-        for session in [each for each in self._members.values() if limit_seconds and not isinstance(each, Recording)]:
+        if not limit_seconds:
+            return
+        for session in [each for each in self._members.values() if not isinstance(each, Recording)]:
             if now - self._records[session.session_id].opened_at > limit_seconds:
                 with self._guarded(session):
                     session.fail(ServerError(Code.SESSION_TOO_LONG, f"a session may last {limit_seconds:g} s"))
@@ -395,8 +397,7 @@ class Sessions:
             session.on_text(text, self._clock())
 
     def audio(self, session: Hearer, pcm: bytes) -> None:
-        self._count_audio(session, pcm)
-        self._take_pace(session, len(pcm) / 2 / SAMPLE_RATE)
+        self._take_pace(session, self._count_audio(session, pcm))
         with self._guarded(session):
             session.on_audio(pcm, self._clock())
 
@@ -408,11 +409,13 @@ class Sessions:
         if record := self._records.get(session.session_id):
             record.pace.take(audio_seconds, self._clock())
 
-    def _count_audio(self, session: Member, pcm: bytes) -> None:
+    def _count_audio(self, session: Member, pcm: bytes) -> float:
+        """Returns how many seconds it is."""
         seconds = len(pcm) / 2 / SAMPLE_RATE
         self._metrics.audio_seconds_total.inc(seconds)
         if record := self._records.get(session.session_id):
             record.audio_seconds += seconds
+        return seconds
 
     def finish(self, session: Member) -> None:
         """The client has said its last: it gets its final."""

@@ -8,7 +8,7 @@ from typing import Any
 from server.access import Caller
 from server.session.pace import Pace
 from server.stream.events import Event, Failed, Final, Flushed, Update
-from server.telemetry.tracing import NoTrace, Trace
+from server.telemetry.tracing import Trace
 
 MOST_LATENCIES = 1000  # of the newest updates: their median says enough
 
@@ -30,7 +30,7 @@ class Record:
     text: str = ""
     update_ms: deque[float] = field(default_factory=lambda: deque(maxlen=MOST_LATENCIES))
     pace: Pace = field(init=False)
-    trace: Trace = field(default_factory=NoTrace)
+    trace: Trace = field(default_factory=Trace)
 
     def __post_init__(self) -> None:
         self.pace = Pace(self.opened_at)

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
 
@@ -28,8 +28,8 @@ SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_s
 """Of a metric's samples, by its kind, as Prometheus names them."""
 
 
-class Trace(Protocol):
-    """Of one session."""
+class Trace:
+    """Of one session. This one tells nobody."""
 
     def connected(self) -> None:
         """Its first stream has begun."""
@@ -41,25 +41,15 @@ class Trace(Protocol):
         """fields: what the log says of it. error: its code, where it ended with one."""
 
 
-class NoTrace:
-    """Where nobody asked for one."""
-
-    def connected(self) -> None: ...
-
-    def said(self, what: str, latency_ms: float) -> None: ...
-
-    def end(self, fields: Mapping[str, Any], error: str | None) -> None: ...
-
-
 Tracing = Callable[[str, str], Trace]
 """session_id, api: begins the trace of a session."""
 
 
 def no_tracing(session_id: str, api: str) -> Trace:
-    return NoTrace()
+    return Trace()
 
 
-class SpanTrace:
+class SpanTrace(Trace):
     """A span for the session, and below it one for each thing that it waited for."""
 
     def __init__(self, tracer: "Tracer", session_id: str, api: str):
