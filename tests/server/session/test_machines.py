@@ -55,15 +55,16 @@ class Conversation(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now, self.ends, self.said = 0.0, 0, list[dict[str, Any]]()
-        self.asked: list[tuple[Stream, Request]] = []
-        self.said_at_end: int | None = None
+        self.asked: list[tuple[Callable[[Result, float], None], Request]] = []
         self.session = self.open()
 
     def open(self) -> Any:
         raise NotImplementedError
 
     def begin(self, say: Callable[[Event], bool], options: Options, now: float) -> Stream:
-        stream: Stream = Stream("a", LIMITS, TOKENIZER, say, lambda request: self.asked.append((stream, request)), now, options)
+        stream: Stream = Stream(
+            "a", LIMITS, TOKENIZER, say, lambda request: self.asked.append((stream.on_result, request)), now, options
+        )
         return stream
 
     def take(self, message: Any) -> bool:
@@ -99,16 +100,16 @@ class Conversation(RuleBasedStateMachine):
     @precondition(lambda self: self.asked)
     @rule(words=WORDS)
     def answer(self, words: list[int]) -> None:
-        stream, request = self.asked.pop(0)
+        deliver, request = self.asked.pop(0)
         tokens = (*request.draft[: request.forced], *words)
         frames = tuple(range(0, 10 * len(tokens) + 1, 10)) if request.align else None
-        stream.on_result(Result(request, tokens, (-0.01,) * len(tokens), first_frames=frames), self.now)
+        deliver(Result(request, tokens, (-0.01,) * len(tokens), first_frames=frames), self.now)
 
     @precondition(lambda self: self.asked)
     @rule()
     def break_down(self) -> None:
-        stream, request = self.asked.pop(0)
-        stream.on_result(Result(request, error=EngineFailed("it broke")), self.now)
+        deliver, request = self.asked.pop(0)
+        deliver(Result(request, error=EngineFailed("it broke")), self.now)
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 6.0]))
     def wait(self, seconds: float) -> None:
@@ -139,7 +140,12 @@ class Native(Conversation):
 
     def open(self) -> Any:
         return open_session(
-            "a", LIMITS, TOKENIZER, self.take_fields, lambda request: self.asked.append((None, request)), self.end
+            "a",
+            LIMITS,
+            TOKENIZER,
+            self.take_fields,
+            lambda request: self.asked.append((self.session.on_result, request)),
+            self.end,
         )
 
     def take_fields(self, message: dict[str, Any]) -> bool:
@@ -150,19 +156,6 @@ class Native(Conversation):
     @initialize()
     def start(self) -> None:
         self.session.on_text('{"op":"init","sid":"a","moving":true}', self.now)
-
-    @precondition(lambda self: self.asked)
-    @rule(words=WORDS)
-    def answer(self, words: list[int]) -> None:
-        _, request = self.asked.pop(0)
-        tokens = (*request.draft[: request.forced], *words)
-        self.session.on_result(Result(request, tokens, (-0.01,) * len(tokens)), self.now)
-
-    @precondition(lambda self: self.asked)
-    @rule()
-    def break_down(self) -> None:
-        _, request = self.asked.pop(0)
-        self.session.on_result(Result(request, error=EngineFailed("it broke")), self.now)
 
     @rule()
     def move(self) -> None:
