@@ -25,14 +25,12 @@ from benchmarks.accuracy import samples
 from benchmarks.servers import PROJECT, free_address, running_process
 from benchmarks.soak import look_at
 from moonshine_client import audio_file
-from moonshine_client.client import StreamingClient
+from moonshine_client.client import StreamingClient, send_all
 from moonshine_client.held_audio import SAMPLE_RATE
-from moonshine_client.wires import StreamError
 
 CONNECTIONS, SLOW_READERS, SENDERS = 500, 50, 4
 KEY, ATTACKERS_KEY = "sk-flood-0123456789", "sk-attacker-0123456789"
 LIMITS = "sessions=4 per_minute=300"  # of the attackers' key: what an operator gives somebody unknown
-FRAME_SAMPLES = 320
 REFUSED_REQUESTS = 2000
 
 Attack = Callable[[str, float], Coroutine[None, None, None]]
@@ -145,10 +143,8 @@ async def speak(address: str, audio: np.ndarray, wait_seconds: float) -> tuple[l
             async for interim in client:
                 updates_ms.append(interim["latency_ms"])
 
-        listening, began = asyncio.create_task(listen()), time.monotonic()
-        for number, start in enumerate(range(0, len(audio), FRAME_SAMPLES)):
-            await asyncio.sleep(max(0.0, began + number * FRAME_SAMPLES / SAMPLE_RATE - time.monotonic()))
-            await client.send(audio[start : start + FRAME_SAMPLES].tobytes())
+        listening = asyncio.create_task(listen())
+        await send_all(client, audio, 1.0, lambda seconds: None)
         final = await client.close()
         await listening
         return updates_ms, final["latency_ms"]
@@ -214,7 +210,7 @@ async def send_messages(address: str, seconds: float, size: int) -> None:
 
     async def one() -> None:
         while True:
-            with contextlib.suppress(OSError, WebSocketException, StreamError):
+            with contextlib.suppress(OSError, WebSocketException):
                 async with socket_to(address) as socket:
                     await socket.send('{"op":"init"}')
                     while True:

@@ -113,7 +113,6 @@ class Front:
         """server: HOST:PORT."""
         self._server, self._network, self._chance = server, network, random.Random(seed)
         self._relays: list[Relay] = []
-        self._is_troubled = False  # a network has its trouble once
 
     async def answer(self, request: Request) -> Response:
         while any(relay.is_dark for relay in self._relays):  # noqa: ASYNC110 - the time alone ends it

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import jiwer
 import numpy as np
 
 from benchmarks.accuracy import normalise, samples
 from benchmarks.lossy_network import Network, lossy
 from benchmarks.servers import running_server
+from benchmarks.words import WordCounts
 from moonshine_client import audio_file
-from moonshine_client.client import StreamingClient
+from moonshine_client.client import StreamingClient, send_all
 from moonshine_client.held_audio import SAMPLE_RATE
 from moonshine_client.wires import StreamError
 
@@ -31,25 +31,18 @@ NETWORKS = (
     Network("another address", trouble_after_seconds=10.0, moves=True),
 )
 STREAMS = 3  # over each network
-FRAME_SAMPLES = 320
 RESUME_SECONDS = 120.0
 
 
 @dataclass
-class Crossed:
-    """What came over one network, of all streams together."""
+class Crossed(WordCounts):
+    """What came over one network, of all streams together; words against the same streams where nothing is lost."""
 
-    network: str
+    network: str = ""
     streams: int = 0
     went_on: int = 0
     """Streams that lost a session and began another."""
     failed: list[str] = field(default_factory=list)
-    words: int = 0
-    missing: int = 0
-    added: int = 0
-    changed: int = 0
-    """Against the same streams over a network that loses nothing, as are the two above."""
-    unheard_seconds: float = 0.0
     silent_seconds: float = 0.0
     """The longest time between two messages of a stream that was spoken to."""
     update_ms: list[float] = field(default_factory=list)
@@ -80,7 +73,7 @@ def run(engines: Path, precision: str, progress: Callable[[str], None]) -> Itera
 
 
 async def cross(address: str, network: Network, audio: np.ndarray, undisturbed: Sequence[str]) -> tuple[Crossed, list[str]]:
-    crossed, texts = Crossed(network.name), list[str]()
+    crossed, texts = Crossed(network=network.name), list[str]()
     for outcome in await asyncio.gather(
         *(speak(address, network, audio, seed) for seed in range(STREAMS)), return_exceptions=True
     ):
@@ -96,14 +89,9 @@ async def cross(address: str, network: Network, audio: np.ndarray, undisturbed: 
 
 
 def note(crossed: Crossed, stream: Stream, undisturbed: Sequence[str], audio_seconds: float) -> None:
-    found = min((jiwer.process_words(each, stream.text) for each in undisturbed), key=lambda each: each.wer)
+    crossed.note(undisturbed, stream.text, audio_seconds, stream.audio_seconds)
     crossed.streams += 1
     crossed.went_on += stream.went_on
-    crossed.words += found.hits + found.substitutions + found.deletions
-    crossed.missing += found.deletions
-    crossed.added += found.insertions
-    crossed.changed += found.substitutions
-    crossed.unheard_seconds += abs(audio_seconds - stream.audio_seconds)
     crossed.silent_seconds = max(crossed.silent_seconds, stream.silent_seconds)
     crossed.update_ms += stream.update_ms
 
@@ -114,9 +102,7 @@ async def speak(server: str, network: Network, audio: np.ndarray, seed: int) -> 
     async with lossy(server, network, seed) as address, StreamingClient(address, **options) as client:
         first, began = client.ready, time.monotonic()
         heard = asyncio.create_task(listen(client, began))
-        for number, start in enumerate(range(0, len(audio), FRAME_SAMPLES)):
-            await asyncio.sleep(max(0.0, began + number * FRAME_SAMPLES / SAMPLE_RATE - time.monotonic()))
-            await client.send(audio[start : start + FRAME_SAMPLES].tobytes())
+        await send_all(client, audio, 1.0, lambda seconds: None)
         final = await client.close()
         update_ms, silent_seconds = await heard
         return Stream(normalise(final["text"]), final["audio_ms"] / 1000, update_ms, silent_seconds, client.ready is not first)

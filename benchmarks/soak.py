@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
-import jiwer
 import numpy as np
 
 from benchmarks.accuracy import evaluation_clips, normalise, samples
 from benchmarks.servers import free_address, running_process
+from benchmarks.words import WordCounts
 from moonshine_client import audio_file
 from moonshine_client.client import StreamingClient, transcribe
 from moonshine_client.held_audio import SAMPLE_RATE
@@ -46,18 +46,12 @@ class Look:
 
 
 @dataclass
-class Words:
-    """Of some sessions, against the nearest text of the same recording undisturbed."""
+class Words(WordCounts):
+    """Of some sessions, against the same recordings undisturbed."""
 
     sessions: int = 0
     exact: int = 0
     """Sessions without a word that differs."""
-    words: int = 0
-    missing: int = 0
-    added: int = 0
-    changed: int = 0
-    unheard_seconds: float = 0.0
-    """Audio that was sent and is not covered by the final's audio_ms, or is covered twice."""
 
 
 @dataclass
@@ -206,18 +200,9 @@ async def speak(address: str, audio: np.ndarray, chance: random.Random) -> tuple
 
 
 def note(words: Words, recording: Recording, final: dict) -> None:
-    found = nearest(recording.texts, normalise(final["text"]))
     words.sessions += 1
-    words.exact += found.wer == 0
-    words.words += found.hits + found.substitutions + found.deletions
-    words.missing += found.deletions
-    words.added += found.insertions
-    words.changed += found.substitutions
-    words.unheard_seconds += abs(len(recording.audio) / SAMPLE_RATE - final["audio_ms"] / 1000)
-
-
-def nearest(texts: Sequence[str], text: str) -> jiwer.WordOutput:
-    return min((jiwer.process_words(each, text) for each in texts), key=lambda found: found.wer)
+    sent_seconds, heard_seconds = len(recording.audio) / SAMPLE_RATE, final["audio_ms"] / 1000
+    words.exact += words.note(recording.texts, normalise(final["text"]), sent_seconds, heard_seconds)
 
 
 async def kill_now_and_then(pid: int, began: float, seconds: float, kills: int, report: Callable[[int], None]) -> int:
