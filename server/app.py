@@ -32,6 +32,7 @@ from server.transports.websocket import WebSocketTransport
 from server.transports.whip import WhipTransport
 from server.version import version
 
+KNOWN_SECONDS = 2.0  # in which a gateway that is started again hears from its engine processes
 TOLD_HEADERS = ("ETag", "Link", "Location", "Retry-After", "X-Request-Id")  # to pages of other origins
 
 
@@ -56,6 +57,9 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         sessions.start()
+        if gateway:  # the others serve meanwhile; it would refuse whom they could take
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(sessions.until_warm(), KNOWN_SECONDS)
         watching = asyncio.create_task(transport.ice_servers.watch())
         yield
         watching.cancel()

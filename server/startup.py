@@ -116,7 +116,7 @@ def no_password() -> str:
 
 
 def listen_everywhere(settings: Listen, shared: bool = False) -> Listeners:
-    """shared: with other processes; the kernel deals connections out evenly. Raises StartError."""
+    """shared: with other processes; the kernel deals connections out evenly, to those that listen. Raises StartError."""
     check_tls(settings)
     http = listen(settings.host, settings.port, shared)
     admin = wyoming = None
@@ -128,13 +128,25 @@ def listen_everywhere(settings: Listen, shared: bool = False) -> Listeners:
 
 
 def listen(host: str, port: int, shared: bool = False, variables: str = "ASR_HOST, ASR_PORT") -> socket.socket:
-    """variables: what the address was said by. Raises StartError."""
+    """shared: it only has the address until whoever serves on it listens, too. variables: what the address was said by.
+
+    Raises StartError.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=shared)
+        return bind(host, port, family) if shared else socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as exc:
         reason = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else str(exc.strerror)  # below 0: the resolver's
         raise StartError(f"cannot listen on {host}:{port}: {reason.lower()} ({variables})") from exc
+
+
+def bind(host: str, port: int, family: int) -> socket.socket:
+    """Raises OSError."""
+    bound = socket.socket(family)
+    for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+        bound.setsockopt(socket.SOL_SOCKET, option, 1)
+    bound.bind((host, port))
+    return bound
 
 
 def raise_file_limit() -> None:

@@ -9,6 +9,7 @@ import signal
 import time
 from pathlib import Path
 
+import httpx
 import msgspec
 import numpy as np
 import pytest
@@ -144,6 +145,13 @@ def processes_of(server: RunningServer) -> dict[str, list[int]]:
     return found
 
 
+def count_listeners(server: RunningServer) -> int:
+    """Sockets that listen on its port: one for each gateway that takes connections."""
+    port, listening = f"{int(server.address.rpartition(':')[2]):04X}", "0A"
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(local.endswith(f":{port}") and state == listening for _, local, _, state, *_ in rows)
+
+
 def metric(server: RunningServer, name: str) -> float:
     text = server.get("/metrics").text
     return sum(float(value) for value in re.findall(rf"(?m)^{name}(?:{{[^}}]*}})? (\S+)", text))
@@ -202,8 +210,9 @@ def test_a_gateway_that_is_killed_takes_only_its_sessions(served, recordings):
     assert "fail better" in speak(served, audio).lower(), "and new ones are taken"
 
 
-async def until_all_are_ready(server: RunningServer) -> None:
+async def until_all_are_ready(server: RunningServer, gateways: int = 2) -> None:
     """Each gateway finds each engine process by itself, some tenths of a second apart."""
+    await until(lambda: count_listeners(server) == gateways, "gateways that all listen")
     await until(lambda: all(server.get("/readyz").status_code == 200 for _ in range(20)), "gateways that are all ready")
     await asyncio.sleep(2 * messages.PULSE_SECONDS)
 
@@ -292,6 +301,24 @@ def test_streams_that_lose_a_process_go_on_by_themselves_with_every_word(served,
         assert final["op"] == "final" and normalise(final["text"]) == normalise(undisturbed)
         assert final["audio_ms"] == len(audio) * 1000 // SAMPLE_RATE
         assert " ".join(word["w"] for word in final["words"]) == final["text"]
+
+
+def test_a_gateway_that_is_started_again_refuses_nobody_whom_the_others_could_take(served):
+    asyncio.run(until_all_are_ready(served))
+    (victim, *_) = processes_of(served)["server.cluster.gateway"]
+    os.kill(victim, signal.SIGKILL)
+    statuses = []
+
+    def has_answered_behind_the_new_one() -> bool:
+        is_there = count_listeners(served) == 2
+        for _ in range(20):  # whichever of them answers
+            with contextlib.suppress(httpx.TransportError):  # it was on its way to the one that is killed
+                statuses.append(served.get("/readyz").status_code)
+        return is_there
+
+    asyncio.run(until(lambda: count_listeners(served) == 1, "end of a gateway"))
+    asyncio.run(until(has_answered_behind_the_new_one, "new gateway"))
+    assert set(statuses) == {200}
 
 
 def test_the_limit_of_sessions_is_of_all_gateways_together(served):
