@@ -13,7 +13,7 @@ from runtime.scheduler import alignment
 from runtime.scheduler.batcher import Align, Batcher, Decode, Encode, Step
 from runtime.scheduler.requests import Request, Result
 from runtime.tokenizer import Tokenizer
-from server.dialects.native import Message
+from server.dialects.native import Message, Server
 from server.session.native import Session, State
 from server.settings import SessionLimits
 from server.stream.events import Event
@@ -110,7 +110,7 @@ def open_session(
     def send(message: Message) -> bool:
         return receive(json.loads(message.encode()))
 
-    return Session(session_id, limits, MAX_BATCH, open_stream, send, on_end, now=0.0)
+    return Session(session_id, limits, Server(MAX_BATCH, "r"), open_stream, send, on_end, now=0.0)
 
 
 def run_step(engine: Engine, batcher: Batcher, step: Step, now: float) -> list[Result]:

@@ -11,6 +11,7 @@ from server.cluster import gateway, supervisor
 from server.settings import Settings
 from server.startup import check_access, choice_of, listen_everywhere, open_for_serving, started
 from server.telemetry.metrics import Metrics
+from server.transports import webrtc_ports
 
 logger = logging.getLogger("server")
 
@@ -30,6 +31,7 @@ def serve(settings: Settings) -> int:
         logger.warning("%s", line)
     listeners = listen_everywhere(settings.listen)  # first: opening an engine takes seconds
     check_access(settings)
+    webrtc_ports.check(settings.ice, settings.access.session_limit)
     if settings.listen.workers > 1:
         listeners.close()  # each gateway listens itself; sharing a port with another server would go unnoticed there
         selection.check(choice_of(settings), settings.batching.max_batch)

@@ -19,6 +19,7 @@ from server.http.health import health_router
 from server.http.listen import listen_router
 from server.http.offers import offers_router
 from server.http.pages import pages_router
+from server.http.replica import REPLICA_HEADER, ReplicaHeader
 from server.http.sockets import sockets_router
 from server.http.tokens import tokens_router
 from server.http.transcriptions import transcriptions_router
@@ -27,13 +28,14 @@ from server.sessions import Sessions
 from server.settings import Settings
 from server.telemetry.metrics import Metrics
 from server.transports.calls import CallTransport
+from server.transports.session_names import Owner
 from server.transports.webrtc import WebRtcTransport
 from server.transports.websocket import WebSocketTransport
 from server.transports.whip import WhipTransport
 from server.version import version
 
 KNOWN_SECONDS = 2.0  # in which a gateway that is started again hears from its engine processes
-TOLD_HEADERS = ("ETag", "Link", "Location", "Retry-After", "X-Request-Id")  # to pages of other origins
+TOLD_HEADERS = ("ETag", "Link", "Location", "Retry-After", "X-Request-Id", REPLICA_HEADER)  # to pages of other origins
 
 
 def create_app(
@@ -44,15 +46,15 @@ def create_app(
     shared: Path | None = None,
     inner: Sequence[Middleware] = (),
 ) -> FastAPI:
-    """gateway: its number among others that share the port; names of sessions begin with it.
+    """gateway: its number among others that share the port; names of sessions hold it.
 
     shared: a directory of theirs alone. inner: what requests that were let in go through. Raises StartError.
     """
-    access = settings.access
+    access, owner = settings.access, Owner(settings.listen.replica_name, gateway)
     secrets = ClientSecrets(access.signing_key)
     tokens = Tokens(access.signing_key, Used(shared and shared / "tokens"))
     gate = Gate(Keys(access.api_keys, access.api_keys_file), tokens, secrets)
-    transport = WebRtcTransport(sessions, metrics, settings.listen.ice_servers, settings.session.connect_timeout_seconds)
+    transport = WebRtcTransport(sessions, metrics, settings.ice, settings.session.connect_timeout_seconds)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -68,6 +70,7 @@ def create_app(
 
     app = FastAPI(title="moonshine-asr", lifespan=lifespan, version=version(), docs_url=None, redoc_url=None,
                   swagger_ui_oauth2_redirect_url=None, middleware=[
+                      Middleware(ReplicaHeader, replica=owner.replica),
                       *cors(access.cors_origins),
                       Middleware(AccessControl, gate=gate, settings=settings, metrics=metrics),
                       *inner,
@@ -76,12 +79,12 @@ def create_app(
     app.include_router(offers_router(transport, settings.listen.webrtc_path))
     app.include_router(tokens_router(tokens))
     app.include_router(sockets_router(WebSocketTransport(sessions, metrics), sessions, secrets))
-    app.include_router(whip_router(WhipTransport(transport, gateway), settings.listen.ice_servers))
-    app.include_router(calls_router(CallTransport(transport, gateway), secrets, settings))
+    app.include_router(whip_router(WhipTransport(transport, owner), settings.ice.servers))
+    app.include_router(calls_router(CallTransport(transport, owner), secrets, settings))
     app.include_router(transcriptions_router(sessions, settings))
     app.include_router(listen_router(sessions, settings))
     app.include_router(pages_router())
-    app.include_router(health_router(sessions, metrics))
+    app.include_router(health_router(sessions, metrics, owner.replica))
     openapi.install(app)
     return app
 

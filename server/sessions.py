@@ -110,6 +110,8 @@ class Sessions:
             settings.access.max_sessions_per_address,
             settings.access.max_connecting_per_address,
         )
+        metrics.sessions_max.set(self.max_places)
+        metrics.draining.set(False)
         self._members: dict[str, Member] = {}
         self._records: dict[str, Record] = {}  # of the members
         self._waiting: set[str] = set()  # members that have not sent init: they have no place
@@ -201,6 +203,20 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._members)
 
+    @property
+    def places_taken(self) -> int:
+        """Of all gateways together."""
+        return self._admission.taken
+
+    @property
+    def max_places(self) -> int:
+        return self._admission.max_sessions
+
+    @property
+    def is_draining(self) -> bool:
+        """The server is about to end: it takes nobody."""
+        return self._admission.is_shutting_down
+
     def backlog_seconds(self) -> float:
         """Of the session that has most audio waiting to be transcribed."""
         return max((session.backlog_seconds for session in self._members.values()), default=0.0)
@@ -229,7 +245,7 @@ class Sessions:
         session = Session(
             session_id,
             self._settings.session,
-            self._settings.batching.max_batch,
+            native.Server(self._settings.batching.max_batch, self._settings.listen.replica_name),
             lambda say, options, now: self._begin_waited(session, say, options, now),
             say,
             lambda: self._end(session_id, api, on_end),
@@ -552,8 +568,7 @@ class Sessions:
         """Take no new sessions, and let the open ones go on for so long at most; those that asked for it are told."""
         if not seconds:
             return
-        self._admission.shut()
-        self._metrics.ready.set(0)
+        self._shut()
         logger.info("draining: %d sessions may go on for %g s", len(self._members), seconds)
         for session in list(self._members.values()):
             if isinstance(session, Session):
@@ -562,10 +577,14 @@ class Sessions:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._is_empty.wait(), seconds)
 
+    def _shut(self) -> None:
+        self._admission.shut()
+        self._metrics.ready.set(False)
+        self._metrics.draining.set(True)
+
     async def finish_all(self, timeout_seconds: float) -> None:
         """Take no new sessions, and give the open ones their finals."""
-        self._admission.shut()
-        self._metrics.ready.set(0)
+        self._shut()
         if self._members:
             logger.info("shutting down: %d sessions get their finals", len(self._members))
         for session in list(self._members.values()):

@@ -5,12 +5,13 @@ import ipaddress
 import os
 import re
 import secrets
+import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote
 
-from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, IPvAnyAddress, IPvAnyNetwork, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -26,8 +27,12 @@ INTERNAL_VARIABLES = ("ASR_ENGINE_SOCKET", "ASR_GATEWAY_SOCKET", "ASR_HEARTBEAT_
 """From the supervisor to its processes, and the clients' own."""
 PROCESS_KEY = secrets.token_hex(32)  # nobody else knows it
 SESSIONS_PER_CORE = 6  # a dozen live streams on two cores
+LONGEST_NAME = 64
+REPLICA_NAME, NOT_OF_NAMES = rf"^[A-Za-z0-9._-]{{0,{LONGEST_NAME}}}$", re.compile(r"[^A-Za-z0-9._-]")
 ROUTE_PATH = r"^(/[A-Za-z0-9._~-]+)+$"
 ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s,]+")
+PORT_RANGE = re.compile(r"(?P<low>[0-9]{1,5})\s*-\s*(?P<high>[0-9]{1,5})")
+LEAST_UDP_PORT = 1024
 ICE_SERVER = re.compile(
     r"(?P<scheme>stun|turns?):(?:(?P<credentials>[^@]*)@)?(?P<address>[^\s:@\[\]]+)(?::(?P<port>[0-9]{1,5}))?"
 )
@@ -54,6 +59,28 @@ class IceServer(BaseModel):
         user, _, password = (match["credentials"] or "").partition(":")
         url = f"{match['scheme']}:{match['address']}" + (f":{match['port']}" if match["port"] else "")
         return cls(url=url, username=unquote(user) or None, password=unquote(password) or None)
+
+
+class AdvertisedAddress(BaseModel):
+    """What clients are told in place of the machine's own address, or beside it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    ip: str
+    is_beside: bool
+
+    @classmethod
+    def parse(cls, text: str) -> "AdvertisedAddress":
+        """`IP`, or `+IP` for one beside the machine's own. Raises ValueError."""
+        try:
+            return cls(ip=str(ipaddress.ip_address(text.removeprefix("+"))), is_beside=text.startswith("+"))
+        except ValueError:
+            raise ValueError("expected an IP address, or one behind a +") from None
+
+
+def parts_of(value: object) -> object:
+    """Of a variable's text, which commas separate."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 def is_loopback(host: str) -> bool:
@@ -94,11 +121,11 @@ class Listen(Group):
     """Addresses and networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed, separated by commas."""
     webrtc_path: str = Field("/webrtc", pattern=ROUTE_PATH, alias="ASR_WEBRTC_PATH")
     """Path that takes the SDP offer."""
+    replica: str = Field("", pattern=REPLICA_NAME, alias="ASR_REPLICA")
+    """Name of this server among others of its kind. It is in the header `X-ASR-Replica` of every answer, in `ready`, and in the
+    addresses of sessions. Unset: the host's name."""
     workers: int = Field(1, ge=1, le=256, alias="ASR_WORKERS")
     """Gateway processes. With more than one, the engine has a process of its own."""
-    ice_servers: tuple[IceServer, ...] = Field((), alias="ASR_ICE_SERVERS")
-    """`stun:host:port` and `turn:user:password@host:port`, separated by commas.
-    A server with a public or host address needs none. One that does not answer is left out until it does."""
     drain_seconds: float = Field(0.0, ge=0, le=86_400, alias="ASR_DRAIN_SECONDS")
     """How long open sessions may go on behind the first SIGTERM, while no new ones are taken. A second SIGTERM, or SIGINT,
     ends that. 0: they get their finals at once."""
@@ -111,20 +138,64 @@ class Listen(Group):
         return is_loopback(self.host)
 
     @property
+    def replica_name(self) -> str:
+        return self.replica or NOT_OF_NAMES.sub("-", socket.gethostname())[:LONGEST_NAME] or "replica"
+
+    @property
     def has_tls(self) -> bool:
         return self.tls_cert is not None
 
     @field_validator("trusted_proxies", mode="before")
     @classmethod
     def parse_trusted_proxies(cls, value: object) -> object:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+        return parts_of(value)
 
-    @field_validator("ice_servers", mode="before")
+
+class Ice(Group):
+    """How the packets of WebRTC find the server."""
+
+    servers: tuple[IceServer, ...] = Field((), alias="ASR_ICE_SERVERS")
+    """`stun:host:port` and `turn:user:password@host:port`, separated by commas.
+    A server with a public or host address needs none. One that does not answer is left out until it does."""
+    udp_ports: tuple[int, int] | None = Field(None, alias="ASR_UDP_PORTS")
+    """Range of UDP ports to listen on, as in `50000-50999`: two for each session and address. All gateways share it.
+    When it is used up, offers are refused with `server_full`. Unset: ports of the kernel's choice."""
+    addresses: tuple[IPvAnyAddress, ...] = Field((), alias="ASR_ICE_ADDRESSES")
+    """Addresses of this machine to listen on, separated by commas. Unset: all but the loopback."""
+    advertised_address: AdvertisedAddress | None = Field(None, alias="ASR_ADVERTISED_ADDRESS")
+    """Address behind which this machine stands one to one, as cloud machines do: answers name it in place of the machine's own.
+    `+IP` names it beside them, where clients come from inside, too."""
+
+    @property
+    def ports(self) -> range | None:
+        return self.udp_ports and range(self.udp_ports[0], self.udp_ports[1] + 1)
+
+    @field_validator("servers", mode="before")
     @classmethod
-    def parse_ice_servers(cls, value: object) -> object:
+    def parse_servers(cls, value: object) -> object:
+        parts = parts_of(value)
+        return tuple(map(IceServer.parse, parts)) if isinstance(value, str) and isinstance(parts, tuple) else parts
+
+    @field_validator("addresses", mode="before")
+    @classmethod
+    def parse_addresses(cls, value: object) -> object:
+        return parts_of(value)
+
+    @field_validator("advertised_address", mode="before")
+    @classmethod
+    def parse_advertised_address(cls, value: object) -> object:
+        return AdvertisedAddress.parse(value.strip()) if isinstance(value, str) else value
+
+    @field_validator("udp_ports", mode="before")
+    @classmethod
+    def parse_udp_ports(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
-        return tuple(IceServer.parse(part.strip()) for part in value.split(",") if part.strip())
+        match = PORT_RANGE.fullmatch(value.strip())
+        low, high = (int(match["low"]), int(match["high"])) if match else (0, 0)
+        if not LEAST_UDP_PORT <= low < high < 65_536:
+            raise ValueError(f"expected two ports from {LEAST_UDP_PORT:,} to 65,535, the lower one first, as in 50000-50999")
+        return low, high
 
 
 class Model(Group):
@@ -242,7 +313,7 @@ class Access(Group):
     @field_validator("allowed_hosts", mode="before")
     @classmethod
     def parse_allowed_hosts(cls, value: object) -> object:
-        return tuple(part.strip().lower() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+        return parts_of(value.lower() if isinstance(value, str) else value)
 
     @property
     def signing_key(self) -> str:
@@ -270,6 +341,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     listen: Listen = Listen()
+    ice: Ice = Ice()
     model: Model = Model()
     batching: Batching = Batching()
     session: SessionLimits = SessionLimits()

@@ -1,6 +1,6 @@
 """Several gateways share one port: a request about a session is handed on to the gateway that has it.
 
-A session's name begins with its gateway's number. Each gateway listens on a Unix socket, too, for what the others hand on.
+A session's name holds its gateway's number. Each gateway listens on a Unix socket, too, for what the others hand on.
 """
 
 import re
@@ -20,8 +20,9 @@ from server.http.failures import error_response
 from server.http.offers import read_body
 from server.http.whip import ANYBODY, LIVE, WANTED, no_sender, no_session
 from server.settings import Listen
+from server.transports.session_names import NAME
 
-NAMED_PATH = re.compile(r"/(?:whip/session/|v1/realtime/calls/rtc_)(\d{1,3})-")
+NAMED_PATH = re.compile(rf"/(?:whip/session/|v1/realtime/calls/rtc_){NAME}")
 CHANNEL_PATH = re.compile(r"/whip/[^/]+/(?:events|captions\.vtt)$")
 """Of a channel, which any gateway may have."""
 NOT_HANDED_ON = {b"host", b"content-length", b"transfer-encoding", b"connection", WANTED.encode()}
@@ -74,7 +75,7 @@ class Forwarding:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or WANTED in Headers(scope=scope):
             await self._app(scope, receive, send)
-        elif (owner := NAMED_PATH.match(scope["path"])) and (client := self._clients.get(int(owner[1]))):
+        elif (owner := NAMED_PATH.match(scope["path"])) and (client := self._clients.get(int(owner["gateway"]))):
             if not await hand_on(client, Request(scope, receive), send, ANYBODY):
                 await GONE(scope, receive, send)
         elif CHANNEL_PATH.match(scope["path"]):

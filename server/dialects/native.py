@@ -100,6 +100,8 @@ class Ready(Message, frozen=True, tag="ready"):
 
     sid: SessionId
     max_batch: Count
+    replica: str
+    """Which server it is, among others behind the same address."""
 
 
 class Pulse(Message, frozen=True, tag="pulse"):
@@ -309,8 +311,16 @@ class NativeDialect:
         return self._init.from_ms + ms
 
 
-def ready(init: Init, max_batch: int) -> Message:
-    return Ready(init.sid, max_batch)
+@dataclass(frozen=True)
+class Server:
+    """What it says of itself."""
+
+    max_batch: int
+    replica: str
+
+
+def ready(init: Init, server: Server) -> Message:
+    return Ready(init.sid, server.max_batch, server.replica)
 
 
 def error(error: ServerError) -> Message:

@@ -21,10 +21,11 @@ from server.http.deadlines import punctual
 from server.http.failures import error_response, refusal_of
 from server.settings import Settings
 from server.telemetry.metrics import Metrics
+from server.transports.session_names import NAME
 
-OPEN_PATHS = ("/", "/docs", "/openapi.json", "/favicon.ico", "/healthz", "/readyz")
+OPEN_PATHS = ("/", "/docs", "/openapi.json", "/favicon.ico", "/healthz", "/readyz", "/acceptz")
 OPEN_PREFIXES = ("/web/", "/docs/")
-SESSION_PATH = re.compile(r"/whip/session/\d+-[^/]+(/|$)|/v1/realtime/calls/rtc_\d+-")
+SESSION_PATH = re.compile(rf"/(?:whip/session/|v1/realtime/calls/rtc_){NAME}(?:/|$)")
 """The names of sessions are known to nobody but whoever opened them."""
 ISSUING_PATHS = ("/v1/tokens", "/v1/realtime/client_secrets", "/v1/realtime/transcription_sessions")
 """Only a key itself counts here: a token would beget the next one, for ever."""
@@ -33,7 +34,7 @@ KEY_PROTOCOLS = ("openai-insecure-api-key.", realtime_shapes.TOKEN_PROTOCOL)
 PAIR_PROTOCOLS = ("token", "bearer")  # Deepgram's: the key is the next one
 SCHEMES = ("bearer", "token")
 DEFAULT_PORTS = {"http": 80, "https": 443}
-HEALTH_PATHS = ("/healthz", "/readyz", "/metrics")
+HEALTH_PATHS = ("/healthz", "/readyz", "/acceptz", "/metrics")
 NOTHING_ELSE = error_response(ClientError(Code.NOT_FOUND, "health and metrics are told here, and nothing else"))
 LOCAL_HOSTS = ("localhost", "*.localhost")
 IPV6_NETWORK_BITS = 64  # what one line or one machine has to choose its addresses from

@@ -3,12 +3,13 @@
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
+from server.errors import Code, Refused
 from server.http.openapi import JSON, OBJECT, STRING, TEXT, described
 from server.sessions import Sessions
 from server.telemetry.metrics import Metrics
 
 
-def health_router(sessions: Sessions, metrics: Metrics) -> APIRouter:
+def health_router(sessions: Sessions, metrics: Metrics, replica: str) -> APIRouter:
     router = APIRouter()
 
     @router.get(
@@ -22,10 +23,23 @@ def health_router(sessions: Sessions, metrics: Metrics) -> APIRouter:
         **described("Health", "Are sessions taken?", {200: ("yes", {JSON: OBJECT}), 503: ("no, and why", {JSON: OBJECT})}),
     )
     async def readyz() -> Response:
+        return answered(sessions.refusal())
+
+    @router.get("/acceptz", **described(
+        "Health", "As readyz, but a server that is only full says yes: balancers that try another one ask this",
+        {200: ("yes", {JSON: OBJECT}), 503: ("no, and why", {JSON: OBJECT})},
+    ))  # fmt: skip
+    async def acceptz() -> Response:
         refusal = sessions.refusal()
+        return answered(None if refusal and refusal.code is Code.SERVER_FULL else refusal)
+
+    def answered(refusal: Refused | None) -> Response:
+        told = {
+            "ready": refusal is None, "sessions": sessions.places_taken, "max_sessions": sessions.max_places,
+            "draining": sessions.is_draining, "replica": replica,
+        }  # fmt: skip
         why = {"reason": refusal.code.value, "why": refusal.message} if refusal else {}
-        status = 503 if refusal else 200
-        return JSONResponse({"ready": refusal is None, "sessions": len(sessions)} | why, status_code=status)
+        return JSONResponse(told | why, status_code=503 if refusal else 200)
 
     @router.get("/metrics", **described("Health", "Metrics for Prometheus", {200: ("metrics", {TEXT: STRING})}))
     async def render_metrics() -> Response:

@@ -40,7 +40,7 @@ class Session:
         self,
         session_id: str,
         limits: SessionLimits,
-        max_batch: int,
+        server: native.Server,
         begin_stream: BeginStream,
         send: Send,
         on_end: Callable[[], None],
@@ -54,7 +54,7 @@ class Session:
         self.session_id = session_id
         self.close_code, self.close_reason = 1000, ""  # of a WebSocket: the last message says what was wrong
         self._limits = limits
-        self._max_batch = max_batch
+        self._server = server
         self._has_track = has_track
         self._begin_stream, self._send, self._on_end = begin_stream, send, on_end
         self._stream: Stream | None = None
@@ -189,7 +189,7 @@ class Session:
         self._dialect = NativeDialect(init)
         self._front = AudioFront(AudioFormat(rate=init.sr))
         self._stream = self._begin_stream(self._say, init.options, now)
-        self._send(native.ready(init, self._max_batch))
+        self._send(native.ready(init, self._server))
         self._spoke_at = now - PULSE_SECONDS  # the first pulse comes at once: from then on the client counts on them
 
     def _close(self, streaming: Stream, now: float) -> None:

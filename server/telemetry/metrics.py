@@ -54,6 +54,12 @@ class Metrics(Observer):
         self.sessions = Gauge(
             "asr_sessions_open", "Sessions connected now", ["api"], registry=registry, multiprocess_mode="livesum"
         )
+        self.sessions_max = Gauge(
+            "asr_sessions_max", "Sessions that may be open at once", registry=registry, multiprocess_mode="livemax"
+        )
+        self.draining = Gauge(
+            "asr_draining", "1 while the server is about to end", registry=registry, multiprocess_mode="livemax"
+        )
         self.sessions_total = Counter("asr_sessions_total", "Sessions accepted", ["api"], registry=registry)
         for api in Api:
             self.sessions.labels(api)  # shown before anybody comes

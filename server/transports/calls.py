@@ -1,21 +1,18 @@
 """OpenAI's Realtime API over WebRTC: an audio track in, events over the data channel."""
 
-import secrets
-
 from server.access import Caller
 from server.session.openai_realtime import RealtimeSession
 from server.telemetry.metrics import Api
+from server.transports.session_names import Owner
 from server.transports.webrtc import Offered, Peer, WebRtcTransport
-
-ID_BYTES = 24
 
 
 class CallTransport:
     """The calls of this process, by their names."""
 
-    def __init__(self, webrtc: WebRtcTransport, gateway: int):
+    def __init__(self, webrtc: WebRtcTransport, owner: Owner):
         self._webrtc = webrtc
-        self.gateway = gateway
+        self.owner = owner
         self._peers: dict[str, CallPeer] = {}
 
     async def open(self, sdp: str, configuration: object | None, caller: Caller) -> tuple["CallPeer", str]:
@@ -43,7 +40,7 @@ class CallPeer(Peer):
 
     def __init__(self, webrtc: WebRtcTransport, calls: CallTransport, configuration: object | None, caller: Caller):
         super().__init__(webrtc, caller)
-        self.name = f"rtc_{calls.gateway}-{secrets.token_urlsafe(ID_BYTES)}"
+        self.name = f"rtc_{calls.owner.new_name()}"
         self._calls = calls
         self._configuration = configuration
         self._realtime: RealtimeSession | None = None

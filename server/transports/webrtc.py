@@ -23,9 +23,9 @@ from server.dialects import native
 from server.errors import ClientError, Code, ServerError
 from server.session.native import Session
 from server.sessions import BEHIND_SHARE, Hearer, Sessions
-from server.settings import IceServer
+from server.settings import Ice, IceServer
 from server.telemetry.metrics import Api, Metrics
-from server.transports import audio_track, webrtc_ice, webrtc_sctp
+from server.transports import audio_track, webrtc_ice, webrtc_ports, webrtc_sctp
 from server.transports.outbox import Outbox, TooLong
 from server.transports.session_description import with_rejected, without_video
 
@@ -60,14 +60,15 @@ class BadOffer(ClientError):
 class WebRtcTransport:
     """Answers offers and keeps their connections until they end."""
 
-    def __init__(self, sessions: Sessions, metrics: Metrics, ice_servers: tuple[IceServer, ...], connect_seconds: float = 3.0):
+    def __init__(self, sessions: Sessions, metrics: Metrics, ice: Ice, connect_seconds: float = 3.0):
         """connect_seconds: an offer whose connection is not there by then is given up."""
         webrtc_sctp.install()
-        webrtc_ice.install()
+        webrtc_ports.install(ice)
+        self.advertised_address = ice.advertised_address
         self.sessions = sessions
         self.metrics = metrics
         self.connect_seconds = connect_seconds
-        self.ice_servers = webrtc_ice.IceServers([ice_server(server) for server in ice_servers])
+        self.ice_servers = webrtc_ice.IceServers([ice_server(server) for server in ice.servers])
         self._peers: set[Peer] = set()
 
     async def answer(self, sdp: str, caller: Caller) -> str:
@@ -129,6 +130,8 @@ class Peer(abc.ABC):
             return await self._connect(sdp)
         except BaseException as exc:
             await self.drop()
+            if isinstance(exc, webrtc_ports.Unreachable):
+                self._transport.metrics.refused_total.labels(exc.code.value).inc()
             if isinstance(exc, UNUSABLE):
                 raise BadOffer(f"the SDP offer cannot be used: {exc}") from exc
             raise
@@ -141,8 +144,9 @@ class Peer(abc.ABC):
         offer, rejected = without_video(webrtc_ice.with_usable_candidates(sdp, self._caller.address))
         await connection.setRemoteDescription(RTCSessionDescription(sdp=offer, type="offer"))
         await connection.setLocalDescription(await connection.createAnswer())
+        answer = webrtc_ports.advertised(connection.localDescription.sdp, self._transport.advertised_address)
         asyncio.get_running_loop().call_later(self._transport.connect_seconds, self._give_up_waiting)
-        return with_rejected(connection.localDescription.sdp, rejected)
+        return with_rejected(answer, rejected)
 
     def _give_up_waiting(self) -> None:
         """An offer whose sender never came must not hold what others could have."""

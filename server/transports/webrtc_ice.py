@@ -1,21 +1,21 @@
-"""ICE where aioice falls short: without a network, with servers that are silent, and with offers that say too much or little."""
+"""ICE where aioice falls short: with servers that are silent, and with offers that say too much or too little."""
 
 import asyncio
 import ipaddress
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from aioice import ice
 from aiortc import RTCConfiguration, RTCIceServer
 from aiortc.rtcicetransport import connection_kwargs
 
+from server.transports.webrtc_ports import ADDRESS_PLACE, CANDIDATE
+
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 30.0  # between two looks at the ICE servers
-LOOPBACK = "127.0.0.1"
-CANDIDATE, END_OF_CANDIDATES = "a=candidate:", "a=end-of-candidates"
-ADDRESS_PLACE = 4  # among the words of a candidate (RFC 8839, 5.1)
+END_OF_CANDIDATES = "a=end-of-candidates"
 
 
 class IceServers:
@@ -61,20 +61,6 @@ async def answer_seconds(server: RTCIceServer) -> float | None:
         return time.monotonic() - began if is_known else None
     finally:
         await connection.close()
-
-
-def install() -> None:
-    """Have aioice use the loopback where there is nothing else: who asks from the same machine can then connect."""
-    if not hasattr(ice.get_host_addresses, "__wrapped__"):
-        ice.get_host_addresses = or_loopback(ice.get_host_addresses)
-
-
-def or_loopback(addresses: Callable[..., list[str]]) -> Callable[..., list[str]]:
-    def found(use_ipv4: bool, use_ipv6: bool) -> list[str]:
-        return addresses(use_ipv4=use_ipv4, use_ipv6=use_ipv6) or [LOOPBACK]
-
-    found.__wrapped__ = addresses  # type: ignore[attr-defined]
-    return found
 
 
 def count_candidates(sdp: str) -> int:

@@ -14,9 +14,9 @@ from server.stream.transcript import Segment
 from server.telemetry.metrics import Api
 from server.transports import webrtc_ice
 from server.transports.outbox import Outbox, Unsent
+from server.transports.session_names import Owner
 from server.transports.webrtc import MAX_CANDIDATES, BadOffer, Offered, Peer, WebRtcTransport
 
-ID_BYTES = 24  # of randomness: who knows a session's address may end it
 KEPT_SECONDS = 300.0  # of what was said, behind its end
 PING_SECONDS = 15.0  # without words: the reader, and what lies between, learn that the stream is alive
 
@@ -24,9 +24,9 @@ PING_SECONDS = 15.0  # without words: the reader, and what lies between, learn t
 class WhipTransport:
     """The senders of this process, by the names of their sessions."""
 
-    def __init__(self, webrtc: WebRtcTransport, gateway: int):
+    def __init__(self, webrtc: WebRtcTransport, owner: Owner):
         self._webrtc = webrtc
-        self.gateway = gateway
+        self.owner = owner
         self._peers: dict[str, WhipPeer] = {}
         self._channels: dict[str, WhipPeer] = {}
 
@@ -68,7 +68,7 @@ class WhipPeer(Peer):
     def __init__(self, webrtc: WebRtcTransport, whip: WhipTransport, channel: str, caller: Caller):
         super().__init__(webrtc, caller)
         self.channel = channel
-        self.name = f"{whip.gateway}-{secrets.token_urlsafe(ID_BYTES)}"
+        self.name = whip.owner.new_name()
         self.entity_tag = f'"{secrets.token_urlsafe(8)}"'
         self._whip = whip
         self._added_candidates = 0

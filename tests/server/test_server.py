@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 
 import httpx
 import pytest
@@ -102,7 +103,7 @@ def test_ready_carries_the_session_and_the_batch(server):
         async with StreamingClient(server.address, sid="0c7c8b0e-8f5e-4b43-8d3b-2b4c0e9e8a11") as client:
             return client.ready
 
-    ready = {"op": "ready", "sid": "0c7c8b0e-8f5e-4b43-8d3b-2b4c0e9e8a11", "max_batch": 32}
+    ready = {"op": "ready", "sid": "0c7c8b0e-8f5e-4b43-8d3b-2b4c0e9e8a11", "max_batch": 32, "replica": socket.gethostname()}
     assert asyncio.run(run()) == ready
 
 
@@ -262,7 +263,8 @@ def test_health_and_metrics_count_what_happened(server, clips):
     transcribe_all(server.address, clips[18:19], rtf=0)
     assert server.get("/healthz").json() == {"alive": True}
     assert wait_for_no_sessions(server)
-    assert server.get("/readyz").json() == {"ready": True, "sessions": 0}
+    told = server.get("/readyz").json()
+    assert (told["ready"], told["sessions"], told["draining"]) == (True, 0, False) and told["max_sessions"] > 0
     after = samples_of(server)
 
     def grown(name: str, **labels: str) -> float:
@@ -285,16 +287,21 @@ def samples_of(server) -> dict[tuple, float]:
 
 
 def test_a_full_server_says_so_and_has_room_again_later(start_server, clips):
-    server = start_server("fp32", ASR_MAX_SESSIONS="1")
+    server = start_server("fp32", ASR_MAX_SESSIONS="1", ASR_REPLICA="gpu-7.example")
 
-    async def run() -> tuple[StreamError, httpx.Response]:
-        async with StreamingClient(server.address), httpx.AsyncClient(trust_env=False) as http:
+    async def run() -> tuple[StreamError, list[httpx.Response]]:
+        async with StreamingClient(server.address) as client, httpx.AsyncClient(trust_env=False) as http:
+            assert client.ready["replica"] == "gpu-7.example"
             with pytest.raises(StreamError) as caught:
                 await StreamingClient(server.address, refused_seconds=0).__aenter__()
-            return caught.value, await http.get(f"http://{server.address}/readyz")
+            return caught.value, [await http.get(f"http://{server.address}/{path}") for path in ("readyz", "acceptz", "metrics")]
 
-    error, readiness = asyncio.run(run())
+    error, (readiness, acceptance, metrics) = asyncio.run(run())
     assert error.reason == "server_full" and readiness.status_code == 503
+    assert acceptance.status_code == 200, "a balancer that tries another one goes on sending offers"
+    for told in (readiness.json(), acceptance.json()):
+        assert (told["sessions"], told["max_sessions"], told["replica"]) == (1, 1, "gpu-7.example")
+    assert "asr_sessions_max 1.0" in metrics.text and "asr_draining 0.0" in metrics.text
     assert wait_for_no_sessions(server)
     assert transcribe_all(server.address, clips[18:19], rtf=0)[0]
 

@@ -1,5 +1,6 @@
 """The environment, checked at start."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from server import settings
 from server.errors import SettingsError
-from server.settings import IceServer, Settings
+from server.settings import AdvertisedAddress, IceServer, Settings
 
 DOCUMENTED = {
     "ASR_HOST": "0.0.0.0", "ASR_PORT": 8000, "ASR_WEBRTC_PATH": "/webrtc", "ASR_WORKERS": 1, "ASR_ICE_SERVERS": (),
@@ -22,7 +23,8 @@ DOCUMENTED = {
     "ASR_API_KEYS": "", "ASR_API_KEYS_FILE": None, "ASR_CORS_ORIGINS": (), "ASR_ALLOWED_HOSTS": (),
     "ASR_MAX_SESSIONS_PER_ADDRESS": 0, "ASR_REQUESTS_PER_MINUTE": 0, "ASR_TRUSTED_PROXIES": (),
     "ASR_MAX_CONNECTING_PER_ADDRESS": 256, "ASR_CONNECT_TIMEOUT_SECONDS": 3, "ASR_DRAIN_SECONDS": 0, "ASR_ADMIN_PORT": 0,
-    "ASR_ADMIN_HOST": "127.0.0.1",
+    "ASR_ADMIN_HOST": "127.0.0.1", "ASR_REPLICA": "", "ASR_UDP_PORTS": None, "ASR_ICE_ADDRESSES": (),
+    "ASR_ADVERTISED_ADDRESS": None,
     "ASR_FILE_STRETCHES": 8, "ASR_SECRET_KEY": "", "ASR_TLS_CERT": None, "ASR_TLS_KEY": None,
 }  # fmt: skip
 """Names and defaults are part of the product: one that changes breaks somebody's deployment."""
@@ -73,7 +75,7 @@ def test_a_misspelt_variable_is_reported_with_the_nearest_name():
 
 
 def test_turn_servers_carry_their_credentials():
-    servers = settings.load({"ASR_ICE_SERVERS": "stun:a.example:3478, turn:user:p%40ss@b.example:3478"}).listen.ice_servers
+    servers = settings.load({"ASR_ICE_SERVERS": "stun:a.example:3478, turn:user:p%40ss@b.example:3478"}).ice.servers
     assert servers == (
         IceServer(url="stun:a.example:3478"),
         IceServer(url="turn:b.example:3478", username="user", password="p@ss"),
@@ -96,6 +98,30 @@ def test_an_ice_server_that_cannot_be_used_is_named_without_its_password(value):
 def test_no_password_is_in_what_is_printed():
     loaded = settings.load({"ASR_ICE_SERVERS": "turn:user:secret@host:3478"})
     assert "secret" not in repr(loaded) and "secret" not in str(loaded)
+
+
+def test_where_packets_find_the_server():
+    ice = settings.load(
+        {"ASR_UDP_PORTS": "50000-50009", "ASR_ICE_ADDRESSES": "10.0.0.5, fd00::5", "ASR_ADVERTISED_ADDRESS": "+2001:DB8::0"}
+    ).ice
+    assert ice.ports == range(50_000, 50_010) and list(map(str, ice.addresses)) == ["10.0.0.5", "fd00::5"]
+    assert ice.advertised_address == AdvertisedAddress(ip="2001:db8::", is_beside=True)
+    assert settings.load({}).ice.ports is None
+
+
+@pytest.mark.parametrize(
+    ("variable", "values"),
+    {
+        "ASR_UDP_PORTS": ["50000", "50009-50000", "1000-2000", "50000-70000", "50000-50000", "a-b"],
+        "ASR_ICE_ADDRESSES": ["eth0", "10.0.0.300"],
+        "ASR_ADVERTISED_ADDRESS": ["example.org", "+", "10.0.0.5:80"],
+        "ASR_REPLICA": ["a b", "a/b", "x" * 65, "naïve"],
+    }.items(),
+)
+def test_what_cannot_be_an_address_a_range_or_a_name_is_refused(variable, values):
+    for value in values:
+        with pytest.raises(SettingsError, match=f"{variable}={re.escape(repr(value))} cannot be used"):
+            settings.load({variable: value})
 
 
 @given(st.dictionaries(st.sampled_from(settings.variable_names()), st.text(max_size=20), max_size=4))

@@ -79,7 +79,7 @@ def test_websockets_and_handed_on_requests_are_served(served):
             return str(await socket.recv())
 
     assert "session.created" in asyncio.run(run())
-    statuses = {served.get(f"/whip/session/{number}-x/events").status_code for number in (1, 2) for _ in range(4)}
+    statuses = {served.get(f"/whip/session/r.{number}-x/events").status_code for number in (1, 2) for _ in range(4)}
     assert statuses == {404}
     with pytest.raises(httpx.TransportError):
         httpx.get(f"http://{served.address}/healthz", trust_env=False)

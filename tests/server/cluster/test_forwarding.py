@@ -9,6 +9,7 @@ from aiortc import RTCPeerConnection, RTCSessionDescription
 from aiortc.contrib.media import MediaPlayer
 
 from server.cluster.forwarding import NAMED_PATH, Place
+from server.transports.session_names import Owner
 from tests.conftest import PROJECT, RunningServer
 
 REQUESTS = 12  # each on a connection of its own, which the kernel gives to any gateway
@@ -83,8 +84,8 @@ def test_a_channel_is_who_sends_now_whichever_gateways_had_it_before(served):
 
 
 ODD = {
-    "a byte beyond ASCII": ("/whip/session/2-x/events", {b"User-Agent": b"\xe9"}),
-    "a zero": ("/whip/session/2-%00/events", {}),
+    "a byte beyond ASCII": ("/whip/session/r.2-x/events", {b"User-Agent": b"\xe9"}),
+    "a zero": ("/whip/session/r.2-%00/events", {}),
     "an escaped percent": ("/whip/a%2520b/events", {}),
 }
 
@@ -104,7 +105,7 @@ def test_a_body_that_no_session_takes_is_refused_before_it_is_held(served):
 
     for number in (1, 2, 3):
         try:
-            answer = httpx.patch(f"http://{served.address}/whip/session/{number}-x", content=endless(), trust_env=False)
+            answer = httpx.patch(f"http://{served.address}/whip/session/r.{number}-x", content=endless(), trust_env=False)
         except httpx.TransportError:
             continue  # refused while it was being sent
         assert answer.status_code in (404, 413)
@@ -121,12 +122,16 @@ def test_a_secret_is_read_by_every_gateway(served):
     assert set(asyncio.run(run())) == {400}, "the offer is wrong, the secret is not"
 
 
-@pytest.mark.parametrize("path", ["/whip/nobody/events", "/whip/session/9-abc/events", "/v1/realtime/calls/rtc_2-x/hangup"])
+@pytest.mark.parametrize("path", ["/whip/nobody/events", "/whip/session/r.9-abc/events", "/v1/realtime/calls/rtc_r.2-x/hangup"])
 def test_a_session_that_nobody_has_is_not_found(served, path):
     method = "POST" if path.endswith("hangup") else "GET"
     assert httpx.request(method, f"http://{served.address}{path}", trust_env=False).status_code == 404
 
 
 def test_a_name_says_whose_it_is(tmp_path):
-    assert NAMED_PATH.match("/whip/session/12-abc")[1] == "12" and not NAMED_PATH.match("/whip/12-abc")
+    for replica in ("gpu-7", "10.0.0.5", "a.1-b"):
+        for name in (Owner(replica, 12).new_name() for _ in range(20)):
+            found = NAMED_PATH.match(f"/whip/session/{name}/events")
+            assert (found["replica"], found["gateway"]) == (replica, "12")
+            assert NAMED_PATH.match(f"/v1/realtime/calls/rtc_{name}") and not NAMED_PATH.match(f"/whip/{name}")
     assert Place.of(str(Place(tmp_path, 3).path)) == Place(tmp_path, 3)

@@ -25,7 +25,7 @@ def locked(start_server) -> RunningServer:
     """Two gateways, so that tokens cross from one to the other."""
     return start_server(
         ASR_TARGET="onnxruntime", ASR_WORKERS="2", ASR_MAX_SESSIONS="6", ASR_API_KEYS=f"{KEY} name=us, {MODEST} per_minute=1",
-        ASR_CORS_ORIGINS="https://friend.example",
+        ASR_CORS_ORIGINS="https://friend.example", ASR_REPLICA="shop-1",
     )  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def test_without_a_key_every_way_in_is_shut_and_with_one_it_is_open(http, locked
 
 
 def test_what_everybody_may_see_needs_none(http):
-    for path in ("/", "/web/page.js", "/docs", "/openapi.json", "/healthz", "/readyz"):
+    for path in ("/", "/web/page.js", "/docs", "/openapi.json", "/healthz", "/readyz", "/acceptz"):
         assert http.get(path).status_code == 200, path
 
 
@@ -132,6 +132,26 @@ def test_an_origin_that_is_none_is_a_foreign_one(http, origin):
 def test_no_channel_s_words_are_read_by_a_name_that_looks_like_a_session(http):
     for path in ("/whip/session/events", "/whip/session/captions.vtt"):
         assert http.get(path).status_code == 401
+
+
+def test_every_answer_names_the_replica_whoever_gives_it(http, locked):
+    answers = [
+        http.get("/metrics"),
+        http.get("/nothing", headers=bearer(KEY)),
+        http.post("/webrtc", content="{", headers=bearer(KEY)),
+        http.get("/"),
+    ]
+    assert [answer.status_code for answer in answers] == [401, 404, 400, 200]
+    assert {tuple(answer.headers.get_list("x-asr-replica")) for answer in answers} == {("shop-1",)}
+    token = http.post("/v1/tokens", headers=bearer(KEY)).json()["token"]
+
+    async def shake_hands() -> list[str]:
+        with pytest.raises(InvalidStatus) as refused:
+            await connect(f"ws://{locked.address}/ws", proxy=None)
+        async with connect(f"ws://{locked.address}/ws?token={token}", proxy=None) as opened:
+            return [response.headers["X-ASR-Replica"] for response in (refused.value.response, opened.response)]
+
+    assert asyncio.run(shake_hands()) == ["shop-1"] * 2
 
 
 def test_a_key_s_rate_is_kept(http):

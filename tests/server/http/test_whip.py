@@ -52,7 +52,7 @@ def ffmpeg(address: str, *flags: str) -> subprocess.Popen:
 def session_of(sender: subprocess.Popen) -> str:
     """The session's address, which FFmpeg says in its log."""
     for line in sender.stderr:
-        if found := re.search(r"/whip/session/[\w-]+", line):
+        if found := re.search(r"/whip/session/[\w.-]+", line):
             return found[0]
     raise AssertionError("FFmpeg did not connect")
 

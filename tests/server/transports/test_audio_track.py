@@ -15,7 +15,7 @@ from aiortc.mediastreams import MediaStreamError
 
 from benchmarks.accuracy import word_error_rate
 from runtime.audio import SAMPLE_RATE
-from server.dialects.native import Message
+from server.dialects.native import Message, Server
 from server.session.native import Session
 from server.settings import SessionLimits
 from server.transports.audio_track import MOST_MISSING_SECONDS, heard
@@ -69,7 +69,9 @@ def served(start_server) -> RunningServer:
 def test_a_track_without_init_holds_its_place_no_longer_than_any_other():
     said: list[Message] = []
     limits = SessionLimits(init_timeout_seconds=5)
-    session = Session("a", limits, 32, lambda *_: pytest.fail("no stream"), said.append, lambda: None, 0.0, has_track=True)
+    session = Session(
+        "a", limits, Server(32, "r"), lambda *_: pytest.fail("no stream"), said.append, lambda: None, 0.0, has_track=True
+    )
     for now in range(8):
         session.on_audio(bytes(640), float(now))
         session.on_time(float(now))

@@ -1,0 +1,20 @@
+"""Names of sessions that have an address of their own: whose they are can be read from them, by balancers and by gateways."""
+
+import secrets
+from dataclasses import dataclass
+
+RANDOM_BYTES = 24  # who knows a session's address may end it
+NAME = r"(?P<replica>[A-Za-z0-9._-]+)\.(?P<gateway>[0-9]{1,3})-[A-Za-z0-9_-]+"
+"""A regular expression. What is random in a name has no dot."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The process that has a session."""
+
+    replica: str
+    gateway: int = 0
+    """Among several that share the port; 0: there is one."""
+
+    def new_name(self) -> str:
+        return f"{self.replica}.{self.gateway}-{secrets.token_urlsafe(RANDOM_BYTES)}"

@@ -1,0 +1,178 @@
+"""Where clients find a connection: the addresses and UDP ports that it has, and what its answer calls them.
+
+aioice takes every address of the machine, and ports of the kernel's choice.
+"""
+
+import asyncio
+import errno
+import functools
+import ipaddress
+import logging
+import random
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+from aioice import Candidate, ice, turn
+from aiortc import rtcicetransport
+
+from server.errors import Code, Refused, StartError
+from server.settings import AdvertisedAddress, Ice
+
+logger = logging.getLogger(__name__)
+
+LOOPBACK = "127.0.0.1"
+STUN_SECONDS = 5.0  # as long as aioice waits
+CANDIDATE, HOST_TYPE = "a=candidate:", "host"
+ADDRESS_PLACE, TYPE_PLACE = 4, 7  # among the words of a candidate (RFC 8839, 5.1)
+PORTS_OF_A_SESSION = 2  # at each address: its own, and that of one which has ended and is held for seconds still
+
+
+class Unreachable(Refused):
+    """No client could find the connection."""
+
+    def __init__(self, message: str):
+        super().__init__(Code.SERVER_FULL, message)
+
+
+class FindableConnection(ice.Connection):
+    """Listens where the settings say."""
+
+    def __init__(self, *arguments: Any, settings: Ice, **named: Any):
+        super().__init__(*arguments, **named)
+        self._settings = settings
+
+    async def get_component_candidates(
+        self,
+        component: int,
+        addresses: list[str],
+        timeout: int = 5,  # noqa: ASYNC109 - as aioice has it
+    ) -> list[Candidate]:
+        """Raises Unreachable where a range of ports is set and used up."""
+        addresses = chosen(self._settings, addresses)
+        if self._settings.ports is None:
+            return await super().get_component_candidates(component, addresses, timeout)
+        protocols = [await self._listen(component, bound) for bound in bind_all(addresses, self._settings.ports)]
+        beside = await asyncio.gather(
+            *(self._candidate_of_stun(protocol) for protocol in protocols),
+            super().get_component_candidates(component, [], timeout),  # those of TURN, which need no address here
+        )
+        return [protocol.local_candidate for protocol in protocols] + [each for found in beside for each in found]
+
+    async def _listen(self, component: int, bound: socket.socket) -> ice.StunProtocol:
+        _, protocol = await asyncio.get_running_loop().create_datagram_endpoint(lambda: ice.StunProtocol(self), sock=bound)
+        self._protocols.append(protocol)
+        address, port, *_ = bound.getsockname()
+        protocol.local_candidate = Candidate(
+            foundation=ice.candidate_foundation(HOST_TYPE, "udp", address),
+            component=component,
+            transport="udp",
+            priority=ice.candidate_priority(component, HOST_TYPE),
+            host=address,
+            port=port,
+            type=HOST_TYPE,
+        )
+        return protocol
+
+    async def _candidate_of_stun(self, protocol: ice.StunProtocol) -> list[Candidate]:
+        """What a STUN server says of the address; STUN servers have IPv4 only, as aioice asks them."""
+        if not self.stun_server or is_ipv6(protocol.local_candidate.host):
+            return []
+        try:
+            candidate, _ = await asyncio.wait_for(ice.server_reflexive_candidate(protocol, self.stun_server), STUN_SECONDS)
+        except (TimeoutError, OSError, ice.stun.TransactionError):
+            return []
+        return [candidate]
+
+
+def install(settings: Ice) -> None:
+    """Have aiortc's connections use it; there is no other way to choose the class."""
+    rtcicetransport.Connection = functools.partial(FindableConnection, settings=settings)  # type: ignore[assignment,misc]
+
+
+def chosen(settings: Ice, found: Sequence[str]) -> list[str]:
+    """The addresses to listen on. Without a network: the loopback, for who asks from the same machine."""
+    return [str(address) for address in settings.addresses] or list(found) or [LOOPBACK]
+
+
+def bind_all(addresses: Sequence[str], ports: range) -> list[socket.socket]:
+    """At every address that can be bound. Raises Unreachable."""
+    bound: list[socket.socket] = []
+    try:
+        for address in addresses:
+            try:
+                bound.append(bind(address, ports))
+            except OSError as exc:
+                logger.warning("cannot bind to %s: %s", address, exc.strerror)
+    except Unreachable:
+        for each in bound:
+            each.close()
+        raise
+    return bound
+
+
+def bind(address: str, ports: range) -> socket.socket:
+    """From a port of the range at random: other processes may share it. Raises Unreachable, or OSError for the address."""
+    found = socket.socket(socket.AF_INET6 if is_ipv6(address) else socket.AF_INET, socket.SOCK_DGRAM)
+    found.setblocking(False)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, turn.UDP_SOCKET_BUFFER_SIZE)
+    first = random.randrange(len(ports))
+    for port in [*ports[first:], *ports[:first]]:
+        try:
+            found.bind((address, port))
+        except OSError as exc:
+            if exc.errno != errno.EADDRINUSE:
+                found.close()
+                raise
+        else:
+            return found
+    found.close()
+    raise Unreachable("no UDP port is free")
+
+
+def is_ipv6(address: str) -> bool:
+    return ":" in address
+
+
+def check(settings: Ice, max_sessions: int) -> None:
+    """Raises StartError for an address that this machine has not, and warns where sessions will be short of ports."""
+    for address in map(str, settings.addresses):
+        try:
+            bind(address, range(1)).close()
+        except OSError as exc:
+            raise StartError(f"cannot listen on {address}: {(exc.strerror or '').lower()} (ASR_ICE_ADDRESSES)") from exc
+    count = len(chosen(settings, ice.get_host_addresses(use_ipv4=True, use_ipv6=True)))
+    wanted = max_sessions * count * PORTS_OF_A_SESSION
+    if settings.ports is not None and len(settings.ports) * count < wanted:
+        logger.warning(
+            "%d sessions at %d addresses may want %d UDP ports, and ASR_UDP_PORTS has %d for each address",
+            max_sessions, count, wanted, len(settings.ports),
+        )  # fmt: skip
+
+
+def advertised(sdp: str, address: AdvertisedAddress | None) -> str:
+    """An answer with the address that clients know in place of, or beside, the machine's own of its family; ports stay.
+
+    Raises Unreachable for an answer that names no address at all: its reader would wait in vain.
+    """
+    lines = sdp.splitlines()
+    if not any(line.startswith(CANDIDATE) for line in lines):
+        raise Unreachable("the server has no address to listen on")
+    if address is None:
+        return sdp
+    return "".join(f"{line}\r\n" for old in lines for line in readdressed(old, address))
+
+
+def readdressed(line: str, address: AdvertisedAddress) -> list[str]:
+    family = "IP6" if is_ipv6(address.ip) else "IP4"
+    if line.startswith(f"c=IN {family} ") and not address.is_beside and not is_unspecified(line.split()[-1]):
+        return [f"c=IN {family} {address.ip}"]
+    words = line.split(" ")
+    if not line.startswith(CANDIDATE) or words[TYPE_PLACE] != HOST_TYPE or is_ipv6(words[ADDRESS_PLACE]) != is_ipv6(address.ip):
+        return [line]
+    words[ADDRESS_PLACE] = address.ip
+    return [line, " ".join(words)] if address.is_beside else [" ".join(words)]
+
+
+def is_unspecified(address: str) -> bool:
+    return ipaddress.ip_address(address).is_unspecified
