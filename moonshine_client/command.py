@@ -1,4 +1,4 @@
-"""The command moonshine-asr: serve, build, transcribe, listen. What a subcommand needs is imported when it is asked for."""
+"""The command moonshine-asr. What a subcommand needs is imported when it is asked for."""
 
 import argparse
 import asyncio
@@ -26,7 +26,11 @@ DISTRIBUTION = "moonshine-asr"
 MICROPHONE, PIPE = "mic", "-"
 FILE_REASONS = ("invalid_file", "audio_too_short", "audio_too_long", "file_too_large")
 FAILED_STATUS, FILE_STATUS, INTERRUPTED_STATUS = 1, 2, 130
-ENTRIES = {"serve": ("server.command", "server"), "build": ("engine_build.build", "build")}
+ENTRIES = {
+    "serve": ("server.command", "server"),
+    "cluster": ("server.cluster.ray_command", "cluster"),
+    "build": ("engine_build.build", "build"),
+}
 """Of subcommands that are packages of their own: the module that has its main(), and the extra that it needs."""
 
 
@@ -53,6 +57,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=f"{DISTRIBUTION} {importlib.metadata.version(DISTRIBUTION)}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     commands.add_parser("serve", help="serve until SIGTERM", add_help=False)
+    commands.add_parser("cluster", help="serve with replicas on a Ray cluster", add_help=False)
     commands.add_parser("build", help="build the engine that is served", add_help=False)
     add_transcribe(commands)
     add_listen(commands)

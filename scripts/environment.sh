@@ -89,6 +89,18 @@ gpu_extra() {
     echo ,gpu
 }
 
+# build_engine: the one that the settings ask for, unless it is there.
+build_engine() {
+    local engine directory target precision max_batch state
+    engine=$("$PYTHON" -m server --print-engine)
+    IFS=$'\t' read -r directory target precision max_batch state <<<"$engine"
+    [ "$state" = usable ] && return
+    "$PYTHON" -c 'import torch, onnxscript' 2>/dev/null || bash scripts/install.sh
+    say "building the engine $directory"
+    "$PYTHON" engine_build/build.py --model "${MOONSHINE_MODEL_ID:-UsefulSensors/moonshine-base}" \
+        --target "$target" --precision "$precision" --max-batch "$max_batch" --out "$(dirname "$directory")"
+}
+
 # install_project EXTRAS: this project, editable, with some of pyproject.toml's extras, in the versions of requirements.lock.
 install_project() {
     say "installing the project with $1"

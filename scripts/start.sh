@@ -4,15 +4,7 @@
 source "$(dirname "$0")/environment.sh"
 pid=$(server_pid) && fail "a server is running already ($pid); bash scripts/stop.sh --keep stops it"
 [ -x "$PYTHON" ] && "$PYTHON" -c 'import server.app' 2>/dev/null || bash scripts/install.sh
-
-engine=$("$PYTHON" -m server --print-engine)
-IFS=$'\t' read -r directory target precision max_batch state <<<"$engine"
-if [ "$state" != usable ]; then
-    "$PYTHON" -c 'import torch, onnxscript' 2>/dev/null || bash scripts/install.sh
-    say "building the engine $directory"
-    "$PYTHON" engine_build/build.py --model "${MOONSHINE_MODEL_ID:-UsefulSensors/moonshine-base}" \
-        --target "$target" --precision "$precision" --max-batch "$max_batch" --out "$(dirname "$directory")"
-fi
+build_engine
 
 say "starting on http://${ASR_HOST:-0.0.0.0}:${ASR_PORT:-8000}; when it says ready, in a second terminal:"
 say "    bash scripts/client.sh --file mid.wav --rtf 1 --full-text"

@@ -1,10 +1,22 @@
 """Who may have a session. Decided here alone, before anything is spent on it."""
 
 from collections import Counter
+from dataclasses import dataclass
 
 from runtime.scheduler.transcriber import Status, Transcriber
 from server.access import Caller
 from server.errors import Code, Refused
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Of one server, all its gateways together: what those who place sessions ask."""
+
+    sessions: int
+    max_sessions: int
+    is_draining: bool
+    """It is about to end, and takes nobody."""
+
 
 MAX_WAITING = 1024  # connections that have not begun, from everywhere
 
@@ -15,14 +27,14 @@ class Admission:
     def __init__(self, transcriber: Transcriber, max_sessions: int, max_of_address: int = 0, max_waiting_of_address: int = 256):
         """Of one IP address: how many sessions, 0: any number; how many connections that wait. This process's are counted."""
         self._transcriber = transcriber
-        self.max_sessions = max_sessions
+        self._max_sessions = max_sessions
         self._max_of_address = max_of_address
         self._taken = 0
         self._of_name: Counter[str] = Counter()
         self._of_address: Counter[str] = Counter()
         self._max_waiting_of_address = max_waiting_of_address
         self._waiting_of_address: Counter[str] = Counter()
-        self.is_shutting_down = False
+        self._is_shutting_down = False
 
     def refusal(self) -> Refused | None:
         """What keeps a new session out."""
@@ -31,18 +43,16 @@ class Admission:
             return Refused(Code.ENGINE_FAILED, "the engine has stopped")
         if status is Status.HUNG:
             return Refused(Code.ENGINE_FAILED, "the engine hangs")
-        if self.is_shutting_down:
+        if self._is_shutting_down:
             return Refused(Code.SHUTTING_DOWN, "the server is shutting down")
         if status is not Status.READY:
             return Refused(Code.WARMING_UP, "the engine is warming up")
-        if self.taken >= self.max_sessions:
-            return Refused(Code.SERVER_FULL, f"all {self.max_sessions} sessions are taken")
+        if self.counts().sessions >= self._max_sessions:
+            return Refused(Code.SERVER_FULL, f"all {self._max_sessions} sessions are taken")
         return None
 
-    @property
-    def taken(self) -> int:
-        """Places, of all processes on the same engines."""
-        return self._taken + self._transcriber.sessions_elsewhere
+    def counts(self) -> Counts:
+        return Counts(self._taken + self._transcriber.sessions_elsewhere, self._max_sessions, self._is_shutting_down)
 
     def begin_waiting(self, caller: Caller) -> None:
         """For a connection that is to be there, and to say what it wants. It takes no place. Raises Refused."""
@@ -81,7 +91,7 @@ class Admission:
 
     def shut(self) -> None:
         """From now on nobody is let in."""
-        self.is_shutting_down = True
+        self._is_shutting_down = True
 
 
 def subtract(counter: Counter[str], name: str) -> None:

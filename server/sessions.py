@@ -16,7 +16,7 @@ from runtime.scheduler.requests import Request, Result
 from runtime.scheduler.transcriber import Status, Transcriber
 from runtime.tokenizer import Tokenizer
 from server.access import ANYONE, Caller
-from server.admission import Admission
+from server.admission import Admission, Counts
 from server.audio.front import AudioFormat
 from server.dialects import native, wyoming
 from server.dialects.deepgram import Asked, ServerMessage
@@ -110,7 +110,7 @@ class Sessions:
             settings.access.max_sessions_per_address,
             settings.access.max_connecting_per_address,
         )
-        metrics.sessions_max.set(self.max_places)
+        metrics.sessions_max.set(settings.access.session_limit)
         metrics.draining.set(False)
         self._members: dict[str, Member] = {}
         self._records: dict[str, Record] = {}  # of the members
@@ -203,19 +203,8 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._members)
 
-    @property
-    def places_taken(self) -> int:
-        """Of all gateways together."""
-        return self._admission.taken
-
-    @property
-    def max_places(self) -> int:
-        return self._admission.max_sessions
-
-    @property
-    def is_draining(self) -> bool:
-        """The server is about to end: it takes nobody."""
-        return self._admission.is_shutting_down
+    def counts(self) -> Counts:
+        return self._admission.counts()
 
     def backlog_seconds(self) -> float:
         """Of the session that has most audio waiting to be transcribed."""

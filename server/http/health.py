@@ -34,9 +34,10 @@ def health_router(sessions: Sessions, metrics: Metrics, replica: str) -> APIRout
         return answered(None if refusal and refusal.code is Code.SERVER_FULL else refusal)
 
     def answered(refusal: Refused | None) -> Response:
+        counts = sessions.counts()
         told = {
-            "ready": refusal is None, "sessions": sessions.places_taken, "max_sessions": sessions.max_places,
-            "draining": sessions.is_draining, "replica": replica,
+            "ready": refusal is None, "sessions": counts.sessions, "max_sessions": counts.max_sessions,
+            "draining": counts.is_draining, "replica": replica,
         }  # fmt: skip
         why = {"reason": refusal.code.value, "why": refusal.message} if refusal else {}
         return JSONResponse(told | why, status_code=503 if refusal else 200)

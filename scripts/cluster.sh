@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Serves with replicas on a Ray cluster, after installing and building what they need. Settings come from the environment.
+#   cluster.sh                    two replicas on this machine, in a cluster of its own
+#   cluster.sh --head             the first machine of a cluster of several
+#   cluster.sh --join HOST:6379   another machine of it: replicas are placed there, too
+# Other arguments go to `moonshine-asr cluster`.
+source "$(dirname "$0")/environment.sh"
+[ -x "$PYTHON" ] && "$PYTHON" -c 'import server.app' 2>/dev/null || bash scripts/install.sh
+"$PYTHON" -c 'import ray.serve' 2>/dev/null || install_project cluster
+build_engine
+ray="$VENV_PATH/bin/ray"
+
+case "${1:-}" in
+--join)
+    [ $# = 2 ] || fail "usage: cluster.sh --join HOST:6379"
+    say "this machine is part of the cluster of $2 until Ctrl-C; both need the same ~/.ray/auth_token"
+    exec "$ray" start --address "$2" --block
+    ;;
+--head)
+    shift
+    "$ray" start --head --port 6379
+    say "on each other machine: bash scripts/cluster.sh --join $(hostname -I | cut -d' ' -f1):6379"
+    set -- --address auto "$@"
+    ;;
+esac
+exec "$VENV_PATH/bin/moonshine-asr" cluster "$@"

@@ -1,0 +1,238 @@
+"""A server in processes of its own, behind an ASGI app that hands on to it what it is asked."""
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping
+
+import httpx
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from server.admission import Counts
+from server.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+LOOPBACK = "127.0.0.1"
+LOOK_SECONDS = 0.5  # between two looks at it
+SILENT_SECONDS = 10.0  # without an answer about its health
+KILL_SECONDS = 15.0  # beyond its own limits, for it to end
+CONNECT_SECONDS = 10.0
+KEPT_CONNECTIONS = 50
+NOT_HANDED_ON = {
+    b"connection", b"content-length", b"transfer-encoding", b"upgrade", b"x-forwarded-for",
+    b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-extensions", b"sec-websocket-protocol",
+}  # fmt: skip
+"""What belongs to one connection. The body's length comes with the body."""
+WITHOUT_TLS = {"ASR_TLS_CERT": "", "ASR_TLS_KEY": "", "ASR_TRUSTED_PROXIES": LOOPBACK}
+GOING_AWAY = 1001
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class Child:
+    """python -m server, from the lifespan's beginning to its end."""
+
+    def __init__(self, settings: Settings, variables: Mapping[str, str]):
+        """variables: its environment's own, beside this process's."""
+        self._listen = settings.listen
+        self._port = free_port()
+        self._environment = {**os.environ, **variables, **WITHOUT_TLS, "ASR_HOST": LOOPBACK, "ASR_PORT": str(self._port)}
+        self._http = httpx.AsyncClient(
+            base_url=f"http://{LOOPBACK}:{self._port}",
+            timeout=httpx.Timeout(CONNECT_SECONDS, read=None),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=KEPT_CONNECTIONS),
+        )
+        self._counts = Counts(0, settings.access.session_limit, False)
+        self._answered_at = time.monotonic()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopping: asyncio.Task[None] | None = None
+
+    @property
+    def app(self) -> "Child":
+        return self
+
+    def counts(self) -> Counts:
+        return self._counts
+
+    def check(self) -> None:
+        """Raises RuntimeError where it has ended, or does not answer."""
+        if self._process is None or self._process.poll() is not None:
+            raise RuntimeError("the server has ended; its log has the cause")
+        if time.monotonic() - self._answered_at > SILENT_SECONDS:
+            raise RuntimeError("the server does not answer")
+
+    # Its life
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            watching = await self._start()
+        except RuntimeError as exc:
+            await send({"type": "lifespan.startup.failed", "message": str(exc)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.drain()
+        watching.cancel()
+        await self._http.aclose()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _start(self) -> asyncio.Task[None]:
+        """Returns when it takes sessions. Raises RuntimeError."""
+        self._process = subprocess.Popen(  # noqa: ASYNC220 - it takes no time
+            [sys.executable, "-m", "server"], env=self._environment, preexec_fn=end_with_parent
+        )
+        self._answered_at = float("inf")  # a start may take as long as it takes
+        while not await self._look():
+            self.check()
+            await asyncio.sleep(LOOK_SECONDS)
+        return asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while True:
+            await self._look()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _look(self) -> bool:
+        """Does it take sessions?"""
+        try:
+            answer = await self._http.get("/acceptz", timeout=CONNECT_SECONDS)
+        except httpx.TransportError:
+            return False
+        told = answer.json()
+        self._counts = Counts(told["sessions"], told["max_sessions"], told["draining"])
+        self._answered_at = time.monotonic()
+        return answer.status_code == 200
+
+    async def drain(self) -> None:
+        """It drains by itself, and ends. May be asked for twice."""
+        self._stopping = self._stopping or asyncio.create_task(self._stop())
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self) -> None:
+        assert self._process is not None, "it was started"
+        self._process.send_signal(signal.SIGTERM)
+        limit = self._listen.drain_seconds + self._listen.shutdown_timeout_seconds + KILL_SECONDS
+        try:
+            await asyncio.to_thread(self._process.wait, limit)
+        except subprocess.TimeoutExpired:
+            logger.error("the server did not end within %g s and is killed", limit)
+            self._process.kill()
+
+    # What it is asked
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif scope["type"] == "websocket":
+            await self._socket(WebSocket(scope, receive, send))
+        else:
+            await self._request(Request(scope, receive), send)
+
+    async def _request(self, request: Request, send: Send) -> None:
+        url = self._http.base_url.copy_with(raw_path=target_of(request.scope))
+        asked = httpx.Request(request.method, url, headers=headers_of(request.scope), content=request.stream())
+        if "content-length" in request.headers:  # httpx would send chunks
+            asked.headers["content-length"] = request.headers["content-length"]
+            asked.headers.pop("transfer-encoding", None)
+        try:
+            answer = await self._http.send(asked, stream=True)
+        except httpx.TransportError:
+            await Response("the server has ended", 503)(request.scope, request.receive, send)
+            return
+        response = StreamingResponse(body_of(answer), answer.status_code)
+        response.raw_headers = [(name.lower(), value) for name, value in answer.headers.raw]
+        await response(request.scope, request.receive, send)
+
+    async def _socket(self, client: WebSocket) -> None:
+        name = client.headers.get("host", LOOPBACK)  # which the server compares with where a page says that it is from
+        headers = [(key.decode("latin-1"), value.decode("latin-1")) for key, value in headers_of(client.scope) if key != b"host"]
+        try:
+            server = await connect(
+                f"ws://{name}{target_of(client.scope).decode('latin-1')}", host=LOOPBACK, port=self._port,
+                additional_headers=headers, subprotocols=client.scope.get("subprotocols") or None, user_agent_header=None,
+                compression=None, max_size=None, proxy=None, ping_interval=None,
+            )  # fmt: skip
+        except InvalidStatus as refused:
+            await client.send_denial_response(
+                Response(bytes(refused.response.body or b""), refused.response.status_code, media_type="application/json")
+            )
+            return
+        except OSError:
+            await client.close(GOING_AWAY)
+            return
+        await client.accept(server.subprotocol)
+        await joined(client, server)
+
+
+async def joined(client: WebSocket, server: ClientConnection) -> None:
+    """Until either end closes; the other is closed the same way."""
+    upwards = asyncio.create_task(carry_up(client, server))
+    try:
+        async for message in server:
+            if isinstance(message, str):
+                await client.send_text(message)
+            else:
+                await client.send_bytes(message)
+    except ConnectionClosed:
+        pass
+    finally:
+        upwards.cancel()
+        with contextlib.suppress(RuntimeError):  # the client has left by itself
+            await client.close(server.close_code or GOING_AWAY, server.close_reason or "")
+        await server.close()
+
+
+async def carry_up(client: WebSocket, server: ClientConnection) -> None:
+    while True:
+        message: Message = await client.receive()
+        if message["type"] == "websocket.disconnect":
+            await server.close()
+            return
+        said = message.get("text")
+        with contextlib.suppress(ConnectionClosed):
+            await server.send(said if said is not None else message["bytes"])
+
+
+def target_of(scope: Scope) -> bytes:
+    """Path and query, as they came."""
+    path = scope.get("raw_path") or scope["path"].encode()
+    return bytes(path + b"?" + scope["query_string"] if scope["query_string"] else path)
+
+
+def headers_of(scope: Scope) -> list[tuple[bytes, bytes]]:
+    handed_on = [(name, value) for name, value in scope["headers"] if name not in NOT_HANDED_ON]
+    client = scope.get("client")
+    return handed_on + ([(b"x-forwarded-for", client[0].encode())] if client else [])
+
+
+async def body_of(answer: httpx.Response) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in answer.aiter_raw():
+            yield chunk
+    finally:
+        await answer.aclose()
+
+
+def end_with_parent() -> None:
+    """In the new process. Where this one is killed, nobody else would end it, and it would hold on to its GPU; Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)  # which does not drain
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind((LOOPBACK, 0))
+        return int(found.getsockname()[1])

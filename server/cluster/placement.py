@@ -1,0 +1,44 @@
+"""Which replica takes a new session: of two at random, the one that is less full.
+
+Two random choices need nothing fresh and nothing shared: with counts that are seconds old they place sessions about as evenly
+as perfect knowledge would, and routers that know nothing of each other do not all run to the same replica (Mitzenmacher, 2001).
+"""
+
+import random
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+MARGIN_SECONDS = 0.2  # an offer that was sent so long before the replica counted may not have been in its count
+
+
+@dataclass
+class Load:
+    """What one router knows of one replica."""
+
+    sessions: float = 0.0
+    places: float = 1.0
+    counted_at: float = float("-inf")
+    """When the replica counted, on the clock of sent()."""
+    _sent_at: deque[float] = field(default_factory=deque)
+
+    def count(self, sessions: float, places: float, counted_at: float) -> None:
+        """What the replica says of itself. Harmless when it says so again."""
+        self.sessions, self.places, self.counted_at = sessions, max(places, 1.0), counted_at
+        while self._sent_at and self._sent_at[0] < counted_at - MARGIN_SECONDS:
+            self._sent_at.popleft()
+
+    def sent(self, now: float) -> None:
+        """An offer went to the replica."""
+        self._sent_at.append(now)
+
+    @property
+    def share(self) -> float:
+        """Of its places, how many are taken, with those that were sent there and are not counted yet."""
+        return (self.sessions + len(self._sent_at)) / self.places
+
+
+def ranked(loads: Sequence[Load], dice: random.Random) -> list[int]:
+    """Indices of the replicas, best first: two at random, the less full one before the other; the rest in random order."""
+    order = dice.sample(range(len(loads)), len(loads))
+    return sorted(order[:2], key=lambda index: loads[index].share) + order[2:]

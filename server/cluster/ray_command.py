@@ -1,0 +1,107 @@
+"""moonshine-asr cluster: replicas of the server on the machines of a Ray cluster, or two of them on this machine to try it."""
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve.config import HTTPOptions, ProxyLocation
+
+from server import settings as settings_module
+from server.cluster import ray_serve
+from server.errors import SettingsError
+from server.settings import SESSIONS_PER_CORE, Settings
+from server.startup import SETTINGS_STATUS, failed
+
+APP = "moonshine-asr"
+EVERYWHERE = ("0.0.0.0", "::")
+THREADS_VARIABLE = "ASR_CPU_THREADS"
+DESCRIPTION = """Serves until Ctrl-C. Settings come from the environment, as for `moonshine-asr serve`. Without --address it
+starts a cluster of its own on this machine, and shares the cores out among the replicas. With --address the replicas go on when
+the command has ended; `serve shutdown` ends them, and running the command again replaces them one after the other."""
+
+
+def main(arguments: list[str]) -> int:
+    options = parse(arguments)
+    try:
+        if options.address is None:
+            share_cores(options.replicas or options.min_replicas)
+        settings = settings_module.load()
+    except SettingsError as exc:
+        return failed(exc, SETTINGS_STATUS)
+    asyncio.run(run(options, settings))
+    return 0
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="moonshine-asr cluster", description=DESCRIPTION)
+    parser.add_argument("--address", help="of the cluster; auto: the one that this machine is part of")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--replicas", type=int, help="how many (default: 2 without --max-replicas)")
+    size.add_argument("--max-replicas", type=int, help="as many as live sessions want, at most so many")
+    parser.add_argument("--min-replicas", type=int, default=1, help="with --max-replicas (default: %(default)s)")
+    target = "share of the places to fill before there is another replica (default: %(default)s)"
+    parser.add_argument("--target", type=float, default=ray_serve.TARGET_SHARE, help=target)
+    surge = "of the replicas, how many more an update may start before it ends old ones: it takes as many free GPUs (default: 0)"
+    parser.add_argument("--surge-percent", type=int, help=surge)
+    parser.add_argument("--engine", default=ray_serve.OPENER, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.max_replicas is None and options.replicas is None:
+        options.replicas = 2
+    return options
+
+
+def share_cores(replicas: int) -> None:
+    """Among replicas of one machine; each would take all of them."""
+    os.environ.setdefault(THREADS_VARIABLE, str(max(1, (os.cpu_count() or 1) // max(1, replicas))))
+    os.environ.setdefault(ray_serve.PLACES_VARIABLE, str(SESSIONS_PER_CORE * int(os.environ[THREADS_VARIABLE])))
+
+
+async def run(options: argparse.Namespace, settings: Settings) -> None:
+    is_ours = options.address is None
+    own: dict[str, Any] = {"include_dashboard": False, "num_cpus": cores_of(options, settings)} if is_ours else {}
+    ray.init(address=options.address or "local", **own)
+    serve.start(proxy_location=ProxyLocation.EveryNode, http_options=http_options(settings))
+    said = {name: value for name, value in vars(options).items() if value is not None and name != "address"}
+    await asyncio.to_thread(serve.run, ray_serve.build(said), name=APP, route_prefix="/", blocking=False)
+    print("\n".join(addresses(settings)), file=sys.stderr, flush=True)
+    await until_signal()
+    if is_ours:
+        print("open sessions get their finals", file=sys.stderr, flush=True)
+        await asyncio.to_thread(serve.shutdown)
+    ray.shutdown()
+
+
+def cores_of(options: argparse.Namespace, settings: Settings) -> int:
+    """Ray would refuse more replicas than there are cores; here they share them."""
+    wanted: int = (options.max_replicas or options.replicas) * (settings.model.cpu_threads or 1)
+    return max(os.cpu_count() or 1, wanted)
+
+
+def http_options(settings: Settings) -> HTTPOptions:
+    listening = settings.listen
+    tls: dict[str, Any] = {}
+    if listening.has_tls:
+        tls = {"ssl_certfile": str(listening.tls_cert), "ssl_keyfile": str(listening.tls_key)}
+    return HTTPOptions(host=listening.host, port=listening.port, **tls)
+
+
+def addresses(settings: Settings) -> list[str]:
+    """Where to talk to it: every node has a proxy."""
+    listening = settings.listen
+    scheme, port = "https" if listening.has_tls else "http", listening.port
+    nodes = sorted({node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]})
+    hosts = nodes if listening.host in EVERYWHERE else [listening.host]
+    where = [f"serving on {scheme}://{host}:{port}" for host in hosts]
+    return [*where, f"in another terminal: moonshine-asr transcribe FILE --live --server {hosts[0]}:{port}"]
+
+
+async def until_signal() -> None:
+    asked = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, asked.set)
+    await asked.wait()

@@ -1,0 +1,65 @@
+"""Ray Serve's requests on their way to a replica: new sessions by placement.py, and what is about a session to where it is."""
+
+import pickle
+import random
+import re
+import time
+from typing import Any
+
+from ray.serve.request_router import PendingRequest, ReplicaID, ReplicaResult, RequestRouter, RunningReplica
+
+from server.cluster.placement import Load, ranked
+from server.transports.session_names import NAME
+
+SESSION_PATH = re.compile(rf"/(?:whip/session/|v1/realtime/calls/rtc_){NAME}")
+
+
+class SessionRouter(RequestRouter):
+    """One lives in each proxy. Without Serve's FIFO mixin every request gets the replica that was chosen for it."""
+
+    def __init__(self, *arguments: Any, **named: Any):
+        super().__init__(*arguments, **named)
+        self._loads: dict[str, Load] = {}
+        self._dice = random.Random()
+
+    async def choose_replicas(
+        self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
+    ) -> list[list[RunningReplica]]:
+        """One replica in each rank: within a rank Serve would choose by its own count of open requests."""
+        found = SESSION_PATH.match(scope_of(pending_request).get("path", ""))
+        if found and (owner := [each for each in candidate_replicas if name_of(each.replica_id) == found["replica"]]):
+            return [owner]
+        order = ranked([self._load_of(replica) for replica in candidate_replicas], self._dice)
+        return [[candidate_replicas[index]] for index in order]
+
+    def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: ReplicaResult) -> None:
+        if opens_session(scope_of(pending_request)):
+            self._loads.setdefault(name_of(replica_id), Load()).sent(time.time())
+
+    def _load_of(self, replica: RunningReplica) -> Load:
+        load, told = self._loads.setdefault(name_of(replica.replica_id), Load()), replica.routing_stats
+        if told:
+            load.count(told["sessions"], told["places"], told["at"])
+        return load
+
+    def update_replicas(self, replicas: list[RunningReplica]) -> None:
+        super().update_replicas(replicas)
+        there = {name_of(replica.replica_id) for replica in replicas}
+        self._loads = {name: load for name, load in self._loads.items() if name in there}
+
+
+def name_of(replica_id: ReplicaID) -> str:
+    """A replica's own name, as ASR_REPLICA has it."""
+    return str(replica_id.unique_id)
+
+
+def scope_of(request: PendingRequest | None) -> dict[str, Any]:
+    """The ASGI scope, which Serve's proxy hands on pickled; empty for a call that came by no proxy."""
+    argument = request.args[0] if request and request.args else None
+    if not isinstance(argument, bytes):
+        return {}
+    return pickle.loads(argument).asgi_scope  # type: ignore[no-any-return]  # made by this very process
+
+
+def opens_session(scope: dict[str, Any]) -> bool:
+    return scope.get("type") == "websocket" or scope.get("method") == "POST"

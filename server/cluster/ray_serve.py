@@ -1,0 +1,248 @@
+"""Replicas on Ray Serve. Each is a whole server: one GPU or some cores of a machine of the cluster, with sessions of its own.
+
+serve run server.cluster.ray_serve:build, or moonshine-asr cluster. Media goes straight to a replica's own address.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import pkgutil
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Protocol
+
+import ray
+from fastapi import FastAPI
+from ray import serve
+from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingPolicy, RequestRouterConfig
+from ray.serve.metrics import Gauge
+from ray.serve.schema import ReplicaState
+from starlette.types import ASGIApp
+
+from runtime.engine.protocol import Engine
+from runtime.scheduler.loop import EngineLoop
+from runtime.tokenizer import Tokenizer
+from server import settings as settings_module
+from server.admission import Counts
+from server.app import create_app
+from server.cluster.child import Child
+from server.sessions import Sessions
+from server.settings import PROCESS_KEY, SECRET_KEY_VARIABLE, Settings
+from server.startup import raise_file_limit, set_up_log
+from server.telemetry.metrics import Metrics
+
+logger = logging.getLogger("server.replica")
+
+NAME = "moonshine-asr"
+OPENER = "server.startup:open_for_serving"
+Opener = Callable[[Settings, Metrics], tuple[EngineLoop, Engine, Tokenizer]]
+
+COUNT_SECONDS = 1.0  # between two counts that Ray is told
+UNASKED_SECONDS = 4.0
+OTHER_REQUESTS = 100  # at once, beside the sessions: a WebSocket counts as a request for as long as it lives
+KILL_SECONDS = 20.0  # beyond its own limits, for a replica to end
+LOOK_BACK_SECONDS = 5.0  # over which Ray averages the counts
+SCALE_DOWN_SECONDS = 300.0
+TARGET_SHARE = 0.7  # of the places: what is left takes those who come while another replica starts
+ROUTER, POLICY = "server.cluster.ray_router:SessionRouter", "server.cluster.ray_serve:BySessions"
+ICE_VARIABLE, REPLICA_VARIABLE = "ASR_ICE_ADDRESSES", "ASR_REPLICA"
+PLACES_VARIABLE, ENGINES_VARIABLE = "ASR_MAX_SESSIONS", "ASR_ENGINE_DIR"
+
+
+class Served(Protocol):
+    """The server of a replica: in this process, or a child of it."""
+
+    @property
+    def app(self) -> ASGIApp: ...
+
+    def counts(self) -> Counts: ...
+
+    def check(self) -> None:
+        """Raises RuntimeError where it cannot go on."""
+
+    async def drain(self) -> None:
+        """Take no new sessions, let the open ones go on for their time, then give them their finals. May be asked for twice."""
+
+
+class Inside:
+    """In the replica's own process, with one engine and one event loop."""
+
+    def __init__(self, settings: Settings, opener: Opener):
+        self._metrics = Metrics()
+        transcriber, _, tokenizer = opener(settings, self._metrics)
+        self._sessions = Sessions(transcriber, tokenizer, settings, self._metrics)
+        self._listen = settings.listen
+        self._has_defect = False
+        self._draining: asyncio.Task[None] | None = None
+        self._sessions.on_defect = self._note_defect
+        self.app = create_app(self._sessions, self._metrics, settings)
+        begin_and_end = self.app.router.lifespan_context
+
+        @contextlib.asynccontextmanager
+        async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+            async with begin_and_end(app):
+                await self._until_warm()
+                yield
+                await self.drain()
+
+        self.app.router.lifespan_context = lifespan
+
+    def _note_defect(self) -> None:
+        self._has_defect = True
+
+    async def _until_warm(self) -> None:
+        """Serve sends requests as soon as the lifespan has begun. Raises RuntimeError."""
+        warm = asyncio.ensure_future(self._sessions.until_warm())
+        while not warm.done():
+            self.check()
+            await asyncio.wait([warm], timeout=COUNT_SECONDS)
+
+    def counts(self) -> Counts:
+        return self._sessions.counts()
+
+    def check(self) -> None:
+        if self._has_defect:
+            raise RuntimeError("the engine is lost, or a task that all sessions need has ended; the log has the cause")
+
+    async def drain(self) -> None:
+        self._draining = self._draining or asyncio.create_task(self._drain())
+        await asyncio.shield(self._draining)
+
+    async def _drain(self) -> None:
+        await self._sessions.drain(self._listen.drain_seconds)
+        await self._sessions.finish_all(self._listen.shutdown_timeout_seconds)
+
+
+@serve.ingress()
+class Replica:
+    """What Ray runs. Its methods are Ray Serve's hooks: coroutines, for Ray calls any other function in a thread."""
+
+    def __init__(self, variables: Mapping[str, str], opener: str):
+        """variables: of the environment of whoever deploys; those that the node has itself come first.
+
+        opener: module:function that opens the engine.
+        """
+        own = variables_of(variables, str(serve.get_replica_context().replica_id.unique_id), ray.util.get_node_ip_address())
+        settings = settings_module.load(own)
+        set_up_log(settings)
+        raise_file_limit()
+        has_processes = settings.listen.workers > 1
+        self._server: Served = Child(settings, own) if has_processes else Inside(settings, pkgutil.resolve_name(opener))
+        self._gauges = gauges()
+        self._asked_at = time.monotonic()
+        self._watching: asyncio.Task[None] | None = None
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        return self._server.app
+
+    async def check_health(self) -> None:
+        self._server.check()
+
+    async def record_routing_stats(self) -> dict[str, Any]:
+        """Ray asks every second, until it stops the replica."""
+        self._asked_at = time.monotonic()
+        self._watching = self._watching or asyncio.create_task(self._drain_when_stopped())
+        counts = self._server.counts()
+        for gauge, value in zip(self._gauges, (counts.sessions, counts.max_sessions, counts.is_draining), strict=True):
+            gauge.set(value)
+        return {"sessions": counts.sessions, "places": counts.max_sessions, "at": time.time()}
+
+    async def _drain_when_stopped(self) -> None:
+        """Ray waits for open WebSockets before it tells the app to end: their sessions would learn nothing of it."""
+        while time.monotonic() - self._asked_at < UNASKED_SECONDS or not await asyncio.to_thread(is_one_stopping):  # noqa: ASYNC110
+            await asyncio.sleep(COUNT_SECONDS)  # Ray offers nothing to wait on
+        await self._server.drain()
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        return {"sessions": float(self._server.counts().sessions)}
+
+
+def is_one_stopping() -> bool:
+    """Is any replica of the deployment? Who is not asked any more meanwhile is the one."""
+    found = serve.status().applications[serve.get_replica_context().app_name].deployments[NAME]
+    return found.replica_states.get(ReplicaState.STOPPING, 0) > 0
+
+
+def gauges() -> list[Gauge]:
+    """Exported by each node's agent, with the replica as a label; /metrics through Serve's proxy is of any one replica."""
+    return [
+        Gauge("asr_sessions_open", "Sessions connected now"),
+        Gauge("asr_sessions_max", "Sessions that may be open at once"),
+        Gauge("asr_draining", "1 while the server is about to end"),
+    ]
+
+
+def variables_of(variables: Mapping[str, str], replica: str, address: str) -> dict[str, str]:
+    """Of a replica on a node with this address: clients find it there, whoever deploys it from wherever."""
+    return {ICE_VARIABLE: address, **variables, **ours(os.environ), REPLICA_VARIABLE: replica}
+
+
+def ours(environment: Mapping[str, str]) -> dict[str, str]:
+    """Those variables that are settings."""
+    return {name: environment[name] for name in settings_module.variable_names() if environment.get(name)}
+
+
+class BySessions:
+    """The autoscaling policy: as many replicas as keep so much of their places taken. Runs in Ray's controller."""
+
+    def __init__(self, sessions_wanted: float):
+        """sessions_wanted: that a replica is to have."""
+        self._wanted = sessions_wanted
+
+    def __call__(self, context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
+        """A replica that drains, or has not counted yet, is not in the sum. Nobody who has counted: nothing is known."""
+        counted = (context.aggregated_metrics or {}).get("sessions", {})
+        return (sum(counted.values()) / self._wanted if counted else context.target_num_replicas), {}
+
+
+def build(arguments: Mapping[str, Any]) -> serve.Application:
+    """arguments: replicas, or min_replicas and max_replicas; target, a share of the places; surge_percent, of the replicas that a
+    rolling update may have more; engine, a module:function. All may be strings.
+
+    Settings come from the environment. Raises SettingsError, or ValueError for an argument.
+    """
+    variables = {SECRET_KEY_VARIABLE: PROCESS_KEY, **ours(os.environ)}  # every replica reads the tokens of all
+    settings = settings_module.load(variables)
+    variables[ENGINES_VARIABLE] = str(settings.model.engine_dir.resolve())  # Ray runs replicas in a directory of its own
+    variables[PLACES_VARIABLE] = str(settings.access.session_limit)  # else each node would have a number of its own
+    listening, places = settings.listen, settings.access.session_limit
+    routing: dict[str, Any] = {"request_router_class": ROUTER, "request_routing_stats_period_s": COUNT_SECONDS}
+    deploy: Callable[..., serve.Deployment] = serve.deployment(
+        name=NAME,
+        max_ongoing_requests=places + OTHER_REQUESTS,
+        graceful_shutdown_timeout_s=listening.drain_seconds + listening.shutdown_timeout_seconds + KILL_SECONDS,
+        graceful_shutdown_wait_loop_s=0.5,
+        health_check_period_s=2,
+        health_check_timeout_s=30,
+        request_router_config=RequestRouterConfig(**routing),
+        **resources_of(settings),
+        **size_of(arguments, places),
+    )
+    application: serve.Application = deploy(Replica).bind(variables, str(arguments.get("engine", OPENER)))
+    return application
+
+
+def size_of(arguments: Mapping[str, Any], places: int) -> dict[str, Any]:
+    """How many replicas."""
+    surge = {"max_surge_percent": int(arguments["surge_percent"])} if "surge_percent" in arguments else {}
+    if "max_replicas" not in arguments:
+        return surge | {"num_replicas": int(arguments.get("replicas", 1))}
+    wanted = max(1.0, float(arguments.get("target", TARGET_SHARE)) * places)
+    return surge | {"autoscaling_config": AutoscalingConfig(
+        min_replicas=int(arguments.get("min_replicas", 1)),
+        max_replicas=int(arguments["max_replicas"]),
+        policy=AutoscalingPolicy(policy_function=POLICY, policy_kwargs={"sessions_wanted": wanted}),
+        metrics_interval_s=COUNT_SECONDS,
+        look_back_period_s=LOOK_BACK_SECONDS,
+        upscale_delay_s=0,
+        downscale_delay_s=float(arguments.get("scale_down_seconds", SCALE_DOWN_SECONDS)),
+    )}  # fmt: skip
+
+
+def resources_of(settings: Settings) -> dict[str, Any]:
+    """Of a replica: a GPU where the cluster has any; else cores. One that takes all of its node's wants no other one there."""
+    if ray.is_initialized() and ray.cluster_resources().get("GPU"):
+        return {"ray_actor_options": {"num_gpus": 1, "num_cpus": 1}}
+    threads = settings.model.cpu_threads
+    return {"ray_actor_options": {"num_cpus": threads or 1}} | ({} if threads else {"max_replicas_per_node": 1})
