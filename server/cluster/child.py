@@ -21,7 +21,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from server.admission import Counts
-from server.settings import Settings
+from server.settings import Settings, variable_names
 
 logger = logging.getLogger(__name__)
 
@@ -45,10 +45,11 @@ class Child:
     """python -m server, from the lifespan's beginning to its end."""
 
     def __init__(self, settings: Settings, variables: Mapping[str, str]):
-        """variables: its environment's own, beside this process's."""
+        """variables: those of the settings; it gets no others that are settings."""
         self._listen = settings.listen
         self._port = free_port()
-        self._environment = {**os.environ, **variables, **WITHOUT_TLS, "ASR_HOST": LOOPBACK, "ASR_PORT": str(self._port)}
+        inherited = {name: value for name, value in os.environ.items() if name not in variable_names()}
+        self._environment = {**inherited, **variables, **WITHOUT_TLS, "ASR_HOST": LOOPBACK, "ASR_PORT": str(self._port)}
         self._http = httpx.AsyncClient(
             base_url=f"http://{LOOPBACK}:{self._port}",
             timeout=httpx.Timeout(CONNECT_SECONDS, read=None),

@@ -9,7 +9,7 @@ import logging
 import os
 import pkgutil
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import ray
@@ -48,6 +48,8 @@ TARGET_SHARE = 0.7  # of the places: what is left takes those who come while ano
 ROUTER, POLICY = "server.cluster.ray_router:SessionRouter", "server.cluster.ray_serve:BySessions"
 ICE_VARIABLE, REPLICA_VARIABLE = "ASR_ICE_ADDRESSES", "ASR_REPLICA"
 PLACES_VARIABLE, ENGINES_VARIABLE = "ASR_MAX_SESSIONS", "ASR_ENGINE_DIR"
+NODE_VARIABLES = (ICE_VARIABLE, "ASR_ADVERTISED_ADDRESS", "ASR_UDP_PORTS", ENGINES_VARIABLE)
+"""What each node may have of its own, in the environment that Ray was started in there."""
 
 
 class Served(Protocol):
@@ -119,7 +121,7 @@ class Replica:
     """What Ray runs. Its methods are Ray Serve's hooks: coroutines, for Ray calls any other function in a thread."""
 
     def __init__(self, variables: Mapping[str, str], opener: str):
-        """variables: of the environment of whoever deploys; those that the node has itself come first.
+        """variables: settings, of whoever deploys.
 
         opener: module:function that opens the engine.
         """
@@ -175,12 +177,12 @@ def gauges() -> list[Gauge]:
 
 def variables_of(variables: Mapping[str, str], replica: str, address: str) -> dict[str, str]:
     """Of a replica on a node with this address: clients find it there, whoever deploys it from wherever."""
-    return {ICE_VARIABLE: address, **variables, **ours(os.environ), REPLICA_VARIABLE: replica}
+    return {ICE_VARIABLE: address, **variables, **found(NODE_VARIABLES), REPLICA_VARIABLE: replica}
 
 
-def ours(environment: Mapping[str, str]) -> dict[str, str]:
-    """Those variables that are settings."""
-    return {name: environment[name] for name in settings_module.variable_names() if environment.get(name)}
+def found(names: Sequence[str]) -> dict[str, str]:
+    """Those of the variables that this process has."""
+    return {name: os.environ[name] for name in names if os.environ.get(name)}
 
 
 class BySessions:
@@ -202,7 +204,10 @@ def build(arguments: Mapping[str, Any]) -> serve.Application:
 
     Settings come from the environment. Raises SettingsError, or ValueError for an argument.
     """
-    variables = {SECRET_KEY_VARIABLE: PROCESS_KEY, **ours(os.environ)}  # every replica reads the tokens of all
+    variables = {
+        SECRET_KEY_VARIABLE: PROCESS_KEY,
+        **found(settings_module.variable_names()),
+    }  # every replica reads the tokens of all
     settings = settings_module.load(variables)
     variables[ENGINES_VARIABLE] = str(settings.model.engine_dir.resolve())  # Ray runs replicas in a directory of its own
     variables[PLACES_VARIABLE] = str(settings.access.session_limit)  # else each node would have a number of its own
@@ -233,8 +238,9 @@ def size_of(arguments: Mapping[str, Any], places: int) -> dict[str, Any]:
         min_replicas=int(arguments.get("min_replicas", 1)),
         max_replicas=int(arguments["max_replicas"]),
         policy=AutoscalingPolicy(policy_function=POLICY, policy_kwargs={"sessions_wanted": wanted}),
-        metrics_interval_s=COUNT_SECONDS,
+        metrics_interval_s=COUNT_SECONDS / 2,
         look_back_period_s=LOOK_BACK_SECONDS,
+        aggregation_function="max",  # a mean would follow a rush seconds late
         upscale_delay_s=0,
         downscale_delay_s=float(arguments.get("scale_down_seconds", SCALE_DOWN_SECONDS)),
     )}  # fmt: skip
