@@ -10,6 +10,7 @@ if [ "${1:-}" = --fast ]; then
         -m "not engine and not server and not slow" "$@"
 fi
 [ "$(id -u)" != 0 ] || command -v chromium >/dev/null || apt_install "a browser, for the tests of the page," chromium
+[ "$(id -u)" != 0 ] || command -v promtool >/dev/null || apt_install "Prometheus, for the tests of the alarms," prometheus
 install_torch
 install_project export,gpu,test
 exec "$PYTHON" -m pytest "$@"

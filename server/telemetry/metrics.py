@@ -12,6 +12,7 @@ from runtime.exceptions import RequestCancelled
 from runtime.scheduler.batcher import Batcher, Step
 from runtime.scheduler.observer import Observer
 from runtime.scheduler.requests import Result
+from server.errors import Code
 
 STEP_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 LATENCY_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 5.0, 10.0)
@@ -19,6 +20,12 @@ LATE_INTERVALS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64)
 SHARED_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # prometheus-client's: where processes share what they count
 LAG_SECONDS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
+ALARMING_ERRORS = (Code.ENGINE_FAILED, Code.INTERNAL_ERROR, Code.SLOW_READER)
+ALARMING_REFUSALS = (
+    Code.SERVER_FULL, Code.CONNECT_TIMEOUT, Code.INVALID_KEY, Code.FORBIDDEN_ORIGIN, Code.FORBIDDEN_HOST, Code.RATE_LIMITED,
+    Code.TOO_MANY_SESSIONS,
+)  # fmt: skip
+"""What docker/alerts.yaml watches. A counter that appears with its first event has not increased, so these begin at 0."""
 PASSES = (1, 2, 3, 4, 6, 8, 12, 20, 40, 80)
 
 
@@ -61,13 +68,11 @@ class Metrics(Observer):
             "asr_draining", "1 while the server is about to end", registry=registry, multiprocess_mode="livemax"
         )
         self.sessions_total = Counter("asr_sessions_total", "Sessions accepted", ["api"], registry=registry)
-        for api in Api:
-            self.sessions.labels(api)  # shown before anybody comes
-            self.sessions_total.labels(api)
         self.refused_total = Counter("asr_offers_refused_total", "Offers refused", ["reason"], registry=registry)
         self.errors_total = Counter(
             "asr_session_errors_total", "Sessions ended by an error", ["api", "reason"], registry=registry
         )
+        self._show_from_the_beginning()
         self.audio_seconds_total = Counter("asr_audio_seconds_total", "Audio received", registry=registry)
         self.messages_total = Counter("asr_messages_sent_total", "Messages sent", ["api", "op"], registry=registry)
         self.interims_dropped_total = Counter(
@@ -117,6 +122,15 @@ class Metrics(Observer):
             "asr_segments_cut_short_total", "Segments whose text reached the most that their audio can hold", registry=registry
         )
         self.single_steps_total = Counter("asr_single_steps_total", "Passes that fed one token only", registry=registry)
+
+    def _show_from_the_beginning(self) -> None:
+        for api in Api:
+            self.sessions.labels(api)
+            self.sessions_total.labels(api)
+            for code in ALARMING_ERRORS:
+                self.errors_total.labels(api, code.value)
+        for code in ALARMING_REFUSALS:
+            self.refused_total.labels(code.value)
 
     def watch(self, engine: Engine) -> None:
         """Report what this engine counts itself."""
