@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the engine for this machine where the volume has none, then serves.
+# Builds the engine for this machine where the volume has none, then serves. --build-only ends before that.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 EXPORTS="${EXPORTS:-/opt/exports}"
@@ -12,4 +12,4 @@ if [ "$state" != usable ]; then
     python engine_build/build.py --model "${MOONSHINE_MODEL_ID:-UsefulSensors/moonshine-base}" \
         --target "$target" --precision "$precision" --max-batch "$max_batch" --out "$(dirname "$directory")"
 fi
-exec python -m server
+[ "${1:-}" = --build-only ] || exec python -m server

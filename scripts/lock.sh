@@ -8,5 +8,5 @@ make_environment
 index=$("$PYTHON" -m pip config get global.index-url 2>/dev/null || true)
 [ -n "$index" ] && export UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-$index}"
 "$VENV_PATH/bin/uv" pip compile pyproject.toml --quiet --universal --python-version 3.11 --no-emit-index-url \
-    --extra server --extra tracing --extra cluster --extra export --extra gpu --extra test --no-emit-package moonshine-asr --no-annotate \
+    --extra server --extra tracing --extra cluster --extra export --extra gpu --extra test --extra chart --no-emit-package moonshine-asr --no-annotate \
     --custom-compile-command "bash scripts/lock.sh" --output-file requirements.lock "$@"

@@ -12,5 +12,5 @@ fi
 [ "$(id -u)" != 0 ] || command -v chromium >/dev/null || apt_install "a browser, for the tests of the page," chromium
 [ "$(id -u)" != 0 ] || command -v promtool >/dev/null || apt_install "Prometheus, for the tests of the alarms," prometheus
 install_torch
-install_project export,gpu,test
+install_project export,gpu,test,chart
 exec "$PYTHON" -m pytest "$@"
