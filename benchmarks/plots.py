@@ -10,6 +10,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 from benchmarks import scores
+from benchmarks.fleet import Simulated
 from benchmarks.gateway import GatewayLoad
 from benchmarks.networks import Crossed
 from benchmarks.offline import Offline
@@ -101,6 +102,30 @@ def plot_streams(found: Sequence[Capacity], path: Path) -> None:
     late.set(xlabel="live streams", ylabel="updates more than an interval late, %", title="o passed, x failed; dotted: the rule")
     finals.set(xlabel="live streams", ylabel="p95 final latency, ms")
     late.legend(title="streams carried")
+    save(figure, path)
+
+
+def plot_fleet(found: Simulated, path: Path) -> None:
+    """What is refused under each policy by size of the fleet, and what growth costs."""
+    figure, (placed, grown) = pyplot.subplots(1, 2, figsize=(14, 5.5))
+    sizes = list(dict.fromkeys((each.replicas, each.places) for each in found.placed))
+    policies = list(dict.fromkeys(each.policy for each in found.placed))
+    for number, policy in enumerate(policies):
+        refused = [100 * each.refused for each in found.placed if each.policy == policy]
+        placed.barh(np.arange(len(sizes)) + 0.13 * (number - len(policies) / 2), refused, 0.12, label=policy)
+    placed.set_yticks(np.arange(len(sizes)), [f"{replicas:,} x {places:,}" for replicas, places in sizes])
+    placed.set(
+        xlabel="offers refused at first, % (cut at 30), with 85% of the places taken", ylabel="replicas x places", xlim=(0, 30)
+    )
+    placed.invert_yaxis()
+    placed.legend(fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    for number, growth in enumerate(dict.fromkeys(each.growth for each in found.grown)):
+        for target, line in zip(sorted({each.target for each in found.grown}), (":", "--", "-"), strict=False):
+            chosen = [each for each in found.grown if (each.growth, each.target) == (growth, target)]
+            starts, lost = [each.start_seconds for each in chosen], [100 * each.lost for each in chosen]
+            grown.plot(starts, lost, f"o{line}", color=f"C{number}", label=f"{growth}, {target:.0%} filled")
+    grown.set(xlabel="until a new replica serves, s", ylabel="offers lost in half an hour, %", title="growth")
+    grown.legend(fontsize=8)
     save(figure, path)
 
 

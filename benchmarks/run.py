@@ -16,6 +16,7 @@ from rich.console import Console
 from benchmarks import (
     comparison,
     engine,
+    fleet,
     flood,
     gateway,
     gateway_load,
@@ -85,6 +86,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         add("recording", run_recording, "a long recording over REST: speed, memory, and a live stream beside it")
     )
     add_gateway_options(add("gateway", run_gateway, "CPU of a message, sessions of a core, memory of a session; no engine"))
+    add("fleet", run_fleet, "many replicas, simulated: how sessions are placed, what growth and failures cost")
     add_quality_options(add("quality", run_quality, "WER, delay of words, stability and latency of streams"))
     everything = add("all", run_all, "offline, streams, gateway and quality, each with its defaults; hours")
     everything.add_argument("--peers", action="store_true", help="other recognisers too, in offline")
@@ -262,6 +264,17 @@ def run_flood(arguments: argparse.Namespace) -> int:
             found.append(each)
             write_line(arguments.out, about | {"result": each.as_json()})
     console.print(tables.flood_table(found))
+    return 0
+
+
+def run_fleet(arguments: argparse.Namespace) -> int:
+    with console.status("…") as status:
+        found = fleet.run(status.update)
+    for table in tables.fleet_tables(found):
+        console.print(table)
+    write_line(arguments.out, {"benchmark": "fleet", "commit": machine.commit(), "result": found.as_json()})
+    if arguments.plot:
+        plots.plot_fleet(found, arguments.plot)
     return 0
 
 

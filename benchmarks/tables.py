@@ -7,6 +7,7 @@ from rich.table import Table
 
 from benchmarks import soak
 from benchmarks.engine import EngineRun, Measurement
+from benchmarks.fleet import Failed, Grown, Placed, Simulated
 from benchmarks.flood import Flooded, Refusing
 from benchmarks.gateway import Churn, GatewayLoad
 from benchmarks.networks import Crossed
@@ -226,6 +227,54 @@ def recording_table(found: Recorded) -> Table:
     ):  # fmt: skip
         table.add_row(name, value)
     return table
+
+
+def placed_table(found: Sequence[Placed]) -> Table:
+    """One row for each policy, one column for each size of the fleet."""
+    sizes = list(dict.fromkeys((each.replicas, each.places) for each in found))
+    columns = ("offers go to", *(f"{replicas:,} x {places:,}" for replicas, places in sizes))
+    table = make_table("refused at first / and at a second try / time over 95% full, %", columns, left=1)
+    for policy in dict.fromkeys(each.policy for each in found):
+        shares = [f"{each.refused:.1%} / {each.lost:.2%} / {each.overloaded:.0%}" for each in found if each.policy == policy]
+        table.add_row(policy, *(share.replace("%", "") for share in shares))
+    return table
+
+
+def grown_table(found: Sequence[Grown]) -> Table:
+    starts = list(dict.fromkeys(each.start_seconds for each in found))
+    columns = ("sessions grow to", "places filled", *(f"a new one after {seconds:g} s" for seconds in starts))
+    table = make_table("offers lost in half an hour of growth, %", columns, left=1)
+    for growth, target in dict.fromkeys((each.growth, each.target) for each in found):
+        lost = [each.lost for each in found if (each.growth, each.target) == (growth, target)]
+        table.add_row(growth, f"{target:.0%}", *(f"{share:.1%}" if share else "0" for share in lost))
+    return table
+
+
+def failed_table(found: Sequence[Failed]) -> Table:
+    loads = list(dict.fromkeys(each.load for each in found))
+    table = make_table("a replica dies: sessions that wait, %, and for how long at most", ("replicas x places",
+                       *(f"{load:.0%} taken" for load in loads)), left=1)  # fmt: skip
+    for replicas, places in dict.fromkeys((each.replicas, each.places) for each in found):
+        chosen = [each for each in found if (each.replicas, each.places) == (replicas, places)]
+        table.add_row(
+            f"{replicas} x {places}", *(f"{each.waited:.0%}, {each.seconds:.0f} s" if each.waited else "0" for each in chosen)
+        )
+    return table
+
+
+def waits(each: Failed) -> str:
+    return f"{each.waited:.0%}, {each.seconds:.0f} s" if each.waited else "0"
+
+
+def fleet_tables(found: Simulated) -> list[Table]:
+    return [placed_table(found.placed), grown_table(found.grown), failed_table(found.failed)]
+
+
+def as_markdown(table: Table) -> str:
+    """Of a table of plain cells."""
+    columns = [[str(column.header), *map(str, column.cells)] for column in table.columns]
+    head, *rows = (f"| {' | '.join(cells)} |" for cells in zip(*columns, strict=True))
+    return "\n".join([head, "|---" * len(columns) + "|", *rows]) + "\n"
 
 
 def gateway_table(loads: Sequence[GatewayLoad]) -> Table:

@@ -1,4 +1,4 @@
-"""Which replica takes a new session: of two at random, the one that is less full.
+"""Which replica takes a new session: of two at random that have room, the one that is less full.
 
 Two random choices need nothing fresh and nothing shared: with counts that are seconds old they place sessions about as evenly
 as perfect knowledge would, and routers that know nothing of each other do not all run to the same replica (Mitzenmacher, 2001).
@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+FEW = 16
 MARGIN_SECONDS = 0.2  # an offer that was sent so long before the replica counted may not have been in its count
 
 
@@ -38,7 +39,18 @@ class Load:
         return (self.sessions + len(self._sent_at)) / self.places
 
 
+def two_choices(loads: Sequence[Load], dice: random.Random) -> list[int]:
+    """Indices of two replicas at random, of those with room where there are any, the less full one first."""
+    for count in (min(FEW, len(loads)), len(loads)):  # two with room are nearly always among a few
+        drawn = dice.sample(range(len(loads)), count)
+        with_room = [index for index in drawn if loads[index].share < 1]
+        if len(with_room) >= 2:
+            break
+    return sorted((with_room or drawn)[:2], key=lambda index: loads[index].share)
+
+
 def ranked(loads: Sequence[Load], dice: random.Random) -> list[int]:
-    """Indices of the replicas, best first: two at random, the less full one before the other; the rest in random order."""
-    order = dice.sample(range(len(loads)), len(loads))
-    return sorted(order[:2], key=lambda index: loads[index].share) + order[2:]
+    """Indices of all replicas, best first: two choices, then the rest in random order."""
+    first = two_choices(loads, dice)
+    rest = [index for index in range(len(loads)) if index not in first]
+    return first + dice.sample(rest, len(rest))

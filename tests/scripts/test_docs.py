@@ -8,7 +8,7 @@ from tests.conftest import PROJECT
 
 PAGES = [PROJECT / name for name in ("README.md", "CHANGELOG.md", "SECURITY.md")] + sorted((PROJECT / "docs").glob("*.md"))
 MOST_README_LINES = 160
-FOLDERS = "server|runtime|engine_build|moonshine_client|scripts|docker|tests|benchmarks|docs"
+FOLDERS = "server|runtime|engine_build|moonshine_client|scripts|docker|deploy|tests|benchmarks|docs"
 
 
 def anchors_of(text: str) -> set[str]:
@@ -31,7 +31,8 @@ def test_what_a_page_links_to_is_there(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_what_a_page_names_in_the_project_is_there(page):
     named = re.findall(
-        r"`((?:server|runtime|engine_build|moonshine_client|scripts|docker|tests|benchmarks|docs)/[\w./]+)`", page.read_text()
+        r"`((?:server|runtime|engine_build|moonshine_client|scripts|docker|deploy|tests|benchmarks|docs)/[\w./]+)`",
+        page.read_text(),
     )
     assert [name for name in named if not (PROJECT / name).exists()] == []
 

@@ -15,7 +15,8 @@ def test_all_replicas_are_ranked_once_and_the_less_full_of_two_is_first(counts, 
     loads = [Load(sessions, places) for sessions, places in counts]
     order = ranked(loads, random.Random(seed))
     assert sorted(order) == list(range(len(loads)))
-    assert len(order) < 2 or loads[order[0]].share <= loads[order[1]].share
+    assert len(order) < 2 or loads[order[0]].share <= loads[order[1]].share or loads[order[1]].share >= 1
+    assert (loads[order[0]].share < 1) == any(load.share < 1 for load in loads), "never a full one where another has room"
 
 
 @given(st.lists(st.floats(0, 10), max_size=20), st.floats(0, 10))

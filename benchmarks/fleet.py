@@ -1,0 +1,351 @@
+"""Many replicas, simulated: who places sessions how, what is refused, and what growth and failures cost. Nothing is served.
+
+Sessions come as a Poisson process and last an exponential time, so that whoever leaves next is any of them with equal chance: the
+simulation needs no calendar of ends, and a million sessions cost what a thousand do.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from server.cluster.placement import Load, two_choices
+
+SESSION_SECONDS = 300.0  # on average
+OVERLOADED_SHARE = 0.95  # of its places: updates come late
+LOAD = 0.85
+SIZES = ((10, 12), (100, 12), (1000, 12), (10, 1000), (100, 1000), (1000, 1000))
+"""Replicas, and places of each: two CPU cores, and a large GPU."""
+ROUTERS = 4  # that know nothing of each other
+OFFERS = 20_000
+SEEDS = (1, 2, 3)
+LOOK_SECONDS = 1.0  # between two looks at how full replicas are, and at the scaler's wish
+
+
+class Policy(Protocol):
+    """Of one router."""
+
+    def choose(self) -> int: ...
+
+    def sent(self, replica: int, now: float) -> None: ...
+
+    def told(self, counts: np.ndarray, now: float) -> None:
+        """How many sessions each replica has; a second or more old when it is used."""
+
+
+class Blind:
+    """Any replica: a Service of Kubernetes, round robin."""
+
+    def __init__(self, replicas: int, places: int, dice: random.Random):
+        self._replicas, self._dice = replicas, dice
+
+    def choose(self) -> int:
+        return self._dice.randrange(self._replicas)
+
+    def sent(self, replica: int, now: float) -> None:
+        pass
+
+    def told(self, counts: np.ndarray, now: float) -> None:
+        pass
+
+
+class WithRoom(Blind):
+    """Any of those that were seen with room: readiness by /readyz."""
+
+    def __init__(self, replicas: int, places: int, dice: random.Random):
+        super().__init__(replicas, places, dice)
+        self._places, self._ready = places, np.arange(replicas)
+
+    def choose(self) -> int:
+        return int(self._ready[self._dice.randrange(len(self._ready))]) if len(self._ready) else super().choose()
+
+    def told(self, counts: np.ndarray, now: float) -> None:
+        self._ready = np.flatnonzero(counts < self._places)
+
+
+class Least(Blind):
+    """The one that had fewest sessions when last seen."""
+
+    def __init__(self, replicas: int, places: int, dice: random.Random):
+        self._counts, self._dice = np.zeros(replicas), dice
+
+    def choose(self) -> int:
+        least = np.flatnonzero(self._counts == self._counts.min())
+        return int(least[self._dice.randrange(len(least))])
+
+    def told(self, counts: np.ndarray, now: float) -> None:
+        self._counts = counts.astype(float)
+
+
+class LeastWithOwn(Least):
+    """And what this router sent there since counts."""
+
+    def sent(self, replica: int, now: float) -> None:
+        self._counts[replica] += 1
+
+
+class TwoChoices(Blind):
+    """The server's own router."""
+
+    def __init__(self, replicas: int, places: int, dice: random.Random):
+        self._loads, self._dice, self._places = [Load(places=places) for _ in range(replicas)], dice, places
+
+    def choose(self) -> int:
+        return two_choices(self._loads, self._dice)[0]
+
+    def sent(self, replica: int, now: float) -> None:
+        self._loads[replica].sent(now)
+
+    def told(self, counts: np.ndarray, now: float) -> None:
+        for load, count in zip(self._loads, counts.tolist(), strict=True):
+            load.count(count, self._places, now)
+
+
+PolicyClass = Callable[[int, int, random.Random], Policy]
+POLICIES: dict[str, tuple[PolicyClass, float]] = {
+    "any replica": (Blind, 1.0),
+    "any seen with room, 5 s ago": (WithRoom, 5.0),
+    "least sessions, 5 s ago": (Least, 5.0),
+    "least sessions, 5 s ago, with its own": (LeastWithOwn, 5.0),
+    "two choices, 5 s ago": (TwoChoices, 5.0),
+    "two choices, 1 s ago": (TwoChoices, 1.0),
+}
+"""And how old counts grow."""
+
+
+class Fleet:
+    """Replicas and their sessions."""
+
+    def __init__(self, replicas: int, places: int, dice: random.Random):
+        self.counts, self.places = np.zeros(replicas, dtype=int), places
+        self._sessions: list[int] = []  # the replica of each
+        self._dice = dice
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def take(self, replica: int) -> bool:
+        """False where it is full."""
+        if self.counts[replica] >= self.places:
+            return False
+        self.counts[replica] += 1
+        self._sessions.append(replica)
+        return True
+
+    def leave(self) -> None:
+        """One session, whichever."""
+        place = self._dice.randrange(len(self._sessions))
+        self._sessions[place], self._sessions[-1] = self._sessions[-1], self._sessions[place]
+        self.counts[self._sessions.pop()] -= 1
+
+    def add_replicas(self, count: int) -> None:
+        self.counts = np.concatenate([self.counts, np.zeros(count, dtype=int)])
+
+    def lose(self, replica: int) -> int:
+        """A replica dies; returns how many sessions it had."""
+        lost = int(self.counts[replica])
+        self._sessions = [each for each in self._sessions if each != replica]
+        self.counts[replica] = 0
+        return lost
+
+
+@dataclass(frozen=True)
+class Placed:
+    """What became of offers under one policy, in shares."""
+
+    policy: str
+    replicas: int
+    places: int
+    refused: float
+    """At the first try."""
+    lost: float
+    """At the second one, at once, too."""
+    overloaded: float
+    """Of the replicas' time, with more than OVERLOADED_SHARE of their places taken."""
+
+
+def place(name: str, replicas: int, places: int, seed: int, load: float = LOAD, offers: int = OFFERS) -> Placed:
+    """Fill the fleet by the policy, then let so many sessions come while others go."""
+    made, age_seconds = POLICIES[name]
+    dice = random.Random(seed)
+    fleet, routers = Fleet(replicas, places, dice), [made(replicas, places, dice) for _ in range(ROUTERS)]
+    rate = load * replicas * places / SESSION_SECONDS
+    now, next_look, refused, lost, looks, overloaded = 0.0, 0.0, 0, 0, 0, 0.0
+    told_at = [-age_seconds * number / ROUTERS for number in range(ROUTERS)]  # each at a time of its own
+    filling, done = int(load * replicas * places), 0
+    while done < filling + offers:
+        is_filled = done >= filling
+        total = rate + (len(fleet) / SESSION_SECONDS if is_filled else 0.0)
+        now += dice.expovariate(total if is_filled else 50 * rate)  # it fills in a fiftieth of the time
+        for number, router in enumerate(routers):
+            if now - told_at[number] >= age_seconds / (1 if is_filled else 50):
+                router.told(fleet.counts, now)
+                told_at[number] = now
+        if is_filled and now >= next_look:
+            looks, overloaded, next_look = looks + 1, overloaded + over(fleet), now + LOOK_SECONDS
+        if is_filled and dice.random() * total >= rate:
+            fleet.leave()
+            continue
+        done += 1
+        tries = [offered(fleet, dice.choice(routers), now)]
+        if not tries[0]:
+            tries.append(offered(fleet, dice.choice(routers), now))
+        refused, lost = refused + (is_filled and not tries[0]), lost + (is_filled and not any(tries))
+    return Placed(name, replicas, places, refused / offers, lost / offers, overloaded / max(1, looks))
+
+
+def offered(fleet: Fleet, router: Policy, now: float) -> bool:
+    replica = router.choose()
+    router.sent(replica, now)
+    return fleet.take(replica)
+
+
+def over(fleet: Fleet) -> float:
+    return float((fleet.counts > OVERLOADED_SHARE * fleet.places).mean())
+
+
+@dataclass(frozen=True)
+class Grown:
+    """What a rush costs."""
+
+    growth: str
+    start_seconds: float
+    """Until a new replica serves."""
+    target: float
+    lost: float
+    """Of the offers of half an hour."""
+
+
+GROWTHS: dict[str, tuple[float, float]] = {"twice as many at once": (2.0, 0.0), "twice as many in 10 min": (2.0, 600.0),
+                                           "three times as many in 10 min": (3.0, 600.0)}  # fmt: skip
+START_SECONDS = (30.0, 120.0, 300.0)
+TARGETS = (0.85, 0.7, 0.6)
+GROWN_REPLICAS, GROWN_PLACES, RUSH_SECONDS, SCALER_SECONDS = 20, 64, 1800.0, 15.0
+
+
+def grow(name: str, start_seconds: float, target: float, seed: int) -> Grown:
+    """A scaler that keeps so much of the places taken, and replicas that are there so long after it asked for them."""
+    factor, ramp_seconds = GROWTHS[name]
+    dice = random.Random(seed)
+    fleet = Fleet(GROWN_REPLICAS, GROWN_PLACES, dice)
+    base = target * GROWN_REPLICAS * GROWN_PLACES / SESSION_SECONDS
+    for number in range(int(target * GROWN_REPLICAS * GROWN_PLACES)):
+        fleet.take(number % GROWN_REPLICAS)
+    coming: list[float] = []  # when each replica that was asked for is there
+    now, next_look, offers, lost = 0.0, 0.0, 0, 0
+    while now < RUSH_SECONDS:
+        rate = base * (1 + (factor - 1) * min(1.0, now / ramp_seconds if ramp_seconds else 1.0))
+        total = rate + len(fleet) / SESSION_SECONDS
+        now += dice.expovariate(total)
+        while coming and coming[0] <= now:
+            coming.pop(0)
+            fleet.add_replicas(1)
+        if now >= next_look:
+            next_look = now + SCALER_SECONDS
+            wanted = int(np.ceil(len(fleet) / (target * GROWN_PLACES)))
+            coming += [now + start_seconds] * (wanted - len(fleet.counts) - len(coming))
+        if dice.random() * total >= rate:
+            fleet.leave()
+        else:
+            offers, lost = offers + 1, lost + (not fleet.take(int(np.argmin(fleet.counts))))
+    return Grown(name, start_seconds, target, lost / offers)
+
+
+@dataclass(frozen=True)
+class Failed:
+    """What it costs that a replica dies, whose clients all come again at once."""
+
+    replicas: int
+    places: int
+    load: float
+    waited: float
+    """Of its sessions, those that found no place at their first try."""
+    seconds: float
+    """Until every one has a place again."""
+
+
+FAILED_SIZES = ((3, 12), (10, 12), (3, 200), (10, 200))
+FAILED_LOADS = (0.5, 0.7, 0.85)
+AGAIN_SECONDS = 4.0  # between two tries of our clients, after the first few
+REPLACED_SECONDS = 120.0  # until there is another one in its place
+GIVEN_UP_SECONDS = 600.0
+
+
+def fail(replicas: int, places: int, load: float, seed: int) -> Failed:
+    dice = random.Random(seed)
+    fleet, rate = Fleet(replicas, places, dice), load * replicas * places / SESSION_SECONDS
+    for number in range(int(load * replicas * places)):
+        fleet.take(number % replicas)
+    lost = fleet.lose(0)
+    waiting, waited, now, next_try = lost, 0, 0.0, 0.0
+    while waiting and now < GIVEN_UP_SECONDS:
+        alive = range(0 if now >= REPLACED_SECONDS else 1, replicas)
+        if now >= next_try:
+            waiting = sum(not fleet.take(least_of_two(fleet, alive, dice)) for _ in range(waiting))
+            waited, next_try = waited or waiting, now + AGAIN_SECONDS
+        total = rate + len(fleet) / SESSION_SECONDS
+        now += dice.expovariate(total)
+        if dice.random() * total >= rate:
+            fleet.leave()
+        else:
+            fleet.take(least_of_two(fleet, alive, dice))
+    return Failed(replicas, places, load, waited / lost, next_try - AGAIN_SECONDS)
+
+
+def least_of_two(fleet: Fleet, alive: Sequence[int], dice: random.Random) -> int:
+    return min(dice.sample(alive, min(2, len(alive))), key=lambda replica: fleet.counts[replica])
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """Medians over SEEDS."""
+
+    placed: list[Placed]
+    grown: list[Grown]
+    failed: list[Failed]
+
+    def as_json(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def of(cls, found: dict) -> "Simulated":
+        """Of as_json()."""
+        kinds = {"placed": Placed, "grown": Grown, "failed": Failed}
+        return cls(**{name: [kind(**each) for each in found[name]] for name, kind in kinds.items()})
+
+
+def run(progress: Callable[[str], None], sizes: Sequence[tuple[int, int]] = SIZES, offers: int = OFFERS) -> Simulated:
+    placed = [
+        median([place(name, replicas, places, seed, offers=offers) for seed in SEEDS])
+        for replicas, places in announced(sizes, progress)
+        for name in POLICIES
+    ]
+    progress("growth")
+    grown = [
+        median([grow(name, start, target, seed) for seed in SEEDS])
+        for name in GROWTHS
+        for start in START_SECONDS
+        for target in TARGETS
+    ]
+    progress("failures")
+    failed = [
+        median([fail(replicas, places, load, seed) for seed in SEEDS])
+        for replicas, places in FAILED_SIZES
+        for load in FAILED_LOADS
+    ]
+    return Simulated(placed, grown, failed)
+
+
+def announced(sizes: Sequence[tuple[int, int]], progress: Callable[[str], None]) -> Iterator[tuple[int, int]]:
+    for replicas, places in sizes:
+        progress(f"{replicas} replicas of {places} places")
+        yield replicas, places
+
+
+def median(results: Sequence[Any]) -> Any:
+    """Of runs that differ in their seed, each figure's."""
+    figures = {name: float(np.median([getattr(each, name) for each in results]))
+               for name, value in asdict(results[0]).items() if isinstance(value, float)}  # fmt: skip
+    return replace(results[0], **figures)
