@@ -20,9 +20,8 @@ from server.http.failures import error_response
 from server.http.offers import read_body
 from server.http.whip import ANYBODY, LIVE, WANTED, no_sender, no_session
 from server.settings import Listen
-from server.transports.session_names import NAME
+from server.transports.session_names import SESSION_PATH
 
-NAMED_PATH = re.compile(rf"/(?:whip/session/|v1/realtime/calls/rtc_){NAME}")
 CHANNEL_PATH = re.compile(r"/whip/[^/]+/(?:events|captions\.vtt)$")
 """Of a channel, which any gateway may have."""
 NOT_HANDED_ON = {b"host", b"content-length", b"transfer-encoding", b"connection", WANTED.encode()}
@@ -75,7 +74,7 @@ class Forwarding:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or WANTED in Headers(scope=scope):
             await self._app(scope, receive, send)
-        elif (owner := NAMED_PATH.match(scope["path"])) and (client := self._clients.get(int(owner["gateway"]))):
+        elif (owner := SESSION_PATH.fullmatch(scope["path"])) and (client := self._clients.get(int(owner["gateway"]))):
             if not await hand_on(client, Request(scope, receive), send, ANYBODY):
                 await GONE(scope, receive, send)
         elif CHANNEL_PATH.match(scope["path"]):
@@ -130,6 +129,8 @@ async def hand_on(client: httpx.AsyncClient, request: Request, send: Send, wante
     headers = [(name, value) for name, value in request.headers.raw if name not in NOT_HANDED_ON]
     try:
         url = client.base_url.copy_with(raw_path=request.scope["raw_path"])
+        if url.raw_path != request.scope["raw_path"]:  # it was resolved: another path than the one that was let in
+            return False
         asked = httpx.Request(request.method, url, headers=[*headers, (WANTED.encode(), wanted.encode())], content=body)
         answer = await client.send(asked, stream=True)
     except (httpx.TransportError, httpx.InvalidURL):

@@ -1,5 +1,6 @@
 """Ray Serve's requests on their way to a replica: new sessions by placement.py, and what is about a session to where it is."""
 
+import hashlib
 import pickle
 import random
 import re
@@ -9,9 +10,9 @@ from typing import Any
 from ray.serve.request_router import PendingRequest, ReplicaID, ReplicaResult, RequestRouter, RunningReplica
 
 from server.cluster.placement import Load, ranked
-from server.transports.session_names import NAME
+from server.transports.session_names import SESSION_PATH
 
-SESSION_PATH = re.compile(rf"/(?:whip/session/|v1/realtime/calls/rtc_){NAME}")
+CHANNEL_PATH = re.compile(r"/whip/(?!session/)(?P<channel>[^/]+)(?:/events|/captions\.vtt)?")
 
 
 class SessionRouter(RequestRouter):
@@ -26,11 +27,16 @@ class SessionRouter(RequestRouter):
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
         """One replica in each rank: within a rank Serve would choose by its own count of open requests."""
-        found = SESSION_PATH.match(scope_of(pending_request).get("path", ""))
-        if found and (owner := [each for each in candidate_replicas if name_of(each.replica_id) == found["replica"]]):
-            return [owner]
+        path = scope_of(pending_request).get("path", "")
         order = ranked([self._load_of(replica) for replica in candidate_replicas], self._dice)
-        return [[candidate_replicas[index]] for index in order]
+        chosen = [candidate_replicas[index] for index in order]
+        if session := SESSION_PATH.fullmatch(path):
+            owner = session["replica"]
+            chosen.sort(key=lambda replica: name_of(replica.replica_id) != owner)
+        elif named := CHANNEL_PATH.fullmatch(path):
+            channel = named["channel"]
+            chosen.sort(key=lambda replica: weight(name_of(replica.replica_id), channel))
+        return [[replica] for replica in chosen]
 
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: ReplicaResult) -> None:
         if opens_session(scope_of(pending_request)):
@@ -46,6 +52,11 @@ class SessionRouter(RequestRouter):
         super().update_replicas(replicas)
         there = {name_of(replica.replica_id) for replica in replicas}
         self._loads = {name: load for name, load in self._loads.items() if name in there}
+
+
+def weight(replica: str, channel: str) -> bytes:
+    """The replica of least weight has the channel: its sender and its readers meet there, whichever proxies they came by."""
+    return hashlib.sha256(f"{replica} {channel}".encode()).digest()
 
 
 def name_of(replica_id: ReplicaID) -> str:

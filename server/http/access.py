@@ -1,7 +1,6 @@
 """Who comes in over HTTP: keys, where a browser's request comes from, and how often somebody asks."""
 
 import ipaddress
-import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from urllib.parse import SplitResult, parse_qs, urlsplit
@@ -21,12 +20,10 @@ from server.http.deadlines import punctual
 from server.http.failures import error_response, refusal_of
 from server.settings import Settings
 from server.telemetry.metrics import Metrics
-from server.transports.session_names import NAME
+from server.transports.session_names import SESSION_PATH
 
 OPEN_PATHS = ("/", "/docs", "/openapi.json", "/favicon.ico", "/healthz", "/readyz", "/acceptz")
 OPEN_PREFIXES = ("/web/", "/docs/")
-SESSION_PATH = re.compile(rf"/(?:whip/session/|v1/realtime/calls/rtc_){NAME}(?:/|$)")
-"""The names of sessions are known to nobody but whoever opened them."""
 ISSUING_PATHS = ("/v1/tokens", "/v1/realtime/client_secrets", "/v1/realtime/transcription_sessions")
 """Only a key itself counts here: a token would beget the next one, for ever."""
 SECRETS_PREFIX = "/v1/realtime"  # takes OpenAI's client secrets
@@ -35,6 +32,7 @@ PAIR_PROTOCOLS = ("token", "bearer")  # Deepgram's: the key is the next one
 SCHEMES = ("bearer", "token")
 DEFAULT_PORTS = {"http": 80, "https": 443}
 HEALTH_PATHS = ("/healthz", "/readyz", "/acceptz", "/metrics")
+NO_DOTS = error_response(ClientError(Code.NOT_FOUND, "a path must not have . or .. in it"))
 NOTHING_ELSE = error_response(ClientError(Code.NOT_FOUND, "health and metrics are told here, and nothing else"))
 LOCAL_HOSTS = ("localhost", "*.localhost")
 IPV6_NETWORK_BITS = 64  # what one line or one machine has to choose its addresses from
@@ -53,6 +51,9 @@ class AccessControl:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket") or is_internal(scope):
             await self._app(scope, receive, send)
+            return
+        if scope["type"] == "http" and has_dots(scope):
+            await NO_DOTS(scope, receive, send)
             return
         if is_at(scope, self._admin_port):
             await (self._app if scope["path"] in HEALTH_PATHS else NOTHING_ELSE)(scope, receive, send)
@@ -105,6 +106,11 @@ def is_internal(scope: Scope) -> bool:
     return False
 
 
+def has_dots(scope: Scope) -> bool:
+    """Whoever hands such a path on resolves it, and another one than was let in arrives."""
+    return any(part in (".", "..") for part in scope["path"].split("/"))
+
+
 def is_at(scope: Scope, port: int) -> bool:
     """Did it come to this port of the server?"""
     match scope.get("server"):
@@ -114,9 +120,10 @@ def is_at(scope: Scope, port: int) -> bool:
 
 
 def is_open(scope: Scope) -> bool:
+    """The names of sessions are known to nobody but whoever opened them."""
     if scope["type"] == "http" and scope["method"] == "OPTIONS":
         return True
-    return scope["path"] in OPEN_PATHS or scope["path"].startswith(OPEN_PREFIXES) or bool(SESSION_PATH.match(scope["path"]))
+    return scope["path"] in OPEN_PATHS or scope["path"].startswith(OPEN_PREFIXES) or bool(SESSION_PATH.fullmatch(scope["path"]))
 
 
 def hosts_of(settings: Settings, is_open: bool) -> Sequence[str]:

@@ -1,11 +1,14 @@
 """Names of sessions that have an address of their own: whose they are can be read from them, by balancers and by gateways."""
 
+import re
 import secrets
 from dataclasses import dataclass
 
 RANDOM_BYTES = 24  # who knows a session's address may end it
 NAME = r"(?P<replica>[A-Za-z0-9._-]+)\.(?P<gateway>[0-9]{1,3})-[A-Za-z0-9_-]+"
-"""A regular expression. What is random in a name has no dot."""
+"""What is random in a name has no dot."""
+SESSION_PATH = re.compile(rf"/(?:whip/session/|v1/realtime/calls/rtc_){NAME}(?:/events|/captions\.vtt|/hangup)?")
+"""All of a path: what lies behind it could lead elsewhere."""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import pytest
 from aiortc import RTCPeerConnection, RTCSessionDescription
 from aiortc.contrib.media import MediaPlayer
 
-from server.cluster.forwarding import NAMED_PATH, Place
-from server.transports.session_names import Owner
+from server.cluster.forwarding import Place
+from server.transports.session_names import SESSION_PATH, Owner
 from tests.conftest import PROJECT, RunningServer
 
 REQUESTS = 12  # each on a connection of its own, which the kernel gives to any gateway
@@ -131,7 +131,7 @@ def test_a_session_that_nobody_has_is_not_found(served, path):
 def test_a_name_says_whose_it_is(tmp_path):
     for replica in ("gpu-7", "10.0.0.5", "a.1-b"):
         for name in (Owner(replica, 12).new_name() for _ in range(20)):
-            found = NAMED_PATH.match(f"/whip/session/{name}/events")
+            found = SESSION_PATH.fullmatch(f"/whip/session/{name}/events")
             assert (found["replica"], found["gateway"]) == (replica, "12")
-            assert NAMED_PATH.match(f"/v1/realtime/calls/rtc_{name}") and not NAMED_PATH.match(f"/whip/{name}")
+            assert SESSION_PATH.fullmatch(f"/v1/realtime/calls/rtc_{name}/hangup") and not SESSION_PATH.fullmatch(f"/whip/{name}")
     assert Place.of(str(Place(tmp_path, 3).path)) == Place(tmp_path, 3)

@@ -1,6 +1,7 @@
 """Who comes in over HTTP and WebSockets, whatever the dialect; and what a page of another origin may not do."""
 
 import asyncio
+import http.client as http_client
 import json
 from collections.abc import Callable
 
@@ -132,6 +133,19 @@ def test_an_origin_that_is_none_is_a_foreign_one(http, origin):
 def test_no_channel_s_words_are_read_by_a_name_that_looks_like_a_session(http):
     for path in ("/whip/session/events", "/whip/session/captions.vtt"):
         assert http.get(path).status_code == 401
+
+
+@pytest.mark.parametrize("gateway", [1, 2])
+@pytest.mark.parametrize("dots", ["../../..", "%2e%2e/%2e%2e/%2e%2e", "events/../../../.."])
+def test_no_path_leads_from_a_session_past_the_lock(locked, gateway, dots):
+    """The gateway that has the session lets in whatever another one hands on to it."""
+    host, _, port = locked.address.rpartition(":")
+    for path, method in (("v1/tokens", "POST"), ("metrics", "GET")):
+        for _ in range(4):  # whichever gateway takes it
+            connection = http_client.HTTPConnection(host, int(port))
+            connection.request(method, f"/whip/session/a.{gateway}-b/{dots}/{path}")
+            answer = connection.getresponse()
+            assert answer.status == 404 and b"asr_" not in answer.read()
 
 
 def test_every_answer_names_the_replica_whoever_gives_it(http, locked):
