@@ -9,17 +9,23 @@ source "$(dirname "$0")/environment.sh"
 "$PYTHON" -c 'import ray.serve' 2>/dev/null || install_project cluster
 build_engine
 ray="$VENV_PATH/bin/ray"
+token=~/.ray/auth_token
+export ASR_ENGINE_DIR="${ASR_ENGINE_DIR:-$PWD/engines}" # of this machine, wherever the others have theirs
+# Whoever talks to Ray runs programs here: without a token nobody does.
+export RAY_AUTH_MODE=token
 
 case "${1:-}" in
 --join)
     [ $# = 2 ] || fail "usage: cluster.sh --join HOST:6379"
-    say "this machine is part of the cluster of $2 until Ctrl-C; both need the same ~/.ray/auth_token"
+    [ -f "$token" ] || fail "copy $token of the first machine here, to the same place; only you may be able to read it"
+    say "this machine is part of the cluster of $2 until Ctrl-C"
     exec "$ray" start --address "$2" --block
     ;;
 --head)
     shift
-    "$ray" start --head --port 6379
-    say "on each other machine: bash scripts/cluster.sh --join $(hostname -I | cut -d' ' -f1):6379"
+    [ -f "$token" ] || "$ray" get-auth-token --generate >/dev/null
+    "$ray" status >/dev/null 2>&1 || "$ray" start --head --port 6379
+    say "on each other machine, with a copy of $token: bash scripts/cluster.sh --join $(hostname -I | cut -d' ' -f1):6379"
     set -- --address auto "$@"
     ;;
 esac

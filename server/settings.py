@@ -106,7 +106,7 @@ class Listen(Group):
     port: int = Field(8000, ge=1, le=65_535, alias="ASR_PORT")
     """HTTP port."""
     tls_cert: Path | None = Field(None, alias="ASR_TLS_CERT")
-    """Certificate chain, in PEM: the HTTP port then speaks TLS. Browsers give other machines' pages a microphone only so."""
+    """Certificate chain, in PEM: the HTTP port then speaks TLS. Browsers allow the microphone only over https or on localhost."""
     tls_key: Path | None = Field(None, alias="ASR_TLS_KEY")
     """Private key of the certificate, in PEM, without a password."""
     wyoming_port: int = Field(0, ge=0, le=65_535, alias="ASR_WYOMING_PORT")
@@ -114,7 +114,7 @@ class Listen(Group):
     wyoming_host: str = Field("127.0.0.1", alias="ASR_WYOMING_HOST")
     """Address to listen on for it. The protocol has no keys: whoever reaches the port is served."""
     admin_port: int = Field(0, ge=0, le=65_535, alias="ASR_ADMIN_PORT")
-    """Port of its own for `/healthz`, `/readyz` and `/metrics`, without keys and without TLS. 0: none."""
+    """Port of its own for `/healthz`, `/readyz`, `/acceptz` and `/metrics`, without keys and without TLS. 0: none."""
     admin_host: str = Field("127.0.0.1", alias="ASR_ADMIN_HOST")
     """Address to listen on for it."""
     trusted_proxies: tuple[IPvAnyNetwork, ...] = Field((), alias="ASR_TRUSTED_PROXIES")
@@ -158,12 +158,12 @@ class Ice(Group):
     """`stun:host:port` and `turn:user:password@host:port`, separated by commas.
     A server with a public or host address needs none. One that does not answer is left out until it does."""
     udp_ports: tuple[int, int] | None = Field(None, alias="ASR_UDP_PORTS")
-    """Range of UDP ports to listen on, as in `50000-50999`: two for each session and address. All gateways share it.
+    """Range of UDP ports to listen on, as in `50000-50999`. Give it two for each session. All gateways share it.
     When it is used up, offers are refused with `server_full`. Unset: ports of the kernel's choice."""
     addresses: tuple[IPvAnyAddress, ...] = Field((), alias="ASR_ICE_ADDRESSES")
     """Addresses of this machine to listen on, separated by commas. Unset: all but the loopback."""
     advertised_address: AdvertisedAddress | None = Field(None, alias="ASR_ADVERTISED_ADDRESS")
-    """Address behind which this machine stands one to one, as cloud machines do: answers name it in place of the machine's own.
+    """Public address of this machine behind 1:1 NAT, as in most clouds: answers name it instead of the machine's own addresses.
     `+IP` names it beside them, where clients come from inside, too."""
 
     @property

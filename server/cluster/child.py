@@ -36,7 +36,8 @@ NOT_HANDED_ON = {
     b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-extensions", b"sec-websocket-protocol",
 }  # fmt: skip
 """What belongs to one connection. The body's length comes with the body."""
-WITHOUT_TLS = {"ASR_TLS_CERT": "", "ASR_TLS_KEY": "", "ASR_TRUSTED_PROXIES": LOOPBACK}
+ALONE = {"ASR_TLS_CERT": "", "ASR_TLS_KEY": "", "ASR_TRUSTED_PROXIES": LOOPBACK, "ASR_ADMIN_PORT": "", "ASR_WYOMING_PORT": ""}
+"""It is asked by this process, and nobody else. Several on one machine could not have the same ports."""
 GOING_AWAY = 1001
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -49,9 +50,10 @@ class Child:
         self._listen = settings.listen
         self._port = free_port()
         inherited = {name: value for name, value in os.environ.items() if name not in variable_names()}
-        self._environment = {**inherited, **variables, **WITHOUT_TLS, "ASR_HOST": LOOPBACK, "ASR_PORT": str(self._port)}
+        self._environment = {**inherited, **variables, **ALONE, "ASR_HOST": LOOPBACK, "ASR_PORT": str(self._port)}
         self._http = httpx.AsyncClient(
             base_url=f"http://{LOOPBACK}:{self._port}",
+            trust_env=False,
             timeout=httpx.Timeout(CONNECT_SECONDS, read=None),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=KEPT_CONNECTIONS),
         )
@@ -81,6 +83,7 @@ class Child:
         try:
             watching = await self._start()
         except RuntimeError as exc:
+            self._kill()
             await send({"type": "lifespan.startup.failed", "message": str(exc)})
             return
         await send({"type": "lifespan.startup.complete"})
@@ -110,10 +113,10 @@ class Child:
         """Does it take sessions?"""
         try:
             answer = await self._http.get("/acceptz", timeout=CONNECT_SECONDS)
-        except httpx.TransportError:
+            told = answer.json()
+            self._counts = Counts(told["sessions"], told["max_sessions"], told["draining"])
+        except (httpx.TransportError, ValueError, KeyError):
             return False
-        told = answer.json()
-        self._counts = Counts(told["sessions"], told["max_sessions"], told["draining"])
         self._answered_at = time.monotonic()
         return answer.status_code == 200
 
@@ -130,6 +133,10 @@ class Child:
             await asyncio.to_thread(self._process.wait, limit)
         except subprocess.TimeoutExpired:
             logger.error("the server did not end within %g s and is killed", limit)
+            self._kill()
+
+    def _kill(self) -> None:
+        if self._process is not None and self._process.poll() is None:
             self._process.kill()
 
     # What it is asked
@@ -144,6 +151,9 @@ class Child:
 
     async def _request(self, request: Request, send: Send) -> None:
         url = self._http.base_url.copy_with(raw_path=target_of(request.scope))
+        if url.raw_path != target_of(request.scope):  # it was resolved
+            await Response("a path must not have . or .. in it", 404)(request.scope, request.receive, send)
+            return
         asked = httpx.Request(request.method, url, headers=headers_of(request.scope), content=request.stream())
         if "content-length" in request.headers:  # httpx would send chunks
             asked.headers["content-length"] = request.headers["content-length"]

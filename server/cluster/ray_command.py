@@ -18,18 +18,20 @@ from server.settings import SESSIONS_PER_CORE, Settings
 from server.startup import SETTINGS_STATUS, failed
 
 APP = "moonshine-asr"
+LOOK_SECONDS = 0.5
 EVERYWHERE = ("0.0.0.0", "::")
 THREADS_VARIABLE = "ASR_CPU_THREADS"
-DESCRIPTION = """Serves until Ctrl-C. Settings come from the environment, as for `moonshine-asr serve`. Without --address it
-starts a cluster of its own on this machine, and shares the cores out among the replicas. With --address the replicas go on when
-the command has ended; `serve shutdown` ends them, and running the command again replaces them one after the other."""
+DESCRIPTION = """Serves with replicas on a Ray cluster. Settings come from the environment, as for `moonshine-asr serve`.
+Without --address it starts a cluster on this machine, shares the cores out among the replicas, and ends them at Ctrl-C; a second
+Ctrl-C ends them at once. With --address the replicas go on when the command has ended. Running it again replaces them, a fifth at
+a time."""
 
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
     try:
         if options.address is None:
-            share_cores(options.replicas or options.min_replicas)
+            share_cores(options.max_replicas or options.replicas)
         settings = settings_module.load()
     except SettingsError as exc:
         return failed(exc, SETTINGS_STATUS)
@@ -42,16 +44,16 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--address", help="of the cluster; auto: the one that this machine is part of")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--replicas", type=int, help="how many (default: 2 without --max-replicas)")
-    size.add_argument("--max-replicas", type=int, help="as many as live sessions want, at most so many")
+    size.add_argument("--max-replicas", type=int, help="as many as the live sessions need, at most this many")
     parser.add_argument("--min-replicas", type=int, default=1, help="with --max-replicas (default: %(default)s)")
-    target = "share of the places to fill before there is another replica (default: %(default)s)"
+    target = "with --max-replicas: share of the places to fill before there is another replica (default: %(default)s)"
     parser.add_argument("--target", type=float, default=ray_serve.TARGET_SHARE, help=target)
-    surge = "of the replicas, how many more an update may start before it ends old ones: it takes as many free GPUs (default: 0)"
+    surge = "percentage of extra replicas that an update may start before it ends old ones; each needs a free GPU (default: 0)"
     parser.add_argument("--surge-percent", type=int, help=surge)
     parser.add_argument("--engine", default=ray_serve.OPENER, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.max_replicas is None and options.replicas is None:
-        options.replicas = 2
+        options.replicas = ray_serve.REPLICAS
     return options
 
 
@@ -71,9 +73,24 @@ async def run(options: argparse.Namespace, settings: Settings) -> None:
     print("\n".join(addresses(settings)), file=sys.stderr, flush=True)
     await until_signal()
     if is_ours:
-        print("open sessions get their finals", file=sys.stderr, flush=True)
-        await asyncio.to_thread(serve.shutdown)
+        await end(settings)
     ray.shutdown()
+
+
+async def end(settings: Settings) -> None:
+    """Not by Serve's own shutdown: it ends the proxies first, and every WebSocket with them. A second signal cuts it short."""
+    seconds = settings.listen.drain_seconds
+    print(f"open sessions may go on for {seconds:g} s, then get their finals", file=sys.stderr, flush=True)
+    signal_again = asyncio.create_task(until_signal())
+    ending = asyncio.create_task(until_deleted())
+    await asyncio.wait([signal_again, ending], return_when=asyncio.FIRST_COMPLETED)
+
+
+async def until_deleted() -> None:
+    """Serve itself waits for a minute at most."""
+    await asyncio.to_thread(serve.delete, APP, _blocking=False)
+    while APP in (await asyncio.to_thread(serve.status)).applications:  # noqa: ASYNC110 - Ray offers nothing to wait on
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 def cores_of(options: argparse.Namespace, settings: Settings) -> int:

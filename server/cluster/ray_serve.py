@@ -19,6 +19,7 @@ from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingP
 from ray.serve.metrics import Gauge
 from ray.serve.schema import ReplicaState
 from starlette.types import ASGIApp
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from runtime.engine.protocol import Engine
 from runtime.scheduler.loop import EngineLoop
@@ -28,7 +29,7 @@ from server.admission import Counts
 from server.app import create_app
 from server.cluster.child import Child
 from server.sessions import Sessions
-from server.settings import PROCESS_KEY, SECRET_KEY_VARIABLE, Settings
+from server.settings import PROCESS_KEY, SECRET_KEY_VARIABLE, SESSIONS_PER_CORE, Settings
 from server.startup import raise_file_limit, set_up_log
 from server.telemetry.metrics import Metrics
 
@@ -40,10 +41,11 @@ Opener = Callable[[Settings, Metrics], tuple[EngineLoop, Engine, Tokenizer]]
 
 COUNT_SECONDS = 1.0  # between two counts that Ray is told
 UNASKED_SECONDS = 4.0
-OTHER_REQUESTS = 100  # at once, beside the sessions: a WebSocket counts as a request for as long as it lives
+OTHER_REQUESTS = 4096  # at once, beside the sessions' WebSockets: readers of captions stay for as long as somebody speaks
 KILL_SECONDS = 20.0  # beyond its own limits, for a replica to end
 LOOK_BACK_SECONDS = 5.0  # over which Ray averages the counts
 SCALE_DOWN_SECONDS = 300.0
+REPLICAS = 2
 TARGET_SHARE = 0.7  # of the places: what is left takes those who come while another replica starts
 ROUTER, POLICY = "server.cluster.ray_router:SessionRouter", "server.cluster.ray_serve:BySessions"
 ICE_VARIABLE, REPLICA_VARIABLE = "ASR_ICE_ADDRESSES", "ASR_REPLICA"
@@ -129,6 +131,7 @@ class Replica:
         settings = settings_module.load(own)
         set_up_log(settings)
         raise_file_limit()
+        self._proxies = [str(network) for network in settings.listen.trusted_proxies]
         has_processes = settings.listen.workers > 1
         self._server: Served = Child(settings, own) if has_processes else Inside(settings, pkgutil.resolve_name(opener))
         self._gauges = gauges()
@@ -136,34 +139,50 @@ class Replica:
         self._watching: asyncio.Task[None] | None = None
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return self._server.app
+        if not self._proxies:
+            return self._server.app
+        return ProxyHeadersMiddleware(self._server.app, self._proxies)  # type: ignore[arg-type,return-value]  # uvicorn's own ASGI types
 
     async def check_health(self) -> None:
+        """Ray asks a replica until it stops it: one that drained all the same would take nobody, and is to be replaced."""
         self._server.check()
+        if self._server.counts().is_draining:
+            raise RuntimeError("the replica drains, and Ray has not stopped it")
 
     async def record_routing_stats(self) -> dict[str, Any]:
         """Ray asks every second, until it stops the replica."""
         self._asked_at = time.monotonic()
         self._watching = self._watching or asyncio.create_task(self._drain_when_stopped())
         counts = self._server.counts()
+        places = 0 if counts.is_draining else counts.max_sessions
         for gauge, value in zip(self._gauges, (counts.sessions, counts.max_sessions, counts.is_draining), strict=True):
             gauge.set(value)
-        return {"sessions": counts.sessions, "places": counts.max_sessions, "at": time.time()}
+        return {"sessions": counts.sessions, "places": places, "at": time.time()}
 
     async def _drain_when_stopped(self) -> None:
         """Ray waits for open WebSockets before it tells the app to end: their sessions would learn nothing of it."""
-        while time.monotonic() - self._asked_at < UNASKED_SECONDS or not await asyncio.to_thread(is_one_stopping):  # noqa: ASYNC110
+        is_stopped = False
+        while not is_stopped:
             await asyncio.sleep(COUNT_SECONDS)  # Ray offers nothing to wait on
+            if self._is_unasked():
+                try:
+                    is_stopped = await asyncio.to_thread(is_one_stopping) and self._is_unasked()
+                except Exception as exc:  # Ray raises whatever came over the wire; the controller may be away
+                    logger.warning("Ray does not say whether this replica is to end: %r", exc)
         await self._server.drain()
+
+    def _is_unasked(self) -> bool:
+        return time.monotonic() - self._asked_at > UNASKED_SECONDS
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         return {"sessions": float(self._server.counts().sessions)}
 
 
 def is_one_stopping() -> bool:
-    """Is any replica of the deployment? Who is not asked any more meanwhile is the one."""
-    found = serve.status().applications[serve.get_replica_context().app_name].deployments[NAME]
-    return found.replica_states.get(ReplicaState.STOPPING, 0) > 0
+    """Is any replica of the deployment, or all of it? Who is not asked any more meanwhile is one."""
+    application = serve.status().applications.get(serve.get_replica_context().app_name)
+    deployment = application.deployments.get(NAME) if application else None
+    return deployment is None or deployment.replica_states.get(ReplicaState.STOPPING, 0) > 0
 
 
 def gauges() -> list[Gauge]:
@@ -210,8 +229,10 @@ def build(arguments: Mapping[str, Any]) -> serve.Application:
     }  # every replica reads the tokens of all
     settings = settings_module.load(variables)
     variables[ENGINES_VARIABLE] = str(settings.model.engine_dir.resolve())  # Ray runs replicas in a directory of its own
-    variables[PLACES_VARIABLE] = str(settings.access.session_limit)  # else each node would have a number of its own
-    listening, places = settings.listen, settings.access.session_limit
+    threads = settings.model.cpu_threads or os.cpu_count() or 1
+    places = settings.access.max_sessions or SESSIONS_PER_CORE * threads
+    variables[PLACES_VARIABLE] = str(places)  # else each node would have a number of its own
+    listening = settings.listen
     routing: dict[str, Any] = {"request_router_class": ROUTER, "request_routing_stats_period_s": COUNT_SECONDS}
     deploy: Callable[..., serve.Deployment] = serve.deployment(
         name=NAME,
@@ -232,7 +253,7 @@ def size_of(arguments: Mapping[str, Any], places: int) -> dict[str, Any]:
     """How many replicas."""
     surge = {"max_surge_percent": int(arguments["surge_percent"])} if "surge_percent" in arguments else {}
     if "max_replicas" not in arguments:
-        return surge | {"num_replicas": int(arguments.get("replicas", 1))}
+        return surge | {"num_replicas": int(arguments.get("replicas", REPLICAS))}
     wanted = max(1.0, float(arguments.get("target", TARGET_SHARE)) * places)
     return surge | {"autoscaling_config": AutoscalingConfig(
         min_replicas=int(arguments.get("min_replicas", 1)),

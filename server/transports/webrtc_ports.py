@@ -141,13 +141,9 @@ def check(settings: Ice, max_sessions: int) -> None:
             bind(address, range(1)).close()
         except OSError as exc:
             raise StartError(f"cannot listen on {address}: {(exc.strerror or '').lower()} (ASR_ICE_ADDRESSES)") from exc
-    count = len(chosen(settings, ice.get_host_addresses(use_ipv4=True, use_ipv6=True)))
-    wanted = max_sessions * count * PORTS_OF_A_SESSION
-    if settings.ports is not None and len(settings.ports) * count < wanted:
-        logger.warning(
-            "%d sessions at %d addresses may want %d UDP ports, and ASR_UDP_PORTS has %d for each address",
-            max_sessions, count, wanted, len(settings.ports),
-        )  # fmt: skip
+    wanted = max_sessions * PORTS_OF_A_SESSION
+    if settings.ports is not None and len(settings.ports) < wanted:
+        logger.warning("%d sessions may want %d UDP ports, and ASR_UDP_PORTS has %d", max_sessions, wanted, len(settings.ports))
 
 
 def advertised(sdp: str, address: AdvertisedAddress | None) -> str:

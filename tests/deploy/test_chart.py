@@ -105,11 +105,16 @@ def test_a_pod_compiles_nothing_and_the_job_builds_what_it_serves():
     assert "--build-only" in (PROJECT / "docker" / "entrypoint.sh").read_text()
 
 
-def test_other_settings_are_another_job():
-    names = {
-        of_kind(rendered({"settings": {"MOONSHINE_PRECISION": each}}), "Job")["metadata"]["name"] for each in ("fp16", "bf16")
-    }
-    assert len(names) == 2
+def test_engines_are_built_before_any_pod_of_the_server_starts():
+    """A pod that waited for the job would hold the GPU that the job needs."""
+    documents = rendered({})
+    hooks = {each["kind"]: each["metadata"].get("annotations", {}) for each in documents}
+    assert (
+        hooks["Job"]["helm.sh/hook"] == "pre-install,pre-upgrade"
+        and hooks["PersistentVolumeClaim"]["helm.sh/hook"] == "pre-install"
+    )
+    assert int(hooks["PersistentVolumeClaim"]["helm.sh/hook-weight"]) < int(hooks["Job"]["helm.sh/hook-weight"])
+    assert "initContainers" not in of_kind(documents, "Deployment")["spec"]["template"]["spec"]
 
 
 def test_media_passes_no_service():
@@ -171,9 +176,9 @@ def test_the_scaler_counts_the_sessions_of_this_release_but_those_of_pods_that_d
     all_series = [each for pod in pods for each in series(*pod)] + series("asr-6d4cf56db6-aaaaa", 160, 0, "elsewhere")
     tests = [
         {"interval": "30s", "input_series": found, "promql_expr_test": [
-            {"expr": query, "eval_time": "1m", "exp_samples": [{"labels": "{}", "value": value}]}
+            {"expr": query, "eval_time": "1m", "exp_samples": [{"labels": "{}", "value": value} for value in values]}
         ]}
-        for found, value in ((all_series, 32), ([], 0))
+        for found, values in ((all_series, [32]), ([], []))
     ]  # fmt: skip
     (tmp_path / "test.yaml").write_text(yaml.safe_dump({"tests": tests}))
     done = subprocess.run(["promtool", "test", "rules", tmp_path / "test.yaml"], capture_output=True, text=True)

@@ -305,8 +305,8 @@ def test_what_is_lost_takes_only_its_own_sessions_and_those_go_on_elsewhere(clus
 
 
 @pytest.fixture
-def commanded(built, tmp_path) -> Iterator[str]:
-    """The address of two replicas on this machine, as the command starts them."""
+def commanded(built, tmp_path) -> Iterator[tuple[str, subprocess.Popen]]:
+    """Two replicas on this machine, as the command starts them: their address, and the command."""
     built("fp32")
     port, log = free_port(), tmp_path / "log"
     variables = {
@@ -318,31 +318,43 @@ def commanded(built, tmp_path) -> Iterator[str]:
     )
     until(lambda: f"serving on http://127.0.0.1:{port}" in log.read_text() or process.poll() is not None, "cluster")
     assert process.poll() is None, log.read_text()[-2000:]
-    yield f"127.0.0.1:{port}"
-    process.send_signal(signal.SIGINT)
+    yield f"127.0.0.1:{port}", process
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
     assert process.wait(AGAIN_SECONDS) == 0
 
 
 @pytest.mark.engine
 @pytest.mark.slow
-def test_a_replica_that_is_killed_costs_nobody_a_word(commanded, recordings):
+def test_a_replica_that_is_killed_costs_nobody_a_word_and_ctrl_c_gives_finals(commanded, recordings):
+    address, process = commanded
     audio, cut = recordings["short"].samples, 4 * SAMPLE_RATE
 
     async def run() -> tuple[str, list[dict]]:
-        undisturbed = await transcribe(commanded, audio)
+        undisturbed = await transcribe(address, audio)
         async with contextlib.AsyncExitStack() as stack:
             clients: list[StreamingClient] = []
             while len(replicas_of(clients)) < 2:  # the one before may still be counted
-                clients.append(await stack.enter_async_context(StreamingClient(commanded, words=True)))
+                clients.append(await stack.enter_async_context(StreamingClient(address, words=True)))
             await asyncio.gather(*(client.send(audio[:cut].tobytes()) for client in clients))
             os.kill(replica_processes()[0], signal.SIGKILL)
             await asyncio.gather(*(client.send(audio[cut:].tobytes()) for client in clients))
             return undisturbed.final["text"], await asyncio.gather(*(client.close() for client in clients))
 
     text, done = asyncio.run(run())
-    for final in done:
+
+    async def stay() -> dict:
+        async with StreamingClient(address, transport="websocket", resume_seconds=0) as client:
+            await client.send(audio.tobytes())
+            await asyncio.sleep(1.0)  # for it to be heard on the other side of two proxies
+            process.send_signal(signal.SIGINT)
+            return await asyncio.wait_for(client.outcome(), AGAIN_SECONDS)
+
+    done.append(asyncio.run(stay()))
+    for final in done[:-1]:
         assert final["op"] == "final" and normalise(final["text"]) == normalise(text)
         assert " ".join(word["w"] for word in final["words"]) == final["text"]
+    assert done[-1]["op"] == "final" and done[-1]["audio_ms"] == len(audio) // 16
 
 
 def replica_processes() -> list[int]:

@@ -27,6 +27,7 @@ from server.cluster.messages import HeldAudio, SentAudio
 from server.stream.segmenter import Segmenter
 from tests.conftest import RunningServer
 
+UDP_PORTS = range(20_300, 20_364)
 AGAIN_SECONDS = 60.0  # for a process to be there again
 FINAL_SECONDS = 15.0  # for a final, where there is somebody to give it
 
@@ -130,7 +131,9 @@ def test_audio_that_is_missing_is_noticed():
 @pytest.fixture(scope="module")
 def served(start_server) -> RunningServer:
     """Two gateways before one engine process."""
-    return start_server(ASR_WORKERS="2", ASR_MAX_SESSIONS="8", ASR_TARGET="onnxruntime")
+    return start_server(
+        ASR_WORKERS="2", ASR_MAX_SESSIONS="8", ASR_TARGET="onnxruntime", ASR_UDP_PORTS=f"{UDP_PORTS[0]}-{UDP_PORTS[-1]}",
+    )  # fmt: skip
 
 
 def processes_of(server: RunningServer) -> dict[str, list[int]]:
@@ -150,6 +153,16 @@ def count_listeners(server: RunningServer) -> int:
     port, listening = f"{int(server.address.rpartition(':')[2]):04X}", "0A"
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return sum(local.endswith(f":{port}") and state == listening for _, local, _, state, *_ in rows)
+
+
+def udp_ports_of(pid: int) -> set[int]:
+    """That a process listens on."""
+    rows = [line.split() for table in ("udp", "udp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
+    ports = {row[9]: int(row[1].rpartition(":")[2], 16) for row in rows}
+    held = [os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir() if each.is_symlink()]
+    return {
+        ports[inode] for inode in (name[len("socket:[") : -1] for name in held if name.startswith("socket:[")) if inode in ports
+    }
 
 
 def metric(server: RunningServer, name: str) -> float:
@@ -329,6 +342,8 @@ def test_the_limit_of_sessions_is_of_all_gateways_together(served):
         async with contextlib.AsyncExitStack() as stack:
             for _ in range(8):
                 await stack.enter_async_context(StreamingClient(served.address))
+            held = [udp_ports_of(pid) for pid in processes_of(served)["server.cluster.gateway"]]
+            assert all(ports <= set(UDP_PORTS) for ports in held) and sum(map(len, held)) >= 8, "one range for all gateways"
             await until(lambda: served.get("/readyz").status_code == served.get("/readyz").status_code == 503, "full server")
             await asyncio.sleep(2 * messages.PULSE_SECONDS)  # until every gateway has heard of the others
             for _ in range(4):  # whichever of them answers
