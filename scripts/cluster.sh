@@ -23,10 +23,12 @@ case "${1:-}" in
     ;;
 --head)
     shift
+    head="$(hostname -I | cut -d' ' -f1):6379" # and no other cluster that may run here
     [ -f "$token" ] || "$ray" get-auth-token --generate >/dev/null
-    "$ray" status >/dev/null 2>&1 || "$ray" start --head --port 6379
-    say "on each other machine, with a copy of $token: bash scripts/cluster.sh --join $(hostname -I | cut -d' ' -f1):6379"
-    set -- --address auto "$@"
+    chmod 600 "$token"
+    "$ray" status --address "$head" >/dev/null 2>&1 || "$ray" start --head --node-ip-address "${head%:*}" --port 6379
+    say "on each other machine, with a copy of $token: bash scripts/cluster.sh --join $head"
+    set -- --address "$head" "$@"
     ;;
 esac
 exec "$VENV_PATH/bin/moonshine-asr" cluster "$@"
