@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ctypes
+import functools
 import logging
 import os
 import signal
@@ -96,7 +97,7 @@ class Child:
     async def _start(self) -> asyncio.Task[None]:
         """Returns when it takes sessions. Raises RuntimeError."""
         self._process = subprocess.Popen(  # noqa: ASYNC220 - it takes no time
-            [sys.executable, "-m", "server"], env=self._environment, preexec_fn=end_with_parent
+            [sys.executable, "-m", "server"], env=self._environment, preexec_fn=functools.partial(end_with, os.getpid())
         )
         self._answered_at = float("inf")  # a start may take as long as it takes
         while not await self._look():
@@ -237,10 +238,12 @@ async def body_of(answer: httpx.Response) -> AsyncIterator[bytes]:
         await answer.aclose()
 
 
-def end_with_parent() -> None:
-    """In the new process. Where this one is killed, nobody else would end it, and it would hold on to its GPU; Linux only."""
+def end_with(parent: int) -> None:
+    """In the new process. Where its parent is killed, nobody else would end it, and it would hold on to its GPU; Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)  # which does not drain
+        if os.getppid() != parent:  # it has died meanwhile, and no signal will come
+            os._exit(1)
 
 
 def free_port() -> int:

@@ -76,9 +76,11 @@ async def serving(child: Child) -> AsyncIterator[str]:
     while not server.started:
         assert not running.done(), "the child did not start"
         await asyncio.sleep(0.05)
-    yield f"127.0.0.1:{port}"
-    server.should_exit = True
-    await running
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        await running
 
 
 @pytest.mark.server
