@@ -32,6 +32,7 @@ from server.sessions import Sessions
 from server.settings import PROCESS_KEY, SECRET_KEY_VARIABLE, SESSIONS_PER_CORE, Settings
 from server.startup import raise_file_limit, set_up_log
 from server.telemetry.metrics import Metrics
+from server.telemetry.tracing import exporting
 
 logger = logging.getLogger("server.replica")
 
@@ -75,7 +76,9 @@ class Inside:
     def __init__(self, settings: Settings, opener: Opener):
         self._metrics = Metrics()
         transcriber, _, tokenizer = opener(settings, self._metrics)
-        self._sessions = Sessions(transcriber, tokenizer, settings, self._metrics)
+        self._until_end = contextlib.ExitStack()
+        tracing = self._until_end.enter_context(exporting(self._metrics.registry))
+        self._sessions = Sessions(transcriber, tokenizer, settings, self._metrics, tracing=tracing)
         self._listen = settings.listen
         self._has_defect = False
         self._draining: asyncio.Task[None] | None = None
@@ -89,6 +92,7 @@ class Inside:
                 await self._until_warm()
                 yield
                 await self.drain()
+            self._until_end.close()
 
         self.app.router.lifespan_context = lifespan
 
