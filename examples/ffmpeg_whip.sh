@@ -7,7 +7,7 @@ log="$(mktemp)"
 trap 'rm -f "$log"' EXIT
 
 "${FFMPEG:-ffmpeg}" -v verbose -re -i "$file" -c:a libopus -ar 48000 -ac 2 -f whip "http://$server/whip" 2> "$log" < /dev/null &
-until session="$(grep -oE '/whip/session/[A-Za-z0-9_-]+' "$log" | head -1)" && [ -n "$session" ]; do
+until session="$(grep -oE '/whip/session/[A-Za-z0-9._-]+' "$log" | head -1)" && [ -n "$session" ]; do
   kill -0 $! || { cat "$log"; exit 1; }
   sleep 0.1
 done
