@@ -178,8 +178,8 @@ async def ask(server: RunningServer, connection: RTCPeerConnection) -> httpx.Res
 
 @pytest.mark.server
 def test_clients_reach_a_server_behind_a_translator_by_the_address_that_it_advertises(neighbours):
-    async def speak(server: RunningServer) -> set[int]:
-        """Returns the ports of the answer."""
+    async def connect(server: RunningServer) -> tuple[RTCPeerConnection, int]:
+        """And the port of the answer."""
         connection, ready = RTCPeerConnection(RTCConfiguration(iceServers=[])), asyncio.Event()
         channel = connection.createDataChannel("audio")
         channel.on("open", lambda: channel.send(INIT))
@@ -188,13 +188,15 @@ def test_clients_reach_a_server_behind_a_translator_by_the_address_that_it_adver
         assert INSIDE not in answer
         await connection.setRemoteDescription(RTCSessionDescription(answer, "answer"))
         await asyncio.wait_for(ready.wait(), 10.0)
-        await connection.close()
-        return {int(port) for port in re.findall(rf"{re.escape(OUTSIDE)} (\d+) typ host", answer)}
+        (port,) = re.findall(rf"{re.escape(OUTSIDE)} (\d+) typ host", answer)
+        return connection, int(port)
 
     async def run() -> None:
         async with translating() as translators:
-            ports = set.union(*await asyncio.gather(*(speak(server) for server in neighbours * 2)))
+            connected = await asyncio.gather(*(connect(server) for server in neighbours * 2))
+            ports = {port for _, port in connected}
             assert len(ports) == 4 and all(translators[port].passed > 10 for port in ports)
+            await asyncio.gather(*(connection.close() for connection, _ in connected))
 
     asyncio.run(run())
 
