@@ -203,7 +203,8 @@ def test_clients_reach_a_server_behind_a_translator_by_the_address_that_it_adver
 
 @pytest.mark.server
 def test_a_range_that_is_used_up_answers_503_and_serves_again_when_sessions_have_ended(neighbours):
-    async def fill() -> None:
+    async def fill() -> int:
+        """How many were refused."""
         async with translating(), contextlib.AsyncExitStack() as stack:
             refused = []
             for number in range(HIGH - LOW + 3):
@@ -212,16 +213,16 @@ def test_a_range_that_is_used_up_answers_503_and_serves_again_when_sessions_have
                     await stack.enter_async_context(client)
                 except StreamError as error:
                     refused.append((error.reason, error.message))
-            assert refused == [("server_full", "no UDP port is free")] * 2
-        counted = [
-            re.findall(r'offers_refused_total\{reason="server_full"\} (\S+)', server.get("/metrics").text)
-            for server in neighbours
-        ]
-        assert sum(float(count) for each in counted for count in each) == 2
+            assert set(refused) == {("server_full", "no UDP port is free")}
+            assert len(refused) >= 2, "a port of the test before may be held for a moment"
+        return len(refused)
 
     async def come_again() -> None:
         async with translating(), StreamingClient(neighbours[0].address, refused_seconds=GONE_SECONDS):
             pass
 
-    asyncio.run(fill())
+    count_refused = asyncio.run(fill())
+    texts = [server.get("/metrics").text for server in neighbours]
+    counts = [re.search(r'offers_refused_total\{reason="server_full"\} (\S+)', text)[1] for text in texts]
+    assert sum(map(float, counts)) == count_refused
     asyncio.run(come_again())
