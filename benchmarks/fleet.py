@@ -86,7 +86,7 @@ class LeastWithOwn(Least):
         self._counts[replica] += 1
 
 
-class TwoChoices(Blind):
+class TwoChoices:
     """The server's own router."""
 
     def __init__(self, replicas: int, places: int, dice: random.Random):
@@ -140,6 +140,11 @@ class Fleet:
         self._sessions[place], self._sessions[-1] = self._sessions[-1], self._sessions[place]
         self.counts[self._sessions.pop()] -= 1
 
+    def next_event(self, rate: float) -> tuple[float, bool]:
+        """Seconds until somebody comes, of so many a second, or goes; and whether it is one who comes."""
+        total = rate + len(self) / SESSION_SECONDS
+        return self._dice.expovariate(total), self._dice.random() * total < rate
+
     def add_replicas(self, count: int) -> None:
         self.counts = np.concatenate([self.counts, np.zeros(count, dtype=int)])
 
@@ -177,15 +182,15 @@ def place(name: str, replicas: int, places: int, seed: int, load: float = LOAD, 
     filling, done = int(load * replicas * places), 0
     while done < filling + offers:
         is_filled = done >= filling
-        total = rate + (len(fleet) / SESSION_SECONDS if is_filled else 0.0)
-        now += dice.expovariate(total if is_filled else 50 * rate)  # it fills in a fiftieth of the time
+        seconds, comes = fleet.next_event(rate) if is_filled else (dice.expovariate(50 * rate), True)  # it fills 50 times as fast
+        now += seconds
         for number, router in enumerate(routers):
             if now - told_at[number] >= age_seconds / (1 if is_filled else 50):
                 router.told(fleet.counts, now)
                 told_at[number] = now
         if is_filled and now >= next_look:
             looks, overloaded, next_look = looks + 1, overloaded + over(fleet), now + LOOK_SECONDS
-        if is_filled and dice.random() * total >= rate:
+        if not comes:
             fleet.leave()
             continue
         done += 1
@@ -237,8 +242,8 @@ def grow(name: str, start_seconds: float, target: float, seed: int) -> Grown:
     now, next_look, offers, lost = 0.0, 0.0, 0, 0
     while now < RUSH_SECONDS:
         rate = base * (1 + (factor - 1) * min(1.0, now / ramp_seconds if ramp_seconds else 1.0))
-        total = rate + len(fleet) / SESSION_SECONDS
-        now += dice.expovariate(total)
+        seconds, comes = fleet.next_event(rate)
+        now += seconds
         while coming and coming[0] <= now:
             coming.pop(0)
             fleet.add_replicas(1)
@@ -246,7 +251,7 @@ def grow(name: str, start_seconds: float, target: float, seed: int) -> Grown:
             next_look = now + SCALER_SECONDS
             wanted = int(np.ceil(len(fleet) / (target * GROWN_PLACES)))
             coming += [now + start_seconds] * (wanted - len(fleet.counts) - len(coming))
-        if dice.random() * total >= rate:
+        if not comes:
             fleet.leave()
         else:
             offers, lost = offers + 1, lost + (not fleet.take(int(np.argmin(fleet.counts))))
@@ -285,9 +290,9 @@ def fail(replicas: int, places: int, load: float, seed: int) -> Failed:
         if now >= next_try:
             waiting = sum(not fleet.take(least_of_two(fleet, alive, dice)) for _ in range(waiting))
             waited, next_try = waited or waiting, now + AGAIN_SECONDS
-        total = rate + len(fleet) / SESSION_SECONDS
-        now += dice.expovariate(total)
-        if dice.random() * total >= rate:
+        seconds, comes = fleet.next_event(rate)
+        now += seconds
+        if not comes:
             fleet.leave()
         else:
             fleet.take(least_of_two(fleet, alive, dice))

@@ -78,9 +78,9 @@ class AdvertisedAddress(BaseModel):
             raise ValueError("expected an IP address, or one behind a +") from None
 
 
-def parts_of(value: object) -> object:
-    """Of a variable's text, which commas separate."""
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+def parts_of(text: str) -> tuple[str, ...]:
+    """Those that commas separate."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def is_loopback(host: str) -> bool:
@@ -148,7 +148,7 @@ class Listen(Group):
     @field_validator("trusted_proxies", mode="before")
     @classmethod
     def parse_trusted_proxies(cls, value: object) -> object:
-        return parts_of(value)
+        return parts_of(value) if isinstance(value, str) else value
 
 
 class Ice(Group):
@@ -173,13 +173,12 @@ class Ice(Group):
     @field_validator("servers", mode="before")
     @classmethod
     def parse_servers(cls, value: object) -> object:
-        parts = parts_of(value)
-        return tuple(map(IceServer.parse, parts)) if isinstance(value, str) and isinstance(parts, tuple) else parts
+        return tuple(map(IceServer.parse, parts_of(value))) if isinstance(value, str) else value
 
     @field_validator("addresses", mode="before")
     @classmethod
     def parse_addresses(cls, value: object) -> object:
-        return parts_of(value)
+        return parts_of(value) if isinstance(value, str) else value
 
     @field_validator("advertised_address", mode="before")
     @classmethod
@@ -305,7 +304,7 @@ class Access(Group):
     def parse_cors_origins(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
-        origins = tuple(part.strip().rstrip("/") for part in value.split(",") if part.strip())
+        origins = tuple(part.rstrip("/") for part in parts_of(value))
         if wrong := [origin for origin in origins if not ORIGIN.fullmatch(origin)]:
             raise ValueError(f"expected origins such as https://app.example.com, separated by commas, or *, not {wrong[0]!r}")
         return origins
@@ -313,7 +312,7 @@ class Access(Group):
     @field_validator("allowed_hosts", mode="before")
     @classmethod
     def parse_allowed_hosts(cls, value: object) -> object:
-        return parts_of(value.lower() if isinstance(value, str) else value)
+        return parts_of(value.lower()) if isinstance(value, str) else value
 
     @property
     def signing_key(self) -> str:

@@ -11,17 +11,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 
 import httpx
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from server.admission import Counts
+from server.cluster.forwarding import handed_back
 from server.settings import Settings, variable_names
 
 logger = logging.getLogger(__name__)
@@ -164,9 +165,7 @@ class Child:
         except httpx.TransportError:
             await Response("the server has ended", 503)(request.scope, request.receive, send)
             return
-        response = StreamingResponse(body_of(answer), answer.status_code)
-        response.raw_headers = [(name.lower(), value) for name, value in answer.headers.raw]
-        await response(request.scope, request.receive, send)
+        await handed_back(answer)(request.scope, request.receive, send)
 
     async def _socket(self, client: WebSocket) -> None:
         name = client.headers.get("host", LOOPBACK)  # which the server compares with where a page says that it is from
@@ -228,14 +227,6 @@ def headers_of(scope: Scope) -> list[tuple[bytes, bytes]]:
     handed_on = [(name, value) for name, value in scope["headers"] if name not in NOT_HANDED_ON]
     client = scope.get("client")
     return handed_on + ([(b"x-forwarded-for", client[0].encode())] if client else [])
-
-
-async def body_of(answer: httpx.Response) -> AsyncIterator[bytes]:
-    try:
-        async for chunk in answer.aiter_raw():
-            yield chunk
-    finally:
-        await answer.aclose()
 
 
 def end_with(parent: int) -> None:

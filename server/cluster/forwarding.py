@@ -138,10 +138,15 @@ async def hand_on(client: httpx.AsyncClient, request: Request, send: Send, wante
     if answer.status_code == NOT_FOUND:
         await answer.aclose()
         return False
+    await handed_back(answer)(request.scope, request.receive, send)
+    return True
+
+
+def handed_back(answer: httpx.Response) -> StreamingResponse:
+    """As it came, byte for byte, as it comes."""
     response = StreamingResponse(body_of(answer), answer.status_code)
     response.raw_headers = [(name.lower(), value) for name, value in answer.headers.raw]
-    await response(request.scope, request.receive, send)
-    return True
+    return response
 
 
 async def body_of(answer: httpx.Response) -> AsyncIterator[bytes]:

@@ -19,13 +19,11 @@ class Load:
 
     sessions: float = 0.0
     places: float = 1.0
-    counted_at: float = float("-inf")
-    """When the replica counted, on the clock of sent()."""
     _sent_at: deque[float] = field(default_factory=deque)
 
     def count(self, sessions: float, places: float, counted_at: float) -> None:
-        """What the replica says of itself. Harmless when it says so again."""
-        self.sessions, self.places, self.counted_at = sessions, max(places, 1.0), counted_at
+        """What the replica says of itself. Harmless when it says so again. counted_at: on the clock of sent()."""
+        self.sessions, self.places = sessions, max(places, 1.0)
         while self._sent_at and self._sent_at[0] < counted_at - MARGIN_SECONDS:
             self._sent_at.popleft()
 

@@ -14,7 +14,7 @@ from ray.serve.config import HTTPOptions, ProxyLocation
 from server import settings as settings_module
 from server.cluster import ray_serve
 from server.errors import SettingsError
-from server.settings import SESSIONS_PER_CORE, Settings
+from server.settings import Settings
 from server.startup import SETTINGS_STATUS, failed
 
 APP = "moonshine-asr"
@@ -60,7 +60,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def share_cores(replicas: int) -> None:
     """Among replicas of one machine; each would take all of them."""
     os.environ.setdefault(THREADS_VARIABLE, str(max(1, (os.cpu_count() or 1) // max(1, replicas))))
-    os.environ.setdefault(ray_serve.PLACES_VARIABLE, str(SESSIONS_PER_CORE * int(os.environ[THREADS_VARIABLE])))
 
 
 async def run(options: argparse.Namespace, settings: Settings) -> None:

@@ -5,6 +5,7 @@ import pickle
 import random
 import re
 import time
+from collections import defaultdict
 from typing import Any
 
 from ray.serve.request_router import PendingRequest, ReplicaID, ReplicaResult, RequestRouter, RunningReplica
@@ -20,7 +21,7 @@ class SessionRouter(RequestRouter):
 
     def __init__(self, *arguments: Any, **named: Any):
         super().__init__(*arguments, **named)
-        self._loads: dict[str, Load] = {}
+        self._loads: defaultdict[str, Load] = defaultdict(Load)
         self._dice = random.Random()
 
     async def choose_replicas(
@@ -40,10 +41,10 @@ class SessionRouter(RequestRouter):
 
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: ReplicaResult) -> None:
         if opens_session(scope_of(pending_request)):
-            self._loads.setdefault(name_of(replica_id), Load()).sent(time.time())
+            self._loads[name_of(replica_id)].sent(time.time())
 
     def _load_of(self, replica: RunningReplica) -> Load:
-        load, told = self._loads.setdefault(name_of(replica.replica_id), Load()), replica.routing_stats
+        load, told = self._loads[name_of(replica.replica_id)], replica.routing_stats
         if told:
             load.count(told["sessions"], told["places"], told["at"])
         return load
@@ -51,7 +52,8 @@ class SessionRouter(RequestRouter):
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         super().update_replicas(replicas)
         there = {name_of(replica.replica_id) for replica in replicas}
-        self._loads = {name: load for name, load in self._loads.items() if name in there}
+        for name in self._loads.keys() - there:
+            del self._loads[name]
 
 
 def weight(replica: str, channel: str) -> bytes:

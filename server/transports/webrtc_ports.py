@@ -7,6 +7,7 @@ import asyncio
 import errno
 import functools
 import ipaddress
+import itertools
 import logging
 import random
 import socket
@@ -117,7 +118,7 @@ def bind(address: str, ports: range) -> socket.socket:
     found.setblocking(False)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, turn.UDP_SOCKET_BUFFER_SIZE)
     first = random.randrange(len(ports))
-    for port in [*ports[first:], *ports[:first]]:
+    for port in itertools.chain(ports[first:], ports[:first]):
         try:
             found.bind((address, port))
         except OSError as exc:
