@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
@@ -313,9 +314,8 @@ def commanded(built, tmp_path) -> Iterator[tuple[str, subprocess.Popen]]:
         "ASR_HOST": "127.0.0.1", "ASR_PORT": str(port), "ASR_ENGINE_DIR": str(ENGINES), "MOONSHINE_PRECISION": "fp32",
         "ASR_TARGET": "onnxruntime", "ASR_CONNECT_TIMEOUT_SECONDS": "20",
     }  # fmt: skip
-    process = subprocess.Popen(
-        ["moonshine-asr", "cluster"], cwd=PROJECT, env=os.environ | variables, stdout=log.open("w"), stderr=subprocess.STDOUT
-    )
+    command = [Path(sys.executable).with_name("moonshine-asr"), "cluster"]
+    process = subprocess.Popen(command, cwd=PROJECT, env=os.environ | variables, stdout=log.open("w"), stderr=subprocess.STDOUT)
     until(lambda: f"serving on http://127.0.0.1:{port}" in log.read_text() or process.poll() is not None, "cluster")
     assert process.poll() is None, log.read_text()[-2000:]
     yield f"127.0.0.1:{port}", process
