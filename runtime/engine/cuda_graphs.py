@@ -24,6 +24,10 @@ class CapturedShapes:
         self.uncaptured_runs = 0
         """Runs of shapes without a graph."""
 
+    @property
+    def count(self) -> int:
+        return len(self._replays)
+
     def capture_all(self, shapes: Iterable[Shape]) -> None:
         """Capture the shapes, the largest first: the memory it takes serves the smaller ones too."""
         if self._capture is None:

@@ -15,7 +15,7 @@ from runtime.audio import DITHER_PERIOD_SAMPLES, MIN_SAMPLES, SAMPLE_RATE, Clip,
 from runtime.engine.cuda_graphs import CapturedShapes
 from runtime.engine.manifest import Manifest
 from runtime.engine.protocol import Engine, Limits, Pending, Prediction, Row, check_alignment, check_clip, check_row
-from runtime.engine.shapes import Shape, cheapest_groups, smallest
+from runtime.engine.shapes import Shape, cheapest_runs, smallest, within_counts, within_slots
 from runtime.engine.staging import Done, Event, Ring, answer_layout, request_layout
 
 # What a pass costs beyond its rows. Estimates: they only decide how rows are grouped, and wait for a GPU to be measured on.
@@ -97,20 +97,21 @@ class DeviceEngine(Engine):
     def __init__(self, device: Device, manifest: Manifest, max_batch: int):
         self.name = f"{manifest.target} {manifest.precision}"
         self._device = device
-        self._batches = sorted({shape.batch for shape in device.shapes})
-        self._samples = sorted({shape.length for shape in device.shapes if shape.component == "encoder"})
-        self._new = sorted({shape.length for shape in device.shapes if shape.component == "decoder"})
+        encoder = [shape for shape in device.shapes if shape.component == "encoder"]
+        decoder = [shape for shape in device.shapes if shape.component == "decoder"]
+        self._encoder_batches, self._samples = sizes_of(encoder)
+        self._batches, self._new = sizes_of(decoder)
         self.limits = Limits(
             max_batch=max_batch,
             max_samples=self._samples[-1],
             max_positions=manifest.max_positions,
-            encode_rows=max_batch,
+            encode_rows=min(max_batch, self._encoder_batches[-1]),
             start_token=manifest.start_token,
             end_token=manifest.end_token,
         )
         self._frames = [0] * max_batch  # of each slot's clip; 0 where the slot is free
         self._last: Event = Done()  # of everything asked for
-        largest_encoder = request_layout(Shape("encoder", self._batches[-1], self._samples[-1])).bytes
+        largest_encoder = request_layout(Shape("encoder", self._encoder_batches[-1], self._samples[-1])).bytes
         largest = Shape("decoder", self._batches[-1], self._new[-1])
         largest_request, largest_answer = request_layout(largest).bytes, answer_layout(largest).bytes
         self._answer_offset = largest_request
@@ -122,6 +123,10 @@ class DeviceEngine(Engine):
         return self._device.captured.uncaptured_runs
 
     @property
+    def captured_shapes(self) -> int:
+        return self._device.captured.count
+
+    @property
     def capture_seconds(self) -> float:
         return self._device.captured.capture_seconds
 
@@ -129,20 +134,16 @@ class DeviceEngine(Engine):
         rows = list(zip(slots, clips, strict=True))
         for slot, clip in rows:
             check_clip(self.limits, slot, clip)
-        for group in cheapest_groups(sorted(rows, key=lambda row: len(row[1].samples)), self._encode_cost):
-            self._encode_together(group)
+        rows.sort(key=lambda row: len(row[1].samples))
+        lengths = [self._encode_length(clip) for _, clip in rows]
+        batches = self._encoder_batches
+        for first, end in cheapest_runs(lengths, batches, within_counts(len(rows), batches), ENCODE_PASS_SAMPLES):
+            self._encode_together(rows[first:end], Shape("encoder", smallest(batches, end - first), lengths[end - 1]))
 
-    def _encode_shape(self, rows: Sequence[tuple[int, Clip]]) -> Shape:
-        """rows: in the order of their lengths."""
-        longest = len(rows[-1][1].samples)
-        return Shape("encoder", smallest(self._batches, len(rows)), smallest(self._samples, max(longest, MIN_SAMPLES)))
+    def _encode_length(self, clip: Clip) -> int:
+        return smallest(self._samples, max(len(clip.samples), MIN_SAMPLES))
 
-    def _encode_cost(self, rows: Sequence[tuple[int, Clip]]) -> float:
-        shape = self._encode_shape(rows)
-        return ENCODE_PASS_SAMPLES + shape.batch * shape.length
-
-    def _encode_together(self, rows: Sequence[tuple[int, Clip]]) -> None:
-        shape = self._encode_shape(rows)
+    def _encode_together(self, rows: Sequence[tuple[int, Clip]], shape: Shape) -> None:
         layout, place = request_layout(shape), self._encode_ring.take()
         request = layout.views(place.memory)
         request["lengths"][:], request["positions"][:], request["slots"][:] = 0, 0, -1
@@ -169,19 +170,18 @@ class DeviceEngine(Engine):
 
     def _group(self, rows: Sequence[Row]) -> list[list[int]]:
         """Which rows go together, by their indices."""
-        order = sorted(range(len(rows)), key=lambda index: len(rows[index].tokens))
-        if len({len(row.tokens) for row in rows}) == 1:  # single steps: nothing to weigh, and no time to do it in
+        counts = [len(row.tokens) for row in rows]
+        order = sorted(range(len(rows)), key=counts.__getitem__)
+        if counts[order[0]] == counts[order[-1]]:  # single steps: nothing to weigh, and no time to do it in
             return [order]
-        return cheapest_groups(order, lambda group: self._decode_cost([rows[index] for index in group]))
+        lengths = [smallest(self._new, min(counts[index], self._new[-1])) for index in order]
+        earliest = within_slots((rows[index].slot for index in order), self._batches)
+        return [order[first:end] for first, end in cheapest_runs(lengths, self._batches, earliest, DECODE_PASS_TOKENS)]
 
     def _decode_shape(self, rows: Sequence[Row], first: int = 0) -> Shape:
         """Slots are rows: the batch reaches to the highest slot."""
         longest = min(self._new[-1], max(len(row.tokens) for row in rows) - first)
         return Shape("decoder", smallest(self._batches, max(row.slot for row in rows) + 1), smallest(self._new, longest))
-
-    def _decode_cost(self, rows: Sequence[Row]) -> float:
-        shape = self._decode_shape(rows)
-        return DECODE_PASS_TOKENS + shape.batch * shape.length
 
     def _launch_pass(self, launch: Launch, indices: list[int], first: int) -> None:
         """Feed the tokens from number `first` on of these rows of the launch, as many as the shape holds."""
@@ -225,6 +225,11 @@ class DeviceEngine(Engine):
 
     def close(self) -> None:
         self._device.close()
+
+
+def sizes_of(shapes: Sequence[Shape]) -> tuple[list[int], list[int]]:
+    """Batches and lengths, ascending."""
+    return sorted({shape.batch for shape in shapes}), sorted({shape.length for shape in shapes})
 
 
 def join(predictions: Sequence[Prediction]) -> Prediction:

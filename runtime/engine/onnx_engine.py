@@ -7,6 +7,7 @@ saved exceeds the padding.
 """
 
 import functools
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -32,7 +33,6 @@ from runtime.engine.protocol import (
     check_clip,
     check_row,
 )
-from runtime.engine.shapes import cheapest_groups
 from runtime.exceptions import EngineDirectoryError, EngineFailed
 
 FRAME_BLOCK = 64  # caches are laid out for a multiple of this many frames
@@ -248,12 +248,22 @@ def group_rows(rows: Sequence[Row]) -> list[list[Row]]:
     A pass over the slots from its lowest to its highest row computes that many slots times its longest row. Rows of like
     length go together.
     """
-    return cheapest_groups(sorted(rows, key=lambda row: (len(row.tokens), row.slot)), pass_cost)
-
-
-def pass_cost(rows: Sequence[Row]) -> float:
-    slots = [row.slot for row in rows]
-    return PASS_COST_TOKENS + (max(slots) - min(slots) + 1) * max(len(row.tokens) for row in rows)
+    rows = sorted(rows, key=lambda row: (len(row.tokens), row.slot))
+    best: list[tuple[float, int]] = [(0.0, 0)]  # for each count of rows: least cost, and where its last pass begins
+    for end in range(1, len(rows) + 1):
+        lowest = highest = rows[end - 1].slot
+        least = (math.inf, 0)
+        for begin in range(end - 1, -1, -1):
+            lowest, highest = min(lowest, rows[begin].slot), max(highest, rows[begin].slot)
+            cost = best[begin][0] + PASS_COST_TOKENS + (highest - lowest + 1) * len(rows[end - 1].tokens)
+            least = min(least, (cost, begin))
+        best.append(least)
+    groups, end = [], len(rows)
+    while end:
+        begin = best[end][1]
+        groups.append(rows[begin:end])
+        end = begin
+    return groups[::-1]
 
 
 def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:

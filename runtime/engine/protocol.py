@@ -110,6 +110,8 @@ class Engine(Protocol):
     """For logs and metrics: target and precision."""
     uncaptured_runs: int = 0
     """Passes that no CUDA graph was captured for; always 0 where none are."""
+    captured_shapes: int = 0
+    """CUDA graphs there are."""
     capture_seconds: float = 0.0
     """Spent capturing CUDA graphs."""
     bytes_in: int = 0

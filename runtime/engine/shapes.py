@@ -1,18 +1,23 @@
 """The shapes that device engines are compiled and captured for: a call runs in the smallest one that holds it."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal
 
 from runtime.audio import SAMPLE_RATE, count_frames
 
-BATCHES = (1, 2, 4, 8, 16, 32)
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+MOST_ENCODER_ROWS = 64  # more would only take longer: at so many the device is full
 ENCODER_SECONDS = (2.0, 5.0, 10.0, 13.0, 20.0, 29.0)  # 13: the longest segment of the default settings, with its pauses
-NEW_TOKENS = (1, 8, 64)  # a step, a corrected draft's tail, a whole draft; longer blocks take several passes
+NEW_TOKENS = (
+    1,
+    8,
+    16,
+    32,
+    64,
+)  # a step, a corrected draft's tail, whole drafts: of 25 tokens in the mean; longer blocks take several passes
 
 FRAME_BLOCK = 8  # caches of audio frames are a multiple of it long, so that every layer's begins where TensorRT wants it
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -27,11 +32,16 @@ class Shape:
 
 def shapes_up_to(max_batch: int, max_samples: int, max_new: int) -> list[Shape]:
     """Every shape for batches up to max_batch, clips up to max_samples and blocks up to max_new tokens, smallest first."""
-    batches = [batch for batch in BATCHES if batch < max_batch] + [max_batch]
     samples = sorted({min(int(seconds * SAMPLE_RATE), max_samples) for seconds in ENCODER_SECONDS})
     new_tokens = sorted({min(count, max_new) for count in NEW_TOKENS})
-    encoder = [Shape("encoder", batch, length) for batch in batches for length in samples]
-    return encoder + [Shape("decoder", batch, length) for batch in batches for length in new_tokens]
+    encoder = [
+        Shape("encoder", batch, length) for batch in batches_up_to(min(max_batch, MOST_ENCODER_ROWS)) for length in samples
+    ]
+    return encoder + [Shape("decoder", batch, length) for batch in batches_up_to(max_batch) for length in new_tokens]
+
+
+def batches_up_to(most: int) -> list[int]:
+    return [batch for batch in BATCHES if batch < most] + [most]
 
 
 def shapes_within(shapes: Sequence[Shape], max_batch: int, max_seconds: float | None) -> list[Shape]:
@@ -58,15 +68,40 @@ def smallest(sizes: Sequence[int], wanted: int) -> int:
     raise ValueError(f"{wanted} is over every size there is: {', '.join(map(str, sizes))}")
 
 
-def cheapest_groups(items: Iterable[Item], cost: Callable[[Sequence[Item]], float]) -> list[list[Item]]:
-    """Split items, in their order, into runs whose costs add up to the least; by dynamic programming."""
-    items = list(items)
-    best: list[tuple[float, int]] = [(0.0, 0)]  # for each count of items: least cost, and where its last group begins
-    for end in range(1, len(items) + 1):
-        best.append(min((best[start][0] + cost(items[start:end]), start) for start in range(end)))
-    groups, end = [], len(items)
+def cheapest_runs(
+    lengths: Sequence[int], batches: Sequence[int], earliest: Iterable[Sequence[int]], pass_cost: float
+) -> list[tuple[int, int]]:
+    """Split rows, in the order of their lengths, into runs whose passes cost the least together; each from and to which row.
+
+    lengths: of the shape that holds each row, ascending. batches: there are, ascending. earliest: for each count of rows, and of
+    each batch, the first row that can be in a run that ends there. A pass costs its batch times its length, and pass_cost.
+    By dynamic programming: covering fewer rows never costs more, so of the runs in one batch only the longest is looked at.
+    """
+    best, begins = [0.0], [0]  # for each count of rows: the least cost, and where the last run begins
+    for end, (length, firsts) in enumerate(zip(lengths, earliest, strict=True), 1):
+        least, begin = min(
+            (best[first] + batch * length, first) for batch, first in zip(batches, firsts, strict=True) if first < end
+        )
+        best.append(least + pass_cost)
+        begins.append(begin)
+    runs, end = [], len(lengths)
     while end:
-        start = best[end][1]
-        groups.append(items[start:end])
-        end = start
-    return groups[::-1]
+        runs.append((begins[end], end))
+        end = begins[end]
+    return runs[::-1]
+
+
+def within_counts(rows: int, batches: Sequence[int]) -> Iterator[list[int]]:
+    """Of cheapest_runs(): a batch holds so many rows."""
+    return ([max(0, end - batch) for batch in batches] for end in range(1, rows + 1))
+
+
+def within_slots(slots: Iterable[int], batches: Sequence[int]) -> Iterator[list[int]]:
+    """Of cheapest_runs(): a batch holds the rows of the slots below it."""
+    firsts = [0] * len(batches)
+    for end, slot in enumerate(slots, 1):
+        for index, batch in enumerate(batches):
+            if slot < batch:
+                break
+            firsts[index] = end
+        yield firsts
