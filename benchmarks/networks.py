@@ -15,8 +15,8 @@ from benchmarks.servers import running_server
 from benchmarks.words import WordCounts
 from moonshine_client import audio_file
 from moonshine_client.client import StreamingClient, send_all
+from moonshine_client.errors import StreamError
 from moonshine_client.held_audio import SAMPLE_RATE
-from moonshine_client.wires import StreamError
 
 LOSSLESS = Network("none lost")
 NETWORKS = (

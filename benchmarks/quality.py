@@ -12,7 +12,8 @@ from benchmarks.accuracy import word_error_rate
 from benchmarks.file_sets import Piece, Recording
 from benchmarks.listening import Listening, SeenWord, listen
 from benchmarks.simulation import Simulation, run_step
-from moonshine_client.client import FRAME_MS, transcribe
+from moonshine_client.client import transcribe
+from moonshine_client.held_audio import FRAME_MS
 from runtime.audio import SAMPLE_RATE, Clip
 from runtime.engine.protocol import Engine
 from runtime.scheduler.batcher import Batcher

@@ -24,8 +24,8 @@ from benchmarks.servers import free_address, running_process
 from benchmarks.words import WordCounts
 from moonshine_client import audio_file
 from moonshine_client.client import StreamingClient, transcribe
+from moonshine_client.errors import StreamError
 from moonshine_client.held_audio import SAMPLE_RATE
-from moonshine_client.wires import StreamError
 
 LOOK_SECONDS = 2.0
 SETTLED_SECONDS = 21.0  # a process that dies sooner, five times in a row, is given up by its supervisor

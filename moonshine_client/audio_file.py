@@ -1,9 +1,12 @@
-"""Audio files into what the protocol carries: any format and rate PyAV reads becomes 16 kHz mono PCM16."""
+"""Audio files into what the protocol carries: any format and rate PyAV reads becomes 16 kHz mono PCM16.
 
+A WAV file that is that already is read without PyAV.
+"""
+
+import wave
 from pathlib import Path
 from typing import IO
 
-import av
 import numpy as np
 
 from moonshine_client.held_audio import SAMPLE_RATE
@@ -15,6 +18,24 @@ class AudioFileError(Exception):
 
 def load(path: str | Path | IO[bytes]) -> np.ndarray:
     """int16 (samples,). Raises AudioFileError."""
+    samples = read_wave(path) if isinstance(path, str | Path) else None
+    return decode(path) if samples is None else samples
+
+
+def read_wave(path: str | Path) -> np.ndarray | None:
+    """int16 (samples,); None where it is no WAV file of 16 kHz mono PCM16."""
+    try:
+        with wave.open(str(path), "rb") as file:
+            is_heard_so = (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (1, 2, SAMPLE_RATE)
+            return np.frombuffer(file.readframes(file.getnframes()), np.int16).copy() if is_heard_so else None
+    except (OSError, EOFError, ValueError, wave.Error):  # cut off, or no WAV at all: PyAV knows more, and says what is wrong
+        return None
+
+
+def decode(path: str | Path | IO[bytes]) -> np.ndarray:
+    """load(), by PyAV."""
+    import av
+
     try:
         with av.open(str(path) if isinstance(path, str | Path) else path, "r") as container:
             if not container.streams.audio:
@@ -29,6 +50,8 @@ def load(path: str | Path | IO[bytes]) -> np.ndarray:
 
 def seconds(path: Path) -> float | None:
     """How long it is; None where the file does not say. Raises AudioFileError."""
+    import av
+
     try:
         with av.open(str(path)) as container:
             if not container.streams.audio:

@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from moonshine_client.held_audio import BYTES_PER_MS, SAMPLE_RATE, HeldAudio
+from moonshine_client.errors import StreamError
+from moonshine_client.held_audio import BYTES_PER_MS, FRAME_MS, SAMPLE_RATE, HeldAudio
 from moonshine_client.told import Message, Told
-from moonshine_client.wires import HIGH_MARK_BYTES, DataChannel, Socket, StreamError, Wire, authorization, reason_of
+from moonshine_client.wires import HIGH_MARK_BYTES, DataChannel, Socket, Wire, authorization, reason_of
 
-FRAME_MS = 20
 CONNECT_SECONDS = 15.0
 REFUSED_SECONDS = 10.0  # for a server that has no room, or is starting
 AT_ONCE_SECONDS = 0.1

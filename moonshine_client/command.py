@@ -18,9 +18,9 @@ from rich.console import Console
 from moonshine_client import audio_file, display, formats, live, recordings
 from moonshine_client.audio_file import AudioFileError
 from moonshine_client.client import transcribe
+from moonshine_client.errors import StreamError
 from moonshine_client.formats import Format
 from moonshine_client.live import NoMicrophone
-from moonshine_client.wires import StreamError
 
 DISTRIBUTION = "moonshine-asr"
 MICROPHONE, PIPE = "mic", "-"

@@ -11,8 +11,9 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.text import Text
 
 from moonshine_client.client import Transcription, transcribe
+from moonshine_client.errors import StreamError
 from moonshine_client.told import Message
-from moonshine_client.wires import StreamError, reason_of
+from moonshine_client.wires import reason_of
 
 
 @contextlib.contextmanager

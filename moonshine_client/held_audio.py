@@ -2,6 +2,7 @@
 
 SAMPLE_RATE = 16_000  # Hz, mono
 BYTES_PER_MS = SAMPLE_RATE * 2 // 1000
+FRAME_MS = 20  # what audio is sent in, where nothing else decides
 
 
 class HeldAudio:

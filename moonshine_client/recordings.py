@@ -9,8 +9,9 @@ from typing import IO, Any
 import httpx
 
 from moonshine_client.client import CONNECT_SECONDS
+from moonshine_client.errors import StreamError
 from moonshine_client.subtitles import Segment
-from moonshine_client.wires import StreamError, authorization, reason_of, trusted
+from moonshine_client.wires import authorization, reason_of, trusted
 
 PATH = "/v1/audio/transcriptions"
 FIELDS = {

@@ -13,30 +13,13 @@ from aiortc import InvalidStateError, RTCConfiguration, RTCPeerConnection, RTCSe
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
+from moonshine_client.errors import StreamError
 from moonshine_client.told import Message
 
 HIGH_MARK_BYTES = 256 * 1024  # of audio that is not sent yet: the sender waits
 KEY_VARIABLE = "ASR_API_KEY"
 HTTP_SECONDS = 15.0
 Raw = str | bytes
-
-
-class StreamError(Exception):
-    """The server refused the stream or ended it with an error, or the connection was lost."""
-
-    def __init__(self, reason: str, message: str, details: Message | None = None, retry_after: float | None = None):
-        """retry_after: seconds, where the server said when to come again."""
-        super().__init__(f"{reason}: {message}")
-        self.reason = reason
-        self.message = message
-        self.details = details or {}
-        """The whole error message."""
-        self.retry_after = retry_after
-
-    @property
-    def text(self) -> str:
-        """What was stable by then, and may be kept."""
-        return str(self.details.get("text", ""))
 
 
 class Wire(Protocol):

@@ -9,7 +9,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from moonshine_client.client import Transcription, transcribe
-from moonshine_client.wires import StreamError, reason_of
+from moonshine_client.errors import StreamError
+from moonshine_client.wires import reason_of
 from tests import arguments
 
 

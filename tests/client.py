@@ -6,7 +6,7 @@ import sys
 from rich.console import Console
 
 from moonshine_client import display
-from moonshine_client.wires import StreamError
+from moonshine_client.errors import StreamError
 from tests import arguments
 
 

@@ -4,7 +4,8 @@ import asyncio
 import sys
 
 from moonshine_client.client import transcribe
-from moonshine_client.wires import StreamError, reason_of
+from moonshine_client.errors import StreamError
+from moonshine_client.wires import reason_of
 from tests import arguments
 
 

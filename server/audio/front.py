@@ -4,11 +4,14 @@ import enum
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
-import av
 import numpy as np
 
 from runtime.audio import SAMPLE_RATE
+
+if TYPE_CHECKING:
+    import av
 
 MIN_RATE, MAX_RATE = 8_000, 48_000
 MAX_CHANNELS = 8
@@ -82,6 +85,8 @@ class AudioFront:
     def _resampled(self, mono: np.ndarray) -> bytes:
         if self._resampler is None or not len(mono):
             return mono.tobytes()
+        import av
+
         frame = av.AudioFrame.from_ndarray(mono.reshape(1, -1), format="s16", layout="mono")
         frame.sample_rate = self._format.rate
         frame.time_base = Fraction(1, self._format.rate)
@@ -92,16 +97,18 @@ class Resampler:
     """Frames of any kind into PCM16 mono at 16 kHz."""
 
     def __init__(self) -> None:
+        import av  # only whoever resamples needs it, and it takes a while to load
+
         self._resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
 
-    def take(self, frame: av.AudioFrame | None) -> Iterator[bytes]:
+    def take(self, frame: "av.AudioFrame | None") -> Iterator[bytes]:
         return pcm_of(self._resampler.resample(frame))
 
     def finish(self) -> Iterator[bytes]:
         return self.take(None)
 
 
-def pcm_of(frames: Iterable[av.AudioFrame]) -> Iterator[bytes]:
+def pcm_of(frames: "Iterable[av.AudioFrame]") -> Iterator[bytes]:
     return (frame.to_ndarray().astype(np.int16).tobytes() for frame in frames)
 
 

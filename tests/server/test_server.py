@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.accuracy import word_error_rate
 from moonshine_client.client import StreamingClient, transcribe
-from moonshine_client.wires import StreamError
+from moonshine_client.errors import StreamError
 from runtime import hardware
 from runtime.audio import SAMPLE_RATE
 from tests.server.conftest import VALIDATOR

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from benchmarks.accuracy import normalise
 from moonshine_client.client import StreamingClient, transcribe
-from moonshine_client.wires import StreamError
+from moonshine_client.errors import StreamError
 from runtime.audio import SAMPLE_RATE, Clip
 from runtime.exceptions import EngineFailed, EngineStopped, RequestCancelled
 from runtime.scheduler.requests import Priority, Request, Result, Timings

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moonshine_client.client import StreamingClient
-from moonshine_client.wires import StreamError
+from moonshine_client.errors import StreamError
 from server.errors import StartError
 from server.settings import AdvertisedAddress, Ice
 from server.transports import webrtc_ports

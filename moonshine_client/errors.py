@@ -1,0 +1,21 @@
+"""What a stream ends with when it does not end well."""
+
+from moonshine_client.told import Message
+
+
+class StreamError(Exception):
+    """The server refused the stream or ended it with an error, or the connection was lost."""
+
+    def __init__(self, reason: str, message: str, details: Message | None = None, retry_after: float | None = None):
+        """retry_after: seconds, where the server said when to come again."""
+        super().__init__(f"{reason}: {message}")
+        self.reason = reason
+        self.message = message
+        self.details = details or {}
+        """The whole error message."""
+        self.retry_after = retry_after
+
+    @property
+    def text(self) -> str:
+        """What was stable by then, and may be kept."""
+        return str(self.details.get("text", ""))
