@@ -204,7 +204,7 @@ def opened(target: str, directory: Path, found: Manifest, max_batch: int, max_se
 
 def run(
     engines: Path, targets: Sequence[str], precision: str, batches: Sequence[int], seconds: Sequence[float],
-    on_progress: Callable[[str], None],
+    on_progress: Callable[[str], None], has_peer: bool = True,
 ) -> Iterator[EngineRun]:  # fmt: skip
     """Measure every target that has an engine, and transformers last; each run is given as soon as it is done.
 
@@ -219,6 +219,8 @@ def run(
         except Exception as exc:  # whatever it is, the report says it
             done.failure = f"{type(exc).__name__}: {exc}"
         yield done
+    if not has_peer:
+        return
     peer = EngineRun(PEER)
     try:
         for measured in measure_transformers(

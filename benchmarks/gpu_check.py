@@ -1,12 +1,16 @@
 """Everything that needs a GPU, in one run of less than ten minutes: python -m benchmarks.gpu_check OUTDIR
 
-Each stage is a process of its own with a time limit: one that fails or hangs is reported and the next one goes on. What the
-stages need is looked for first; nothing is installed. Writes gpu_check.json and gpu_check.md to OUTDIR.
+Each stage is a process of its own with a time limit: one that fails or hangs is reported, ended with all that it started, and
+the next one goes on. What decides most comes first. Nothing is installed; scripts/gpu_bundle.sh packs what a machine without
+network lacks. Writes gpu_check.json, gpu_check.md and a JSON line for each result to OUTDIR.
 """
 
 import argparse
+import contextlib
 import importlib.util
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -17,12 +21,20 @@ from pathlib import Path
 from benchmarks import machine
 from runtime import hardware
 from runtime.engine import tensorrt_package
+from runtime.engine.manifest import TENSORRT, TORCH
 
 PROJECT = Path(__file__).resolve().parent.parent
 LIMIT_SECONDS = 570  # for everything; the rest of ten minutes is for starting and reporting
-NEEDED = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "moonshine_cpp", "cuda.core", "cuda.bindings",
-          "pydantic", "rich", "jiwer", "av", "pytest", "hypothesis")  # fmt: skip
+NEEDED = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "moonshine_cpp", "pydantic", "rich", "httpx", "pytest",
+          "hypothesis", "uvloop", "prometheus_client", "msgspec", "zmq", "itsdangerous", "whisper_normalizer")  # fmt: skip
+TENSORRT_NEEDS = ("cuda.core", "cuda.bindings")
 KEPT_CHARACTERS = 24_000  # of a stage's output
+REQUIREMENTS = "requirements"
+DEVICE_VARIABLE = "TORCH_ENGINE_DEVICE"  # of the torch engine
+INTERVALS_MS = (1120.0, 250.0)
+STREAMS = (256, 512, 1024, 2048)
+TRIAL_SECONDS = 25.0
+MAX_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -43,60 +55,83 @@ class Outcome:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.gpu_check", description=__doc__.splitlines()[0])
-    parser.add_argument("outdir", type=Path)
+    parser.add_argument("outdir", type=Path, help="or the word requirements: only say what is missing")
     parser.add_argument("--engines", type=Path, default=PROJECT / "engines", help="where engines are built, or were")
-    parser.add_argument("--quick", action="store_true", help="few batches and lengths in the benchmark")
+    parser.add_argument("--smoke", action="store_true", help="every stage at its smallest: does it run?")
     arguments = parser.parse_args(argv)
+    if str(arguments.outdir) == REQUIREMENTS:
+        return check_requirements()
     arguments.outdir.mkdir(parents=True, exist_ok=True)
-    stages = plan(arguments.engines, arguments.outdir, arguments.quick)
+    stages = plan(arguments.engines, arguments.outdir, arguments.smoke)
     outcomes = run_stages(stages, LIMIT_SECONDS, time.monotonic, run_process)
-    found = {"machine": machine.describe(), "found": what_is_installed(), "stages": [asdict(each) for each in outcomes]}
+    found = {"machine": machine.describe(), "stages": [asdict(each) for each in outcomes]}
     (arguments.outdir / "gpu_check.json").write_text(json.dumps(found, indent=2) + "\n")
     (arguments.outdir / "gpu_check.md").write_text(report(found, outcomes))
     print(arguments.outdir / "gpu_check.md")
     return 0 if all(each.passed for each in outcomes) else 1
 
 
-def what_is_installed() -> dict[str, bool]:
-    def there(name: str) -> bool:
-        try:
-            return importlib.util.find_spec(name) is not None
-        except ModuleNotFoundError:  # of the package around it
-            return False
+def check_requirements() -> int:
+    """Say what is there in which version, and name what is missing; returns the exit status."""
+    for name, version in machine.describe()["versions"].items():
+        print(name, version)
+    missing = [name for name in NEEDED if not is_there(name)]
+    if tensorrt_package.find() is not None:
+        missing += [name for name in TENSORRT_NEEDS if not is_there(name)]
+    print("missing:", ", ".join(missing) or "nothing")
+    return 1 if missing else 0
 
-    return {name: there(name) for name in NEEDED} | {
-        flavour: tensorrt_package.find(flavour) is not None for flavour in tensorrt_package.FLAVOURS
-    }
+
+def is_there(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # of the package around it
+        return False
 
 
-def plan(engines: Path, outdir: Path, quick: bool) -> list[Stage]:
-    """What can be run with what is installed: what decides most first, other precisions last."""
-    python, out = sys.executable, ("--out", str(engines))
-    has_tensorrt, has_gpu = tensorrt_package.find() is not None, hardware.find_gpu() is not None
+def plan(engines: Path, outdir: Path, smoke: bool = False) -> list[Stage]:
+    """What decides most first. Without a GPU the torch engine is tried on the CPU."""
+    python, has_gpu = sys.executable, hardware.find_gpu() is not None
 
-    def build(target: str, precision: str, *options: str) -> Stage:
-        command = (python, "engine_build/build.py", "--target", target, "--precision", precision, *options, *out)
-        return Stage(f"build {target} {precision}", command, 150)
+    def benchmark(name: str, limit_seconds: float, *options: str) -> Stage:
+        out = ("--engines", str(engines), "--out", str(outdir / "results.jsonl"))
+        return Stage(name, (python, "benchmarks/run.py", *options, *out), limit_seconds)
 
-    def test(name: str, selected: str) -> Stage:
-        return Stage(
-            name, (python, "-m", "pytest", "tests/runtime/engine/test_gpu.py", "-k", selected, "-q", "-s", "--no-header"), 120
-        )
+    def build(target: str, *options: str) -> Stage:
+        command = (python, "engine_build/build.py", "--target", target, "--precision", precision, "--out", str(engines), *options)
+        return Stage(f"build {target} {precision}", command, 120)
 
-    stages = [Stage("the GPU", ("nvidia-smi",), 30)]
-    if has_tensorrt:
-        probe = (python, "-m", "benchmarks.tensorrt_probe", "--engines", str(engines))
-        stages += [build("tensorrt", "fp16"), Stage("does this TensorRT run on this GPU?", probe, 60)]
-    stages.append(build("torch", "fp16"))
-    sizes = ("--batches", "1", "32", "--seconds", "10") if quick else ()
-    result = ("--engines", str(engines), "--out", str(outdir / "engine.jsonl"), *sizes)
-    stages.append(Stage("engine benchmark", (python, "benchmarks/run.py", "engine", *result), 200))
-    if has_gpu:
-        stages.append(test("tests marked gpu, fp16", "fp16"))
-    if has_tensorrt:
-        stages += [build("tensorrt", precision, "--max-batch", "8") for precision in ("int8", "bf16", "fp32")]
-    if has_gpu and has_tensorrt:
-        stages.append(test("tests marked gpu, other precisions", "not fp16"))
+    def streams(interval_ms: float) -> Stage:
+        counts = [str(count) for count in ((1, 2) if smoke else STREAMS)]
+        return benchmark(
+            f"live streams, every {interval_ms:g} ms", 60 + len(counts) * (TRIAL_SECONDS + 8), "streams", "--target", TORCH,
+            "--precisions", precision, "--counts", *counts, "--interval-ms", f"{interval_ms:g}", "--max-batch", str(max_batch),
+            "--workers", str(max(1, min(10, (os.cpu_count() or 2) - 4))), "--seconds", str(4 if smoke else TRIAL_SECONDS),
+        )  # fmt: skip
+
+    precision, max_batch = ("fp16", MAX_BATCH) if has_gpu else ("fp32", 2)
+    sizes = ("--batches", *(("1",) if smoke else ("1", "32", str(MAX_BATCH))), "--seconds", "2" if smoke else "10")
+    engine = ("engine", "--target", TORCH, "--precision", precision, *sizes)
+    tests = "tests/runtime/engine/test_gpu.py" if has_gpu else "tests/runtime/engine/test_shapes.py"
+    stages = [
+        Stage(REQUIREMENTS, (python, "-m", "benchmarks.gpu_check", REQUIREMENTS), 30),
+        Stage("the GPU", ("nvidia-smi",), 30),
+        build(TORCH),
+        Stage(
+            "correct on the GPU",
+            (python, "-m", "pytest", tests, "-k", "torch" if has_gpu else "", "-q", "-s", "--no-header"),
+            150,
+        ),
+        *map(streams, INTERVALS_MS[:1] if smoke else INTERVALS_MS),
+        benchmark("engine benchmark", 120, *engine, "--peer", "no"),
+        benchmark("beside transformers", 100, "engine", "--peer", "only", "--precision", precision, *sizes),
+    ]
+    if tensorrt_package.find() is not None:
+        stages += [
+            Stage("does this TensorRT run on this GPU?", (python, "-m", "benchmarks.tensorrt_probe"), 60),
+            build(TENSORRT),
+            Stage("correct by TensorRT", (python, "-m", "pytest", tests, "-k", TENSORRT, "-q", "-s", "--no-header"), 120),
+        ]
     return stages
 
 
@@ -118,27 +153,48 @@ def run_stages(
 
 
 def run_process(stage: Stage, limit_seconds: float) -> tuple[bool, str]:
+    """At its limit it is killed with everything that it started."""
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"} | ({} if hardware.find_gpu() else {DEVICE_VARIABLE: "cpu"})
     try:
-        done = subprocess.run(
-            stage.command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=limit_seconds
-        )
-    except subprocess.TimeoutExpired as exc:
-        said = exc.stdout or b""
-        said = said.decode(errors="replace") if isinstance(said, bytes) else said
-        return False, f"{said[-KEPT_CHARACTERS:]}\nstopped at its limit of {limit_seconds:.0f} s"
+        process = subprocess.Popen(
+            stage.command, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            errors="replace", start_new_session=True,
+        )  # fmt: skip
     except OSError as exc:
         return False, f"{stage.command[0]} could not be started: {exc}"
-    return done.returncode == 0, done.stdout[-KEPT_CHARACTERS:]
+    try:
+        said, _ = process.communicate(timeout=limit_seconds)
+        return process.returncode == 0, said[-KEPT_CHARACTERS:]
+    except subprocess.TimeoutExpired:
+        kill_all_of(process)
+        said, _ = process.communicate()
+        return False, f"{said[-KEPT_CHARACTERS:]}\nstopped at its limit of {limit_seconds:.0f} s"
+
+
+def kill_all_of(process: subprocess.Popen) -> None:
+    """Its sessions' processes, and those of the sessions that these have begun."""
+    for pid in [process.pid, *children_of(process.pid)]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def children_of(pid: int) -> list[int]:
+    """All that it started, and that those started."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in map(int, task.read_text().split()):
+                found += [child, *children_of(child)]
+    return found
 
 
 def report(found: dict, outcomes: Sequence[Outcome]) -> str:
     about = found["machine"]
     card = f"{about['gpu'] or 'no GPU'} (compute capability {about['compute_capability']}, driver {about['driver']})"
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    missing = ", ".join(name for name, there in found["found"].items() if not there)
     lines = [
         "# GPU check", "", f"{card}, {about['cpu']}, {about['cores']} cores, commit {about['commit']}, {about['date']}",
-        "", f"Versions: {versions}", "", f"Not installed: {missing or 'nothing that is asked for'}",
+        "", f"Versions: {versions}",
         "", "| stage | outcome | seconds |", "|---|---|---|",
         *(f"| {each.name} | {'passed' if each.passed else '**failed**'} | {each.seconds:.0f} |" for each in outcomes),
     ]  # fmt: skip

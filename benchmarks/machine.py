@@ -13,7 +13,8 @@ import numpy as np
 from runtime import hardware
 
 PROJECT = Path(__file__).resolve().parent.parent
-PACKAGES = ("numpy", "onnxruntime", "torch", "transformers", "tensorrt", "tensorrt-rtx-cu13", "cuda-core", "aiortc")
+PACKAGES = ("numpy", "onnxruntime", "torch", "triton", "transformers", "tensorrt", "tensorrt-rtx-cu13", "cuda-core",
+            "cuda-bindings", "aiortc")  # fmt: skip
 
 
 def describe() -> dict:

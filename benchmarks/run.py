@@ -1,45 +1,27 @@
-"""The one entry to all benchmarks: python benchmarks/run.py --help"""
+"""The one entry to all benchmarks: python benchmarks/run.py --help
+
+Each imports what it needs when it runs: a machine that has not everything runs the others.
+"""
+
+from __future__ import annotations
 
 import argparse
 import dataclasses
 import functools
+import itertools
 import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if __package__ in (None, ""):  # run as a script: its own folder is on the path, the project is not
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from rich.console import Console
 
-from benchmarks import (
-    comparison,
-    engine,
-    fleet,
-    flood,
-    gateway,
-    gateway_load,
-    hard_audio,
-    joined,
-    machine,
-    networks,
-    offline,
-    plots,
-    quality,
-    recordings,
-    scores,
-    soak,
-    speech,
-    speech_sets,
-    streams,
-    tables,
-)
+from benchmarks import machine, speech_sets, tables
 from benchmarks.file_sets import FILE_SETS
-from benchmarks.quality import Quality
-from benchmarks.servers import running_server
-from benchmarks.speech import Way
-from benchmarks.trial import RULE, Trial
 from engine_build.checkpoint import DEFAULT_MODEL
 from runtime import hardware
 from runtime.audio import SAMPLE_RATE
@@ -48,17 +30,25 @@ from runtime.engine.protocol import Engine
 from runtime.tokenizer import Tokenizer
 from server.settings import SessionLimits
 
+if TYPE_CHECKING:
+    from benchmarks.quality import Quality
+    from benchmarks.speech import Way
+    from benchmarks.trial import Trial
+
 console = Console(width=220)
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 DEFAULT_PRECISION = "fp16" if hardware.find_gpu() else "fp32"
 WAYS = {"process": "in process", "webrtc": "WebRTC", "plain": "in process"}  # plain: without drafts
+GATEWAY_WAYS = ("data channel", "websocket")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     status = arguments.command(arguments)
     if arguments.compare and arguments.out and not getattr(arguments, "speech", None):
+        from benchmarks import comparison
+
         console.print(tables.comparison_table(comparison.compare(arguments.compare, arguments.out)))
     return status
 
@@ -98,6 +88,7 @@ def add_engine_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--precision", default=DEFAULT_PRECISION, choices=PRECISIONS)
     command.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32] if hardware.find_gpu() else [1, 8])
     command.add_argument("--seconds", type=float, nargs="+", default=[2.0, 5.0, 10.0, 20.0], help="lengths of audio")
+    command.add_argument("--peer", choices=("yes", "no", "only"), default="yes", help="transformers beside the engines")
 
 
 def add_offline_options(command: argparse.ArgumentParser) -> None:
@@ -122,6 +113,10 @@ def add_streams_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--start", type=int, default=8, help="streams of the first trial")
     command.add_argument("--step", type=int, default=4, help="streams more or fewer until a trial fails or passes")
     command.add_argument("--seconds", type=float, default=40.0, help="of a trial")
+    command.add_argument("--counts", type=int, nargs="+", metavar="N",
+                         help="no search: one trial for each of these counts, with an engine process and --workers processes "
+                              "of sessions and speakers in front of it")  # fmt: skip
+    command.add_argument("--max-batch", type=int, default=32, help="MAX_BATCH_SIZE")
     command.add_argument("--long-seconds", type=float, default=120.0, help="of the trial that confirms")
 
 
@@ -150,8 +145,8 @@ def add_recording_options(command: argparse.ArgumentParser) -> None:
 
 
 def add_gateway_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--ways", nargs="+", default=list(gateway_load.WAYS), choices=list(gateway_load.WAYS), metavar="WAY",
-                         help="default: " + ", ".join(gateway_load.WAYS))  # fmt: skip
+    command.add_argument("--ways", nargs="+", default=list(GATEWAY_WAYS), choices=GATEWAY_WAYS, metavar="WAY",
+                         help="default: " + ", ".join(GATEWAY_WAYS))  # fmt: skip
     command.add_argument("--sessions", type=int, nargs="+", default=[50, 100, 150, 200])
     command.add_argument("--frame-ms", type=float, default=20.0)
     command.add_argument("--seconds", type=float, default=15.0, help="for each count of sessions")
@@ -187,22 +182,35 @@ def settings_of(arguments: argparse.Namespace) -> dict:
 
 
 def run_engine(arguments: argparse.Namespace) -> int:
-    targets = arguments.target or ([selection.TENSORRT, selection.TORCH] if hardware.find_gpu() else [selection.ONNXRUNTIME])
+    from benchmarks import engine
+
+    usual = [selection.TENSORRT, selection.TORCH] if hardware.find_gpu() else [selection.ONNXRUNTIME]
+    targets = [] if arguments.peer == "only" else arguments.target or usual
     about, runs = {"benchmark": "engine", "machine": machine.describe(), "settings": settings_of(arguments)}, []
     with console.status("…") as status:
         for done in engine.run(
-            arguments.engines, targets, arguments.precision, arguments.batches, arguments.seconds, status.update
+            arguments.engines,
+            targets,
+            arguments.precision,
+            arguments.batches,
+            arguments.seconds,
+            status.update,
+            has_peer=arguments.peer != "no",
         ):
             runs.append(done)
             console.print(tables.engine_table(done, peer=None))
             write_line(arguments.out, about | {"run": engine.as_json(done)})
-    console.print("beside transformers:")
-    for done in runs[:-1]:
-        console.print(tables.engine_table(done, peer=runs[-1]))
-    return 0 if any(run.measurements for run in runs[:-1]) else 1
+    if arguments.peer == "yes":
+        console.print("beside transformers:")
+        for done in runs[:-1]:
+            console.print(tables.engine_table(done, peer=runs[-1]))
+    measured = runs[:-1] if arguments.peer == "yes" else runs
+    return 0 if any(run.measurements for run in measured) else 1
 
 
 def run_offline(arguments: argparse.Namespace) -> int:
+    from benchmarks import offline
+
     about, results = {"benchmark": "offline", "machine": machine.describe(), "settings": settings_of(arguments)}, []
     with console.status("…") as status:
         for each in offline.run(arguments.engines, arguments.target, arguments.precisions, arguments.batches, arguments.peers,
@@ -212,11 +220,18 @@ def run_offline(arguments: argparse.Namespace) -> int:
             write_line(arguments.out, about | {"result": each.as_json()})
     console.print(tables.offline_table(results))
     if arguments.plot:
+        from benchmarks import plots
+
         plots.plot_offline(results, arguments.plot)
     return 0
 
 
 def run_streams(arguments: argparse.Namespace) -> int:
+    from benchmarks import streams
+    from benchmarks.trial import RULE
+
+    if arguments.counts:
+        return run_counts(arguments)
     about, found = {"benchmark": "streams", "machine": machine.describe(), "rule": RULE, "settings": settings_of(arguments)}, []
     with console.status("…") as status:
         for settings in searches_of(arguments):
@@ -229,23 +244,47 @@ def run_streams(arguments: argparse.Namespace) -> int:
     console.print(tables.streams_table(found))
     console.print(f"The rule: {RULE}.", highlight=False)
     if arguments.plot:
+        from benchmarks import plots
+
         plots.plot_streams(found, arguments.plot)
     return 0 if any(each.trial.streams for each in found) else 1
 
 
+def run_counts(arguments: argparse.Namespace) -> int:
+    """One trial for each count; the engine process is the same one."""
+    from benchmarks import streams
+    from benchmarks.trial import RULE
+
+    about, found = {"benchmark": "streams", "machine": machine.describe(), "rule": RULE, "settings": settings_of(arguments)}, []
+    for settings in searches_of(arguments):
+        for trial, outcome in streams.try_counts(settings, arguments.counts, functools.partial(print, flush=True)):
+            found.append((trial, outcome))
+            write_line(arguments.out, about | {"trial": dataclasses.asdict(trial), "outcome": dataclasses.asdict(outcome)})
+            console.print(tables.trials_table(found[-1:]))
+    console.print(tables.trials_table(found))
+    return 0
+
+
 def searches_of(arguments: argparse.Namespace) -> list[Trial]:
     """One for each way, precision and interval."""
-    return [
-        Trial(WAYS[way], 0, arguments.seconds, interval_ms, str(arguments.engines.resolve()), arguments.target, precision,
-              drafts=way != "plain", workers=arguments.workers if way == "webrtc" else 1,
-              speech=str(arguments.speech.resolve()) if arguments.speech else "")
-        for precision in arguments.precisions
-        for interval_ms in arguments.interval_ms
-        for way in arguments.ways
-    ]  # fmt: skip
+    from benchmarks.trial import Trial
+
+    def of(way: str, precision: str, interval_ms: float) -> Trial:
+        return Trial(
+            WAYS.get(way, way), 0, arguments.seconds, interval_ms, str(arguments.engines.resolve()), arguments.target, precision,
+            drafts=way != "plain",
+            workers=arguments.workers if way in ("webrtc", "processes") else 1,
+            max_batch=arguments.max_batch,
+            speech=str(arguments.speech.resolve()) if arguments.speech else "",
+        )  # fmt: skip
+
+    ways = ["processes"] if arguments.counts else arguments.ways
+    return [of(way, *each) for *each, way in itertools.product(arguments.precisions, arguments.interval_ms, ways)]
 
 
 def run_soak(arguments: argparse.Namespace) -> int:
+    from benchmarks import soak
+
     about = {"benchmark": "soak", "machine": machine.describe(), "settings": settings_of(arguments)}
     with console.status("soak") as status:
         found = soak.run(arguments.engines, arguments.target, arguments.precision, arguments.minutes, arguments.clients,
@@ -253,11 +292,15 @@ def run_soak(arguments: argparse.Namespace) -> int:
     console.print(tables.soak_table(found))
     write_line(arguments.out, about | {"result": found.as_json()})
     if arguments.plot:
+        from benchmarks import plots
+
         plots.plot_soak(found, arguments.plot)
     return 0
 
 
 def run_flood(arguments: argparse.Namespace) -> int:
+    from benchmarks import flood
+
     about, found = {"benchmark": "flood", "machine": machine.describe(), "settings": settings_of(arguments)}, []
     with console.status("…") as status:
         for each in flood.run(arguments.engines, arguments.precision, arguments.streams, arguments.seconds, status.update):
@@ -268,17 +311,23 @@ def run_flood(arguments: argparse.Namespace) -> int:
 
 
 def run_fleet(arguments: argparse.Namespace) -> int:
+    from benchmarks import fleet
+
     with console.status("…") as status:
         found = fleet.run(status.update)
     for table in tables.fleet_tables(found):
         console.print(table)
     write_line(arguments.out, {"benchmark": "fleet", "commit": machine.commit(), "result": found.as_json()})
     if arguments.plot:
+        from benchmarks import plots
+
         plots.plot_fleet(found, arguments.plot)
     return 0
 
 
 def run_networks(arguments: argparse.Namespace) -> int:
+    from benchmarks import networks
+
     about, found = {"benchmark": "networks", "machine": machine.describe(), "settings": settings_of(arguments)}, []
     with console.status("…") as status:
         for each in networks.run(arguments.engines, arguments.precision, status.update):
@@ -286,11 +335,15 @@ def run_networks(arguments: argparse.Namespace) -> int:
             write_line(arguments.out, about | {"result": each.as_json()})
     console.print(tables.networks_table(found))
     if arguments.plot:
+        from benchmarks import plots
+
         plots.plot_networks(found, arguments.plot)
     return 0
 
 
 def run_recording(arguments: argparse.Namespace) -> int:
+    from benchmarks import recordings
+
     about = {"benchmark": "recording", "machine": machine.describe(), "settings": settings_of(arguments)}
     with console.status("…") as status:
         found = recordings.run(arguments.engines, arguments.target, arguments.precision, arguments.seconds, status.update)
@@ -300,6 +353,8 @@ def run_recording(arguments: argparse.Namespace) -> int:
 
 
 def run_gateway(arguments: argparse.Namespace) -> int:
+    from benchmarks import gateway
+
     about, loads = {"benchmark": "gateway", "machine": machine.describe(), "settings": settings_of(arguments)}, []
     with console.status("…") as status:
         for each in gateway.run(arguments.ways, arguments.sessions, arguments.seconds, arguments.frame_ms, status.update):
@@ -311,6 +366,8 @@ def run_gateway(arguments: argparse.Namespace) -> int:
             console.print(tables.churn_table(churn))
             write_line(arguments.out, about | {"churn": dataclasses.asdict(churn)})
     if arguments.plot:
+        from benchmarks import plots
+
         plots.plot_gateway(loads, arguments.plot)
     return 0
 
@@ -330,12 +387,17 @@ def run_quality(arguments: argparse.Namespace) -> int:
             write_line(arguments.out, about | {"results": [each.as_json() for each in results]})
             done += results
     if arguments.plot:
+        from benchmarks import plots
+
         plots.plot_quality(done, arguments.plot)
     return 0
 
 
 def run_speech(arguments: argparse.Namespace) -> int:
     """Real recordings as they are, then made harder to hear."""
+    from benchmarks import comparison, scores, speech
+    from benchmarks.speech import Way
+
     way = Way(arguments.engines, arguments.target, arguments.precision, arguments.interval_ms, arguments.compute == "counted")
     about = {"benchmark": "speech", "machine": machine.describe(), "settings": settings_of(arguments)}
     names = arguments.sets or speech_sets.names_in(arguments.speech)
@@ -355,12 +417,16 @@ def run_speech(arguments: argparse.Namespace) -> int:
         for condition, before in comparison.read_heard(arguments.compare).items():
             console.print(tables.paired_table(scores.pair(before, found.get(condition, [])), condition))
     if arguments.plot:
+        from benchmarks import plots
+
         plots.plot_speech(found, arguments.plot)
     return 0
 
 
 def run_joined(arguments: argparse.Namespace, way: Way, about: dict, clips: Sequence[speech_sets.Clip]) -> int:
     """One recording of all clips with speech, and one of those without."""
+    from benchmarks import joined, speech
+
     for name, chosen in (("speech", [clip for clip in clips if clip.text]), ("no speech", without_voices(clips))):
         if chosen:
             clip = joined.join(chosen, arguments.joined)
@@ -383,6 +449,8 @@ def said(update: Callable[[str], None], condition: str, progress: str) -> None:
 def conditions_of(arguments: argparse.Namespace) -> dict[str, speech_sets.Change | None]:
     if arguments.hard is None:
         return {"as recorded": None}
+    from benchmarks import hard_audio
+
     known = hard_audio.conditions(speech_sets.rooms_in(arguments.speech))
     return {name: known[name] for name in arguments.hard or known}
 
@@ -390,6 +458,9 @@ def conditions_of(arguments: argparse.Namespace) -> dict[str, speech_sets.Change
 def measure_set(arguments: argparse.Namespace, name: str, precision: str, opened: Engine, tokenizer: Tokenizer,
                 progress: Callable[[str], None]) -> list[Quality]:  # fmt: skip
     """One file set in every way that is asked for."""
+    from benchmarks import quality
+    from benchmarks.servers import running_server
+
     limits = SessionLimits(interim_interval_ms=arguments.interval_ms)
     recordings, results = FILE_SETS[name](arguments.seconds), []
     offline_wer = quality.offline_rate(opened, tokenizer, [piece for each in recordings for piece in each.alone])

@@ -6,15 +6,17 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.simulation import Simulation
+from benchmarks.speakers import engine_process, try_in_processes
 from benchmarks.trial import WER_WORDS, Outcome, Trial, pooled, recordings_of
 from engine_build.checkpoint import DEFAULT_MODEL
 from runtime.engine import selection
 from server.settings import SessionLimits
+from server.startup import SEGMENT_MARGIN_SECONDS
 
 PROJECT = Path(__file__).resolve().parent.parent
 TRIAL_LIMIT_SECONDS = 120.0  # beyond the trial's own time, for the process to start and to end
@@ -40,10 +42,22 @@ def limits_of(trial: Trial) -> SessionLimits:
 def references_of(trial: Trial) -> dict[str, str]:
     """By name of the recording, the text of one stream alone."""
     choice = selection.choose(Path(trial.engines), DEFAULT_MODEL, trial.precision, trial.target)
-    engine, tokenizer, _ = selection.open_engine(choice, max_batch=1)
+    longest_seconds = trial.max_segment_seconds + SEGMENT_MARGIN_SECONDS
+    engine, tokenizer, _ = selection.open_engine(choice, max_batch=1, max_seconds=longest_seconds)
     texts = {each.name: Simulation(engine, tokenizer, limits_of(trial)).run(each.samples) for each in recordings_of(trial.speech)}
     engine.close()
     return texts
+
+
+def try_counts(settings: Trial, counts: Sequence[int], progress: Callable[[str], None]) -> Iterator[tuple[Trial, Outcome]]:
+    """A trial for each count of streams, all on the same engine process."""
+    progress("the recordings, one stream alone")
+    references = references_of(settings)
+    with engine_process(settings) as engine:
+        for streams in counts:
+            progress(f"{streams} streams, every {settings.interval_ms:g} ms, {settings.seconds:g} s")
+            trial = dataclasses.replace(settings, streams=streams)
+            yield trial, try_in_processes(trial, references, engine)
 
 
 def run_in_fresh_process(trial: Trial, references: dict[str, str]) -> Outcome:

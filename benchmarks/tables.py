@@ -1,23 +1,27 @@
 """Results as tables, one function for each benchmark."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.table import Table
 
-from benchmarks import soak
-from benchmarks.engine import EngineRun, Measurement
-from benchmarks.fleet import Failed, Grown, Placed, Simulated
-from benchmarks.flood import Flooded, Refusing
-from benchmarks.gateway import Churn, GatewayLoad
-from benchmarks.networks import Crossed
-from benchmarks.offline import Offline
-from benchmarks.quality import Quality
-from benchmarks.recordings import Recorded
-from benchmarks.scores import Paired, Rate, Score, false_words
-from benchmarks.soak import Soaked, Words
-from benchmarks.speech import Heard
-from benchmarks.streams import Capacity
+if TYPE_CHECKING:  # each benchmark imports what it needs, and a table of one must not ask for that of all
+    from benchmarks.engine import EngineRun, Measurement
+    from benchmarks.fleet import Failed, Grown, Placed, Simulated
+    from benchmarks.flood import Flooded, Refusing
+    from benchmarks.gateway import Churn, GatewayLoad
+    from benchmarks.networks import Crossed
+    from benchmarks.offline import Offline
+    from benchmarks.quality import Quality
+    from benchmarks.recordings import Recorded
+    from benchmarks.scores import Paired, Rate, Score
+    from benchmarks.soak import Soaked, Words
+    from benchmarks.speech import Heard
+    from benchmarks.streams import Capacity
+    from benchmarks.trial import Outcome, Trial
 
 COLUMNS = (
     "batch", "audio s", "encoder ms (floor)", "verify 32 ms", "step ms (floor)", "tokens/s", "transcription ms", "RTFx",
@@ -103,6 +107,8 @@ def interval(rate: Rate) -> str:
 
 def false_words_table(heard: Sequence[Heard]) -> Table:
     """What was heard where nobody speaks; a star marks sound with voices in it."""
+    from benchmarks.scores import false_words
+
     silent = sum(not each.reference for each in heard)
     table = make_table(f"words in {silent} recordings without speech", ("recording", "what", "heard"), left=3)
     for each in false_words(heard):
@@ -158,7 +164,24 @@ def streams_table(found: Sequence[Capacity]) -> Table:
     return table
 
 
+def trials_table(found: Sequence[tuple[Trial, Outcome]]) -> Table:
+    columns = ("engine", "batches to", "interval ms", "streams", "updates/s", "late updates", "update ms p50 / p95",
+               "final ms p50 / p95", "backlog s", "WER % (alone)", "steps", "engine's cores", "not held")  # fmt: skip
+    table = make_table("live streams at fixed counts", columns, left=1)
+    for trial, done in found:
+        table.add_row(
+            f"{trial.target} {trial.precision}", str(trial.max_batch), f"{trial.interval_ms:g}", str(trial.streams),
+            f"{done.updates / done.seconds:,.0f}", f"{done.late_share:.2%}",
+            f"{done.update_p50_ms:,.0f} / {done.update_p95_ms:,.0f}", f"{done.final_p50_ms:,.0f} / {done.final_p95_ms:,.0f}",
+            f"{done.backlog_seconds:.1f}", f"{done.wer:.2f} ({done.reference_wer:.2f})", f"{done.steps_share:.0%}",
+            f"{done.engine_cores:g}", "; ".join(done.broken) or "nothing",
+        )  # fmt: skip
+    return table
+
+
 def soak_table(found: Soaked) -> Table:
+    from benchmarks import soak
+
     told = found.told
     finals_ms = [latency_ms for _, latency_ms in told.finals_ms] or [0.0]
     table = make_table(f"{found.minutes:g} minutes, {found.kills} kills", ("figure", "value"), left=1)
@@ -185,6 +208,8 @@ def words_of(words: Words) -> str:
 
 
 def flood_table(found: Sequence[Flooded | Refusing]) -> Table:
+    from benchmarks.flood import Flooded, Refusing
+
     refusing = next(each for each in found if isinstance(each, Refusing))
     beside = [each for each in found if isinstance(each, Flooded)]
     cost = f"{refusing.cpu_us:g} us of CPU, {refusing.memory_bytes:g} bytes kept"

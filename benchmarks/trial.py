@@ -1,6 +1,6 @@
 """One trial of live streams, in a process of its own: N speakers in real time, and whether the strict rule held.
 
-python -m benchmarks.trial '{"streams": 4, …}' prints one JSON line; benchmarks/streams.py starts it.
+python -m benchmarks.trial '{"trial": {"streams": 4, …}, …}' prints one JSON line; benchmarks/streams.py starts it.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks import speech_sets
@@ -23,15 +24,16 @@ from benchmarks.accuracy import count_errors, normalise_as_spoken
 from benchmarks.file_sets import Recording, alone, clips_one_by_one, sample_recordings
 from benchmarks.servers import running_server
 from engine_build.checkpoint import DEFAULT_MODEL
-from moonshine_client.client import FRAME_MS, StreamingClient
-from moonshine_client.wires import StreamError
+from moonshine_client.errors import StreamError
+from moonshine_client.held_audio import FRAME_MS
 from runtime.audio import SAMPLE_RATE
 from runtime.engine import selection
 from runtime.scheduler.loop import EngineLoop
 from runtime.scheduler.requests import Request, Result
 from server.dialects.native import Message
 from server.sessions import Sessions
-from server.settings import Access, SessionLimits, Settings
+from server.settings import Access, Batching, SessionLimits, Settings
+from server.startup import SEGMENT_MARGIN_SECONDS
 from server.telemetry.metrics import Metrics
 
 ARRIVAL_SECONDS = 10.0  # streams begin spread over so long
@@ -55,7 +57,7 @@ class Trial:
     """What is tried."""
 
     way: str
-    """in process, or WebRTC."""
+    """in process; WebRTC; or processes: one of the engine, and `workers` of sessions and speakers, without a network."""
     streams: int
     seconds: float
     interval_ms: float
@@ -66,6 +68,7 @@ class Trial:
     """False: what is not stable is decoded anew in every update, token by token."""
     max_segment_seconds: float = 12.0
     workers: int = 1
+    max_batch: int = 32
     speech: str = ""
     """A folder of sets of real recordings to speak; none: the evaluation clips and the samples."""
     seed: int = 0
@@ -97,6 +100,8 @@ class Outcome:
     errors: list[str]
     steps_share: float
     """Seconds of the engine's steps for each second; those beside each other both count."""
+    engine_cores: float | None = None
+    """What an engine process of its own took of the processor."""
     broken: list[str] = field(default_factory=list)
     """The parts of the rule that did not hold."""
 
@@ -115,6 +120,16 @@ class Utterance:
     """How late a frame was sent, at worst."""
 
 
+@dataclass(frozen=True)
+class Spoken:
+    """What came of some of a trial's speakers."""
+
+    utterances: list[Utterance]
+    errors: list[str]
+
+
+Fetch = Callable[[], Coroutine[None, None, str]]
+"""What the server says of itself, in Prometheus' text."""
 Speak = Callable[[Recording, float], Coroutine[None, None, Utterance]]
 """Stream a recording in real time, until it or the trial (at this time of the clock) ends, and wait for its final."""
 
@@ -145,32 +160,46 @@ def pooled(outcomes: Sequence[Outcome]) -> Outcome:
     return together
 
 
-async def run_trial(trial: Trial, references: dict[str, str], speak: Speak, read: "Reader") -> Outcome:
+async def run_trial(trial: Trial, references: dict[str, str], speak: Speak, fetch: Fetch) -> Outcome:
     """references: the text of one stream alone, by name of the recording."""
     began = time.monotonic()
+    async with sampling(fetch) as backlogs:
+        spoken = await speak_all(trial, range(trial.streams), began, speak)
+    seconds = time.monotonic() - began
+    said = await fetch()
+    return outcome_of(trial, seconds, spoken, references, backlogs, late_updates(said), steps_seconds(said))
+
+
+async def speak_all(trial: Trial, numbers: Iterable[int], began: float, speak: Speak) -> Spoken:
+    """numbers: of the speakers, among all of the trial's; began: the trial, by the monotonic clock."""
     end = began + trial.seconds
-    utterances: list[Utterance] = []
-    errors: list[str] = []
+    spoken = Spoken([], [])
+    arrival_seconds = min(ARRIVAL_SECONDS, trial.seconds / 4)
 
     async def one(number: int) -> None:
-        await asyncio.sleep(min(ARRIVAL_SECONDS, trial.seconds / 4) * number / trial.streams)
+        await asyncio.sleep(began + arrival_seconds * number / trial.streams - time.monotonic())
         for recording in endless_recordings(trial, number):
             if time.monotonic() > end - 1.0:
                 return
             try:
-                utterances.append(await speak(recording, end))
+                spoken.utterances.append(await speak(recording, end))
             except (StreamError, OSError, TimeoutError) as exc:
-                errors.append(f"{type(exc).__name__}: {exc}")
+                spoken.errors.append(f"{type(exc).__name__}: {exc}")
                 return
 
-    async with sampling(read) as backlogs:
-        await asyncio.gather(*(one(number) for number in range(trial.streams)))
-    seconds = time.monotonic() - began
-    whole = [each for each in utterances if each.text is not None]
-    late, updates = await read.late_updates()
+    await asyncio.gather(*map(one, numbers))
+    return spoken
+
+
+def outcome_of(
+    trial: Trial, seconds: float, spoken: Spoken, references: dict[str, str], backlogs: Sequence[float],
+    late_updates: tuple[int, int], steps_seconds: float,
+) -> Outcome:  # fmt: skip
+    """late_updates: those that were late, and all."""
+    utterances, (late, updates) = spoken.utterances, late_updates
     finals = [each.final_ms for each in utterances] or [float("inf")]
     latencies = [update_ms for each in utterances for update_ms in each.update_ms] or [float("inf")]
-    words, wer, reference_wer = word_rates(whole, references)
+    words, wer, reference_wer = word_rates([each for each in utterances if each.text is not None], references)
     outcome = Outcome(
         streams=trial.streams,
         seconds=round(seconds, 1),
@@ -187,8 +216,8 @@ async def run_trial(trial: Trial, references: dict[str, str], speak: Speak, read
         words=words,
         wer=wer,
         reference_wer=reference_wer,
-        errors=errors,
-        steps_share=await read.steps_share(seconds),
+        errors=spoken.errors,
+        steps_share=round(steps_seconds / seconds, 3),
     )
     outcome.broken = judge(outcome)
     return outcome
@@ -223,33 +252,28 @@ def recordings_of(speech: str) -> list[Recording]:
     return [alone(clip.name, clip.samples, clip.text) for clip in clips]
 
 
-class Reader:
-    """What the server says of itself, in Prometheus' text."""
+def samples_in(text: str) -> Iterator:
+    return (sample for family in text_string_to_metric_families(text) for sample in family.samples)
 
-    def __init__(self, fetch: Callable[[], Coroutine[None, None, str]]):
-        self._fetch = fetch
 
-    async def _samples(self) -> Iterator:
-        text = await self._fetch()
-        return (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+def backlog_seconds(text: str) -> float:
+    return max((sample.value for sample in samples_in(text) if sample.name == "asr_backlog_seconds_max"), default=0.0)
 
-    async def backlog_seconds(self) -> float:
-        return max(sample.value for sample in await self._samples() if sample.name == "asr_backlog_seconds_max")
 
-    async def late_updates(self) -> tuple[int, int]:
-        """Updates that began more than LATE_INTERVALS late, and all."""
-        buckets = {sample.labels["le"]: sample.value for sample in await self._samples()
-                   if sample.name == "asr_update_late_intervals_bucket"}  # fmt: skip
-        everything = buckets.pop("+Inf", 0.0)
-        return int(everything - buckets.get(str(LATE_INTERVALS), 0.0)), int(everything)
+def late_updates(text: str) -> tuple[int, int]:
+    """Updates that began more than LATE_INTERVALS late, and all."""
+    buckets = {sample.labels["le"]: sample.value for sample in samples_in(text)
+               if sample.name == "asr_update_late_intervals_bucket"}  # fmt: skip
+    everything = buckets.pop("+Inf", 0.0)
+    return int(everything - buckets.get(str(LATE_INTERVALS), 0.0)), int(everything)
 
-    async def steps_share(self, seconds: float) -> float:
-        steps = [sample.value for sample in await self._samples() if sample.name == "asr_engine_step_seconds_sum"]
-        return round(sum(steps) / seconds, 3)
+
+def steps_seconds(text: str) -> float:
+    return sum(sample.value for sample in samples_in(text) if sample.name == "asr_engine_step_seconds_sum")
 
 
 @contextlib.asynccontextmanager
-async def sampling(read: Reader) -> AsyncIterator[list[float]]:
+async def sampling(fetch: Fetch) -> AsyncIterator[list[float]]:
     """Looks at the backlog again and again."""
     backlogs: list[float] = []
 
@@ -257,7 +281,7 @@ async def sampling(read: Reader) -> AsyncIterator[list[float]]:
         while True:
             await asyncio.sleep(SAMPLE_SECONDS)
             with contextlib.suppress(httpx.HTTPError):
-                backlogs.append(await read.backlog_seconds())
+                backlogs.append(backlog_seconds(await fetch()))
 
     task = asyncio.create_task(sample())
     try:
@@ -320,6 +344,8 @@ async def speak_in_process(sessions: Sessions, recording: Recording, end: float)
 
 
 async def speak_over_webrtc(address: str, recording: Recording, end: float) -> Utterance:
+    from moonshine_client.client import StreamingClient
+
     async with StreamingClient(address, max_interims=None) as client:
         speaker = Speaker(recording)
         async for frame in speaker.frames(end):
@@ -340,8 +366,9 @@ class WithoutDrafts(EngineLoop):
 
 async def try_in_process(trial: Trial, references: dict[str, str], limits: SessionLimits) -> Outcome:
     choice = selection.choose(Path(trial.engines), DEFAULT_MODEL, trial.precision, trial.target)
-    settings = Settings(session=limits, access=Access(max_sessions=trial.streams))
-    engine, tokenizer, _ = selection.open_engine(choice, settings.batching.max_batch)
+    settings = Settings(session=limits, access=Access(max_sessions=trial.streams), batching=Batching(max_batch=trial.max_batch))
+    longest_seconds = limits.max_segment_seconds + SEGMENT_MARGIN_SECONDS
+    engine, tokenizer, _ = selection.open_engine(choice, trial.max_batch, max_seconds=longest_seconds)
     metrics = Metrics()
     loop = (EngineLoop if trial.drafts else WithoutDrafts)(engine, 0.01, metrics, warm_up_seconds=settings.model.warmup_seconds)
     sessions = Sessions(loop, tokenizer, settings, metrics)
@@ -351,7 +378,7 @@ async def try_in_process(trial: Trial, references: dict[str, str], limits: Sessi
     async def fetch() -> str:
         return metrics.render().decode()
 
-    outcome = await run_trial(trial, references, lambda recording, end: speak_in_process(sessions, recording, end), Reader(fetch))
+    outcome = await run_trial(trial, references, lambda recording, end: speak_in_process(sessions, recording, end), fetch)
     await sessions.shut_down(timeout_seconds=10.0)
     return outcome
 
@@ -360,6 +387,7 @@ async def try_over_webrtc(trial: Trial, references: dict[str, str]) -> Outcome:
     variables = {
         "ASR_INTERIM_INTERVAL_MS": f"{trial.interval_ms:g}", "ASR_TARGET": trial.target, "ASR_MAX_SESSIONS": "100000",
         "ASR_MAX_SEGMENT_SECONDS": f"{trial.max_segment_seconds:g}", "ASR_WORKERS": str(trial.workers),
+        "MAX_BATCH_SIZE": str(trial.max_batch),
     }  # fmt: skip
     with running_server(Path(trial.engines), trial.precision, variables) as address:
         async with httpx.AsyncClient(trust_env=False) as http:
@@ -367,18 +395,22 @@ async def try_over_webrtc(trial: Trial, references: dict[str, str]) -> Outcome:
             async def fetch() -> str:
                 return (await http.get(f"http://{address}/metrics")).text
 
-            return await run_trial(
-                trial, references, lambda recording, end: speak_over_webrtc(address, recording, end), Reader(fetch)
-            )
+            return await run_trial(trial, references, lambda recording, end: speak_over_webrtc(address, recording, end), fetch)
 
 
 def main() -> int:
     asked = json.loads(sys.argv[1])
     trial, limits = Trial(**asked["trial"]), SessionLimits.model_validate(asked["limits"])
+    recordings_of(trial.speech)  # decoded before anybody speaks: on the event loop it would hold all streams up
     if trial.way == "in process":
-        outcome = asyncio.run(try_in_process(trial, asked["references"], limits))
+        outcome = uvloop.run(try_in_process(trial, asked["references"], limits))
+    elif trial.way == "processes":
+        from benchmarks.speakers import engine_process, try_in_processes  # which begins with this module
+
+        with engine_process(trial) as engine:
+            outcome = try_in_processes(trial, asked["references"], engine)
     else:
-        outcome = asyncio.run(try_over_webrtc(trial, asked["references"]))
+        outcome = uvloop.run(try_over_webrtc(trial, asked["references"]))
     print(json.dumps(dataclasses.asdict(outcome)))
     return 0
 

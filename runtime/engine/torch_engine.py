@@ -4,6 +4,7 @@ Runs the exported programs of an engine directory. It works on a CPU too, uncapt
 tests, ONNX Runtime is faster.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from runtime.exceptions import DeviceError, EngineDirectoryError, EngineFailed
 
 WARM_UP_RUNS = 2  # before a capture: libraries choose and load their kernels in the first runs
 
+DEVICE_VARIABLE = "TORCH_ENGINE_DEVICE"  # "cpu" rehearses on a machine without a GPU what one with a GPU will do
+
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -31,13 +34,14 @@ def open_torch(
     manifest: Manifest,
     max_batch: int,
     max_seconds: float | None = None,
-    device: str = "cuda",
+    device: str | None = None,
     graphs: bool = True,
 ) -> DeviceEngine:
-    """Open the engine on a device, "cuda" or "cpu". graphs: capture CUDA graphs at start-up.
+    """Open the engine on a device, "cuda" (the default) or "cpu". graphs: capture CUDA graphs at start-up.
 
     Raises DeviceError without a GPU, EngineDirectoryError for programs that torch cannot load.
     """
+    device = device or os.environ.get(DEVICE_VARIABLE, "cuda")
     if device == "cuda" and not torch.cuda.is_available():
         raise DeviceError("the torch engine needs an NVIDIA GPU, and torch sees none; ASR_TARGET=onnxruntime serves on the CPU")
     return DeviceEngine(
@@ -64,6 +68,9 @@ class TorchDevice:
         if self._on_gpu:
             self._stream.wait_stream(torch.cuda.current_stream(device))  # on which everything was allocated and zeroed
             torch.backends.cudnn.allow_tf32 = False  # float32 is the reference
+            # Sums in half precision, split as the batch has it, would make a batch differ from its rows.
+            torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+            torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
             self._graph_pool = torch.cuda.graph_pool_handle()  # one for all graphs: they never run at the same time
         self.captured = CapturedShapes(self._run, self._capture if self._on_gpu and graphs else None)
         with torch.inference_mode():
@@ -121,7 +128,8 @@ class TorchDevice:
                 self._run(shape)
         self._stream.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._graph_pool, stream=self._stream):
+        # thread_local: what another library's thread allocates meanwhile is no part of the graph, and no error.
+        with torch.cuda.graph(graph, pool=self._graph_pool, stream=self._stream, capture_error_mode="thread_local"):
             self._run(shape)
         return graph.replay
 
