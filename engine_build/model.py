@@ -39,6 +39,8 @@ class Rotary(nn.Module):
     so that rotating is two products and a sum: x * cosine + swapped(x) * sine.
     """
 
+    table: Tensor
+
     def __init__(self, config: ModelConfig, positions: int):
         super().__init__()
         half, passed = config.rotary_dim // 2, config.head_dim - config.rotary_dim

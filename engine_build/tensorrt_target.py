@@ -24,7 +24,7 @@ from runtime.engine.manifest import (
     Manifest,
     Plans,
 )
-from runtime.engine.shapes import Shape, padded_frames, shapes_up_to
+from runtime.engine.shapes import PLAN_NEW_TOKENS, Shape, padded_frames, shapes_up_to
 from runtime.engine.tensorrt_package import TensorRt
 
 PRECISIONS = {precision: precision for precision in ("fp16", "bf16", "fp32", "int8")}
@@ -52,7 +52,7 @@ def write(options: BuildOptions, exported: Path, built: Manifest, directory: Pat
         for name, source in sources.items():
             sources[name] = directory / name
             quantisation.quantise_weights(source, sources[name])
-    shapes = shapes_up_to(options.max_batch, built.max_samples, built.max_positions)
+    shapes = shapes_up_to(options.max_batch, built.max_samples, built.max_positions, PLAN_NEW_TOKENS)
     positions = -(-built.max_positions // CACHE_BLOCK) * CACHE_BLOCK
     for component, source, plan in (("encoder", ENCODER_FILE, ENCODER_PLAN), ("decoder", DECODER_FILE, DECODER_PLAN)):
         own = [shape for shape in shapes if shape.component == component]

@@ -4,26 +4,42 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.export import Dim
 
 from engine_build import export as onnx_export
 from engine_build.checkpoint import Checkpoint
 from engine_build.options import Stages
-from runtime.audio import SAMPLE_RATE
-from runtime.engine.manifest import ALIGNER_PROGRAM, DECODER_PROGRAM, ENCODER_PROGRAM
+from engine_build.packed_encoder import PackedEncoder
+from runtime import audio
+from runtime.audio import SAMPLE_RATE, SAMPLES_PER_FRAME
+from runtime.engine.manifest import ALIGNER_PROGRAM, DECODER_PROGRAM, ENCODER_PROGRAM, PACKED_ENCODER_PROGRAM
+from runtime.engine.shapes import MOST_ENCODER_ROWS
 
 PRECISIONS = {"fp32": "fp32", "fp16": "fp16", "bf16": "bf16"}
 MIN_SAMPLES = 1279  # two frames: the tracer takes one for a constant; the engine's shortest shape is far longer
 
 
 def export(weights: Checkpoint, precision: str, directory: Path, max_seconds: float, stages: Stages) -> None:
-    """Write encoder.pt2, decoder.pt2 and aligner.pt2 in `precision`. Raises CheckpointError."""
+    """Write the programs of encoder, packed encoder, decoder and aligner in `precision`. Raises CheckpointError."""
     encoder, decoder, aligner = onnx_export.modules(weights, precision, max_seconds)
     stages.begin(f"export the encoder in {precision}")
     save_program(encoder, *onnx_export.encoder_example(MIN_SAMPLES, int(max_seconds * SAMPLE_RATE)), directory / ENCODER_PROGRAM)
+    stages.begin(f"export the packed encoder in {precision}")
+    longest_frames = audio.count_frames(int(max_seconds * SAMPLE_RATE))
+    save_program(PackedEncoder(encoder, longest_frames), *packed_example(), directory / PACKED_ENCODER_PROGRAM)
     stages.begin(f"export the decoder in {precision}")
     save_program(decoder, *onnx_export.decoder_example(decoder, weights.config), directory / DECODER_PROGRAM)
     stages.begin(f"export the aligner in {precision}")
     save_program(aligner, *onnx_export.aligner_example(aligner, weights.config), directory / ALIGNER_PROGRAM)
+
+
+def packed_example() -> tuple[tuple, tuple]:
+    """Inputs to trace the packed encoder with, and which of their dimensions may change."""
+    pcm, per_row = torch.zeros(100 * SAMPLES_PER_FRAME, dtype=torch.int16), torch.zeros(MOST_ENCODER_ROWS, dtype=torch.int64)
+    starts = torch.zeros(MOST_ENCODER_ROWS + 1, dtype=torch.int32)
+    loudness = torch.zeros(MOST_ENCODER_ROWS)
+    inputs = (pcm, torch.from_numpy(audio.DITHER), starts, per_row, per_row.clone(), loudness, loudness.clone())
+    return inputs, ({0: SAMPLES_PER_FRAME * Dim("frames", min=2, max=1_000_000)}, *[None] * 6)
 
 
 def save_program(module: nn.Module, example: tuple, dynamic_shapes: tuple, path: Path) -> None:

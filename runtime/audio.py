@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,10 +28,12 @@ class Clip:
     position: int = 0
     """Index of the first sample within the stream: it decides the dither, so that repeats and drafts see the same audio."""
     stretches: tuple[tuple[int, int], ...] | None = None
-    """Those that are heard, any DC offset taken out: of each, the position in the stream of the first sample and of the one
-    behind the last. None: all of it, as it is."""
+    """Those that are heard: of each, the position in the stream of the first sample and of the one behind the last. None: all of
+    it, as it is."""
+    offset: int = 0
+    """Of the stretches: what is taken off every sample;"""
     gain: float = 1.0
-    """How many times as loud as it came it is heard."""
+    """and how many times as loud as it came it is heard then."""
     quiet_before: int = 0
     """Samples of silence that are heard before it,"""
     quiet_behind: int = 0
@@ -41,9 +44,16 @@ class Clip:
         """int16 (samples,): what is heard."""
         if self.stretches is None:
             return self.pcm
-        heard = [self.pcm[first - self.position : last - self.position] for first, last in self.stretches]
-        loud = amplified(np.concatenate(heard) if len(heard) > 1 else heard[0], self.gain)
+        heard = self.pieces
+        loud = amplified(np.concatenate(heard) if len(heard) > 1 else heard[0], self.offset, self.gain)
         return np.pad(loud, (self.quiet_before, self.quiet_behind)) if self.quiet_before or self.quiet_behind else loud
+
+    @property
+    def pieces(self) -> list[np.ndarray]:
+        """What is heard as it came, without the silence around it. For whoever amplifies it elsewhere."""
+        if self.stretches is None:
+            return [self.pcm]
+        return pieces_of(self.pcm, self.position, self.stretches)
 
     @property
     def dither_position(self) -> int:
@@ -51,19 +61,39 @@ class Clip:
         return (self.stretches[0][0] if self.stretches else self.position) - self.quiet_before
 
     @property
+    def sample_count(self) -> int:
+        """Of samples, without making them."""
+        if self.stretches is None:
+            return len(self.pcm)
+        return sum(last - first for first, last in self.stretches) + self.quiet_before + self.quiet_behind
+
+    @property
     def seconds(self) -> float:
-        return len(self.samples) / SAMPLE_RATE
+        return self.sample_count / SAMPLE_RATE
 
 
-def amplified(samples: np.ndarray, gain: float) -> np.ndarray:
+def pieces_of(pcm: np.ndarray, position: int, stretches: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+    """Views of pcm, whose first sample is at `position`."""
+    return [pcm[first - position : last - position] for first, last in stretches]
+
+
+def offset_of(pieces: Sequence[np.ndarray], gain: float) -> int:
+    """The mean of all samples of these, int16, where it would be heard at this gain; else 0."""
+    count = sum(map(len, pieces))
+    mean = round(sum(int(piece.sum(dtype=np.int64)) for piece in pieces) / count) if count else 0
+    return mean if abs(mean) * gain >= LEAST_OFFSET else 0
+
+
+def amplified(samples: np.ndarray, offset: int, gain: float) -> np.ndarray:
     """int16 samples around zero, `gain` times as loud: an offset makes Moonshine hear words in silence and mishear those there
     are."""
-    offset = round(float(samples.mean())) if len(samples) else 0
-    if abs(offset) * gain < LEAST_OFFSET:
-        offset = 0
     if not offset and gain == 1:
         return samples
-    return np.clip(np.rint((samples - np.float32(offset)) * np.float32(gain)), -32_768, 32_767).astype(np.int16)
+    heard = samples - np.float32(offset)
+    heard *= np.float32(gain)
+    np.rint(heard, out=heard)
+    np.clip(heard, -32_768, 32_767, out=heard)
+    return heard.astype(np.int16)
 
 
 def count_frames(samples: int) -> int:

@@ -5,13 +5,14 @@ and their log-probabilities come to the host, and a token that is fed again need
 attention does.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
-from runtime.audio import DITHER_PERIOD_SAMPLES, MIN_SAMPLES, SAMPLE_RATE, Clip, count_frames
+from runtime.audio import DITHER_PERIOD_SAMPLES, MIN_SAMPLES, SAMPLE_RATE, SAMPLES_PER_FRAME, Clip, count_frames
 from runtime.engine.cuda_graphs import CapturedShapes
 from runtime.engine.manifest import Manifest
 from runtime.engine.protocol import Engine, Limits, Pending, Prediction, Row, check_alignment, check_clip, check_row
@@ -22,6 +23,10 @@ from runtime.engine.staging import Done, Event, Ring, answer_layout, request_lay
 ENCODE_PASS_SAMPLES = 10 * SAMPLE_RATE
 DECODE_PASS_TOKENS = 64
 
+EncodeRow = tuple[int, Clip]
+"""A slot and what it is to hold."""
+
+SILENCE = np.zeros(SAMPLE_RATE, np.int16)
 ENCODE_PLACES = 2  # one being copied from, one being filled
 DECODE_PLACES = 16  # passes on their way; a launch takes one or two
 
@@ -34,6 +39,9 @@ class Device(Protocol):
         """What it can run."""
 
     captured: CapturedShapes
+
+    max_samples: int
+    """Longest clip of a slot."""
 
     def host_memory(self, size: int) -> np.ndarray:
         """uint8 (size,), where the device copies fastest from and to."""
@@ -97,13 +105,14 @@ class DeviceEngine(Engine):
     def __init__(self, device: Device, manifest: Manifest, max_batch: int):
         self.name = f"{manifest.target} {manifest.precision}"
         self._device = device
-        encoder = [shape for shape in device.shapes if shape.component == "encoder"]
+        encoder = [shape for shape in device.shapes if shape.component != "decoder"]
         decoder = [shape for shape in device.shapes if shape.component == "decoder"]
+        self._packs = encoder[0].component == "packed encoder"
         self._encoder_batches, self._samples = sizes_of(encoder)
         self._batches, self._new = sizes_of(decoder)
         self.limits = Limits(
             max_batch=max_batch,
-            max_samples=self._samples[-1],
+            max_samples=device.max_samples,
             max_positions=manifest.max_positions,
             encode_rows=min(max_batch, self._encoder_batches[-1]),
             start_token=manifest.start_token,
@@ -111,7 +120,7 @@ class DeviceEngine(Engine):
         )
         self._frames = [0] * max_batch  # of each slot's clip; 0 where the slot is free
         self._last: Event = Done()  # of everything asked for
-        largest_encoder = request_layout(Shape("encoder", self._encoder_batches[-1], self._samples[-1])).bytes
+        largest_encoder = max(request_layout(shape).bytes for shape in encoder)
         largest = Shape("decoder", self._batches[-1], self._new[-1])
         largest_request, largest_answer = request_layout(largest).bytes, answer_layout(largest).bytes
         self._answer_offset = largest_request
@@ -134,27 +143,40 @@ class DeviceEngine(Engine):
         rows = list(zip(slots, clips, strict=True))
         for slot, clip in rows:
             check_clip(self.limits, slot, clip)
-        rows.sort(key=lambda row: len(row[1].samples))
-        lengths = [self._encode_length(clip) for _, clip in rows]
+        for group, shape in (self._pack if self._packs else self._pad)(rows):
+            self._encode_together(group, shape)
+
+    def _pack(self, rows: Sequence[EncodeRow]) -> Iterator[tuple[Sequence[EncodeRow], Shape]]:
+        """Rows one behind the other, as many as a pass takes."""
+        most_rows, most_samples = self._encoder_batches[-1], self._samples[-1]
+        first, samples = 0, 0
+        for index, (_, clip) in enumerate(rows):
+            needed = whole_frames(clip) * SAMPLES_PER_FRAME
+            if index - first == most_rows or samples + needed > most_samples:
+                yield rows[first:index], Shape("packed encoder", most_rows, smallest(self._samples, samples))
+                first, samples = index, 0
+            samples += needed
+        yield rows[first:], Shape("packed encoder", most_rows, smallest(self._samples, samples))
+
+    def _pad(self, rows: Sequence[EncodeRow]) -> Iterator[tuple[Sequence[EncodeRow], Shape]]:
+        """Rows of like length together."""
+        rows = sorted(rows, key=lambda row: row[1].sample_count)
+        lengths = [smallest(self._samples, heard_samples(clip)) for _, clip in rows]
         batches = self._encoder_batches
         for first, end in cheapest_runs(lengths, batches, within_counts(len(rows), batches), ENCODE_PASS_SAMPLES):
-            self._encode_together(rows[first:end], Shape("encoder", smallest(batches, end - first), lengths[end - 1]))
+            yield rows[first:end], Shape("encoder", smallest(batches, end - first), lengths[end - 1])
 
-    def _encode_length(self, clip: Clip) -> int:
-        return smallest(self._samples, max(len(clip.samples), MIN_SAMPLES))
-
-    def _encode_together(self, rows: Sequence[tuple[int, Clip]], shape: Shape) -> None:
+    def _encode_together(self, rows: Sequence[EncodeRow], shape: Shape) -> None:
         layout, place = request_layout(shape), self._encode_ring.take()
         request = layout.views(place.memory)
-        request["lengths"][:], request["positions"][:], request["slots"][:] = 0, 0, -1
-        for index, (slot, clip) in enumerate(rows):
-            count = len(clip.samples)
-            request["lengths"][index] = max(count, MIN_SAMPLES)  # a short clip ends in dither alone
-            request["positions"][index] = clip.dither_position % DITHER_PERIOD_SAMPLES
-            request["slots"][index] = slot
-            request["pcm"][index, :count] = clip.samples
-            request["pcm"][index, count:MIN_SAMPLES] = 0
-            self._frames[slot] = count_frames(int(request["lengths"][index]))
+        count, lengths = len(rows), [heard_samples(clip) for _, clip in rows]
+        request["lengths"][:count], request["lengths"][count:] = lengths, 0
+        request["positions"][:count] = [clip.dither_position % DITHER_PERIOD_SAMPLES for _, clip in rows]
+        request["positions"][count:] = 0
+        request["slots"][:count], request["slots"][count:] = [slot for slot, _ in rows], -1
+        (fill_packed if self._packs else fill_padded)(request, [clip for _, clip in rows], lengths)
+        for (slot, _), length in zip(rows, lengths, strict=True):
+            self._frames[slot] = count_frames(length)
         place.event = self._last = self._device.encode(shape, place.memory[: layout.bytes])
         self.bytes_in += layout.bytes
 
@@ -225,6 +247,42 @@ class DeviceEngine(Engine):
 
     def close(self) -> None:
         self._device.close()
+
+
+def heard_samples(clip: Clip) -> int:
+    """Of a clip in its slot: a short one ends in dither alone."""
+    return max(clip.sample_count, MIN_SAMPLES)
+
+
+def whole_frames(clip: Clip) -> int:
+    return -(-heard_samples(clip) // SAMPLES_PER_FRAME)
+
+
+def fill_padded(request: dict[str, np.ndarray], clips: Sequence[Clip], lengths: Sequence[int]) -> None:
+    """Every row from its line's beginning on; a length is more than a row has where it is short."""
+    for index, (clip, length) in enumerate(zip(clips, lengths, strict=True)):
+        request["pcm"][index, : len(clip.samples)] = clip.samples
+        request["pcm"][index, len(clip.samples) : length] = 0
+
+
+def fill_packed(request: dict[str, np.ndarray], clips: Sequence[Clip], lengths: Sequence[int]) -> None:
+    """Every row from the next whole frame on, as it came: the device amplifies it. Silence is what the offset makes zero."""
+    count = len(clips)
+    request["offsets"][:count] = [clip.offset for clip in clips]
+    request["gains"][:count] = [clip.gain if clip.stretches is not None else 1.0 for clip in clips]
+    frames = [-(-length // SAMPLES_PER_FRAME) for length in lengths]
+    request["starts"][: count + 1] = [0, *itertools.accumulate(frames)]
+    request["starts"][count + 1 :] = sum(frames)
+    parts: list[np.ndarray] = []
+    for clip, whole in zip(clips, frames, strict=True):
+        behind = whole * SAMPLES_PER_FRAME - clip.sample_count + clip.quiet_behind
+        parts += [quiet(clip, clip.quiet_before), *clip.pieces, quiet(clip, behind)]
+    # One call: each gives the interpreter up, and waits for it behind the thread that brings the audio.
+    np.concatenate(parts, out=request["pcm"][: sum(map(len, parts))])
+
+
+def quiet(clip: Clip, count: int) -> np.ndarray:
+    return SILENCE[:count] if clip.offset == 0 and count <= len(SILENCE) else np.full(count, clip.offset, np.int16)
 
 
 def sizes_of(shapes: Sequence[Shape]) -> tuple[list[int], list[int]]:

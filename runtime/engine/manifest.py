@@ -24,6 +24,7 @@ ENCODER_PLAN = "encoder.plan"
 DECODER_PLAN = "decoder.plan"
 ALIGNER_PLAN = "aligner.plan"
 ENCODER_PROGRAM = "encoder.pt2"
+PACKED_ENCODER_PROGRAM = "packed_encoder.pt2"
 DECODER_PROGRAM = "decoder.pt2"
 ALIGNER_PROGRAM = "aligner.pt2"
 

@@ -163,8 +163,8 @@ def check_clip(limits: Limits, slot: int, clip: Clip) -> None:
     """Raises ValueError for a slot or a clip outside the limits."""
     if not 0 <= slot < limits.max_batch:
         raise ValueError(f"slot {slot} is outside 0..{limits.max_batch - 1}")
-    if len(clip.samples) > limits.max_samples:
-        raise ValueError(f"a clip has {len(clip.samples)} samples; the engine holds {limits.max_samples}")
+    if clip.sample_count > limits.max_samples:
+        raise ValueError(f"a clip has {clip.sample_count} samples; the engine holds {limits.max_samples}")
 
 
 def check_alignment(limits: Limits, slot: int, tokens: Sequence[int], holds_audio: bool) -> None:

@@ -4,18 +4,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from runtime.audio import SAMPLE_RATE, count_frames
+from runtime.audio import SAMPLE_RATE, SAMPLES_PER_FRAME, count_frames
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 MOST_ENCODER_ROWS = 64  # more would only take longer: at so many the device is full
 ENCODER_SECONDS = (2.0, 5.0, 10.0, 13.0, 20.0, 29.0)  # 13: the longest segment of the default settings, with its pauses
-NEW_TOKENS = (
-    1,
-    8,
-    16,
-    32,
-    64,
-)  # a step, a corrected draft's tail, whole drafts: of 25 tokens in the mean; longer blocks take several passes
+# A step, a corrected draft's tail, whole drafts, of 25 tokens in the mean; longer blocks take several passes.
+NEW_TOKENS = (1, 8, 16, 32, 64)
+PLAN_NEW_TOKENS = (1, 8, 64)  # of TensorRT, where every shape takes its time to compile and its part of the plan
+
+SHORTEST_PACKED_FRAMES = 80
+PACKED_SECONDS = 480.0  # of all rows of a pass together
+PACKED_STEP_SAMPLES = 8 * SAMPLES_PER_FRAME
 
 FRAME_BLOCK = 8  # caches of audio frames are a multiple of it long, so that every layer's begins where TensorRT wants it
 
@@ -24,20 +24,33 @@ FRAME_BLOCK = 8  # caches of audio frames are a multiple of it long, so that eve
 class Shape:
     """One shape of one component."""
 
-    component: Literal["encoder", "decoder"]
+    component: Literal["encoder", "packed encoder", "decoder"]
     batch: int
     length: int
-    """Of the encoder: samples of a row. Of the decoder: new tokens of a row."""
+    """Of the encoder: samples of a row; of the packed one, of all rows together. Of the decoder: new tokens of a row."""
 
 
-def shapes_up_to(max_batch: int, max_samples: int, max_new: int) -> list[Shape]:
+def shapes_up_to(max_batch: int, max_samples: int, max_new: int, counts: Sequence[int] = NEW_TOKENS) -> list[Shape]:
     """Every shape for batches up to max_batch, clips up to max_samples and blocks up to max_new tokens, smallest first."""
     samples = sorted({min(int(seconds * SAMPLE_RATE), max_samples) for seconds in ENCODER_SECONDS})
-    new_tokens = sorted({min(count, max_new) for count in NEW_TOKENS})
+    new_tokens = sorted({min(count, max_new) for count in counts})
     encoder = [
         Shape("encoder", batch, length) for batch in batches_up_to(min(max_batch, MOST_ENCODER_ROWS)) for length in samples
     ]
     return encoder + [Shape("decoder", batch, length) for batch in batches_up_to(max_batch) for length in new_tokens]
+
+
+def packed_shapes(max_batch: int, max_samples: int) -> list[Shape]:
+    """Of an encoder whose rows, of max_samples at most, lie one behind the other; each a quarter longer than the one before.
+
+    All take MOST_ENCODER_ROWS: an idle row costs nothing.
+    """
+    rows = min(max_batch, MOST_ENCODER_ROWS)
+    longest = max(max_samples, min(rows * max_samples, int(PACKED_SECONDS * SAMPLE_RATE)))
+    lengths = [SHORTEST_PACKED_FRAMES * SAMPLES_PER_FRAME]
+    while lengths[-1] < longest + rows * SAMPLES_PER_FRAME:  # each row begins at a whole frame
+        lengths.append(-(-lengths[-1] * 5 // 4 // PACKED_STEP_SAMPLES) * PACKED_STEP_SAMPLES)
+    return [Shape("packed encoder", MOST_ENCODER_ROWS, length) for length in lengths]
 
 
 def batches_up_to(most: int) -> list[int]:

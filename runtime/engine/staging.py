@@ -71,11 +71,19 @@ def request_layout(shape: Shape) -> Layout:
 
     Encoder: pcm int16 (batch, samples); lengths int64 (batch,), valid samples, 0 for an idle row; positions int64 (batch,) of the
     first samples within their streams' dither; slots int64 (batch,), -1 for an idle row.
+    Packed encoder: the same with pcm int16 (samples,), each row from a whole frame on; starts int32 (batch + 1,), the frame each
+    row begins with, and the one behind the last; offsets and gains float32 (batch,): pcm is as it came, see Clip.offset.
     Decoder: tokens int64 (batch, new), CONTINUED for the one the slot's last pass predicted; past_lengths int64 (batch,); counts
     int64 (batch,), tokens of the row that count, 0 for an idle row; end_bias float32 (batch,).
     """
     batch, length = shape.batch, shape.length
     per_row = (np.int64, (batch,))
+    if shape.component == "packed encoder":
+        starts, loudness = (np.int32, (batch + 1,)), (np.float32, (batch,))
+        return Layout(
+            lengths=per_row, positions=per_row, slots=per_row, starts=starts, offsets=loudness, gains=loudness,
+            pcm=(np.int16, (length,)),
+        )  # fmt: skip
     if shape.component == "encoder":
         return Layout(lengths=per_row, positions=per_row, slots=per_row, pcm=(np.int16, (batch, length)))
     return Layout(past_lengths=per_row, counts=per_row, end_bias=(np.float32, (batch,)), tokens=(np.int64, (batch, length)))

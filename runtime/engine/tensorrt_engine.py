@@ -98,7 +98,7 @@ class TensorRtDevice:
         self._cell_bytes = CELL_BYTES[manifest.precision]
         self._planes = manifest.decoder_layers * 2
         self.shapes = shapes_within(manifest.plans.profiles, max_batch, max_seconds)
-        samples = max(shape.length for shape in self.shapes if shape.component == "encoder")
+        self.max_samples = samples = max(shape.length for shape in self.shapes if shape.component == "encoder")
         self._slots, self._cache_frames = max(shape.batch for shape in self.shapes), padded_frames(samples)
         self._cache_positions = manifest.plans.cache_positions
         runtime = self._trt.Runtime(self._trt.Logger(self._trt.Logger.WARNING))

@@ -4,6 +4,7 @@ Runs the exported programs of an engine directory. It works on a CPU too, uncapt
 tests, ONNX Runtime is faster.
 """
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,16 +17,18 @@ from runtime import audio
 from runtime.audio import DITHER, DITHER_PERIOD_SAMPLES
 from runtime.engine.cuda_graphs import CapturedShapes
 from runtime.engine.device_engine import DeviceEngine
-from runtime.engine.manifest import ALIGNER_PROGRAM, DECODER_PROGRAM, ENCODER_PROGRAM, Manifest
+from runtime.engine.manifest import ALIGNER_PROGRAM, DECODER_PROGRAM, ENCODER_PROGRAM, PACKED_ENCODER_PROGRAM, Manifest
 from runtime.engine.protocol import CONTINUED
-from runtime.engine.shapes import Shape, shapes_up_to, shapes_within
+from runtime.engine.shapes import Shape, packed_shapes, shapes_up_to, shapes_within
 from runtime.engine.staging import Done, Event, Layout, answer_layout, request_layout
-from runtime.exceptions import DeviceError, EngineDirectoryError, EngineFailed
+from runtime.engine.torch_programs import CompiledProgram, can_compile, compiling, load_program
+from runtime.exceptions import DeviceError, EngineFailed
 
 WARM_UP_RUNS = 2  # before a capture: libraries choose and load their kernels in the first runs
 
 DEVICE_VARIABLE = "TORCH_ENGINE_DEVICE"  # "cpu" rehearses on a machine without a GPU what one with a GPU will do
 
+PACKED_INPUTS = ("starts", "lengths", "positions", "offsets", "gains")
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -36,35 +39,40 @@ def open_torch(
     max_seconds: float | None = None,
     device: str | None = None,
     graphs: bool = True,
+    compiles: bool | None = None,
+    packs: bool | None = None,
 ) -> DeviceEngine:
-    """Open the engine on a device, "cuda" (the default) or "cpu". graphs: capture CUDA graphs at start-up.
+    """Open the engine on a device, "cuda" (the default) or "cpu".
 
+    graphs: capture CUDA graphs at start-up. compiles: have torch fuse kernels for the GPU, by default where it can. packs: encode
+    rows one behind the other, by default on a GPU in half precision, for which there is flash attention.
     Raises DeviceError without a GPU, EngineDirectoryError for programs that torch cannot load.
     """
     device = device or os.environ.get(DEVICE_VARIABLE, "cuda")
     if device == "cuda" and not torch.cuda.is_available():
         raise DeviceError("the torch engine needs an NVIDIA GPU, and torch sees none; ASR_TARGET=onnxruntime serves on the CPU")
-    return DeviceEngine(
-        TorchDevice(directory, manifest, max_batch, max_seconds, torch.device(device), graphs), manifest, max_batch
-    )
+    compiles = device == "cuda" and can_compile() if compiles is None else compiles
+    packs = device == "cuda" and manifest.precision != "fp32" if packs is None else packs
+    opened = TorchDevice(directory, manifest, max_batch, max_seconds, torch.device(device), graphs, compiles, packs)
+    return DeviceEngine(opened, manifest, max_batch)
 
 
 class TorchDevice:
     """See runtime.device_engine.Device."""
 
     def __init__(
-        self, directory: Path, manifest: Manifest, max_batch: int, max_seconds: float | None, device: torch.device, graphs: bool
-    ):
+        self, directory: Path, manifest: Manifest, max_batch: int, max_seconds: float | None, device: torch.device, graphs: bool,
+        compiles: bool, packs: bool,
+    ):  # fmt: skip
         self._device, self._layers, self._aligner_layers = device, manifest.decoder_layers, manifest.aligner_layers
         self._on_gpu = device.type == "cuda"
-        self._encoder = load_program(directory / ENCODER_PROGRAM, device)
+        self._packs = packs
+        self._encoder = load_program(directory / (PACKED_ENCODER_PROGRAM if self._packs else ENCODER_PROGRAM), device)
         self._decoder = load_program(directory / DECODER_PROGRAM, device)
         self._aligner = load_program(directory / ALIGNER_PROGRAM, device)
-        every = shapes_up_to(max_batch, manifest.max_samples, manifest.max_positions)
-        self.shapes = shapes_within(every, max_batch, max_seconds)
-        max_samples = max(shape.length for shape in self.shapes if shape.component == "encoder")
+        self._choose_shapes(manifest, max_batch, max_seconds, compiles)
         self._stream = torch.cuda.Stream(device) if self._on_gpu else None
-        self._allocate(manifest, max_batch, audio.count_frames(max_samples))
+        self._allocate(manifest, max_batch, audio.count_frames(self.max_samples))
         if self._on_gpu:
             self._stream.wait_stream(torch.cuda.current_stream(device))  # on which everything was allocated and zeroed
             torch.backends.cudnn.allow_tf32 = False  # float32 is the reference
@@ -73,8 +81,24 @@ class TorchDevice:
             torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
             self._graph_pool = torch.cuda.graph_pool_handle()  # one for all graphs: they never run at the same time
         self.captured = CapturedShapes(self._run, self._capture if self._on_gpu and graphs else None)
-        with torch.inference_mode():
+        with torch.inference_mode(), compiling(directory) if compiles else contextlib.nullcontext():
             self.captured.capture_all(self.shapes)
+
+    def _choose_shapes(self, manifest: Manifest, max_batch: int, max_seconds: float | None, compiles: bool) -> None:
+        every = shapes_within(shapes_up_to(max_batch, manifest.max_samples, manifest.max_positions), max_batch, max_seconds)
+        self.max_samples = max(shape.length for shape in every if shape.component == "encoder")
+        if self._packs:
+            every = [shape for shape in every if shape.component == "decoder"]
+            every += packed_shapes(max_batch, self.max_samples)
+        if compiles:
+            # A dimension of one is compiled for on its own: one row takes as long as two.
+            self.shapes = [shape for shape in every if shape.batch > 1 or max_batch == 1]
+            self._encoder = CompiledProgram(
+                self._encoder, ((0,), *[()] * (1 + len(PACKED_INPUTS))) if self._packs else ((0, 1), (0,))
+            )
+            self._decoder = CompiledProgram(self._decoder, ((0, 1), (0,), (0,), (0,)) + ((0,),) * 4 * self._layers)
+        else:
+            self.shapes = every
 
     def _allocate(self, manifest: Manifest, max_batch: int, max_frames: int) -> None:
         """One slot and one position more than there are: what belongs to no row is written there."""
@@ -120,7 +144,7 @@ class TorchDevice:
             raise EngineFailed(f"torch failed: {exc}") from exc
 
     def _run(self, shape: Shape) -> None:
-        self._encode(shape) if shape.component == "encoder" else self._decode(shape)
+        self._decode(shape) if shape.component == "decoder" else self._encode(shape)
 
     def _capture(self, shape: Shape) -> Callable[[], None]:
         with torch.cuda.stream(self._stream):
@@ -135,14 +159,31 @@ class TorchDevice:
 
     def _encode(self, shape: Shape) -> None:
         request = views(request_layout(shape), self._request)
-        offsets = torch.arange(shape.length, device=self._device)
+        spare = len(self._frames) - 1
+        slots = torch.where(request["slots"] < 0, spare, request["slots"])
+        if shape.component == "packed encoder":
+            frames = self._encode_packed(request, slots, spare)
+        else:
+            frames = self._encode_padded(request, slots, shape.length)
+        self._frames.index_copy_(0, slots, frames)
+
+    def _encode_packed(self, request: dict[str, Tensor], slots: Tensor, spare: int) -> Tensor:
+        """Returns the frames of each row."""
+        cross, frames, row, offset = self._encoder(request["pcm"], self._dither, *(request[name] for name in PACKED_INPUTS))
+        valid = offset < frames[row]
+        places = (torch.where(valid, slots[row], spare), torch.where(valid, offset, 0))
+        self._cross.permute(2, 4, 0, 1, 3, 5).index_put_(places, cross)
+        return frames
+
+    def _encode_padded(self, request: dict[str, Tensor], slots: Tensor, samples: int) -> Tensor:
+        """Returns the frames of each row."""
+        offsets = torch.arange(samples, device=self._device)
         dither = self._dither[(request["positions"][:, None] + offsets) % DITHER_PERIOD_SAMPLES]
         heard = dither + request["pcm"].float() * (1 / 32_768)
         heard = torch.where(offsets < request["lengths"][:, None], heard, 0.0)
         cross_kv, frames = self._encoder(heard, request["lengths"])
-        slots = torch.where(request["slots"] < 0, len(self._frames) - 1, request["slots"])
         self._cross[:, :, :, :, : cross_kv.shape[4]].index_copy_(2, slots, cross_kv)
-        self._frames.index_copy_(0, slots, frames)
+        return frames
 
     def _decode(self, shape: Shape) -> None:
         request, batch = views(request_layout(shape), self._request), shape.batch
@@ -195,15 +236,3 @@ def views(layout: Layout, memory: Tensor) -> dict[str, Tensor]:
         name: memory[field.offset : field.offset + field.bytes].view(getattr(torch, field.dtype.name)).view(field.shape)
         for name, field in layout.fields.items()
     }
-
-
-def load_program(path: Path, device: torch.device) -> Callable[..., tuple[Tensor, ...]]:
-    try:
-        program = torch.export.load(path)
-    except Exception as exc:  # torch raises whatever the archive made it stumble over
-        raise EngineDirectoryError(f"torch {torch.__version__} cannot load {path}: {exc}") from exc
-    if device.type != "cpu":
-        from torch.export.passes import move_to_device_pass
-
-        program = move_to_device_pass(program, device)
-    return program.module()

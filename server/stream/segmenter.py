@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from runtime.audio import Clip
+from runtime.audio import Clip, offset_of, pieces_of
 from server.stream.edges import TAIL_SAMPLES, Lead
 from server.stream.loudness import LEVEL_SAMPLES, LEVELS_PER_SECOND, Loudness, levels_of
 
@@ -133,7 +133,9 @@ class Segmenter:
     def _clip(self, end: int, stretches: Sequence[tuple[int, int]], quiet_before: int = 0, quiet_behind: int = 0) -> Clip:
         with memoryview(self._pcm) as pcm:
             samples = np.frombuffer(bytes(pcm[: (end - self.start) * 2]), np.int16)
-        return Clip(samples, self.start, tuple(stretches), self._gain(end), quiet_before, quiet_behind)
+        gain = self._gain(end)
+        offset = offset_of(pieces_of(samples, self.start, stretches), gain)
+        return Clip(samples, self.start, tuple(stretches), offset, gain, quiet_before, quiet_behind)
 
     def _gain(self, end: int) -> float:
         """As of the last level before position `end`, whenever it is asked for: a repeat hears what the first one heard."""

@@ -16,7 +16,7 @@ from runtime.engine.cuda_graphs import CapturedShapes
 from runtime.engine.manifest import DECODER_FILE, DECODER_PLAN, ENCODER_FILE, EXPORT, TENSORRT, Manifest
 from runtime.engine.onnx_engine import OnnxEngine
 from runtime.engine.protocol import CONTINUED, Row
-from runtime.engine.shapes import ENCODER_SECONDS, NEW_TOKENS, Shape, shapes_up_to
+from runtime.engine.shapes import ENCODER_SECONDS, PLAN_NEW_TOKENS, Shape, shapes_up_to
 from runtime.engine.tensorrt_engine import check_device, check_version, open_tensorrt
 from runtime.exceptions import DeviceError, EngineDirectoryError
 from runtime.hardware import Gpu
@@ -53,13 +53,14 @@ def test_every_precision_builds_and_the_manifest_says_what_was_built(plans, prec
     assert (found.target, found.precision, found.max_batch) == (TENSORRT, precision, TENSORRT_BATCHES[precision])
     assert {"encoder.plan", "decoder.plan", "aligner.plan", "tokenizer.json"} == found.files.keys()
     assert found.plans.flavour == "tensorrt-rtx" and found.plans.version == tensorrt_package.find("tensorrt-rtx").version
-    assert list(found.plans.profiles) == shapes_up_to(TENSORRT_BATCHES[precision], found.max_samples, found.max_positions)
+    asked = shapes_up_to(TENSORRT_BATCHES[precision], found.max_samples, found.max_positions, PLAN_NEW_TOKENS)
+    assert list(found.plans.profiles) == asked
 
 
 def test_there_is_a_profile_for_every_batch_length_and_block(plans):
     _, found = plans("fp16")
     asked = {("encoder", batch, int(seconds * SAMPLE_RATE)) for batch in (1, 2, 4, 8) for seconds in ENCODER_SECONDS}
-    asked |= {("decoder", batch, new) for batch in (1, 2, 4, 8) for new in NEW_TOKENS}
+    asked |= {("decoder", batch, new) for batch in (1, 2, 4, 8) for new in PLAN_NEW_TOKENS}
     assert {dataclasses.astuple(shape) for shape in found.plans.profiles} == asked
 
 

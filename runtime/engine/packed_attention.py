@@ -1,0 +1,52 @@
+"""Attention of rows that lie one behind the other, as one operator that exported programs can name.
+
+On a GPU it is flash attention, which stores no scores; torch's own operator for it cannot be written into every version's
+programs. On a CPU, for tests, all frames look at all frames behind a mask.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+HEAD_DIM_MULTIPLE = 8  # of flash attention
+MASKED = -3.0e4  # as in engine_build.model
+
+
+@torch.library.custom_op("moonshine::packed_attention", mutates_args=())
+def packed_attention(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, lengths: Tensor, longest: int) -> Tensor:
+    """query, key, value: (frames, heads, head_dim), the queries scaled. starts: int32 (rows + 1,), the first frame of each row,
+    and the one behind the last. lengths: int32 (rows,), the frames of each that are looked at. longest: frames a row may have.
+
+    Returns the context (frames, heads, head_dim); of frames that belong to no row, anything.
+    """
+    return (attend_flash if query.is_cuda else attend_plainly)(query, key, value, starts, lengths, longest)
+
+
+@packed_attention.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, lengths: Tensor, longest: int) -> Tensor:
+    return torch.empty_like(query, memory_format=torch.contiguous_format)
+
+
+def attend_flash(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, lengths: Tensor, longest: int) -> Tensor:
+    head_dim = query.shape[-1]
+    query, key, value = (pad(each, (0, -head_dim % HEAD_DIM_MULTIPLE)) for each in (query, key, value))
+    context = torch.ops.aten._flash_attention_forward(
+        query, key, value, starts, starts, longest, longest, 0.0, False, False, scale=1.0, seqused_k=lengths
+    )[0]
+    return context[..., :head_dim].contiguous()
+
+
+def attend_plainly(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, lengths: Tensor, longest: int) -> Tensor:
+    row, offset = places_of(starts, query.shape[0])
+    seen = (row[:, None] == row[None, :]) & (offset < lengths[row])[None, :]
+    mask = torch.where(seen, 0.0, MASKED).to(query.dtype)
+    query, key, value = (each.transpose(0, 1) for each in (query, key, value))
+    shares = torch.softmax((query @ key.transpose(1, 2) + mask).float(), dim=-1).to(query.dtype)
+    return (shares @ value).transpose(0, 1).contiguous()
+
+
+def places_of(starts: Tensor, frames: int) -> tuple[Tensor, Tensor]:
+    """The row of each of `frames` frames, and its offset in it, int64; frames behind the last row count as the last row's."""
+    positions = torch.arange(frames, device=starts.device)
+    row = (positions[:, None] >= starts[None, 1:-1]).sum(dim=1)
+    return row, positions - starts[row]
