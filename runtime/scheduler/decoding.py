@@ -52,25 +52,31 @@ class Decoding:
         """Take the model's choice after each token of `fed` (what next_tokens gave) and move on."""
         self.passes += 1
         self.single_steps += len(fed) == 1
-        for index, (choice, log_prob) in enumerate(zip(predicted, log_probs, strict=True)):
-            offered = fed[index + 1] if index + 1 < len(fed) else None
-            if len(self.tokens) < self._forced:
-                choice = self._draft[len(self.tokens)]
-            self.past_length += 1
-            if choice == self._end_token:
-                self.done = True
-                return
-            self.tokens.append(int(choice))
-            self.log_probs.append(float(log_prob))
-            self._last = int(choice)
-            if len(self.tokens) >= self._max_tokens:
-                self.done = self.cut_short = True
-                return
-            if offered is None or choice != offered:
-                self._realign(int(choice))
-                return
-            self._next += 1
+        choices = list(predicted)
+        if (forced := self._forced - len(self.tokens)) > 0:
+            choices[:forced] = self._draft[len(self.tokens) : self._forced][: len(choices)]
+        agreed = count_agreed(choices, fed)
+        room = self._max_tokens - len(self.tokens)
+        taken = choices[: min(agreed + 1, room)]
+        if self._end_token in taken:
+            self.done = True
+            self._take(taken[: taken.index(self._end_token)], log_probs)
+            self.past_length += 1  # the token before the end was fed, too
+            return
+        self._take(taken, log_probs)
+        self._next += min(agreed, len(taken))
+        if agreed:
             self._matched = self._next
+        if len(taken) == room:
+            self.done = self.cut_short = True
+        else:
+            self._realign(taken[-1])
+
+    def _take(self, tokens: Sequence[int], log_probs: Sequence[float]) -> None:
+        self.tokens += tokens
+        self.log_probs += log_probs[: len(tokens)]
+        self.past_length += len(tokens)
+        self._last = self.tokens[-1] if tokens else self._last
 
     def _realign(self, choice: int) -> None:
         """Find where the draft goes on after a token it did not have here, and offer it from there.
@@ -84,3 +90,11 @@ class Decoding:
             self._matched = self._next
         else:
             self._next = min(self._next + 1, len(self._draft))
+
+
+def count_agreed(choices: Sequence[int], fed: Sequence[int]) -> int:
+    """How many of the choices are the token that was fed next."""
+    for index in range(1, len(fed)):
+        if choices[index - 1] != fed[index]:
+            return index - 1
+    return len(fed) - 1

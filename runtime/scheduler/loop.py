@@ -130,7 +130,7 @@ class EngineLoop:
 
     def submit(self, request: Request, on_result: OnResult) -> None:
         """See Transcriber.submit; on_result is called on this loop's thread."""
-        if len(request.clip.samples) > self._engine.limits.max_samples:
+        if request.clip.sample_count > self._engine.limits.max_samples:
             raise ValueError(f"{request.clip.seconds:.1f} s of audio; a slot holds {self._engine.limits.max_samples} samples")
         self._post(Submit(request, on_result))
 

@@ -17,10 +17,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+import uvloop
 import zmq
-import zmq.asyncio
 
 from runtime.audio import Clip
+from runtime.engine.protocol import Engine
 from runtime.exceptions import EngineError, EngineFailed
 from runtime.scheduler.loop import EngineLoop
 from runtime.scheduler.requests import Result
@@ -46,6 +47,8 @@ from server.telemetry.tracing import exporting
 logger = logging.getLogger("server.engine")
 
 NO_AUDIO = Clip(np.zeros(0, np.int16))
+MESSAGES_AT_ONCE = 32
+SWITCH_SECONDS = 2e-4  # every call to the device gives the interpreter up, and waits this long for the other thread to do so
 STOPPED_STATUS = 4  # of an engine that was given up: the supervisor starts another
 
 
@@ -134,58 +137,95 @@ def unique_name(identity: bytes, stream_id: str) -> str:
     return f"{identity.hex()}/{stream_id}"
 
 
-async def serve(settings: Settings, address: str, parent: int) -> int:
+Open = Callable[[Settings, Metrics], tuple[EngineLoop, Engine]]
+
+
+async def serve(settings: Settings, address: str, parent: int, open_engine: Open) -> int:
     """Until SIGTERM or the end of the supervisor, the process `parent`; returns the exit status."""
     metrics = Metrics()
-    engine_loop, engine, _ = open_for_serving(settings, metrics)
+    engine_loop, engine = open_engine(settings, metrics)
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     engine_loop.start()
-    socket = open_socket(address)
-
-    def send(identity: bytes, data: bytes) -> None:
-        socket.send_multipart([identity, data])
-
-    server = EngineServer(engine_loop, engine.limits.max_samples, send)
+    mailbox = Mailbox(address)
+    server = EngineServer(engine_loop, engine.limits.max_samples, mailbox.send)
+    mailbox.receive(server.receive)
     logger.info("the engine process is there")
 
     def goes_on() -> bool:
         return not stopping.is_set() and os.getppid() == parent and engine_loop.status() is not Status.FAILED
 
     with exporting(metrics.registry):
-        # Should receiving end on an error, so does all, and the supervisor starts anew.
-        async with beating(metrics.loop_lag.observe), asyncio.TaskGroup() as tasks:
-            receiving = tasks.create_task(receive(socket, server))
+        async with beating(metrics.loop_lag.observe):
             while goes_on():
                 server.beat()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stopping.wait(), PULSE_SECONDS)
-            receiving.cancel()
     status = STOPPED_STATUS if engine_loop.status() is Status.FAILED else 0
     await asyncio.to_thread(engine_loop.stop)
-    socket.close()
+    mailbox.close()
     return status
 
 
-def open_socket(address: str) -> zmq.asyncio.Socket:
-    socket = zmq.asyncio.Context.instance().socket(zmq.ROUTER)
-    socket.setsockopt(zmq.LINGER, 0)
-    socket.setsockopt(zmq.SNDHWM, 0)
-    socket.bind(address)
-    return socket
+class Mailbox:
+    """The socket where gateways bring their messages; on the event loop's thread.
+
+    pyzmq's own asyncio takes several times as long for a message, on the thread that competes with the engine's.
+    """
+
+    def __init__(self, address: str):
+        self._loop = asyncio.get_running_loop()
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.SNDHWM, 0)
+        self._socket.bind(address)
+        self._told = int(self._socket.getsockopt(zmq.FD))
+        self._is_looking = False
+
+    def receive(self, take: Callable[[bytes, messages.ToEngine], None]) -> None:
+        """From now on hand every message to `take`."""
+        self._take = take
+        self._loop.add_reader(self._told, self._look)
+        self._look_soon()
+
+    def send(self, identity: bytes, data: bytes) -> None:
+        with contextlib.suppress(zmq.Again):
+            self._socket.send_multipart([identity, data], zmq.NOBLOCK)
+        self._look_soon()
+
+    def _look_soon(self) -> None:
+        """The file descriptor tells of a change once, and whatever is done on the socket may have used that up."""
+        if not self._is_looking:
+            self._is_looking = True
+            self._loop.call_soon(self._look)
+
+    def _look(self) -> None:
+        """Take some, then let others have their turn: the pulse must go out however much comes in."""
+        self._is_looking = False
+        for _ in range(MESSAGES_AT_ONCE):
+            try:
+                identity, data = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            try:
+                self._take(identity, messages.decode_to_engine(data))
+            except Exception:  # one message that cannot be used must not silence all streams
+                logger.exception("a message of a gateway could not be taken")
+        self._look_soon()
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._told)
+        self._socket.close()
 
 
-async def receive(socket: zmq.asyncio.Socket, server: EngineServer) -> None:
-    while True:
-        identity, data = await socket.recv_multipart()
-        try:
-            server.receive(identity, messages.decode_to_engine(data))
-        except Exception:  # one message that cannot be used must not silence all streams
-            logger.exception("a message of a gateway could not be taken")
+def open_configured(settings: Settings, metrics: Metrics) -> tuple[EngineLoop, Engine]:
+    engine_loop, engine, _ = open_for_serving(settings, metrics)
+    return engine_loop, engine
 
 
-def run(settings: Settings, parent: int) -> int:
-    status = asyncio.run(serve(settings, os.environ[SOCKET_VARIABLE], parent))
+def run(settings: Settings, parent: int, open_engine: Open = open_configured) -> int:
+    sys.setswitchinterval(SWITCH_SECONDS)
+    status = uvloop.run(serve(settings, os.environ[SOCKET_VARIABLE], parent, open_engine))
     if status == STOPPED_STATUS:
         exit_at_once(status)
     return status

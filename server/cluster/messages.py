@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from runtime import exceptions
-from runtime.audio import Clip
+from runtime.audio import SAMPLE_RATE, Clip
 from runtime.exceptions import EngineError, EngineFailed
 from runtime.scheduler.requests import Priority, Request, Result, Timings
 
@@ -59,6 +59,7 @@ class Audio(msgspec.Struct, frozen=True, kw_only=True):
     """Position of the first new sample: where the audio sent before ended, or the start."""
     new_pcm: bytes
     stretches: tuple[tuple[int, int], ...] | None
+    offset: int
     gain: float
     quiet_before: int
     quiet_behind: int
@@ -109,6 +110,9 @@ decode_to_engine = msgspec.msgpack.Decoder(ToEngine).decode
 decode_to_gateway = msgspec.msgpack.Decoder(ToGateway).decode
 
 
+LEAST_HELD_SAMPLES = 4 * SAMPLE_RATE
+
+
 class SentAudio:
     """The gateway's side of one stream's audio: how much of it has been sent."""
 
@@ -128,25 +132,35 @@ class SentAudio:
 
 
 class HeldAudio:
-    """The engine process's side: the open segment."""
+    """The engine process's side: the open segment. Clips are views of it, so it is written behind them only."""
 
     def __init__(self) -> None:
         self._start = 0
-        self._pcm = bytearray()
+        self._pcm = np.empty(0, np.int16)
+        self._held = 0  # of its samples
 
     def clip_of(self, audio: Audio) -> Clip:
         """Keep what is new and give what is to be heard. Raises ValueError where something between is missing."""
-        self._drop_before(audio.start)
-        end = self._start + len(self._pcm) // 2
+        new = np.frombuffer(audio.new_pcm, np.int16)
+        self._make_room(audio.start, len(new))
+        end = self._start + self._held
         if audio.new_from != end:
             raise ValueError(f"audio up to {end} is here, and what comes begins at {audio.new_from}")
-        self._pcm += audio.new_pcm
-        pcm = np.frombuffer(bytes(self._pcm[: (audio.end - self._start) * 2]), np.int16)
-        return Clip(pcm, audio.start, audio.stretches, audio.gain, audio.quiet_before, audio.quiet_behind)
+        self._pcm[self._held : self._held + len(new)] = new
+        self._held += len(new)
+        pcm = self._pcm[: audio.end - self._start]
+        return Clip(pcm, audio.start, audio.stretches, audio.offset, audio.gain, audio.quiet_before, audio.quiet_behind)
 
-    def _drop_before(self, start: int) -> None:
-        held = len(self._pcm) // 2
-        del self._pcm[: 2 * min(start - self._start, held)]
+    def _make_room(self, start: int, count: int) -> None:
+        """Forget what lies before `start`, and have room for so many samples more."""
+        dropped = min(start - self._start, self._held)
+        if dropped or self._held + count > len(self._pcm):
+            kept = self._pcm[dropped : self._held]
+            self._pcm = np.empty(
+                max(LEAST_HELD_SAMPLES, 2 * (len(kept) + count)), np.int16
+            )  # clips may still look at the old one
+            self._pcm[: len(kept)] = kept
+            self._held = len(kept)
         self._start = start
 
 

@@ -112,7 +112,7 @@ class Link:
     def submit(self, request: Request, on_result: OnResult) -> None:
         if self._pulse is None or self.status() is not Status.READY or request.stream_id not in self._streams:
             raise EngineStopped(AWAY)
-        if len(request.clip.samples) > self._pulse.max_samples:
+        if request.clip.sample_count > self._pulse.max_samples:
             raise ValueError(f"{request.clip.seconds:.1f} s of audio; a slot holds {self._pulse.max_samples} samples")
         self._unanswered[request.request_id] = (request, on_result)
         sent_audio, _ = self._streams[request.stream_id]

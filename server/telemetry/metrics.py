@@ -152,8 +152,10 @@ class Metrics(Observer):
         if result.error is None:
             self.queue_seconds.labels(priority).observe(result.timings.queue_ms / 1000)
             self.passes.observe(result.timings.passes)
-            self.cut_short_total.inc(result.cut_short and result.request.unheard_seconds is None)
-            self.recovered_total.inc(result.request.is_retry)
+            if result.cut_short and result.request.unheard_seconds is None:
+                self.cut_short_total.inc()
+            if result.request.is_retry:
+                self.recovered_total.inc()
             self.single_steps_total.inc(result.timings.single_steps)
 
     def sent(self, api: Api, message: SentMessage) -> None:
