@@ -76,6 +76,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         add("recording", run_recording, "a long recording over REST: speed, memory, and a live stream beside it")
     )
     add_gateway_options(add("gateway", run_gateway, "CPU of a message, sessions of a core, memory of a session; no engine"))
+    add_host_options(add("host", run_host, "what Python costs in front of a modelled device; and its streams, without a GPU"))
     add("fleet", run_fleet, "many replicas, simulated: how sessions are placed, what growth and failures cost")
     add_quality_options(add("quality", run_quality, "WER, delay of words, stability and latency of streams"))
     everything = add("all", run_all, "offline, streams, gateway and quality, each with its defaults; hours")
@@ -118,6 +119,19 @@ def add_streams_options(command: argparse.ArgumentParser) -> None:
                               "of sessions and speakers in front of it")  # fmt: skip
     command.add_argument("--max-batch", type=int, default=32, help="MAX_BATCH_SIZE")
     command.add_argument("--long-seconds", type=float, default=120.0, help="of the trial that confirms")
+
+
+def add_host_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the engine whose words it borrows")
+    command.add_argument("--batches", type=int, nargs="+", default=[32, 64, 128, 256])
+    command.add_argument("--interval-ms", type=float, nargs="+", default=[1120.0, 250.0])
+    command.add_argument("--counts", type=int, nargs="+", default=[100, 200, 300, 400, 600, 800, 1200, 1600, 2400])
+    command.add_argument("--workers", type=int, default=2, help="processes of sessions and speakers")
+    command.add_argument("--max-batch", type=int, default=128, help="MAX_BATCH_SIZE of the trials")
+    command.add_argument("--seconds", type=float, default=20.0, help="of a trial")
+    command.add_argument("--costs", type=json.loads, default={}, metavar="JSON",
+                         help="what the modelled device takes, as modelled_device.Costs; default: an H100's")  # fmt: skip
+    command.add_argument("--quick", action="store_true", help="one count of streams, short")
 
 
 def add_soak_options(command: argparse.ArgumentParser) -> None:
@@ -280,6 +294,28 @@ def searches_of(arguments: argparse.Namespace) -> list[Trial]:
 
     ways = ["processes"] if arguments.counts else arguments.ways
     return [of(way, *each) for *each, way in itertools.product(arguments.precisions, arguments.interval_ms, ways)]
+
+
+def run_host(arguments: argparse.Namespace) -> int:
+    from benchmarks import host
+
+    about = {"benchmark": "host", "machine": machine.describe(), "settings": settings_of(arguments), "device": "modelled"}
+    costs = []
+    for batch in arguments.batches:
+        costs.append(host.engine_loop_cost(batch, *((10, 3) if arguments.quick else ())))
+        write_line(arguments.out, about | {"result": dataclasses.asdict(costs[-1])})
+    console.print(tables.host_table(costs))
+    counts, seconds = (arguments.counts[:1], 8.0) if arguments.quick else (arguments.counts, arguments.seconds)
+    device, found = dataclasses.replace(host.H100, **arguments.costs), []
+    for interval_ms in arguments.interval_ms[: 1 if arguments.quick else None]:
+        settings = host.trial_of(
+            arguments.engines, arguments.precision, interval_ms, arguments.workers, arguments.max_batch, seconds
+        )
+        for trial, outcome in host.try_streams(settings, counts, device):
+            found.append((trial, outcome))
+            write_line(arguments.out, about | {"trial": dataclasses.asdict(trial), "outcome": dataclasses.asdict(outcome)})
+    console.print(tables.trials_table(found), "The device is modelled, and its words mean nothing.")
+    return 0
 
 
 def run_soak(arguments: argparse.Namespace) -> int:

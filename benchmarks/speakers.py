@@ -33,7 +33,8 @@ from server.settings import Access, SessionLimits, Settings
 from server.telemetry.metrics import SHARED_VARIABLE, Metrics
 
 PROJECT = Path(__file__).resolve().parent.parent
-READY_SECONDS = 180.0  # for an engine to be opened, its graphs captured
+COSTS_VARIABLE, MODELLED_ENGINE = "MODELLED_COSTS", "benchmarks.modelled_engine"
+READY_SECONDS = 240.0  # for an engine to be opened, its graphs captured
 END_SECONDS = 60.0  # beyond the trial's own time
 LEAD_SECONDS = 0.5  # from the word that a trial begins to its beginning
 
@@ -63,7 +64,9 @@ def engine_process(trial: Trial) -> Iterator[EngineProcess]:
             "MOONSHINE_PRECISION": trial.precision, "ASR_TARGET": trial.target, "MAX_BATCH_SIZE": str(trial.max_batch),
             "ASR_MAX_SEGMENT_SECONDS": f"{trial.max_segment_seconds:g}", "ASR_LOG_LEVEL": "warning",
         }  # fmt: skip
-        command = [sys.executable, "-m", "server.cluster.engine_process"]
+        if trial.modelled:
+            variables[COSTS_VARIABLE] = json.dumps(trial.modelled)
+        command = [sys.executable, "-m", MODELLED_ENGINE if trial.modelled else "server.cluster.engine_process"]
         process = subprocess.Popen(command, cwd=PROJECT, env=os.environ | variables)
         try:
             yield EngineProcess(process, variables[SOCKET_VARIABLE], directory)

@@ -43,7 +43,7 @@ def references_of(trial: Trial) -> dict[str, str]:
     """By name of the recording, the text of one stream alone."""
     choice = selection.choose(Path(trial.engines), DEFAULT_MODEL, trial.precision, trial.target)
     longest_seconds = trial.max_segment_seconds + SEGMENT_MARGIN_SECONDS
-    engine, tokenizer, _ = selection.open_engine(choice, max_batch=1, max_seconds=longest_seconds)
+    engine, tokenizer, _ = selection.open_engine(choice, max_batch=2, max_seconds=longest_seconds)
     texts = {each.name: Simulation(engine, tokenizer, limits_of(trial)).run(each.samples) for each in recordings_of(trial.speech)}
     engine.close()
     return texts

@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # each benchmark imports what it needs, and a table of one mu
     from benchmarks.fleet import Failed, Grown, Placed, Simulated
     from benchmarks.flood import Flooded, Refusing
     from benchmarks.gateway import Churn, GatewayLoad
+    from benchmarks.host import LoopCost
     from benchmarks.networks import Crossed
     from benchmarks.offline import Offline
     from benchmarks.quality import Quality
@@ -176,6 +177,16 @@ def trials_table(found: Sequence[tuple[Trial, Outcome]]) -> Table:
             f"{done.backlog_seconds:.1f}", f"{done.wer:.2f} ({done.reference_wer:.2f})", f"{done.steps_share:.0%}",
             f"{done.engine_cores:g}", "; ".join(done.broken) or "nothing",
         )  # fmt: skip
+    return table
+
+
+def host_table(costs: Sequence[LoopCost]) -> Table:
+    columns = ("batch", "us an update", "of it: audio", "passes", "answers", "deciding and answering")
+    table = make_table("the engine loop in front of a device of no time", columns, left=0)
+    for each in costs:
+        parts = (each.encode_us_per_update, each.launch_us_per_update, each.answer_us_per_update)
+        rest = each.engine_loop_us_per_update - sum(parts)
+        table.add_row(str(each.batch), *(f"{us:.0f}" for us in (each.engine_loop_us_per_update, *parts, rest)))
     return table
 
 

@@ -72,6 +72,8 @@ class Trial:
     speech: str = ""
     """A folder of sets of real recordings to speak; none: the evaluation clips and the samples."""
     seed: int = 0
+    modelled: dict[str, float] | None = None
+    """What a device that is only modelled takes: modelled_device.Costs. Its words mean nothing."""
 
 
 @dataclass
@@ -90,7 +92,7 @@ class Outcome:
     final_p95_ms: float
     backlog_seconds: float
     speaking_share: float
-    """Audio sent, of what all streams could have sent in the trial's time: they arrive one by one, connect, wait for finals."""
+    """Audio sent, of what all streams could have sent from their arrival to their end: they connect, and wait for finals."""
     sender_behind_ms: float
     """How far a sender fell behind real time, at worst."""
     words: int
@@ -172,12 +174,13 @@ async def run_trial(trial: Trial, references: dict[str, str], speak: Speak, fetc
 
 async def speak_all(trial: Trial, numbers: Iterable[int], began: float, speak: Speak) -> Spoken:
     """numbers: of the speakers, among all of the trial's; began: the trial, by the monotonic clock."""
-    end = began + trial.seconds
     spoken = Spoken([], [])
     arrival_seconds = min(ARRIVAL_SECONDS, trial.seconds / 4)
 
     async def one(number: int) -> None:
-        await asyncio.sleep(began + arrival_seconds * number / trial.streams - time.monotonic())
+        arrives_at = began + arrival_seconds * number / trial.streams
+        end = arrives_at + trial.seconds - arrival_seconds  # they leave as they came: not all at once
+        await asyncio.sleep(arrives_at - time.monotonic())
         for recording in endless_recordings(trial, number):
             if time.monotonic() > end - 1.0:
                 return
@@ -199,7 +202,9 @@ def outcome_of(
     utterances, (late, updates) = spoken.utterances, late_updates
     finals = [each.final_ms for each in utterances] or [float("inf")]
     latencies = [update_ms for each in utterances for update_ms in each.update_ms] or [float("inf")]
-    words, wer, reference_wer = word_rates([each for each in utterances if each.text is not None], references)
+    whole = [each for each in utterances if each.text is not None and not trial.modelled]
+    words, wer, reference_wer = word_rates(whole, references)
+    speaking_seconds = trial.seconds - min(ARRIVAL_SECONDS, trial.seconds / 4)
     outcome = Outcome(
         streams=trial.streams,
         seconds=round(seconds, 1),
@@ -211,7 +216,7 @@ def outcome_of(
         final_p50_ms=round(float(np.percentile(finals, 50)), 1),
         final_p95_ms=round(float(np.percentile(finals, 95)), 1),
         backlog_seconds=round(max(backlogs, default=float("inf")), 2),
-        speaking_share=round(sum(each.audio_seconds for each in utterances) / (trial.streams * trial.seconds), 3),
+        speaking_share=round(sum(each.audio_seconds for each in utterances) / (trial.streams * speaking_seconds), 3),
         sender_behind_ms=round(max((each.behind_ms for each in utterances), default=0.0), 1),
         words=words,
         wer=wer,

@@ -1,6 +1,7 @@
 """Recordings and streams in any container, each decoded in a thread of its own."""
 
 import asyncio
+import concurrent.futures
 import contextlib
 import queue
 import threading
@@ -198,6 +199,8 @@ class LiveDecoder:
     def _run(self) -> None:
         try:
             self._decode()
+        except concurrent.futures.CancelledError:  # the event loop has ended meanwhile
+            return
         except (av.error.FFmpegError, ValueError, ClientError) as exc:
             self._call_soon(self._failed, exc if isinstance(exc, ClientError) else UNDECODABLE)
         self._call_soon(self._end)

@@ -5,11 +5,15 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import jiwer
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from benchmarks import comparison, file_sets, gateway, gpu_check, offline, run, soak, streams
+from benchmarks import accuracy, comparison, file_sets, gateway, gpu_check, host, offline, run, soak, streams
 from benchmarks.gpu_check import Stage
 from benchmarks.listening import listen
 from benchmarks.model_size import ModelSize
@@ -67,10 +71,46 @@ def test_a_stage_that_hangs_or_cannot_start_is_reported():
 
 def test_the_report_names_machine_stages_and_what_they_said():
     outcomes = [gpu_check.Outcome("builds", True, 3.0, "fine"), gpu_check.Outcome("probe", False, 1.0, "no such capability")]
-    found = {"machine": gpu_check.machine.describe(), "found": gpu_check.what_is_installed()}
+    found = {"machine": gpu_check.machine.describe()}
     text = gpu_check.report(found, outcomes)
     assert "| builds | passed | 3 |" in text and "| probe | **failed** | 1 |" in text and "no such capability" in text
-    assert found["found"]["torch"] is True
+
+
+def test_requirements_are_named_where_they_are_missing(monkeypatch, capsys):
+    assert gpu_check.check_requirements() == 0 and "missing: nothing" in capsys.readouterr().out
+    monkeypatch.setattr(gpu_check, "NEEDED", (*gpu_check.NEEDED, "no_such_package", "no_such.part"))
+    assert gpu_check.check_requirements() == 1
+    assert "missing: no_such_package, no_such.part" in capsys.readouterr().out
+
+
+def test_a_stage_is_ended_with_all_that_it_started(tmp_path):
+    """Also with what began a session of its own."""
+    script = f"setsid sleep 100 & echo $! > {tmp_path}/pid; sleep 100"
+    passed, said = gpu_check.run_process(Stage("hangs", ("sh", "-c", script), 1), 1.0)
+    assert not passed and "stopped at its limit" in said
+    status = Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}/status")
+    assert not status.exists() or "Z (zombie)" in status.read_text()
+
+
+@given(st.lists(st.sampled_from("abcd"), max_size=9), st.lists(st.sampled_from("abcd"), min_size=1, max_size=9))
+def test_errors_are_counted_as_jiwer_counts_them(heard, said):
+    found = jiwer.process_words(" ".join(said), " ".join(heard))
+    assert accuracy.edits(said, heard) == found.substitutions + found.deletions + found.insertions
+
+
+@pytest.mark.slow
+def test_streams_in_processes_are_heard_by_one_engine_process(built):
+    directory = built("fp32").parent
+    trial = Trial("processes", 2, 8.0, 1000.0, str(directory), ONNXRUNTIME, "fp32", workers=2)
+    done = streams.run_in_fresh_process(trial, {each.name: each.text for each in recordings_of("")})
+    assert done.errors == [] and done.utterances >= 2 and done.updates >= 6 and done.engine_cores > 0 and done.steps_share > 0
+
+
+@pytest.mark.parametrize("batch", [4, 64])
+def test_the_engine_loop_is_measured_in_front_of_a_modelled_device(batch):
+    cost = host.engine_loop_cost(batch, rounds=3, repeats=1)
+    parts = cost.encode_us_per_update, cost.launch_us_per_update, cost.answer_us_per_update
+    assert min(parts) > 0 and sum(parts) < cost.engine_loop_us_per_update
 
 
 def test_the_quality_benchmark_streams_measures_and_draws(built, tmp_path, capsys, monkeypatch):

@@ -1,0 +1,128 @@
+"""What Python costs in front of a device: microseconds of the engine loop, and live streams on a device that is only modelled.
+
+The batcher, the loop, the sessions and the processes are the real ones. The device is modelled: see modelled_device.py.
+"""
+
+import dataclasses
+import itertools
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.modelled_device import Costs, open_modelled, words_of
+from benchmarks.speakers import engine_process, try_in_processes
+from benchmarks.trial import Outcome, Trial
+from runtime.audio import SAMPLE_RATE, Clip
+from runtime.engine.manifest import ONNXRUNTIME
+from runtime.scheduler.loop import EngineLoop
+from runtime.scheduler.requests import Request, Result
+from server.telemetry.metrics import Metrics
+
+CLIP_SECONDS, DRAFT_TOKENS, UNHEARD_SECONDS = 6.6, 25, 1.12  # of an update, in the mean of what was measured
+MAX_SECONDS = 13.0
+ROUNDS, REPEATS = 30, 5
+H100 = Costs(
+    encode_ms=0.8, encode_second_ms=8.4 / 320, verify_ms=0.6, verify_token_ms=4.0 / 4096, step_ms=0.6, step_row_ms=0.68 / 128
+)
+"""As measured on one (results/engine-h100.md): encoding 32 x 10 s takes 9.2 ms, verifying 128 x 32 tokens 4.6 ms, a step of 128
+rows 1.3 ms."""
+
+
+@dataclass(frozen=True)
+class LoopCost:
+    """Of the engine loop, on a device that takes no time: medians of several runs, in microseconds."""
+
+    batch: int
+    engine_loop_us_per_update: float
+    encode_us_per_update: float
+    """Of it: handing the audio over;"""
+    launch_us_per_update: float
+    """planning passes and handing them over;"""
+    answer_us_per_update: float
+    """taking their answers. The rest decides, and answers requests."""
+
+
+class Stopwatch:
+    """Seconds spent in methods of an object that it stands for."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def around(self, function: Callable, name: str) -> Callable:
+        def timed(*arguments: object) -> object:
+            began = time.perf_counter()
+            try:
+                return function(*arguments)
+            finally:
+                self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+
+        return timed
+
+
+def engine_loop_cost(batch: int, rounds: int = ROUNDS, repeats: int = REPEATS) -> LoopCost:
+    runs = [run_engine_loop(batch, rounds) for _ in range(repeats)]
+    return LoopCost(batch, *(round(statistics.median(column), 1) for column in zip(*runs, strict=True)))
+
+
+def run_engine_loop(batch: int, rounds: int) -> tuple[float, float, float, float]:
+    """Microseconds an update: all, encode, launch, answer. Twice as many streams as rows have an update waiting all the time."""
+    engine, watch = open_modelled(batch, MAX_SECONDS, Costs()), Stopwatch()
+    launch = engine.launch
+
+    def launch_watched(rows: Sequence) -> object:
+        pending = launch(rows)
+        pending.result = watch.around(pending.result, "answer")
+        return pending
+
+    engine.encode, engine.launch = watch.around(engine.encode, "encode"), watch.around(launch_watched, "launch")
+    loop = EngineLoop(engine, 0.0, Metrics())
+    clip = Clip(np.zeros(int(CLIP_SECONDS * SAMPLE_RATE), np.int16))
+    draft, numbers = words_of(CLIP_SECONDS)[:DRAFT_TOKENS], itertools.count()
+    left, is_done = batch * rounds, threading.Event()
+
+    def ask(stream_id: str) -> None:
+        loop.submit(Request(next(numbers), stream_id, clip, draft=draft, unheard_seconds=UNHEARD_SECONDS), answered)
+
+    def answered(result: Result) -> None:
+        nonlocal left
+        left -= 1
+        if left >= len(streams):
+            ask(result.request.stream_id)
+        elif not left:
+            is_done.set()
+
+    streams = [str(number) for number in range(2 * batch)]
+    for stream_id in streams:
+        loop.open_stream(stream_id)
+        ask(stream_id)
+    began = time.perf_counter()
+    loop.start()
+    is_done.wait()
+    seconds = time.perf_counter() - began
+    loop.stop()
+    parts = (seconds, *(watch.seconds[name] for name in ("encode", "launch", "answer")))
+    return tuple(part / (batch * rounds) * 1e6 for part in parts)
+
+
+def trial_of(engines: Path, precision: str, interval_ms: float, workers: int, max_batch: int, seconds: float) -> Trial:
+    """engines, precision: where the tokenizer is."""
+    return Trial(
+        "processes", 0, seconds, interval_ms, str(engines.resolve()), ONNXRUNTIME, precision, workers=workers, max_batch=max_batch
+    )
+
+
+def try_streams(settings: Trial, counts: Sequence[int], costs: Costs) -> Iterator[tuple[Trial, Outcome]]:
+    """A trial for each count in processes, on one modelled device, until one fails."""
+    settings = dataclasses.replace(settings, modelled=dataclasses.asdict(costs))
+    with engine_process(settings) as engine:
+        for streams in counts:
+            trial = dataclasses.replace(settings, streams=streams)
+            outcome = try_in_processes(trial, {}, engine)
+            yield trial, outcome
+            if outcome.broken:
+                return
