@@ -115,6 +115,9 @@ class ModelledDevice:
         said["log_probs"][:] = -0.1
         return self.timeline.add(self._costs.of(shape))
 
+    def clear(self, slot: int) -> None:
+        pass
+
     def align(self, slot: int, frames: int, tokens: np.ndarray) -> np.ndarray:
         share = np.full((len(tokens), frames), 1e-3, np.float32)
         share[np.arange(len(tokens)), np.linspace(0, frames - 1, len(tokens)).astype(int)] = 1.0

@@ -122,6 +122,7 @@ def compile_plan(package: TensorRt, path: Path, profiles: list[dict[str, Range]]
     parse(package, network, path)
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)  # float32 is the reference
+    config.max_aux_streams = 0  # the networks are chains; another stream would only fork and join in every graph
     if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
         config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)  # TensorRT for RTX: what stream capture needs
     names = {network.get_input(index).name for index in range(network.num_inputs)}

@@ -57,6 +57,9 @@ class HostCuda:
         address = self.host_memory(size + ALIGNMENT).ctypes.data
         return address + -address % ALIGNMENT
 
+    def zero(self, address: int, size: int) -> None:
+        ctypes.memset(address, 0, size)
+
     def host_memory(self, size: int) -> np.ndarray:
         self._memory.append(np.zeros(size, np.uint8))
         return self._memory[-1]

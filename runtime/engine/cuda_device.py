@@ -30,6 +30,7 @@ class CudaDevice:
         self.stream = self._device.create_stream()
         self._pinned = LegacyPinnedMemoryResource()
         self._buffers = []  # all that was allocated, until close()
+        self._executables = []  # graphs, likewise
         capability = self._device.compute_capability
         code = ObjectCode.from_cubin(compile_kernels(f"{capability.major}{capability.minor}", cell_bytes))
         self._kernels = {name: code.get_kernel(name) for name in ("hear", "keep_cross", "continue_rows", "keep_past")}
@@ -51,6 +52,9 @@ class CudaDevice:
         check(cudart.cudaMemsetAsync(int(buffer.handle), 0, max(size, 1), self.stream_handle))
         self.stream.sync()
         return int(buffer.handle)
+
+    def zero(self, address: int, size: int) -> None:
+        check(cudart.cudaMemsetAsync(address, 0, size, self.stream_handle))
 
     def host_memory(self, size: int) -> np.ndarray:
         """uint8 (size,), page-locked: copies to and from it overlap with work on the device."""
@@ -90,6 +94,7 @@ class CudaDevice:
         graph = check(cudart.cudaStreamEndCapture(self.stream_handle))
         executable = check(cudart.cudaGraphInstantiate(graph, 0))
         check(cudart.cudaGraphDestroy(graph))
+        self._executables.append(executable)
 
         def replay() -> None:
             check(cudart.cudaGraphLaunch(executable, self.stream_handle))
@@ -98,6 +103,8 @@ class CudaDevice:
 
     def close(self) -> None:
         self.stream.sync()
+        while self._executables:
+            check(cudart.cudaGraphExecDestroy(self._executables.pop()))
         while self._buffers:
             self._buffers.pop().close()
 

@@ -40,6 +40,10 @@ class CapturedShapes:
         self.capture_seconds = time.perf_counter() - began
         logger.info("captured %d CUDA graphs in %.1f s", len(self._replays), self.capture_seconds)
 
+    def forget(self) -> None:
+        """Nothing is replayed from now on."""
+        self._replays.clear()
+
     def run(self, shape: Shape) -> None:
         replay = self._replays.get(shape)
         if replay is not None:

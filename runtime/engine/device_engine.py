@@ -52,6 +52,9 @@ class Device(Protocol):
     def decode(self, shape: Shape, request: np.ndarray, answer: np.ndarray) -> Event:
         """Copy the request in, run, copy the answer out (staging.answer_layout); the event is past once it is there."""
 
+    def clear(self, slot: int) -> None:
+        """Zero the slot's keys and values, behind everything that was asked for."""
+
     def align(self, slot: int, frames: int, tokens: np.ndarray) -> np.ndarray:
         """frames: of the slot's clip; tokens: int64 (new,), the start token and a row's. Waits for the answer: float32
         (new, frames of the cache), how each token's attention was shared out."""
@@ -244,6 +247,9 @@ class DeviceEngine(Engine):
 
     def free(self, slot: int) -> None:
         self._frames[slot] = 0
+
+    def clear(self, slot: int) -> None:
+        self._device.clear(slot)
 
     def close(self) -> None:
         self._device.close()

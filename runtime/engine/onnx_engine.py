@@ -166,6 +166,10 @@ class OnnxEngine(Engine):
         self._frames[slot] = self._held[slot] = 0
         self._encodings.pop(slot, None)
 
+    def clear(self, slot: int) -> None:
+        self._cross.clear(slot)
+        self._past.clear(slot)
+
     def close(self) -> None:
         self._open_aligner.cache_clear()
         self._cores.shutdown()
@@ -236,6 +240,9 @@ class RowCache:
     def write(self, slot: int, position: int, kv: np.ndarray) -> None:
         """kv: (layers, 2, heads, new, head_dim), to positions position.. of the slot."""
         self._cache[:, :, slot, :, position : position + kv.shape[3]] = kv
+
+    def clear(self, slot: int) -> None:
+        self._cache[:, :, slot] = 0
 
     def rows(self, layer: int, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """Keys and values of the slots first..last-1: (slots, heads, positions, head_dim) each, views."""

@@ -155,6 +155,9 @@ class Engine(Protocol):
     def free(self, slot: int) -> None:
         """The slot's contents are no longer needed."""
 
+    def clear(self, slot: int) -> None:
+        """Make everything the slot holds zero: what is masked is still multiplied, and a NaN would reach whoever comes next."""
+
     def close(self) -> None:
         """Release what the engine holds. No other call may follow."""
 

@@ -4,7 +4,9 @@ Owns all device memory: the slots' caches, one block for requests, one for answe
 and one block of activations that all execution contexts share, for they run one after the other on one stream.
 """
 
+import contextlib
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -104,6 +106,7 @@ class TensorRtDevice:
         runtime = self._trt.Runtime(self._trt.Logger(self._trt.Logger.WARNING))
         plans = {"encoder": ENCODER_PLAN, "decoder": DECODER_PLAN, "aligner": ALIGNER_PLAN}
         self._engines = {component: load_plan(runtime, directory / plan) for component, plan in plans.items()}
+        self._configs: list = []
         self._kernel_cache, self._kernel_cache_path = None, directory / KERNEL_CACHE
         self._allocate(samples)
         self._contexts = {shape: self._make_context(shape) for shape in self.shapes}
@@ -172,11 +175,13 @@ class TensorRtDevice:
         if not hasattr(self._trt, "DynamicShapesKernelSpecializationStrategy"):
             return engine.create_execution_context(allocation)
         config = engine.create_runtime_config()
+        self._configs.append(config)  # nothing says that the context keeps it
         config.set_execution_context_allocation_strategy(allocation)
         config.dynamic_shapes_kernel_specialization_strategy = self._trt.DynamicShapesKernelSpecializationStrategy.EAGER
         if self._kernel_cache is None:
             self._kernel_cache = load_kernel_cache(config, self._kernel_cache_path)
-        config.set_runtime_cache(self._kernel_cache)
+        if not config.set_runtime_cache(self._kernel_cache):
+            logger.warning("TensorRT takes no cache of compiled kernels; every start will take its time")
         return engine.create_execution_context(config)
 
     def _encoder_tensors(self, shape: Shape) -> tuple[dict, dict]:
@@ -236,6 +241,13 @@ class TensorRtDevice:
         self.captured.run(shape)
         self._cuda.copy_out(answer, self._answer)
         return self._cuda.record()
+
+    def clear(self, slot: int) -> None:
+        self._cuda.enter()
+        for cache, length in ((self._cross, self._cache_frames), (self._past, self._cache_positions)):
+            slot_bytes = self._manifest.heads * length * self._manifest.head_dim * self._cell_bytes
+            for plane in range(self._planes):
+                self._cuda.zero(cache + (plane * self._slots + slot) * slot_bytes, slot_bytes)
 
     def align(self, slot: int, frames: int, tokens: np.ndarray) -> np.ndarray:
         """Uncaptured: it runs once a segment at most."""
@@ -306,7 +318,9 @@ class TensorRtDevice:
     def close(self) -> None:
         self._cuda.enter()
         self._cuda.stream.sync()  # a step may be on its way
+        self.captured.forget()  # graphs refer to contexts
         self._contexts.clear()
+        self._configs.clear()
         del self._aligner
         self._engines.clear()
         self._cuda.close()
@@ -341,7 +355,13 @@ def load_kernel_cache(config, path: Path):
 
 
 def save_kernel_cache(cache, path: Path) -> None:
+    """Whatever fails here costs the next start its time and this one nothing. Written aside first: engine processes share it."""
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        path.write_bytes(bytes(cache.serialize()))
-    except OSError as exc:  # a read-only directory of engines: the next start takes as long again
+        if (kernels := cache.serialize()) is not None:
+            unfinished.write_bytes(bytes(kernels))
+            unfinished.replace(path)
+    except Exception as exc:  # a read-only directory of engines, or whatever TensorRT raises
         logger.warning("compiled kernels could not be kept: %s", exc)
+        with contextlib.suppress(OSError):
+            unfinished.unlink()

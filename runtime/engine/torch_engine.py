@@ -132,6 +132,11 @@ class TorchDevice:
         except RuntimeError as exc:
             raise EngineFailed(f"torch failed: {exc}") from exc
 
+    def clear(self, slot: int) -> None:
+        with torch.inference_mode(), torch.cuda.stream(self._stream):
+            for cache in (self._cross, self._past):
+                cache[:, :, slot].zero_()
+
     def _serve(self, shape: Shape, request: np.ndarray, answer: np.ndarray | None) -> Event:
         try:
             with torch.inference_mode(), torch.cuda.stream(self._stream):

@@ -7,11 +7,12 @@ then it plans what can be planned unseen, so that the device need not wait for t
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from runtime.engine.protocol import CONTINUED, Cores, Limits, Prediction, Row
-from runtime.exceptions import EngineError, RequestCancelled
+from runtime.exceptions import EngineError, EngineFailed, RequestCancelled
 from runtime.scheduler.decoding import Decoding
 from runtime.scheduler.requests import Priority, Request, Result, Timings
 from runtime.scheduler.slots import Slots
@@ -85,6 +86,7 @@ class Batcher:
         self._to_align: dict[int, Job] = {}  # decoded, but asked for more; they keep their slots
         self._streams: set[str] = set()
         self._freed: list[int] = []
+        self._poisoned: list[int] = []
         self._encodes_in_a_row = 0
 
     @property
@@ -99,6 +101,11 @@ class Batcher:
         """Slots given back since the last call."""
         freed, self._freed = self._freed, []
         return freed
+
+    def take_poisoned(self) -> list[int]:
+        """Slots since the last call, free by now, that held what is no number: to be cleared before anybody has them."""
+        poisoned, self._poisoned = self._poisoned, []
+        return poisoned
 
     def open_stream(self, stream_id: str) -> None:
         """From now on this stream may bring requests, so others may wait for it."""
@@ -251,7 +258,12 @@ class Batcher:
             if self._in_flight.get(job.request.request_id) is not job:
                 continue
             job.unanswered -= 1
-            job.decoding.accept(row.tokens, prediction.tokens.tolist(), prediction.log_probs.tolist())
+            log_probs = prediction.log_probs.tolist()
+            if not math.isfinite(sum(log_probs)):
+                self._poisoned.append(job.slot)
+                results += self.fail([job], EngineFailed("what the model predicts is no number"), now)
+                continue
+            job.decoding.accept(row.tokens, prediction.tokens.tolist(), log_probs)
             if job.decoding.done and job.request.align and job.decoding.tokens:
                 self._to_align[job.request.request_id] = self._in_flight.pop(job.request.request_id)
             elif job.decoding.done:

@@ -282,6 +282,9 @@ class EngineLoop:
             self._watch.end(THIS_STEP)
 
     def _publish(self, results: list[Result]) -> None:
+        for slot in self._batcher.take_poisoned():
+            logger.error("what the model predicts in slot %d is no number; it is cleared", slot)
+            self._engine.clear(slot)
         for slot in self._batcher.take_freed():
             self._engine.free(slot)
         for result in results:

@@ -39,6 +39,22 @@ def test_a_slot_keeps_its_audio_while_others_come_and_go(engine, clips):
     assert said == expected
 
 
+def test_a_slot_that_was_cleared_is_as_good_as_new_and_its_neighbours_keep_what_they_hold(engine, clips):
+    clip = Clip(clips[18].samples)
+    engine.encode([1, 2], [clip, clip])
+    expected = engine.decode([Row(1, (1, 739, 338), 0)])[0]
+    engine.clear(1)
+    emptied = engine.decode([Row(1, (1, 739, 338), 0)])[0]
+    beside = engine.decode([Row(2, (1, 739, 338), 0)])[0]
+    engine.encode([1], [clip])
+    again = engine.decode([Row(1, (1, 739, 338), 0)])[0]
+    engine.free(1)
+    engine.free(2)
+    assert np.isfinite(emptied.log_probs).all() and not np.allclose(emptied.log_probs, expected.log_probs, atol=0.05)
+    for found in (beside, again):
+        assert np.allclose(found.log_probs, expected.log_probs, atol=0.02)
+
+
 def test_a_row_may_be_fed_again_from_an_earlier_position(engine, clips):
     engine.encode([2], [Clip(clips[0].samples)])
     right = engine.decode([Row(2, (1, 739, 338), 0)])[0]

@@ -17,7 +17,7 @@ from runtime.engine.manifest import DECODER_FILE, DECODER_PLAN, ENCODER_FILE, EX
 from runtime.engine.onnx_engine import OnnxEngine
 from runtime.engine.protocol import CONTINUED, Row
 from runtime.engine.shapes import ENCODER_SECONDS, PLAN_NEW_TOKENS, Shape, shapes_up_to
-from runtime.engine.tensorrt_engine import check_device, check_version, open_tensorrt
+from runtime.engine.tensorrt_engine import check_device, check_version, open_tensorrt, save_kernel_cache
 from runtime.exceptions import DeviceError, EngineDirectoryError
 from runtime.hardware import Gpu
 from runtime.scheduler.loop import EngineLoop
@@ -277,3 +277,24 @@ def test_the_largest_shape_is_captured_first():
     CapturedShapes(order.append, capture=lambda shape: order.append(shape) or (lambda: None)).capture_all(shapes)
     sizes = [shape.batch * shape.length for shape in order]
     assert sizes == sorted(sizes, reverse=True) and set(order) == set(shapes)
+
+
+class KernelCache:
+    """What TensorRT for RTX gives for a cache."""
+
+    def __init__(self, said: bytes | None | Exception):
+        self._said = said
+
+    def serialize(self) -> bytes | None:
+        if isinstance(self._said, Exception):
+            raise self._said
+        return self._said
+
+
+@pytest.mark.parametrize(("said", "kept"), [(b"new", b"new"), (None, b"old"), (RuntimeError("no memory"), b"old")])
+def test_kernels_are_kept_whole_or_not_at_all_and_never_stop_a_start(said, kept, tmp_path):
+    path = tmp_path / "kernels.cache"
+    path.write_bytes(b"old")
+    save_kernel_cache(KernelCache(said), path)
+    assert path.read_bytes() == kept and list(tmp_path.iterdir()) == [path]
+    save_kernel_cache(KernelCache(said), tmp_path / "no such directory" / "kernels.cache")

@@ -269,6 +269,37 @@ def test_a_receiver_that_raises_ends_nothing_for_the_others(start):
     assert loop.status() is Status.READY
 
 
+class PoisonedEngine(FakeEngine):
+    """What a slot holds is no number, until it is cleared."""
+
+    def __init__(self, poisoned: Sequence[int]):
+        super().__init__()
+        self.poisoned = set(poisoned)
+
+    def launch(self, rows):
+        sound = super().launch(rows).result()
+        return Ready([
+            dataclasses.replace(each, log_probs=np.full(len(each.tokens), np.nan)) if row.slot in self.poisoned else each
+            for row, each in zip(rows, sound, strict=True)
+        ])  # fmt: skip
+
+    def clear(self, slot: int) -> None:
+        assert slot in self.busy, "before anybody else has it"
+        self.poisoned.discard(slot)
+
+
+def test_a_poisoned_slot_fails_its_request_by_name_and_is_cleared_for_the_next(start):
+    engine = PoisonedEngine(poisoned=[0, 2])
+    loop, answers = start(engine)
+    for number in range(20):
+        loop.submit(request(number), answers.put)
+    results = [answers.get(timeout=LONGEST_WAIT_SECONDS) for _ in range(20)]
+    failed = [result.error for result in results if result.error]
+    assert [type(error) for error in failed] == [EngineFailed] * 2 and "is no number" in str(failed[0])
+    assert all(result.tokens == (9,) for result in results if not result.error)
+    assert not engine.poisoned and loop.status() is Status.READY
+
+
 def test_the_end_answers_everybody_whatever_fails_in_it(start):
     """Here the engine cannot even give its slots back."""
 
