@@ -62,6 +62,7 @@ class CompiledProgram:
 def compiling(directory: Path) -> Iterator[None]:
     """Keep compiled kernels in the engine's directory, so that only the first start takes a minute; torch's own place serves
     where it cannot be written to."""
+    logger.info("torch fuses kernels for this GPU; the first time that takes one to two minutes")
     if CACHE_VARIABLE not in os.environ and os.access(directory, os.W_OK):
         os.environ[CACHE_VARIABLE] = str(directory.resolve() / COMPILED_KERNELS)
     yield

@@ -41,6 +41,7 @@ def test_the_engine_process_hears_what_the_session_means_and_audio_crosses_once(
     """Whatever is loud, quiet or cut, a request's clip on the other side is the clip, from audio that was sent once."""
     random = np.random.default_rng(len(loudness))
     segmenter, sent, held, crossed = Segmenter(max_seconds=5.0), SentAudio(), HeldAudio(), 0
+    heard: list[tuple[Clip, Clip]] = []
     for step, (level, ask) in enumerate(zip(loudness, asks, strict=False)):
         segmenter.append((random.standard_normal(SAMPLE_RATE // 2) * level + 300).astype(np.int16).tobytes())
         cut = segmenter.find_cut()
@@ -53,10 +54,12 @@ def test_the_engine_process_hears_what_the_session_means_and_audio_crosses_once(
         crossed += len(message.audio.new_pcm) // 2
         there = messages.request_of(message.asked, held.clip_of(message.audio), step, "s")
         assert np.array_equal(there.clip.samples, request.clip.samples) and there.clip.position == request.clip.position
+        heard.append((request.clip, there.clip))
         assert (there.draft, there.forced, there.priority, there.max_tokens) == ((7, 8), 1, Priority.INTERIM, request.max_tokens)
         if cut:
             segmenter.advance(cut.earliest or cut.position)
     assert crossed <= segmenter.end, "no sample twice"
+    assert all(np.array_equal(here.pcm, there.pcm) for here, there in heard), "what came later is not written into earlier clips"
 
 
 TOKENS = st.lists(st.integers(0, 32_767), max_size=8).map(tuple)
@@ -70,6 +73,7 @@ REQUESTS = st.builds(
         pcm=st.just(np.arange(320, dtype=np.int16)),
         position=st.just(640),
         stretches=st.none() | st.just(((640, 800), (900, 960))),
+        offset=st.integers(-9_999, 9_999),
         gain=st.floats(1, 100),
         quiet_before=st.integers(0, 9_999),
         quiet_behind=st.integers(0, 9_999),
