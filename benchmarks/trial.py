@@ -415,7 +415,7 @@ def main() -> int:
         with engine_process(trial) as engine:
             outcome = try_in_processes(trial, asked["references"], engine)
     else:
-        outcome = uvloop.run(try_over_webrtc(trial, asked["references"]))
+        outcome = asyncio.run(try_over_webrtc(trial, asked["references"]))
     print(json.dumps(dataclasses.asdict(outcome)))
     return 0
 
