@@ -30,7 +30,6 @@ NEEDED = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "moonshi
 TENSORRT_NEEDS = ("cuda.core", "cuda.bindings")
 KEPT_CHARACTERS = 24_000  # of a stage's output
 REQUIREMENTS = "requirements"
-DEVICE_VARIABLE = "TORCH_ENGINE_DEVICE"  # of the torch engine
 INTERVALS_MS = (1120.0, 250.0)
 STREAMS = (256, 512, 1024, 2048)
 TRIAL_SECONDS = 25.0
@@ -154,7 +153,9 @@ def run_stages(
 
 def run_process(stage: Stage, limit_seconds: float) -> tuple[bool, str]:
     """At its limit it is killed with everything that it started."""
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"} | ({} if hardware.find_gpu() else {DEVICE_VARIABLE: "cpu"})
+    environment = (
+        os.environ | {"PYTHONUNBUFFERED": "1"} | ({} if hardware.find_gpu() else {hardware.TORCH_DEVICE_VARIABLE: "cpu"})
+    )
     try:
         process = subprocess.Popen(
             stage.command, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -173,18 +174,18 @@ def run_process(stage: Stage, limit_seconds: float) -> tuple[bool, str]:
 
 def kill_all_of(process: subprocess.Popen) -> None:
     """Its sessions' processes, and those of the sessions that these have begun."""
-    for pid in [process.pid, *children_of(process.pid)]:
+    for pid in [process.pid, *descendants_of(process.pid)]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
-def children_of(pid: int) -> list[int]:
+def descendants_of(pid: int) -> list[int]:
     """All that it started, and that those started."""
     found: list[int] = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):
             for child in map(int, task.read_text().split()):
-                found += [child, *children_of(child)]
+                found += [child, *descendants_of(child)]
     return found
 
 

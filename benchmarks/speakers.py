@@ -29,7 +29,7 @@ from runtime.tokenizer import Tokenizer
 from server.cluster.messages import SOCKET_VARIABLE
 from server.cluster.remote_engine import RemoteEngine
 from server.sessions import Sessions
-from server.settings import Access, SessionLimits, Settings
+from server.settings import Access, Settings
 from server.telemetry.metrics import SHARED_VARIABLE, Metrics
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -158,8 +158,7 @@ def spoken_from(found: dict, trial: Trial) -> Spoken:
 
 async def speak(trial: Trial, number: int, address: str) -> Spoken:
     """The speakers of one process: every `workers`th of the trial's."""
-    limits = SessionLimits(interim_interval_ms=trial.interval_ms, max_segment_seconds=trial.max_segment_seconds)
-    settings = Settings(session=limits, access=Access(max_sessions=100_000))
+    settings = Settings(session=trial.limits, access=Access(max_sessions=100_000))
     choice = selection.choose(Path(trial.engines), DEFAULT_MODEL, trial.precision, trial.target)
     sessions = Sessions(RemoteEngine([address]), Tokenizer.load(choice.directory), settings, Metrics())
     sessions.start()

@@ -15,7 +15,6 @@ from benchmarks.speakers import engine_process, try_in_processes
 from benchmarks.trial import WER_WORDS, Outcome, Trial, pooled, recordings_of
 from engine_build.checkpoint import DEFAULT_MODEL
 from runtime.engine import selection
-from server.settings import SessionLimits
 from server.startup import SEGMENT_MARGIN_SECONDS
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -35,16 +34,12 @@ class Capacity:
     trials: list[Outcome] = field(default_factory=list)
 
 
-def limits_of(trial: Trial) -> SessionLimits:
-    return SessionLimits(interim_interval_ms=trial.interval_ms, max_segment_seconds=trial.max_segment_seconds)
-
-
 def references_of(trial: Trial) -> dict[str, str]:
     """By name of the recording, the text of one stream alone."""
     choice = selection.choose(Path(trial.engines), DEFAULT_MODEL, trial.precision, trial.target)
     longest_seconds = trial.max_segment_seconds + SEGMENT_MARGIN_SECONDS
     engine, tokenizer, _ = selection.open_engine(choice, max_batch=2, max_seconds=longest_seconds)
-    texts = {each.name: Simulation(engine, tokenizer, limits_of(trial)).run(each.samples) for each in recordings_of(trial.speech)}
+    texts = {each.name: Simulation(engine, tokenizer, trial.limits).run(each.samples) for each in recordings_of(trial.speech)}
     engine.close()
     return texts
 
@@ -62,7 +57,7 @@ def try_counts(settings: Trial, counts: Sequence[int], progress: Callable[[str],
 
 def run_in_fresh_process(trial: Trial, references: dict[str, str]) -> Outcome:
     """Raises RuntimeError where the process fails."""
-    asked = {"trial": dataclasses.asdict(trial), "limits": limits_of(trial).model_dump(), "references": references}
+    asked = {"trial": dataclasses.asdict(trial), "references": references}
     command = [sys.executable, "-m", "benchmarks.trial", json.dumps(asked)]
     with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                           start_new_session=True) as process:  # fmt: skip

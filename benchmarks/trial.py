@@ -36,7 +36,7 @@ from server.settings import Access, Batching, SessionLimits, Settings
 from server.startup import SEGMENT_MARGIN_SECONDS
 from server.telemetry.metrics import Metrics
 
-ARRIVAL_SECONDS = 10.0  # streams begin spread over so long
+ARRIVAL_SECONDS = 10.0  # at most, of a trial
 SAMPLE_SECONDS = 0.5  # how often the backlog is looked at
 LATE_SHARE, LATE_INTERVALS = 0.001, 1.0  # of updates that may begin more than so many update intervals after they were due
 FINAL_P95_MS = 1000.0
@@ -74,6 +74,15 @@ class Trial:
     seed: int = 0
     modelled: dict[str, float] | None = None
     """What a device that is only modelled takes: modelled_device.Costs. Its words mean nothing."""
+
+    @property
+    def limits(self) -> SessionLimits:
+        return SessionLimits(interim_interval_ms=self.interval_ms, max_segment_seconds=self.max_segment_seconds)
+
+    @property
+    def arrival_seconds(self) -> float:
+        """Streams begin spread over so long, and end so."""
+        return min(ARRIVAL_SECONDS, self.seconds / 4)
 
 
 @dataclass
@@ -175,11 +184,10 @@ async def run_trial(trial: Trial, references: dict[str, str], speak: Speak, fetc
 async def speak_all(trial: Trial, numbers: Iterable[int], began: float, speak: Speak) -> Spoken:
     """numbers: of the speakers, among all of the trial's; began: the trial, by the monotonic clock."""
     spoken = Spoken([], [])
-    arrival_seconds = min(ARRIVAL_SECONDS, trial.seconds / 4)
 
     async def one(number: int) -> None:
-        arrives_at = began + arrival_seconds * number / trial.streams
-        end = arrives_at + trial.seconds - arrival_seconds  # they leave as they came: not all at once
+        arrives_at = began + trial.arrival_seconds * number / trial.streams
+        end = arrives_at + trial.seconds - trial.arrival_seconds  # they leave as they came: not all at once
         await asyncio.sleep(arrives_at - time.monotonic())
         for recording in endless_recordings(trial, number):
             if time.monotonic() > end - 1.0:
@@ -204,7 +212,7 @@ def outcome_of(
     latencies = [update_ms for each in utterances for update_ms in each.update_ms] or [float("inf")]
     whole = [each for each in utterances if each.text is not None and not trial.modelled]
     words, wer, reference_wer = word_rates(whole, references)
-    speaking_seconds = trial.seconds - min(ARRIVAL_SECONDS, trial.seconds / 4)
+    speaking_seconds = trial.seconds - trial.arrival_seconds
     outcome = Outcome(
         streams=trial.streams,
         seconds=round(seconds, 1),
@@ -369,10 +377,12 @@ class WithoutDrafts(EngineLoop):
         super().submit(plain, lambda result: on_result(dataclasses.replace(result, request=request)))
 
 
-async def try_in_process(trial: Trial, references: dict[str, str], limits: SessionLimits) -> Outcome:
+async def try_in_process(trial: Trial, references: dict[str, str]) -> Outcome:
     choice = selection.choose(Path(trial.engines), DEFAULT_MODEL, trial.precision, trial.target)
-    settings = Settings(session=limits, access=Access(max_sessions=trial.streams), batching=Batching(max_batch=trial.max_batch))
-    longest_seconds = limits.max_segment_seconds + SEGMENT_MARGIN_SECONDS
+    settings = Settings(
+        session=trial.limits, access=Access(max_sessions=trial.streams), batching=Batching(max_batch=trial.max_batch)
+    )
+    longest_seconds = trial.max_segment_seconds + SEGMENT_MARGIN_SECONDS
     engine, tokenizer, _ = selection.open_engine(choice, trial.max_batch, max_seconds=longest_seconds)
     metrics = Metrics()
     loop = (EngineLoop if trial.drafts else WithoutDrafts)(engine, 0.01, metrics, warm_up_seconds=settings.model.warmup_seconds)
@@ -405,10 +415,10 @@ async def try_over_webrtc(trial: Trial, references: dict[str, str]) -> Outcome:
 
 def main() -> int:
     asked = json.loads(sys.argv[1])
-    trial, limits = Trial(**asked["trial"]), SessionLimits.model_validate(asked["limits"])
+    trial = Trial(**asked["trial"])
     recordings_of(trial.speech)  # decoded before anybody speaks: on the event loop it would hold all streams up
     if trial.way == "in process":
-        outcome = uvloop.run(try_in_process(trial, asked["references"], limits))
+        outcome = uvloop.run(try_in_process(trial, asked["references"]))
     elif trial.way == "processes":
         from benchmarks.speakers import engine_process, try_in_processes  # which begins with this module
 

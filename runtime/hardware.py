@@ -40,6 +40,7 @@ class Gpu:
 
 
 DEVICES_VARIABLE = "CUDA_VISIBLE_DEVICES"  # CUDA's own
+TORCH_DEVICE_VARIABLE = "TORCH_ENGINE_DEVICE"  # "cpu" rehearses without a GPU what the torch engine will do on one
 
 
 def visible_gpus() -> list[str]:

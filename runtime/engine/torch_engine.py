@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from runtime import audio
+from runtime import audio, hardware
 from runtime.audio import DITHER, DITHER_PERIOD_SAMPLES
 from runtime.engine.cuda_graphs import CapturedShapes
 from runtime.engine.device_engine import DeviceEngine
@@ -25,8 +25,6 @@ from runtime.engine.torch_programs import CompiledProgram, can_compile, compilin
 from runtime.exceptions import DeviceError, EngineFailed
 
 WARM_UP_RUNS = 2  # before a capture: libraries choose and load their kernels in the first runs
-
-DEVICE_VARIABLE = "TORCH_ENGINE_DEVICE"  # "cpu" rehearses on a machine without a GPU what one with a GPU will do
 
 PACKED_INPUTS = ("starts", "lengths", "positions", "offsets", "gains")
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -48,7 +46,7 @@ def open_torch(
     rows one behind the other, by default on a GPU in half precision, for which there is flash attention.
     Raises DeviceError without a GPU, EngineDirectoryError for programs that torch cannot load.
     """
-    device = device or os.environ.get(DEVICE_VARIABLE, "cuda")
+    device = device or os.environ.get(hardware.TORCH_DEVICE_VARIABLE, "cuda")
     if device == "cuda" and not torch.cuda.is_available():
         raise DeviceError("the torch engine needs an NVIDIA GPU, and torch sees none; ASR_TARGET=onnxruntime serves on the CPU")
     compiles = device == "cuda" and can_compile() if compiles is None else compiles
