@@ -8,6 +8,7 @@ import sys
 from benchmarks.modelled_device import Costs, open_modelled
 from benchmarks.speakers import COSTS_VARIABLE
 from runtime.engine.protocol import Engine
+from runtime.scheduler.inbox import Inbox
 from runtime.scheduler.loop import EngineLoop
 from server.cluster.engine_process import run
 from server.settings import Settings
@@ -15,12 +16,12 @@ from server.startup import SEGMENT_MARGIN_SECONDS, started
 from server.telemetry.metrics import Metrics
 
 
-def open_engine(settings: Settings, metrics: Metrics) -> tuple[EngineLoop, Engine]:
+def open_engine(settings: Settings, metrics: Metrics, inbox: Inbox) -> tuple[EngineLoop, Engine]:
     costs = Costs(**json.loads(os.environ[COSTS_VARIABLE]))
     engine = open_modelled(settings.batching.max_batch, settings.session.max_segment_seconds + SEGMENT_MARGIN_SECONDS, costs)
     metrics.watch(engine)
     wait_seconds = settings.batching.max_wait_ms / 1000
-    return EngineLoop(engine, wait_seconds, metrics, warm_up_seconds=settings.model.warmup_seconds), engine
+    return EngineLoop(engine, wait_seconds, metrics, warm_up_seconds=settings.model.warmup_seconds, inbox=inbox), engine
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from runtime.engine import selection
 from runtime.engine.protocol import Engine
 from runtime.engine.selection import Choice
 from runtime.exceptions import EngineError
+from runtime.scheduler.inbox import Inbox
 from runtime.scheduler.loop import EngineLoop
 from runtime.tokenizer import Tokenizer
 from server import settings as settings_module
@@ -161,8 +162,8 @@ def choice_of(settings: Settings) -> Choice:
     return selection.choose(model.engine_dir, model.model_id, model.precision, model.engine_target)
 
 
-def open_for_serving(settings: Settings, metrics: Metrics) -> tuple[EngineLoop, Engine, Tokenizer]:
-    """The engine, its tokenizer, and the loop that will own it, not started.
+def open_for_serving(settings: Settings, metrics: Metrics, inbox: Inbox | None = None) -> tuple[EngineLoop, Engine, Tokenizer]:
+    """The engine, its tokenizer, and the loop that will own it, not started. inbox: see EngineLoop.
 
     Raises EngineDirectoryError, and DeviceError or EngineFailed where the engine's device is missing or fails.
     """
@@ -175,4 +176,8 @@ def open_for_serving(settings: Settings, metrics: Metrics) -> tuple[EngineLoop, 
     logger.info("engine: %s, %s, weights: %s", engine.name, found.model, found.weights_source)
     metrics.watch(engine)
     wait_seconds = settings.batching.max_wait_ms / 1000
-    return EngineLoop(engine, wait_seconds, metrics, warm_up_seconds=settings.model.warmup_seconds), engine, tokenizer
+    return (
+        EngineLoop(engine, wait_seconds, metrics, warm_up_seconds=settings.model.warmup_seconds, inbox=inbox),
+        engine,
+        tokenizer,
+    )

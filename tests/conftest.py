@@ -32,8 +32,9 @@ ENGINE_FIXTURES = {"built", "kernels"}
 SERVER_FIXTURES = {"start_server"}
 
 # The same examples in every run: a red run is then about the change it tests. HYPOTHESIS_PROFILE=random looks for new ones.
-hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
-hypothesis.settings.register_profile("random", deadline=None, max_examples=1000)
+NOT_TIMED = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}  # a busy machine is no fault
+hypothesis.settings.register_profile("same", derandomize=True, **NOT_TIMED)
+hypothesis.settings.register_profile("random", max_examples=1000, **NOT_TIMED)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from runtime.engine.protocol import Cores, Encoding, Engine, Pending
 from runtime.exceptions import EngineError, EngineFailed, EngineStopped
 from runtime.scheduler import alignment
 from runtime.scheduler.batcher import Align, Batcher, Decode, Encode, Step
+from runtime.scheduler.inbox import Inbox, QueueInbox
 from runtime.scheduler.observer import Observer
 from runtime.scheduler.requests import Request, Result
 from runtime.scheduler.transcriber import OnLost, OnResult, Status
@@ -83,15 +83,17 @@ class EngineLoop:
         observer: Observer,
         clock: Callable[[], float] = time.monotonic,
         warm_up_seconds: float = 0.0,
+        inbox: Inbox | None = None,
     ):
-        """warm_up_seconds: length of the noise that is transcribed before the status is READY; 0: none."""
+        """warm_up_seconds: length of the noise that is transcribed before the status is READY; 0: none. inbox: where to wait for
+        messages, default: a queue of this process."""
         self._engine = engine
         self._batcher = Batcher(engine.limits, max_wait_seconds)
         self._observer = observer
         self._clock = clock
         self._warm_up_seconds = warm_up_seconds
         self._warm_up_status = Status.STARTING if warm_up_seconds else Status.READY
-        self._inbox: queue.SimpleQueue = queue.SimpleQueue()
+        self._inbox = inbox or QueueInbox()
         self._callbacks: dict[int, tuple[Request, OnResult]] = {}  # by request id
         self._streams: dict[str, OnLost] = {}
         self._unanswered: Unanswered | None = None
@@ -177,9 +179,9 @@ class EngineLoop:
         """Answer everybody. Whatever fails here, the next one must hear of it all the same."""
         with self._lock:
             self._ended = True
-        while not self._inbox.empty():
+        for message in self._inbox.take(timeout_seconds=0.0):
             with logged("a message could not be taken while the engine loop ended"):
-                self._apply(self._inbox.get_nowait())
+                self._apply(message)
         with logged("requests could not be withdrawn while the engine loop ended"):
             self._publish(self._batcher.fail_all(error, self._clock()))
         for request, _ in list(self._callbacks.values()):  # unknown to the batcher: it failed on them itself
@@ -193,12 +195,8 @@ class EngineLoop:
     def _take_messages(self) -> None:
         """Sleep until there is something to do, then take all that has come in."""
         timeout = 0.0 if self._unanswered else self._batcher.seconds_to_deadline(self._clock())
-        try:
-            self._apply(self._inbox.get(timeout=timeout) if timeout != 0.0 else self._inbox.get_nowait())
-            while True:
-                self._apply(self._inbox.get_nowait())
-        except queue.Empty:
-            pass
+        for message in self._inbox.take(timeout):
+            self._apply(message)
 
     def _apply(self, message: object) -> None:
         match message:

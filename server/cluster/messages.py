@@ -20,6 +20,11 @@ LOST_SECONDS = 2.5
 """and is given up when nothing was heard for so long: an engine process loads a network meanwhile, which takes a second."""
 
 
+def pulse_address(address: str) -> str:
+    """Where an engine process, met at `address`, says how it is."""
+    return f"{address}-pulse"
+
+
 class GatewayPulse(msgspec.Struct, frozen=True, tag=True):
     """A gateway is there."""
 
@@ -104,10 +109,14 @@ class Answer(msgspec.Struct, frozen=True, tag=True):
 
 
 ToEngine = GatewayPulse | StreamOpened | StreamClosed | Transcribe
-ToGateway = EnginePulse | Answer
+REQUEST_FIELDS = [field.name for field in dataclasses.fields(Request) if field.name != "clip"]
+CLIP_FIELDS = [field.name for field in dataclasses.fields(Clip) if field.name not in ("pcm", "position")]
+RESULT_FIELDS = [field.name for field in dataclasses.fields(Result) if field.name != "request"]
+
 encode = msgspec.msgpack.Encoder().encode
 decode_to_engine = msgspec.msgpack.Decoder(ToEngine).decode
-decode_to_gateway = msgspec.msgpack.Decoder(ToGateway).decode
+decode_pulse = msgspec.msgpack.Decoder(EnginePulse).decode
+decode_answer = msgspec.msgpack.Decoder(Answer).decode
 
 
 LEAST_HELD_SAMPLES = 4 * SAMPLE_RATE
@@ -126,9 +135,9 @@ class SentAudio:
         new_from = max(self._until, clip.position)
         self._until = max(self._until, end)
         new_pcm = clip.pcm[new_from - clip.position :].tobytes()
-        heard = fields_of(clip, "pcm", "position")
+        heard = fields_of(clip, CLIP_FIELDS)
         audio = Audio(start=clip.position, end=end, new_from=new_from, new_pcm=new_pcm, **heard)
-        return Transcribe(Asked(**fields_of(request, "clip")), audio)
+        return Transcribe(Asked(**fields_of(request, REQUEST_FIELDS)), audio)
 
 
 class HeldAudio:
@@ -164,9 +173,9 @@ class HeldAudio:
         self._start = start
 
 
-def fields_of(value: Request | Result | Clip, *left_out: str) -> dict[str, Any]:
-    """Its fields by name, not converted."""
-    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.name not in left_out}
+def fields_of(value: Request | Result | Clip, names: Sequence[str]) -> dict[str, Any]:
+    """Its fields of these names, not converted."""
+    return {name: getattr(value, name) for name in names}
 
 
 def request_of(asked: Asked, clip: Clip, request_id: int, stream_id: str) -> Request:
@@ -176,7 +185,7 @@ def request_of(asked: Asked, clip: Clip, request_id: int, stream_id: str) -> Req
 
 def answer_of(result: Result, request_id: int) -> Answer:
     error = result.error and (type(result.error).__name__, str(result.error))
-    return Answer(request_id, Answered(**fields_of(result, "request") | {"error": error}))
+    return Answer(request_id, Answered(**fields_of(result, RESULT_FIELDS) | {"error": error}))
 
 
 def result_of(answer: Answer, request: Request) -> Result:

@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Sequence
 
 import zmq
-import zmq.asyncio
 
 from runtime.exceptions import EngineFailed, EngineStopped
 from runtime.scheduler.requests import Request, Result
 from runtime.scheduler.transcriber import OnLost, OnResult, Status
 from server.cluster import messages
-from server.cluster.messages import LOST_SECONDS, PULSE_SECONDS, Answer, EnginePulse, GatewayPulse, SentAudio
+from server.cluster.event_socket import EventSocket
+from server.cluster.messages import LOST_SECONDS, PULSE_SECONDS, Answer, EnginePulse, GatewayPulse, SentAudio, pulse_address
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +32,9 @@ class RemoteEngine:
         self._of_stream: dict[str, Link] = {}
 
     async def run(self) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            for link in self._links:
-                link.connect()
-                tasks.create_task(link.receive())
-                tasks.create_task(link.beat())
+        for link in self._links:
+            link.connect()
+        await asyncio.gather(*(link.beat() for link in self._links))
 
     def status(self) -> Status:
         """Of the engine process that is doing best: one that is away or hangs is no reason to end the others."""
@@ -82,16 +80,16 @@ class Link:
         self._pulse: EnginePulse | None = None  # the newest, of the engine process that has the streams
         self._heard_at = float("-inf")
         self._was_found = False
+        self._is_connected = False
 
     def connect(self) -> None:
-        self._socket = zmq.asyncio.Context.instance().socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.IMMEDIATE, 1)  # what finds nobody at the other end must not reach the next engine process
-        self._socket.setsockopt(zmq.SNDHWM, 0)
-        self._socket.connect(self._address)
+        self._socket = EventSocket(zmq.DEALER, self._address)
+        self._socket.receive(lambda data: self._take_answer(messages.decode_answer(data)))
+        self._pulses = EventSocket(zmq.SUB, pulse_address(self._address))
+        self._pulses.receive(lambda data: self._take_pulse(messages.decode_pulse(data)))
 
     def status(self) -> Status:
-        if self._pulse is not None and self._clock() - self._heard_at < LOST_SECONDS:
+        if self._pulse is not None and self._is_connected and self._clock() - self._heard_at < LOST_SECONDS:
             return Status(self._pulse.status)
         return Status.RESTARTING if self._was_found else Status.STARTING
 
@@ -128,25 +126,13 @@ class Link:
         self._unanswered.clear()
 
     def _send(self, message: messages.ToEngine) -> None:
-        # It fails only while nobody is at the other end; then the streams are lost, and beat() sees to it.
-        sending = asyncio.ensure_future(self._socket.send(messages.encode(message), zmq.NOBLOCK))
-        sending.add_done_callback(lambda done: done.cancelled() or done.exception())
+        # It is lost only while nobody is at the other end; then the streams are lost, and beat() sees to it.
+        self._socket.send(messages.encode(message))
 
-    async def receive(self) -> None:
-        while True:
-            data = await self._socket.recv()
-            try:
-                self._take(messages.decode_to_gateway(data))
-            except Exception:  # one message that cannot be used must not silence all streams
-                logger.exception("a message of the engine process could not be taken")
-
-    def _take(self, message: messages.ToGateway) -> None:
-        match message:
-            case EnginePulse() as pulse:
-                self._take_pulse(pulse)
-            case Answer() as answer if answer.request_id in self._unanswered:
-                request, on_result = self._unanswered.pop(answer.request_id)
-                on_result(messages.result_of(answer, request))
+    def _take_answer(self, answer: Answer) -> None:
+        if answer.request_id in self._unanswered:
+            request, on_result = self._unanswered.pop(answer.request_id)
+            on_result(messages.result_of(answer, request))
 
     def _take_pulse(self, pulse: EnginePulse) -> None:
         if self._pulse is None or pulse.epoch != self._pulse.epoch:
@@ -154,6 +140,7 @@ class Link:
                 self._lose()
             logger.info("an engine process is there")
         self._pulse, self._heard_at, self._was_found = pulse, self._clock(), True
+        self._is_connected = self._socket.is_connected()  # it comes by a connection of its own, perhaps before the other is made
         if self._streams and self.status() in (Status.HUNG, Status.FAILED):
             self._give_up(HANGS)
 

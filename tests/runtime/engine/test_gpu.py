@@ -24,7 +24,8 @@ MAX_SECONDS = 13.0
 
 # Target, precision, largest batch: what scripts/gpu_check.sh has built before.
 ENGINES = [
-    (TENSORRT, "fp16", 32), (TORCH, "fp16", 128), (TENSORRT, "int8", 8), (TENSORRT, "bf16", 8), (TENSORRT, "fp32", 8),
+    (TENSORRT, "fp16", 32), (TORCH, "fp16", 128), (TORCH, "bf16", 32), (TORCH, "fp32", 32),
+    (TENSORRT, "int8", 8), (TENSORRT, "bf16", 8), (TENSORRT, "fp32", 8),
 ]  # fmt: skip
 
 

@@ -120,7 +120,7 @@ def test_every_field_of_a_request_survives_the_crossing(request):
 
 @given(result=RESULTS)
 def test_every_field_of_a_result_survives_the_crossing(result):
-    answer = messages.decode_to_gateway(messages.encode(messages.answer_of(result, 7)))
+    answer = messages.decode_answer(messages.encode(messages.answer_of(result, 7)))
     assert answer.request_id == 7
     assert as_fields(messages.result_of(answer, result.request)) == as_fields(result)
 

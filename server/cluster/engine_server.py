@@ -1,0 +1,133 @@
+"""What gateways ask of an engine loop: their streams, with the audio of each one's open segment, so that audio crosses once."""
+
+import itertools
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from runtime.audio import Clip
+from runtime.exceptions import EngineError, EngineFailed
+from runtime.scheduler.inbox import Inbox
+from runtime.scheduler.loop import EngineLoop
+from runtime.scheduler.requests import Result
+from server.cluster import messages
+from server.cluster.messages import LOST_SECONDS, PULSE_SECONDS, GatewayPulse, HeldAudio, StreamClosed, StreamOpened, Transcribe
+
+logger = logging.getLogger("server.engine")
+
+NO_AUDIO = Clip(np.zeros(0, np.int16))
+
+
+class Letters(Protocol):
+    """A Mailbox, or what stands for it."""
+
+    def wait(self, timeout_seconds: float) -> None: ...
+
+    def wake(self) -> None: ...
+
+    def messages(self) -> Iterator[tuple[bytes, bytes]]: ...
+
+    def send(self, identity: bytes, data: bytes) -> None: ...
+
+
+@dataclass
+class KnownGateway:
+    """One gateway process, as far as it is known here."""
+
+    heard_at: float
+    sessions: int = 0
+    streams: dict[str, HeldAudio] = field(default_factory=dict)
+
+
+class EngineServer(Inbox):
+    """The engine loop's inbox: takes the gateways' messages on the loop's own thread, and answers them from there."""
+
+    sessions = 0
+    """Of all gateways, as they last said."""
+
+    def __init__(self, mailbox: Letters, clock: Callable[[], float] = time.monotonic):
+        self._mailbox = mailbox
+        self._clock = clock
+        self._gateways: dict[bytes, KnownGateway] = {}
+        self._request_ids = itertools.count()
+        self._posted: deque[object] = deque()
+        self._looked_at = clock()  # when gateways that are gone were looked for last
+        self._thread = threading.get_ident()
+
+    def serve(self, engine_loop: EngineLoop) -> None:
+        """Whose inbox this is; called before it starts."""
+        self._engine_loop = engine_loop
+
+    def put(self, message: object) -> None:
+        self._posted.append(message)
+        if threading.get_ident() != self._thread:
+            self._mailbox.wake()
+
+    def take(self, timeout_seconds: float | None) -> Iterator[object]:
+        self._thread = threading.get_ident()
+        if timeout_seconds != 0.0 and not self._posted:
+            self._mailbox.wait(PULSE_SECONDS if timeout_seconds is None else min(timeout_seconds, PULSE_SECONDS))
+        for identity, data in self._mailbox.messages():
+            try:
+                self._receive(identity, messages.decode_to_engine(data))
+            except Exception:  # one message that cannot be used must not silence all streams
+                logger.exception("a message of a gateway could not be taken")
+        if self._clock() - self._looked_at >= PULSE_SECONDS:
+            self._look_after_gateways()
+        while self._posted:
+            yield self._posted.popleft()
+
+    def _receive(self, identity: bytes, message: messages.ToEngine) -> None:
+        gateway = self._gateways.get(identity)
+        if gateway is None:
+            gateway = self._gateways[identity] = KnownGateway(0.0)
+        gateway.heard_at = self._clock()
+        match message:
+            case Transcribe():
+                self._transcribe(identity, gateway, message)
+            case GatewayPulse(sessions):
+                gateway.sessions = sessions
+            case StreamOpened(stream_id):
+                gateway.streams[stream_id] = HeldAudio()
+                self._engine_loop.open_stream(unique_name(identity, stream_id))
+            case StreamClosed(stream_id):
+                if gateway.streams.pop(stream_id, None) is not None:
+                    self._engine_loop.close_stream(unique_name(identity, stream_id))
+
+    def _transcribe(self, identity: bytes, gateway: KnownGateway, message: Transcribe) -> None:
+        asked = message.asked
+
+        def answer(result: Result) -> None:
+            self._mailbox.send(identity, messages.encode(messages.answer_of(result, asked.request_id)))
+
+        try:
+            if asked.stream_id not in gateway.streams:
+                raise EngineFailed("the engine process does not know this stream")
+            clip = gateway.streams[asked.stream_id].clip_of(message.audio)
+            request = messages.request_of(asked, clip, next(self._request_ids), unique_name(identity, asked.stream_id))
+            self._engine_loop.submit(request, answer)
+        except (EngineError, ValueError) as exc:
+            error = exc if isinstance(exc, EngineError) else EngineFailed(str(exc))
+            answer(Result(messages.request_of(asked, NO_AUDIO, asked.request_id, asked.stream_id), error=error))
+
+    def _look_after_gateways(self) -> None:
+        """Give up those that are not heard of any more."""
+        self._looked_at = now = self._clock()
+        for identity, gateway in list(self._gateways.items()):
+            if now - gateway.heard_at > LOST_SECONDS:
+                logger.error("a gateway is gone, and %d streams with it", len(gateway.streams))
+                for stream_id in gateway.streams:
+                    self._engine_loop.close_stream(unique_name(identity, stream_id))
+                del self._gateways[identity]
+        self.sessions = sum(gateway.sessions for gateway in self._gateways.values())
+
+
+def unique_name(identity: bytes, stream_id: str) -> str:
+    """Of a stream among those of all gateways."""
+    return f"{identity.hex()}/{stream_id}"
