@@ -118,10 +118,12 @@ class ModelledDevice:
     def clear(self, slot: int) -> None:
         pass
 
-    def align(self, slot: int, frames: int, tokens: np.ndarray) -> np.ndarray:
-        share = np.full((len(tokens), frames), 1e-3, np.float32)
-        share[np.arange(len(tokens)), np.linspace(0, frames - 1, len(tokens)).astype(int)] = 1.0
-        return share
+    def align(self, slots: Sequence[int], frames: Sequence[int], tokens: np.ndarray) -> tuple[Event, np.ndarray]:
+        new = tokens.shape[1]
+        share = np.full((len(slots), new, max(frames)), 1e-3, np.float32)
+        for row, valid in zip(share, frames, strict=True):
+            row[np.arange(new), np.linspace(0, valid - 1, new).astype(int)] = 1.0
+        return self.timeline.add(self._costs.of(Shape("decoder", len(slots), new))), share
 
     def close(self) -> None:
         pass

@@ -120,8 +120,9 @@ def run_step(engine: Engine, batcher: Batcher, step: Step, now: float) -> list[R
         case Encode(jobs):
             engine.encode([job.slot for job in jobs], [job.request.clip for job in jobs])
             batcher.encoded(step)
-        case Align(job):
-            results = batcher.aligned(step, alignment.first_frames(engine.align(job.slot, job.decoding.tokens)), now)
+        case Align(jobs):
+            shares = engine.align([job.slot for job in jobs], [job.decoding.tokens for job in jobs]).result()
+            results = batcher.aligned(step, list(map(alignment.first_frames, shares)), now)
         case Decode(rows=rows):
             results = batcher.decoded(step, engine.decode(rows), now)
     for slot in batcher.take_freed():

@@ -60,10 +60,10 @@ def open_onnx(precision: str, built: Built, max_batch: int = 8) -> Opened:
     return Opened(engine, tokenizer)
 
 
-def open_torch_on_cpu(precision: str, built: Built, max_batch: int = 8, packs: bool = False) -> Opened:
+def open_torch_on_cpu(precision: str, built: Built, max_batch: int = 8, packs: bool = False, groups: int = 1) -> Opened:
     directory = built(precision, TORCH)
     found = manifest.load(directory, MODEL, TORCH, precision, max_batch)
-    return Opened(open_torch(directory, found, max_batch, device="cpu", packs=packs), Tokenizer.load(directory))
+    return Opened(open_torch(directory, found, max_batch, device="cpu", packs=packs, groups=groups), Tokenizer.load(directory))
 
 
 def plans_of(precision: str, built: Built) -> Path:

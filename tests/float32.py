@@ -25,7 +25,7 @@ class Heard:
 def hear(engine: Engine, clip: Speech, slot: int = 0) -> Heard:
     tokens = greedy.decode(engine, Clip(clip.samples)).tokens
     engine.encode([slot], [Clip(clip.samples)])
-    firsts = first_frames(engine.align(slot, tokens))
+    firsts = first_frames(engine.align([slot], [tokens]).result()[0])
     engine.free(slot)
     return Heard(tokens, list(firsts))
 

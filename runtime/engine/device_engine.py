@@ -55,9 +55,9 @@ class Device(Protocol):
     def clear(self, slot: int) -> None:
         """Zero the slot's keys and values, behind everything that was asked for."""
 
-    def align(self, slot: int, frames: int, tokens: np.ndarray) -> np.ndarray:
-        """frames: of the slot's clip; tokens: int64 (new,), the start token and a row's. Waits for the answer: float32
-        (new, frames of the cache), how each token's attention was shared out."""
+    def align(self, slots: Sequence[int], frames: Sequence[int], tokens: np.ndarray) -> tuple[Event, np.ndarray]:
+        """frames: of each slot's clip; tokens: int64 (slots, new), the start token and a row's, filled up with anything. The
+        answer, there once the event is past: float32 (slots, new, frames of the cache), how each token's attention was shared."""
 
     def close(self) -> None:
         """Release the device's memory."""
@@ -100,6 +100,24 @@ class Launch:
                 slot = self.rows[index].slot
                 parts[index].append(Prediction(answer["tokens"][slot, :count], answer["log_probs"][slot, :count]))
         return [join(predictions) for predictions in parts]
+
+
+@dataclass
+class Alignment:
+    """See runtime.engine.Pending."""
+
+    event: Event
+    shares: np.ndarray
+    sizes: list[tuple[int, int]]
+    """Of each row: its tokens, and the frames of its clip."""
+
+    @property
+    def ready(self) -> bool:
+        return self.event.is_done
+
+    def result(self) -> list[np.ndarray]:
+        self.event.sync()
+        return [share[1 : 1 + tokens, :frames].copy() for share, (tokens, frames) in zip(self.shares, self.sizes, strict=True)]
 
 
 class DeviceEngine(Engine):
@@ -183,7 +201,7 @@ class DeviceEngine(Engine):
         place.event = self._last = self._device.encode(shape, place.memory[: layout.bytes])
         self.bytes_in += layout.bytes
 
-    def launch(self, rows: Sequence[Row]) -> Pending:
+    def launch(self, rows: Sequence[Row]) -> Pending[Prediction]:
         for row in rows:
             check_row(self.limits, row, self._holds_audio(row.slot))
         launch = Launch(rows)
@@ -232,12 +250,17 @@ class DeviceEngine(Engine):
         launch.passes.append(Pass(place.event, fed, answer_size.views(answer)))
         place.give_up = launch.passes[-1].read
 
-    def align(self, slot: int, tokens: Sequence[int]) -> np.ndarray:
-        check_alignment(self.limits, slot, tokens, self._holds_audio(slot))
-        frames = self._frames[slot]
-        share = self._device.align(slot, frames, np.array([self.limits.start_token, *tokens]))
-        self.bytes_out += share.nbytes
-        return share[1:, :frames]
+    def align(self, slots: Sequence[int], tokens: Sequence[Sequence[int]]) -> Pending[np.ndarray]:
+        for slot, said in zip(slots, tokens, strict=True):
+            check_alignment(self.limits, slot, said, self._holds_audio(slot))
+        fed = np.full((len(slots), 1 + max(map(len, tokens))), self.limits.start_token, np.int64)
+        for row, said in zip(fed, tokens, strict=True):
+            row[1 : 1 + len(said)] = said
+        frames = [self._frames[slot] for slot in slots]
+        event, shares = self._device.align(slots, frames, fed)
+        self._last = event
+        self.bytes_out += shares.nbytes
+        return Alignment(event, shares, list(zip(map(len, tokens), frames, strict=True)))
 
     def _holds_audio(self, slot: int) -> bool:
         return 0 <= slot < len(self._frames) and self._frames[slot] > 0

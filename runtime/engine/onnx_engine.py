@@ -26,6 +26,7 @@ from runtime.engine.protocol import (
     Cores,
     Engine,
     Limits,
+    Pending,
     Prediction,
     Ready,
     Row,
@@ -147,8 +148,12 @@ class OnnxEngine(Engine):
             predictions[row.slot] = Prediction(next_tokens[index, :length], log_probs[index, :length])
         return predictions
 
-    def align(self, slot: int, tokens: Sequence[int]) -> np.ndarray:
-        check_alignment(self.limits, slot, tokens, self._holds_audio(slot))
+    def align(self, slots: Sequence[int], tokens: Sequence[Sequence[int]]) -> Pending[np.ndarray]:
+        for slot, said in zip(slots, tokens, strict=True):
+            check_alignment(self.limits, slot, said, self._holds_audio(slot))
+        return Ready(list(map(self._align, slots, tokens)))
+
+    def _align(self, slot: int, tokens: Sequence[int]) -> np.ndarray:
         feed: dict[str, np.ndarray] = {
             "tokens": np.array([[self.limits.start_token, *tokens]]),
             "frames": self._frames[slot : slot + 1],

@@ -3,7 +3,7 @@
 import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -28,6 +28,9 @@ class Limits:
     """Clips it encodes beside each other, each begun on its own by begin_encode(); 0: an encode is a step like any other."""
     lanes_beside_decode: int = 1
     """Of these lanes, those that are used while rows are decoded."""
+    slot_groups: int = 1
+    """The slots are so many groups of one size, one behind the other, that the engine works on beside each other; whatever is
+    asked in one call is of one group."""
 
 
 class Cores(enum.Enum):
@@ -67,15 +70,18 @@ class Prediction:
     """float32 (new,): its log-probability, without the end bias."""
 
 
-class Pending(Protocol):
-    """A decode on its way."""
+Answer = TypeVar("Answer")
+
+
+class Pending(Protocol[Answer]):
+    """Work of an engine on its way."""
 
     @property
     def ready(self) -> bool:
         """Would result() return at once?"""
 
-    def result(self) -> list[Prediction]:
-        """The predictions, in the order of the rows; waits for them. Raises EngineError where the device has failed."""
+    def result(self) -> list[Answer]:
+        """The answers, in the order of the rows; waits for them. Raises EngineError where the device has failed."""
 
 
 class Encoding(Protocol):
@@ -89,14 +95,14 @@ class Encoding(Protocol):
 
 
 @dataclass(frozen=True)
-class Ready:
-    """A decode that is done."""
+class Ready(Generic[Answer]):
+    """Work that is done."""
 
-    predictions: list[Prediction]
+    answers: list[Answer]
     ready = True
 
-    def result(self) -> list[Prediction]:
-        return self.predictions
+    def result(self) -> list[Answer]:
+        return self.answers
 
 
 class Engine(Protocol):
@@ -130,7 +136,7 @@ class Engine(Protocol):
         Raises ValueError like encode().
         """
 
-    def launch(self, rows: Sequence[Row]) -> Pending:
+    def launch(self, rows: Sequence[Row]) -> Pending[Prediction]:
         """Feed each row's tokens to its slot, in one or more passes.
 
         The keys and values of all tokens fed are kept at their positions.
@@ -141,11 +147,11 @@ class Engine(Protocol):
         """launch(), and wait."""
         return self.launch(rows).result()
 
-    def align(self, slot: int, tokens: Sequence[int]) -> np.ndarray:
-        """Where in the slot's audio each token of its finished row was heard, by the decoder's own cross-attention.
+    def align(self, slots: Sequence[int], tokens: Sequence[Sequence[int]]) -> Pending[np.ndarray]:
+        """Where in each slot's audio the tokens of its finished row were heard, by the decoder's own cross-attention.
 
-        tokens: without start and end token, at least one. Returns float32 (tokens, frames): the share of each token's attention
-        that each frame of the slot's clip had (audio.SAMPLES_PER_FRAME samples). Waits for the answer.
+        tokens: of each slot, without start and end token, at least one. The answers are float32 (tokens, frames): the share of
+        each token's attention that each frame of the slot's clip had (audio.SAMPLES_PER_FRAME samples).
         Raises ValueError for tokens outside the limits or a slot that was never encoded.
         """
 

@@ -7,7 +7,7 @@ and one block of activations that all execution contexts share, for they run one
 import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -20,7 +20,7 @@ from runtime.engine.cuda_graphs import CapturedShapes
 from runtime.engine.device_engine import DeviceEngine
 from runtime.engine.manifest import ALIGNER_PLAN, DECODER_PLAN, ENCODER_PLAN, Manifest, Plans
 from runtime.engine.shapes import Shape, padded_frames, shapes_within
-from runtime.engine.staging import Event, Layout, answer_layout, request_layout
+from runtime.engine.staging import Done, Event, Layout, answer_layout, request_layout
 from runtime.engine.tensorrt_package import TensorRt
 from runtime.exceptions import DeviceError, EngineDirectoryError, EngineError, EngineFailed
 
@@ -249,8 +249,12 @@ class TensorRtDevice:
             for plane in range(self._planes):
                 self._cuda.zero(cache + (plane * self._slots + slot) * slot_bytes, slot_bytes)
 
-    def align(self, slot: int, frames: int, tokens: np.ndarray) -> np.ndarray:
-        """Uncaptured: it runs once a segment at most."""
+    def align(self, slots: Sequence[int], frames: Sequence[int], tokens: np.ndarray) -> tuple[Event, np.ndarray]:
+        """Uncaptured, and one row after the other: the plan has one profile, of one row."""
+        return Done(), np.stack(list(map(self._align, slots, frames, tokens)))
+
+    def _align(self, slot: int, frames: int, tokens: np.ndarray) -> np.ndarray:
+        """Waits for the answer."""
         built, cuda = self._manifest, self._cuda
         cuda.enter()
         request = self._to_align.views(self._align_memory)

@@ -6,8 +6,9 @@ tests, ONNX Runtime is faster.
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -18,14 +19,16 @@ from runtime.audio import DITHER, DITHER_PERIOD_SAMPLES
 from runtime.engine.cuda_graphs import CapturedShapes
 from runtime.engine.device_engine import DeviceEngine
 from runtime.engine.manifest import ALIGNER_PROGRAM, DECODER_PROGRAM, ENCODER_PROGRAM, PACKED_ENCODER_PROGRAM, Manifest
-from runtime.engine.protocol import CONTINUED
+from runtime.engine.protocol import CONTINUED, Engine
 from runtime.engine.shapes import Shape, packed_shapes, shapes_up_to, shapes_within
+from runtime.engine.slot_groups import SlotGroups
 from runtime.engine.staging import Done, Event, Layout, answer_layout, request_layout
 from runtime.engine.torch_programs import CompiledProgram, can_compile, compiling, load_program
 from runtime.exceptions import DeviceError, EngineFailed
 
 WARM_UP_RUNS = 2  # before a capture: libraries choose and load their kernels in the first runs
 
+LEAST_IN_A_GROUP = 32  # slots: a pass of fewer rows takes as long
 PACKED_INPUTS = ("starts", "lengths", "positions", "offsets", "gains")
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -39,11 +42,13 @@ def open_torch(
     graphs: bool = True,
     compiles: bool | None = None,
     packs: bool | None = None,
-) -> DeviceEngine:
+    groups: int | None = None,
+) -> Engine:
     """Open the engine on a device, "cuda" (the default) or "cpu".
 
     graphs: capture CUDA graphs at start-up. compiles: have torch fuse kernels for the GPU, by default where it can. packs: encode
-    rows one behind the other, by default on a GPU in half precision, for which there is flash attention.
+    rows one behind the other, by default on a GPU in half precision, for which there is flash attention. groups: of slots that
+    work beside each other, each on a stream of its own; by default two on a GPU, where each is large enough.
     Raises DeviceError without a GPU, EngineDirectoryError for programs that torch cannot load.
     """
     device = device or os.environ.get(hardware.TORCH_DEVICE_VARIABLE, "cuda")
@@ -51,24 +56,49 @@ def open_torch(
         raise DeviceError("the torch engine needs an NVIDIA GPU, and torch sees none; ASR_TARGET=onnxruntime serves on the CPU")
     compiles = device == "cuda" and can_compile() if compiles is None else compiles
     packs = device == "cuda" and manifest.precision != "fp32" if packs is None else packs
-    opened = TorchDevice(directory, manifest, max_batch, max_seconds, torch.device(device), graphs, compiles, packs)
-    return DeviceEngine(opened, manifest, max_batch)
+    groups = groups or (2 if device == "cuda" and max_batch >= 2 * LEAST_IN_A_GROUP else 1)
+    size = max_batch // groups
+    programs = TorchPrograms(directory, manifest, torch.device(device), size, max_seconds, compiles, packs)
+    with compiling(directory) if compiles else contextlib.nullcontext():
+        devices = [TorchDevice(programs, manifest, size, graphs) for _ in range(groups)]
+    engines = [DeviceEngine(each, manifest, size) for each in devices]
+    return SlotGroups(engines) if groups > 1 else engines[0]
+
+
+class TorchPrograms:
+    """The model's programs on their device, and the shapes they are run in."""
+
+    def __init__(
+        self, directory: Path, manifest: Manifest, device: torch.device, max_batch: int, max_seconds: float | None,
+        compiles: bool, packs: bool,
+    ):  # fmt: skip
+        self.device, self.packs = device, packs
+        self.encoder = load_program(directory / (PACKED_ENCODER_PROGRAM if packs else ENCODER_PROGRAM), device)
+        self.decoder = load_program(directory / DECODER_PROGRAM, device)
+        self.aligner = load_program(directory / ALIGNER_PROGRAM, device)
+        self.shapes = shapes_within(shapes_up_to(max_batch, manifest.max_samples, manifest.max_positions), max_batch, max_seconds)
+        self.max_samples = max(shape.length for shape in self.shapes if shape.component == "encoder")
+        if packs:
+            decoder = [shape for shape in self.shapes if shape.component == "decoder"]
+            self.shapes = decoder + packed_shapes(max_batch, self.max_samples)
+        if compiles:
+            # A dimension of one is compiled for on its own: one row takes as long as two.
+            self.shapes = [shape for shape in self.shapes if shape.batch > 1 or max_batch == 1]
+            changing = ((0,), *[()] * (1 + len(PACKED_INPUTS))) if packs else ((0, 1), (0,))
+            self.encoder = CompiledProgram(self.encoder, changing)
+            self.decoder = CompiledProgram(self.decoder, ((0, 1), (0,), (0,), (0,)) + ((0,),) * 4 * manifest.decoder_layers)
 
 
 class TorchDevice:
     """See runtime.device_engine.Device."""
 
-    def __init__(
-        self, directory: Path, manifest: Manifest, max_batch: int, max_seconds: float | None, device: torch.device, graphs: bool,
-        compiles: bool, packs: bool,
-    ):  # fmt: skip
-        self._device, self._layers, self._aligner_layers = device, manifest.decoder_layers, manifest.aligner_layers
+    def __init__(self, programs: TorchPrograms, manifest: Manifest, max_batch: int, graphs: bool):
+        """graphs: capture CUDA graphs now."""
+        self._device = device = programs.device
+        self._layers, self._aligner_layers = manifest.decoder_layers, manifest.aligner_layers
         self._on_gpu = device.type == "cuda"
-        self._packs = packs
-        self._encoder = load_program(directory / (PACKED_ENCODER_PROGRAM if self._packs else ENCODER_PROGRAM), device)
-        self._decoder = load_program(directory / DECODER_PROGRAM, device)
-        self._aligner = load_program(directory / ALIGNER_PROGRAM, device)
-        self._choose_shapes(manifest, max_batch, max_seconds, compiles)
+        self._encoder, self._decoder, self._aligner = programs.encoder, programs.decoder, programs.aligner
+        self.shapes, self.max_samples = programs.shapes, programs.max_samples
         self._stream = torch.cuda.Stream(device) if self._on_gpu else None
         self._allocate(manifest, max_batch, audio.count_frames(self.max_samples))
         if self._on_gpu:
@@ -77,26 +107,10 @@ class TorchDevice:
             # Sums in half precision, split as the batch has it, would make a batch differ from its rows.
             torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
             torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-            self._graph_pool = torch.cuda.graph_pool_handle()  # one for all graphs: they never run at the same time
+            self._graph_pool = torch.cuda.graph_pool_handle()  # one for all its graphs: they never run at the same time
         self.captured = CapturedShapes(self._run, self._capture if self._on_gpu and graphs else None)
-        with torch.inference_mode(), compiling(directory) if compiles else contextlib.nullcontext():
+        with torch.inference_mode():
             self.captured.capture_all(self.shapes)
-
-    def _choose_shapes(self, manifest: Manifest, max_batch: int, max_seconds: float | None, compiles: bool) -> None:
-        every = shapes_within(shapes_up_to(max_batch, manifest.max_samples, manifest.max_positions), max_batch, max_seconds)
-        self.max_samples = max(shape.length for shape in every if shape.component == "encoder")
-        if self._packs:
-            every = [shape for shape in every if shape.component == "decoder"]
-            every += packed_shapes(max_batch, self.max_samples)
-        if compiles:
-            # A dimension of one is compiled for on its own: one row takes as long as two.
-            self.shapes = [shape for shape in every if shape.batch > 1 or max_batch == 1]
-            self._encoder = CompiledProgram(
-                self._encoder, ((0,), *[()] * (1 + len(PACKED_INPUTS))) if self._packs else ((0, 1), (0,))
-            )
-            self._decoder = CompiledProgram(self._decoder, ((0, 1), (0,), (0,), (0,)) + ((0,),) * 4 * self._layers)
-        else:
-            self.shapes = every
 
     def _allocate(self, manifest: Manifest, max_batch: int, max_frames: int) -> None:
         """One slot and one position more than there are: what belongs to no row is written there."""
@@ -120,13 +134,18 @@ class TorchDevice:
     def decode(self, shape: Shape, request: np.ndarray, answer: np.ndarray) -> Event:
         return self._serve(shape, request, answer)
 
-    def align(self, slot: int, frames: int, tokens: np.ndarray) -> np.ndarray:
-        """Uncaptured: it runs once a segment at most."""
+    def align(self, slots: Sequence[int], frames: Sequence[int], tokens: np.ndarray) -> tuple[Event, np.ndarray]:
+        """Uncaptured: a row is aligned once a segment at most."""
         try:
             with torch.inference_mode(), torch.cuda.stream(self._stream):
-                caches = [self._cross[layer, kind, slot : slot + 1] for layer in range(self._aligner_layers) for kind in range(2)]
-                fed = torch.from_numpy(tokens[None]).to(self._device)
-                return self._aligner(fed, self._frames[slot : slot + 1], *caches[:-1])[0].cpu().numpy()
+                rows, valid = (torch.tensor(each, device=self._device) for each in (slots, frames))
+                cached = self._cross[: self._aligner_layers].index_select(2, rows)
+                caches = [cached[layer, kind] for layer in range(self._aligner_layers) for kind in range(2)]
+                fed = torch.from_numpy(tokens).to(self._device)
+                share = cast(Tensor, self._aligner(fed, valid, *caches[:-1]))
+                answer = torch.empty(share.shape, dtype=share.dtype, pin_memory=self._on_gpu)
+                answer.copy_(share, non_blocking=True)
+                return self._event(), answer.numpy()
         except RuntimeError as exc:
             raise EngineFailed(f"torch failed: {exc}") from exc
 
@@ -142,9 +161,12 @@ class TorchDevice:
                 self.captured.run(shape)
                 if answer is not None:
                     torch.from_numpy(answer).copy_(self._answer[: len(answer)], non_blocking=True)
-                return TorchEvent(self._stream) if self._on_gpu else Done()
+                return self._event()
         except RuntimeError as exc:
             raise EngineFailed(f"torch failed: {exc}") from exc
+
+    def _event(self) -> Event:
+        return TorchEvent(self._stream) if self._on_gpu else Done()
 
     def _run(self, shape: Shape) -> None:
         self._decode(shape) if shape.component == "decoder" else self._encode(shape)

@@ -8,6 +8,7 @@ then it plans what can be planned unseen, so that the device need not wait for t
 import dataclasses
 import itertools
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -34,6 +35,9 @@ class Job:
     decoding: Decoding | None = None
     unanswered: int = 0
     """Blocks it has been fed whose predictions are not back yet; two at most, and then the second is one token."""
+    is_aligning: bool = False
+    group: "Group | None" = None
+    """Whose slot it has."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Encode:
 
 @dataclass(frozen=True)
 class Decode:
-    """One block of tokens for every row in flight."""
+    """One block of tokens for every row in flight in a group."""
 
     jobs: tuple[Job, ...]
     rows: tuple[Row, ...]
@@ -55,16 +59,25 @@ class Decode:
 
 @dataclass(frozen=True)
 class Align:
-    """Find out where the tokens of this job's result were heard."""
+    """Find out where the tokens of these jobs' results were heard."""
 
-    job: Job
-
-    @property
-    def jobs(self) -> tuple[Job, ...]:
-        return (self.job,)
+    jobs: tuple[Job, ...]
 
 
 Step = Encode | Decode | Align
+
+
+class Group:
+    """Slots whose rows are decoded together, beside those of other groups."""
+
+    def __init__(self, first_slot: int, count: int):
+        self.slots = Slots(first_slot, count)
+        self.in_flight: dict[int, Job] = {}  # being decoded, by request id
+        self.to_align: dict[int, Job] = {}  # decoded, but asked for more; they keep their slots
+        self.encodes_in_a_row = 0
+
+    def jobs(self) -> Iterator[Job]:
+        return itertools.chain(self.in_flight.values(), self.to_align.values())
 
 
 class Batcher:
@@ -77,17 +90,15 @@ class Batcher:
     def __init__(self, limits: Limits, max_wait_seconds: float):
         self._limits = limits
         self._max_wait_seconds = max_wait_seconds
-        self._slots = Slots(limits.max_batch)
+        size = limits.max_batch // limits.slot_groups
+        self._groups = deque(Group(number * size, size) for number in range(limits.slot_groups))  # whose turn it is first
         self._waiting: dict[Priority, dict[int, Job]] = {priority: {} for priority in Priority}  # in order of submission
         self._encoding: dict[int, Job] = {}  # on a lane of their own, by request id
         self._lanes_taken = 0  # also by clips whose request has been withdrawn: the encoder does not know
         self._lanes_taken_by_files = 0  # of these
-        self._in_flight: dict[int, Job] = {}  # being decoded
-        self._to_align: dict[int, Job] = {}  # decoded, but asked for more; they keep their slots
         self._streams: set[str] = set()
         self._freed: list[int] = []
         self._poisoned: list[int] = []
-        self._encodes_in_a_row = 0
 
     @property
     def waiting(self) -> int:
@@ -95,7 +106,7 @@ class Batcher:
 
     @property
     def in_flight(self) -> int:
-        return len(self._encoding) + len(self._in_flight) + len(self._to_align)
+        return len(self._encoding) + sum(len(group.in_flight) + len(group.to_align) for group in self._groups)
 
     def take_freed(self) -> list[int]:
         """Slots given back since the last call."""
@@ -129,24 +140,42 @@ class Batcher:
 
     def plan(self, now: float) -> Step | None:
         """What to do next; None when there is nothing, or nothing worth starting before seconds_to_deadline()."""
-        if self._to_align:
-            return Align(next(iter(self._to_align.values())))
-        may_begin = self._may_begin
-        is_idle = not self._in_flight and not self._lanes_taken
-        if may_begin and is_idle and not self._company_is_complete(now):
-            return None
+        is_idle = not self.in_flight and not self._lanes_taken
+        may_wait = is_idle and self.waiting > 0 and not self._company_is_complete(now)
+        for _ in range(len(self._groups)):
+            group = self._groups[0]
+            self._groups.rotate(-1)
+            step = self._plan_for(group, now, may_begin=not may_wait and self._may_begin(group))
+            if step is not None:
+                return step
+        return None
+
+    def _plan_for(self, group: Group, now: float, may_begin: bool) -> Step | None:
+        if to_align := [job for job in group.to_align.values() if not job.is_aligning]:
+            return self._plan_align(to_align)
         if self._limits.encode_lanes:
-            return self._plan_encode(now) if may_begin and self._has_free_lane else self._plan_decode()
-        final_in_flight = any(job.request.priority is Priority.FINAL for job in self._in_flight.values())
-        burst_is_over = bool(self._in_flight) and self._encodes_in_a_row >= ENCODE_BURST
+            return self._plan_encode(group, now) if may_begin and self._has_free_lane else self._plan_decode(group)
+        final_in_flight = any(job.request.priority is Priority.FINAL for job in group.in_flight.values())
+        burst_is_over = bool(group.in_flight) and group.encodes_in_a_row >= ENCODE_BURST
         if may_begin and (self._waiting[Priority.FINAL] or not (final_in_flight or burst_is_over)):
-            return self._plan_encode(now)
-        return self._plan_decode()
+            return self._plan_encode(group, now)
+        return self._plan_decode(group)
+
+    def _plan_align(self, jobs: Sequence[Job]) -> Align:
+        chosen = tuple(jobs[: self._limits.encode_rows])
+        for job in chosen:
+            job.is_aligning = True
+        return Align(chosen)
 
     @property
-    def _may_begin(self) -> bool:
-        """Is there a slot for someone who waits?"""
-        return bool(self._slots.available and self._live_waiting) or bool(self._waiting[Priority.FILE] and self._slots_for_files)
+    def _free_slots(self) -> int:
+        return sum(group.slots.available for group in self._groups)
+
+    def _may_begin(self, group: Group) -> bool:
+        """Has it a slot for someone who waits?"""
+        if not group.slots.available:
+            return False
+        return bool(self._live_waiting or (self._waiting[Priority.FILE] and self._slots_for_files))
 
     @property
     def _live_waiting(self) -> int:
@@ -155,42 +184,42 @@ class Batcher:
     @property
     def _slots_for_files(self) -> int:
         """Some are kept free, so that whoever speaks need not wait until a recording gives one back."""
-        return 0 if self._files_rest else max(0, self._slots.available - self._limits.max_batch // SLOTS_KEPT_FROM_FILES)
+        return 0 if self._files_rest else max(0, self._free_slots - self._limits.max_batch // SLOTS_KEPT_FROM_FILES)
 
     @property
     def _files_rest(self) -> bool:
         """Where cores are few, recordings wait while anyone who speaks is served; a clip on spare cores may be encoded on."""
         if not self._limits.encode_lanes:
             return False
-        return bool(self._live_waiting and self._slots.available) or any(map(is_live, self._with_slots()))
+        return bool(self._live_waiting and self._free_slots) or any(map(is_live, self._with_slots()))
 
     @property
     def _has_free_lane(self) -> bool:
         """While rows are decoded, some cores are theirs: with company on them everything would take longer, finals too."""
         limits = self._limits
         taken = self._lanes_taken - (self._lanes_taken_by_files if self._files_rest else 0)
-        return taken < (limits.lanes_beside_decode if self._going_on() else limits.encode_lanes)
+        return taken < (limits.lanes_beside_decode if any(map(self._going_on, self._groups)) else limits.encode_lanes)
 
-    def _going_on(self) -> tuple[Job, ...]:
+    def _going_on(self, group: Group) -> tuple[Job, ...]:
         """The rows in flight that get their share of the next pass."""
-        jobs = self._in_flight.values()
+        jobs = group.in_flight.values()
         return tuple(filter(is_live, jobs) if self._files_rest else jobs)
 
-    def _plan_decode(self) -> Decode | None:
+    def _plan_decode(self, group: Group) -> Decode | None:
         """All rows together, or none: a row that must see its answer first is worth waiting for."""
-        jobs = self._going_on()
+        jobs = self._going_on(group)
         if not jobs or not all(map(can_be_fed, jobs)):
             return None
         rows = tuple(map(row_of, jobs))
-        self._encodes_in_a_row = 0
+        group.encodes_in_a_row = 0
         for job in jobs:
             job.unanswered += 1
         return Decode(jobs, rows)
 
     def seconds_to_deadline(self, now: float) -> float | None:
         """How long plan() may be left alone if nothing new arrives; None for as long as it takes."""
-        may_encode = self._may_begin and self._lanes_taken and self._has_free_lane
-        if self._to_align or may_encode or self._going_on():
+        may_encode = self._lanes_taken and self._has_free_lane and any(map(self._may_begin, self._groups))
+        if may_encode or any(group.to_align or self._going_on(group) for group in self._groups):
             return 0.0
         if not self.waiting or self._lanes_taken:
             return None
@@ -201,14 +230,14 @@ class Batcher:
 
     def _company_is_complete(self, now: float) -> bool:
         """Is it time to start, with the engine idle?"""
-        if self._waiting[Priority.FINAL] or self.waiting >= self._slots.available:
+        if self._waiting[Priority.FINAL] or self.waiting >= self._free_slots:
             return True
         if self.waiting >= len(self._streams):
             return True  # a stream has one interim at most, so nobody is left who could come
         return now - self._longest_waiting().submitted_at >= self._max_wait_seconds
 
-    def _plan_encode(self, now: float) -> Encode:
-        count = 1 if self._limits.encode_lanes else min(self._limits.encode_rows, self._slots.available)
+    def _plan_encode(self, group: Group, now: float) -> Encode:
+        count = 1 if self._limits.encode_lanes else min(self._limits.encode_rows, group.slots.available)
         queues = {priority: list(itertools.islice(jobs.values(), count)) for priority, jobs in self._waiting.items()}
         del queues[Priority.FILE][self._slots_for_files :]
         jobs = tuple(itertools.islice(itertools.chain(*queues.values()), count))
@@ -216,7 +245,7 @@ class Batcher:
         for job in jobs:
             request = job.request
             del self._waiting[request.priority][request.request_id]
-            job.slot = self._slots.allocate()
+            job.slot, job.group = group.slots.allocate(), group
             job.started_at = now
             job.decoding = Decoding(
                 request.draft,
@@ -225,8 +254,8 @@ class Batcher:
                 self._limits.start_token,
                 self._limits.end_token,
             )
-            (self._encoding if self._limits.encode_lanes else self._in_flight)[request.request_id] = job
-        self._encodes_in_a_row += 1
+            (self._encoding if self._limits.encode_lanes else group.in_flight)[request.request_id] = job
+        group.encodes_in_a_row += 1
         self._count_lanes(jobs, 1)
         return Encode(jobs, cores)
 
@@ -246,16 +275,17 @@ class Batcher:
         self._count_lanes(step.jobs, -1)
         for job in step.jobs:
             if self._encoding.get(job.request.request_id) is job:
-                self._in_flight[job.request.request_id] = self._encoding.pop(job.request.request_id)
+                job.group.in_flight[job.request.request_id] = self._encoding.pop(job.request.request_id)
 
     def decoded(self, step: Decode, predictions: Sequence[Prediction], now: float) -> list[Result]:
         """Take one prediction for every row of the step; returns the results that are complete.
 
-        Rows of requests that are no longer in flight were fed in vain. Decodes are answered in the order they were planned.
+        Rows of requests that are no longer in flight were fed in vain. Decodes of a group are answered in the order they were
+        planned.
         """
-        results = []
+        results, group = [], step.jobs[0].group
         for job, row, prediction in zip(step.jobs, step.rows, predictions, strict=True):
-            if self._in_flight.get(job.request.request_id) is not job:
+            if group.in_flight.get(job.request.request_id) is not job:
                 continue
             job.unanswered -= 1
             log_probs = prediction.log_probs.tolist()
@@ -265,18 +295,20 @@ class Batcher:
                 continue
             job.decoding.accept(row.tokens, prediction.tokens.tolist(), log_probs)
             if job.decoding.done and job.request.align and job.decoding.tokens:
-                self._to_align[job.request.request_id] = self._in_flight.pop(job.request.request_id)
+                group.to_align[job.request.request_id] = group.in_flight.pop(job.request.request_id)
             elif job.decoding.done:
                 self._retire(job)
                 results.append(result_of(job, now))
         return results
 
-    def aligned(self, step: Align, first_frames: Sequence[int], now: float) -> list[Result]:
-        """Take where the tokens were heard; returns the job's result."""
-        if not self._is_open(step.job):
-            return []
-        self._retire(step.job)
-        return [dataclasses.replace(result_of(step.job, now), first_frames=tuple(first_frames))]
+    def aligned(self, step: Align, first_frames: Sequence[Sequence[int]], now: float) -> list[Result]:
+        """Take where each job's tokens were heard; returns the jobs' results."""
+        results = []
+        for job, frames in zip(step.jobs, first_frames, strict=True):
+            if self._is_open(job):
+                self._retire(job)
+                results.append(dataclasses.replace(result_of(job, now), first_frames=tuple(frames)))
+        return results
 
     def fail(self, jobs: Iterable[Job], error: EngineError, now: float) -> list[Result]:
         """Answer these jobs with the error and free what they held."""
@@ -295,8 +327,8 @@ class Batcher:
         """The one it is in, if it is in any."""
         if job.slot is None:
             return self._waiting[job.request.priority]
-        queues = (self._encoding, self._to_align)
-        return next((queue for queue in queues if job.request.request_id in queue), self._in_flight)
+        queues = (self._encoding, job.group.to_align)
+        return next((queue for queue in queues if job.request.request_id in queue), job.group.in_flight)
 
     def _withdraw(self, leaves: Callable[[Job], bool], why: str) -> list[Result]:
         return self.fail(filter(leaves, self._jobs()), RequestCancelled(why), now=0.0)
@@ -305,12 +337,12 @@ class Batcher:
         return itertools.chain(self._with_slots(), *(jobs.values() for jobs in self._waiting.values()))
 
     def _with_slots(self) -> Iterator[Job]:
-        return itertools.chain(self._encoding.values(), self._in_flight.values(), self._to_align.values())
+        return itertools.chain(self._encoding.values(), *(group.jobs() for group in self._groups))
 
     def _retire(self, job: Job) -> None:
         del self._queue_of(job)[job.request.request_id]
         if job.slot is not None:
-            self._slots.free(job.slot)
+            job.group.slots.free(job.slot)
             self._freed.append(job.slot)
 
 

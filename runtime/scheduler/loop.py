@@ -59,9 +59,9 @@ class Stop:
 
 @dataclass(frozen=True)
 class Unanswered:
-    """A decode that the engine was given and has not answered."""
+    """What the engine was asked for and has not answered."""
 
-    step: Decode
+    step: Decode | Align
     pending: Pending
     began: float
 
@@ -96,7 +96,7 @@ class EngineLoop:
         self._inbox = inbox or QueueInbox()
         self._callbacks: dict[int, tuple[Request, OnResult]] = {}  # by request id
         self._streams: dict[str, OnLost] = {}
-        self._unanswered: Unanswered | None = None
+        self._unanswered: list[Unanswered] = []  # in the order they were asked for; of a group's decodes one at most
         self._failures = 0
         self._stopping = False
         self._lock = threading.Lock()  # orders submissions against the end of the loop: none may slip in behind it
@@ -163,9 +163,7 @@ class EngineLoop:
                 step = self._batcher.plan(self._clock())
                 if step is not None:
                     self._do(step)
-                if self._unanswered and (step is None or self._unanswered.pending.ready):
-                    unanswered, self._unanswered = self._unanswered, None
-                    self._finish(unanswered)
+                self._take_answers(waits=step is None)
                 if self._failures >= FAILURES_TO_GIVE_UP:
                     error = EngineStopped(f"the engine failed {self._failures} times in a row and was given up")
                     logger.error("%s", error)
@@ -233,19 +231,16 @@ class EngineLoop:
                 with self._fails(step, began):
                     self._engine.encode([job.slot for job in jobs], [job.request.clip for job in jobs])
                 self._observe_step(step, began)
-            case Align(job):
-                results = []
+            case Align(jobs):
                 with self._fails(step, began):
-                    share = self._engine.align(job.slot, job.decoding.tokens)
-                    results = self._batcher.aligned(step, alignment.first_frames(share), self._clock())
-                self._observe_step(step, began)
-                self._publish(results)
+                    pending = self._engine.align([job.slot for job in jobs], [job.decoding.tokens for job in jobs])
+                    self._unanswered.append(Unanswered(step, pending, began))
             case Decode(rows=rows):
-                previous, self._unanswered = self._unanswered, None
+                previous = [each for each in self._unanswered if isinstance(each.step, Decode) and same_group(each.step, step)]
                 with self._fails(step, began):
-                    self._unanswered = Unanswered(step, self._engine.launch(rows), began)
-                if previous:
-                    self._finish(previous)
+                    self._unanswered.append(Unanswered(step, self._engine.launch(rows), began))
+                for each in previous:
+                    self._finish(each)
 
     def _finish_encode(self, encoded: Encoded) -> None:
         """Put what a lane has encoded into its slot; from now on the row can be decoded."""
@@ -256,11 +251,22 @@ class EngineLoop:
         self._batcher.encoded(encoded.step)
         self._observe_step(encoded.step, encoded.began)
 
+    def _take_answers(self, waits: bool) -> None:
+        """Those that are there; where nothing else is to be done, the oldest that is not."""
+        ready = [each for each in self._unanswered if each.pending.ready]
+        for unanswered in ready or (self._unanswered[:1] if waits else ()):
+            self._finish(unanswered)
+
     def _finish(self, unanswered: Unanswered) -> None:
-        """Wait for the answer of a decode and publish what is complete with it."""
+        """Wait for an answer and publish what is complete with it."""
+        self._unanswered.remove(unanswered)
         step, results = unanswered.step, []
         with self._fails(step, unanswered.began):
-            results = self._batcher.decoded(step, unanswered.pending.result(), self._clock())
+            answers = unanswered.pending.result()
+            if isinstance(step, Decode):
+                results = self._batcher.decoded(step, answers, self._clock())
+            else:
+                results = self._batcher.aligned(step, list(map(alignment.first_frames, answers)), self._clock())
             self._failures = 0
         self._observe_step(step, unanswered.began)
         self._publish(results)
@@ -298,6 +304,10 @@ class EngineLoop:
     def _observe_step(self, step: Step, began: float) -> None:
         with logged("an observer failed on a step"):
             self._observer.step(step, self._clock() - began, self._batcher)
+
+
+def same_group(one: Decode, other: Decode) -> bool:
+    return one.jobs[0].group is other.jobs[0].group
 
 
 @contextlib.contextmanager

@@ -4,10 +4,10 @@ import heapq
 
 
 class Slots:
-    """Rows 0..count-1; the lowest free one is taken, so that the busy rows stay a short prefix of the buffers."""
+    """`count` rows from the first on; the lowest free one is taken, so that the busy rows stay a short prefix of the buffers."""
 
-    def __init__(self, count: int):
-        self._free = list(range(count))  # a heap: ascending already
+    def __init__(self, first: int, count: int):
+        self._free = list(range(first, first + count))  # a heap: ascending already
 
     @property
     def available(self) -> int:

@@ -152,15 +152,16 @@ def test_a_row_is_aligned_whatever_is_in_the_other_slots(engine, clips):
     first, other = (Clip(clips[index].samples) for index in (18, 1))
     tokens = greedy.decode(engine, first).tokens
     engine.encode([0], [first])
-    alone = engine.align(0, tokens)
+    (alone,) = engine.align([0], [tokens]).result()
     engine.free(0)
     engine.encode([0, 3], [other, first])
-    share = engine.align(3, tokens)
+    short, share = engine.align([0, 3], [tokens[:2], tokens]).result()
+    assert short.shape == (2, count_frames(len(other.samples)))
     assert share.shape == alone.shape == (len(tokens), count_frames(len(first.samples)))
     assert np.abs(share - alone).max() < 1e-3
     assert np.allclose(share.sum(axis=1), 1, atol=1e-2), "each token shares out the whole of its attention"
     for slot, refused in ((5, tokens), (99, tokens), (3, []), (3, [5] * engine.limits.max_positions)):
         with pytest.raises(ValueError):
-            engine.align(slot, refused)
+            engine.align([slot], [refused])
     engine.free(0)
     engine.free(3)

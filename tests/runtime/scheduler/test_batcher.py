@@ -16,8 +16,11 @@ SECOND = Clip(np.zeros(16_000, np.int16))
 INTERIM, FINAL, FILE = Priority.INTERIM, Priority.FINAL, Priority.FILE
 
 
-def make_batcher(max_batch: int = 4, max_wait_ms: float = 10, encode_rows: int = 32, streams: int = 0, lanes: int = 0) -> Batcher:
-    batcher = Batcher(Limits(max_batch, 160_000, 194, encode_rows, 1, END, lanes, max(1, lanes - 1)), max_wait_ms / 1000)
+def make_batcher(
+    max_batch: int = 4, max_wait_ms: float = 10, encode_rows: int = 32, streams: int = 0, lanes: int = 0, groups: int = 1
+) -> Batcher:
+    limits = Limits(max_batch, 160_000, 194, encode_rows, 1, END, lanes, max(1, lanes - 1), groups)
+    batcher = Batcher(limits, max_wait_ms / 1000)
     for stream in range(streams):
         batcher.open_stream(f"s{stream}")
     return batcher
@@ -147,9 +150,9 @@ def test_a_result_that_is_to_be_aligned_keeps_its_slot_until_it_is():
         assert batcher.decoded(step, predict(step, ending=ending), now=0.1) == []
         if ending:
             align = batcher.plan(now=0.2)
-            assert align == Align(align.job) and ids(align) == [0] and batcher.take_freed() == []
+            assert isinstance(align, Align) and ids(align) == [0] and batcher.take_freed() == []
         batcher.decoded(ahead, predict(ahead), now=0.2)
-    (result,) = batcher.aligned(align, (0, 3, 7), now=0.3)
+    (result,) = batcher.aligned(align, [(0, 3, 7)], now=0.3)
     assert result.tokens == (9, 9) and result.first_frames == (0, 3, 7) and batcher.take_freed() == [0]
     assert ids(batcher.plan(now=0.3)) == [1], "the other goes on"
 
@@ -259,10 +262,13 @@ event = st.one_of(
     max_batch=st.integers(1, 5),
     encode_rows=st.sampled_from([1, 32]),
     lanes=st.integers(0, 3),
+    groups=st.integers(1, 3),
 )
-def test_every_request_is_answered_exactly_once_whatever_happens(events, max_batch, encode_rows, lanes):
+def test_every_request_is_answered_exactly_once_whatever_happens(events, max_batch, encode_rows, lanes, groups):
     """Random arrivals, endings, failures, departures and answers that come late; then the rest is run to its end."""
-    batcher = make_batcher(max_batch, 10, encode_rows, streams=10, lanes=lanes)
+    groups = 1 if lanes else groups
+    max_batch *= groups
+    batcher = make_batcher(max_batch, 10, encode_rows, streams=10, lanes=lanes, groups=groups)
     submitted, answered, interims = set(), [], {}
     unanswered, encoding, since = [], [], {}
     now = 0.0
@@ -290,7 +296,8 @@ def test_every_request_is_answered_exactly_once_whatever_happens(events, max_bat
             if encoding:
                 batcher.encoded(encoding.pop(0))
             return batcher.in_flight + batcher.waiting > 0
-        assert len(step.jobs) <= max_batch
+        assert len(step.jobs) <= max_batch // groups
+        assert len({job.slot // (max_batch // groups) for job in step.jobs}) == 1, "of one group of slots"
         priorities = [job.request.priority for job in step.jobs]
         if isinstance(step, Encode):
             assert priorities == sorted(priorities), "finals first"
@@ -304,10 +311,10 @@ def test_every_request_is_answered_exactly_once_whatever_happens(events, max_bat
                 encoding.remove(step)
                 batcher.encoded(step)
         elif isinstance(step, Align):
-            take(batcher.aligned(step, range(len(step.job.decoding.tokens) + 1), now))
+            take(batcher.aligned(step, [range(len(job.decoding.tokens) + 1) for job in step.jobs], now))
         elif isinstance(step, Decode):
             unanswered.append(step)
-            answer(ending, leaving=1 if late else 0)
+            answer(ending, leaving=groups if late else 0)
         assert batcher.in_flight <= max_batch
         return True
 

@@ -47,10 +47,10 @@ class FakeEngine:
             [Prediction(np.array([2 if row.past_length else 9] * len(row.tokens)), np.zeros(len(row.tokens))) for row in rows]
         )
 
-    def align(self, slot, tokens):
+    def align(self, slots, tokens):
         self._before_step("align")
-        assert slot in self.busy
-        return np.ones((len(tokens), 5), np.float32)
+        assert self.busy.issuperset(slots)
+        return Ready([np.ones((len(said), 5), np.float32) for said in tokens])
 
     def free(self, slot):
         self.busy.discard(slot)

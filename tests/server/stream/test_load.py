@@ -88,7 +88,7 @@ class Crowd:
         if self._step is not None and self.now >= self._free_at:
             step, self._step = self._step, None
             if isinstance(step, Align):
-                self._answer(self._batcher.aligned(step, range(len(step.job.decoding.tokens) + 1), self.now))
+                self._answer(self._batcher.aligned(step, [range(len(job.decoding.tokens) + 1) for job in step.jobs], self.now))
             elif isinstance(step, Decode):
                 ended = [Prediction(np.array([3] * (len(row.tokens) - 1) + [4 if row.past_length == 0 else 2]),
                                     np.full(len(row.tokens), -0.1)) for row in step.rows]  # fmt: skip
