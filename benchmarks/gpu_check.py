@@ -33,7 +33,7 @@ REQUIREMENTS = "requirements"
 INTERVALS_MS = (1120.0, 250.0)
 STREAMS = (256, 512, 1024, 2048)
 TRIAL_SECONDS = 25.0
-MAX_BATCH = 128
+MAX_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -100,11 +100,12 @@ def plan(engines: Path, outdir: Path, smoke: bool = False) -> list[Stage]:
         command = (python, "engine_build/build.py", "--target", target, "--precision", precision, "--out", str(engines), *options)
         return Stage(f"build {target} {precision}", command, 120)
 
-    def streams(interval_ms: float) -> Stage:
-        counts = [str(count) for count in ((1, 2) if smoke else STREAMS)]
+    def streams() -> Stage:
+        intervals, counts = (INTERVALS_MS[:1], (1, 2)) if smoke else (INTERVALS_MS, STREAMS)
         return benchmark(
-            f"live streams, every {interval_ms:g} ms", 60 + len(counts) * (TRIAL_SECONDS + 8), "streams", "--target", TORCH,
-            "--precisions", precision, "--counts", *counts, "--interval-ms", f"{interval_ms:g}", "--max-batch", str(max_batch),
+            "live streams", 100 + len(intervals) * len(counts) * (TRIAL_SECONDS + 8), "streams", "--target", TORCH,
+            "--precisions", precision, "--counts", *map(str, counts), "--interval-ms", *map(str, intervals),
+            "--max-batch", str(max_batch),
             "--workers", str(max(1, min(10, (os.cpu_count() or 2) - 4))), "--seconds", str(4 if smoke else TRIAL_SECONDS),
         )  # fmt: skip
 
@@ -121,7 +122,7 @@ def plan(engines: Path, outdir: Path, smoke: bool = False) -> list[Stage]:
             (python, "-m", "pytest", tests, "-k", "torch" if has_gpu else "", "-q", "-s", "--no-header"),
             150,
         ),
-        *map(streams, INTERVALS_MS[:1] if smoke else INTERVALS_MS),
+        streams(),
         benchmark("engine benchmark", 120, *engine, "--peer", "no"),
         benchmark("beside transformers", 100, "engine", "--peer", "only", "--precision", precision, *sizes),
     ]

@@ -249,7 +249,7 @@ def run_streams(arguments: argparse.Namespace) -> int:
     about, found = {"benchmark": "streams", "machine": machine.describe(), "rule": RULE, "settings": settings_of(arguments)}, []
     with console.status("…") as status:
         for settings in searches_of(arguments):
-            references = streams.references_of(settings)
+            (references,) = streams.references_of(settings)
             run = functools.partial(streams.run_in_fresh_process, references=references)
             capacity = streams.search(settings, arguments.start, arguments.step, arguments.long_seconds, run, status.update)
             found.append(capacity)
@@ -265,13 +265,13 @@ def run_streams(arguments: argparse.Namespace) -> int:
 
 
 def run_counts(arguments: argparse.Namespace) -> int:
-    """One trial for each count; the engine process is the same one."""
+    """One trial for each interval and count; those of a precision have the same engine process."""
     from benchmarks import streams
     from benchmarks.trial import RULE
 
     about, found = {"benchmark": "streams", "machine": machine.describe(), "rule": RULE, "settings": settings_of(arguments)}, []
-    for settings in searches_of(arguments):
-        for trial, outcome in streams.try_counts(settings, arguments.counts, functools.partial(print, flush=True)):
+    for _, settings in itertools.groupby(searches_of(arguments), lambda each: each.precision):
+        for trial, outcome in streams.try_counts(list(settings), arguments.counts, functools.partial(print, flush=True)):
             found.append((trial, outcome))
             write_line(arguments.out, about | {"trial": dataclasses.asdict(trial), "outcome": dataclasses.asdict(outcome)})
             console.print(tables.trials_table(found[-1:]))

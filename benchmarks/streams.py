@@ -1,6 +1,7 @@
 """How many live streams a machine carries under the strict rule: trials in fresh processes, steps, then bisection."""
 
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -34,25 +35,31 @@ class Capacity:
     trials: list[Outcome] = field(default_factory=list)
 
 
-def references_of(trial: Trial) -> dict[str, str]:
-    """By name of the recording, the text of one stream alone."""
-    choice = selection.choose(Path(trial.engines), DEFAULT_MODEL, trial.precision, trial.target)
-    longest_seconds = trial.max_segment_seconds + SEGMENT_MARGIN_SECONDS
+def references_of(*trials: Trial) -> list[dict[str, str]]:
+    """For each trial, all on the same engine: by name of the recording, the text of one stream alone."""
+    of = trials[0]
+    choice = selection.choose(Path(of.engines), DEFAULT_MODEL, of.precision, of.target)
+    longest_seconds = of.max_segment_seconds + SEGMENT_MARGIN_SECONDS
     engine, tokenizer, _ = selection.open_engine(choice, max_batch=2, max_seconds=longest_seconds)
-    texts = {each.name: Simulation(engine, tokenizer, trial.limits).run(each.samples) for each in recordings_of(trial.speech)}
+    texts = [
+        {each.name: Simulation(engine, tokenizer, trial.limits).run(each.samples) for each in recordings_of(trial.speech)}
+        for trial in trials
+    ]
     engine.close()
     return texts
 
 
-def try_counts(settings: Trial, counts: Sequence[int], progress: Callable[[str], None]) -> Iterator[tuple[Trial, Outcome]]:
-    """A trial for each count of streams, all on the same engine process."""
+def try_counts(
+    settings: Sequence[Trial], counts: Sequence[int], progress: Callable[[str], None]
+) -> Iterator[tuple[Trial, Outcome]]:
+    """A trial of each of the settings for each count of streams, all on the same engine process."""
     progress("the recordings, one stream alone")
-    references = references_of(settings)
-    with engine_process(settings) as engine:
-        for streams in counts:
-            progress(f"{streams} streams, every {settings.interval_ms:g} ms, {settings.seconds:g} s")
-            trial = dataclasses.replace(settings, streams=streams)
-            yield trial, try_in_processes(trial, references, engine)
+    references = references_of(*settings)
+    with engine_process(settings[0]) as engine:
+        for (number, setting), streams in itertools.product(enumerate(settings), counts):
+            progress(f"{streams} streams, every {setting.interval_ms:g} ms, {setting.seconds:g} s")
+            trial = dataclasses.replace(setting, streams=streams)
+            yield trial, try_in_processes(trial, references[number], engine)
 
 
 def run_in_fresh_process(trial: Trial, references: dict[str, str]) -> Outcome:

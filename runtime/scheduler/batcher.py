@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from runtime.engine.protocol import CONTINUED, Cores, Limits, Prediction, Row
@@ -97,6 +97,7 @@ class Batcher:
         self._lanes_taken = 0  # also by clips whose request has been withdrawn: the encoder does not know
         self._lanes_taken_by_files = 0  # of these
         self._streams: set[str] = set()
+        self._of_stream: dict[str, dict[int, Job]] = {}  # all there are of each stream, by request id
         self._freed: list[int] = []
         self._poisoned: list[int] = []
 
@@ -125,18 +126,21 @@ class Batcher:
     def close_stream(self, stream_id: str) -> list[Result]:
         """Forget the stream; its requests are answered with RequestCancelled."""
         self._streams.discard(stream_id)
-        return self._withdraw(lambda job: job.request.stream_id == stream_id, "the stream has left")
+        return self._withdraw(self._jobs_of(stream_id), "the stream has left")
 
     def submit(self, request: Request, now: float) -> list[Result]:
         """Queue a request. A final withdraws the interims of its stream: they would say less, later."""
         withdrawn = []
         if request.priority is Priority.FINAL:
-            withdrawn = self._withdraw(
-                lambda job: job.request.stream_id == request.stream_id and job.request.priority is Priority.INTERIM,
-                "a final took its place",
-            )
-        self._waiting[request.priority][request.request_id] = Job(request, submitted_at=now)
+            interims = [job for job in self._jobs_of(request.stream_id) if job.request.priority is Priority.INTERIM]
+            withdrawn = self._withdraw(interims, "a final took its place")
+        job = Job(request, submitted_at=now)
+        self._waiting[request.priority][request.request_id] = job
+        self._of_stream.setdefault(request.stream_id, {})[request.request_id] = job
         return withdrawn
+
+    def _jobs_of(self, stream_id: str) -> list[Job]:
+        return list(self._of_stream.get(stream_id, {}).values())
 
     def plan(self, now: float) -> Step | None:
         """What to do next; None when there is nothing, or nothing worth starting before seconds_to_deadline()."""
@@ -330,8 +334,8 @@ class Batcher:
         queues = (self._encoding, job.group.to_align)
         return next((queue for queue in queues if job.request.request_id in queue), job.group.in_flight)
 
-    def _withdraw(self, leaves: Callable[[Job], bool], why: str) -> list[Result]:
-        return self.fail(filter(leaves, self._jobs()), RequestCancelled(why), now=0.0)
+    def _withdraw(self, jobs: Iterable[Job], why: str) -> list[Result]:
+        return self.fail(jobs, RequestCancelled(why), now=0.0)
 
     def _jobs(self) -> Iterator[Job]:
         return itertools.chain(self._with_slots(), *(jobs.values() for jobs in self._waiting.values()))
@@ -341,6 +345,10 @@ class Batcher:
 
     def _retire(self, job: Job) -> None:
         del self._queue_of(job)[job.request.request_id]
+        of_stream = self._of_stream[job.request.stream_id]
+        del of_stream[job.request.request_id]
+        if not of_stream:
+            del self._of_stream[job.request.stream_id]
         if job.slot is not None:
             job.group.slots.free(job.slot)
             self._freed.append(job.slot)

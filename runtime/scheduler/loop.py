@@ -291,9 +291,10 @@ class EngineLoop:
             self._engine.clear(slot)
         for slot in self._batcher.take_freed():
             self._engine.free(slot)
+        if results:
+            with logged("an observer failed on results"):
+                self._observer.results(results)
         for result in results:
-            with logged("an observer failed on a result"):
-                self._observer.result(result)
             self._answer(result)
 
     def _answer(self, result: Result) -> None:

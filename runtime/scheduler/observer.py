@@ -1,5 +1,7 @@
 """Where the engine loop reports what it does. The default listens to nothing; the server turns it into metrics."""
 
+from collections.abc import Sequence
+
 from runtime.scheduler.batcher import Batcher, Step
 from runtime.scheduler.requests import Result
 
@@ -10,5 +12,5 @@ class Observer:
     def step(self, step: Step, seconds: float, batcher: Batcher) -> None:
         """One encode or decode was run (or failed) in `seconds`."""
 
-    def result(self, result: Result) -> None:
-        """A request was answered."""
+    def results(self, results: Sequence[Result]) -> None:
+        """Requests were answered, at least one, by one step or one message."""

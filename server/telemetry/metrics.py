@@ -2,6 +2,8 @@
 
 import enum
 import os
+from collections import Counter as Counted
+from collections.abc import Sequence
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
@@ -11,7 +13,7 @@ from runtime.engine.protocol import Engine
 from runtime.exceptions import RequestCancelled
 from runtime.scheduler.batcher import Batcher, Step
 from runtime.scheduler.observer import Observer
-from runtime.scheduler.requests import Result
+from runtime.scheduler.requests import Priority, Result
 from server.errors import Code
 
 STEP_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
@@ -26,6 +28,7 @@ ALARMING_REFUSALS = (
     Code.TOO_MANY_SESSIONS,
 )  # fmt: skip
 """What docker/alerts.yaml watches. A counter that appears with its first event has not increased, so these begin at 0."""
+PRIORITY_NAMES = {priority: priority.name.lower() for priority in Priority}
 PASSES = (1, 2, 3, 4, 6, 8, 12, 20, 40, 80)
 
 
@@ -108,6 +111,7 @@ class Metrics(Observer):
         self.queue_seconds = Histogram(
             "asr_request_queue_seconds", "From submission to a slot", ["priority"], buckets=LATENCY_SECONDS, registry=registry
         )
+        self._queue_seconds = {priority: self.queue_seconds.labels(name) for priority, name in PRIORITY_NAMES.items()}
         self.passes = Histogram("asr_request_passes", "Decoder passes of a request", buckets=PASSES, registry=registry)
         self.uncaptured_runs = Gauge(
             "asr_engine_uncaptured_runs",
@@ -145,18 +149,17 @@ class Metrics(Observer):
         if self._engine is not None:
             self.uncaptured_runs.set(self._engine.uncaptured_runs)
 
-    def result(self, result: Result) -> None:
-        priority = result.request.priority.name.lower()
-        outcome = "done" if result.error is None else "cancelled" if isinstance(result.error, RequestCancelled) else "failed"
-        self.requests_total.labels(priority, outcome).inc()
-        if result.error is None:
-            self.queue_seconds.labels(priority).observe(result.timings.queue_ms / 1000)
-            self.passes.observe(result.timings.passes)
-            if result.cut_short and result.request.unheard_seconds is None:
-                self.cut_short_total.inc()
-            if result.request.is_retry:
-                self.recovered_total.inc()
-            self.single_steps_total.inc(result.timings.single_steps)
+    def results(self, results: Sequence[Result]) -> None:
+        """What is only counted is counted once for all of them: where processes share their counts, each one takes its time."""
+        for (priority, outcome), count in Counted((each.request.priority, outcome_of(each)) for each in results).items():
+            self.requests_total.labels(PRIORITY_NAMES[priority], outcome).inc(count)
+        done = [each for each in results if each.error is None]
+        for each in done:
+            self._queue_seconds[each.request.priority].observe(each.timings.queue_ms / 1000)
+            self.passes.observe(each.timings.passes)
+        self.single_steps_total.inc(sum(each.timings.single_steps for each in done))
+        self.cut_short_total.inc(sum(each.cut_short and each.request.unheard_seconds is None for each in done))
+        self.recovered_total.inc(sum(each.request.is_retry for each in done))
 
     def sent(self, api: Api, message: SentMessage) -> None:
         """A message was handed to a client's connection."""
@@ -172,3 +175,9 @@ class Metrics(Observer):
         registry = CollectorRegistry()
         MultiProcessCollector(registry)
         return generate_latest(registry)
+
+
+def outcome_of(result: Result) -> str:
+    if result.error is None:
+        return "done"
+    return "cancelled" if isinstance(result.error, RequestCancelled) else "failed"

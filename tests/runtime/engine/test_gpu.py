@@ -1,5 +1,7 @@
 """What only a GPU can show: engines on the device keep what they promise. Also run by scripts/gpu_check.sh."""
 
+import queue
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,10 @@ from runtime.audio import Clip
 from runtime.engine import tensorrt_package
 from runtime.engine.manifest import TENSORRT, TORCH, Manifest
 from runtime.engine.protocol import CONTINUED, Row
+from runtime.scheduler.loop import EngineLoop
+from runtime.scheduler.observer import Observer
+from runtime.scheduler.requests import Request
+from runtime.scheduler.transcriber import Status
 from runtime.tokenizer import Tokenizer
 from server.stream.confidence import END_BIAS
 from tests import float32, greedy
@@ -40,7 +46,8 @@ def engine(request, built):
         from runtime.engine.tensorrt_engine import open_tensorrt as open_engine
     else:
         from runtime.engine.torch_engine import open_torch as open_engine
-    engine = open_engine(directory, found, max_batch, max_seconds=MAX_SECONDS)
+    options = {} if target == TENSORRT else {"groups": 1}
+    engine = open_engine(directory, found, max_batch, max_seconds=MAX_SECONDS, **options)
     engine.tokenizer = Tokenizer.load(directory)
     yield engine
     engine.close()
@@ -105,3 +112,29 @@ def test_words_are_heard_where_float32_hears_them(engine, clips):
     found = float32.hear(engine, clip, slot=3)
     assert found.tokens == known.tokens
     assert np.abs(np.subtract(found.first_frames, known.first_frames)).max() <= 2, "frames of 24 ms"
+
+
+def test_requests_in_two_groups_of_slots_get_the_words_of_float32(built, clips):
+    """Five times the clips at once: an encode of one group beside the decode of the other, whatever comes in between."""
+    from runtime.engine.torch_engine import open_torch
+
+    directory = built("fp16", TORCH, "--max-batch", "128")
+    manifest = Manifest.model_validate_json((directory / "manifest.json").read_bytes())
+    loop = EngineLoop(open_torch(directory, manifest, 128, MAX_SECONDS), 0.0, Observer())
+    short = [clip for clip in clips if len(clip.samples) <= MAX_SECONDS * 16_000] * 5
+    known, answers = float32.read(), queue.SimpleQueue()
+    loop.start()
+    for number, clip in enumerate(short):
+        draft = tuple(known[clip.name].tokens[: number % 7])
+        asked = Request(number, str(number), Clip(clip.samples), draft, end_bias=END_BIAS, align=number % 3 == 0)
+        loop.submit(asked, answers.put)
+    results = [answers.get(timeout=60.0) for _ in short]
+    by_number = {result.request.request_id: result for result in results}
+    assert loop.status() is Status.READY
+    loop.stop()
+    expected = {result.request.request_id: known[short[result.request.request_id].name] for result in results}
+    wrong = {number for number, heard in expected.items() if list(by_number[number].tokens) != heard.tokens}
+    print(f"two groups: {len(wrong)} of {len(short)} requests differ from float32")
+    assert len(wrong) <= len(short) // 20, "near ties may fall the other way in half precision"
+    for number in {number for number, result in by_number.items() if result.request.align} - wrong:
+        assert np.abs(np.subtract(by_number[number].first_frames, expected[number].first_frames)).max() <= 2

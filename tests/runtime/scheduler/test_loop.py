@@ -246,7 +246,7 @@ class FailingObserver(Observer):
     def step(self, step, seconds, batcher) -> None:
         raise RuntimeError("a defect of the observer")
 
-    def result(self, result) -> None:
+    def results(self, results) -> None:
         raise RuntimeError("a defect of the observer")
 
 
