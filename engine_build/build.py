@@ -38,7 +38,10 @@ EXPORTERS = {EXPORT: "engine_build.export", TORCH: "engine_build.torch_target"}
 ANY_BATCH = 1024  # an export has no batch size of its own
 MAX_SECONDS = 29.0  # the decoder's 194 positions, at 6.5 tokens a second, end shortly behind this
 # They decide what an export is.
-EXPORTER_SOURCES = ("alignment_heads", "checkpoint", "export", "model", "ort_weights", "scripts", "torch_target", "verification")
+EXPORTER_SOURCES = (
+    "alignment_heads", "checkpoint", "export", "known_clip", "model", "ort_weights", "packed_encoder", "scripts", "torch_target",
+    "verification",
+)  # fmt: skip
 EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
@@ -178,7 +181,9 @@ def provide_export(options: BuildOptions, form: str, precision: str, stages: Sta
             exporter = importlib.import_module(EXPORTERS[form])
         exporter.export(weights, precision, unfinished, MAX_SECONDS, stages)
         tokenizer.save(weights.pieces, unfinished)
-        finish(unfinished, describe(weights, form, precision), stages)
+        stages.begin("hear the known clip")
+        known_tokens = importlib.import_module("engine_build.known_clip").known_tokens(weights, MAX_SECONDS)
+        finish(unfinished, describe(weights, form, precision, known_tokens), stages)
 
     return replace_directory(directory, write)
 
@@ -245,7 +250,7 @@ def utc_now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def describe(weights: Checkpoint, form: str, precision: str) -> Manifest:
+def describe(weights: Checkpoint, form: str, precision: str, known_tokens: tuple[int, ...]) -> Manifest:
     """The manifest of an export, without its files."""
     config = weights.config
     return Manifest(
@@ -268,6 +273,7 @@ def describe(weights: Checkpoint, form: str, precision: str) -> Manifest:
         max_positions=config.max_positions,
         start_token=config.start_token,
         end_token=config.end_token,
+        known_tokens=known_tokens,
         files={},
         versions={"python": platform.python_version()} | versions_of(EXPORT_PACKAGES),
         built_at=utc_now(),

@@ -44,8 +44,8 @@ class Plans(BaseModel):
     flavour: str
     """tensorrt or tensorrt-rtx."""
     version: str
-    compute_capability: str
-    """Of the one GPU type it runs on, as 9.0; or the lowest, as 8.0+."""
+    compute_capabilities: tuple[str, ...]
+    """Of the GPUs it runs on, as 9.0."""
     cache_positions: int
     """Positions of the self-attention caches in the decoder's profiles."""
     profiles: tuple[Shape, ...]
@@ -84,6 +84,8 @@ class Manifest(BaseModel):
     max_positions: int
     start_token: int
     end_token: int
+    known_tokens: tuple[int, ...] = ()
+    """What float32 hears in the clip that every engine is tried on (runtime/engine/known_clip.py); empty: it is tried on none."""
     files: dict[str, EngineFile]
     versions: dict[str, str]
     """Of everything that took part in the build."""

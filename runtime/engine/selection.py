@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime import hardware
-from runtime.engine import manifest, tensorrt_package
+from runtime.engine import known_clip, manifest, tensorrt_package
 from runtime.engine.manifest import ONNXRUNTIME, TENSORRT, TORCH, Manifest
 from runtime.engine.protocol import Engine
 from runtime.exceptions import EngineDirectoryError
@@ -34,8 +34,7 @@ def detect_target(flavour: str | None = None) -> str:
     if found is None:
         return ONNXRUNTIME
     package = tensorrt_package.find(flavour)
-    # On a GPU that NVIDIA does not list, TensorRT may refuse: torch is the safer choice where there is one.
-    if package and (package.lists(found.compute_capability) or not torch_has_cuda()):
+    if package and package.runs_on(found.compute_capability):
         return TENSORRT
     return TORCH if torch_has_cuda() else ONNXRUNTIME
 
@@ -97,20 +96,28 @@ def open_engine(
 ) -> tuple[Engine, Tokenizer, Manifest]:
     """Open the chosen engine. threads: of the CPU engine; max_seconds: longest clip that will be asked for (default: any).
 
-    Raises EngineDirectoryError with one line that says what to run, DeviceError where the engine's device is missing.
+    Raises EngineDirectoryError with one line that says what to run, DeviceError where the engine's device is missing,
+    EngineFailed where it hears other words in a known clip than it should.
     """
     found = manifest.load(choice.directory, choice.model, choice.target, choice.precision, max_batch)
     tokenizer = Tokenizer.load(choice.directory)
-    # Each engine's module imports its own package; serving imports no other.
+    engine = open_target(choice, found, max_batch, threads, max_seconds)
+    if found.known_tokens:
+        known_clip.check(engine, tokenizer, found.known_tokens)
+    return engine, tokenizer, found
+
+
+def open_target(choice: Choice, found: Manifest, max_batch: int, threads: int | None, max_seconds: float | None) -> Engine:
+    """Each engine's module imports its own package; serving imports no other."""
     if choice.target == TENSORRT:
         from runtime.engine.tensorrt_engine import open_tensorrt
 
-        return open_tensorrt(choice.directory, found, max_batch, max_seconds), tokenizer, found
+        return open_tensorrt(choice.directory, found, max_batch, max_seconds)
     if choice.target == TORCH:
         from runtime.engine.torch_engine import open_torch
 
-        return open_torch(choice.directory, found, max_batch, max_seconds), tokenizer, found
+        return open_torch(choice.directory, found, max_batch, max_seconds)
     from runtime.engine.onnx_engine import OnnxEngine
 
     check_processor(choice, found, max_batch)
-    return OnnxEngine(choice.directory, found, max_batch, threads), tokenizer, found
+    return OnnxEngine(choice.directory, found, max_batch, threads)

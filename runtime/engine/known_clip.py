@@ -1,0 +1,55 @@
+"""A clip whose words are known, heard by every engine before it serves.
+
+A runtime that lacks kernels for a GPU may answer with zeros and raise nothing; nobody should read those as words.
+"""
+
+import difflib
+import wave
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from runtime.audio import Clip
+from runtime.engine.protocol import Engine, Row
+from runtime.exceptions import EngineFailed
+from runtime.tokenizer import Tokenizer
+
+RECORDING = Path(__file__).with_name("known_clip.wav")
+MOST_TOKENS = 40
+LEAST_ALIKE = 0.7  # of 1: rounding may tip a word, and no more
+
+
+def clip() -> Clip:
+    with wave.open(str(RECORDING), "rb") as file:
+        return Clip(np.frombuffer(file.readframes(file.getnframes()), np.int16))
+
+
+def check(engine: Engine, tokenizer: Tokenizer, known: Sequence[int]) -> None:
+    """known: what float32 heard when the engine was built; of an engine with groups of slots each hears the clip for itself.
+
+    Raises EngineFailed with what is heard instead, if too little of it is alike.
+    """
+    limits = engine.limits
+    for slot in range(0, limits.max_batch, limits.max_batch // limits.slot_groups):
+        heard = hear(engine, slot)
+        if difflib.SequenceMatcher(None, known, heard, autojunk=False).ratio() < LEAST_ALIKE:
+            raise EngineFailed(
+                f"{engine.name} hears {tokenizer.text(heard)!r} in a clip that says {tokenizer.text(known)!r}: "
+                "what it computes on this machine is wrong; ASR_TARGET names another engine"
+            )
+
+
+def hear(engine: Engine, slot: int) -> list[int]:
+    """The tokens, one after the other. Raises EngineFailed where the model predicts what is no number."""
+    start, end = engine.limits.start_token, engine.limits.end_token
+    engine.encode([slot], [clip()])
+    tokens = [start]
+    while tokens[-1] != end and len(tokens) <= MOST_TOKENS:
+        (prediction,) = engine.decode([Row(slot, (tokens[-1],), len(tokens) - 1)])
+        if not np.isfinite(prediction.log_probs).all():
+            engine.clear(slot)
+            raise EngineFailed(f"{engine.name} predicts what is no number on this machine; ASR_TARGET names another engine")
+        tokens.append(int(prediction.tokens[0]))
+    engine.free(slot)
+    return [token for token in tokens[1:] if token != end]
