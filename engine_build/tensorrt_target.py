@@ -32,7 +32,6 @@ EXPORTS = {"fp16": "fp16", "bf16": "bf16", "fp32": "fp32", "int8": "fp16"}  # bu
 PACKAGES = ()  # the plans name their own
 CACHE_BLOCK = 8  # rows of scores are a multiple of 16 bytes long in half precision
 OPTIMAL_SECONDS = 13.0  # of audio that decoder kernels are tuned for: the longest segment of the default settings
-RTX_CAPABILITY = "8.0+"  # of a plan built for no device in particular
 
 Dims = tuple[int, ...]
 Range = tuple[Dims, Dims, Dims]  # smallest, best, largest
@@ -66,7 +65,7 @@ def write(options: BuildOptions, exported: Path, built: Manifest, directory: Pat
     for source in sources.values():
         if source.parent == directory:
             source.unlink()
-    plans = Plans(flavour=package.flavour, version=package.version, compute_capability=capability_of(package),
+    plans = Plans(flavour=package.flavour, version=package.version, compute_capabilities=capabilities_of(package),
                   cache_positions=positions, profiles=tuple(shapes))  # fmt: skip
     return built.model_copy(update={"plans": plans, "versions": built.versions | {package.flavour: package.version}})
 
@@ -74,16 +73,16 @@ def write(options: BuildOptions, exported: Path, built: Manifest, directory: Pat
 def is_current(options: BuildOptions, built: Manifest) -> bool:
     """Are the plans of the TensorRT that would build them now, and for the GPU that is here?"""
     package, plans = tensorrt_package.find(options.flavour), built.plans
-    asked = package and (package.flavour, package.version, capability_of(package))
-    return (plans.flavour, plans.version, plans.compute_capability) == asked
+    asked = package and (package.flavour, package.version, capabilities_of(package))
+    return (plans.flavour, plans.version, plans.compute_capabilities) == asked
 
 
-def capability_of(package: TensorRt) -> str | None:
-    """What plans of this package are bound to."""
+def capabilities_of(package: TensorRt) -> tuple[str, ...]:
+    """Of the GPUs that plans of this package run on."""
     if package.flavour == "tensorrt-rtx":
-        return RTX_CAPABILITY
+        return tensorrt_package.RTX_CAPABILITIES
     found = hardware.find_gpu()
-    return found and found.compute_capability
+    return (found.compute_capability,) if found else ()
 
 
 def input_ranges(shape: Shape, built: Manifest, positions: int) -> dict[str, Range]:

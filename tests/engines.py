@@ -78,8 +78,10 @@ def opener_on_host(plans: Path, directory: Path) -> Callable[..., tuple[DeviceEn
     for plan, source in ((ENCODER_PLAN, ENCODER_FILE), (DECODER_PLAN, DECODER_FILE), (ALIGNER_PLAN, ALIGNER_FILE)):
         (directory / plan).write_text(str(exported / source))
 
-    def open_engine(cuda: HostCuda, max_batch: int = 8, max_seconds: float | None = None, graphs: bool = False):
-        device = TensorRtDevice(directory, built, max_batch, max_seconds, HostTensorRt, cuda, graphs)
+    def open_engine(
+        cuda: HostCuda, max_batch: int = 8, max_seconds: float | None = None, graphs: bool = False, trt: type = HostTensorRt
+    ):
+        device = TensorRtDevice(directory, built, max_batch, max_seconds, trt, cuda, graphs)
         return DeviceEngine(device, built, max_batch), device
 
     return open_engine

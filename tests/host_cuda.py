@@ -105,6 +105,53 @@ class HostTensorRt:
             return HostEngine(Path(plan.decode()))
 
 
+class HostTensorRtRtx(HostTensorRt):
+    """TensorRT for RTX: contexts come from a configuration, with a cache of compiled kernels."""
+
+    class DynamicShapesKernelSpecializationStrategy(enum.Enum):
+        LAZY = 0
+        EAGER = 1
+
+    class Runtime(HostTensorRt.Runtime):
+        def deserialize_cuda_engine(self, plan: bytes) -> "HostRtxEngine":
+            return HostRtxEngine(Path(plan.decode()))
+
+
+class HostKernels:
+    """A cache that takes what one has serialised, and nothing else."""
+
+    HEAD = b"kernels of "
+
+    def __init__(self) -> None:
+        self.contexts = 0
+        self.found = b""
+
+    def deserialize(self, data: bytes) -> bool:
+        self.found = data if data.startswith(self.HEAD) else b""
+        return bool(self.found)
+
+    def serialize(self) -> bytes:
+        return self.HEAD + str(self.contexts).encode()
+
+
+class HostRuntimeConfig:
+    dynamic_shapes_kernel_specialization_strategy: enum.Enum | None = None
+
+    def __init__(self) -> None:
+        self.kernels: HostKernels | None = None
+        self.allocation: enum.Enum | None = None
+
+    def set_execution_context_allocation_strategy(self, strategy: enum.Enum) -> None:
+        self.allocation = strategy
+
+    def create_runtime_cache(self) -> HostKernels:
+        return HostKernels()
+
+    def set_runtime_cache(self, kernels: HostKernels) -> bool:
+        self.kernels = kernels
+        return True
+
+
 class HostEngine:
     device_memory_size_v2 = 1024
 
@@ -112,6 +159,18 @@ class HostEngine:
         self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def create_execution_context(self, strategy) -> "HostContext":
+        return HostContext(self.session)
+
+
+class HostRtxEngine(HostEngine):
+    def create_runtime_config(self) -> HostRuntimeConfig:
+        return HostRuntimeConfig()
+
+    def create_execution_context(self, config: HostRuntimeConfig) -> "HostContext":
+        strategies = HostTensorRtRtx.DynamicShapesKernelSpecializationStrategy
+        assert config.dynamic_shapes_kernel_specialization_strategy is strategies.EAGER, "a graph keeps what it was captured with"
+        assert config.allocation is HostTensorRt.ExecutionContextAllocationStrategy.USER_MANAGED
+        config.kernels.contexts += 1
         return HostContext(self.session)
 
 

@@ -1,8 +1,9 @@
 """One GPU through cuda-python: a stream, memory, kernels and the capture of graphs. Everything is enqueued on the one stream."""
 
+import contextlib
 import ctypes
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -79,8 +80,8 @@ class CudaDevice:
         # cuda.core takes a Python int for a pointer.
         launch(self.stream, config, self._kernels[kernel], *addresses, *map(np.int32, sizes))
 
-    def record(self) -> Event:
-        return self.stream.record()
+    def record(self) -> "CudaEvent":
+        return CudaEvent(self.stream.record())
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """Record what `work` enqueues as a CUDA graph; returns its replay."""
@@ -107,6 +108,31 @@ class CudaDevice:
             check(cudart.cudaGraphExecDestroy(self._executables.pop()))
         while self._buffers:
             self._buffers.pop().close()
+
+
+class CudaEvent:
+    """See runtime.engine.staging.Event."""
+
+    def __init__(self, event: Event):
+        self._event = event
+
+    @property
+    def is_done(self) -> bool:
+        with failing():
+            return self._event.is_done
+
+    def sync(self) -> None:
+        with failing():
+            self._event.sync()
+
+
+@contextlib.contextmanager
+def failing() -> Iterator[None]:
+    """What fails on the device shows when somebody waits for it, as an error of cuda-python's own."""
+    try:
+        yield
+    except Exception as exc:  # they share no base but Exception
+        raise EngineFailed(f"CUDA failed: {exc}") from exc
 
 
 def compile_kernels(capability: str, cell_bytes: int) -> bytes:

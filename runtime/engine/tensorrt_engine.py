@@ -76,17 +76,15 @@ def check_device(directory: Path, plans: Plans, found: hardware.Gpu | None) -> N
         raise DeviceError(
             f"the driver serves CUDA {found.driver_cuda_version}; the tensorrt engine needs one for CUDA 13 or newer"
         )
-    built_for, at_least = plans.compute_capability.removesuffix("+"), plans.compute_capability.endswith("+")
-    if found.compute_capability == built_for or (at_least and as_numbers(found.compute_capability) >= as_numbers(built_for)):
-        return
-    raise EngineDirectoryError(
-        f"{directory} was built for compute capability {plans.compute_capability}, {found.name} has {found.compute_capability}; "
-        "build it again with engine_build/build.py"
-    )
+    if found.compute_capability not in plans.compute_capabilities:
+        raise EngineDirectoryError(
+            f"{directory} runs on compute capability {', '.join(plans.compute_capabilities)}, {found.name} has "
+            f"{found.compute_capability}; build it again with engine_build/build.py, or serve with ASR_TARGET=torch"
+        )
 
 
-def as_numbers(capability: str) -> tuple[int, ...]:
-    return tuple(map(int, capability.split(".")))
+def as_numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
 
 
 class TensorRtDevice:
@@ -105,16 +103,16 @@ class TensorRtDevice:
         self._cache_positions = manifest.plans.cache_positions
         runtime = self._trt.Runtime(self._trt.Logger(self._trt.Logger.WARNING))
         plans = {"encoder": ENCODER_PLAN, "decoder": DECODER_PLAN, "aligner": ALIGNER_PLAN}
-        self._engines = {component: load_plan(runtime, directory / plan) for component, plan in plans.items()}
+        self._engines = {component: load_plan(trt, runtime, directory / plan) for component, plan in plans.items()}
         self._configs: list = []
-        self._kernel_cache, self._kernel_cache_path = None, directory / KERNEL_CACHE
+        self._kernel_cache, self.kernel_cache_path = None, directory / KERNEL_CACHE
         self._allocate(samples)
         self._contexts = {shape: self._make_context(shape) for shape in self.shapes}
         self._aligner = self._make_aligner()
         self.captured = CapturedShapes(self._run, self._capture if graphs else None)
         self.captured.capture_all(self.shapes)
         if self._kernel_cache is not None:
-            save_kernel_cache(self._kernel_cache, self._kernel_cache_path)
+            save_kernel_cache(self._kernel_cache, self.kernel_cache_path)
 
     def _allocate(self, samples: int) -> None:
         """Everything, once. Sizes are those of the largest shapes; smaller ones use the beginning."""
@@ -179,7 +177,7 @@ class TensorRtDevice:
         config.set_execution_context_allocation_strategy(allocation)
         config.dynamic_shapes_kernel_specialization_strategy = self._trt.DynamicShapesKernelSpecializationStrategy.EAGER
         if self._kernel_cache is None:
-            self._kernel_cache = load_kernel_cache(config, self._kernel_cache_path)
+            self._kernel_cache = load_kernel_cache(config, self.kernel_cache_path)
         if not config.set_runtime_cache(self._kernel_cache):
             logger.warning("TensorRT takes no cache of compiled kernels; every start will take its time")
         return engine.create_execution_context(config)
@@ -340,13 +338,25 @@ def bind(context, inputs: dict[str, tuple[tuple[int, ...], int]], outputs: dict[
             raise EngineFailed(f"TensorRT does not take an address for {name}")
 
 
-def load_plan(runtime, path: Path):
-    engine = runtime.deserialize_cuda_engine(path.read_bytes())
+def load_plan(trt: ModuleType, runtime, path: Path):
+    plan = path.read_bytes()
+    engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise EngineDirectoryError(
-            f"TensorRT cannot read {path} on this GPU; build it again with engine_build/build.py, or serve with ASR_TARGET=torch"
+            f"TensorRT cannot read {path} on this GPU ({why_refused(trt, runtime, plan)}); "
+            "build it again with engine_build/build.py, or serve with ASR_TARGET=torch"
         )
     return engine
+
+
+def why_refused(trt: ModuleType, runtime, plan: bytes) -> str:
+    """What TensorRT says of a plan that it does not read, by the names of its own diagnostics."""
+    if not hasattr(runtime, "get_engine_validity"):  # the data-centre package
+        return "no reason given"
+    validity, found = runtime.get_engine_validity(plan)
+    kinds = trt.EngineInvalidityDiagnostics
+    names = [name for name in dir(kinds) if name.isupper() and int(getattr(kinds, name)) & int(found)]
+    return " ".join([validity.name, *names])
 
 
 def load_kernel_cache(config, path: Path):

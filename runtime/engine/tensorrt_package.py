@@ -6,12 +6,8 @@ from types import ModuleType
 
 FLAVOURS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}  # name: the module to import, the preferred one first
 
-RTX_LISTED = (
-    "8.6",
-    "8.9",
-    "12.0",
-    "12.1",
-)  # of TensorRT for RTX 1.7, beside 7.5, whose plans would have to be built for it alone
+RTX_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0")
+"""That a plan of TensorRT for RTX 1.7 runs on, unless it is built for others. It has no kernels for 9.0, as H100 and H200 are."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +18,8 @@ class TensorRt:
     version: str
     module: ModuleType
 
-    def lists(self, compute_capability: str) -> bool:
-        """Does NVIDIA's support matrix have this compute capability?"""
-        return self.flavour != "tensorrt-rtx" or compute_capability in RTX_LISTED
+    def runs_on(self, compute_capability: str) -> bool:
+        return self.flavour != "tensorrt-rtx" or compute_capability in RTX_CAPABILITIES
 
 
 def find(flavour: str | None = None) -> TensorRt | None:

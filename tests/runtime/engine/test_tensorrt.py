@@ -4,8 +4,10 @@ import dataclasses
 import os
 import queue
 
+import numpy as np
 import pytest
 
+from benchmarks import tensorrt_probe
 from benchmarks.accuracy import word_error_rate
 from engine_build import build, quantisation, tensorrt_target
 from engine_build.options import BuildError, Stages
@@ -17,7 +19,14 @@ from runtime.engine.manifest import DECODER_FILE, DECODER_PLAN, ENCODER_FILE, EX
 from runtime.engine.onnx_engine import OnnxEngine
 from runtime.engine.protocol import CONTINUED, Row
 from runtime.engine.shapes import ENCODER_SECONDS, PLAN_NEW_TOKENS, Shape, shapes_up_to
-from runtime.engine.tensorrt_engine import check_device, check_version, open_tensorrt, save_kernel_cache
+from runtime.engine.tensorrt_engine import (
+    check_device,
+    check_version,
+    load_plan,
+    open_tensorrt,
+    save_kernel_cache,
+    why_refused,
+)
 from runtime.exceptions import DeviceError, EngineDirectoryError
 from runtime.hardware import Gpu
 from runtime.scheduler.loop import EngineLoop
@@ -27,7 +36,7 @@ from server.stream.confidence import END_BIAS
 from tests import greedy
 from tests.conftest import ENGINES, MODEL
 from tests.engines import TENSORRT_BATCHES, open_torch_on_cpu
-from tests.host_cuda import HostCuda, Late
+from tests.host_cuda import HostContext, HostCuda, HostKernels, HostTensorRt, HostTensorRtRtx, Late
 
 H100 = Gpu("NVIDIA H100", "9.0", "13.0")
 LARGEST_WER_DIFFERENCE = 0.3  # points; one word of the clips' 406 is 0.25
@@ -159,21 +168,58 @@ def test_plans_of_another_version_are_refused(plans):
         check_version(directory, other, None)
 
 
-@pytest.mark.parametrize(("built_for", "fits"), [("9.0", True), ("8.0+", True), ("8.9", False), ("12.0+", False)])
-def test_plans_of_another_compute_capability_are_refused(plans, built_for, fits):
+@pytest.mark.parametrize(("capability", "fits"), [("8.0", True), ("8.9", True), ("12.0", True), ("9.0", False), ("7.5", False)])
+def test_plans_run_on_the_compute_capabilities_they_are_for_and_on_none_between(plans, capability, fits):
     directory, found = plans("fp16")
-    other = found.plans.model_copy(update={"compute_capability": built_for})
+    card = dataclasses.replace(H100, compute_capability=capability)
     if fits:
-        check_device(directory, other, H100)
+        check_device(directory, found.plans, card)
         return
-    with pytest.raises(EngineDirectoryError, match=f"compute capability {built_for[:3]}.*NVIDIA H100 has 9.0"):
-        check_device(directory, other, H100)
+    with pytest.raises(EngineDirectoryError, match=rf"8\.0, 8\.6, 8\.9, 12\.0.* has {capability}; .*ASR_TARGET=torch"):
+        check_device(directory, found.plans, card)
 
 
 def test_a_driver_that_is_too_old_is_named(plans):
     directory, found = plans("fp16")
     with pytest.raises(DeviceError, match=r"the driver serves CUDA 12\.8"):
         check_device(directory, found.plans, dataclasses.replace(H100, driver_cuda_version="12.8"))
+
+
+def test_a_plan_that_cannot_be_read_is_refused_with_tensorrt_s_own_reasons(tmp_path):
+    """Whatever else is wrong: without a GPU this is the driver, with one the plan."""
+    trt = tensorrt_package.find("tensorrt-rtx").module
+    path = tmp_path / "broken.plan"
+    path.write_bytes(b"no plan" * 100)
+    with pytest.raises(EngineDirectoryError, match=r"broken\.plan on this GPU \(INVALID"):
+        load_plan(trt, trt.Runtime(trt.Logger(trt.Logger.ERROR)), path)
+
+
+def test_every_diagnostic_is_named():
+    trt = tensorrt_package.find("tensorrt-rtx").module
+
+    class Runtime:
+        def get_engine_validity(self, plan):
+            return trt.EngineValidity.INVALID, 2 | 4
+
+    assert why_refused(trt, Runtime(), b"") == "INVALID OLD_CUDA_DRIVER UNSUPPORTED_CC"
+    assert why_refused(trt, object(), b"") == "no reason given"
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+def test_the_probe_compares_numbers_and_takes_no_zeros(kernels, tmp_path, capsys, zeros, monkeypatch):
+    path = tmp_path / "tiny.onnx"
+    expected = tensorrt_probe.write_network(path)
+    if zeros:
+        monkeypatch.setattr(HostContext, "execute_async_v3", lambda self, stream: True)
+    assert tensorrt_probe.runs_right(HostTensorRt, str(path).encode(), lambda: HostCuda(kernels), expected) is not zeros
+    assert f"{0 if zeros else np.count_nonzero(expected)} of {expected.size} numbers are not zero" in capsys.readouterr().out
+
+
+def test_the_probe_s_network_compiles(tmp_path):
+    tensorrt_probe.write_network(tmp_path / "tiny.onnx")
+    ranges = {"x": ((tensorrt_probe.ROWS, tensorrt_probe.INNER),) * 3}
+    package = tensorrt_package.find("tensorrt-rtx")
+    assert len(tensorrt_target.compile_plan(package, tmp_path / "tiny.onnx", [ranges], Stages.silent())) > 1000
 
 
 def test_plans_of_another_version_are_built_again(plans, monkeypatch):
@@ -192,7 +238,7 @@ def test_plans_of_another_version_are_built_again(plans, monkeypatch):
         ("8.9", "tensorrt-rtx", True, "tensorrt"),
         ("9.0", "tensorrt", True, "tensorrt"),
         ("9.0", "tensorrt-rtx", True, "torch"),
-        ("9.0", "tensorrt-rtx", False, "tensorrt"),
+        ("9.0", "tensorrt-rtx", False, "onnxruntime"),
         ("9.0", None, True, "torch"),
         ("9.0", None, False, "onnxruntime"),
     ],
@@ -277,6 +323,24 @@ def test_the_largest_shape_is_captured_first():
     CapturedShapes(order.append, capture=lambda shape: order.append(shape) or (lambda: None)).capture_all(shapes)
     sizes = [shape.batch * shape.length for shape in order]
     assert sizes == sorted(sizes, reverse=True) and set(order) == set(shapes)
+
+
+def test_tensorrt_for_rtx_compiles_kernels_once_and_an_unreadable_cache_is_begun_anew(open_on_host, kernels, clips):
+    def open_it():
+        engine, device = open_on_host(HostCuda(kernels), max_batch=1, max_seconds=5.0, trt=HostTensorRtRtx)
+        return engine, device, device.kernel_cache_path
+
+    engine, device, path = open_it()
+    contexts = len(device.shapes) + 1  # the aligner's
+    assert path.read_bytes() == HostKernels.HEAD + str(contexts).encode(), "kept for the next start"
+    clip = Clip(clips[18].samples[: 4 * SAMPLE_RATE])
+    said = greedy.decode(engine, clip).tokens
+    engine.close()
+    path.write_bytes(b"of something else")
+    engine, _, _ = open_it()
+    assert greedy.decode(engine, clip).tokens == said
+    assert path.read_bytes().startswith(HostKernels.HEAD)
+    path.unlink()
 
 
 class KernelCache:
