@@ -190,7 +190,8 @@ def opened(target: str, directory: Path, found: Manifest, max_batch: int, max_se
     elif target == TORCH:
         from runtime.engine.torch_engine import open_torch
 
-        engine = open_torch(directory, found, max_batch, max_seconds, "cuda" if hardware.find_gpu() else "cpu", graphs)
+        device = "cuda" if hardware.find_gpu() else "cpu"
+        engine = open_torch(directory, found, max_batch, max_seconds, device, graphs, groups=1)  # a batch is one pass
     else:
         from runtime.engine.onnx_engine import OnnxEngine
 

@@ -119,8 +119,8 @@ def plan(engines: Path, outdir: Path, smoke: bool = False) -> list[Stage]:
         build(TORCH),
         Stage(
             "correct on the GPU",
-            (python, "-m", "pytest", tests, "-k", "torch" if has_gpu else "", "-q", "-s", "--no-header"),
-            150,
+            (python, "-m", "pytest", tests, "-k", f"{TORCH}-{precision}" if has_gpu else "", "-q", "-s", "--no-header"),
+            200,
         ),
         streams(),
         benchmark("engine benchmark", 120, *engine, "--peer", "no"),

@@ -119,6 +119,7 @@ class Sessions:
         self._is_empty = asyncio.Event()
         self._is_empty.set()
         self._is_warm = asyncio.Event()
+        self._uncounted_seconds = 0.0  # of audio, since metrics were last told
         self._has_ticked = asyncio.Event()
         self._engine_was = Status.STARTING
         self._background: asyncio.Task[None] | None = None
@@ -154,6 +155,7 @@ class Sessions:
             self._is_warm.set()
             logger.info("warm; ready")
         self._look_after_engine()
+        self._count_heard()
         self._metrics.ready.set(self.refusal() is None)
         self._metrics.backlog_seconds.set(self.backlog_seconds())
         for session in list(self._members.values()):
@@ -381,6 +383,7 @@ class Sessions:
         if self._members.pop(session_id, None) is None:
             return
         self._transcriber.close_stream(session_id)  # harmless for one that has none of this name
+        self._count_heard()
         record = self._records.pop(session_id)
         caller = record.caller
         fields = record.fields(self._clock(), self._settings.telemetry.log_text)
@@ -417,10 +420,15 @@ class Sessions:
     def _count_audio(self, session: Member, pcm: bytes) -> float:
         """Returns how many seconds it is."""
         seconds = len(pcm) / 2 / SAMPLE_RATE
-        self._metrics.audio_seconds_total.inc(seconds)
+        self._uncounted_seconds += seconds
         if record := self._records.get(session.session_id):
             record.audio_seconds += seconds
         return seconds
+
+    def _count_heard(self) -> None:
+        """All sessions' audio at once: where processes share their counts, each one takes as long as the rest of a frame."""
+        self._metrics.audio_seconds_total.inc(self._uncounted_seconds)
+        self._uncounted_seconds = 0.0
 
     def finish(self, session: Member) -> None:
         """The client has said its last: it gets its final."""

@@ -133,6 +133,8 @@ def load(directory: Path, model: str, target: str, precision: str, max_batch: in
         manifest = Manifest.model_validate_json(path.read_bytes())
     except ValidationError as exc:
         raise EngineDirectoryError(f"{path} is damaged ({exc.error_count()} fields do not fit); {advice}") from exc
+    if not manifest.files:
+        raise EngineDirectoryError(f"{path} is damaged (it names no files); {advice}")
     if manifest.format != FORMAT:
         raise EngineDirectoryError(f"{directory} has format {manifest.format}, this version reads {FORMAT}; {advice}")
     for name, built, asked in (
