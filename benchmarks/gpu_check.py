@@ -31,9 +31,8 @@ TENSORRT_NEEDS = ("cuda.core", "cuda.bindings")
 KEPT_CHARACTERS = 24_000  # of a stage's output
 REQUIREMENTS = "requirements"
 INTERVALS_MS = (1120.0, 250.0)
-STREAMS = (256, 512, 1024, 2048)
-TRIAL_SECONDS = 25.0
-MAX_BATCH = 256
+GPU_TESTS = "tests/runtime/engine/test_gpu.py"
+CPU_TESTS = ("tests/runtime/engine/test_packed_encoder.py", "tests/runtime/engine/test_slot_groups.py")
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,28 @@ class Stage:
     name: str
     command: tuple[str, ...]
     limit_seconds: float
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything."""
+
+    precision: str
+    batches: tuple[int, ...]
+    """The last one is of the live streams, too."""
+    seconds: float
+    """Of a clip."""
+    intervals_ms: tuple[float, ...]
+    counts: tuple[int, ...]
+    """Of live streams."""
+    trial_seconds: float
+    tests: tuple[str, ...]
+
+
+ON_GPU = Size("fp16", (1, 32, 256), 10.0, INTERVALS_MS, (256, 512, 1024, 2048), 25.0, (GPU_TESTS, "-k", f"{TORCH}-fp16"))
+REHEARSAL = Size("fp32", (1, 2), 10.0, INTERVALS_MS, (1, 2), 10.0, CPU_TESTS)
+"""Without a GPU: the torch engine on the CPU."""
+SMOKE = Size("fp32", (1, 2), 2.0, INTERVALS_MS[:1], (1,), 4.0, ("tests/runtime/engine/test_shapes.py",))
 
 
 @dataclass
@@ -61,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if str(arguments.outdir) == REQUIREMENTS:
         return check_requirements()
     arguments.outdir.mkdir(parents=True, exist_ok=True)
-    stages = plan(arguments.engines, arguments.outdir, arguments.smoke)
+    size = SMOKE if arguments.smoke else ON_GPU if hardware.find_gpu() else REHEARSAL
+    stages = plan(arguments.engines, arguments.outdir, size)
     outcomes = run_stages(stages, LIMIT_SECONDS, time.monotonic, run_process)
     found = {"machine": machine.describe(), "stages": [asdict(each) for each in outcomes]}
     (arguments.outdir / "gpu_check.json").write_text(json.dumps(found, indent=2) + "\n")
@@ -88,49 +110,41 @@ def is_there(name: str) -> bool:
         return False
 
 
-def plan(engines: Path, outdir: Path, smoke: bool = False) -> list[Stage]:
-    """What decides most first. Without a GPU the torch engine is tried on the CPU."""
-    python, has_gpu = sys.executable, hardware.find_gpu() is not None
+def plan(engines: Path, outdir: Path, size: Size) -> list[Stage]:
+    """What decides most first."""
+    python, precision, batches = sys.executable, size.precision, tuple(map(str, size.batches))
 
     def benchmark(name: str, limit_seconds: float, *options: str) -> Stage:
         out = ("--engines", str(engines), "--out", str(outdir / "results.jsonl"))
         return Stage(name, (python, "benchmarks/run.py", *options, *out), limit_seconds)
 
-    def build(target: str, *options: str) -> Stage:
-        command = (python, "engine_build/build.py", "--target", target, "--precision", precision, "--out", str(engines), *options)
+    def build(target: str) -> Stage:
+        command = (python, "engine_build/build.py", "--target", target, "--precision", precision, "--out", str(engines))
         return Stage(f"build {target} {precision}", command, 120)
 
-    def streams() -> Stage:
-        intervals, counts = (INTERVALS_MS[:1], (1, 2)) if smoke else (INTERVALS_MS, STREAMS)
-        return benchmark(
-            "live streams", 100 + len(intervals) * len(counts) * (TRIAL_SECONDS + 8), "streams", "--target", TORCH,
-            "--precisions", precision, "--counts", *map(str, counts), "--interval-ms", *map(str, intervals),
-            "--max-batch", str(max_batch),
-            "--workers", str(max(1, min(10, (os.cpu_count() or 2) - 4))), "--seconds", str(4 if smoke else TRIAL_SECONDS),
-        )  # fmt: skip
+    def tested(name: str, limit_seconds: float, *options: str) -> Stage:
+        return Stage(name, (python, "-m", "pytest", *options, "-q", "-s", "--no-header"), limit_seconds)
 
-    precision, max_batch = ("fp16", MAX_BATCH) if has_gpu else ("fp32", 2)
-    sizes = ("--batches", *(("1",) if smoke else ("1", "32", str(MAX_BATCH))), "--seconds", "2" if smoke else "10")
-    engine = ("engine", "--target", TORCH, "--precision", precision, *sizes)
-    tests = "tests/runtime/engine/test_gpu.py" if has_gpu else "tests/runtime/engine/test_shapes.py"
+    engine = ("engine", "--target", TORCH, "--precision", precision, "--batches", *batches, "--seconds", f"{size.seconds:g}")
     stages = [
         Stage(REQUIREMENTS, (python, "-m", "benchmarks.gpu_check", REQUIREMENTS), 30),
         Stage("the GPU", ("nvidia-smi",), 30),
         build(TORCH),
-        Stage(
-            "correct on the GPU",
-            (python, "-m", "pytest", tests, "-k", f"{TORCH}-{precision}" if has_gpu else "", "-q", "-s", "--no-header"),
-            200,
+        tested("correct on the device", 200, *size.tests),
+        benchmark(
+            "live streams", 100 + len(size.intervals_ms) * len(size.counts) * (size.trial_seconds + 8), "streams",
+            "--target", TORCH, "--precisions", precision, "--counts", *map(str, size.counts),
+            "--interval-ms", *map(str, size.intervals_ms), "--max-batch", batches[-1],
+            "--workers", str(max(1, min(10, (os.cpu_count() or 2) - 4))), "--seconds", f"{size.trial_seconds:g}",
         ),
-        streams(),
         benchmark("engine benchmark", 120, *engine, "--peer", "no"),
-        benchmark("beside transformers", 100, "engine", "--peer", "only", "--precision", precision, *sizes),
-    ]
-    if tensorrt_package.find() is not None:
+        benchmark("beside transformers", 100, *engine, "--peer", "only"),
+    ]  # fmt: skip
+    if hardware.find_gpu() and tensorrt_package.find():
         stages += [
             Stage("does this TensorRT run on this GPU?", (python, "-m", "benchmarks.tensorrt_probe"), 60),
             build(TENSORRT),
-            Stage("correct by TensorRT", (python, "-m", "pytest", tests, "-k", TENSORRT, "-q", "-s", "--no-header"), 120),
+            tested("correct by TensorRT", 120, GPU_TESTS, "-k", TENSORRT),
         ]
     return stages
 

@@ -6,6 +6,7 @@ The pulse has a socket and a thread of its own: it must go out while the loop is
 import asyncio
 import contextlib
 import functools
+import gc
 import logging
 import os
 import signal
@@ -46,6 +47,8 @@ async def serve(settings: Settings, address: str, parent: int, open_engine: Open
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     mailbox.open()
+    gc.collect()
+    gc.freeze()  # what start-up made is never garbage: full collections would walk it again and again
     engine_loop.start()
     logger.info("the engine process is there")
 

@@ -19,6 +19,7 @@ from benchmarks.listening import listen
 from benchmarks.model_size import ModelSize
 from benchmarks.streams import Capacity
 from benchmarks.trial import WER_WORDS, Outcome, Trial, judge, pooled, recordings_of
+from runtime import hardware
 from runtime.engine import manifest
 from runtime.engine.manifest import ONNXRUNTIME, TORCH
 
@@ -67,6 +68,20 @@ def test_a_stage_that_hangs_or_cannot_start_is_reported():
     assert not passed and "begun" in said and "stopped at its limit" in said
     passed, said = gpu_check.run_process(Stage("missing", ("/no/such/program",), 1), 1)
     assert not passed and "could not be started" in said
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(hardware.find_gpu() is not None, reason="there is a GPU, so this is no rehearsal")
+def test_the_check_of_a_gpu_is_rehearsed_on_the_cpu(built, tmp_path, capfd):
+    """Every stage at its smallest: only the driver is missing, and named."""
+    engines = built("fp32", TORCH).parent
+    assert gpu_check.main([str(tmp_path), "--engines", str(engines), "--smoke"]) == 1
+    found = json.loads((tmp_path / "gpu_check.json").read_text())["stages"]
+    said = {each["name"]: each["said"] for each in found}
+    assert [each["name"] for each in found if not each["passed"]] == ["the GPU"], said
+    assert "nvidia-smi could not be started" in said["the GPU"]
+    kinds = [json.loads(line)["benchmark"] for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert set(kinds) == {"streams", "engine"}
 
 
 def test_the_report_names_machine_stages_and_what_they_said():
