@@ -52,9 +52,13 @@ PEERS = (
         ("moonshine-voice==0.1.5", "moonshine-cpp==0.1.4", "numpy"),
         "moonshine_voice_peer.py",
     ),
+    Peer(
+        "sherpa-onnx 2.0.1, same weights",
+        ("sherpa-onnx==2.0.1", "moonshine-cpp==0.1.4", "numpy"),
+        "sherpa_onnx_peer.py",
+    ),
 )
 NOT_MEASURED = {
-    "sherpa-onnx": "its package has no model, and its models come from a model hub",
     "faster-whisper": "its package has no model, and its models come from a model hub",
 }
 
