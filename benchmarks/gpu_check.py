@@ -61,7 +61,7 @@ class Size:
 ON_GPU = Size("fp16", (1, 32, 256), 10.0, INTERVALS_MS, (256, 512, 1024, 2048), 25.0, (GPU_TESTS, "-k", f"{TORCH}-fp16"))
 REHEARSAL = Size("fp32", (1, 2), 10.0, INTERVALS_MS[:1], (1, 2, 4), 10.0, CPU_TESTS)
 """Without a GPU: the torch engine on the CPU."""
-SMOKE = Size("fp32", (1, 2), 2.0, INTERVALS_MS[:1], (1,), 4.0, ("tests/runtime/engine/test_shapes.py",))
+SMOKE = Size("fp32", (1,), 2.0, INTERVALS_MS[:1], (1,), 4.0, ("tests/runtime/engine/test_shapes.py",))
 
 
 @dataclass

@@ -249,7 +249,7 @@ def run_streams(arguments: argparse.Namespace) -> int:
     about, found = {"benchmark": "streams", "machine": machine.describe(), "rule": RULE, "settings": settings_of(arguments)}, []
     with console.status("…") as status:
         for settings in searches_of(arguments):
-            (references,) = streams.references_of(settings)
+            references = streams.references_of(settings)
             run = functools.partial(streams.run_in_fresh_process, references=references)
             capacity = streams.search(settings, arguments.start, arguments.step, arguments.long_seconds, run, status.update)
             found.append(capacity)

@@ -1,5 +1,6 @@
 """How many live streams a machine carries under the strict rule: trials in fresh processes, steps, then bisection."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -16,6 +17,8 @@ from benchmarks.speakers import engine_process, try_in_processes
 from benchmarks.trial import WER_WORDS, Outcome, Trial, pooled, recordings_of
 from engine_build.checkpoint import DEFAULT_MODEL
 from runtime.engine import selection
+from runtime.engine.protocol import Engine
+from runtime.tokenizer import Tokenizer
 from server.startup import SEGMENT_MARGIN_SECONDS
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -35,31 +38,44 @@ class Capacity:
     trials: list[Outcome] = field(default_factory=list)
 
 
-def references_of(*trials: Trial) -> list[dict[str, str]]:
-    """For each trial, all on the same engine: by name of the recording, the text of one stream alone."""
+class Alone(dict[str, str]):
+    """By name of the recording, the text of one stream alone, transcribed when it is first asked for."""
+
+    def __init__(self, trial: Trial, engine: Engine, tokenizer: Tokenizer):
+        super().__init__()
+        self._trial, self._engine, self._tokenizer = trial, engine, tokenizer
+
+    def __missing__(self, name: str) -> str:
+        samples = next(each.samples for each in recordings_of(self._trial.speech) if each.name == name)
+        self[name] = Simulation(self._engine, self._tokenizer, self._trial.limits).run(samples)
+        return self[name]
+
+
+@contextlib.contextmanager
+def alone(*trials: Trial) -> Iterator[list[Alone]]:
+    """For each trial, all on the same engine."""
     of = trials[0]
     choice = selection.choose(Path(of.engines), DEFAULT_MODEL, of.precision, of.target)
     longest_seconds = of.max_segment_seconds + SEGMENT_MARGIN_SECONDS
     engine, tokenizer, _ = selection.open_engine(choice, max_batch=2, max_seconds=longest_seconds)
-    texts = [
-        {each.name: Simulation(engine, tokenizer, trial.limits).run(each.samples) for each in recordings_of(trial.speech)}
-        for trial in trials
-    ]
-    engine.close()
-    return texts
+    with contextlib.closing(engine):
+        yield [Alone(trial, engine, tokenizer) for trial in trials]
+
+
+def references_of(trial: Trial) -> dict[str, str]:
+    with alone(trial) as (texts,):
+        return {each.name: texts[each.name] for each in recordings_of(trial.speech)}
 
 
 def try_counts(
     settings: Sequence[Trial], counts: Sequence[int], progress: Callable[[str], None]
 ) -> Iterator[tuple[Trial, Outcome]]:
     """A trial of each of the settings for each count of streams, all on the same engine process."""
-    progress("the recordings, one stream alone")
-    references = references_of(*settings)
-    with engine_process(settings[0]) as engine:
-        for (number, setting), streams in itertools.product(enumerate(settings), counts):
+    with alone(*settings) as texts, engine_process(settings[0]) as engine:
+        for (setting, references), streams in itertools.product(zip(settings, texts, strict=True), counts):
             progress(f"{streams} streams, every {setting.interval_ms:g} ms, {setting.seconds:g} s")
             trial = dataclasses.replace(setting, streams=streams)
-            yield trial, try_in_processes(trial, references[number], engine)
+            yield trial, try_in_processes(trial, references, engine)
 
 
 def run_in_fresh_process(trial: Trial, references: dict[str, str]) -> Outcome:

@@ -121,7 +121,8 @@ class EngineServer(Inbox):
         self._looked_at = now = self._clock()
         for identity, gateway in list(self._gateways.items()):
             if now - gateway.heard_at > LOST_SECONDS:
-                logger.error("a gateway is gone, and %d streams with it", len(gateway.streams))
+                level = logging.ERROR if gateway.streams else logging.INFO
+                logger.log(level, "a gateway is gone, and %d streams with it", len(gateway.streams))
                 for stream_id in gateway.streams:
                     self._engine_loop.close_stream(unique_name(identity, stream_id))
                 del self._gateways[identity]

@@ -178,7 +178,7 @@ def test_a_trial_streams_real_audio_in_a_process_of_its_own(way, built):
 
 def test_the_streams_benchmark_searches_tells_the_rule_and_draws(built, tmp_path, capsys, monkeypatch):
     built("fp32")
-    monkeypatch.setattr(streams, "references_of", lambda *trials: [{} for _ in trials])
+    monkeypatch.setattr(streams, "references_of", lambda trial: {})
     monkeypatch.setattr(streams, "run_in_fresh_process", lambda trial, references: outcome(
         trial.streams, broken=[] if trial.streams <= 4 + trial.drafts else ["backlog reached 4.0 s"]))  # fmt: skip
     out, plot = tmp_path / "streams.jsonl", tmp_path / "streams.png"
