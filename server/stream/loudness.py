@@ -1,6 +1,7 @@
 """What in the audio is sound, and how loud its speaker is: a function of the levels so far."""
 
 import collections
+import math
 
 import numpy as np
 
@@ -24,6 +25,7 @@ ATTACK = 0.5  # the speaker's level follows loud sound up by this share of the d
 DECAY_DB = 2.0 / LEVELS_PER_SECOND  # and down by 2 dB in each second of sound
 HEARD_DB = -18.0  # the loudest syllables are raised to this: the dither then lies 42 dB below them
 MOST_GAIN_DB = 42.0
+ONES = np.ones(LEVEL_SAMPLES)
 GAIN_STEP_DB = 6.0  # the gain stays until it is so far off: a smaller change would only change the dither
 
 
@@ -33,7 +35,7 @@ class Loudness:
     def __init__(self) -> None:
         self._background_db = ROOM_DB
         self._speech_db: float | None = None  # of the loudest syllables; None before there was sound
-        self._recent, self._longer = RecentLevels(STEADY_LEVELS), RecentLevels(STEADY_SPEECH_LEVELS)
+        self._recent = RecentLevels()
         self.gain_db = 0.0
         """By how much the speaker is to be raised."""
 
@@ -56,15 +58,14 @@ class Loudness:
         return is_loud
 
     def _follow_background(self, level: float) -> None:
-        self._recent.append(level)
-        self._longer.append(level)
-        is_near = self._speech_db is not None and self._recent.mean > self._speech_db - NEAR_SPEECH_DB
-        if level < self._background_db:
-            self._background_db += FALL * (level - self._background_db)
-        elif (self._longer if is_near else self._recent).are_steady:
-            self._background_db = self._recent.mean
+        recent, background_db = self._recent, self._background_db
+        recent.append(level)
+        if level < background_db:
+            self._background_db += FALL * (level - background_db)
+        elif recent.are_steady(is_long=self._speech_db is not None and recent.mean > self._speech_db - NEAR_SPEECH_DB):
+            self._background_db = recent.mean
         else:
-            self._background_db = min(level, self._background_db + RISE_DB)
+            self._background_db = min(level, background_db + RISE_DB)
 
     def _follow_speech(self, level: float) -> None:
         if self._speech_db is None:
@@ -79,34 +80,49 @@ class Loudness:
 
 
 class RecentLevels:
-    """Mean and variance of the newest `length` levels, by running sums: every level passes through here."""
+    """Mean and variance of the newest levels, of a short and a long stretch, by running sums: every level passes through here."""
 
-    def __init__(self, length: int) -> None:
-        self._levels: collections.deque[float] = collections.deque([0.0] * length)
-        self._length, self._count = length, 0
-        self._sum = self._squares = 0.0
+    def __init__(self) -> None:
+        self._levels: collections.deque[float] = collections.deque([0.0] * STEADY_SPEECH_LEVELS)
+        self._count = 0
+        self._sum = self._squares = 0.0  # of the short stretch
+        self._long_sum = self._long_squares = 0.0
 
     def append(self, level: float) -> None:
-        oldest = self._levels.popleft()
-        self._levels.append(level)
+        levels, square = self._levels, level * level
+        old, oldest = levels[-STEADY_LEVELS], levels.popleft()
+        levels.append(level)
         self._count += 1
-        self._sum += level - oldest
-        self._squares += level * level - oldest * oldest
+        self._sum += level - old
+        self._squares += square - old * old
+        self._long_sum += level - oldest
+        self._long_squares += square - oldest * oldest
 
     @property
     def mean(self) -> float:
-        return self._sum / self._length
+        return self._sum / STEADY_LEVELS
 
-    @property
-    def are_steady(self) -> bool:
-        return self._count >= self._length and self._squares / self._length - self.mean**2 < STEADY_DB**2
+    def are_steady(self, is_long: bool) -> bool:
+        if is_long:
+            return is_steady(STEADY_SPEECH_LEVELS, self._count, self._long_sum, self._long_squares)
+        return is_steady(STEADY_LEVELS, self._count, self._sum, self._squares)
 
 
-def levels_of(pcm: np.ndarray) -> np.ndarray:
+def is_steady(length: int, count: int, total: float, squares: float) -> bool:
+    mean = total / length
+    return count >= length and squares / length - mean * mean < STEADY_DB**2
+
+
+def levels_of(pcm: np.ndarray) -> list[float]:
     """dB of full scale of each LEVEL_SAMPLES of int16 samples around their mean, for a DC offset is no sound; at least
     QUIETEST_DB."""
     samples = pcm.reshape(-1, LEVEL_SAMPLES).astype(np.float64)  # exact sums, so that a large offset hides no faint sound
-    mean = np.add.reduce(samples, axis=1) / LEVEL_SAMPLES
-    power = np.einsum("ij,ij->i", samples, samples) / LEVEL_SAMPLES - mean * mean
-    levels: np.ndarray = np.maximum(10 * np.log10(power / 32_768**2 + 1e-12), QUIETEST_DB)
-    return levels
+    sums, squares = samples @ ONES, (samples * samples) @ ONES
+    # The few that there are: numpy takes longer for them than Python.
+    return [level_of(total, square) for total, square in zip(sums.tolist(), squares.tolist(), strict=True)]
+
+
+def level_of(total: float, squares: float) -> float:
+    """Of LEVEL_SAMPLES samples, by their sum and the sum of their squares."""
+    power = (squares - total * total / LEVEL_SAMPLES) / (LEVEL_SAMPLES * 32_768**2)
+    return max(10 * math.log10(power + 1e-12), QUIETEST_DB)

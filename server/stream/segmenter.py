@@ -100,7 +100,7 @@ class Segmenter:
             return True
         samples = np.frombuffer(self._pcm, np.int16, last - first, first * 2)
         whole = np.resize(samples, -(-len(samples) // LEVEL_SAMPLES) * LEVEL_SAMPLES)  # filled up with its own beginning
-        return bool((levels_of(whole) <= self._loudness.quiet_db).all())
+        return max(levels_of(whole)) <= self._loudness.quiet_db
 
     def append(self, pcm: bytes) -> list[bool]:
         """pcm: PCM16 mono little-endian, whole samples. Returns of each new level whether it is sound."""
@@ -199,7 +199,7 @@ class Segmenter:
             return []
         count = blocks * BLOCK_LEVELS
         pcm = np.frombuffer(self._pcm, np.int16, count * LEVEL_SAMPLES, offset=measured * 2)
-        for level in levels_of(pcm).tolist():
+        for level in levels_of(pcm):
             self._levels.append(level)
             self._loud.append(self._loudness.is_sound(level))
             self._gains_db.append(self._loudness.gain_db)

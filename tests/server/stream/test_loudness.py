@@ -17,13 +17,13 @@ WORD_FOR_WORD = ("07_rms", "09_rms", "14_slt", "15_rms", "16_slt", "18_slt")  # 
 
 def take(loudness: Loudness, samples: np.ndarray) -> list[bool]:
     whole = samples[: len(samples) // 320 * 320]
-    return [loudness.is_sound(level) for level in levels_of(whole).tolist()]
+    return [loudness.is_sound(level) for level in levels_of(whole)]
 
 
 def at(peak_db: float, samples: np.ndarray) -> np.ndarray:
     """Its loudest 20 ms at so many dB of full scale."""
     whole = samples[: len(samples) // 320 * 320]
-    gain = 10 ** ((peak_db - levels_of(whole).max()) / 20)
+    gain = 10 ** ((peak_db - max(levels_of(whole))) / 20)
     return np.clip(np.rint(samples * gain), -32_768, 32_767).astype(np.int16)
 
 
