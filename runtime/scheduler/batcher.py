@@ -90,7 +90,8 @@ class Batcher:
     def __init__(self, limits: Limits, max_wait_seconds: float):
         self._limits = limits
         self._max_wait_seconds = max_wait_seconds
-        size = limits.max_batch // limits.slot_groups
+        size, left_over = divmod(limits.max_batch, limits.slot_groups)
+        assert size and not left_over, f"{limits.max_batch} slots are not {limits.slot_groups} groups of one size"
         self._groups = deque(Group(number * size, size) for number in range(limits.slot_groups))  # whose turn it is first
         self._waiting: dict[Priority, dict[int, Job]] = {priority: {} for priority in Priority}  # in order of submission
         self._encoding: dict[int, Job] = {}  # on a lane of their own, by request id

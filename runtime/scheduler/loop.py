@@ -149,6 +149,11 @@ class EngineLoop:
             self._post(Stop())
         self._thread.join(timeout_seconds)
 
+    @property
+    def has_ended(self) -> bool:
+        """After stop(): a step that hangs outlasts it."""
+        return not self._thread.is_alive()
+
     def _post(self, message: object) -> None:
         with self._lock:
             if self._ended:
@@ -177,9 +182,9 @@ class EngineLoop:
         """Answer everybody. Whatever fails here, the next one must hear of it all the same."""
         with self._lock:
             self._ended = True
-        for message in self._inbox.take(timeout_seconds=0.0):
-            with logged("a message could not be taken while the engine loop ended"):
-                self._apply(message)
+        with logged("messages could not be taken while the engine loop ended"):
+            for message in self._inbox.take(timeout_seconds=0.0):
+                self._apply_at_end(message)
         with logged("requests could not be withdrawn while the engine loop ended"):
             self._publish(self._batcher.fail_all(error, self._clock()))
         for request, _ in list(self._callbacks.values()):  # unknown to the batcher: it failed on them itself
@@ -194,6 +199,10 @@ class EngineLoop:
         """Sleep until there is something to do, then take all that has come in."""
         timeout = 0.0 if self._unanswered else self._batcher.seconds_to_deadline(self._clock())
         for message in self._inbox.take(timeout):
+            self._apply(message)
+
+    def _apply_at_end(self, message: object) -> None:
+        with logged("a message could not be taken while the engine loop ended"):
             self._apply(message)
 
     def _apply(self, message: object) -> None:
@@ -253,7 +262,7 @@ class EngineLoop:
 
     def _take_answers(self, waits: bool) -> None:
         """Those that are there; where nothing else is to be done, the oldest that is not."""
-        ready = [each for each in self._unanswered if each.pending.ready]
+        ready = [each for each in self._unanswered if is_ready(each.pending)]
         for unanswered in ready or (self._unanswered[:1] if waits else ()):
             self._finish(unanswered)
 
@@ -305,6 +314,14 @@ class EngineLoop:
     def _observe_step(self, step: Step, began: float) -> None:
         with logged("an observer failed on a step"):
             self._observer.step(step, self._clock() - began, self._batcher)
+
+
+def is_ready(pending: Pending) -> bool:
+    """What has failed is: result() says how."""
+    try:
+        return pending.ready
+    except EngineError:
+        return True
 
 
 def same_group(one: Decode, other: Decode) -> bool:

@@ -10,7 +10,7 @@ class Observer:
     """Called on the engine loop's thread; must be quick."""
 
     def step(self, step: Step, seconds: float, batcher: Batcher) -> None:
-        """One encode or decode was run (or failed) in `seconds`."""
+        """One encode, decode or alignment was run (or failed) in `seconds`."""
 
     def results(self, results: Sequence[Result]) -> None:
         """Requests were answered, at least one, by one step or one message."""

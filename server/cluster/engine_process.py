@@ -65,9 +65,11 @@ async def serve(settings: Settings, address: str, parent: int, open_engine: Open
                     await asyncio.wait_for(stopping.wait(), PULSE_SECONDS)
     exit_status = STOPPED_STATUS if engine_loop.status() is Status.FAILED else 0
     await asyncio.to_thread(engine_loop.stop)
-    if exit_status == 0:
-        mailbox.close()  # of an engine that hangs it is in use
-    return exit_status
+    if engine_loop.has_ended:
+        mailbox.close()
+        return exit_status
+    logger.error("the engine hangs; the process ends without it")
+    return STOPPED_STATUS
 
 
 def open_pulse(address: str) -> zmq.Socket[bytes]:

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from runtime.audio import Clip
-from runtime.exceptions import EngineError, EngineFailed
+from runtime.exceptions import EngineError, EngineFailed, EngineStopped
 from runtime.scheduler.inbox import Inbox
 from runtime.scheduler.loop import EngineLoop
 from runtime.scheduler.requests import Result
@@ -76,6 +76,8 @@ class EngineServer(Inbox):
         for identity, data in self._mailbox.messages():
             try:
                 self._receive(identity, messages.decode_to_engine(data))
+            except EngineStopped:  # whose end is told to all
+                continue
             except Exception:  # one message that cannot be used must not silence all streams
                 logger.exception("a message of a gateway could not be taken")
         if self._clock() - self._looked_at >= PULSE_SECONDS:

@@ -47,8 +47,9 @@ class Mailbox:
             # Asking first costs a tenth of the exception that an empty socket raises.
             if not int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
                 return
-            identity, data = self._socket.recv_multipart(zmq.NOBLOCK)
-            yield identity, data
+            frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            if len(frames) == 2:  # whatever else has found the socket is no gateway
+                yield frames[0], frames[1]
 
     def send(self, identity: bytes, data: bytes) -> None:
         with contextlib.suppress(zmq.Again):

@@ -130,8 +130,8 @@ class Link:
         self._socket.send(messages.encode(message))
 
     def _take_answer(self, answer: Answer) -> None:
-        if answer.request_id in self._unanswered:
-            request, on_result = self._unanswered.pop(answer.request_id)
+        if asked := self._unanswered.pop(answer.request_id, None):
+            request, on_result = asked
             on_result(messages.result_of(answer, request))
 
     def _take_pulse(self, pulse: EnginePulse) -> None:

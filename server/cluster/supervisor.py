@@ -206,6 +206,6 @@ def run(settings: Settings) -> int:
 
 def check_length(directory: Path) -> None:
     """Raises StartError where the processes could not meet in the directory."""
-    longest = len(os.fsencode(directory / "engine-64"))
+    longest = len(os.fsencode(messages.pulse_address(str(directory / "engine-64"))))
     if longest > MAX_SOCKET_PATH_BYTES:
         raise StartError(f"TMPDIR is too long: a socket's path would have {longest} bytes, and {MAX_SOCKET_PATH_BYTES} may be")

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from runtime.audio import Clip
 from runtime.engine.protocol import CONTINUED, Limits, Prediction, Ready, Row
 from runtime.exceptions import EngineFailed, EngineStopped, RequestCancelled
+from runtime.scheduler.inbox import QueueInbox
 from runtime.scheduler.loop import FAILURES_TO_GIVE_UP, EngineLoop
 from runtime.scheduler.observer import Observer
 from runtime.scheduler.requests import Request
@@ -238,6 +239,48 @@ def test_stopping_answers_what_is_waiting(start):
     stopper.join(LONGEST_WAIT_SECONDS)
     errors = [answers.get(timeout=LONGEST_WAIT_SECONDS).error for _ in range(3)]
     assert any(isinstance(error, EngineStopped) for error in errors)
+
+
+class BrokenInbox(QueueInbox):
+    """Gives what there is, and then no more."""
+
+    def take(self, timeout_seconds):
+        yield from super().take(0.0)
+        raise OSError("a defect of the inbox")
+
+
+def test_an_inbox_that_breaks_ends_the_loop_and_everybody_hears_of_it():
+    engine, answers, lost = FakeEngine(), queue.SimpleQueue(), queue.SimpleQueue()
+    loop = EngineLoop(engine, 0.0, Observer(), inbox=BrokenInbox())
+    loop.open_stream("s0", lost.put)
+    for number in range(3):
+        loop.submit(request(number), answers.put)
+    loop.start()
+    results = [answers.get(timeout=LONGEST_WAIT_SECONDS) for _ in range(3)]
+    assert all(isinstance(result.error, EngineStopped) for result in results)
+    assert "defect of the inbox" in lost.get(timeout=LONGEST_WAIT_SECONDS)
+    loop.stop()
+    assert loop.has_ended and engine.closed and loop.status() is Status.FAILED
+
+
+class FailedPending:
+    """A decode whose failure shows when it is looked at."""
+
+    @property
+    def ready(self):
+        raise EngineFailed("CUDA failed: an illegal address")
+
+    result = ready.fget
+
+
+def test_a_device_that_fails_behind_a_launch_fails_the_step_and_not_the_loop(start):
+    engine = FakeEngine()
+    right, failures = engine.launch, iter([FailedPending()])
+    engine.launch = lambda rows: next(failures, None) or right(rows)
+    loop, answers = start(engine)
+    loop.submit(request(0), answers.put)
+    assert "illegal address" in str(answers.get(timeout=LONGEST_WAIT_SECONDS).error)
+    answer_twenty(loop, answers)
 
 
 class FailingObserver(Observer):

@@ -7,6 +7,7 @@ import threading
 
 import numpy as np
 import pytest
+import zmq
 
 from runtime.audio import Clip
 from runtime.scheduler.loop import EngineLoop
@@ -132,6 +133,22 @@ def test_a_closed_stream_needs_no_pulse_to_be_forgotten(serve):
     for message in (messages.encode(StreamOpened("s")), messages.encode(StreamClosed("s")), transcribe(1, "s")):
         post.bring(b"a", message)
     assert "does not know this stream" in post.sent.get(timeout=LONGEST_WAIT_SECONDS)[1].result.error[1]
+
+
+def test_what_is_no_message_of_a_gateway_is_passed_over(tmp_path):
+    mailbox = Mailbox(f"ipc://{tmp_path}/engine")
+    mailbox.open()
+    stranger = zmq.Context.instance().socket(zmq.DEALER)
+    stranger.connect(f"ipc://{tmp_path}/engine")
+    for frames in ([b"one", b"too many"], [b"", b"", b""], [b"right"]):
+        stranger.send_multipart(frames)
+    found = []
+    while not found:
+        mailbox.wait(LONGEST_WAIT_SECONDS)
+        found += mailbox.messages()
+    assert [data for _, data in found] == [b"right"]
+    stranger.close(0)
+    mailbox.close()
 
 
 def test_a_wait_for_messages_ends_when_another_thread_wants_something(tmp_path):
