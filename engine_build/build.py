@@ -28,7 +28,7 @@ from engine_build.alignment_heads import alignment_heads
 from engine_build.checkpoint import DEFAULT_MODEL, Checkpoint, CheckpointError
 from engine_build.options import BuildError, BuildOptions, Stages
 from runtime import tokenizer
-from runtime.engine import manifest, selection, tensorrt_package
+from runtime.engine import known_clip, manifest, selection, tensorrt_package
 from runtime.engine.manifest import EXPORT, TORCH, Manifest
 from runtime.exceptions import EngineDirectoryError
 
@@ -235,7 +235,8 @@ def finish(directory: Path, built: Manifest, stages: Stages) -> None:
 
 
 def exporter_sha256() -> str:
-    return checkpoint.sha256_of(*(Path(__file__).with_name(f"{name}.py") for name in EXPORTER_SOURCES))
+    sources = (Path(__file__).with_name(f"{name}.py") for name in EXPORTER_SOURCES)
+    return checkpoint.sha256_of(*sources, known_clip.RECORDING, Path(known_clip.__file__))
 
 
 def builder_sha256() -> str:

@@ -227,7 +227,7 @@ class Batching(Group):
     """How requests share the engine."""
 
     max_batch: int = Field(32, ge=1, le=1024, alias="MAX_BATCH_SIZE")
-    """Most streams in one engine step."""
+    """Most streams that the engine works on at once."""
     max_wait_ms: float = Field(10.0, ge=0, le=1000, alias="MAX_BATCH_WAIT_MS")
     """Longest time that an update waits for company while the engine is idle, in milliseconds."""
 

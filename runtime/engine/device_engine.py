@@ -306,7 +306,7 @@ def fill_packed(request: dict[str, np.ndarray], clips: Sequence[Clip], lengths: 
     for clip, whole in zip(clips, frames, strict=True):
         behind = whole * SAMPLES_PER_FRAME - clip.sample_count + clip.quiet_behind
         parts += [quiet(clip, clip.quiet_before), *clip.pieces, quiet(clip, behind)]
-    # One call: each gives the interpreter up, and waits for it behind the thread that brings the audio.
+    # One call: each gives the interpreter up, and waits for it behind whichever thread took it.
     np.concatenate(parts, out=request["pcm"][: sum(map(len, parts))])
 
 

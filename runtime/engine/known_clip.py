@@ -1,4 +1,4 @@
-"""A clip whose words are known, heard by every engine before it serves.
+"""A clip whose words are known, heard by every engine before it serves. Every network runs once, in each group of slots.
 
 A runtime that lacks kernels for a GPU may answer with zeros and raise nothing; nobody should read those as words.
 """
@@ -51,5 +51,8 @@ def hear(engine: Engine, slot: int) -> list[int]:
             engine.clear(slot)
             raise EngineFailed(f"{engine.name} predicts what is no number on this machine; ASR_TARGET names another engine")
         tokens.append(int(prediction.tokens[0]))
+    said = [token for token in tokens[1:] if token != end]
+    if said:
+        engine.align([slot], [said]).result()
     engine.free(slot)
-    return [token for token in tokens[1:] if token != end]
+    return said

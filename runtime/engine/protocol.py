@@ -15,7 +15,7 @@ class Limits:
     """What one engine can hold and how it likes its work."""
 
     max_batch: int
-    """Slots, and the most rows of one decode."""
+    """Slots."""
     max_samples: int
     """Longest clip one slot can hold."""
     max_positions: int
@@ -108,7 +108,7 @@ class Ready(Generic[Answer]):
 class Engine(Protocol):
     """A Moonshine model with `limits.max_batch` slots. A row's answers do not depend on the other rows of a call.
 
-    Calls take effect in their order; an engine on a device may return before it has done what it was asked.
+    Calls of a group of slots take effect in their order; an engine on a device may return before it has done what it was asked.
     """
 
     limits: Limits

@@ -6,7 +6,7 @@ tests, ONNX Runtime is faster.
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -48,7 +48,7 @@ def open_torch(
 
     graphs: capture CUDA graphs at start-up. compiles: have torch fuse kernels for the GPU, by default where it can. packs: encode
     rows one behind the other, by default on a GPU in half precision, for which there is flash attention. groups: of slots that
-    work beside each other, each on a stream of its own; by default two on a GPU, where each is large enough.
+    work beside each other, each on a stream of its own; by default two on a GPU, where each is large enough and none left over.
     Raises DeviceError without a GPU, EngineDirectoryError for programs that torch cannot load.
     """
     device = device or os.environ.get(hardware.TORCH_DEVICE_VARIABLE, "cuda")
@@ -56,7 +56,7 @@ def open_torch(
         raise DeviceError("the torch engine needs an NVIDIA GPU, and torch sees none; ASR_TARGET=onnxruntime serves on the CPU")
     compiles = device == "cuda" and can_compile() if compiles is None else compiles
     packs = device == "cuda" and manifest.precision != "fp32" if packs is None else packs
-    groups = groups or (2 if device == "cuda" and max_batch >= 2 * LEAST_IN_A_GROUP else 1)
+    groups = groups or (2 if device == "cuda" and max_batch >= 2 * LEAST_IN_A_GROUP and max_batch % 2 == 0 else 1)
     size = max_batch // groups
     programs = TorchPrograms(directory, manifest, torch.device(device), size, max_seconds, compiles, packs)
     with compiling(directory) if compiles else contextlib.nullcontext():
@@ -72,7 +72,7 @@ class TorchPrograms:
         self, directory: Path, manifest: Manifest, device: torch.device, max_batch: int, max_seconds: float | None,
         compiles: bool, packs: bool,
     ):  # fmt: skip
-        self.device, self.packs = device, packs
+        self.device = device
         self.encoder = load_program(directory / (PACKED_ENCODER_PROGRAM if packs else ENCODER_PROGRAM), device)
         self.decoder = load_program(directory / DECODER_PROGRAM, device)
         self.aligner = load_program(directory / ALIGNER_PROGRAM, device)
@@ -90,7 +90,7 @@ class TorchPrograms:
 
 
 class TorchDevice:
-    """See runtime.device_engine.Device."""
+    """See runtime.engine.device_engine.Device."""
 
     def __init__(self, programs: TorchPrograms, manifest: Manifest, max_batch: int, graphs: bool):
         """graphs: capture CUDA graphs now."""
@@ -136,18 +136,14 @@ class TorchDevice:
 
     def align(self, slots: Sequence[int], frames: Sequence[int], tokens: np.ndarray) -> tuple[Event, np.ndarray]:
         """Uncaptured: a row is aligned once a segment at most."""
-        try:
-            with torch.inference_mode(), torch.cuda.stream(self._stream):
-                rows, valid = (torch.tensor(each, device=self._device) for each in (slots, frames))
-                cached = self._cross[: self._aligner_layers].index_select(2, rows)
-                caches = [cached[layer, kind] for layer in range(self._aligner_layers) for kind in range(2)]
-                fed = torch.from_numpy(tokens).to(self._device)
-                share = cast(Tensor, self._aligner(fed, valid, *caches[:-1]))
-                answer = torch.empty(share.shape, dtype=share.dtype, pin_memory=self._on_gpu)
-                answer.copy_(share, non_blocking=True)
-                return self._event(), answer.numpy()
-        except RuntimeError as exc:
-            raise EngineFailed(f"torch failed: {exc}") from exc
+        with torch_failing(), torch.inference_mode(), torch.cuda.stream(self._stream):
+            rows, valid, fed = map(self._sent, (np.array(slots), np.array(frames), tokens))
+            cached = self._cross[: self._aligner_layers].index_select(2, rows)
+            caches = [cached[layer, kind] for layer in range(self._aligner_layers) for kind in range(2)]
+            share = cast(Tensor, self._aligner(fed, valid, *caches[:-1]))
+            answer = torch.empty(share.shape, dtype=share.dtype, pin_memory=self._on_gpu)
+            answer.copy_(share, non_blocking=True)
+            return self._event(), answer.numpy()
 
     def clear(self, slot: int) -> None:
         with torch.inference_mode(), torch.cuda.stream(self._stream):
@@ -155,15 +151,17 @@ class TorchDevice:
                 cache[:, :, slot].zero_()
 
     def _serve(self, shape: Shape, request: np.ndarray, answer: np.ndarray | None) -> Event:
-        try:
-            with torch.inference_mode(), torch.cuda.stream(self._stream):
-                self._request[: len(request)].copy_(torch.from_numpy(request), non_blocking=True)
-                self.captured.run(shape)
-                if answer is not None:
-                    torch.from_numpy(answer).copy_(self._answer[: len(answer)], non_blocking=True)
-                return self._event()
-        except RuntimeError as exc:
-            raise EngineFailed(f"torch failed: {exc}") from exc
+        with torch_failing(), torch.inference_mode(), torch.cuda.stream(self._stream):
+            self._request[: len(request)].copy_(torch.from_numpy(request), non_blocking=True)
+            self.captured.run(shape)
+            if answer is not None:
+                torch.from_numpy(answer).copy_(self._answer[: len(answer)], non_blocking=True)
+            return self._event()
+
+    def _sent(self, values: np.ndarray) -> Tensor:
+        """On the device, behind what it was asked for: from page-locked memory the copy waits there and not here."""
+        tensor = torch.from_numpy(values)
+        return tensor.pin_memory().to(self._device, non_blocking=True) if self._on_gpu else tensor
 
     def _event(self) -> Event:
         return TorchEvent(self._stream) if self._on_gpu else Done()
@@ -246,13 +244,20 @@ class TorchEvent:
 
     @property
     def is_done(self) -> bool:
-        return self._event.query()
+        with torch_failing():
+            return self._event.query()
 
     def sync(self) -> None:
-        try:
+        with torch_failing():
             self._event.synchronize()
-        except RuntimeError as exc:
-            raise EngineFailed(f"torch failed: {exc}") from exc
+
+
+@contextlib.contextmanager
+def torch_failing() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as exc:
+        raise EngineFailed(f"torch failed: {exc}") from exc
 
 
 def views(layout: Layout, memory: Tensor) -> dict[str, Tensor]:

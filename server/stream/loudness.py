@@ -25,7 +25,6 @@ ATTACK = 0.5  # the speaker's level follows loud sound up by this share of the d
 DECAY_DB = 2.0 / LEVELS_PER_SECOND  # and down by 2 dB in each second of sound
 HEARD_DB = -18.0  # the loudest syllables are raised to this: the dither then lies 42 dB below them
 MOST_GAIN_DB = 42.0
-ONES = np.ones(LEVEL_SAMPLES)
 GAIN_STEP_DB = 6.0  # the gain stays until it is so far off: a smaller change would only change the dither
 
 
@@ -117,7 +116,7 @@ def levels_of(pcm: np.ndarray) -> list[float]:
     """dB of full scale of each LEVEL_SAMPLES of int16 samples around their mean, for a DC offset is no sound; at least
     QUIETEST_DB."""
     samples = pcm.reshape(-1, LEVEL_SAMPLES).astype(np.float64)  # exact sums, so that a large offset hides no faint sound
-    sums, squares = samples @ ONES, (samples * samples) @ ONES
+    sums, squares = np.add.reduce(samples, axis=1), np.add.reduce(samples * samples, axis=1)
     # The few that there are: numpy takes longer for them than Python.
     return [level_of(total, square) for total, square in zip(sums.tolist(), squares.tolist(), strict=True)]
 
