@@ -4,15 +4,14 @@ import torch
 
 from engine_build.checkpoint import Checkpoint
 from engine_build.export import modules
-from runtime.audio import dither
+from runtime.audio import to_float
 from runtime.engine.known_clip import MOST_TOKENS, clip
 
 
 def known_tokens(weights: Checkpoint, max_seconds: float) -> tuple[int, ...]:
     """Without start and end token, one after the other; the whole row is decoded anew for each. Raises CheckpointError."""
     encoder, decoder, _ = modules(weights, "fp32", max_seconds)
-    config, known = weights.config, clip()
-    heard = torch.from_numpy(known.samples / 32_768 + dither(0, len(known.samples))).float()[None]
+    config, heard = weights.config, torch.from_numpy(to_float(clip()))[None]
     tokens = [config.start_token]
     with torch.inference_mode():
         cross_kv, frames = encoder(heard, torch.tensor([heard.shape[1]]))

@@ -1,7 +1,8 @@
 """Several engines on one device as one, so that one works there while the host reads the answers of another."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -9,8 +10,16 @@ from runtime.audio import Clip
 from runtime.engine.protocol import Engine, Pending, Prediction, Row
 
 
+def summed(name: str) -> Any:
+    """What an engine counts, of all of them together."""
+    return property(lambda self: sum(getattr(engine, name) for engine in self._engines))
+
+
 class SlotGroups(Engine):
     """Its slots are those of the first engine, then those of the next; each call is of one of them."""
+
+    uncaptured_runs, captured_shapes, capture_seconds = map(summed, ("uncaptured_runs", "captured_shapes", "capture_seconds"))
+    bytes_in, bytes_out = map(summed, ("bytes_in", "bytes_out"))
 
     def __init__(self, engines: Sequence[Engine]):
         """engines: alike."""
@@ -55,26 +64,3 @@ class SlotGroups(Engine):
         if len(groups) != 1 or not 0 <= (group := groups.pop()) < len(self._engines):
             raise ValueError(f"slots {min(slots)} to {max(slots)} are not of one group of {self._size}")
         return self._engines[group], group * self._size
-
-    def _sum(self, of: Callable[[Engine], float]) -> float:
-        return sum(map(of, self._engines))
-
-    @property
-    def uncaptured_runs(self) -> int:
-        return int(self._sum(lambda engine: engine.uncaptured_runs))
-
-    @property
-    def captured_shapes(self) -> int:
-        return int(self._sum(lambda engine: engine.captured_shapes))
-
-    @property
-    def capture_seconds(self) -> float:
-        return self._sum(lambda engine: engine.capture_seconds)
-
-    @property
-    def bytes_in(self) -> int:
-        return int(self._sum(lambda engine: engine.bytes_in))
-
-    @property
-    def bytes_out(self) -> int:
-        return int(self._sum(lambda engine: engine.bytes_out))
