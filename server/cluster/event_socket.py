@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import zmq
 
+from server.cluster.zmq_sockets import has_message, new_socket
+
 logger = logging.getLogger(__name__)
 
 MESSAGES_AT_ONCE = 32
@@ -18,9 +20,7 @@ class EventSocket:
     def __init__(self, kind: int, address: str):
         """kind: as zmq.DEALER."""
         self._loop = asyncio.get_running_loop()
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(kind)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.SNDHWM, 0)
+        self._socket = new_socket(kind)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)  # what finds nobody at the other end must not reach the next one there
         if kind == zmq.SUB:
             self._socket.setsockopt(zmq.SUBSCRIBE, b"")
@@ -55,7 +55,7 @@ class EventSocket:
         """Take some, then let others have their turn."""
         self._is_looking = False
         for _ in range(MESSAGES_AT_ONCE):
-            if not int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            if not has_message(self._socket):
                 return
             data = self._socket.recv(zmq.NOBLOCK)
             try:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 import zmq
 
+from server.cluster.zmq_sockets import has_message, new_socket
+
 MESSAGES_AT_ONCE = 256  # then the device gets its next step, however much comes in
 
 
@@ -17,9 +19,7 @@ class Mailbox:
     def __init__(self, address: str):
         """address: as ipc:///path; nobody finds it before open()."""
         self._address = address
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.SNDHWM, 0)
+        self._socket = new_socket(zmq.ROUTER)
         self._waker, self._woken = socket.socketpair()
         self._waker.setblocking(False)
         self._woken.setblocking(False)
@@ -44,8 +44,7 @@ class Mailbox:
     def messages(self) -> Iterator[tuple[bytes, bytes]]:
         """Those that are there: of which gateway, and what it says."""
         for _ in range(MESSAGES_AT_ONCE):
-            # Asking first costs a tenth of the exception that an empty socket raises.
-            if not int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            if not has_message(self._socket):
                 return
             frames = self._socket.recv_multipart(zmq.NOBLOCK)
             if len(frames) == 2:  # whatever else has found the socket is no gateway
