@@ -50,6 +50,7 @@ async def running() -> AsyncIterator[Server]:
     try:
         yield Server(f"127.0.0.1:{listener.getsockname()[1]}", sessions, transcriber)
     finally:
+        await sessions.finish_all(timeout_seconds=0.0)  # as a gateway does: uvicorn waits for every session
         serves.should_exit = True
         await serving
 
