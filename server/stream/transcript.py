@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import itertools
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +13,8 @@ from server.stream.words import Word
 
 Span = tuple[int, int]
 """First token of a word and the one behind its last."""
-Followed = tuple[Span, int]
-"""A word, and how many follow it; a pause counts as one."""
+Belief = tuple[float, float]
+"""The least log-probability of a word's tokens, and of its punctuation; of those less is asked."""
 
 ANY = float("-inf")
 
@@ -28,6 +29,26 @@ class Rule:
     """none of them gives any of its tokens less than this log-probability,"""
     behind: int = 1
     """and so many words follow it in the newest; a pause counts as one."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A word of the newest hypothesis."""
+
+    word: Span
+    behind: int
+    """How many follow it; a pause counts as one."""
+    beliefs: Sequence[Belief]
+    """What the newest hypothesis gives it, the newest two, and so on, as far as they have it and all before it."""
+
+    def meets(self, rules: Sequence[Rule]) -> bool:
+        return any(self._meets(rule) for rule in rules)
+
+    def _meets(self, rule: Rule) -> bool:
+        if self.behind < rule.behind or len(self.beliefs) < rule.hypotheses:
+            return False
+        word, punctuation = self.beliefs[int(rule.hypotheses) - 1]
+        return word >= rule.least and punctuation >= min(rule.least, PUNCTUATION_LOG_PROB)
 
 
 STABLE_RULES = (Rule(1, -0.05), Rule(1.5, -0.3), Rule(2, -0.5), Rule(4, -1.0), Rule(1, -0.3, behind=3), Rule(1.5, ANY, behind=8))
@@ -133,9 +154,10 @@ class Transcript:
         self.draft = newest.tokens
         words = self._words(self.draft)
         behind = range(len(words) - 1 + complete, -1, -1)
-        followed = list(zip(words, behind, strict=False))
-        self._confirm(followed)
-        self._show(followed)
+        judged = [Judged(word, count, self._beliefs(*word)) for word, count in zip(words, behind, strict=False)
+                  if word[1] > self.forced]  # fmt: skip
+        self._confirm(judged)
+        self._show(judged, words[: len(words) - 1 + complete])
 
     def has_lost_sight(self, tokens: Sequence[int]) -> bool:
         """Has a final hypothesis so few words, beside those in sight, that it must have failed? Quiet does that to Moonshine.
@@ -173,28 +195,23 @@ class Transcript:
         self.draft, self.forced = rest.tokens, stable
         self._shown = rest.tokens[: max([stable, *(end for _, end in self._words(rest.tokens)[: max(0, in_sight)])])]
 
-    def _confirm(self, followed: Sequence[Followed]) -> None:
+    def _confirm(self, judged: Sequence[Judged]) -> None:
         """Make words stable, in order, as far as the rules go."""
-        for word, behind in followed:
-            if word[1] > self.forced:
-                if not self._meets(self._stable_rules, word, behind):
-                    return
-                self.forced = word[1]
+        for each in itertools.takewhile(lambda each: each.meets(self._stable_rules), judged):
+            self.forced = each.word[1]
 
-    def _show(self, followed: Sequence[Followed]) -> None:
+    def _show(self, judged: Sequence[Judged], whole: Sequence[Span]) -> None:
         """Decide what is in sight: the newest hypothesis as far as the rules go, in its own words where it goes on from those in
-        sight or they are contradicted, and else behind them."""
+        sight or they are contradicted, and else behind them. whole: its words with others or a pause behind them."""
         kept, end = common_prefix(self._shown, self.draft), self.forced
-        for word, behind in followed:
-            if word[1] > end and not self._meets(SHOWN_RULES, word, behind):
-                break
-            end = max(end, word[1])
+        for each in itertools.takewhile(lambda each: each.word[1] <= self.forced or each.meets(SHOWN_RULES), judged):
+            end = max(end, each.word[1])
         if kept == len(self._shown):
             self._shown = self.draft[: max(end, kept)]
         elif self.forced > kept or self._is_contradicted():
             # As many words as before stay in sight: a correction in the middle should not take away what is behind it.
             before = self._words(self._shown)
-            self._shown = self.draft[: max([end, *(last for (_, last), behind in followed[: len(before)] if behind)])]
+            self._shown = self.draft[: max([end, *(last for _, last in whole[: len(before)])])]
         else:
             self._shown += self._news(self.draft[:end])
 
@@ -223,22 +240,17 @@ class Transcript:
     def _split(self, tokens: tuple[int, ...]) -> list[tuple[int, ...]]:
         return [tokens[first:end] for first, end in self._words(tokens)]
 
-    def _meets(self, rules: Sequence[Rule], word: Span, behind: int) -> bool:
-        return any(behind >= rule.behind and self._agreed(*word, round(rule.hypotheses), rule.least) for rule in rules)
-
-    def _agreed(self, begin: int, end: int, count: int, least: float) -> bool:
-        """Do the newest `count` hypotheses have this word and all before it, and give its tokens at least so much?"""
-        if count > len(self._recent):
-            return False
-        newest = [self._recent[-1 - age] for age in range(count)]
-        return all(self._has_word(each, end) and self._believes(each, begin, end, least) for each in newest)
-
-    def _believes(self, hypothesis: Hypothesis, begin: int, end: int, least: float) -> bool:
-        """A comma or a full stop is often as good as the other; of those less is asked."""
-        return all(
-            log_prob >= (min(least, PUNCTUATION_LOG_PROB) if self._tokenizer.is_punctuation(token) else least)
-            for token, log_prob in zip(hypothesis.tokens[begin:end], hypothesis.log_probs[begin:end], strict=True)
-        )
+    def _beliefs(self, begin: int, end: int) -> list[Belief]:
+        """Of the word that these tokens of the draft are; see Judged."""
+        found, word, punctuation = [], math.inf, math.inf
+        for hypothesis in itertools.takewhile(lambda each: self._has_word(each, end), reversed(self._recent)):
+            for token, log_prob in zip(self.draft[begin:end], hypothesis.log_probs[begin:end], strict=True):
+                if self._tokenizer.is_punctuation(token):
+                    punctuation = min(punctuation, log_prob)
+                else:
+                    word = min(word, log_prob)
+            found.append((word, punctuation))
+        return found
 
     def _has_word(self, hypothesis: Hypothesis, end: int) -> bool:
         tokens = hypothesis.tokens
