@@ -159,8 +159,7 @@ class Sessions:
         self._metrics.ready.set(self.refusal() is None)
         self._metrics.backlog_seconds.set(self.backlog_seconds())
         for session in list(self._members.values()):
-            with self._guarded(session):
-                session.on_time(now)
+            self._guard(session, session.on_time, now)
         self._end_longest(now)
 
     def _end_longest(self, now: float) -> None:
@@ -170,8 +169,7 @@ class Sessions:
             return
         for session in [each for each in self._members.values() if not isinstance(each, Recording)]:
             if now - self._records[session.session_id].opened_at > limit_seconds:
-                with self._guarded(session):
-                    session.fail(ServerError(Code.SESSION_TOO_LONG, f"a session may last {limit_seconds:g} s"))
+                self._guard(session, session.fail, ServerError(Code.SESSION_TOO_LONG, f"a session may last {limit_seconds:g} s"))
 
     def _look_after_engine(self) -> None:
         """What is on an engine that hangs is failed by name. Where it is lost for good the process ends, to be started again."""
@@ -182,8 +180,9 @@ class Sessions:
         if status in (Status.HUNG, Status.FAILED):
             logger.error("the engine %s, and %d sessions with it", status.value, len(self._members))
             for session in list(self._members.values()):
-                with self._guarded(session):
-                    session.fail(ServerError(Code.ENGINE_FAILED, f"the engine has {status.value}; connect again"))
+                self._guard(
+                    session, session.fail, ServerError(Code.ENGINE_FAILED, f"the engine has {status.value}; connect again")
+                )
         if status is Status.FAILED:
             self.on_defect()
 
@@ -401,13 +400,13 @@ class Sessions:
 
     def text(self, session: AnySession, text: str) -> None:
         self._take_pace(session, len(text) / BASE64_CHARACTERS_A_SECOND)  # it may be audio
-        with self._guarded(session):
-            session.on_text(text, self._clock())
+        self._guard(session, session.on_text, text, self._clock())
 
     def audio(self, session: Hearer, pcm: bytes) -> None:
-        self._take_pace(session, self._count_audio(session, pcm))
-        with self._guarded(session):
-            session.on_audio(pcm, self._clock())
+        now, record = self._clock(), self._records.get(session.session_id)
+        if record is not None:
+            record.pace.take(self._count_audio(record, pcm), now)
+        self._guard(session, session.on_audio, pcm, now)
 
     def piece(self, session: Member) -> None:
         """A piece of a container has come; its audio is counted when it is decoded."""
@@ -417,12 +416,11 @@ class Sessions:
         if record := self._records.get(session.session_id):
             record.pace.take(audio_seconds, self._clock())
 
-    def _count_audio(self, session: Member, pcm: bytes) -> float:
+    def _count_audio(self, record: Record, pcm: bytes) -> float:
         """Returns how many seconds it is."""
         seconds = len(pcm) / 2 / SAMPLE_RATE
         self._uncounted_seconds += seconds
-        if record := self._records.get(session.session_id):
-            record.audio_seconds += seconds
+        record.audio_seconds += seconds
         return seconds
 
     def _count_heard(self) -> None:
@@ -432,8 +430,7 @@ class Sessions:
 
     def finish(self, session: Member) -> None:
         """The client has said its last: it gets its final."""
-        with self._guarded(session):
-            session.finish(self._clock())
+        self._guard(session, session.finish, self._clock())
 
     async def until_tick(self) -> None:
         """Until sessions have next been told the time."""
@@ -467,11 +464,10 @@ class Sessions:
         """The client has gone without a word. Harmless for a session that has ended."""
         session.drop()
 
-    @contextlib.contextmanager
-    def _guarded(self, session: Member) -> Iterator[None]:
+    def _guard(self, session: Member, function: Callable[..., None], *arguments: object) -> None:
         """A defect met by one session ends that session, by name, and no other."""
         try:
-            yield
+            function(*arguments)
         except Exception:
             logger.exception("%s met a defect and is ended", session.session_id)
             with contextlib.suppress(Exception):  # the defect may be in the way of telling it, too
@@ -492,9 +488,8 @@ class Sessions:
         self, recording: Recording, stream_id: str, pcm: bytes, say: Callable[[Event], bool], options: Options
     ) -> Callable[[], None]:
         stream, end = self._begin_named_stream(recording, stream_id, say, options, self._clock())
-        self._count_audio(recording, pcm)
-        with self._guarded(recording):
-            stream.hear_all(pcm, self._clock())
+        self._count_audio(self._records[recording.session_id], pcm)
+        self._guard(recording, stream.hear_all, pcm, self._clock())
         return end
 
     def _begin_named_stream(
@@ -544,13 +539,11 @@ class Sessions:
             self._loop.call_soon_threadsafe(function, *arguments)
 
     def _deliver(self, session: Member, stream: Stream, result: Result) -> None:
-        with self._guarded(session):
-            stream.on_result(result, self._clock())
+        self._guard(session, stream.on_result, result, self._clock())
 
     def _lose(self, session: Member, message: str) -> None:
         """The engine that the session's stream was on is gone."""
-        with self._guarded(session):
-            session.fail(ServerError(Code.ENGINE_FAILED, message))
+        self._guard(session, session.fail, ServerError(Code.ENGINE_FAILED, message))
 
     # The end
 
@@ -569,8 +562,7 @@ class Sessions:
         logger.info("draining: %d sessions may go on for %g s", len(self._members), seconds)
         for session in list(self._members.values()):
             if isinstance(session, Session):
-                with self._guarded(session):
-                    session.move(seconds)
+                self._guard(session, session.move, seconds)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._is_empty.wait(), seconds)
 
@@ -585,10 +577,10 @@ class Sessions:
         if self._members:
             logger.info("shutting down: %d sessions get their finals", len(self._members))
         for session in list(self._members.values()):
-            with self._guarded(session):
-                session.finish(self._clock())
+            self._guard(session, session.finish, self._clock())
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._is_empty.wait(), timeout_seconds)
         for session in list(self._members.values()):
-            with self._guarded(session):
-                session.fail(ServerError(Code.SHUTTING_DOWN, "the server is shutting down and could not finish in time"))
+            self._guard(
+                session, session.fail, ServerError(Code.SHUTTING_DOWN, "the server is shutting down and could not finish in time")
+            )

@@ -29,6 +29,15 @@ LEAD_SECONDS = 0.4  # of quiet kept before sound
 LONG_LEAD_SECONDS = 0.8  # more quiet than this before sound is cut off, down to LEAD_SECONDS
 QUIET_SECONDS = 3.0  # length of a segment without sound
 PAUSES = ((0.0, 2.5), (6.0, 2.5), (8.0, 0.5), (12.0, 0.2))  # seconds heard so far: seconds of pause that end the segment
+PAUSE_LEVELS: list[float] = (
+    LEVELS_PER_SECOND
+    * np.interp(
+        np.arange(PAUSES[-1][0] * LEVELS_PER_SECOND + 1) / LEVELS_PER_SECOND,
+        [heard for heard, _ in PAUSES],
+        [pause for _, pause in PAUSES],
+    )
+).tolist()
+"""By how many levels are heard; the last also where it is more."""
 HEARD_PAUSE_SECONDS = 0.6  # of a longer pause, this much is heard: half at each end
 HEARD_PAUSE_LEVELS = int(HEARD_PAUSE_SECONDS * LEVELS_PER_SECOND)
 NEAR_LEVELS = 6  # 120 ms
@@ -193,19 +202,18 @@ class Segmenter:
 
     def _measure_levels(self) -> list[bool]:
         """Of each new one, whether it is sound."""
-        measured = len(self._levels) * LEVEL_SAMPLES
-        blocks = (len(self._pcm) // 2 - measured) // (LEVEL_SAMPLES * BLOCK_LEVELS)
-        if blocks <= 0:
+        measured = len(self._levels)
+        count = (len(self._pcm) // (2 * LEVEL_SAMPLES) - measured) // BLOCK_LEVELS * BLOCK_LEVELS
+        if count <= 0:
             return []
-        count = blocks * BLOCK_LEVELS
-        pcm = np.frombuffer(self._pcm, np.int16, count * LEVEL_SAMPLES, offset=measured * 2)
+        pcm = np.frombuffer(self._pcm, np.int16, count * LEVEL_SAMPLES, offset=measured * LEVEL_SAMPLES * 2)
         for level in levels_of(pcm):
             self._levels.append(level)
             self._loud.append(self._loudness.is_sound(level))
             self._gains_db.append(self._loudness.gain_db)
             if self._loud[-1]:
                 self._loud_until = len(self._loud)
-        return self._loud[-count:]
+        return self._loud[measured:]
 
     def _scan(self, index: int) -> Cut | None:
         """Look at one more level of the open segment."""
@@ -216,7 +224,7 @@ class Segmenter:
         if self._sound_at is None:
             return self._scan_quiet(index)
         pause_at = index + 1 - self._quiet_run
-        if self._quiet_run and self._quiet_run >= pause_levels(self._heard):
+        if self._quiet_run and self._quiet_run >= PAUSE_LEVELS[min(self._heard, len(PAUSE_LEVELS) - 1)]:
             return self._cut_at(pause_at + self._quiet_run // 2, CutKind.PAUSE)
         if self._heard >= self._max_levels:
             assert self._window_at is not None, "the window begins before the segment's end"
@@ -252,12 +260,6 @@ class Segmenter:
             power[~near] = np.inf
         # The last of equals: the longer segment gives the model more to go by.
         return self._position_of(int(middles[len(power) - 1 - int(np.argmin(power[::-1]))]))
-
-
-def pause_levels(heard_levels: int) -> float:
-    """How many quiet levels end a segment of which this many are heard."""
-    seconds, pauses = zip(*PAUSES, strict=True)
-    return float(np.interp(heard_levels / LEVELS_PER_SECOND, seconds, pauses)) * LEVELS_PER_SECOND
 
 
 def quiet_stretches(loud: Sequence[bool]) -> Iterator[tuple[int, int]]:

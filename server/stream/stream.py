@@ -139,7 +139,8 @@ class Stream:
             return
         if self._turns is not None:
             self._tell_turns(self._turns.hear(levels), now)
-        self._advance(now)
+        if levels or self._interim_is_due(now):  # nothing else comes between two levels
+            self._advance(now)
 
     def hear_all(self, pcm: bytes, now: float) -> None:
         """The whole of a recording, and its end."""
@@ -282,11 +283,11 @@ class Stream:
         return self._flushes[0].asked_at if self.state is State.OPEN and self._flushes else self._finished_at
 
     def _interim_is_due(self, now: float) -> bool:
+        if now - self._last_interim_at < self._limits.interim_interval_seconds:
+            return False
         if not self._segmenter.has_sound or self._heard_it_all(ENOUGH_COMPLETE):
             return False
-        new_samples = self._segmenter.end - max(self._transcribed_until, self._segmenter.start)
-        interval_passed = now - self._last_interim_at >= self._limits.interim_interval_seconds
-        return interval_passed and new_samples >= MIN_NEW_SECONDS * SAMPLE_RATE
+        return self._segmenter.end - max(self._transcribed_until, self._segmenter.start) >= MIN_NEW_SECONDS * SAMPLE_RATE
 
     def _heard_it_all(self, times: int = 1) -> bool:
         """Have so many results heard everything that was said in the open segment, and quiet behind it?"""
