@@ -1,6 +1,6 @@
 """The engine on ONNX Runtime: the default where there is no GPU.
 
-Owns its sessions, the slots' caches in host memory, and a few threads that encode. Clips are encoded without padding, each on
+Owns its sessions and the slots' caches in host memory. Clips are encoded without padding, each on
 a core of its own and beside the decoder, for what is spread over two cores takes 0.7 of one core's time, not half; only a clip
 that is alone gets all of them. The decoder reads its weights once for all rows, so rows are decoded together wherever the work
 saved exceeds the padding.
@@ -9,10 +9,7 @@ saved exceeds the padding.
 import functools
 import math
 import os
-import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +17,7 @@ import onnxruntime
 
 from runtime import audio
 from runtime.audio import Clip
+from runtime.engine.lanes import LaneEncoding, Lanes
 from runtime.engine.manifest import ALIGNER_FILE, DECODER_FILE, ENCODER_FILE, Manifest
 from runtime.engine.protocol import (
     CONTINUED,
@@ -64,11 +62,9 @@ class OnnxEngine(Engine):
         )
         self._encoder = open_session(directory / ENCODER_FILE, threads)
         self._lone_encoder = open_session(directory / ENCODER_FILE, 1) if threads > 1 else self._encoder
-        self._cores = ThreadPoolExecutor(threads, "encode")
-        self._spare_cores = ThreadPoolExecutor(threads, "encode spare", initializer=yield_to_all)
+        self._lanes: Lanes[np.ndarray] = Lanes(threads, self._fill)
         self._decoder = open_session(directory / DECODER_FILE, threads)
         self._decoder_beside = open_session(directory / DECODER_FILE, beside) if threads > 1 else self._decoder
-        self._encodings: dict[int, OnnxEncoding] = {}  # under way, by slot
         self._open_aligner = functools.cache(
             lambda: open_session(directory / ALIGNER_FILE, threads)
         )  # when it is first asked for
@@ -86,20 +82,13 @@ class OnnxEngine(Engine):
         for slot, clip in zip(slots, clips, strict=True):
             self.begin_encode(slot, clip, Cores.ALL).finish()
 
-    def begin_encode(self, slot: int, clip: Clip, cores: Cores) -> "OnnxEncoding":
+    def begin_encode(self, slot: int, clip: Clip, cores: Cores) -> LaneEncoding[np.ndarray]:
         check_clip(self.limits, slot, clip)
         encoder = self._encoder if cores is Cores.ALL else self._lone_encoder
-        threads = self._spare_cores if cores is Cores.SPARE else self._cores
-        encoding = OnnxEncoding(self, slot, threads.submit(encode_clip, encoder, clip))
-        self._encodings[slot] = encoding
-        return encoding
+        return self._lanes.begin(slot, cores, lambda: encode_clip(encoder, clip))
 
-    def finish_encode(self, encoding: "OnnxEncoding", cross_kv: np.ndarray) -> None:
-        """Write what an encoding gave to its slot, if that still waits for it."""
-        slot, frames = encoding.slot, cross_kv.shape[3]
-        if self._encodings.get(slot) is not encoding:
-            return
-        del self._encodings[slot]
+    def _fill(self, slot: int, cross_kv: np.ndarray) -> None:
+        frames = cross_kv.shape[3]
         self._frames[slot] = self._held[slot] = 0
         self._cross.reserve(max(frames, int(self._frames.max())), busy=np.flatnonzero(self._frames))
         self._cross.write(slot, 0, cross_kv)
@@ -137,7 +126,7 @@ class OnnxEngine(Engine):
         for layer in range(self._layers):
             feed[f"past_key.{layer}"], feed[f"past_value.{layer}"] = self._past.rows(layer, first, last)
             feed[f"cross_key.{layer}"], feed[f"cross_value.{layer}"] = self._cross.rows(layer, first, last)
-        decoder = self._decoder_beside if self._encodings else self._decoder
+        decoder = self._decoder_beside if self._lanes.are_busy else self._decoder
         next_tokens, log_probs, new_kv = run_session(decoder, feed)
         predictions = {}
         for row in rows:
@@ -169,7 +158,7 @@ class OnnxEngine(Engine):
 
     def free(self, slot: int) -> None:
         self._frames[slot] = self._held[slot] = 0
-        self._encodings.pop(slot, None)
+        self._lanes.forget(slot)
 
     def clear(self, slot: int) -> None:
         self._cross.clear(slot)
@@ -177,15 +166,8 @@ class OnnxEngine(Engine):
 
     def close(self) -> None:
         self._open_aligner.cache_clear()
-        self._cores.shutdown()
-        self._spare_cores.shutdown()
+        self._lanes.close()
         del self._encoder, self._lone_encoder, self._decoder, self._decoder_beside
-
-
-def yield_to_all() -> None:
-    """Let this thread run only while no other thread wants its core; a step under way cannot be taken back."""
-    if sys.platform == "linux":  # the lowest nice value waits for a core's next tick: updates took 1.4 times as long, not 1.2
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def encode_clip(encoder: onnxruntime.InferenceSession, clip: Clip) -> np.ndarray:
@@ -193,21 +175,6 @@ def encode_clip(encoder: onnxruntime.InferenceSession, clip: Clip) -> np.ndarray
     samples = audio.to_float(clip)[None]
     cross_kv, _ = run_session(encoder, {"audio": samples, "lengths": np.array([samples.shape[1]])})
     return cross_kv[:, :, 0]
-
-
-@dataclass(frozen=True, eq=False)
-class OnnxEncoding:
-    """See runtime.engine.Encoding."""
-
-    engine: OnnxEngine
-    slot: int
-    cross_kv: Future[np.ndarray]
-
-    def when_done(self, callback: Callable[[], None]) -> None:
-        self.cross_kv.add_done_callback(lambda _: callback())
-
-    def finish(self) -> None:
-        self.engine.finish_encode(self, self.cross_kv.result())
 
 
 class RowCache:
