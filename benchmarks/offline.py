@@ -77,6 +77,10 @@ class Offline:
     """Recordings at once."""
     repeats: int
     failure: str | None = None
+    target: str | None = None
+    """Of this server's engine, which a peer has none of;"""
+    precision: str | None = None
+    """and what it computes in."""
 
     def as_json(self) -> dict:
         return dataclasses.asdict(self)
@@ -115,7 +119,8 @@ def transcribe_all(engine_directory: Path, target: str, precision: str, recordin
     once()
     runs = [once() for _ in range(REPEATS)]
     loop.stop()
-    return outcome(f"this server's engine, {engine.name}", recordings, [seconds for seconds, _ in runs], runs[-1][1], batch)
+    measured = outcome(f"this server's engine, {engine.name}", recordings, [seconds for seconds, _ in runs], runs[-1][1], batch)
+    return dataclasses.replace(measured, target=target, precision=choice.precision)
 
 
 def transcribe_with_transformers(recordings: Sequence[Recording], batch: int, tokenizer: Tokenizer) -> Offline:
@@ -173,14 +178,14 @@ def run_peer(peer: Peer, recordings: Sequence[Recording]) -> Offline:
     return outcome(peer.name, recordings, [said["seconds"]], said["texts"], 1)
 
 
-def run(engine_directory: Path, target: str, precisions: Sequence[str], batches: Sequence[int], with_peers: bool,
+def run(engine_directory: Path, targets: Sequence[str], precisions: Sequence[str], batches: Sequence[int], with_peers: bool,
         progress: Callable[[str], None]) -> Iterator[Offline]:  # fmt: skip
     """Ours, then transformers in several batch sizes, then the peers if asked for."""
     recordings = corpus()
-    for precision, batch in itertools.product(precisions, batches):
+    for target, precision, batch in itertools.product(targets, precisions, batches):
         progress(f"{target} {precision}, up to {batch} at once")
         yield transcribe_all(engine_directory, target, precision, recordings, batch)
-    tokenizer = Tokenizer.load(selection.choose(engine_directory, DEFAULT_MODEL, precisions[0], target).directory)
+    tokenizer = Tokenizer.load(selection.choose(engine_directory, DEFAULT_MODEL, precisions[0], targets[0]).directory)
     for size in TRANSFORMERS_BATCHES:
         progress(f"transformers, batches of {size}")
         yield transcribe_with_transformers(recordings, size, tokenizer)

@@ -93,7 +93,7 @@ def add_engine_options(command: argparse.ArgumentParser) -> None:
 
 
 def add_offline_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--target", default=selection.detect_target(), choices=selection.TARGETS)
+    command.add_argument("--targets", "--target", nargs="+", default=[selection.detect_target()], choices=selection.TARGETS)
     command.add_argument("--precisions", nargs="+", default=[DEFAULT_PRECISION, "int8"], choices=PRECISIONS)
     command.add_argument(
         "--batches", type=int, nargs="+", default=[32] if hardware.find_gpu() else [8, 32], help="MAX_BATCH_SIZE"
@@ -227,7 +227,7 @@ def run_offline(arguments: argparse.Namespace) -> int:
 
     about, results = {"benchmark": "offline", "machine": machine.describe(), "settings": settings_of(arguments)}, []
     with console.status("…") as status:
-        for each in offline.run(arguments.engines, arguments.target, arguments.precisions, arguments.batches, arguments.peers,
+        for each in offline.run(arguments.engines, arguments.targets, arguments.precisions, arguments.batches, arguments.peers,
                                 status.update):  # fmt: skip
             results.append(each)
             console.print(each.name, each.failure or f"RTFx {each.rtfx:,.0f}", highlight=False)
