@@ -75,11 +75,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
                         f"nothing; default: latin for {' and '.join(checkpoint.PACKAGES)}, any for others")  # fmt: skip
     parser.add_argument("--precision", choices=PRECISIONS,
                         help="what to compute in; default: fp16 for a GPU, int8 for a processor with VNNI, else fp32. "
-                        "onnxruntime: fp16 and bf16 build fp32, int8 computes products in int8; "
+                        "onnxruntime: fp16 and bf16 build fp32, int8 computes products in int8; native: fp32 or int8; "
                         "tensorrt: int8 is int8 weights in fp16 arithmetic; torch: no int8")  # fmt: skip
     parser.add_argument("--target", choices=("auto", *selection.TARGETS), default="auto",
                         help="auto: tensorrt where a GPU and a TensorRT package are present, torch where there is a GPU and "
-                        "torch, else onnxruntime")  # fmt: skip
+                        "torch, else onnxruntime; native compiles C++ for this processor")  # fmt: skip
     parser.add_argument("--flavour", choices=tuple(tensorrt_package.FLAVOURS),
                         help="of TensorRT, where both are installed; default: whichever is")  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("engines"), help="the engine's directory is made below this one")
@@ -240,7 +240,8 @@ def exporter_sha256() -> str:
 
 
 def builder_sha256() -> str:
-    return checkpoint.sha256_of(*sorted(Path(__file__).parent.glob("*.py")))
+    here = Path(__file__).parent
+    return checkpoint.sha256_of(*sorted(here.glob("*.py")), *sorted(here.glob("native/*")))
 
 
 def versions_of(packages: Iterable[str]) -> dict[str, str]:

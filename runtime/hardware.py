@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +17,17 @@ def sums_int8_products_exactly(cpu_info: Path | None = None, machine: str = plat
 
 def has_vnni(cpu_info: Path | None = None) -> bool:
     """Has the processor x86's instructions for products of 8 bits?"""
-    flags = next((line for line in read_lines(cpu_info or CPU_INFO) if line.startswith("flags")), "").split()
+    flags = processor_flags(cpu_info)
     return "avx512_vnni" in flags or "avx_vnni" in flags
+
+
+def has_flags(flags: Iterable[str]) -> bool:
+    """Has the processor all these instructions, by the names of /proc/cpuinfo?"""
+    return processor_flags().issuperset(flags)
+
+
+def processor_flags(cpu_info: Path | None = None) -> frozenset[str]:
+    return frozenset(next((line for line in read_lines(cpu_info or CPU_INFO) if line.startswith("flags")), "").split())
 
 
 def read_lines(path: Path) -> list[str]:

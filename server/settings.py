@@ -207,8 +207,9 @@ class Model(Group):
     precision: Literal["fp16", "bf16", "fp32", "int8"] | None = Field(None, alias="MOONSHINE_PRECISION")
     """Precision of the engine. Unset: fp16 on a GPU, int8 on a CPU with VNNI, fp32 on another.
     A CPU has `fp32` and `int8`; it runs `fp16` and `bf16` in fp32 and says so."""
-    target: Literal["auto", "onnxruntime", "tensorrt", "torch"] = Field("auto", alias="ASR_TARGET")
-    """What runs the engine. auto: tensorrt or torch where there is a GPU and the package, else onnxruntime."""
+    target: Literal["auto", "onnxruntime", "native", "tensorrt", "torch"] = Field("auto", alias="ASR_TARGET")
+    """What runs the engine. auto: tensorrt or torch where there is a GPU and the package, else onnxruntime. native: compiled for
+    this processor."""
     engine_dir: Path = Field(Path("engines"), alias="ASR_ENGINE_DIR")
     """Directory of the engines: `--out` of the build."""
     engines: int = Field(0, ge=0, le=64, alias="ASR_ENGINES")

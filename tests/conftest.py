@@ -79,6 +79,20 @@ def int8(built) -> "Opened":
 
 
 @pytest.fixture(scope="session")
+def native_fp32(built) -> "Opened":
+    from tests import engines
+
+    return engines.open_native("fp32", built)
+
+
+@pytest.fixture(scope="session")
+def native_int8(built) -> "Opened":
+    from tests import engines
+
+    return engines.open_native("int8", built)
+
+
+@pytest.fixture(scope="session")
 def torch_fp32(built) -> "Opened":
     """The torch engine on the CPU."""
     from tests import engines

@@ -15,6 +15,7 @@ from runtime.engine.manifest import (
     ENCODER_FILE,
     ENCODER_PLAN,
     EXPORT,
+    NATIVE,
     ONNXRUNTIME,
     TENSORRT,
     TORCH,
@@ -57,6 +58,12 @@ def builder() -> Built:
 def open_onnx(precision: str, built: Built, max_batch: int = 8) -> Opened:
     built(precision)
     engine, tokenizer, _ = selection.open_engine(selection.choose(ENGINES, MODEL, precision, ONNXRUNTIME), max_batch)
+    return Opened(engine, tokenizer)
+
+
+def open_native(precision: str, built: Built, max_batch: int = 8, threads: int | None = None) -> Opened:
+    built(precision, NATIVE)
+    engine, tokenizer, _ = selection.open_engine(selection.choose(ENGINES, MODEL, precision, NATIVE), max_batch, threads)
     return Opened(engine, tokenizer)
 
 

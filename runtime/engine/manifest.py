@@ -17,6 +17,7 @@ EXPORT = "onnx"  # the target of an export: what engines are made from
 ONNXRUNTIME = "onnxruntime"
 TENSORRT = "tensorrt"
 TORCH = "torch"
+NATIVE = "native"
 ENCODER_FILE = "encoder.onnx"
 DECODER_FILE = "decoder.onnx"
 ALIGNER_FILE = "aligner.onnx"
@@ -27,6 +28,8 @@ ENCODER_PROGRAM = "encoder.pt2"
 PACKED_ENCODER_PROGRAM = "packed_encoder.pt2"
 DECODER_PROGRAM = "decoder.pt2"
 ALIGNER_PROGRAM = "aligner.pt2"
+NATIVE_LIBRARY = "engine.so"
+NATIVE_WEIGHTS = "weights.npz"
 
 
 class EngineFile(BaseModel):
@@ -65,7 +68,7 @@ class Manifest(BaseModel):
     script: str = "any"
     """What it may write: letters of the latin script only, or of any."""
     target: str
-    """onnxruntime, tensorrt or torch; onnx for an export."""
+    """onnxruntime, native, tensorrt or torch; onnx for an export."""
     precision: str
     """What the engine computes in, whatever was asked for."""
     builder_sha256: str
@@ -93,6 +96,8 @@ class Manifest(BaseModel):
     """UTC, ISO 8601."""
     needs_exact_int8_sums: bool = False
     """Of an int8 engine with weights of 8 bits: it runs only where hardware.sums_int8_products_exactly()."""
+    processor_flags: tuple[str, ...] = ()
+    """Of the native target: instructions that its library uses, as /proc/cpuinfo names them."""
     plans: Plans | None = None
     """Of the tensorrt target only."""
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from runtime import hardware
 from runtime.engine import known_clip, manifest, tensorrt_package
-from runtime.engine.manifest import ONNXRUNTIME, TENSORRT, TORCH, Manifest
+from runtime.engine.manifest import NATIVE, ONNXRUNTIME, TENSORRT, TORCH, Manifest
 from runtime.engine.protocol import Engine
 from runtime.exceptions import EngineDirectoryError
 from runtime.tokenizer import Tokenizer
 
-TARGETS = (ONNXRUNTIME, TENSORRT, TORCH)
+TARGETS = (ONNXRUNTIME, NATIVE, TENSORRT, TORCH)
+CPU_TARGETS = (ONNXRUNTIME, NATIVE)
 CPU_PRECISIONS = {"fp32": "fp32", "int8": "int8", "fp16": "fp32", "bf16": "fp32"}  # asked for: run
 GPU_PRECISION = "fp16"  # where none was asked for
 
@@ -49,7 +50,7 @@ def torch_has_cuda() -> bool:
 
 def default_precision(target: str) -> str:
     """Where none is asked for. On VNNI int8 takes half of float32's time and costs 0.13 points of WER (docs/quality.md)."""
-    if target != ONNXRUNTIME:
+    if target not in CPU_TARGETS:
         return GPU_PRECISION
     return "int8" if hardware.has_vnni() else "fp32"
 
@@ -58,11 +59,11 @@ def choose(engines: Path, model: str, precision: str | None, target: str | None 
     """Decide which engine serves `model` on this machine; target None: what detect_target says. Opens nothing."""
     target = target or detect_target()
     running, remark = precision or default_precision(target), None
-    if target == ONNXRUNTIME:
+    if target in CPU_TARGETS:
         running = CPU_PRECISIONS[running]
         if precision not in (None, running):
             remark = f"the CPU engine does not compute {precision}; running {running}"
-        elif running == "int8" and not hardware.sums_int8_products_exactly():
+        elif target == ONNXRUNTIME and running == "int8" and not hardware.sums_int8_products_exactly():
             remark = "this processor has no VNNI: int8 takes weights of 7 bits here and loses words; fp32 does not"
     directory = engines / manifest.directory_name(model, target, running)
     return Choice(directory, model, target, running, remark)
@@ -79,16 +80,22 @@ def check(choice: Choice, max_batch: int) -> Manifest:
 
         check_version(choice.directory, found.plans, tensorrt_package.find(found.plans.flavour))
         check_device(choice.directory, found.plans, hardware.find_gpu())
-    if choice.target == ONNXRUNTIME:
+    if choice.target in CPU_TARGETS:
         check_processor(choice, found, max_batch)
     return found
 
 
 def check_processor(choice: Choice, found: Manifest, max_batch: int) -> None:
-    """Raises EngineDirectoryError for int8 weights that this processor's sums would overflow with."""
+    """Raises EngineDirectoryError for a library with instructions that this processor lacks, and for int8 weights that its sums
+    would overflow with."""
+    lacks = found.processor_flags if not hardware.has_flags(found.processor_flags) else ()
     if found.needs_exact_int8_sums and not hardware.sums_int8_products_exactly():
+        lacks = ("VNNI",)
+    if lacks:
         advice = manifest.build_command(choice.model, choice.target, choice.precision, max_batch, choice.directory.parent)
-        raise EngineDirectoryError(f"{choice.directory} was built for a processor with VNNI, which this is not; run: {advice}")
+        raise EngineDirectoryError(
+            f"{choice.directory} was built for a processor with {', '.join(lacks)}, which this is not; run: {advice}"
+        )
 
 
 def open_engine(
@@ -117,7 +124,11 @@ def open_target(choice: Choice, found: Manifest, max_batch: int, threads: int | 
         from runtime.engine.torch_engine import open_torch
 
         return open_torch(choice.directory, found, max_batch, max_seconds)
+    check_processor(choice, found, max_batch)
+    if choice.target == NATIVE:
+        from runtime.engine.native_engine import NativeEngine
+
+        return NativeEngine(choice.directory, found, max_batch, threads)
     from runtime.engine.onnx_engine import OnnxEngine
 
-    check_processor(choice, found, max_batch)
     return OnnxEngine(choice.directory, found, max_batch, threads)

@@ -14,7 +14,7 @@ from tests import greedy
 LARGEST_DIFFERENCES = {"fp32": 1e-3, "fp16": 0.1, "int8": 0.2}
 
 
-@pytest.fixture(params=["fp32", "int8", "torch_fp32", "host_tensorrt_fp16"])
+@pytest.fixture(params=["fp32", "int8", "native_fp32", "native_int8", "torch_fp32", "host_tensorrt_fp16"])
 def engine(request):
     return request.getfixturevalue(request.param).engine
 

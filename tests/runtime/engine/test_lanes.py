@@ -9,9 +9,9 @@ from runtime.engine.protocol import Cores, Row
 from tests import greedy
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "int8", "native_fp32", "native_int8"])
 def test_clips_encoded_beside_each_other_and_beside_a_decode_give_the_same_words(precision, request, clips):
-    engine: OnnxEngine = request.getfixturevalue(precision).engine
+    engine = request.getfixturevalue(precision).engine
     chosen = [Clip(clip.samples) for clip in sorted(clips, key=lambda clip: len(clip.samples))[::4]]
     alone = [greedy.decode(engine, clip).tokens for clip in chosen]
     engine.encode([7], [chosen[0]])

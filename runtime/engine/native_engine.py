@@ -1,0 +1,158 @@
+"""The engine that is compiled for this processor. Clips have a core each; the rows of a pass are packed, so none is padded.
+
+Owns what its slots keep, in host memory: what each hears of its clip, made anew for every clip, and its own positions.
+"""
+
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from runtime import audio
+from runtime.audio import Clip
+from runtime.engine.lanes import LaneEncoding, Lanes
+from runtime.engine.manifest import NATIVE_LIBRARY, NATIVE_WEIGHTS, Manifest
+from runtime.engine.native_library import BLOCK_POSITIONS, NativeModel, Team
+from runtime.engine.protocol import (
+    CONTINUED,
+    Cores,
+    Engine,
+    Limits,
+    Pending,
+    Prediction,
+    Ready,
+    Row,
+    check_alignment,
+    check_clip,
+    check_row,
+)
+from runtime.exceptions import EngineDirectoryError
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What a slot hears of its clip."""
+
+    cross: np.ndarray
+    frames: int
+
+
+class NativeEngine(Engine):
+    """See runtime.engine.Engine."""
+
+    def __init__(self, directory: Path, manifest: Manifest, max_batch: int, threads: int | None = None):
+        """threads: at most; all cores. Raises EngineDirectoryError where the library or its weights cannot be used."""
+        threads = threads or os.cpu_count() or 1
+        beside = max(1, threads // 2)  # of the decoder's, while clips are encoded on the others
+        self.name = f"{manifest.target} {manifest.precision}"
+        self.limits = Limits(
+            max_batch=max_batch,
+            max_samples=manifest.max_samples,
+            max_positions=manifest.max_positions,
+            encode_rows=1,
+            encode_lanes=threads if threads > 1 else 0,
+            lanes_beside_decode=threads - beside,
+            start_token=manifest.start_token,
+            end_token=manifest.end_token,
+        )
+        try:
+            weights = dict(np.load(directory / NATIVE_WEIGHTS))
+        except (OSError, ValueError) as exc:
+            raise EngineDirectoryError(f"{directory / NATIVE_WEIGHTS} cannot be read: {exc}") from exc
+        self._alignment_heads, self._predicts = weights.pop("alignment_heads"), bool(weights.pop("alignment_predicts"))
+        self._model = NativeModel(directory / NATIVE_LIBRARY, shape_of(manifest, weights), weights)
+        self._heads = manifest.decoder_layers * manifest.heads
+        self._all, self._lone, self._decoding, self._decoding_beside = map(self._model.team, (threads, 1, threads, beside))
+        self._lanes: Lanes[Heard] = Lanes(threads, self._fill)
+        self._own_positions = whole_blocks(manifest.max_positions)
+        own_size = self._heads * self._model.kept_size(self._own_positions)
+        self._own = np.zeros((max_batch, own_size), self._model.kept_dtype)
+        self._own_to_align = np.zeros(own_size, self._model.kept_dtype)
+        self._heard: dict[int, Heard] = {}  # by slot; those that are free have none
+        self._last_tokens = np.zeros(max_batch, np.int64)  # predicted by each slot's last pass, at its end
+
+    def encode(self, slots: Sequence[int], clips: Sequence[Clip]) -> None:
+        for slot, clip in zip(slots, clips, strict=True):
+            self.begin_encode(slot, clip, Cores.ALL).finish()
+
+    def begin_encode(self, slot: int, clip: Clip, cores: Cores) -> LaneEncoding[Heard]:
+        check_clip(self.limits, slot, clip)
+        team = self._all if cores is Cores.ALL else self._lone
+        return self._lanes.begin(slot, cores, lambda: self._hear(team, clip))
+
+    def _hear(self, team: Team, clip: Clip) -> Heard:
+        """On a lane's thread."""
+        samples = audio.to_float(clip)
+        frames = audio.count_frames(len(samples))
+        cross = np.zeros(self._heads * self._model.kept_size(whole_blocks(frames)), self._model.kept_dtype)
+        self._model.encode(team, samples, cross, whole_blocks(frames))
+        return Heard(cross, frames)
+
+    def _fill(self, slot: int, heard: Heard) -> None:
+        self._heard[slot] = heard
+
+    def launch(self, rows: Sequence[Row]) -> Pending[Prediction]:
+        for row in rows:
+            check_row(self.limits, row, row.slot in self._heard)
+        fed = [(self._last_tokens[row.slot],) if row.tokens == (CONTINUED,) else row.tokens for row in rows]
+        heard = [self._heard[row.slot] for row in rows]
+        tokens, log_probs = self._model.decode(
+            self._decoding_beside if self._lanes.are_busy else self._decoding,
+            np.array([token for each in fed for token in each], np.int64),
+            np.array([len(each) for each in fed], np.int32),
+            np.array([row.past_length for row in rows], np.int32),
+            np.array([each.frames for each in heard], np.int32),
+            np.array([row.end_bias for row in rows], np.float32),
+            [self._own[row.slot].ctypes.data for row in rows],
+            [each.cross.ctypes.data for each in heard],
+            self._own_positions,
+        )
+        ends = list(itertools.accumulate(map(len, fed)))
+        for row, end in zip(rows, ends, strict=True):
+            self._last_tokens[row.slot] = tokens[end - 1]
+        return Ready([Prediction(tokens[begin:end], log_probs[begin:end]) for begin, end in itertools.pairwise([0, *ends])])
+
+    def align(self, slots: Sequence[int], tokens: Sequence[Sequence[int]]) -> Pending[np.ndarray]:
+        for slot, said in zip(slots, tokens, strict=True):
+            check_alignment(self.limits, slot, said, slot in self._heard)
+        return Ready(list(map(self._align, slots, tokens)))
+
+    def _align(self, slot: int, tokens: Sequence[int]) -> np.ndarray:
+        fed, heard = np.array([self.limits.start_token, *tokens], np.int64), self._heard[slot]
+        shares = self._model.align(
+            self._decoding, fed, heard.frames, self._own_to_align.ctypes.data, heard.cross.ctypes.data, self._own_positions,
+            self._alignment_heads,
+        )  # fmt: skip
+        return shares[:-1] if self._predicts else shares[1:]  # whether heads look for the token fed or for the one they name
+
+    def free(self, slot: int) -> None:
+        self._heard.pop(slot, None)
+        self._lanes.forget(slot)
+
+    def clear(self, slot: int) -> None:
+        self._own[slot] = 0
+        if heard := self._heard.get(slot):
+            heard.cross[:] = 0
+
+    def close(self) -> None:
+        self._lanes.close()
+        for team in (self._all, self._lone, self._decoding, self._decoding_beside):
+            team.close()
+        self._model.close()
+
+
+def whole_blocks(positions: int) -> int:
+    return -(-positions // BLOCK_POSITIONS) * BLOCK_POSITIONS
+
+
+def shape_of(manifest: Manifest, weights: Mapping[str, np.ndarray]) -> list[int]:
+    """See native_library.SHAPE."""
+    mlp_dim = next(weights[name] for name in ("decoder.0.fc2", "decoder.0.fc2.int8") if name in weights).shape[1]
+    rotary_dim = int(np.count_nonzero(weights["rotary"][1, 1]))  # the sines of the second position
+    return [
+        manifest.dim, manifest.heads, manifest.head_dim, rotary_dim, mlp_dim, manifest.encoder_layers, manifest.decoder_layers,
+        manifest.vocabulary, manifest.max_positions, manifest.end_token,
+    ]  # fmt: skip

@@ -1,0 +1,149 @@
+"""The library of C++ that engine_build compiles (engine_build/native/engine.cpp), as Python calls it.
+
+Every call gives up the interpreter for as long as it takes.
+"""
+
+import ctypes
+import threading
+from collections.abc import Mapping, Sequence
+from ctypes import POINTER, c_char_p, c_int, c_int64, c_void_p
+from pathlib import Path
+
+import numpy as np
+
+from runtime.exceptions import EngineDirectoryError, EngineFailed
+
+ERROR_BYTES = 256  # as engine.cpp has it
+SHAPE = ("dim", "heads", "head_dim", "rotary_dim", "mlp_dim", "encoder_layers", "decoder_layers", "vocabulary", "max_positions",
+         "end_token")  # fmt: skip
+"""What moonshine_open is given, in order."""
+BLOCK_POSITIONS = 16  # what slots keep is filled up to whole blocks of so many
+
+
+class Team:
+    """Threads that share a call's work. One call at a time; others wait."""
+
+    def __init__(self, library: ctypes.CDLL, threads: int):
+        self._library = library
+        self._pointer = library.moonshine_team(threads)
+        self._lock = threading.Lock() if threads > 1 else None
+
+    def __enter__(self) -> c_void_p:
+        if self._lock:
+            self._lock.acquire()
+        return self._pointer
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock:
+            self._lock.release()
+
+    def close(self) -> None:
+        self._library.moonshine_dismiss(self._pointer)
+
+
+class NativeModel:
+    """A model's weights in a library's own layout. Any thread may call."""
+
+    def __init__(self, path: Path, shape: Sequence[int], weights: Mapping[str, np.ndarray]):
+        """shape: see SHAPE. weights: by the names of engine_build/native/model.h. Raises EngineDirectoryError."""
+        try:
+            self._library = declared(ctypes.CDLL(str(path)))
+        except (OSError, AttributeError) as exc:
+            raise EngineDirectoryError(f"{path} cannot be loaded: {exc}") from exc
+        self._pointer = self._library.moonshine_open((c_int * len(SHAPE))(*shape))
+        self.kept_dtype = np.dtype(np.float16 if self._library.moonshine_kept_bytes() == 2 else np.float32)
+        """Of the keys and values that slots keep."""
+        try:
+            self._take(weights)
+        except EngineFailed as exc:
+            raise EngineDirectoryError(f"{path} does not fit its weights: {exc}") from exc
+
+    def _take(self, weights: Mapping[str, np.ndarray]) -> None:
+        for name in weights:
+            array = np.ascontiguousarray(weights[name])
+            product, _, kind = name.rpartition(".")
+            if kind == "int8":
+                scales = np.ascontiguousarray(weights[f"{product}.scales"])
+                self._call("moonshine_int8", product.encode(), pointer(array), pointer(scales), *array.shape)
+            elif array.dtype == np.float32 and array.ndim == 2 and name not in ("embedding",):
+                self._call("moonshine_floats", name.encode(), pointer(array), *array.shape)
+            elif array.dtype == np.float32 and kind != "scales":
+                self._call("moonshine_table", name.encode(), pointer(array), array.size)
+        self._call("moonshine_complete")
+
+    def team(self, threads: int) -> Team:
+        return Team(self._library, threads)
+
+    def kept_size(self, positions: int) -> int:
+        """Numbers that one head keeps of so many positions, a multiple of BLOCK_POSITIONS."""
+        return int(self._library.moonshine_head_size(self._pointer, positions))
+
+    def encode(self, team: Team, audio: np.ndarray, cross: np.ndarray, positions: int) -> None:
+        """audio: float32 (samples,); cross: kept_dtype, what a slot hears, of so many positions: filled. Raises EngineFailed."""
+        with team as threads:
+            self._call("moonshine_encode", threads, pointer(audio), len(audio), pointer(cross), positions)
+
+    def decode(
+        self, team: Team, tokens: np.ndarray, counts: np.ndarray, pasts: np.ndarray, frames: np.ndarray, end_biases: np.ndarray,
+        own: Sequence[int], cross: Sequence[int], own_positions: int,
+    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+        """tokens: int64, of all rows one behind the other; counts, pasts, frames: int32 (rows,); end_biases: float32 (rows,);
+        own, cross: addresses of what each row's slot keeps. Returns int64 and float32 like tokens. Raises EngineFailed."""
+        chosen, log_probs = np.empty(len(tokens), np.int64), np.empty(len(tokens), np.float32)
+        addresses = c_void_p * len(counts)
+        with team as threads:
+            self._call(
+                "moonshine_decode", threads, len(counts), pointer(tokens), pointer(counts), pointer(pasts), pointer(frames),
+                pointer(end_biases), addresses(*own), addresses(*cross), own_positions, pointer(chosen), pointer(log_probs),
+            )  # fmt: skip
+        return chosen, log_probs
+
+    def align(
+        self, team: Team, tokens: np.ndarray, frames: int, own: int, cross: int, own_positions: int, heads: np.ndarray
+    ) -> np.ndarray:
+        """tokens: int64, with the start token; heads: int32 (heads, 2), layer and index. Returns float32 (tokens, frames)."""
+        shares = np.empty((len(tokens), frames), np.float32)
+        with team as threads:
+            self._call(
+                "moonshine_align", threads, pointer(tokens), len(tokens), frames, own, cross, own_positions, pointer(heads),
+                len(heads), pointer(shares),
+            )  # fmt: skip
+        return shares
+
+    def close(self) -> None:
+        self._library.moonshine_close(self._pointer)
+
+    def _call(self, name: str, *arguments: object) -> None:
+        error = ctypes.create_string_buffer(ERROR_BYTES)
+        if getattr(self._library, name)(self._pointer, *arguments, error):
+            raise EngineFailed(error.value.decode(errors="replace"))
+
+
+def pointer(array: np.ndarray) -> c_void_p:
+    return c_void_p(array.ctypes.data)
+
+
+def declared(library: ctypes.CDLL) -> ctypes.CDLL:
+    """What each function takes and gives. Raises AttributeError for one that is missing."""
+    pointers = c_void_p
+    signatures: dict[str, tuple[type | None, tuple[type, ...]]] = {
+        "moonshine_open": (pointers, (POINTER(c_int),)),
+        "moonshine_close": (None, (pointers,)),
+        "moonshine_team": (pointers, (c_int,)),
+        "moonshine_dismiss": (None, (pointers,)),
+        "moonshine_kept_bytes": (c_int, ()),
+        "moonshine_floats": (c_int, (pointers, c_char_p, pointers, c_int, c_int, c_char_p)),
+        "moonshine_int8": (c_int, (pointers, c_char_p, pointers, pointers, c_int, c_int, c_char_p)),
+        "moonshine_table": (c_int, (pointers, c_char_p, pointers, c_int64, c_char_p)),
+        "moonshine_complete": (c_int, (pointers, c_char_p)),
+        "moonshine_head_size": (c_int64, (pointers, c_int)),
+        "moonshine_encode": (c_int, (pointers, pointers, pointers, c_int, pointers, c_int, c_char_p)),
+        "moonshine_decode": (c_int, (pointers, pointers, c_int, *(pointers,) * 7, c_int, pointers, pointers, c_char_p)),
+        "moonshine_align": (
+            c_int, (pointers, pointers, pointers, c_int, c_int, pointers, pointers, c_int, pointers, c_int, pointers, c_char_p),
+        ),
+    }  # fmt: skip
+    for name, (returns, takes) in signatures.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = returns, takes
+    return library

@@ -1,0 +1,204 @@
+"""The engine compiled for this processor: the words of the others, and rows that nothing beside them changes by a bit."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine_build import native_target
+from engine_build.options import BuildError
+from runtime.audio import Clip
+from runtime.engine import selection
+from runtime.engine.manifest import NATIVE, NATIVE_LIBRARY, NATIVE_WEIGHTS
+from runtime.engine.native_engine import NativeEngine
+from runtime.engine.protocol import Row
+from runtime.exceptions import EngineDirectoryError
+from server.stream.confidence import END_BIAS
+from server.stream.transcript import common_prefix
+from tests import engines, greedy
+from tests.conftest import MODEL
+from tests.runtime.engine import test_native_kernels as kernels
+
+PROJECT = Path(__file__).parents[3]
+SURE = np.log(0.8)
+"""Of a token, as both precisions believe theirs: where one is surer than this, their best two are no near tie."""
+
+
+def test_float32_gives_the_words_of_onnx_runtime(native_fp32, fp32, clips):
+    for clip in clips:
+        heard = Clip(clip.samples)
+        assert greedy.decode(native_fp32.engine, heard).tokens == greedy.decode(fp32.engine, heard).tokens, clip.text
+
+
+def test_int8_gives_float32s_words_but_for_near_ties(native_int8, native_fp32, clips):
+    differing = 0
+    for clip in clips:
+        heard, start = Clip(clip.samples), native_fp32.engine.limits.start_token
+        expected, found = (greedy.decode(each.engine, heard).tokens for each in (native_fp32, native_int8))
+        if found == expected:
+            continue
+        differing += 1
+        at = common_prefix(expected, found)
+        native_fp32.engine.encode([0], [heard])
+        best = native_fp32.engine.decode([Row(0, (start, *expected[:at]), 0, END_BIAS)])[0].log_probs[-1]
+        native_int8.engine.encode([0], [heard])
+        second = native_int8.engine.decode([Row(0, (start, *expected[:at]), 0, END_BIAS)])[0].log_probs[-1]
+        assert max(best, second) < SURE, f"{clip.text}: other words, {best:.2f} and {second:.2f}"
+    assert differing <= len(clips) // 5
+
+
+@pytest.mark.parametrize("precision", ["native_fp32", "native_int8"])
+def test_rows_alone_equal_rows_in_a_batch_bit_for_bit(precision, request, clips):
+    engine = request.getfixturevalue(precision).engine
+    chosen = [Clip(clips[index].samples) for index in (1, 18, 0, 14, 5)]
+    engine.encode(range(5), chosen)
+    rows = [Row(slot, (1, *range(700 + slot, 700 + 9 * slot)), 0, END_BIAS) for slot in range(5)]
+    together = engine.decode(rows)
+    for slot, clip in enumerate(chosen):
+        engine.encode([7], [clip])
+        (alone,) = engine.decode([Row(7, rows[slot].tokens, 0, END_BIAS)])
+        assert (alone.tokens == together[slot].tokens).all() and (alone.log_probs == together[slot].log_probs).all()
+        one_by_one = [engine.decode([Row(7, (token,), index, END_BIAS)])[0] for index, token in enumerate(rows[slot].tokens)]
+        assert [float(each.log_probs[0]) for each in one_by_one] == alone.log_probs.tolist(), "a block, or its tokens one by one"
+    for slot in (*range(5), 7):
+        engine.free(slot)
+
+
+def test_threads_change_no_bit(native_int8, built, clips):
+    threads = engines.open_native("int8", built, threads=3).engine
+    clip, tokens = Clip(clips[0].samples), (1, *range(500, 530))
+    answers = []
+    for engine in (native_int8.engine, threads):
+        engine.encode([0], [clip])
+        answers.append((engine.decode([Row(0, tokens, 0)])[0].log_probs, engine.align([0], [tokens[1:]]).result()[0]))
+        engine.free(0)
+    threads.close()
+    assert (answers[0][0] == answers[1][0]).all() and np.allclose(answers[0][1], answers[1][1], atol=1e-6)
+
+
+def test_alignments_are_those_of_onnx_runtime(native_fp32, fp32, clips):
+    clip = Clip(clips[0].samples)
+    tokens = greedy.decode(fp32.engine, clip).tokens
+    shares = []
+    for opened in (native_fp32, fp32):
+        opened.engine.encode([0], [clip])
+        shares += opened.engine.align([0], [tokens]).result()
+        opened.engine.free(0)
+    assert shares[0].shape == shares[1].shape and np.abs(shares[0] - shares[1]).max() < 1e-3
+
+
+@pytest.fixture
+def copied(built, tmp_path: Path) -> Path:
+    """An engine directory of its own, to be damaged."""
+    directory = built("fp32", NATIVE)
+    return Path(shutil.copytree(directory, tmp_path / directory.name))
+
+
+def opened_from(directory: Path) -> None:
+    selection.open_engine(selection.choose(directory.parent, MODEL, "fp32", NATIVE), max_batch=2)
+
+
+@pytest.mark.parametrize("name", [NATIVE_LIBRARY, NATIVE_WEIGHTS])
+def test_a_truncated_file_is_refused_in_one_line(copied, name):
+    content = (copied / name).read_bytes()
+    (copied / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(EngineDirectoryError, match=f"{name} is missing or damaged; run: .*--target native"):
+        opened_from(copied)
+
+
+def test_a_library_for_another_processor_is_refused_in_one_line(copied):
+    manifest = copied / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"f16c"', '"f16c", "avx_of_tomorrow"'))
+    with pytest.raises(EngineDirectoryError, match="built for a processor with .*avx_of_tomorrow.*, which this is not; run: "):
+        opened_from(copied)
+
+
+def test_a_library_that_does_not_fit_its_weights_is_refused_in_one_line(copied):
+    choice = selection.choose(copied.parent, MODEL, "fp32", NATIVE)
+    found = selection.check(choice, max_batch=2)
+    weights = dict(np.load(copied / NATIVE_WEIGHTS))
+    del weights["decoder.3.out"]
+    np.savez(copied / NATIVE_WEIGHTS, **weights)
+    with pytest.raises(EngineDirectoryError, match=r"does not fit its weights: the weights lack decoder\.3\.out"):
+        NativeEngine(copied, found, 2)
+
+
+def test_a_file_that_is_no_library_is_refused_in_one_line(copied):
+    found = selection.check(selection.choose(copied.parent, MODEL, "fp32", NATIVE), max_batch=2)
+    (copied / NATIVE_LIBRARY).write_bytes(b"no library")
+    with pytest.raises(EngineDirectoryError, match="cannot be loaded"):
+        NativeEngine(copied, found, 2)
+
+
+def test_without_a_compiler_the_build_ends_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(native_target, "COMPILERS", ("no-such-compiler",))
+    with pytest.raises(
+        BuildError, match=r"needs a C\+\+ compiler, which is not here; install g\+\+, or use --target onnxruntime"
+    ):
+        native_target.compile_library(tmp_path / NATIVE_LIBRARY, "fp32")
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(BuildError, match="the compiler cannot be run: .*no-such-compiler"):
+        native_target.compile_library(tmp_path / NATIVE_LIBRARY, "fp32")
+
+
+def test_on_a_processor_that_lacks_the_instructions_the_build_ends_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(native_target, "LEVEL_FLAGS", ("avx2", "avx_of_tomorrow"))
+    with pytest.raises(BuildError, match="needs a processor with avx2, avx_of_tomorrow; --target onnxruntime runs anywhere"):
+        native_target.compile_library(tmp_path / NATIVE_LIBRARY, "fp32")
+
+
+def test_a_compiler_that_fails_is_quoted_with_its_first_error(tmp_path, monkeypatch):
+    broken = tmp_path / "engine.cpp"
+    broken.write_text("int main() { return nothing; }\n")
+    monkeypatch.setattr(native_target, "SOURCES", tmp_path)
+    with pytest.raises(
+        BuildError, match=r"cannot compile the native engine: .*engine.cpp:1.*error.*nothing.*--target onnxruntime"
+    ):
+        native_target.compile_library(tmp_path / "engine.so", "fp32")
+
+
+def test_a_clip_is_heard_under_the_sanitizers(built, tmp_path):
+    """In a process of its own, where they must come first. int8, whose first convolution is of floats, has both products."""
+    directory = Path(shutil.copytree(built("int8", NATIVE), tmp_path / "engine"))
+    options = [each for each in native_target.OPTIONS if not each.startswith("-static")]
+    source = native_target.SOURCES / "engine.cpp"
+    subprocess.run(
+        ["g++", *options, *kernels.SANITIZERS, "-DMOONSHINE_HALF", "-o", directory / NATIVE_LIBRARY, source], check=True
+    )
+    script = f"""
+from pathlib import Path
+from runtime.engine import known_clip
+from runtime.engine.manifest import Manifest
+from runtime.engine.native_engine import NativeEngine
+directory = Path({str(directory)!r})
+manifest = Manifest.model_validate_json((directory / "manifest.json").read_bytes())
+engine = NativeEngine(directory, manifest, max_batch=2, threads=2)
+assert known_clip.hear(engine, 1) == list(manifest.known_tokens)
+engine.close()
+"""
+    assert sanitized([sys.executable, "-c", script]) == ""
+
+
+def test_the_kernels_are_clean_under_the_sanitizers():
+    """Their tests, once more."""
+    module = str(Path(kernels.__file__).relative_to(PROJECT))
+    assert (
+        sanitized([sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", module], **{kernels.SANITIZED: "1"})
+        == ""
+    )
+
+
+def sanitized(command: list[str], **variables: str) -> str:
+    """What went wrong; empty where nothing did."""
+    preloaded = " ".join(
+        subprocess.run(["g++", f"-print-file-name={name}"], check=True, capture_output=True, text=True).stdout.strip()
+        for name in ("libasan.so", "libubsan.so")
+    )
+    environment = os.environ | variables | {"LD_PRELOAD": preloaded, "ASAN_OPTIONS": "detect_leaks=0"}  # Python keeps what it has
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
+    return "" if done.returncode == 0 else (done.stdout + done.stderr)[-3000:]
