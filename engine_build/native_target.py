@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,37 @@ PRECISIONS = {"fp32": "fp32", "int8": "int8"}  # asked for: built
 EXPORTS = {"fp32": "fp32", "int8": "fp32"}  # built: the export it is made from
 PACKAGES = ("onnx", "numpy")
 SOURCES = Path(__file__).with_name("native")
-LEVEL, LEVEL_FLAGS = "x86-64-v3", ("avx2", "fma", "f16c")
-"""What the library is compiled for, and how /proc/cpuinfo names what it uses of that."""
 COMPILERS = ("c++", "g++", "clang++")
-OPTIONS = ("-std=c++17", "-O3", f"-march={LEVEL}", "-fno-math-errno", "-shared", "-fPIC", "-pthread", "-static-libgcc",
-           "-static-libstdc++")  # fmt: skip
+OPTIONS = ("-std=c++17", "-O3", "-fno-math-errno", "-shared", "-fPIC", "-pthread", "-static-libgcc", "-static-libstdc++")
+LEVEL_VARIABLE = "NATIVE_LEVEL"  # names a level; default: DEFAULT_LEVEL
 ENCODER_PRODUCTS = ("qkv", "out", "fc1", "fc2")  # of a layer, in the order of the graph
 DECODER_PRODUCTS = ("qkv", "out", "cross_query", "cross_out", "fc1", "fc2")
 Tensors = dict[str, np.ndarray]
 
 
+@dataclass(frozen=True)
+class Level:
+    """Instructions that the library is compiled for."""
+
+    name: str
+    options: tuple[str, ...]
+    """Of the compiler."""
+    flags: tuple[str, ...]
+    """What it uses, as /proc/cpuinfo names it."""
+
+
+LEVELS = (
+    Level("avx512-vnni", ("-march=x86-64-v4", "-mavx512vnni"), ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni")),
+    Level("avx2", ("-march=x86-64-v3",), ("avx2", "fma", "f16c")),
+)
+DEFAULT_LEVEL = LEVELS[-1]  # the other one has only run emulated
+
+
 def write(options: BuildOptions, exported: Path, built: Manifest, directory: Path, stages: Stages) -> Manifest:
     """Write the engine's files. Raises BuildError where there is no compiler, or where it fails."""
-    stages.begin(f"compile the engine for {LEVEL}")
-    compiler = compile_library(directory / NATIVE_LIBRARY, options.precision)
+    level = level_asked_for()
+    stages.begin(f"compile the engine for {level.name}")
+    compiler = compile_library(directory / NATIVE_LIBRARY, options.precision, level)
     stages.begin("pack the weights")
     encoder, decoder = onnx.load(exported / ENCODER_FILE), onnx.load(exported / DECODER_FILE)
     arrays: dict[str, Any] = tables_of(encoder, decoder, built)
@@ -44,23 +62,36 @@ def write(options: BuildOptions, exported: Path, built: Manifest, directory: Pat
         else:
             arrays[f"{name}.int8"], arrays[f"{name}.scales"] = quantised(weight)
     np.savez(directory / NATIVE_WEIGHTS, **arrays)
-    return built.model_copy(update={"processor_flags": LEVEL_FLAGS, "versions": built.versions | {"compiler": compiler}})
+    return built.model_copy(update={"processor_flags": level.flags, "versions": built.versions | {"compiler": compiler}})
 
 
 def is_current(options: BuildOptions, built: Manifest) -> bool:
-    """Does the engine suit this processor?"""
-    return hardware.has_flags(built.processor_flags)
+    """Is it compiled for the level that is asked for?"""
+    return built.processor_flags == level_asked_for().flags
 
 
-def compile_library(path: Path, precision: str) -> str:
+def level_asked_for() -> Level:
+    """Raises BuildError for one that there is not."""
+    name = os.environ.get(LEVEL_VARIABLE, DEFAULT_LEVEL.name)
+    found = next((level for level in LEVELS if level.name == name), None)
+    if found is None:
+        raise BuildError(f"{LEVEL_VARIABLE}={name}: there is {', '.join(level.name for level in LEVELS)}")
+    return found
+
+
+def options_for(level: Level) -> tuple[str, ...]:
+    return (*OPTIONS, *level.options)
+
+
+def compile_library(path: Path, precision: str, level: Level = DEFAULT_LEVEL) -> str:
     """Returns what the compiler says it is. Raises BuildError with its first error."""
-    if not hardware.has_flags(LEVEL_FLAGS):
-        raise BuildError(f"the native target needs a processor with {', '.join(LEVEL_FLAGS)}; --target onnxruntime runs anywhere")
+    if not hardware.has_flags(level.flags):
+        raise BuildError(f"the native target needs a processor with {', '.join(level.flags)}; --target onnxruntime runs anywhere")
     compiler = os.environ.get("CXX") or next(filter(shutil.which, COMPILERS), None)
     if compiler is None:
         raise BuildError("the native target needs a C++ compiler, which is not here; install g++, or use --target onnxruntime")
     half = () if precision == "fp32" else ("-DMOONSHINE_HALF",)  # what slots keep, of keys and values
-    run(compiler, *OPTIONS, *half, "-o", str(path), str(SOURCES / "engine.cpp"))
+    run(compiler, *options_for(level), *half, "-o", str(path), str(SOURCES / "engine.cpp"))
     return run(compiler, "--version").splitlines()[0]
 
 

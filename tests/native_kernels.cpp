@@ -7,6 +7,8 @@ extern "C" {
 
 int lanes() { return LANES; }
 
+int bias() { return BIAS; }
+
 void activate(int which, const float *from, float *to, int count)
 {
     Floats (*functions[])(Floats) = {exponential, hyperbolic_tangent, silu, gelu};

@@ -93,12 +93,13 @@ inline void gather(const Head<Number>& head, const float* const* shares, int las
 template <int COUNT, class Number>
 inline void gather(const Head<Number>& head, const float* const* shares, int last, float* const* out) {
     switch (head.value_dim / LANES) {
+        case 3: gather<COUNT, 3>(head, shares, last, out); break;
         case 4: gather<COUNT, 4>(head, shares, last, out); break;
         case 5: gather<COUNT, 5>(head, shares, last, out); break;
         case 6: gather<COUNT, 6>(head, shares, last, out); break;
         case 7: gather<COUNT, 7>(head, shares, last, out); break;
         case 8: gather<COUNT, 8>(head, shares, last, out); break;
-        default: throw std::invalid_argument("heads of 25 to 64 dimensions are taken");
+        default: throw std::invalid_argument("heads of 33 to 64 dimensions are taken");
     }
 }
 

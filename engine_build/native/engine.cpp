@@ -39,6 +39,8 @@ void moonshine_dismiss(Team* team) { delete team; }
 
 int moonshine_kept_bytes() { return sizeof(Kept); }
 
+int moonshine_block() { return BLOCK; }
+
 int moonshine_floats(Model<Kept>* model, const char* name, const float* weight, int columns, int depth, char* error) {
     return guarded(error, [&] { model->set_weights(name, packed(weight, columns, depth)); });
 }

@@ -15,10 +15,20 @@
 namespace moonshine {
 
 constexpr int BLOCK = 2 * LANES;  // columns that are computed together
-constexpr int ROWS = 6;           // rows that are: 12 sums, 2 vectors of weights and one of a row fit the 16 registers
-constexpr int INT8_ROWS = 4;      // a product of int8 takes more registers on its way
+#ifdef __AVX512F__
+constexpr int ROWS = 12;  // rows that are: 24 sums, 2 vectors of weights and one of a row fit the 32 registers
+constexpr int INT8_ROWS = 12;
+#else
+constexpr int ROWS = 6;       // 12 sums and those fit 16 registers
+constexpr int INT8_ROWS = 4;  // a product of int8 takes more registers on its way
+#endif
 constexpr int CHUNK_ROWS = 48;    // rows of one task: as much of them as stays near while all columns pass by
 constexpr int QUAD = 4;           // bytes whose products one instruction adds up
+#ifdef __AVX512VNNI__
+constexpr int BIAS = 128;  // added to a row's int8: VNNI multiplies numbers without a sign by those with one
+#else
+constexpr int BIAS = 0;
+#endif
 
 inline int rounded_up(int count, int unit) { return (count + unit - 1) / unit * unit; }
 
@@ -29,6 +39,7 @@ struct Weights {
     Array<float> floats;    // [column block][depth][BLOCK]
     Array<int8_t> quarters;  // [column block][depth / QUAD][BLOCK][QUAD]
     Array<float> scales;    // [column], of int8
+    Array<int32_t> offsets;  // [column], of int8: what the BIAS of a row adds to its sums
     Array<float> bias;      // [column]; zeros where there is none
 
     int blocks() const { return (columns + BLOCK - 1) / BLOCK; }
@@ -51,19 +62,22 @@ inline Weights packed(const int8_t* weight, const float* scales, int columns, in
     made.columns = columns, made.depth = depth, made.is_int8 = true;
     made.quarters = zeros<int8_t>(size_t(made.blocks()) * made.quads() * BLOCK * QUAD);
     made.scales = zeros<float>(size_t(made.blocks()) * BLOCK);
+    made.offsets = zeros<int32_t>(size_t(made.blocks()) * BLOCK);
     made.bias = zeros<float>(size_t(made.blocks()) * BLOCK);
     std::copy_n(scales, columns, made.scales.get());
     for (int column = 0; column < columns; ++column)
-        for (int k = 0; k < depth; ++k)
-            made.quarters[((size_t(column / BLOCK) * made.quads() + k / QUAD) * BLOCK + column % BLOCK) * QUAD + k % QUAD] =
-                weight[size_t(column) * depth + k];
+        for (int k = 0; k < depth; ++k) {
+            const int8_t number = weight[size_t(column) * depth + k];
+            made.quarters[((size_t(column / BLOCK) * made.quads() + k / QUAD) * BLOCK + column % BLOCK) * QUAD + k % QUAD] = number;
+            made.offsets[column] += BIAS * number;
+        }
     return made;
 }
 
 // Rows of activations as a product takes them: floats, or int8 with a scale for each row.
 struct Rows {
     const float* floats = nullptr;
-    const int8_t* quarters = nullptr;  // each row filled up with zeros to whole quads
+    const int8_t* quarters = nullptr;  // with their BIAS; each row is filled up to whole quads
     const float* scales = nullptr;
     int stride = 0;  // numbers from one row to the next
 };
@@ -76,13 +90,11 @@ inline float quantise(const float* row, int depth, int8_t* quarters) {
     float largest = largest_of(most);
     for (; k < depth; ++k) largest = std::max(largest, std::fabs(row[k]));
     const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
-    for (k = 0; k + LANES <= depth; k += LANES) {
-        const __m256i whole = _mm256_cvtps_epi32(load(row + k) * spread(inverse));
-        const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
-        _mm_storel_epi64(reinterpret_cast<__m128i*>(quarters + k), _mm_packs_epi16(words, words));
-    }
+    for (k = 0; k + LANES <= depth; k += LANES) store_int8(quarters + k, load(row + k) * spread(inverse));
     for (; k < depth; ++k) quarters[k] = static_cast<int8_t>(std::nearbyint(row[k] * inverse));
     for (; k < rounded_up(depth, QUAD); ++k) quarters[k] = 0;
+    if (BIAS)
+        for (k = 0; k < rounded_up(depth, QUAD); ++k) quarters[k] ^= int8_t(-128);  // to add 128 turns the uppermost bit
     return largest / 127.0f;
 }
 
@@ -120,12 +132,14 @@ template <int COUNT>
 inline void multiply_floats(const Weights& weights, int block, const Rows& x, int row, Floats (&sums)[ROWS][2]) {
     const float* weight = weights.floats.get() + size_t(block) * weights.depth * BLOCK;
     const float* from[COUNT];
+#pragma GCC unroll 16
     for (int r = 0; r < COUNT; ++r) {
         from[r] = x.floats + size_t(row + r) * x.stride;
         sums[r][0] = sums[r][1] = spread(0.0f);
     }
     for (int k = 0; k < weights.depth; ++k, weight += BLOCK) {
         const Floats first = load(weight), second = load(weight + LANES);
+#pragma GCC unroll 16
         for (int r = 0; r < COUNT; ++r) {
             const Floats number = spread(from[r][k]);
             sums[r][0] = multiply_add(number, first, sums[r][0]);
@@ -134,36 +148,45 @@ inline void multiply_floats(const Weights& weights, int block, const Rows& x, in
     }
 }
 
-// Adds the products of four int8 each. Pairs are added up in 16 bits first: 2 * 127 * 127 fits, so nothing is cut off.
-inline Bytes add_products(Bytes sum, Bytes magnitude, Bytes number, Bytes weight) {
-    const Bytes pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(weight, number));
+// Adds the products of four int8 each.
+#ifdef __AVX512VNNI__
+inline Bytes add_products(Bytes sum, Bytes number, Bytes weight) { return _mm512_dpbusd_epi32(sum, number, weight); }
+#else
+// Pairs are added up in 16 bits first: 2 * 127 * 127 fits, so nothing is cut off.
+inline Bytes add_products(Bytes sum, Bytes number, Bytes weight) {
+    const Bytes pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(number), _mm256_sign_epi8(weight, number));
     return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
+#endif
 
 template <int COUNT>
 inline void multiply_int8(const Weights& weights, int block, const Rows& x, int row, Floats (&sums)[ROWS][2]) {
     const int8_t* weight = weights.quarters.get() + size_t(block) * weights.quads() * BLOCK * QUAD;
     const int8_t* from[COUNT];
     Bytes totals[COUNT][2];
+#pragma GCC unroll 16
     for (int r = 0; r < COUNT; ++r) {
         from[r] = x.quarters + size_t(row + r) * x.stride;
-        totals[r][0] = totals[r][1] = _mm256_setzero_si256();
+        totals[r][0] = totals[r][1] = spread_bytes(0);
     }
     for (int quad = 0; quad < weights.quads(); ++quad, weight += BLOCK * QUAD) {
-        const Bytes first = _mm256_load_si256(reinterpret_cast<const Bytes*>(weight));
-        const Bytes second = _mm256_load_si256(reinterpret_cast<const Bytes*>(weight + LANES * QUAD));
+        const Bytes first = load_bytes(weight), second = load_bytes(weight + LANES * QUAD);
+#pragma GCC unroll 16
         for (int r = 0; r < COUNT; ++r) {
             int four;
             std::memcpy(&four, from[r] + quad * QUAD, QUAD);
-            const Bytes number = _mm256_set1_epi32(four), magnitude = _mm256_abs_epi8(number);
-            totals[r][0] = add_products(totals[r][0], magnitude, number, first);
-            totals[r][1] = add_products(totals[r][1], magnitude, number, second);
+            const Bytes number = spread_bytes(four);
+            totals[r][0] = add_products(totals[r][0], number, first);
+            totals[r][1] = add_products(totals[r][1], number, second);
         }
     }
+#pragma GCC unroll 16
     for (int r = 0; r < COUNT; ++r)
         for (int half = 0; half < 2; ++half) {
-            const Floats scale = load(weights.scales.get() + block * BLOCK + half * LANES) * spread(x.scales[row + r]);
-            sums[r][half] = _mm256_cvtepi32_ps(totals[r][half]) * scale;
+            const int column = block * BLOCK + half * LANES;
+            const Bytes offset = load_bytes(reinterpret_cast<const int8_t*>(weights.offsets.get() + column));
+            const Floats scale = load(weights.scales.get() + column) * spread(x.scales[row + r]);
+            sums[r][half] = floats_of(difference(totals[r][half], offset)) * scale;
         }
 }
 
@@ -174,6 +197,7 @@ inline void multiply_rows(const Weights& weights, int block, const Rows& x, int 
         multiply_int8<COUNT>(weights, block, x, row, sums);
     else
         multiply_floats<COUNT>(weights, block, x, row, sums);
+#pragma GCC unroll 16
     for (int r = 0; r < COUNT; ++r)
         for (int half = 0; half < 2; ++half) {
             const int column = block * BLOCK + half * LANES;
@@ -181,19 +205,20 @@ inline void multiply_rows(const Weights& weights, int block, const Rows& x, int 
         }
 }
 
+// As many rows as `count` says, at most COUNT: each number of them has code of its own, whose sums stay in registers.
+template <int COUNT, class Then>
+inline void multiply_some(int count, const Weights& weights, int block, const Rows& x, int row, const Then& then) {
+    if constexpr (COUNT > 1)
+        if (count < COUNT) return multiply_some<COUNT - 1>(count, weights, block, x, row, then);
+    multiply_rows<COUNT>(weights, block, x, row, then);
+}
+
 // Rows first..last-1 times some blocks of columns: then(row, column, values) takes LANES columns of a row with their bias added.
 template <class Then>
 void multiply_part(const Weights& weights, int first_block, int last_block, const Rows& x, int first, int last, const Then& then) {
     for (int block = first_block; block < last_block; ++block) {
         const int most = weights.is_int8 ? INT8_ROWS : ROWS;
-        for (int row = first; row < last; row += most) switch (std::min(most, last - row)) {
-                case 1: multiply_rows<1>(weights, block, x, row, then); break;
-                case 2: multiply_rows<2>(weights, block, x, row, then); break;
-                case 3: multiply_rows<3>(weights, block, x, row, then); break;
-                case 4: multiply_rows<4>(weights, block, x, row, then); break;
-                case 5: multiply_rows<5>(weights, block, x, row, then); break;
-                default: multiply_rows<ROWS>(weights, block, x, row, then); break;
-            }
+        for (int row = first; row < last; row += most) multiply_some<ROWS>(std::min(most, last - row), weights, block, x, row, then);
     }
 }
 

@@ -15,7 +15,7 @@ from runtime import audio
 from runtime.audio import Clip
 from runtime.engine.lanes import LaneEncoding, Lanes
 from runtime.engine.manifest import NATIVE_LIBRARY, NATIVE_WEIGHTS, Manifest
-from runtime.engine.native_library import BLOCK_POSITIONS, NativeModel, Team
+from runtime.engine.native_library import NativeModel, Team
 from runtime.engine.protocol import (
     CONTINUED,
     Cores,
@@ -67,7 +67,7 @@ class NativeEngine(Engine):
         self._heads = manifest.decoder_layers * manifest.heads
         self._all, self._lone, self._decoding, self._decoding_beside = map(self._model.team, (threads, 1, threads, beside))
         self._lanes: Lanes[Heard] = Lanes(threads, self._fill)
-        self._own_positions = whole_blocks(manifest.max_positions)
+        self._own_positions = self._model.whole_blocks(manifest.max_positions)
         own_size = self._heads * self._model.kept_size(self._own_positions)
         self._own = np.zeros((max_batch, own_size), self._model.kept_dtype)
         self._own_to_align = np.zeros(own_size, self._model.kept_dtype)
@@ -87,8 +87,9 @@ class NativeEngine(Engine):
         """On a lane's thread."""
         samples = audio.to_float(clip)
         frames = audio.count_frames(len(samples))
-        cross = np.zeros(self._heads * self._model.kept_size(whole_blocks(frames)), self._model.kept_dtype)
-        self._model.encode(team, samples, cross, whole_blocks(frames))
+        positions = self._model.whole_blocks(frames)
+        cross = np.zeros(self._heads * self._model.kept_size(positions), self._model.kept_dtype)
+        self._model.encode(team, samples, cross, positions)
         return Heard(cross, frames)
 
     def _fill(self, slot: int, heard: Heard) -> None:
@@ -142,10 +143,6 @@ class NativeEngine(Engine):
         for team in (self._all, self._lone, self._decoding, self._decoding_beside):
             team.close()
         self._model.close()
-
-
-def whole_blocks(positions: int) -> int:
-    return -(-positions // BLOCK_POSITIONS) * BLOCK_POSITIONS
 
 
 def shape_of(manifest: Manifest, weights: Mapping[str, np.ndarray]) -> list[int]:

@@ -17,7 +17,6 @@ ERROR_BYTES = 256  # as engine.cpp has it
 SHAPE = ("dim", "heads", "head_dim", "rotary_dim", "mlp_dim", "encoder_layers", "decoder_layers", "vocabulary", "max_positions",
          "end_token")  # fmt: skip
 """What moonshine_open is given, in order."""
-BLOCK_POSITIONS = 16  # what slots keep is filled up to whole blocks of so many
 
 
 class Team:
@@ -74,8 +73,13 @@ class NativeModel:
     def team(self, threads: int) -> Team:
         return Team(self._library, threads)
 
+    def whole_blocks(self, positions: int) -> int:
+        """What slots keep is filled up to so many positions."""
+        block = int(self._library.moonshine_block())
+        return -(-positions // block) * block
+
     def kept_size(self, positions: int) -> int:
-        """Numbers that one head keeps of so many positions, a multiple of BLOCK_POSITIONS."""
+        """Numbers that one head keeps of so many positions, whole blocks."""
         return int(self._library.moonshine_head_size(self._pointer, positions))
 
     def encode(self, team: Team, audio: np.ndarray, cross: np.ndarray, positions: int) -> None:
@@ -132,6 +136,7 @@ def declared(library: ctypes.CDLL) -> ctypes.CDLL:
         "moonshine_team": (pointers, (c_int,)),
         "moonshine_dismiss": (None, (pointers,)),
         "moonshine_kept_bytes": (c_int, ()),
+        "moonshine_block": (c_int, ()),
         "moonshine_floats": (c_int, (pointers, c_char_p, pointers, c_int, c_int, c_char_p)),
         "moonshine_int8": (c_int, (pointers, c_char_p, pointers, pointers, c_int, c_int, c_char_p)),
         "moonshine_table": (c_int, (pointers, c_char_p, pointers, c_int64, c_char_p)),

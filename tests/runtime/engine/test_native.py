@@ -12,8 +12,8 @@ import pytest
 from engine_build import native_target
 from engine_build.options import BuildError
 from runtime.audio import Clip
-from runtime.engine import selection
-from runtime.engine.manifest import NATIVE, NATIVE_LIBRARY, NATIVE_WEIGHTS
+from runtime.engine import known_clip, manifest, selection
+from runtime.engine.manifest import NATIVE, NATIVE_LIBRARY, NATIVE_WEIGHTS, Manifest
 from runtime.engine.native_engine import NativeEngine
 from runtime.engine.protocol import Row
 from runtime.exceptions import EngineDirectoryError
@@ -111,8 +111,8 @@ def test_a_truncated_file_is_refused_in_one_line(copied, name):
 
 
 def test_a_library_for_another_processor_is_refused_in_one_line(copied):
-    manifest = copied / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"f16c"', '"f16c", "avx_of_tomorrow"'))
+    path = copied / manifest.FILE_NAME
+    path.write_text(path.read_text().replace('"f16c"', '"f16c", "avx_of_tomorrow"'))
     with pytest.raises(EngineDirectoryError, match="built for a processor with .*avx_of_tomorrow.*, which this is not; run: "):
         opened_from(copied)
 
@@ -147,9 +147,23 @@ def test_without_a_compiler_the_build_ends_in_one_line(tmp_path, monkeypatch):
 
 
 def test_on_a_processor_that_lacks_the_instructions_the_build_ends_in_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(native_target, "LEVEL_FLAGS", ("avx2", "avx_of_tomorrow"))
+    tomorrow = native_target.Level("tomorrow", (), ("avx2", "avx_of_tomorrow"))
     with pytest.raises(BuildError, match="needs a processor with avx2, avx_of_tomorrow; --target onnxruntime runs anywhere"):
-        native_target.compile_library(tmp_path / NATIVE_LIBRARY, "fp32")
+        native_target.compile_library(tmp_path / NATIVE_LIBRARY, "fp32", tomorrow)
+    monkeypatch.setenv(native_target.LEVEL_VARIABLE, "tomorrow")
+    with pytest.raises(BuildError, match="NATIVE_LEVEL=tomorrow: there is avx512-vnni, avx2"):
+        native_target.level_asked_for()
+
+
+def test_the_code_for_avx512_hears_the_known_clip(built, tmp_path):
+    """On any processor: its instructions are emulated. How they run on a processor that has them it does not say."""
+    directory = Path(shutil.copytree(built("int8", NATIVE), tmp_path / "engine"))
+    (directory / NATIVE_LIBRARY).unlink()
+    kernels.compiled(directory / NATIVE_LIBRARY, native_target.SOURCES / "engine.cpp", *kernels.EMULATED, "-DMOONSHINE_HALF")
+    found = Manifest.model_validate_json((directory / manifest.FILE_NAME).read_bytes())
+    engine = NativeEngine(directory, found, max_batch=2)
+    assert known_clip.hear(engine, 1) == list(found.known_tokens)
+    engine.close()
 
 
 def test_a_compiler_that_fails_is_quoted_with_its_first_error(tmp_path, monkeypatch):
@@ -165,11 +179,7 @@ def test_a_compiler_that_fails_is_quoted_with_its_first_error(tmp_path, monkeypa
 def test_a_clip_is_heard_under_the_sanitizers(built, tmp_path):
     """In a process of its own, where they must come first. int8, whose first convolution is of floats, has both products."""
     directory = Path(shutil.copytree(built("int8", NATIVE), tmp_path / "engine"))
-    options = [each for each in native_target.OPTIONS if not each.startswith("-static")]
-    source = native_target.SOURCES / "engine.cpp"
-    subprocess.run(
-        ["g++", *options, *kernels.SANITIZERS, "-DMOONSHINE_HALF", "-o", directory / NATIVE_LIBRARY, source], check=True
-    )
+    kernels.compiled(directory / NATIVE_LIBRARY, native_target.SOURCES / "engine.cpp", *kernels.SANITIZERS, "-DMOONSHINE_HALF")
     script = f"""
 from pathlib import Path
 from runtime.engine import known_clip
