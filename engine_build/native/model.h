@@ -42,7 +42,7 @@ inline int count_frames(int samples) {
     return samples;
 }
 
-// Weights without a bias are scaled by this in place of a norm's division.
+// Layer normalisation without a bias.
 inline void normalise(const float* row, const float* weight, int dim, float* out) {
     Floats total = spread(0.0f);
     for (int d = 0; d < dim; d += LANES) total = total + load(row + d);
@@ -348,6 +348,7 @@ class Model {
         Array<float> x = room<float>(places.size() * shape_.dim);
         for (size_t place = 0; place < places.size(); ++place) {
             const int64_t token = rows[places[place].row].tokens[places[place].index];
+            if (token < 0 || token >= shape_.vocabulary) throw std::invalid_argument("token " + std::to_string(token) + " is none");
             std::copy_n(embedding_ + size_t(token) * shape_.dim, shape_.dim, &x[place * shape_.dim]);
         }
         return x;
@@ -439,8 +440,15 @@ class Model {
         for (int place = 0; place < count; ++place) {
             const Best best = joined(&found[size_t(place) * chunks], chunks);
             chosen[place] = best.token;
-            log_probs[place] = best.logit - best.highest - std::log(best.sum);
+            log_probs[place] = is_finite(x + size_t(place) * shape_.dim) ? best.logit - best.highest - std::log(best.sum) : NAN;
         }
+    }
+
+    // Whatever is no number reaches what layers add to, and stays in it; int8 would hide it.
+    bool is_finite(const float* row) const {
+        Floats total = spread(0.0f);
+        for (int d = 0; d < shape_.dim; d += LANES) total = total + load(row + d);
+        return std::isfinite(sum_of(total));
     }
 
     Best best_of(float* logits, int begin, int count, float bias) const {

@@ -3,15 +3,17 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <exception>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <immintrin.h>
 
 namespace moonshine {
 
-constexpr int SPINS = 4000;  // some 50 us: the next loop of a pass comes sooner; behind the last one the core belongs to others
+constexpr int SPINS = 4000;  // 50 to 200 us: the next loop of a pass comes sooner; behind the last one the core belongs to others
 
 class Team {
   public:
@@ -31,7 +33,8 @@ class Team {
 
     int size() const { return 1 + static_cast<int>(helpers_.size()); }
 
-    // Calls function(task) for each task from 0 on, in any order, on any of the threads. One caller at a time.
+    // Calls function(task) for each task from 0 on, in any order, on any of the threads. One caller at a time. Throws what one of
+    // them threw, once all have ended.
     template <class Function>
     void each(int tasks, const Function& function) {
         if (helpers_.empty() || tasks < 2) {
@@ -50,11 +53,17 @@ class Team {
         wake_.notify_all();
         work();
         while (busy_.load(std::memory_order_acquire)) _mm_pause();
+        if (thrown_) std::rethrow_exception(std::exchange(thrown_, nullptr));
     }
 
   private:
     void work() {
-        for (int task; (task = next_.fetch_add(1)) < tasks_;) call_(closure_, task);
+        try {
+            for (int task; (task = next_.fetch_add(1)) < tasks_;) call_(closure_, task);
+        } catch (...) {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            thrown_ = std::current_exception();
+        }
     }
 
     void help() {
@@ -77,6 +86,7 @@ class Team {
     std::atomic<long> round_{0};
     std::atomic<int> next_{0}, busy_{0};
     std::atomic<bool> ending_{false};
+    std::exception_ptr thrown_;
     int tasks_ = 0;
     void (*call_)(const void*, int) = nullptr;
     const void* closure_ = nullptr;

@@ -100,9 +100,10 @@ inline Bytes difference(Bytes a, Bytes b) { return _mm256_sub_epi32(a, b); }
 inline void store(float* to, float value) { *to = value; }
 inline void store(Half* to, float value) { *to = _cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT); }
 
-// Cephes' expf: relative error below 2e-7. What is below -87 gives a number next to zero, not zero.
+// Cephes' expf: relative error below 2e-7. What is below -87 gives a number next to zero, not zero; what is no number stays none,
+// for of two of which one is none the instructions give the second.
 inline Floats exponential(Floats x) {
-    x = larger(smaller(x, spread(88.0f)), spread(-87.0f));
+    x = larger(spread(-87.0f), smaller(spread(88.0f), x));
     const Floats power = rounded(x * spread(1.44269504f));
     x = multiply_add(power, spread(-0.693359375f), x);
     x = multiply_add(power, spread(2.12194440e-4f), x);

@@ -11,12 +11,13 @@ import pytest
 
 from engine_build import native_target
 from engine_build.options import BuildError
-from runtime.audio import Clip
+from runtime.audio import Clip, count_frames, to_float
 from runtime.engine import known_clip, manifest, selection
 from runtime.engine.manifest import NATIVE, NATIVE_LIBRARY, NATIVE_WEIGHTS, Manifest
-from runtime.engine.native_engine import NativeEngine
+from runtime.engine.native_engine import NativeEngine, shape_of
+from runtime.engine.native_library import NativeModel
 from runtime.engine.protocol import Row
-from runtime.exceptions import EngineDirectoryError
+from runtime.exceptions import EngineDirectoryError, EngineFailed
 from server.stream.confidence import END_BIAS
 from server.stream.transcript import common_prefix
 from tests import engines, greedy
@@ -89,6 +90,41 @@ def test_alignments_are_those_of_onnx_runtime(native_fp32, fp32, clips):
         shares += opened.engine.align([0], [tokens]).result()
         opened.engine.free(0)
     assert shares[0].shape == shares[1].shape and np.abs(shares[0] - shares[1]).max() < 1e-3
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_what_is_no_number_in_one_slot_is_told_and_reaches_no_other(precision, built, clips):
+    directory = built(precision, NATIVE)
+    weights = dict(np.load(directory / NATIVE_WEIGHTS))
+    found = Manifest.model_validate_json((directory / manifest.FILE_NAME).read_bytes())
+    model = NativeModel(directory / NATIVE_LIBRARY, shape_of(found, weights), weights)
+    team, samples = model.team(2), to_float(Clip(clips[18].samples))
+    frames, heads = count_frames(len(samples)), found.decoder_layers * found.heads
+    positions, own_positions = model.whole_blocks(frames), model.whole_blocks(found.max_positions)
+    own = [np.zeros(heads * model.kept_size(own_positions), model.kept_dtype) for _ in range(3)]
+    cross = [np.zeros(heads * model.kept_size(positions), model.kept_dtype) for _ in range(3)]
+    for each in cross:
+        model.encode(team, samples, each, positions)
+    cross[1][:] = np.nan
+
+    def decode(slots: list[int]) -> np.ndarray:
+        count = len(slots)
+        _, log_probs = model.decode(
+            team, np.tile([found.start_token, 700], count), np.full(count, 2, np.int32), np.zeros(count, np.int32),
+            np.full(count, frames, np.int32), np.zeros(count, np.float32), [own[slot].ctypes.data for slot in slots],
+            [cross[slot].ctypes.data for slot in slots], own_positions,
+        )  # fmt: skip
+        return log_probs.reshape(count, 2)
+
+    together = decode([0, 1, 2])
+    assert np.isnan(together[1]).all() and (together[[0, 2]] == decode([0, 2])).all()
+    with pytest.raises(EngineFailed, match="token 40000 is none"):
+        model.decode(
+            team, np.array([40_000]), *(np.array([number], np.int32) for number in (1, 0, frames)), np.zeros(1, np.float32),
+            [own[0].ctypes.data], [cross[0].ctypes.data], own_positions,
+        )  # fmt: skip
+    team.close()
+    model.close()
 
 
 @pytest.fixture
