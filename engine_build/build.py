@@ -7,6 +7,7 @@ precision (needs torch), and the export is made into an engine for one target (n
 import argparse
 import contextlib
 import datetime
+import functools
 import importlib
 import importlib.metadata
 import platform
@@ -75,7 +76,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
                         f"nothing; default: latin for {' and '.join(checkpoint.PACKAGES)}, any for others")  # fmt: skip
     parser.add_argument("--precision", choices=PRECISIONS,
                         help="what to compute in; default: fp16 for a GPU, int8 for a processor with VNNI, else fp32. "
-                        "onnxruntime: fp16 and bf16 build fp32, int8 computes products in int8; native: fp32 or int8; "
+                        "onnxruntime: fp16 and bf16 build fp32, int8 computes products in int8; native: no fp16; "
                         "tensorrt: int8 is int8 weights in fp16 arithmetic; torch: no int8")  # fmt: skip
     parser.add_argument("--target", choices=("auto", *selection.TARGETS), default="auto",
                         help="auto: tensorrt where a GPU and a TensorRT package are present, torch where there is a GPU and "
@@ -127,9 +128,11 @@ def build(arguments: argparse.Namespace, console: Console) -> Path:
 
 def provide_engine(options: BuildOptions, target: ModuleType, stages: Stages) -> Path:
     """The engine's directory, built where it is not current."""
+    directory = options.out / manifest.directory_name(options.model, options.target, options.precision)
+    if not is_current(directory, options, options.target, options.precision, functools.partial(target.is_current, options)):
+        target.check_machine()  # before anything that takes long
     exported = provide_export(options, EXPORT, target.EXPORTS[options.precision], stages)
     export = Manifest.model_validate_json((exported / manifest.FILE_NAME).read_bytes())
-    directory = options.out / manifest.directory_name(options.model, options.target, options.precision)
 
     def is_wanted(built: Manifest) -> bool:
         asked = (export.weights_sha256, export.script, builder_sha256(), options.max_batch)

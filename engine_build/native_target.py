@@ -1,6 +1,7 @@
 """For this very processor: the model's weights, and a library of C++ that computes with them (engine_build/native/)."""
 
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -18,12 +19,14 @@ from engine_build.quantisation import LARGEST_WEIGHT
 from runtime import hardware
 from runtime.engine.manifest import DECODER_FILE, ENCODER_FILE, NATIVE_LIBRARY, NATIVE_WEIGHTS, Manifest
 
-PRECISIONS = {"fp32": "fp32", "int8": "int8"}  # asked for: built
-EXPORTS = {"fp32": "fp32", "int8": "fp32"}  # built: the export it is made from
+PRECISIONS = {"fp32": "fp32", "bf16": "bf16", "int8": "int8", "fp16": "fp32"}  # asked for: built
+EXPORTS = {"fp32": "fp32", "bf16": "fp32", "int8": "fp32"}  # built: the export it is made from
 PACKAGES = ("onnx", "numpy")
 SOURCES = Path(__file__).with_name("native")
 COMPILERS = ("c++", "g++", "clang++")
-OPTIONS = ("-std=c++17", "-O3", "-fno-math-errno", "-shared", "-fPIC", "-pthread", "-static-libgcc", "-static-libstdc++")
+# Products and sums are contracted where the code says so only: a row must not depend on how many the compiler took together.
+OPTIONS = ("-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC", "-pthread")
+STATIC = ("-static-libgcc", "-static-libstdc++")  # then the library runs where no compiler is; some systems lack what it takes
 LEVEL_VARIABLE = "NATIVE_LEVEL"  # names a level; default: DEFAULT_LEVEL
 ENCODER_PRODUCTS = ("qkv", "out", "fc1", "fc2")  # of a layer, in the order of the graph
 DECODER_PRODUCTS = ("qkv", "out", "cross_query", "cross_out", "fc1", "fc2")
@@ -41,11 +44,13 @@ class Level:
     """What it uses, as /proc/cpuinfo names it."""
 
 
-LEVELS = (
-    Level("avx512-vnni", ("-march=x86-64-v4", "-mavx512vnni"), ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni")),
-    Level("avx2", ("-march=x86-64-v3",), ("avx2", "fma", "f16c")),
+AVX2 = ("avx2", "fma", "f16c")
+AVX512 = (*AVX2, "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni")
+LEVELS = tuple(
+    Level(name, tuple(f"-m{flag.replace('_', '')}" for flag in flags), flags)
+    for name, flags in (("avx512-bf16", (*AVX512, "avx512_bf16")), ("avx512-vnni", AVX512), ("avx2", AVX2))
 )
-DEFAULT_LEVEL = LEVELS[-1]  # the other one has only run emulated
+DEFAULT_LEVEL = LEVELS[-1]  # the others have only run emulated
 
 
 def write(options: BuildOptions, exported: Path, built: Manifest, directory: Path, stages: Stages) -> Manifest:
@@ -59,6 +64,8 @@ def write(options: BuildOptions, exported: Path, built: Manifest, directory: Pat
     for name, weight in products_of(encoder, decoder, built).items():
         if options.precision == "fp32" or name == "conv1":  # which hears samples: its windows overlap by half
             arrays[name] = weight
+        elif options.precision == "bf16":
+            arrays[f"{name}.bfloat16"] = bfloat16_of(weight)
         else:
             arrays[f"{name}.int8"], arrays[f"{name}.scales"] = quantised(weight)
     np.savez(directory / NATIVE_WEIGHTS, **arrays)
@@ -66,8 +73,13 @@ def write(options: BuildOptions, exported: Path, built: Manifest, directory: Pat
 
 
 def is_current(options: BuildOptions, built: Manifest) -> bool:
-    """Is it compiled for the level that is asked for?"""
     return built.processor_flags == level_asked_for().flags
+
+
+def check_machine() -> None:
+    """Raises BuildError where nothing can be compiled for this processor."""
+    check_processor(level_asked_for())
+    find_compiler()
 
 
 def level_asked_for() -> Level:
@@ -85,14 +97,30 @@ def options_for(level: Level) -> tuple[str, ...]:
 
 def compile_library(path: Path, precision: str, level: Level = DEFAULT_LEVEL) -> str:
     """Returns what the compiler says it is. Raises BuildError with its first error."""
+    check_processor(level)
+    compiler = find_compiler()
+    half = () if precision == "fp32" else ("-DMOONSHINE_HALF",)  # what slots keep, of keys and values
+    command = (*compiler, *options_for(level), *half, "-o", str(path), str(SOURCES / "engine.cpp"))
+    try:
+        run(*command, *STATIC)
+    except BuildError:
+        run(*command)
+    return run(*compiler, "--version").splitlines()[0]
+
+
+def check_processor(level: Level) -> None:
+    """Raises BuildError."""
     if not hardware.has_flags(level.flags):
         raise BuildError(f"the native target needs a processor with {', '.join(level.flags)}; --target onnxruntime runs anywhere")
-    compiler = os.environ.get("CXX") or next(filter(shutil.which, COMPILERS), None)
-    if compiler is None:
+
+
+def find_compiler() -> list[str]:
+    """Raises BuildError."""
+    named = shlex.split(os.environ.get("CXX", ""))
+    found = named or list(filter(shutil.which, COMPILERS))[:1]
+    if not found:
         raise BuildError("the native target needs a C++ compiler, which is not here; install g++, or use --target onnxruntime")
-    half = () if precision == "fp32" else ("-DMOONSHINE_HALF",)  # what slots keep, of keys and values
-    run(compiler, *options_for(level), *half, "-o", str(path), str(SOURCES / "engine.cpp"))
-    return run(compiler, "--version").splitlines()[0]
+    return found
 
 
 def run(*command: str) -> str:
@@ -102,7 +130,7 @@ def run(*command: str) -> str:
         raise BuildError(f"the compiler cannot be run: {exc}") from exc
     if done.returncode:
         lines = done.stderr.splitlines() or [f"it ended with {done.returncode}"]
-        first = next((line for line in lines if "error" in line), lines[0])
+        first = next((line for line in lines if "error" in line or "cannot find" in line), lines[0])
         raise BuildError(f"{command[0]} cannot compile the native engine: {first}; --target onnxruntime needs no compiler")
     return done.stdout
 
@@ -162,7 +190,17 @@ def tables_of(encoder: ModelProto, decoder: ModelProto, built: Manifest) -> Tens
 
 
 def initialiser(model: ModelProto, name: str) -> np.ndarray:
-    return next(numpy_helper.to_array(tensor) for tensor in model.graph.initializer if tensor.name == name)
+    """Raises BuildError for one that the export does not have."""
+    found = next((tensor for tensor in model.graph.initializer if tensor.name == name), None)
+    if found is None:
+        raise BuildError(f"the export has no {name}; --target onnxruntime serves it")
+    return numpy_helper.to_array(found)
+
+
+def bfloat16_of(weight: np.ndarray) -> np.ndarray:
+    """uint16: the upper halves of float32, rounded to the nearest, of two as near to the even one."""
+    bits = weight.astype(np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
 
 
 def quantised(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

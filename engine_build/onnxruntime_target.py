@@ -30,6 +30,10 @@ def write(options: BuildOptions, exported: Path, built: Manifest, directory: Pat
     return built.model_copy(update={"needs_exact_int8_sums": exact_sums})
 
 
+def check_machine() -> None:
+    """Nothing is needed that the packages do not bring."""
+
+
 def is_current(options: BuildOptions, built: Manifest) -> bool:
     """Does the engine suit this processor?"""
     return options.precision != "int8" or built.needs_exact_int8_sums == hardware.sums_int8_products_exactly()

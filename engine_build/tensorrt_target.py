@@ -70,6 +70,10 @@ def write(options: BuildOptions, exported: Path, built: Manifest, directory: Pat
     return built.model_copy(update={"plans": plans, "versions": built.versions | {package.flavour: package.version}})
 
 
+def check_machine() -> None:
+    """Nothing is needed that the packages do not bring."""
+
+
 def is_current(options: BuildOptions, built: Manifest) -> bool:
     """Are the plans of the TensorRT that would build them now, and for the GPU that is here?"""
     package, plans = tensorrt_package.find(options.flavour), built.plans

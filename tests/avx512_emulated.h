@@ -85,6 +85,7 @@ inline float largest_of(__m512 from)
 #define _mm512_cvtps_epi32(a) \
     emulated::whole(emulated::each<emulated::Ints>(a, [](float x, int) { return static_cast<int>(std::nearbyint(x)); }))
 #define _mm512_cvtepi32_ps(a) emulated::each<__m512>(emulated::ints(a), [](int x, int) { return static_cast<float>(x); })
+#define _mm512_and_si512(a, b) emulated::whole(emulated::ints(a) & emulated::ints(b))
 #define _mm512_add_epi32(a, b) emulated::whole(emulated::ints(a) + emulated::ints(b))
 #define _mm512_sub_epi32(a, b) emulated::whole(emulated::ints(a) - emulated::ints(b))
 #define _mm512_slli_epi32(a, bits) emulated::whole(emulated::ints(a) << (bits))

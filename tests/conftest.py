@@ -86,6 +86,13 @@ def native_fp32(built) -> "Opened":
 
 
 @pytest.fixture(scope="session")
+def native_bf16(built) -> "Opened":
+    from tests import engines
+
+    return engines.open_native("bf16", built)
+
+
+@pytest.fixture(scope="session")
 def native_int8(built) -> "Opened":
     from tests import engines
 

@@ -19,13 +19,14 @@ void normalise_row(const float *row, const float *weight, int dim, float *out) {
 
 float quantise_row(const float *row, int depth, int8_t *out) { return quantise(row, depth, out); }
 
-// scales: null for a product of floats. out: rows x columns.
-void product(int threads, const void *weight, const float *scales, const float *bias, int columns, int depth, const float *x, int rows,
+// scales: of int8 only. out: rows x columns.
+void product(int threads, int kind, const void *weight, const float *scales, const float *bias, int columns, int depth, const float *x, int rows,
              float *out)
 {
     Team team(threads);
-    Weights weights = scales ? packed(static_cast<const int8_t *>(weight), scales, columns, depth)
-                             : packed(static_cast<const float *>(weight), columns, depth);
+    Weights weights = Kind(kind) == Kind::INT8       ? packed(static_cast<const int8_t *>(weight), scales, columns, depth)
+                      : Kind(kind) == Kind::BFLOAT16 ? packed(static_cast<const Bfloat16 *>(weight), columns, depth)
+                                                     : packed(static_cast<const float *>(weight), columns, depth);
     std::copy_n(bias, columns, weights.bias.get());
     Prepared prepared(weights, rows);
     team.each(rows, [&](int row) { prepared.put(row, x + size_t(row) * depth); });

@@ -3,7 +3,6 @@
 
 #include <cmath>
 #include <limits>
-#include <stdexcept>
 
 #include "product.h"
 #include "vectors.h"
@@ -90,17 +89,13 @@ inline void gather(const Head<Number>& head, const float* const* shares, int las
     }
 }
 
-template <int COUNT, class Number>
-inline void gather(const Head<Number>& head, const float* const* shares, int last, float* const* out) {
-    switch (head.value_dim / LANES) {
-        case 3: gather<COUNT, 3>(head, shares, last, out); break;
-        case 4: gather<COUNT, 4>(head, shares, last, out); break;
-        case 5: gather<COUNT, 5>(head, shares, last, out); break;
-        case 6: gather<COUNT, 6>(head, shares, last, out); break;
-        case 7: gather<COUNT, 7>(head, shares, last, out); break;
-        case 8: gather<COUNT, 8>(head, shares, last, out); break;
-        default: throw std::invalid_argument("heads of 33 to 64 dimensions are taken");
-    }
+constexpr int LEAST_VECTORS = 3, MOST_VECTORS = 8;  // of a value
+
+template <int COUNT, int VECTORS = MOST_VECTORS, class Number>
+inline void gather_values(const Head<Number>& head, const float* const* shares, int last, float* const* out) {
+    if constexpr (VECTORS > LEAST_VECTORS)
+        if (head.value_dim < VECTORS * LANES) return gather_values<COUNT, VECTORS - 1>(head, shares, last, out);
+    gather<COUNT, VECTORS>(head, shares, last, out);
 }
 
 // Query number q, of `count`, sees the positions below seen(q); out(q) is where its context goes, and take(q, shares) is shown
@@ -131,8 +126,8 @@ void attend(const Head<Number>& head, int count, const Query& query, const Seen&
             take(first + q, rows[q]);
         }
         int q = 0;
-        for (; q + 2 <= together; q += 2) gather<2>(head, rows + q, last, outs + q);
-        if (q < together) gather<1>(head, rows + q, last, outs + q);
+        for (; q + 2 <= together; q += 2) gather_values<2>(head, rows + q, last, outs + q);
+        if (q < together) gather_values<1>(head, rows + q, last, outs + q);
     }
 }
 

@@ -31,9 +31,19 @@ Model<Kept>* moonshine_open(const int* shape) {
     return new Model<Kept>(Shape{shape[0], shape[1], shape[2], shape[3], shape[4], shape[5], shape[6], shape[7], shape[8], shape[9]});
 }
 
-void moonshine_close(Model<Kept>* model) { delete model; }
+void moonshine_close(Model<Kept>* model) {
+    delete model;
+    Store::shared().clear();
+}
 
-Team* moonshine_team(int threads) { return new Team(threads); }
+// Null where there cannot be so many threads.
+Team* moonshine_team(int threads) {
+    try {
+        return new Team(threads);
+    } catch (const std::exception&) {
+        return nullptr;
+    }
+}
 
 void moonshine_dismiss(Team* team) { delete team; }
 
@@ -42,6 +52,10 @@ int moonshine_kept_bytes() { return sizeof(Kept); }
 int moonshine_block() { return BLOCK; }
 
 int moonshine_floats(Model<Kept>* model, const char* name, const float* weight, int columns, int depth, char* error) {
+    return guarded(error, [&] { model->set_weights(name, packed(weight, columns, depth)); });
+}
+
+int moonshine_bfloat16(Model<Kept>* model, const char* name, const Bfloat16* weight, int columns, int depth, char* error) {
     return guarded(error, [&] { model->set_weights(name, packed(weight, columns, depth)); });
 }
 

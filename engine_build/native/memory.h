@@ -40,6 +40,15 @@ class Store {
         kept_[class_of(bytes)].push_back(memory);
     }
 
+    // What is not in use goes back to the system.
+    void clear() {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        for (std::vector<void*>& kept : kept_) {
+            for (void* memory : kept) std::free(memory);
+            kept.clear();
+        }
+    }
+
   private:
     static int class_of(size_t bytes) { return bytes <= 4096 ? 12 : 64 - __builtin_clzll(bytes - 1); }
 
@@ -49,8 +58,8 @@ class Store {
 
 template <class Number>
 struct GiveBack {
-    size_t bytes = 0;
-    void operator()(Number* memory) const { Store::shared().give_back(memory, bytes); }
+    size_t bytes = 0;  // 0: not the store's
+    void operator()(Number* memory) const { bytes ? Store::shared().give_back(memory, bytes) : std::free(memory); }
 };
 template <class Number>
 using Array = std::unique_ptr<Number[], GiveBack<Number>>;
@@ -67,6 +76,16 @@ Array<Number> zeros(size_t count) {
     Array<Number> made = room<Number>(count);
     std::memset(made.get(), 0, count * sizeof(Number) + BOUNDARY);
     return made;
+}
+
+// Zeros, for what lasts: not from the store.
+template <class Number>
+Array<Number> lasting(size_t count) {
+    const size_t bytes = (count * sizeof(Number) + 2 * BOUNDARY - 1) / BOUNDARY * BOUNDARY;
+    void* memory = std::aligned_alloc(BOUNDARY, bytes);
+    if (memory == nullptr) throw std::bad_alloc();
+    std::memset(memory, 0, bytes);
+    return Array<Number>(static_cast<Number*>(memory), GiveBack<Number>{});
 }
 
 }  // namespace moonshine

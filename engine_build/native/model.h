@@ -16,7 +16,8 @@ namespace moonshine {
 
 constexpr float EPSILON = 1e-5f;  // of the norms
 constexpr int KERNELS[3] = {127, 7, 3}, STRIDES[3] = {64, 3, 2};
-constexpr int CHUNK_BLOCKS = 32;  // of the vocabulary, 512 logits of each row: they stay near until they are judged
+constexpr int CHUNK_BLOCKS = 32;  // of the vocabulary: so many logits of each row stay near until they are judged
+constexpr int MOST_DIM = 1024;
 
 struct Shape {
     int dim, heads, head_dim, rotary_dim, mlp_dim, encoder_layers, decoder_layers, vocabulary, max_positions, end_token;
@@ -68,8 +69,10 @@ class Model {
         tables_[name] = std::move(table);
     }
 
-    // Everything is there: biases go to their products, names are looked up once. Throws std::invalid_argument for what is missing.
+    // Everything is there: biases go to their products, names are looked up once. Throws std::invalid_argument for what is missing,
+    // and for a shape that this code is not written for.
     void complete() {
+        check_shape();
         for (auto& [name, weights] : weights_)
             if (const auto bias = tables_.find(name + ".bias"); bias != tables_.end())
                 std::copy_n(bias->second.numbers.get(), weights.columns, weights.bias.get());
@@ -113,8 +116,8 @@ class Model {
         const int count = static_cast<int>(places.size());
         Array<float> x = embedded(rows, places);
         for (int layer = 0; layer < shape_.decoder_layers; ++layer) {
-            hear_itself(team, layer, rows, places, self_positions, x.get());
-            hear_audio(team, layer, rows, places, x.get(), [](int, int, const float*) {});
+            attend_to_itself(team, layer, rows, places, self_positions, x.get());
+            attend_to_audio(team, layer, rows, places, x.get(), [](int, int, const float*) {});
             feed_forward_gated(team, decoder_[layer], x.get(), count);
         }
         choose(team, rows, places, x.get(), chosen, log_probs);
@@ -130,8 +133,8 @@ class Model {
         std::fill_n(shares, size_t(row.count) * row.frames, 0.0f);
         std::mutex adding;
         for (int layer = 0; layer < layers; ++layer) {
-            hear_itself(team, layer, rows, places, self_positions, x.get());
-            hear_audio(team, layer, rows, places, x.get(), [&](int head, int place, const float* share) {
+            attend_to_itself(team, layer, rows, places, self_positions, x.get());
+            attend_to_audio(team, layer, rows, places, x.get(), [&](int head, int place, const float* share) {
                 for (int index = 0; index < head_count; ++index) {
                     if (heads[2 * index] != layer || heads[2 * index + 1] != head) continue;
                     const std::lock_guard<std::mutex> lock(adding);
@@ -156,6 +159,14 @@ class Model {
     struct Place {
         int row, index;
     };
+
+    void check_shape() const {
+        const int vectors = rounded_up(shape_.head_dim, LANES) / LANES;
+        if (shape_.dim % LANES || shape_.mlp_dim % LANES || shape_.vocabulary % LANES || shape_.dim > MOST_DIM)
+            throw std::invalid_argument("dimensions must be whole vectors of " + std::to_string(LANES) + ", at most 1,024");
+        if (vectors < LEAST_VECTORS || vectors > MOST_VECTORS || shape_.heads * shape_.head_dim != shape_.dim)
+            throw std::invalid_argument("heads of " + std::to_string(shape_.head_dim) + " dimensions are not taken");
+    }
 
     const Weights& weights(const std::string& name) const {
         const auto found = weights_.find(name);
@@ -187,7 +198,7 @@ class Model {
         const int dim = shape_.dim;
         int frames = (samples - KERNELS[0]) / STRIDES[0] + 1;
         Array<float> x = room<float>(size_t(frames) * dim);
-        multiply(team, *conv_[0], Rows{audio, nullptr, nullptr, STRIDES[0]}, frames, [&](int row, int column, Floats values) {
+        multiply(team, *conv_[0], Rows{audio, nullptr, nullptr, nullptr, STRIDES[0]}, frames, [&](int row, int column, Floats values) {
             store(&x[size_t(row) * dim + column], hyperbolic_tangent(values));
         });
         normalise_group(team, x.get(), frames);
@@ -365,7 +376,7 @@ class Model {
         });
     }
 
-    void hear_itself(Team& team, int number, const std::vector<Row>& rows, const std::vector<Place>& places, int positions,
+    void attend_to_itself(Team& team, int number, const std::vector<Row>& rows, const std::vector<Place>& places, int positions,
                      float* x) const {
         const DecoderLayer& layer = decoder_[number];
         const int dim = shape_.dim, width = 3 * dim, count = static_cast<int>(places.size());
@@ -389,7 +400,7 @@ class Model {
     }
 
     template <class Take>
-    void hear_audio(Team& team, int number, const std::vector<Row>& rows, const std::vector<Place>& places, float* x,
+    void attend_to_audio(Team& team, int number, const std::vector<Row>& rows, const std::vector<Place>& places, float* x,
                     const Take& take) const {
         const DecoderLayer& layer = decoder_[number];
         const int dim = shape_.dim, count = static_cast<int>(places.size());
@@ -481,8 +492,6 @@ class Model {
         }
         return best;
     }
-
-    static constexpr int MOST_DIM = 1024;
 
     Shape shape_;
     std::map<std::string, Weights> weights_;

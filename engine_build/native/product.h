@@ -20,7 +20,7 @@ constexpr int ROWS = 12;  // rows that are: 24 sums, 2 vectors of weights and on
 constexpr int INT8_ROWS = 12;
 #else
 constexpr int ROWS = 6;       // 12 sums and those fit 16 registers
-constexpr int INT8_ROWS = 4;  // a product of int8 takes more registers on its way
+constexpr int INT8_ROWS = 4;  // a product of int8 or bfloat16 takes more registers on its way
 #endif
 constexpr int CHUNK_ROWS = 48;    // rows of one task: as much of them as stays near while all columns pass by
 constexpr int QUAD = 4;           // bytes whose products one instruction adds up
@@ -32,99 +32,122 @@ constexpr int BIAS = 0;
 
 inline int rounded_up(int count, int unit) { return (count + unit - 1) / unit * unit; }
 
-// A matrix of weights in blocks of columns, in float or in int8 with a scale for each column.
+enum class Kind { FLOATS, BFLOAT16, INT8 };
+
+// A matrix of weights in blocks of columns: in float, in bfloat16, or in int8 with a scale for each column.
 struct Weights {
     int columns = 0, depth = 0;
-    bool is_int8 = false;
-    Array<float> floats;    // [column block][depth][BLOCK]
-    Array<int8_t> quarters;  // [column block][depth / QUAD][BLOCK][QUAD]
+    Kind kind = Kind::FLOATS;
+    Array<float> floats;     // [column block][depth][BLOCK]
+    Array<Bfloat16> pairs;   // [column block][depth / 2][BLOCK][2]
+    Array<int8_t> int8s;  // [column block][depth / QUAD][BLOCK][QUAD]
     Array<float> scales;    // [column], of int8
     Array<int32_t> offsets;  // [column], of int8: what the BIAS of a row adds to its sums
     Array<float> bias;      // [column]; zeros where there is none
 
     int blocks() const { return (columns + BLOCK - 1) / BLOCK; }
     int quads() const { return (depth + QUAD - 1) / QUAD; }
+    int pair_count() const { return (depth + 1) / 2; }
 };
 
 inline Weights packed(const float* weight, int columns, int depth) {
     Weights made;
     made.columns = columns, made.depth = depth;
-    made.floats = zeros<float>(size_t(made.blocks()) * depth * BLOCK);
-    made.bias = zeros<float>(size_t(made.blocks()) * BLOCK);
+    made.floats = lasting<float>(size_t(made.blocks()) * depth * BLOCK);
+    made.bias = lasting<float>(size_t(made.blocks()) * BLOCK);
     for (int column = 0; column < columns; ++column)
         for (int k = 0; k < depth; ++k)
             made.floats[(size_t(column / BLOCK) * depth + k) * BLOCK + column % BLOCK] = weight[size_t(column) * depth + k];
     return made;
 }
 
+inline Weights packed(const Bfloat16* weight, int columns, int depth) {
+    Weights made;
+    made.columns = columns, made.depth = depth, made.kind = Kind::BFLOAT16;
+    made.pairs = lasting<Bfloat16>(size_t(made.blocks()) * made.pair_count() * BLOCK * 2);
+    made.bias = lasting<float>(size_t(made.blocks()) * BLOCK);
+    for (int column = 0; column < columns; ++column)
+        for (int k = 0; k < depth; ++k)
+            made.pairs[((size_t(column / BLOCK) * made.pair_count() + k / 2) * BLOCK + column % BLOCK) * 2 + k % 2] =
+                weight[size_t(column) * depth + k];
+    return made;
+}
+
 inline Weights packed(const int8_t* weight, const float* scales, int columns, int depth) {
     Weights made;
-    made.columns = columns, made.depth = depth, made.is_int8 = true;
-    made.quarters = zeros<int8_t>(size_t(made.blocks()) * made.quads() * BLOCK * QUAD);
-    made.scales = zeros<float>(size_t(made.blocks()) * BLOCK);
-    made.offsets = zeros<int32_t>(size_t(made.blocks()) * BLOCK);
-    made.bias = zeros<float>(size_t(made.blocks()) * BLOCK);
+    made.columns = columns, made.depth = depth, made.kind = Kind::INT8;
+    made.int8s = lasting<int8_t>(size_t(made.blocks()) * made.quads() * BLOCK * QUAD);
+    made.scales = lasting<float>(size_t(made.blocks()) * BLOCK);
+    made.offsets = lasting<int32_t>(size_t(made.blocks()) * BLOCK);
+    made.bias = lasting<float>(size_t(made.blocks()) * BLOCK);
     std::copy_n(scales, columns, made.scales.get());
     for (int column = 0; column < columns; ++column)
         for (int k = 0; k < depth; ++k) {
             const int8_t number = weight[size_t(column) * depth + k];
-            made.quarters[((size_t(column / BLOCK) * made.quads() + k / QUAD) * BLOCK + column % BLOCK) * QUAD + k % QUAD] = number;
+            made.int8s[((size_t(column / BLOCK) * made.quads() + k / QUAD) * BLOCK + column % BLOCK) * QUAD + k % QUAD] = number;
             made.offsets[column] += BIAS * number;
         }
     return made;
 }
 
-// Rows of activations as a product takes them: floats, or int8 with a scale for each row.
+// Rows of activations as a product takes them: like its weights, with a scale for each row in int8.
 struct Rows {
     const float* floats = nullptr;
-    const int8_t* quarters = nullptr;  // with their BIAS; each row is filled up to whole quads
+    const Bfloat16* pairs = nullptr;  // each row is filled up to whole pairs
+    const int8_t* int8s = nullptr;  // with their BIAS; each row is filled up to whole quads
     const float* scales = nullptr;
     int stride = 0;  // numbers from one row to the next
 };
 
-// A row in int8: its largest number becomes 127. Returns the scale.
-inline float quantise(const float* row, int depth, int8_t* quarters) {
-    Floats most = spread(0.0f);
+// A row in int8: its largest number becomes 127. Returns the scale: NaN where any number of the row is none, which int8 cannot say.
+inline float quantise(const float* row, int depth, int8_t* int8s) {
+    Floats most = spread(0.0f), total = spread(0.0f);
     int k = 0;
-    for (; k + LANES <= depth; k += LANES) most = larger(most, absolute(load(row + k)));
-    float largest = largest_of(most);
-    for (; k < depth; ++k) largest = std::max(largest, std::fabs(row[k]));
+    for (; k + LANES <= depth; k += LANES) most = larger(most, absolute(load(row + k))), total = total + load(row + k);
+    float largest = largest_of(most), sum = sum_of(total);
+    for (; k < depth; ++k) largest = std::max(largest, std::fabs(row[k])), sum += row[k];
+    if (!std::isfinite(sum)) {
+        std::fill_n(int8s, rounded_up(depth, QUAD), int8_t(0));
+        return NAN;
+    }
     const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
-    for (k = 0; k + LANES <= depth; k += LANES) store_int8(quarters + k, load(row + k) * spread(inverse));
-    for (; k < depth; ++k) quarters[k] = static_cast<int8_t>(std::nearbyint(row[k] * inverse));
-    for (; k < rounded_up(depth, QUAD); ++k) quarters[k] = 0;
+    for (k = 0; k + LANES <= depth; k += LANES) store_int8(int8s + k, load(row + k) * spread(inverse));
+    for (; k < depth; ++k) int8s[k] = static_cast<int8_t>(std::nearbyint(row[k] * inverse));
+    for (; k < rounded_up(depth, QUAD); ++k) int8s[k] = 0;
     if (BIAS)
-        for (k = 0; k < rounded_up(depth, QUAD); ++k) quarters[k] ^= int8_t(-128);  // to add 128 turns the uppermost bit
+        for (k = 0; k < rounded_up(depth, QUAD); ++k) int8s[k] ^= int8_t(-128);  // to add 128 turns the uppermost bit
     return largest / 127.0f;
 }
 
 // Rows being made ready for a product: written one by one, from any thread.
 class Prepared {
   public:
-    Prepared(const Weights& weights, int rows) : depth_(weights.depth), is_int8_(weights.is_int8) {
-        stride_ = rounded_up(depth_, QUAD);
-        if (is_int8_) {
-            quarters_ = room<int8_t>(size_t(rows) * stride_);
-            scales_ = room<float>(rows);
-        } else {
-            floats_ = room<float>(size_t(rows) * stride_);
-        }
+    Prepared(const Weights& weights, int rows)
+        : depth_(weights.depth), stride_(rounded_up(weights.depth, QUAD)), kind_(weights.kind) {
+        const size_t count = size_t(rows) * stride_;
+        if (kind_ == Kind::FLOATS) floats_ = room<float>(count);
+        if (kind_ == Kind::BFLOAT16) pairs_ = room<Bfloat16>(count);
+        if (kind_ == Kind::INT8) int8_ = room<int8_t>(count), scales_ = room<float>(rows);
     }
 
     void put(int row, const float* values) {
-        if (is_int8_)
-            scales_[row] = quantise(values, depth_, quarters_.get() + size_t(row) * stride_);
-        else
-            std::copy_n(values, depth_, floats_.get() + size_t(row) * stride_);
+        const size_t at = size_t(row) * stride_;
+        if (kind_ == Kind::FLOATS) std::copy_n(values, depth_, floats_.get() + at);
+        if (kind_ == Kind::INT8) scales_[row] = quantise(values, depth_, int8_.get() + at);
+        if (kind_ == Kind::BFLOAT16) {
+            std::transform(values, values + depth_, pairs_.get() + at, bfloat16_of);
+            std::fill(pairs_.get() + at + depth_, pairs_.get() + at + stride_, Bfloat16(0));
+        }
     }
 
-    Rows rows() const { return {floats_.get(), quarters_.get(), scales_.get(), stride_}; }
+    Rows rows() const { return {floats_.get(), pairs_.get(), int8_.get(), scales_.get(), stride_}; }
 
   private:
     int depth_, stride_;
-    bool is_int8_;
+    Kind kind_;
     Array<float> floats_, scales_;
-    Array<int8_t> quarters_;
+    Array<Bfloat16> pairs_;
+    Array<int8_t> int8_;
 };
 
 // COUNT rows from `row` on times one block of columns.
@@ -148,6 +171,41 @@ inline void multiply_floats(const Weights& weights, int block, const Rows& x, in
     }
 }
 
+// Adds the products of two bfloat16 each.
+#ifdef __AVX512BF16__
+inline Floats add_products(Floats sum, Bytes numbers, Bytes weights) {
+    return _mm512_dpbf16_ps(sum, (__m512bh)numbers, (__m512bh)weights);
+}
+#else
+inline Floats add_products(Floats sum, Bytes numbers, Bytes weights) {
+    sum = multiply_add(upper_halves(numbers), upper_halves(weights), sum);
+    return multiply_add(lower_halves(numbers), lower_halves(weights), sum);
+}
+#endif
+
+template <int COUNT>
+inline void multiply_bfloat16(const Weights& weights, int block, const Rows& x, int row, Floats (&sums)[ROWS][2]) {
+    const Bfloat16* weight = weights.pairs.get() + size_t(block) * weights.pair_count() * BLOCK * 2;
+    const Bfloat16* from[COUNT];
+#pragma GCC unroll 16
+    for (int r = 0; r < COUNT; ++r) {
+        from[r] = x.pairs + size_t(row + r) * x.stride;
+        sums[r][0] = sums[r][1] = spread(0.0f);
+    }
+    for (int pair = 0; pair < weights.pair_count(); ++pair, weight += BLOCK * 2) {
+        const int8_t* bytes = reinterpret_cast<const int8_t*>(weight);
+        const Bytes first = load_bytes(bytes), second = load_bytes(bytes + LANES * QUAD);
+#pragma GCC unroll 16
+        for (int r = 0; r < COUNT; ++r) {
+            int two;
+            std::memcpy(&two, from[r] + 2 * pair, sizeof two);
+            const Bytes numbers = spread_bytes(two);
+            sums[r][0] = add_products(sums[r][0], numbers, first);
+            sums[r][1] = add_products(sums[r][1], numbers, second);
+        }
+    }
+}
+
 // Adds the products of four int8 each.
 #ifdef __AVX512VNNI__
 inline Bytes add_products(Bytes sum, Bytes number, Bytes weight) { return _mm512_dpbusd_epi32(sum, number, weight); }
@@ -161,12 +219,12 @@ inline Bytes add_products(Bytes sum, Bytes number, Bytes weight) {
 
 template <int COUNT>
 inline void multiply_int8(const Weights& weights, int block, const Rows& x, int row, Floats (&sums)[ROWS][2]) {
-    const int8_t* weight = weights.quarters.get() + size_t(block) * weights.quads() * BLOCK * QUAD;
+    const int8_t* weight = weights.int8s.get() + size_t(block) * weights.quads() * BLOCK * QUAD;
     const int8_t* from[COUNT];
     Bytes totals[COUNT][2];
 #pragma GCC unroll 16
     for (int r = 0; r < COUNT; ++r) {
-        from[r] = x.quarters + size_t(row + r) * x.stride;
+        from[r] = x.int8s + size_t(row + r) * x.stride;
         totals[r][0] = totals[r][1] = spread_bytes(0);
     }
     for (int quad = 0; quad < weights.quads(); ++quad, weight += BLOCK * QUAD) {
@@ -193,10 +251,11 @@ inline void multiply_int8(const Weights& weights, int block, const Rows& x, int 
 template <int COUNT, class Then>
 inline void multiply_rows(const Weights& weights, int block, const Rows& x, int row, const Then& then) {
     Floats sums[ROWS][2];
-    if (weights.is_int8)
-        multiply_int8<COUNT>(weights, block, x, row, sums);
-    else
-        multiply_floats<COUNT>(weights, block, x, row, sums);
+    switch (weights.kind) {
+        case Kind::FLOATS: multiply_floats<COUNT>(weights, block, x, row, sums); break;
+        case Kind::BFLOAT16: multiply_bfloat16<COUNT>(weights, block, x, row, sums); break;
+        case Kind::INT8: multiply_int8<COUNT>(weights, block, x, row, sums); break;
+    }
 #pragma GCC unroll 16
     for (int r = 0; r < COUNT; ++r)
         for (int half = 0; half < 2; ++half) {
@@ -217,7 +276,7 @@ inline void multiply_some(int count, const Weights& weights, int block, const Ro
 template <class Then>
 void multiply_part(const Weights& weights, int first_block, int last_block, const Rows& x, int first, int last, const Then& then) {
     for (int block = first_block; block < last_block; ++block) {
-        const int most = weights.is_int8 ? INT8_ROWS : ROWS;
+        const int most = weights.kind == Kind::FLOATS ? ROWS : INT8_ROWS;
         for (int row = first; row < last; row += most) multiply_some<ROWS>(std::min(most, last - row), weights, block, x, row, then);
     }
 }

@@ -17,19 +17,17 @@ constexpr int SPINS = 4000;  // 50 to 200 us: the next loop of a pass comes soon
 
 class Team {
   public:
+    // Throws std::system_error where there cannot be so many threads.
     explicit Team(int threads) {
-        for (int index = 1; index < threads; ++index) helpers_.emplace_back([this] { help(); });
+        try {
+            for (int index = 1; index < threads; ++index) helpers_.emplace_back([this] { help(); });
+        } catch (...) {
+            end();
+            throw;
+        }
     }
 
-    ~Team() {
-        {
-            const std::lock_guard<std::mutex> lock(mutex_);
-            ending_ = true;
-            round_.fetch_add(1);
-        }
-        wake_.notify_all();
-        for (std::thread& helper : helpers_) helper.join();
-    }
+    ~Team() { end(); }
 
     int size() const { return 1 + static_cast<int>(helpers_.size()); }
 
@@ -52,11 +50,26 @@ class Team {
         }
         wake_.notify_all();
         work();
-        while (busy_.load(std::memory_order_acquire)) _mm_pause();
+        for (int spin = 0; busy_.load(std::memory_order_acquire); ++spin) {  // one that has lost its core needs this one
+            if (spin < SPINS)
+                _mm_pause();
+            else
+                std::this_thread::yield();
+        }
         if (thrown_) std::rethrow_exception(std::exchange(thrown_, nullptr));
     }
 
   private:
+    void end() {
+        {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            ending_ = true;
+            round_.fetch_add(1);
+        }
+        wake_.notify_all();
+        for (std::thread& helper : helpers_) helper.join();
+    }
+
     void work() {
         try {
             for (int task; (task = next_.fetch_add(1)) < tasks_;) call_(closure_, task);

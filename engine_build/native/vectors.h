@@ -4,10 +4,12 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <cstring>
 
 namespace moonshine {
 
-typedef uint16_t Half;  // IEEE half precision, as bits
+typedef uint16_t Half;      // IEEE half precision, as bits
+typedef uint16_t Bfloat16;  // the upper half of a float
 
 #ifdef __AVX512F__
 
@@ -44,6 +46,8 @@ inline void store_int8(int8_t* to, Floats values) {
 inline Bytes load_bytes(const int8_t* from) { return _mm512_load_si512(from); }
 inline Bytes spread_bytes(int four) { return _mm512_set1_epi32(four); }
 inline Floats floats_of(Bytes whole) { return _mm512_cvtepi32_ps(whole); }
+inline Floats upper_halves(Bytes pairs) { return _mm512_castsi512_ps(_mm512_and_si512(pairs, spread_bytes(int(0xffff0000)))); }
+inline Floats lower_halves(Bytes pairs) { return _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)); }
 inline Bytes difference(Bytes a, Bytes b) { return _mm512_sub_epi32(a, b); }
 
 #else
@@ -93,15 +97,24 @@ inline void store_int8(int8_t* to, Floats values) {
 inline Bytes load_bytes(const int8_t* from) { return _mm256_load_si256(reinterpret_cast<const Bytes*>(from)); }
 inline Bytes spread_bytes(int four) { return _mm256_set1_epi32(four); }
 inline Floats floats_of(Bytes whole) { return _mm256_cvtepi32_ps(whole); }
+inline Floats upper_halves(Bytes pairs) { return _mm256_castsi256_ps(_mm256_and_si256(pairs, spread_bytes(int(0xffff0000)))); }
+inline Floats lower_halves(Bytes pairs) { return _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)); }
 inline Bytes difference(Bytes a, Bytes b) { return _mm256_sub_epi32(a, b); }
 
 #endif
 
+// To the nearest bfloat16, of two as near to the even one. The NaN that arithmetic gives stays one.
+inline Bfloat16 bfloat16_of(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return static_cast<Bfloat16>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
 inline void store(float* to, float value) { *to = value; }
 inline void store(Half* to, float value) { *to = _cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT); }
 
-// Cephes' expf: relative error below 2e-7. What is below -87 gives a number next to zero, not zero; what is no number stays none,
-// for of two of which one is none the instructions give the second.
+// Cephes' expf: relative error below 2e-7. What is below -87 gives a number next to zero, not zero. NaN stays NaN: of two operands of
+// which one is NaN, the instructions for the smaller and the larger give the second.
 inline Floats exponential(Floats x) {
     x = larger(spread(-87.0f), smaller(spread(88.0f), x));
     const Floats power = rounded(x * spread(1.44269504f));

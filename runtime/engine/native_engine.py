@@ -101,7 +101,7 @@ class NativeEngine(Engine):
         fed = [(self._last_tokens[row.slot],) if row.tokens == (CONTINUED,) else row.tokens for row in rows]
         heard = [self._heard[row.slot] for row in rows]
         tokens, log_probs = self._model.decode(
-            self._decoding_beside if self._lanes.are_busy else self._decoding,
+            self._team_to_decode,
             np.array([token for each in fed for token in each], np.int64),
             np.array([len(each) for each in fed], np.int32),
             np.array([row.past_length for row in rows], np.int32),
@@ -116,6 +116,10 @@ class NativeEngine(Engine):
             self._last_tokens[row.slot] = tokens[end - 1]
         return Ready([Prediction(tokens[begin:end], log_probs[begin:end]) for begin, end in itertools.pairwise([0, *ends])])
 
+    @property
+    def _team_to_decode(self) -> Team:
+        return self._decoding_beside if self._lanes.are_busy else self._decoding
+
     def align(self, slots: Sequence[int], tokens: Sequence[Sequence[int]]) -> Pending[np.ndarray]:
         for slot, said in zip(slots, tokens, strict=True):
             check_alignment(self.limits, slot, said, slot in self._heard)
@@ -124,7 +128,7 @@ class NativeEngine(Engine):
     def _align(self, slot: int, tokens: Sequence[int]) -> np.ndarray:
         fed, heard = np.array([self.limits.start_token, *tokens], np.int64), self._heard[slot]
         shares = self._model.align(
-            self._decoding, fed, heard.frames, self._own_to_align.ctypes.data, heard.cross.ctypes.data, self._own_positions,
+            self._team_to_decode, fed, heard.frames, self._own_to_align.ctypes.data, heard.cross.ctypes.data, self._own_positions,
             self._alignment_heads,
         )  # fmt: skip
         return shares[:-1] if self._predicts else shares[1:]  # whether heads look for the token fed or for the one they name
@@ -147,7 +151,7 @@ class NativeEngine(Engine):
 
 def shape_of(manifest: Manifest, weights: Mapping[str, np.ndarray]) -> list[int]:
     """See native_library.SHAPE."""
-    mlp_dim = next(weights[name] for name in ("decoder.0.fc2", "decoder.0.fc2.int8") if name in weights).shape[1]
+    mlp_dim = len(weights["encoder.0.fc1.bias"])
     rotary_dim = int(np.count_nonzero(weights["rotary"][1, 1]))  # the sines of the second position
     return [
         manifest.dim, manifest.heads, manifest.head_dim, rotary_dim, mlp_dim, manifest.encoder_layers, manifest.decoder_layers,

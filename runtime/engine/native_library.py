@@ -20,11 +20,13 @@ SHAPE = ("dim", "heads", "head_dim", "rotary_dim", "mlp_dim", "encoder_layers", 
 
 
 class Team:
-    """Threads that share a call's work. One call at a time; others wait."""
+    """Threads that share a call's work. One call at a time; others wait. Raises EngineFailed where they cannot be started."""
 
     def __init__(self, library: ctypes.CDLL, threads: int):
         self._library = library
         self._pointer = library.moonshine_team(threads)
+        if not self._pointer:
+            raise EngineFailed(f"a team of {threads} threads cannot be started; ASR_CPU_THREADS asks for fewer")
         self._lock = threading.Lock() if threads > 1 else None
 
     def __enter__(self) -> c_void_p:
@@ -64,7 +66,9 @@ class NativeModel:
             if kind == "int8":
                 scales = np.ascontiguousarray(weights[f"{product}.scales"])
                 self._call("moonshine_int8", product.encode(), pointer(array), pointer(scales), *array.shape)
-            elif array.dtype == np.float32 and array.ndim == 2 and name not in ("embedding",):
+            elif kind == "bfloat16":
+                self._call("moonshine_bfloat16", product.encode(), pointer(array), *array.shape)
+            elif array.dtype == np.float32 and array.ndim == 2 and name != "embedding":
                 self._call("moonshine_floats", name.encode(), pointer(array), *array.shape)
             elif array.dtype == np.float32 and kind != "scales":
                 self._call("moonshine_table", name.encode(), pointer(array), array.size)
@@ -138,6 +142,7 @@ def declared(library: ctypes.CDLL) -> ctypes.CDLL:
         "moonshine_kept_bytes": (c_int, ()),
         "moonshine_block": (c_int, ()),
         "moonshine_floats": (c_int, (pointers, c_char_p, pointers, c_int, c_int, c_char_p)),
+        "moonshine_bfloat16": (c_int, (pointers, c_char_p, pointers, c_int, c_int, c_char_p)),
         "moonshine_int8": (c_int, (pointers, c_char_p, pointers, pointers, c_int, c_int, c_char_p)),
         "moonshine_table": (c_int, (pointers, c_char_p, pointers, c_int64, c_char_p)),
         "moonshine_complete": (c_int, (pointers, c_char_p)),

@@ -13,7 +13,11 @@ from runtime.tokenizer import Tokenizer
 
 TARGETS = (ONNXRUNTIME, NATIVE, TENSORRT, TORCH)
 CPU_TARGETS = (ONNXRUNTIME, NATIVE)
-CPU_PRECISIONS = {"fp32": "fp32", "int8": "int8", "fp16": "fp32", "bf16": "fp32"}  # asked for: run
+CPU_PRECISIONS = {
+    ONNXRUNTIME: {"fp32": "fp32", "int8": "int8", "fp16": "fp32", "bf16": "fp32"},
+    NATIVE: {"fp32": "fp32", "int8": "int8", "fp16": "fp32", "bf16": "bf16"},
+}
+"""Asked for: run."""
 GPU_PRECISION = "fp16"  # where none was asked for
 
 
@@ -52,6 +56,8 @@ def default_precision(target: str) -> str:
     """Where none is asked for. On VNNI int8 takes half of float32's time and costs 0.13 points of WER (docs/quality.md)."""
     if target not in CPU_TARGETS:
         return GPU_PRECISION
+    if target == NATIVE:
+        return "int8"  # exact sums on every processor it runs on
     return "int8" if hardware.has_vnni() else "fp32"
 
 
@@ -60,7 +66,7 @@ def choose(engines: Path, model: str, precision: str | None, target: str | None 
     target = target or detect_target()
     running, remark = precision or default_precision(target), None
     if target in CPU_TARGETS:
-        running = CPU_PRECISIONS[running]
+        running = CPU_PRECISIONS[target][running]
         if precision not in (None, running):
             remark = f"the CPU engine does not compute {precision}; running {running}"
         elif target == ONNXRUNTIME and running == "int8" and not hardware.sums_int8_products_exactly():

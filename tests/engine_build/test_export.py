@@ -59,12 +59,13 @@ def test_decoder_equals_transformers_token_by_token(reference, fp32, clips, reco
 
 
 @torch.inference_mode()
-def test_a_second_checkpoint_equals_transformers(clips, recordings):
+@pytest.mark.parametrize("target", ["onnxruntime", "native"])
+def test_a_second_checkpoint_equals_transformers(target, clips, recordings):
     """Moonshine Tiny, from another package in another format."""
-    assert build.main(["--model", TINY_MODEL, "--out", str(ENGINES)]) == 0
-    choice = selection.choose(ENGINES, TINY_MODEL, "fp32", "onnxruntime")
+    assert build.main(["--model", TINY_MODEL, "--target", target, "--precision", "fp32", "--out", str(ENGINES)]) == 0
+    choice = selection.choose(ENGINES, TINY_MODEL, "fp32", target)
     engine, tokenizer, _ = selection.open_engine(choice, max_batch=2)
-    reference, forbidden = transformers_model.load(TINY_MODEL), forbidden_tokens("moonshine-tiny-onnxruntime-fp32")
+    reference, forbidden = transformers_model.load(TINY_MODEL), forbidden_tokens(f"moonshine-tiny-{target}-fp32")
     for clip in [*clips, recordings["short"]]:
         assert_equals_transformers(reference, engine, Clip(clip.samples), forbidden)
     heard = greedy.decode(engine, Clip(recordings["short"].samples))

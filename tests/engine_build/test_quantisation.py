@@ -122,6 +122,7 @@ def test_an_engine_for_vnni_is_refused_without_it_and_built_anew(built, monkeypa
     [
         ("onnxruntime", "avx2 avx_vnni", "int8"),
         ("onnxruntime", "avx2", "fp32"),
+        ("native", "avx2", "int8"),
         ("tensorrt", "avx2", "fp16"),
         ("torch", "", "fp16"),
     ],

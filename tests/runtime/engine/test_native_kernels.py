@@ -31,7 +31,7 @@ EMULATED = ("-include", str(PROJECT / "tests" / "avx512_emulated.h"), "-Wno-psab
 
 
 def compiled(path: Path, source: Path, *extra: str) -> Path:
-    options = [each for each in native_target.options_for(native_target.LEVELS[-1]) if not each.startswith("-static")]
+    options = native_target.options_for(native_target.DEFAULT_LEVEL)
     subprocess.run(["g++", *options, *extra, f"-I{native_target.SOURCES}", "-o", path, source], check=True)
     return path
 
@@ -86,9 +86,23 @@ def test_a_quantised_row_is_off_by_half_a_step_at_most(kernels, depth, seed, siz
     assert not out[depth : depth + filled].any() and (out[depth + filled :] == 99).all(), "filled up to a quad, and no further"
 
 
+FLOATS, BFLOAT16, INT8 = range(3)  # Kind, in product.h
+KINDS = {"float32": FLOATS, "uint16": BFLOAT16, "int8": INT8}
+
+
 def multiplied(kernels, x: np.ndarray, weight: np.ndarray, scales: np.ndarray | None, bias: np.ndarray, threads: int = 1):
     out = np.full((len(x), len(weight)), np.nan, np.float32)
-    kernels.product(threads, at(weight), None if scales is None else at(scales), at(bias), *weight.shape, at(x), len(x), at(out))
+    kernels.product(
+        threads,
+        KINDS[str(weight.dtype)],
+        at(weight),
+        None if scales is None else at(scales),
+        at(bias),
+        *weight.shape,
+        at(x),
+        len(x),
+        at(out),
+    )
     return out
 
 
@@ -101,6 +115,30 @@ def test_a_product_of_floats_is_that_of_numpy(kernels, size, seed, threads):
     rows, columns, depth = size
     x, weight, bias = numbers(seed, rows, depth), numbers(seed + 1, columns, depth), numbers(seed + 2, columns)
     assert np.allclose(multiplied(kernels, x, weight, None, bias, threads), x @ weight.T + bias, atol=1e-3)
+
+
+@given(sizes, st.integers(0, 1000), st.sampled_from([1, 3]))
+@settings(deadline=None)
+def test_a_product_of_bfloat16_is_that_of_numpy_with_both_sides_rounded(kernels, size, seed, threads):
+    rows, columns, depth = size
+    x, weight = numbers(seed, rows, depth), native_target.bfloat16_of(numbers(seed + 1, columns, depth))
+    expected = of_bfloat16(native_target.bfloat16_of(x)) @ of_bfloat16(weight).T
+    assert np.allclose(multiplied(kernels, x, weight, None, np.zeros(columns, np.float32), threads), expected, atol=1e-3)
+
+
+def of_bfloat16(bits: np.ndarray) -> np.ndarray:
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+@given(st.floats(-(2.0**127), 2.0**127, width=32))
+@settings(deadline=None)
+def test_bfloat16_is_rounded_as_torch_rounds_it(number):
+    import torch
+
+    assert (
+        of_bfloat16(native_target.bfloat16_of(np.array([number], np.float32)))[0]
+        == torch.tensor(number).bfloat16().float().item()
+    )
 
 
 @given(sizes, st.integers(0, 1000), st.sampled_from([1, 3]))
@@ -118,11 +156,12 @@ def test_a_product_of_int8_adds_up_exactly(kernels, size, seed, threads):
     assert (out == whole @ weight.T.astype(np.int64)).all()
 
 
-@pytest.mark.parametrize("is_int8", [False, True])
-def test_a_row_alone_equals_the_row_in_a_batch_bit_for_bit(kernels, is_int8):
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8"])
+def test_a_row_alone_equals_the_row_in_a_batch_bit_for_bit(kernels, kind):
     x, weight, bias = numbers(1, 61, 101), numbers(2, 70, 101), numbers(3, 70)
-    scales = np.full(70, 0.01, np.float32) if is_int8 else None
-    weight = (weight * 40).astype(np.int8) if is_int8 else weight
+    scales = np.full(70, 0.01, np.float32) if kind == "int8" else None
+    if kind != "float32":
+        weight = (weight * 40).astype(np.int8) if kind == "int8" else native_target.bfloat16_of(weight)
     together = multiplied(kernels, x, weight, scales, bias)
     for row in range(0, 61, 5):
         for count in (1, 2, 5):
