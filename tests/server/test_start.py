@@ -117,7 +117,7 @@ def test_an_engine_that_does_not_fit_is_refused_with_what_to_run(copied, name):
 
 
 @pytest.mark.skipif(hardware.find_gpu() is not None, reason="there is a GPU, so nothing is missing")
-def test_a_gpu_engine_without_a_gpu_stops_the_start_with_one_line(built):
-    built("fp16", "tensorrt", "--max-batch", "32", "--flavour", "tensorrt-rtx")
-    status, line = start(ASR_TARGET="tensorrt", MOONSHINE_PRECISION="fp16")
+def test_a_gpu_engine_without_a_gpu_stops_the_start_with_one_line(tensorrt_plans):
+    tensorrt_plans("fp16")
+    status, line = start(ASR_TARGET="tensorrt", MOONSHINE_PRECISION="fp16", MAX_BATCH_SIZE="8")
     assert status == 3 and "needs an NVIDIA GPU" in line and "ASR_TARGET=onnxruntime" in line and "\n" not in line
