@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ctypes
 import functools
 import logging
 import os
@@ -23,6 +22,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from server.admission import Counts
 from server.cluster.forwarding import handed_back
+from server.cluster.parent import end_with
 from server.settings import Settings, variable_names
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,6 @@ NOT_HANDED_ON = {
 ALONE = {"ASR_TLS_CERT": "", "ASR_TLS_KEY": "", "ASR_TRUSTED_PROXIES": LOOPBACK, "ASR_ADMIN_PORT": "", "ASR_WYOMING_PORT": ""}
 """It is asked by this process, and nobody else. Several on one machine could not have the same ports."""
 GOING_AWAY = 1001
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Child:
@@ -227,14 +226,6 @@ def headers_of(scope: Scope) -> list[tuple[bytes, bytes]]:
     handed_on = [(name, value) for name, value in scope["headers"] if name not in NOT_HANDED_ON]
     client = scope.get("client")
     return handed_on + ([(b"x-forwarded-for", client[0].encode())] if client else [])
-
-
-def end_with(parent: int) -> None:
-    """In the new process. Where its parent is killed, nobody else would end it, and it would hold on to its GPU; Linux only."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)  # which does not drain
-        if os.getppid() != parent:  # it has died meanwhile, and no signal will come
-            os._exit(1)
 
 
 def free_port() -> int:

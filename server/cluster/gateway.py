@@ -23,6 +23,7 @@ from server.app import create_app
 from server.cluster.forwarding import SOCKET_VARIABLE as GATEWAY_VARIABLE
 from server.cluster.forwarding import Forwarding, Place
 from server.cluster.messages import SOCKET_VARIABLE
+from server.cluster.parent import end_undrained
 from server.cluster.remote_engine import RemoteEngine
 from server.http.deadlines import PunctualHttp
 from server.sessions import Sessions
@@ -67,6 +68,7 @@ class QuietServer(uvicorn.Server):
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._on_sigterm)
         loop.add_signal_handler(signal.SIGINT, self.handle_exit, signal.SIGINT, None)
+        end_undrained()
         yield
 
     def _on_sigterm(self) -> None:

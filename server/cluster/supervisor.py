@@ -15,6 +15,7 @@ from prometheus_client import multiprocess
 
 from runtime import hardware
 from server.cluster import forwarding, messages
+from server.cluster.parent import end_undrained
 from server.errors import StartError
 from server.settings import SECRET_KEY_VARIABLE, Settings
 from server.telemetry import heartbeat
@@ -72,6 +73,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
+        end_undrained()
         engines, gateways = self._engines(), self._gateways()
         keeping = {child.name: asyncio.create_task(self._keep_running(child)) for child in [*engines, *gateways]}
         await self.stopping.wait()
