@@ -261,10 +261,10 @@ class Model {
         return out;
     }
 
-    // x += weights * from
-    void add_product(Team& team, const Weights& weights, const float* from, int rows, float* x) const {
+    // x += weights * from, whose rows lie `stride` apart
+    void add_product(Team& team, const Weights& weights, const float* from, int stride, int rows, float* x) const {
         Prepared prepared(weights, rows);
-        team.each(rows, [&](int row) { prepared.put(row, from + size_t(row) * weights.depth); });
+        team.each(rows, [&](int row) { prepared.put(row, from + size_t(row) * stride); });
         multiply(team, weights, prepared.rows(), rows, [&](int row, int column, Floats values) {
             float* to = x + size_t(row) * shape_.dim + column;
             store(to, load(to) + values);
@@ -320,7 +320,7 @@ class Model {
                 [&](int q) { return context.get() + size_t(first + q) * dim + index * shape_.head_dim; }, scores.get(),
                 [](int, const float*) {});
         });
-        add_product(team, *layer.out, context.get(), frames, x);
+        add_product(team, *layer.out, context.get(), dim, frames, x);
     }
 
     void feed_forward(Team& team, const float* norm, const Weights& fc1, const Weights& fc2, float* x, int rows) const {
@@ -330,7 +330,7 @@ class Model {
         multiply(team, fc1, prepared.rows(), rows, [&](int row, int column, Floats values) {
             store(&inner[size_t(row) * fc1.columns + column], gelu(values));
         });
-        add_product(team, fc2, inner.get(), rows, x);
+        add_product(team, fc2, inner.get(), fc1.columns, rows, x);
     }
 
     void feed_forward_gated(Team& team, const DecoderLayer& layer, float* x, int rows) const {
@@ -340,12 +340,7 @@ class Model {
             float *inner = &both[size_t(row) * 2 * width], *gate = inner + width;
             for (int d = 0; d < width; d += LANES) store(inner + d, silu(load(gate + d)) * load(inner + d));
         });
-        Prepared prepared(*layer.fc2, rows);
-        team.each(rows, [&](int row) { prepared.put(row, &both[size_t(row) * 2 * width]); });
-        multiply(team, *layer.fc2, prepared.rows(), rows, [&](int row, int column, Floats values) {
-            float* to = x + size_t(row) * shape_.dim + column;
-            store(to, load(to) + values);
-        });
+        add_product(team, *layer.fc2, both.get(), 2 * width, rows, x);
     }
 
     std::vector<Place> places_of(const std::vector<Row>& rows) const {
@@ -396,7 +391,7 @@ class Model {
                 [&](int q) { return context.get() + size_t(begin + q) * dim + index * shape_.head_dim; }, scores.get(),
                 [](int, const float*) {});
         });
-        add_product(team, *layer.out, context.get(), count, x);
+        add_product(team, *layer.out, context.get(), dim, count, x);
     }
 
     template <class Take>
@@ -416,7 +411,7 @@ class Model {
                 [&](int q) { return context.get() + size_t(begin + q) * dim + index * shape_.head_dim; }, scores.get(),
                 [&](int q, const float* shares) { take(index, begin + q, shares); });
         });
-        add_product(team, *layer.cross_out, context.get(), count, x);
+        add_product(team, *layer.cross_out, context.get(), dim, count, x);
     }
 
     // Of some columns of a row's logits.

@@ -50,43 +50,45 @@ struct Weights {
     int pair_count() const { return (depth + 1) / 2; }
 };
 
-inline Weights packed(const float* weight, int columns, int depth) {
-    Weights made;
-    made.columns = columns, made.depth = depth;
-    made.floats = lasting<float>(size_t(made.blocks()) * depth * BLOCK);
-    made.bias = lasting<float>(size_t(made.blocks()) * BLOCK);
+// [column block][depth / UNIT][BLOCK][UNIT], filled up with zeros.
+template <int UNIT, class Number>
+Array<Number> in_blocks(const Number* weight, int columns, int depth) {
+    const int units = (depth + UNIT - 1) / UNIT;
+    Array<Number> blocks = lasting<Number>(size_t(rounded_up(columns, BLOCK)) * units * UNIT);
     for (int column = 0; column < columns; ++column)
         for (int k = 0; k < depth; ++k)
-            made.floats[(size_t(column / BLOCK) * depth + k) * BLOCK + column % BLOCK] = weight[size_t(column) * depth + k];
+            blocks[((size_t(column / BLOCK) * units + k / UNIT) * BLOCK + column % BLOCK) * UNIT + k % UNIT] =
+                weight[size_t(column) * depth + k];
+    return blocks;
+}
+
+inline Weights shaped(Kind kind, int columns, int depth) {
+    Weights made;
+    made.kind = kind, made.columns = columns, made.depth = depth;
+    made.bias = lasting<float>(size_t(made.blocks()) * BLOCK);
+    return made;
+}
+
+inline Weights packed(const float* weight, int columns, int depth) {
+    Weights made = shaped(Kind::FLOATS, columns, depth);
+    made.floats = in_blocks<1>(weight, columns, depth);
     return made;
 }
 
 inline Weights packed(const Bfloat16* weight, int columns, int depth) {
-    Weights made;
-    made.columns = columns, made.depth = depth, made.kind = Kind::BFLOAT16;
-    made.pairs = lasting<Bfloat16>(size_t(made.blocks()) * made.pair_count() * BLOCK * 2);
-    made.bias = lasting<float>(size_t(made.blocks()) * BLOCK);
-    for (int column = 0; column < columns; ++column)
-        for (int k = 0; k < depth; ++k)
-            made.pairs[((size_t(column / BLOCK) * made.pair_count() + k / 2) * BLOCK + column % BLOCK) * 2 + k % 2] =
-                weight[size_t(column) * depth + k];
+    Weights made = shaped(Kind::BFLOAT16, columns, depth);
+    made.pairs = in_blocks<2>(weight, columns, depth);
     return made;
 }
 
 inline Weights packed(const int8_t* weight, const float* scales, int columns, int depth) {
-    Weights made;
-    made.columns = columns, made.depth = depth, made.kind = Kind::INT8;
-    made.int8s = lasting<int8_t>(size_t(made.blocks()) * made.quads() * BLOCK * QUAD);
+    Weights made = shaped(Kind::INT8, columns, depth);
+    made.int8s = in_blocks<QUAD>(weight, columns, depth);
     made.scales = lasting<float>(size_t(made.blocks()) * BLOCK);
     made.offsets = lasting<int32_t>(size_t(made.blocks()) * BLOCK);
-    made.bias = lasting<float>(size_t(made.blocks()) * BLOCK);
     std::copy_n(scales, columns, made.scales.get());
     for (int column = 0; column < columns; ++column)
-        for (int k = 0; k < depth; ++k) {
-            const int8_t number = weight[size_t(column) * depth + k];
-            made.int8s[((size_t(column / BLOCK) * made.quads() + k / QUAD) * BLOCK + column % BLOCK) * QUAD + k % QUAD] = number;
-            made.offsets[column] += BIAS * number;
-        }
+        for (int k = 0; k < depth; ++k) made.offsets[column] += BIAS * weight[size_t(column) * depth + k];
     return made;
 }
 

@@ -7,9 +7,29 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from runtime.engine.protocol import Cores
+from runtime.engine.manifest import Manifest
+from runtime.engine.protocol import Cores, Limits
 
 Encoded = TypeVar("Encoded")
+
+
+def threads_beside_encode(threads: int) -> int:
+    """Half of them, one at least: the decoder's, while clips are encoded on the others."""
+    return max(1, threads // 2)
+
+
+def limits_of(manifest: Manifest, max_batch: int, threads: int) -> Limits:
+    """Of an engine that encodes on lanes; with one thread there are none."""
+    return Limits(
+        max_batch=max_batch,
+        max_samples=manifest.max_samples,
+        max_positions=manifest.max_positions,
+        encode_rows=1,
+        encode_lanes=threads if threads > 1 else 0,
+        lanes_beside_decode=threads - threads_beside_encode(threads),
+        start_token=manifest.start_token,
+        end_token=manifest.end_token,
+    )
 
 
 class Lanes(Generic[Encoded]):

@@ -17,13 +17,12 @@ import onnxruntime
 
 from runtime import audio
 from runtime.audio import Clip
-from runtime.engine.lanes import LaneEncoding, Lanes
+from runtime.engine.lanes import LaneEncoding, Lanes, limits_of, threads_beside_encode
 from runtime.engine.manifest import ALIGNER_FILE, DECODER_FILE, ENCODER_FILE, Manifest
 from runtime.engine.protocol import (
     CONTINUED,
     Cores,
     Engine,
-    Limits,
     Pending,
     Prediction,
     Ready,
@@ -48,18 +47,9 @@ class OnnxEngine(Engine):
     def __init__(self, directory: Path, manifest: Manifest, max_batch: int, threads: int | None = None):
         """threads: at most; all cores. Raises EngineDirectoryError when ONNX Runtime cannot load what is in the directory."""
         threads = threads or os.cpu_count() or 1
-        beside = max(1, threads // 2)  # of the decoder's, while clips are encoded on the others
+        beside = threads_beside_encode(threads)
         self.name = f"{manifest.target} {manifest.precision}"
-        self.limits = Limits(
-            max_batch=max_batch,
-            max_samples=manifest.max_samples,
-            max_positions=manifest.max_positions,
-            encode_rows=1,
-            encode_lanes=threads if threads > 1 else 0,
-            lanes_beside_decode=threads - beside,
-            start_token=manifest.start_token,
-            end_token=manifest.end_token,
-        )
+        self.limits = limits_of(manifest, max_batch, threads)
         self._encoder = open_session(directory / ENCODER_FILE, threads)
         self._lone_encoder = open_session(directory / ENCODER_FILE, 1) if threads > 1 else self._encoder
         self._lanes: Lanes[np.ndarray] = Lanes(threads, self._fill)
