@@ -45,6 +45,14 @@ class TwoNodes:
 
         serve.run(build({"engine": "tests.server.cluster.null_replica:open_null", **arguments}), name="asr", route_prefix="/")
 
+    def deploy_one_a_node(self, patched: pytest.MonkeyPatch) -> None:
+        """Anew: Ray only tries to spread replicas that fit beside each other."""
+        from ray import serve
+
+        serve.delete("asr")
+        patched.setenv("ASR_CPU_THREADS", "0")
+        self.deploy(replicas=2)
+
     def get(self, path: str) -> httpx.Response:
         return httpx.get(f"http://{self.address}{path}", trust_env=False)
 
@@ -274,9 +282,8 @@ def test_replicas_come_and_go_with_the_sessions_and_none_is_cut(cluster):
 
 
 @pytest.mark.parametrize("loses", ["a replica", "a node"])
-def test_what_is_lost_takes_only_its_own_sessions_and_those_go_on_elsewhere(cluster, loses):
-    if loses == "a replica":
-        cluster.deploy(replicas=2)
+def test_what_is_lost_takes_only_its_own_sessions_and_those_go_on_elsewhere(cluster, loses, monkeypatch):
+    cluster.deploy_one_a_node(monkeypatch)
     cluster.until_running(2)
 
     async def run() -> None:

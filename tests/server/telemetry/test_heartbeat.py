@@ -55,15 +55,16 @@ def test_a_process_whose_loop_stands_still_ends_and_says_where(stall, status):
         import asyncio, logging, time
         from server.telemetry.heartbeat import beating
         logging.basicConfig()
-        async def the_culprit():
-            await asyncio.sleep(1.2)
+        async def the_culprit(beaten):
+            await beaten.wait()  # nobody is hurried before
             {stall}
         def hold_the_log():  # as whoever writes to a pipe that nobody reads
             logging.getLogger().handlers[0].acquire()
             time.sleep(60)
         async def main():
-            async with beating(lambda lag: None, stalled_seconds=0.5, lost_seconds=1.0):
-                await the_culprit()
+            beaten = asyncio.Event()
+            async with beating(lambda lag: beaten.set(), stalled_seconds=0.5, lost_seconds=1.0):
+                await the_culprit(beaten)
         asyncio.run(main())
     """
     ended = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=30)
