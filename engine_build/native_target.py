@@ -1,8 +1,8 @@
-"""For this very processor: the model's weights, and a library of C++ that computes with them (engine_build/native/)."""
+"""For x86 processors: the model's weights, and C++ that computes with them (engine_build/native/), compiled for each level."""
 
+import concurrent.futures
 import os
-import shlex
-import shutil
+import platform
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,17 +17,15 @@ from engine_build.alignment_heads import alignment_heads
 from engine_build.options import BuildError, BuildOptions, Stages
 from engine_build.quantisation import LARGEST_WEIGHT
 from runtime import hardware
-from runtime.engine.manifest import DECODER_FILE, ENCODER_FILE, NATIVE_LIBRARY, NATIVE_WEIGHTS, Manifest
+from runtime.engine.manifest import DECODER_FILE, ENCODER_FILE, NATIVE_FLAGS, NATIVE_WEIGHTS, Manifest
 
 PRECISIONS = {"fp32": "fp32", "bf16": "bf16", "int8": "int8", "fp16": "fp32"}  # asked for: built
 EXPORTS = {"fp32": "fp32", "bf16": "fp32", "int8": "fp32"}  # built: the export it is made from
 PACKAGES = ("onnx", "numpy")
 SOURCES = Path(__file__).with_name("native")
-COMPILERS = ("c++", "g++", "clang++")
 # Products and sums are contracted where the code says so only: a row must not depend on how many the compiler took together.
 OPTIONS = ("-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC", "-pthread")
 STATIC = ("-static-libgcc", "-static-libstdc++")  # then the library runs where no compiler is; some systems lack what it takes
-LEVEL_VARIABLE = "NATIVE_LEVEL"  # names a level; default: DEFAULT_LEVEL
 ENCODER_PRODUCTS = ("qkv", "out", "fc1", "fc2")  # of a layer, in the order of the graph
 DECODER_PRODUCTS = ("qkv", "out", "cross_query", "cross_out", "fc1", "fc2")
 Tensors = dict[str, np.ndarray]
@@ -43,21 +41,25 @@ class Level:
     flags: tuple[str, ...]
     """What it uses, as /proc/cpuinfo names it."""
 
+    @property
+    def library(self) -> str:
+        """The file's name."""
+        return f"engine.{self.name}.so"
 
-AVX2 = ("avx2", "fma", "f16c")
-AVX512 = (*AVX2, "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni")
+
+AVX512 = (*NATIVE_FLAGS, "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni")
 LEVELS = tuple(
     Level(name, tuple(f"-m{flag.replace('_', '')}" for flag in flags), flags)
-    for name, flags in (("avx512-bf16", (*AVX512, "avx512_bf16")), ("avx512-vnni", AVX512), ("avx2", AVX2))
+    for name, flags in (("avx512-bf16", (*AVX512, "avx512_bf16")), ("avx512-vnni", AVX512), ("avx2", NATIVE_FLAGS))
 )
-DEFAULT_LEVEL = LEVELS[-1]  # the others have only run emulated
+LEAST = LEVELS[-1]
 
 
 def write(options: BuildOptions, exported: Path, built: Manifest, directory: Path, stages: Stages) -> Manifest:
     """Write the engine's files. Raises BuildError where there is no compiler, or where it fails."""
-    level = level_asked_for()
-    stages.begin(f"compile the engine for {level.name}")
-    compiler = compile_library(directory / NATIVE_LIBRARY, options.precision, level)
+    levels = levels_for(options.precision)
+    stages.begin(f"compile the engine for {', '.join(level.name for level in levels)}")
+    libraries = compile_libraries(directory, options.precision, levels, stages)
     stages.begin("pack the weights")
     encoder, decoder = onnx.load(exported / ENCODER_FILE), onnx.load(exported / DECODER_FILE)
     arrays: dict[str, Any] = tables_of(encoder, decoder, built)
@@ -69,35 +71,51 @@ def write(options: BuildOptions, exported: Path, built: Manifest, directory: Pat
         else:
             arrays[f"{name}.int8"], arrays[f"{name}.scales"] = quantised(weight)
     np.savez(directory / NATIVE_WEIGHTS, **arrays)
-    return built.model_copy(update={"processor_flags": level.flags, "versions": built.versions | {"compiler": compiler}})
+    return built.model_copy(update={
+        "libraries": {level.library: level.flags for level in libraries},
+        "versions": built.versions | {"compiler": run(*find_compiler(), "--version").splitlines()[0]},
+    })  # fmt: skip
 
 
 def is_current(options: BuildOptions, built: Manifest) -> bool:
-    return built.processor_flags == level_asked_for().flags
+    """An engine for every level suits any processor."""
+    return True
 
 
 def check_machine() -> None:
-    """Raises BuildError where nothing can be compiled for this processor."""
-    check_processor(level_asked_for())
+    """Raises BuildError where nothing can be compiled. The machine may be another than the one that will serve."""
+    if platform.machine().lower() not in hardware.X86:
+        raise BuildError(f"the native target is for x86-64, this is {platform.machine()}; --target onnxruntime runs anywhere")
     find_compiler()
 
 
-def level_asked_for() -> Level:
-    """Raises BuildError for one that there is not."""
-    name = os.environ.get(LEVEL_VARIABLE, DEFAULT_LEVEL.name)
-    found = next((level for level in LEVELS if level.name == name), None)
-    if found is None:
-        raise BuildError(f"{LEVEL_VARIABLE}={name}: there is {', '.join(level.name for level in LEVELS)}")
-    return found
+def levels_for(precision: str) -> tuple[Level, ...]:
+    """Instructions for bfloat16 are of no use to the others."""
+    return tuple(level for level in LEVELS if precision == "bf16" or "avx512_bf16" not in level.flags)
 
 
 def options_for(level: Level) -> tuple[str, ...]:
     return (*OPTIONS, *level.options)
 
 
-def compile_library(path: Path, precision: str, level: Level = DEFAULT_LEVEL) -> str:
-    """Returns what the compiler says it is. Raises BuildError with its first error."""
-    check_processor(level)
+def compile_libraries(directory: Path, precision: str, levels: tuple[Level, ...], stages: Stages) -> list[Level]:
+    """Those of the levels that the compiler knows: an old one may know the least only, and raises BuildError if not that."""
+    done = []
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        compiling = {level: pool.submit(compile_library, directory / level.library, precision, level) for level in levels}
+        for level, compiled in compiling.items():
+            try:
+                compiled.result()
+                done.append(level)
+            except BuildError as exc:
+                if level == LEAST:
+                    raise
+                stages.say(f"left out {level.name}: {exc}")
+    return done
+
+
+def compile_library(path: Path, precision: str, level: Level = LEAST) -> None:
+    """Raises BuildError with the compiler's first error."""
     compiler = find_compiler()
     half = () if precision == "fp32" else ("-DMOONSHINE_HALF",)  # what slots keep, of keys and values
     command = (*compiler, *options_for(level), *half, "-o", str(path), str(SOURCES / "engine.cpp"))
@@ -105,19 +123,11 @@ def compile_library(path: Path, precision: str, level: Level = DEFAULT_LEVEL) ->
         run(*command, *STATIC)
     except BuildError:
         run(*command)
-    return run(*compiler, "--version").splitlines()[0]
-
-
-def check_processor(level: Level) -> None:
-    """Raises BuildError."""
-    if not hardware.has_flags(level.flags):
-        raise BuildError(f"the native target needs a processor with {', '.join(level.flags)}; --target onnxruntime runs anywhere")
 
 
 def find_compiler() -> list[str]:
     """Raises BuildError."""
-    named = shlex.split(os.environ.get("CXX", ""))
-    found = named or list(filter(shutil.which, COMPILERS))[:1]
+    found = hardware.find_compiler()
     if not found:
         raise BuildError("the native target needs a C++ compiler, which is not here; install g++, or use --target onnxruntime")
     return found

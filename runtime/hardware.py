@@ -1,18 +1,22 @@
-"""What this machine has: processor instructions and NVIDIA GPUs. Asked of the system itself, without any package."""
+"""What this machine has: processor instructions, a C++ compiler, NVIDIA GPUs. Asked of the system itself, without any package."""
 
 import ctypes
 import os
 import platform
+import shlex
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 CPU_INFO = Path("/proc/cpuinfo")
+COMPILERS = ("c++", "g++", "clang++")
+X86 = ("x86_64", "amd64")
 
 
 def sums_int8_products_exactly(cpu_info: Path | None = None, machine: str = platform.machine()) -> bool:
     """Can products of 8 bits be added up without overflow? x86 can from VNNI on; before, it adds pairs of them in 16 bits."""
-    return machine.lower() not in ("x86_64", "amd64") or has_vnni(cpu_info)
+    return machine.lower() not in X86 or has_vnni(cpu_info)
 
 
 def has_vnni(cpu_info: Path | None = None) -> bool:
@@ -28,6 +32,11 @@ def has_flags(flags: Iterable[str]) -> bool:
 
 def processor_flags(cpu_info: Path | None = None) -> frozenset[str]:
     return frozenset(next((line for line in read_lines(cpu_info or CPU_INFO) if line.startswith("flags")), "").split())
+
+
+def find_compiler() -> list[str]:
+    """The command of a C++ compiler: what CXX names, else the first that is installed; empty where none is."""
+    return shlex.split(os.environ.get("CXX", "")) or list(filter(shutil.which, COMPILERS))[:1]
 
 
 def read_lines(path: Path) -> list[str]:

@@ -82,6 +82,12 @@ install_torch() {
     fi
 }
 
+# offer_compiler: a C++ compiler for the native engine, where none is and it may be installed; without one ONNX Runtime serves.
+offer_compiler() {
+    "$PYTHON" -c 'import sys; from runtime import hardware; sys.exit(not hardware.find_compiler())' && return
+    (apt_install "a C++ compiler, which makes the faster native engine possible," g++ libc6-dev) || say "going on without it"
+}
+
 # gpu_extra: ",gpu" on a machine with an NVIDIA GPU, or WITH_GPU=1.
 gpu_extra() {
     [ "${WITH_GPU:-}" = 1 ] ||

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs everything to build engines and to serve them. --serve installs what serving needs only: no torch.
+# Installs everything to build engines and to serve them, without a GPU a C++ compiler where it may, too. --serve installs what serving needs only: no torch.
 # With an NVIDIA GPU, TensorRT for RTX and cuda-python too.
 #   VENV_PATH       where the virtual environment is or will be (.venv)
 #   TORCH_CUDA      a CUDA build of torch, such as cu121 (default: CPU); TORCH_VERSION, TORCH_INDEX_URL with it
@@ -10,5 +10,6 @@ if [ "${1:-}" = --serve ]; then
 else
     install_torch
     install_project "export$(gpu_extra)"
+    [ -n "$(gpu_extra)" ] || offer_compiler
 fi
 say "installed in $VENV_PATH"

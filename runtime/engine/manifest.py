@@ -28,8 +28,9 @@ ENCODER_PROGRAM = "encoder.pt2"
 PACKED_ENCODER_PROGRAM = "packed_encoder.pt2"
 DECODER_PROGRAM = "decoder.pt2"
 ALIGNER_PROGRAM = "aligner.pt2"
-NATIVE_LIBRARY = "engine.so"
 NATIVE_WEIGHTS = "weights.npz"
+NATIVE_FLAGS = ("avx2", "fma", "f16c")
+"""Instructions that every library of the native target uses, as /proc/cpuinfo names them."""
 
 
 class EngineFile(BaseModel):
@@ -96,8 +97,8 @@ class Manifest(BaseModel):
     """UTC, ISO 8601."""
     needs_exact_int8_sums: bool = False
     """Of an int8 engine with weights of 8 bits: it runs only where hardware.sums_int8_products_exactly()."""
-    processor_flags: tuple[str, ...] = ()
-    """Of the native target: instructions that its library uses, as /proc/cpuinfo names them."""
+    libraries: dict[str, tuple[str, ...]] = {}
+    """Of the native target: its files of machine code, the fastest first, and the instructions that each uses."""
     plans: Plans | None = None
     """Of the tensorrt target only."""
 

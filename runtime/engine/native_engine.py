@@ -14,7 +14,7 @@ import numpy as np
 from runtime import audio
 from runtime.audio import Clip
 from runtime.engine.lanes import LaneEncoding, Lanes, limits_of, threads_beside_encode
-from runtime.engine.manifest import NATIVE_LIBRARY, NATIVE_WEIGHTS, Manifest
+from runtime.engine.manifest import NATIVE_WEIGHTS, Manifest
 from runtime.engine.native_library import NativeModel, Team
 from runtime.engine.protocol import (
     CONTINUED,
@@ -42,8 +42,11 @@ class Heard:
 class NativeEngine(Engine):
     """See runtime.engine.Engine."""
 
-    def __init__(self, directory: Path, manifest: Manifest, max_batch: int, threads: int | None = None):
-        """threads: at most; all cores. Raises EngineDirectoryError where the library or its weights cannot be used."""
+    def __init__(self, directory: Path, library: str, manifest: Manifest, max_batch: int, threads: int | None = None):
+        """library: one of the manifest's. threads: at most; all cores.
+
+        Raises EngineDirectoryError where the library or its weights cannot be used.
+        """
         threads = threads or os.cpu_count() or 1
         beside = threads_beside_encode(threads)
         self.name = f"{manifest.target} {manifest.precision}"
@@ -53,7 +56,7 @@ class NativeEngine(Engine):
         except (OSError, ValueError) as exc:
             raise EngineDirectoryError(f"{directory / NATIVE_WEIGHTS} cannot be read: {exc}") from exc
         self._alignment_heads, self._predicts = weights.pop("alignment_heads"), bool(weights.pop("alignment_predicts"))
-        self._model = NativeModel(directory / NATIVE_LIBRARY, shape_of(manifest, weights), weights)
+        self._model = NativeModel(directory / library, shape_of(manifest, weights), weights)
         self._heads = manifest.decoder_layers * manifest.heads
         self._all, self._lone, self._decoding, self._decoding_beside = map(self._model.team, (threads, 1, threads, beside))
         self._lanes: Lanes[Heard] = Lanes(threads, self._fill)

@@ -1,18 +1,19 @@
 """From what was asked for to an engine that runs: which target, which precision, which directory."""
 
 import importlib.metadata
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from runtime import hardware
 from runtime.engine import known_clip, manifest, tensorrt_package
-from runtime.engine.manifest import NATIVE, ONNXRUNTIME, TENSORRT, TORCH, Manifest
+from runtime.engine.manifest import NATIVE, NATIVE_FLAGS, ONNXRUNTIME, TENSORRT, TORCH, Manifest
 from runtime.engine.protocol import Engine
 from runtime.exceptions import EngineDirectoryError
 from runtime.tokenizer import Tokenizer
 
 TARGETS = (ONNXRUNTIME, NATIVE, TENSORRT, TORCH)
-CPU_TARGETS = (ONNXRUNTIME, NATIVE)
+CPU_TARGETS = (NATIVE, ONNXRUNTIME)
 CPU_PRECISIONS = {
     ONNXRUNTIME: {"fp32": "fp32", "int8": "int8", "fp16": "fp32", "bf16": "fp32"},
     NATIVE: {"fp32": "fp32", "int8": "int8", "fp16": "fp32", "bf16": "bf16"},
@@ -33,8 +34,37 @@ class Choice:
     """Where it differs from what was asked for, a line that says so."""
 
 
+def target_to_build(flavour: str | None = None) -> tuple[str, str]:
+    """The best target for this machine, and why, in words: as detect_target, but native in place of onnxruntime where it can."""
+    target = detect_target(flavour)
+    if target != ONNXRUNTIME:
+        return target, "there is a GPU, and the package for it"
+    if not hardware.has_flags(NATIVE_FLAGS):
+        return target, f"the native engine needs a processor with {', '.join(NATIVE_FLAGS)}"
+    if not hardware.find_compiler():
+        return target, "the native engine, which is faster, needs a C++ compiler: install g++"
+    return NATIVE, "there is no GPU to use, and a C++ compiler"
+
+
+def target_to_serve(engines: Path, model: str, precision: str | None) -> str:
+    """As target_to_build; but of native and onnxruntime one that has been built, native first."""
+    target, _ = target_to_build()
+    usable = CPU_TARGETS if hardware.has_flags(NATIVE_FLAGS) else (ONNXRUNTIME,)
+    if target not in usable:
+        return target
+    built = [each for each in usable if (directory_for(engines, model, each, precision) / manifest.FILE_NAME).is_file()]
+    return built[0] if built else target
+
+
+def directory_for(engines: Path, model: str, target: str, precision: str | None) -> Path:
+    """precision: as asked for."""
+    running = precision or default_precision(target)
+    return engines / manifest.directory_name(model, target, CPU_PRECISIONS.get(target, {}).get(running, running))
+
+
 def detect_target(flavour: str | None = None) -> str:
-    """The best target for this machine: tensorrt or torch where there is a GPU and the package, else onnxruntime."""
+    """The best target that needs nothing compiled for a processor: tensorrt or torch where there is a GPU and the package, else
+    onnxruntime."""
     found = hardware.find_gpu()
     if found is None:
         return ONNXRUNTIME
@@ -62,8 +92,8 @@ def default_precision(target: str) -> str:
 
 
 def choose(engines: Path, model: str, precision: str | None, target: str | None = None) -> Choice:
-    """Decide which engine serves `model` on this machine; target None: what detect_target says. Opens nothing."""
-    target = target or detect_target()
+    """Decide which engine serves `model` on this machine; target None: see target_to_serve. Opens nothing."""
+    target = target or target_to_serve(engines, model, precision)
     running, remark = precision or default_precision(target), None
     if target in CPU_TARGETS:
         running = CPU_PRECISIONS[target][running]
@@ -92,16 +122,21 @@ def check(choice: Choice, max_batch: int) -> Manifest:
 
 
 def check_processor(choice: Choice, found: Manifest, max_batch: int) -> None:
-    """Raises EngineDirectoryError for a library with instructions that this processor lacks, and for int8 weights that its sums
-    would overflow with."""
-    lacks = found.processor_flags if not hardware.has_flags(found.processor_flags) else ()
-    if found.needs_exact_int8_sums and not hardware.sums_int8_products_exactly():
-        lacks = ("VNNI",)
-    if lacks:
-        advice = manifest.build_command(choice.model, choice.target, choice.precision, max_batch, choice.directory.parent)
+    """Raises EngineDirectoryError where every library has instructions that this processor lacks, and for int8 weights that its
+    sums would overflow with."""
+    if choice.target == NATIVE and library_for(found.libraries) is None:
         raise EngineDirectoryError(
-            f"{choice.directory} was built for a processor with {', '.join(lacks)}, which this is not; run: {advice}"
+            f"{choice.directory} has no library for this processor, only {', '.join(found.libraries) or 'none'}; "
+            "ASR_TARGET=onnxruntime runs anywhere"
         )
+    if found.needs_exact_int8_sums and not hardware.sums_int8_products_exactly():
+        advice = manifest.build_command(choice.model, choice.target, choice.precision, max_batch, choice.directory.parent)
+        raise EngineDirectoryError(f"{choice.directory} was built for a processor with VNNI, which this is not; run: {advice}")
+
+
+def library_for(libraries: Mapping[str, Iterable[str]]) -> str | None:
+    """libraries: of a manifest. The first one for this processor; None where there is none."""
+    return next((name for name, flags in libraries.items() if hardware.has_flags(flags)), None)
 
 
 def open_engine(
@@ -134,7 +169,7 @@ def open_target(choice: Choice, found: Manifest, max_batch: int, threads: int | 
     if choice.target == NATIVE:
         from runtime.engine.native_engine import NativeEngine
 
-        return NativeEngine(choice.directory, found, max_batch, threads)
+        return NativeEngine(choice.directory, library_for(found.libraries) or "", found, max_batch, threads)
     from runtime.engine.onnx_engine import OnnxEngine
 
     return OnnxEngine(choice.directory, found, max_batch, threads)

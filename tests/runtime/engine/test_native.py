@@ -1,6 +1,9 @@
 """The engine compiled for this processor: the words of the others, and rows that nothing beside them changes by a bit."""
 
+import io
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -8,12 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
+from rich.progress import Progress
 
 from engine_build import native_target
-from engine_build.options import BuildError
+from engine_build.options import BuildError, Stages
+from runtime import hardware
 from runtime.audio import Clip, count_frames, to_float
 from runtime.engine import known_clip, manifest, selection
-from runtime.engine.manifest import NATIVE, NATIVE_LIBRARY, NATIVE_WEIGHTS, Manifest
+from runtime.engine.manifest import NATIVE, NATIVE_FLAGS, NATIVE_WEIGHTS, ONNXRUNTIME, Manifest
 from runtime.engine.native_engine import NativeEngine, shape_of
 from runtime.engine.native_library import NativeModel
 from runtime.engine.protocol import Row
@@ -25,6 +31,7 @@ from tests.conftest import MODEL
 from tests.runtime.engine import test_native_kernels as kernels
 
 PROJECT = Path(__file__).parents[3]
+LIBRARY = native_target.LEAST.library
 SURE = np.log(0.8)
 """Of a token, as both precisions believe theirs: where one is surer than this, their best two are no near tie."""
 
@@ -98,7 +105,7 @@ def test_what_is_no_number_in_one_slot_is_told_and_reaches_no_other(precision, b
     directory = built(precision, NATIVE)
     weights = dict(np.load(directory / NATIVE_WEIGHTS))
     found = Manifest.model_validate_json((directory / manifest.FILE_NAME).read_bytes())
-    model = NativeModel(directory / NATIVE_LIBRARY, shape_of(found, weights), weights)
+    model = NativeModel(directory / LIBRARY, shape_of(found, weights), weights)
     team, samples = model.team(2), to_float(Clip(clips[18].samples))
     frames, heads = count_frames(len(samples)), found.decoder_layers * found.heads
     positions, own_positions = model.whole_blocks(frames), model.whole_blocks(found.max_positions)
@@ -139,7 +146,7 @@ def opened_from(directory: Path) -> None:
     selection.open_engine(selection.choose(directory.parent, MODEL, "fp32", NATIVE), max_batch=2)
 
 
-@pytest.mark.parametrize("name", [NATIVE_LIBRARY, NATIVE_WEIGHTS])
+@pytest.mark.parametrize("name", [LIBRARY, NATIVE_WEIGHTS])
 def test_a_truncated_file_is_refused_in_one_line(copied, name):
     content = (copied / name).read_bytes()
     (copied / name).write_bytes(content[: len(content) // 2])
@@ -150,8 +157,22 @@ def test_a_truncated_file_is_refused_in_one_line(copied, name):
 def test_a_library_for_another_processor_is_refused_in_one_line(copied):
     path = copied / manifest.FILE_NAME
     path.write_text(path.read_text().replace('"f16c"', '"f16c", "avx_of_tomorrow"'))
-    with pytest.raises(EngineDirectoryError, match="built for a processor with .*avx_of_tomorrow.*, which this is not; run: "):
+    with pytest.raises(
+        EngineDirectoryError, match=r"no library for this processor, only .*avx2\.so; ASR_TARGET=onnxruntime runs"
+    ):
         opened_from(copied)
+
+
+def test_the_first_library_that_the_processor_can_run_is_taken(built, monkeypatch):
+    found = manifest.load(built("int8", NATIVE), MODEL, NATIVE, "int8", max_batch=1)
+    assert list(found.libraries) == ["engine.avx512-vnni.so", "engine.avx2.so"]
+    for flags, library in (
+        (native_target.AVX512, "engine.avx512-vnni.so"),
+        (("avx512f", *NATIVE_FLAGS), "engine.avx2.so"),
+        (("avx2",), None),
+    ):
+        monkeypatch.setattr(hardware, "processor_flags", lambda flags=flags: frozenset(flags))
+        assert selection.library_for(found.libraries) == library
 
 
 def test_a_library_that_does_not_fit_its_weights_is_refused_in_one_line(copied):
@@ -161,46 +182,52 @@ def test_a_library_that_does_not_fit_its_weights_is_refused_in_one_line(copied):
     del weights["decoder.3.out"]
     np.savez(copied / NATIVE_WEIGHTS, **weights)
     with pytest.raises(EngineDirectoryError, match=r"does not fit its weights: the weights lack decoder\.3\.out"):
-        NativeEngine(copied, found, 2)
+        NativeEngine(copied, LIBRARY, found, 2)
 
 
 def test_a_file_that_is_no_library_is_refused_in_one_line(copied):
     found = selection.check(selection.choose(copied.parent, MODEL, "fp32", NATIVE), max_batch=2)
-    (copied / NATIVE_LIBRARY).write_bytes(b"no library")
+    (copied / LIBRARY).write_bytes(b"no library")
     with pytest.raises(EngineDirectoryError, match="cannot be loaded"):
-        NativeEngine(copied, found, 2)
+        NativeEngine(copied, LIBRARY, found, 2)
 
 
 def test_without_a_compiler_the_build_ends_in_one_line(tmp_path, monkeypatch):
     monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setattr(native_target, "COMPILERS", ("no-such-compiler",))
+    monkeypatch.setattr(hardware, "COMPILERS", ("no-such-compiler",))
     with pytest.raises(
         BuildError, match=r"needs a C\+\+ compiler, which is not here; install g\+\+, or use --target onnxruntime"
     ):
-        native_target.compile_library(tmp_path / NATIVE_LIBRARY, "fp32")
+        native_target.compile_library(tmp_path / LIBRARY, "fp32")
     with pytest.raises(BuildError, match="install g"):
         native_target.check_machine()
     monkeypatch.setenv("CXX", "no-such-compiler -v")
     with pytest.raises(BuildError, match="the compiler cannot be run: .*no-such-compiler"):
-        native_target.compile_library(tmp_path / NATIVE_LIBRARY, "fp32")
+        native_target.compile_library(tmp_path / LIBRARY, "fp32")
 
 
-def test_on_a_processor_that_lacks_the_instructions_the_build_ends_in_one_line(tmp_path, monkeypatch):
-    tomorrow = native_target.Level("tomorrow", (), ("avx2", "avx_of_tomorrow"))
-    with pytest.raises(BuildError, match="needs a processor with avx2, avx_of_tomorrow; --target onnxruntime runs anywhere"):
-        native_target.compile_library(tmp_path / NATIVE_LIBRARY, "fp32", tomorrow)
-    monkeypatch.setenv(native_target.LEVEL_VARIABLE, "tomorrow")
-    with pytest.raises(BuildError, match="NATIVE_LEVEL=tomorrow: there is avx512-bf16, avx512-vnni, avx2"):
-        native_target.level_asked_for()
+def test_on_another_architecture_the_build_ends_in_one_line(monkeypatch):
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    with pytest.raises(BuildError, match="is for x86-64, this is aarch64; --target onnxruntime runs anywhere"):
+        native_target.check_machine()
+
+
+def test_a_level_that_the_compiler_does_not_know_is_left_out(tmp_path, monkeypatch):
+    (tmp_path / "engine.cpp").write_text("int engine;\n")
+    monkeypatch.setattr(native_target, "SOURCES", tmp_path)
+    tomorrow = native_target.Level("tomorrow", ("-mavx-of-tomorrow",), ())
+    said = Stages(Progress(console=Console(file=(lines := io.StringIO()))))
+    assert native_target.compile_libraries(tmp_path, "fp32", (tomorrow, native_target.LEAST), said) == [native_target.LEAST]
+    assert "left out tomorrow" in lines.getvalue() and "-mavx-of-tomorrow" in lines.getvalue()
+    assert (tmp_path / LIBRARY).is_file() and not (tmp_path / tomorrow.library).is_file()
 
 
 def test_the_code_for_avx512_hears_the_known_clip(built, tmp_path):
     """On any processor: its instructions are emulated. How they run on a processor that has them it does not say."""
     directory = Path(shutil.copytree(built("int8", NATIVE), tmp_path / "engine"))
-    (directory / NATIVE_LIBRARY).unlink()
-    kernels.compiled(directory / NATIVE_LIBRARY, native_target.SOURCES / "engine.cpp", *kernels.EMULATED, "-DMOONSHINE_HALF")
+    kernels.compiled(directory / "emulated.so", native_target.SOURCES / "engine.cpp", *kernels.EMULATED, "-DMOONSHINE_HALF")
     found = Manifest.model_validate_json((directory / manifest.FILE_NAME).read_bytes())
-    engine = NativeEngine(directory, found, max_batch=2)
+    engine = NativeEngine(directory, "emulated.so", found, max_batch=2)
     assert known_clip.hear(engine, 1) == list(found.known_tokens)
     engine.close()
 
@@ -218,7 +245,7 @@ def test_a_compiler_that_fails_is_quoted_with_its_first_error(tmp_path, monkeypa
 def test_a_clip_is_heard_under_the_sanitizers(built, tmp_path):
     """In a process of its own, where they must come first. int8, whose first convolution is of floats, has both products."""
     directory = Path(shutil.copytree(built("int8", NATIVE), tmp_path / "engine"))
-    kernels.compiled(directory / NATIVE_LIBRARY, native_target.SOURCES / "engine.cpp", *kernels.SANITIZERS, "-DMOONSHINE_HALF")
+    kernels.compiled(directory / "sanitized.so", native_target.SOURCES / "engine.cpp", *kernels.SANITIZERS, "-DMOONSHINE_HALF")
     script = f"""
 from pathlib import Path
 from runtime.engine import known_clip
@@ -226,7 +253,7 @@ from runtime.engine.manifest import Manifest
 from runtime.engine.native_engine import NativeEngine
 directory = Path({str(directory)!r})
 manifest = Manifest.model_validate_json((directory / "manifest.json").read_bytes())
-engine = NativeEngine(directory, manifest, max_batch=2, threads=2)
+engine = NativeEngine(directory, "sanitized.so", manifest, max_batch=2, threads=2)
 assert known_clip.hear(engine, 1) == list(manifest.known_tokens)
 engine.close()
 """
@@ -251,3 +278,43 @@ def sanitized(command: list[str], **variables: str) -> str:
     environment = os.environ | variables | {"LD_PRELOAD": preloaded, "ASAN_OPTIONS": "detect_leaks=0"}  # Python keeps what it has
     done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
     return "" if done.returncode == 0 else (done.stdout + done.stderr)[-3000:]
+
+
+@pytest.mark.parametrize(
+    ("flags", "compiler", "target", "reason"),
+    [
+        (NATIVE_FLAGS, "true", NATIVE, "no GPU to use, and a C.. compiler"),
+        (NATIVE_FLAGS, "", ONNXRUNTIME, r"needs a C\+\+ compiler: install g"),
+        (("avx2",), "true", ONNXRUNTIME, "needs a processor with avx2, fma, f16c"),
+    ],
+)
+def test_auto_takes_native_where_it_can_be_built_and_says_why(monkeypatch, tmp_path, flags, compiler, target, reason):
+    a_machine_with(monkeypatch, flags, compiler)
+    found, why = selection.target_to_build()
+    assert found == target and re.search(reason, why)
+    assert selection.choose(tmp_path, MODEL, None).target == target, "nothing is built: what would be"
+
+
+@pytest.mark.parametrize(
+    ("built_targets", "flags", "compiler", "target"),
+    [
+        ([ONNXRUNTIME], NATIVE_FLAGS, "true", ONNXRUNTIME),
+        ([ONNXRUNTIME, NATIVE], NATIVE_FLAGS, "true", NATIVE),
+        ([NATIVE], NATIVE_FLAGS, "", NATIVE),
+        ([NATIVE], (), "true", ONNXRUNTIME),
+    ],
+)
+def test_auto_serves_what_has_been_built(monkeypatch, tmp_path, built_targets, flags, compiler, target):
+    a_machine_with(monkeypatch, flags, compiler)
+    for each in built_targets:
+        (tmp_path / manifest.directory_name(MODEL, each, "int8")).mkdir()
+        (tmp_path / manifest.directory_name(MODEL, each, "int8") / manifest.FILE_NAME).touch()
+    assert selection.choose(tmp_path, MODEL, "int8").target == target
+
+
+def a_machine_with(monkeypatch, flags: tuple[str, ...], compiler: str) -> None:
+    """And without a GPU."""
+    monkeypatch.setattr(hardware, "find_gpu", lambda: None)
+    monkeypatch.setattr(hardware, "processor_flags", lambda cpu_info=None: frozenset(flags))
+    monkeypatch.setattr(hardware, "COMPILERS", ())
+    monkeypatch.setenv("CXX", compiler)

@@ -31,7 +31,7 @@ EMULATED = ("-include", str(PROJECT / "tests" / "avx512_emulated.h"), "-Wno-psab
 
 
 def compiled(path: Path, source: Path, *extra: str) -> Path:
-    options = native_target.options_for(native_target.DEFAULT_LEVEL)
+    options = native_target.options_for(native_target.LEAST)
     subprocess.run(["g++", *options, *extra, f"-I{native_target.SOURCES}", "-o", path, source], check=True)
     return path
 
