@@ -1,8 +1,18 @@
 #!/usr/bin/env bash
-# Builds the engine for this machine where the volume has none, then serves. --build-only ends before that.
+# Takes the engine for CPUs from the image, builds the one for this machine where the volume has none, then serves.
+# --build-only ends before that.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 EXPORTS="${EXPORTS:-/opt/exports}"
+volume="${ASR_ENGINE_DIR:-engines}"
+
+for compiled in "$EXPORTS"/*-native-*; do # the image has no compiler
+    theirs="$volume/${compiled##*/}"
+    [ ! -d "$compiled" ] || cmp -s "$compiled/manifest.json" "$theirs/manifest.json" && continue
+    rm -rf "$theirs" "$volume/.copying"
+    cp -r "$compiled" "$volume/.copying"
+    mv "$volume/.copying" "$theirs"
+done
 
 engine=$(python -m server --print-engine)
 IFS=$'\t' read -r directory target precision max_batch state <<<"$engine"

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from runtime.engine import manifest
-from runtime.engine.manifest import EXPORT, ONNXRUNTIME
+from runtime.engine.manifest import EXPORT, NATIVE, ONNXRUNTIME
 from tests.conftest import ENGINES, MODEL, PROJECT, free_port
 
 DOCKER = PROJECT / "docker"
@@ -84,6 +84,20 @@ def test_at_its_first_start_the_image_builds_from_its_exports_without_torch(buil
     assert server.wait(timeout=40) == 0, "".join(lines)
     said = "".join(lines)
     assert "building" not in said and "onnxruntime fp32" in said, "what is there is not built again"
+
+
+def test_without_a_gpu_the_image_serves_the_engine_that_was_compiled_with_it(built, tmp_path):
+    """Also where the volume has one of an older image."""
+    directory = built("int8", NATIVE)
+    shutil.copytree(directory, tmp_path / "exports" / directory.name)
+    ours = tmp_path / "volume" / directory.name
+    ours.mkdir(parents=True)
+    (ours / manifest.FILE_NAME).write_text("{}")
+    hide_what_the_image_lacks(tmp_path / "hidden")
+    with run_entrypoint(tmp_path, "--build-only", ASR_TARGET="auto", CXX="no-such-compiler") as entrypoint:
+        said = entrypoint.stderr.read()
+    assert entrypoint.returncode == 0 and said == "", "nothing was built"
+    assert {path.name for path in ours.iterdir()} == {path.name for path in directory.iterdir()}
 
 
 @pytest.mark.parametrize(
