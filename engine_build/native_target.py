@@ -50,9 +50,15 @@ class Level:
 AVX512 = (*NATIVE_FLAGS, "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni")
 LEVELS = tuple(
     Level(name, tuple(f"-m{flag.replace('_', '')}" for flag in flags), flags)
-    for name, flags in (("avx512-bf16", (*AVX512, "avx512_bf16")), ("avx512-vnni", AVX512), ("avx2", NATIVE_FLAGS))
+    for name, flags in (
+        ("avx512-bf16", (*AVX512, "avx512_bf16")),
+        ("avx512-vnni", AVX512),
+        ("avx-vnni", (*NATIVE_FLAGS, "avx_vnni")),
+        ("avx2", NATIVE_FLAGS),
+    )
 )
 LEAST = LEVELS[-1]
+ONLY_FOR = {"avx512_bf16": "bf16", "avx_vnni": "int8"}  # instructions that are of use to one precision
 
 
 def write(options: BuildOptions, exported: Path, built: Manifest, directory: Path, stages: Stages) -> Manifest:
@@ -90,8 +96,8 @@ def check_machine() -> None:
 
 
 def levels_for(precision: str) -> tuple[Level, ...]:
-    """Instructions for bfloat16 are of no use to the others."""
-    return tuple(level for level in LEVELS if precision == "bf16" or "avx512_bf16" not in level.flags)
+    """Those whose instructions are of use to a precision."""
+    return tuple(level for level in LEVELS if ONLY_FOR.get(level.flags[-1], precision) == precision)
 
 
 def options_for(level: Level) -> tuple[str, ...]:

@@ -17,14 +17,19 @@ namespace moonshine {
 constexpr int BLOCK = 2 * LANES;  // columns that are computed together
 #ifdef __AVX512F__
 constexpr int ROWS = 12;  // rows that are: 24 sums, 2 vectors of weights and one of a row fit the 32 registers
-constexpr int INT8_ROWS = 12;
+constexpr int INT8_ROWS = 12, BFLOAT16_ROWS = 12;
 #else
-constexpr int ROWS = 6;       // 12 sums and those fit 16 registers
-constexpr int INT8_ROWS = 4;  // a product of int8 or bfloat16 takes more registers on its way
+constexpr int ROWS = 6;           // 12 sums and those fit 16 registers
+constexpr int BFLOAT16_ROWS = 4;  // a product of bfloat16 takes more registers on its way, and so does one of int8 without VNNI
+#ifdef __AVXVNNI__
+constexpr int INT8_ROWS = 6;
+#else
+constexpr int INT8_ROWS = 4;
+#endif
 #endif
 constexpr int CHUNK_ROWS = 48;    // rows of one task: as much of them as stays near while all columns pass by
 constexpr int QUAD = 4;           // bytes whose products one instruction adds up
-#ifdef __AVX512VNNI__
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
 constexpr int BIAS = 128;  // added to a row's int8: VNNI multiplies numbers without a sign by those with one
 #else
 constexpr int BIAS = 0;
@@ -209,8 +214,10 @@ inline void multiply_bfloat16(const Weights& weights, int block, const Rows& x, 
 }
 
 // Adds the products of four int8 each.
-#ifdef __AVX512VNNI__
+#if defined(__AVX512VNNI__)
 inline Bytes add_products(Bytes sum, Bytes number, Bytes weight) { return _mm512_dpbusd_epi32(sum, number, weight); }
+#elif defined(__AVXVNNI__)
+inline Bytes add_products(Bytes sum, Bytes number, Bytes weight) { return _mm256_dpbusd_avx_epi32(sum, number, weight); }
 #else
 // Pairs are added up in 16 bits first: 2 * 127 * 127 fits, so nothing is cut off.
 inline Bytes add_products(Bytes sum, Bytes number, Bytes weight) {
@@ -274,11 +281,15 @@ inline void multiply_some(int count, const Weights& weights, int block, const Ro
     multiply_rows<COUNT>(weights, block, x, row, then);
 }
 
+inline int rows_together(Kind kind) {
+    return kind == Kind::FLOATS ? ROWS : kind == Kind::BFLOAT16 ? BFLOAT16_ROWS : INT8_ROWS;
+}
+
 // Rows first..last-1 times some blocks of columns: then(row, column, values) takes LANES columns of a row with their bias added.
 template <class Then>
 void multiply_part(const Weights& weights, int first_block, int last_block, const Rows& x, int first, int last, const Then& then) {
     for (int block = first_block; block < last_block; ++block) {
-        const int most = weights.kind == Kind::FLOATS ? ROWS : INT8_ROWS;
+        const int most = rows_together(weights.kind);
         for (int row = first; row < last; row += most) multiply_some<ROWS>(std::min(most, last - row), weights, block, x, row, then);
     }
 }

@@ -165,10 +165,11 @@ def test_a_library_for_another_processor_is_refused_in_one_line(copied):
 
 def test_the_first_library_that_the_processor_can_run_is_taken(built, monkeypatch):
     found = manifest.load(built("int8", NATIVE), MODEL, NATIVE, "int8", max_batch=1)
-    assert list(found.libraries) == ["engine.avx512-vnni.so", "engine.avx2.so"]
+    assert list(found.libraries) == ["engine.avx512-vnni.so", "engine.avx-vnni.so", "engine.avx2.so"]
     for flags, library in (
         (native_target.AVX512, "engine.avx512-vnni.so"),
-        (("avx512f", *NATIVE_FLAGS), "engine.avx2.so"),
+        ((*NATIVE_FLAGS, "avx_vnni"), "engine.avx-vnni.so"),
+        ((*NATIVE_FLAGS, "avx512f"), "engine.avx2.so"),
         (("avx2",), None),
     ):
         monkeypatch.setattr(hardware, "processor_flags", lambda flags=flags: frozenset(flags))
@@ -222,10 +223,13 @@ def test_a_level_that_the_compiler_does_not_know_is_left_out(tmp_path, monkeypat
     assert (tmp_path / LIBRARY).is_file() and not (tmp_path / tomorrow.library).is_file()
 
 
-def test_the_code_for_avx512_hears_the_known_clip(built, tmp_path):
-    """On any processor: its instructions are emulated. How they run on a processor that has them it does not say."""
+@pytest.mark.parametrize("level", kernels.EMULATED)
+def test_the_code_for_other_processors_hears_the_known_clip(built, tmp_path, level):
+    """On any processor: their instructions are emulated. How they run on a processor that has them it does not say."""
     directory = Path(shutil.copytree(built("int8", NATIVE), tmp_path / "engine"))
-    kernels.compiled(directory / "emulated.so", native_target.SOURCES / "engine.cpp", *kernels.EMULATED, "-DMOONSHINE_HALF")
+    kernels.compiled(
+        directory / "emulated.so", native_target.SOURCES / "engine.cpp", *kernels.EMULATED[level], "-DMOONSHINE_HALF"
+    )
     found = Manifest.model_validate_json((directory / manifest.FILE_NAME).read_bytes())
     engine = NativeEngine(directory, "emulated.so", found, max_batch=2)
     assert known_clip.hear(engine, 1) == list(found.known_tokens)

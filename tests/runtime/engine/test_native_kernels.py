@@ -26,8 +26,11 @@ ACTIVATIONS = {
 }
 
 
-EMULATED = ("-include", str(PROJECT / "tests" / "avx512_emulated.h"), "-Wno-psabi", "-O1")
-"""The code for AVX-512 with VNNI on any processor."""
+EMULATED = {
+    level: ("-include", str(PROJECT / "tests" / header), "-Wno-psabi", "-O1")
+    for level, header in (("AVX-512", "avx512_emulated.h"), ("AVX-VNNI", "avx_vnni_emulated.h"))
+}
+"""The code for other processors on any."""
 
 
 def compiled(path: Path, source: Path, *extra: str) -> Path:
@@ -36,9 +39,9 @@ def compiled(path: Path, source: Path, *extra: str) -> Path:
     return path
 
 
-@pytest.fixture(scope="module", params=["AVX2"] if os.environ.get(SANITIZED) else ["AVX2", "AVX-512 emulated"])
+@pytest.fixture(scope="module", params=["AVX2"] if os.environ.get(SANITIZED) else ["AVX2", *EMULATED])
 def kernels(request, tmp_path_factory) -> ctypes.CDLL:
-    extra = (*(SANITIZERS if os.environ.get(SANITIZED) else ()), *(EMULATED if "emulated" in request.param else ()))
+    extra = (*(SANITIZERS if os.environ.get(SANITIZED) else ()), *EMULATED.get(request.param, ()))
     path = compiled(tmp_path_factory.mktemp("native") / "kernels.so", PROJECT / "tests" / "native_kernels.cpp", *extra)
     library = ctypes.CDLL(str(path))
     library.quantise_row.restype = c_float
