@@ -52,14 +52,8 @@ def target_to_serve(engines: Path, model: str, precision: str | None) -> str:
     usable = CPU_TARGETS if hardware.has_flags(NATIVE_FLAGS) else (ONNXRUNTIME,)
     if target not in usable:
         return target
-    built = [each for each in usable if (directory_for(engines, model, each, precision) / manifest.FILE_NAME).is_file()]
-    return built[0] if built else target
-
-
-def directory_for(engines: Path, model: str, target: str, precision: str | None) -> Path:
-    """precision: as asked for."""
-    running = precision or default_precision(target)
-    return engines / manifest.directory_name(model, target, CPU_PRECISIONS.get(target, {}).get(running, running))
+    names = {each: manifest.directory_name(model, each, running_precision(each, precision)) for each in usable}
+    return next((each for each, name in names.items() if (engines / name / manifest.FILE_NAME).is_file()), target)
 
 
 def detect_target(flavour: str | None = None) -> str:
@@ -91,16 +85,20 @@ def default_precision(target: str) -> str:
     return "int8" if hardware.has_vnni() else "fp32"
 
 
+def running_precision(target: str, asked: str | None) -> str:
+    """What the target computes in where `asked` is wanted."""
+    wanted = asked or default_precision(target)
+    return CPU_PRECISIONS[target][wanted] if target in CPU_TARGETS else wanted
+
+
 def choose(engines: Path, model: str, precision: str | None, target: str | None = None) -> Choice:
     """Decide which engine serves `model` on this machine; target None: see target_to_serve. Opens nothing."""
     target = target or target_to_serve(engines, model, precision)
-    running, remark = precision or default_precision(target), None
-    if target in CPU_TARGETS:
-        running = CPU_PRECISIONS[target][running]
-        if precision not in (None, running):
-            remark = f"the CPU engine does not compute {precision}; running {running}"
-        elif target == ONNXRUNTIME and running == "int8" and not hardware.sums_int8_products_exactly():
-            remark = "this processor has no VNNI: int8 takes weights of 7 bits here and loses words; fp32 does not"
+    running, remark = running_precision(target, precision), None
+    if precision not in (None, running):
+        remark = f"the CPU engine does not compute {precision}; running {running}"
+    elif (target, running) == (ONNXRUNTIME, "int8") and not hardware.sums_int8_products_exactly():
+        remark = "this processor has no VNNI: int8 takes weights of 7 bits here and loses words; fp32 does not"
     directory = engines / manifest.directory_name(model, target, running)
     return Choice(directory, model, target, running, remark)
 
