@@ -30,7 +30,7 @@ from engine_build.checkpoint import DEFAULT_MODEL, Checkpoint, CheckpointError
 from engine_build.options import BuildError, BuildOptions, Stages
 from runtime import tokenizer
 from runtime.engine import known_clip, manifest, selection, tensorrt_package
-from runtime.engine.manifest import EXPORT, TORCH, Manifest
+from runtime.engine.manifest import EXPORT, NATIVE, ONNXRUNTIME, TORCH, Manifest
 from runtime.exceptions import EngineDirectoryError
 
 PRECISIONS = ("fp32", "int8", "fp16", "bf16")
@@ -95,10 +95,20 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def build(arguments: argparse.Namespace, console: Console) -> Path:
     """Build as asked; the finished directory replaces an older one at once or not at all. Returns it."""
-    target = arguments.target
-    if target == "auto":
-        target, reason = selection.target_to_build(arguments.flavour)
-        console.print(f"building for {target}: {reason}", highlight=False, soft_wrap=True)
+    if arguments.target != "auto":
+        return build_for(arguments.target, arguments, console)
+    target, reason = selection.target_to_build(arguments.flavour)
+    console.print(f"building for {target}: {reason}", highlight=False, soft_wrap=True)
+    try:
+        return build_for(target, arguments, console)
+    except BuildError as exc:
+        if target != NATIVE:
+            raise
+        console.print(f"{exc}\nbuilding for {ONNXRUNTIME} instead", highlight=False, soft_wrap=True)
+    return build_for(ONNXRUNTIME, arguments, console)
+
+
+def build_for(target: str, arguments: argparse.Namespace, console: Console) -> Path:
     target_module = importlib.import_module(TARGET_MODULES[target])
     asked = arguments.precision or selection.default_precision(target)
     if asked not in target_module.PRECISIONS:

@@ -63,9 +63,6 @@ ONLY_FOR = {"avx512_bf16": "bf16", "avx_vnni": "int8"}  # instructions that are 
 
 def write(options: BuildOptions, exported: Path, built: Manifest, directory: Path, stages: Stages) -> Manifest:
     """Write the engine's files. Raises BuildError where there is no compiler, or where it fails."""
-    levels = levels_for(options.precision)
-    stages.begin(f"compile the engine for {', '.join(level.name for level in levels)}")
-    libraries = compile_libraries(directory, options.precision, levels, stages)
     stages.begin("pack the weights")
     encoder, decoder = onnx.load(exported / ENCODER_FILE), onnx.load(exported / DECODER_FILE)
     arrays: dict[str, Any] = tables_of(encoder, decoder, built)
@@ -77,6 +74,9 @@ def write(options: BuildOptions, exported: Path, built: Manifest, directory: Pat
         else:
             arrays[f"{name}.int8"], arrays[f"{name}.scales"] = quantised(weight)
     np.savez(directory / NATIVE_WEIGHTS, **arrays)
+    levels = levels_for(options.precision)
+    stages.begin(f"compile the engine for {', '.join(level.name for level in levels)}")
+    libraries = compile_libraries(directory, options.precision, levels, stages)
     return built.model_copy(update={
         "libraries": {level.library: level.flags for level in libraries},
         "versions": built.versions | {"compiler": run(*find_compiler(), "--version").splitlines()[0]},

@@ -97,14 +97,16 @@ gpu_extra() {
 
 # build_engine: the one that the settings ask for, unless it is there.
 build_engine() {
-    local engine directory target precision max_batch state
+    local engine directory max_batch state asked
     engine=$("$PYTHON" -m server --print-engine)
-    IFS=$'\t' read -r directory target precision max_batch state <<<"$engine"
+    IFS=$'\t' read -r directory _ _ max_batch state <<<"$engine"
     [ "$state" = usable ] && return
     "$PYTHON" -c 'import torch, onnxscript' 2>/dev/null || bash scripts/install.sh
-    say "building the engine $directory"
-    "$PYTHON" engine_build/build.py --model "${MOONSHINE_MODEL_ID:-UsefulSensors/moonshine-base}" \
-        --target "$target" --precision "$precision" --max-batch "$max_batch" --out "$(dirname "$directory")"
+    say "building the engine"
+    asked=(--target "${ASR_TARGET:-auto}") # auto may find that it cannot build what was chosen, and builds another
+    [ -z "${MOONSHINE_PRECISION:-}" ] || asked+=(--precision "$MOONSHINE_PRECISION")
+    "$PYTHON" engine_build/build.py --model "${MOONSHINE_MODEL_ID:-UsefulSensors/moonshine-base}" "${asked[@]}" \
+        --max-batch "$max_batch" --out "$(dirname "$directory")"
 }
 
 # install_project EXTRAS: this project, editable, with some of pyproject.toml's extras, in the versions of requirements.lock.
