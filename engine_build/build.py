@@ -80,7 +80,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
                         "tensorrt: int8 is int8 weights in fp16 arithmetic; torch: no int8")  # fmt: skip
     parser.add_argument("--target", choices=("auto", *selection.TARGETS), default="auto",
                         help="auto: tensorrt where a GPU and a TensorRT package are present, torch where there is a GPU and "
-                        "torch, native where there is a C++ compiler (x86 only), else onnxruntime")  # fmt: skip
+                        "torch, native for int8 where the processor and a compiler allow, else onnxruntime")  # fmt: skip
     parser.add_argument("--flavour", choices=tuple(tensorrt_package.FLAVOURS),
                         help="of TensorRT, where both are installed; default: whichever is")  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("engines"), help="the engine's directory is made below this one")
@@ -97,7 +97,7 @@ def build(arguments: argparse.Namespace, console: Console) -> Path:
     """Build as asked; the finished directory replaces an older one at once or not at all. Returns it."""
     if arguments.target != "auto":
         return build_for(arguments.target, arguments, console)
-    target, reason = selection.target_to_build(arguments.flavour)
+    target, reason = selection.target_to_build(arguments.precision, arguments.flavour)
     console.print(f"building for {target}: {reason}", highlight=False, soft_wrap=True)
     try:
         return build_for(target, arguments, console)

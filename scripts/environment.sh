@@ -82,9 +82,9 @@ install_torch() {
     fi
 }
 
-# offer_compiler: a C++ compiler for the native engine, where none is and it may be installed; without one ONNX Runtime serves.
+# offer_compiler: a C++ compiler where the native engine is the best, none is there, and it may be installed; else ONNX Runtime serves.
 offer_compiler() {
-    "$PYTHON" -c 'import sys; from runtime import hardware; sys.exit(not hardware.find_compiler())' && return
+    "$PYTHON" -c 'import sys; from runtime import hardware; sys.exit(hardware.has_vnni() and not hardware.find_compiler())' && return
     (apt_install "a C++ compiler, which makes the faster native engine possible," g++ libc6-dev) || say "going on without it"
 }
 

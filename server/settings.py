@@ -205,11 +205,11 @@ class Model(Group):
     model_id: str = Field("UsefulSensors/moonshine-base", min_length=1, alias="MOONSHINE_MODEL_ID")
     """Model to serve: the name that its engine was built with."""
     precision: Literal["fp16", "bf16", "fp32", "int8"] | None = Field(None, alias="MOONSHINE_PRECISION")
-    """Precision of the engine. Unset: fp16 on a GPU; int8 for the native engine and on a CPU with VNNI, else fp32.
+    """Precision of the engine. Unset: fp16 on a GPU, int8 on a CPU with VNNI, fp32 on another.
     ONNX Runtime has `fp32` and `int8`, and runs `fp16` and `bf16` in fp32 and says so; the native engine has `bf16`, too."""
     target: Literal["auto", "onnxruntime", "native", "tensorrt", "torch"] = Field("auto", alias="ASR_TARGET")
-    """What runs the engine. auto: tensorrt or torch where there is a GPU and the package; else of native and onnxruntime what has
-    been built. native: compiled C++, for x86 processors with AVX2."""
+    """What runs the engine. auto: tensorrt or torch where there is a GPU and the package, native for int8 where it has been built
+    or can be, else onnxruntime. native: compiled C++, for x86 processors with AVX2."""
     engine_dir: Path = Field(Path("engines"), alias="ASR_ENGINE_DIR")
     """Directory of the engines: `--out` of the build."""
     engines: int = Field(0, ge=0, le=64, alias="ASR_ENGINES")

@@ -34,25 +34,34 @@ class Choice:
     """Where it differs from what was asked for, a line that says so."""
 
 
-def target_to_build(flavour: str | None = None) -> tuple[str, str]:
+def target_to_build(precision: str | None, flavour: str | None = None) -> tuple[str, str]:
     """The best target for this machine, and why, in words: as detect_target, but native in place of onnxruntime where it can."""
     target = detect_target(flavour)
     if target != ONNXRUNTIME:
         return target, "there is a GPU, and the package for it"
-    if not hardware.has_flags(NATIVE_FLAGS):
-        return target, f"the native engine needs a processor with {', '.join(NATIVE_FLAGS)}"
+    if reason := why_not_native(precision):
+        return target, reason
     if not hardware.find_compiler():
         return target, "the native engine, which is faster, needs a C++ compiler: install g++"
-    return NATIVE, "there is no GPU to use, and a C++ compiler"
+    return NATIVE, "this processor suits it, and there is a C++ compiler"
+
+
+def why_not_native(precision: str | None) -> str:
+    """Why auto leaves the native engine aside on this processor; empty where it does not. precision: as asked for."""
+    if not hardware.has_flags(NATIVE_FLAGS):
+        return f"the native engine needs a processor with {', '.join(NATIVE_FLAGS)}"
+    running = precision or default_precision(ONNXRUNTIME)
+    if running == "int8" or (running == "bf16" and hardware.has_flags(["avx512_bf16"])):
+        return ""
+    return f"in {running} the native engine is no faster on this processor"
 
 
 def target_to_serve(engines: Path, model: str, precision: str | None) -> str:
-    """As target_to_build; but of native and onnxruntime one that has been built, native first."""
-    target, _ = target_to_build()
-    usable = CPU_TARGETS if hardware.has_flags(NATIVE_FLAGS) else (ONNXRUNTIME,)
-    if target not in usable:
+    """As target_to_build; but where native is the best, of native and onnxruntime one that has been built, native first."""
+    target, _ = target_to_build(precision)
+    if target not in CPU_TARGETS or why_not_native(precision):
         return target
-    names = {each: manifest.directory_name(model, each, running_precision(each, precision)) for each in usable}
+    names = {each: manifest.directory_name(model, each, running_precision(each, precision)) for each in CPU_TARGETS}
     return next((each for each, name in names.items() if (engines / name / manifest.FILE_NAME).is_file()), target)
 
 

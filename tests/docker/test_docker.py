@@ -94,7 +94,9 @@ def test_without_a_gpu_the_image_serves_the_engine_that_was_compiled_with_it(bui
     ours.mkdir(parents=True)
     (ours / manifest.FILE_NAME).write_text("{}")
     hide_what_the_image_lacks(tmp_path / "hidden")
-    with run_entrypoint(tmp_path, "--build-only", ASR_TARGET="auto", CXX="no-such-compiler") as entrypoint:
+    with run_entrypoint(
+        tmp_path, "--build-only", ASR_TARGET="auto", MOONSHINE_PRECISION="int8", CXX="no-such-compiler"
+    ) as entrypoint:
         said = entrypoint.stderr.read()
     assert entrypoint.returncode == 0 and said == "", "nothing was built"
     assert {path.name for path in ours.iterdir()} == {path.name for path in directory.iterdir()}

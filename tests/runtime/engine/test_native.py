@@ -284,28 +284,36 @@ def sanitized(command: list[str], **variables: str) -> str:
     return "" if done.returncode == 0 else (done.stdout + done.stderr)[-3000:]
 
 
+VNNI = (*NATIVE_FLAGS, "avx_vnni")
+
+
 @pytest.mark.parametrize(
-    ("flags", "compiler", "target", "reason"),
+    ("flags", "compiler", "precision", "target", "reason"),
     [
-        (NATIVE_FLAGS, "true", NATIVE, "no GPU to use, and a C.. compiler"),
-        (NATIVE_FLAGS, "", ONNXRUNTIME, r"needs a C\+\+ compiler: install g"),
-        (("avx2",), "true", ONNXRUNTIME, "needs a processor with avx2, fma, f16c"),
+        (VNNI, "true", None, NATIVE, "suits it, and there is a C.. compiler"),
+        (NATIVE_FLAGS, "true", "int8", NATIVE, "suits it"),
+        ((*NATIVE_FLAGS, "avx512_bf16"), "true", "bf16", NATIVE, "suits it"),
+        (VNNI, "", None, ONNXRUNTIME, r"needs a C\+\+ compiler: install g"),
+        (VNNI, "true", "fp32", ONNXRUNTIME, "in fp32 the native engine is no faster on this processor"),
+        (VNNI, "true", "bf16", ONNXRUNTIME, "in bf16 the native engine is no faster on this processor"),
+        (NATIVE_FLAGS, "true", None, ONNXRUNTIME, "in fp32 the native engine is no faster on this processor"),
+        (("avx2",), "true", "int8", ONNXRUNTIME, "needs a processor with avx2, fma, f16c"),
     ],
 )
-def test_auto_takes_native_where_it_can_be_built_and_says_why(monkeypatch, tmp_path, flags, compiler, target, reason):
+def test_auto_takes_native_where_it_is_the_best_and_says_why(monkeypatch, tmp_path, flags, compiler, precision, target, reason):
     a_machine_with(monkeypatch, flags, compiler)
-    found, why = selection.target_to_build()
+    found, why = selection.target_to_build(precision)
     assert found == target and re.search(reason, why)
-    assert selection.choose(tmp_path, MODEL, None).target == target, "nothing is built: what would be"
+    assert selection.choose(tmp_path, MODEL, precision).target == target, "nothing is built: what would be"
 
 
 @pytest.mark.parametrize(
     ("built_targets", "flags", "compiler", "target"),
     [
-        ([ONNXRUNTIME], NATIVE_FLAGS, "true", ONNXRUNTIME),
-        ([ONNXRUNTIME, NATIVE], NATIVE_FLAGS, "true", NATIVE),
-        ([NATIVE], NATIVE_FLAGS, "", NATIVE),
-        ([NATIVE], (), "true", ONNXRUNTIME),
+        ([ONNXRUNTIME], VNNI, "true", ONNXRUNTIME),
+        ([ONNXRUNTIME, NATIVE], VNNI, "true", NATIVE),
+        ([NATIVE], VNNI, "", NATIVE),
+        ([NATIVE], NATIVE_FLAGS, "true", ONNXRUNTIME),
     ],
 )
 def test_auto_serves_what_has_been_built(monkeypatch, tmp_path, built_targets, flags, compiler, target):
@@ -313,7 +321,7 @@ def test_auto_serves_what_has_been_built(monkeypatch, tmp_path, built_targets, f
     for each in built_targets:
         (tmp_path / manifest.directory_name(MODEL, each, "int8")).mkdir()
         (tmp_path / manifest.directory_name(MODEL, each, "int8") / manifest.FILE_NAME).touch()
-    assert selection.choose(tmp_path, MODEL, "int8").target == target
+    assert selection.choose(tmp_path, MODEL, None).target == target
 
 
 def a_machine_with(monkeypatch, flags: tuple[str, ...], compiler: str) -> None:
