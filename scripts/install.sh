@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs everything to build engines and to serve them, without a GPU a C++ compiler where it may, too. --serve installs what serving needs only: no torch.
-# With an NVIDIA GPU, TensorRT for RTX and cuda-python too.
+# Installs everything to build engines and to serve them. --serve installs what serving needs only: no torch.
+# With an NVIDIA GPU, TensorRT for RTX and cuda-python too; without one, on a processor with VNNI, a C++ compiler where it may.
 #   VENV_PATH       where the virtual environment is or will be (.venv)
 #   TORCH_CUDA      a CUDA build of torch, such as cu121 (default: CPU); TORCH_VERSION, TORCH_INDEX_URL with it
 source "$(dirname "$0")/environment.sh"

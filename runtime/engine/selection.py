@@ -131,14 +131,22 @@ def check(choice: Choice, max_batch: int) -> Manifest:
 def check_processor(choice: Choice, found: Manifest, max_batch: int) -> None:
     """Raises EngineDirectoryError where every library has instructions that this processor lacks, and for int8 weights that its
     sums would overflow with."""
-    if choice.target == NATIVE and library_for(found.libraries) is None:
+    if choice.target == NATIVE:
+        library_of(choice, found)
+    if found.needs_exact_int8_sums and not hardware.sums_int8_products_exactly():
+        advice = manifest.build_command(choice.model, choice.target, choice.precision, max_batch, choice.directory.parent)
+        raise EngineDirectoryError(f"{choice.directory} was built for a processor with VNNI, which this is not; run: {advice}")
+
+
+def library_of(choice: Choice, found: Manifest) -> str:
+    """The native engine's file for this processor. Raises EngineDirectoryError where there is none."""
+    library = library_for(found.libraries)
+    if library is None:
         raise EngineDirectoryError(
             f"{choice.directory} has no library for this processor, only {', '.join(found.libraries) or 'none'}; "
             "ASR_TARGET=onnxruntime runs anywhere"
         )
-    if found.needs_exact_int8_sums and not hardware.sums_int8_products_exactly():
-        advice = manifest.build_command(choice.model, choice.target, choice.precision, max_batch, choice.directory.parent)
-        raise EngineDirectoryError(f"{choice.directory} was built for a processor with VNNI, which this is not; run: {advice}")
+    return library
 
 
 def library_for(libraries: Mapping[str, Iterable[str]]) -> str | None:
@@ -176,7 +184,7 @@ def open_target(choice: Choice, found: Manifest, max_batch: int, threads: int | 
     if choice.target == NATIVE:
         from runtime.engine.native_engine import NativeEngine
 
-        return NativeEngine(choice.directory, library_for(found.libraries) or "", found, max_batch, threads)
+        return NativeEngine(choice.directory, library_of(choice, found), found, max_batch, threads)
     from runtime.engine.onnx_engine import OnnxEngine
 
     return OnnxEngine(choice.directory, found, max_batch, threads)
