@@ -17,7 +17,8 @@ namespace moonshine {
 constexpr int BLOCK = 2 * LANES;  // columns that are computed together
 #ifdef __AVX512F__
 constexpr int ROWS = 12;  // rows that are: 24 sums, 2 vectors of weights and one of a row fit the 32 registers
-constexpr int INT8_ROWS = 12, BFLOAT16_ROWS = 12;
+constexpr int BFLOAT16_ROWS = 12;
+constexpr int INT8_ROWS = 8;  // GCC 12 copies sums of int8 on their way: of more, it has to put some aside, and loses half the speed
 #else
 constexpr int ROWS = 6;           // 12 sums and those fit 16 registers
 constexpr int BFLOAT16_ROWS = 4;  // a product of bfloat16 takes more registers on its way, and so does one of int8 without VNNI
