@@ -58,7 +58,7 @@ LEVELS = tuple(
     )
 )
 LEAST = LEVELS[-1]
-ONLY_FOR = {"avx512_bf16": "bf16", "avx_vnni": "int8"}  # instructions that are of use to one precision
+ONLY_FOR = {"avx512_bf16": ("bf16", "int8"), "avx_vnni": ("int8",)}  # instructions that are of use to some precisions
 
 
 def write(options: BuildOptions, exported: Path, built: Manifest, directory: Path, stages: Stages) -> Manifest:
@@ -97,7 +97,7 @@ def check_machine() -> None:
 
 def levels_for(precision: str) -> tuple[Level, ...]:
     """Those whose instructions are of use to a precision."""
-    return tuple(level for level in LEVELS if ONLY_FOR.get(level.flags[-1], precision) == precision)
+    return tuple(level for level in LEVELS if precision in ONLY_FOR.get(level.flags[-1], (precision,)))
 
 
 def options_for(level: Level) -> tuple[str, ...]:

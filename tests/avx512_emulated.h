@@ -10,6 +10,7 @@
 
 #define __AVX512F__ 1
 #define __AVX512VNNI__ 1
+#define EMULATED 1  // for what is written in assembly
 
 namespace emulated {
 

@@ -27,7 +27,7 @@ void product(int threads, int kind, const void *weight, const float *scales, con
     Weights weights = Kind(kind) == Kind::INT8       ? packed(static_cast<const int8_t *>(weight), scales, columns, depth)
                       : Kind(kind) == Kind::BFLOAT16 ? packed(static_cast<const Bfloat16 *>(weight), columns, depth)
                                                      : packed(static_cast<const float *>(weight), columns, depth);
-    std::copy_n(bias, columns, weights.bias.get());
+    weights.set_bias(bias);
     Prepared prepared(weights, rows);
     team.each(rows, [&](int row) { prepared.put(row, x + size_t(row) * depth); });
     const int width = rounded_up(columns, LANES);
@@ -51,5 +51,19 @@ void attention(int dim, int positions, const float *keys, const float *values, c
         head, count, [&](int q) { return queries + q * dim; }, [&](int q) { return seen[q]; }, [&](int q) { return out + q * dim; },
         scores.get(), [&](int q, const float *row) { std::copy_n(row, seen[q], shares + size_t(q) * positions); });
 }
+
+// Of all positions over all. parts: ClipNumber, (positions, 3 * dim): queries, keys, values. out: positions x dim.
+void attention_over_everything(int dim, int positions, const float *parts, int first, int last, float *out)
+{
+    const int width = 3 * dim;
+    std::vector<ClipNumber> rounded(size_t(positions) * width + LANES);
+    std::vector<float> padded(parts, parts + size_t(positions) * width);
+    padded.resize(rounded_up(padded.size(), LANES));
+    for (size_t at = 0; at < padded.size(); at += LANES) store_number(&rounded[at], load(&padded[at]));
+    const ClipHead seen(&rounded[dim], &rounded[2 * dim], width, positions, dim);
+    seen.attend(rows_of(rounded.data(), width), first, last, out, dim);
+}
+
+int rounds_attention() { return CLIP_KIND == Kind::BFLOAT16; }
 
 }  // extern "C"

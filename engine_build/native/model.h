@@ -69,13 +69,12 @@ class Model {
         tables_[name] = std::move(table);
     }
 
-    // Everything is there: biases go to their products, names are looked up once. Throws std::invalid_argument for what is missing,
+    // ClipHead is there: biases go to their products, names are looked up once. Throws std::invalid_argument for what is missing,
     // and for a shape that this code is not written for.
     void complete() {
         check_shape();
         for (auto& [name, weights] : weights_)
-            if (const auto bias = tables_.find(name + ".bias"); bias != tables_.end())
-                std::copy_n(bias->second.numbers.get(), weights.columns, weights.bias.get());
+            if (const auto bias = tables_.find(name + ".bias"); bias != tables_.end()) weights.set_bias(bias->second.numbers.get());
         for (int layer = 0; layer < shape_.encoder_layers; ++layer) encoder_.push_back(encoder_layer(layer));
         for (int layer = 0; layer < shape_.decoder_layers; ++layer) decoder_.push_back(decoder_layer(layer));
         conv_[0] = &weights("conv1"), conv_[1] = &weights("conv2"), conv_[2] = &weights("conv3");
@@ -97,15 +96,15 @@ class Model {
         }
         Prepared heard(weights("cross.0"), frames);
         prepare_normalised(team, encoder_norm_, x.get(), frames, heard);
-        Array<float> keys_values = room<float>(size_t(frames) * 2 * dim);
+        Array<Number> keys_values = room<Number>(size_t(frames) * 2 * dim);
         for (int layer = 0; layer < shape_.decoder_layers; ++layer) {
             multiply(team, *decoder_[layer].cross, heard.rows(), frames, [&](int row, int column, Floats values) {
                 store(&keys_values[size_t(row) * 2 * dim + column], values);
             });
             team.each(shape_.heads, [&](int index) {
                 const Head<Number> head = head_of(cross, layer, index, positions);
-                const float* from = keys_values.get() + index * shape_.head_dim;
-                keep_all(head, from, from + dim, 2 * dim, frames);
+                const Number* from = keys_values.get() + index * shape_.head_dim;
+                head.keep_all(from, from + dim, 2 * dim, frames);
             });
         }
     }
@@ -287,38 +286,22 @@ class Model {
         for (int head = 0; head < 2 * shape_.heads; ++head) rotate(qkv + head * shape_.head_dim, position);
     }
 
-    template <class Kept>
-    static void keep_all(const Head<Kept>& head, const float* keys, const float* values, int stride, int positions) {
-        for (int d = 0; d < head.dim; ++d)
-            for (int position = 0; position < positions; ++position)
-                store(head.key + size_t(d) * head.positions + position, keys[size_t(position) * stride + d]);
-        for (int position = 0; position < positions; ++position)
-            for (int d = 0; d < head.dim; ++d)
-                store(head.value + size_t(position) * head.value_dim + d, values[size_t(position) * stride + d]);
-    }
-
     void attend_within(Team& team, const EncoderLayer& layer, float* x, int frames) const {
-        const int dim = shape_.dim, width = 3 * dim, positions = rounded_up(frames, BLOCK);
+        const int dim = shape_.dim, width = 3 * dim;
         Array<float> qkv = project(team, layer.attention_norm, *layer.qkv, x, frames);
-        team.each(frames, [&](int frame) { rotate_queries_and_keys(&qkv[size_t(frame) * width], frame); });
-        Array<float> context = room<float>(size_t(frames) * dim);
-        const int parts = team.size() > 1 ? 4 : 1;  // of a head's queries
-        Array<float> kept = zeros<float>(Head<float>::size(positions, shape_.head_dim) * shape_.heads);
-        team.each(shape_.heads, [&](int index) {
-            const float* keys = qkv.get() + dim + index * shape_.head_dim;
-            keep_all(Head<float>(kept.get(), index, positions, shape_.head_dim), keys, keys + dim, width, frames);
+        Array<ClipNumber> rotated = room<ClipNumber>(size_t(frames) * width);
+        team.each(frames, [&](int frame) {
+            float* row = &qkv[size_t(frame) * width];
+            rotate_queries_and_keys(row, frame);
+            for (int d = 0; d < width; d += LANES) store_number(&rotated[size_t(frame) * width + d], load(row + d));
         });
-        team.each(shape_.heads * parts, [&](int task) {
-            const int index = task / parts, part = task % parts;
-            const int first = frames * part / parts / QUERIES * QUERIES;
-            const int last = part + 1 == parts ? frames : frames * (part + 1) / parts / QUERIES * QUERIES;
-            Array<float> scores = room<float>(size_t(QUERIES) * positions);
-            attend(
-                Head<float>(kept.get(), index, positions, shape_.head_dim), last - first,
-                [&](int q) { return qkv.get() + size_t(first + q) * width + index * shape_.head_dim; },
-                [&](int) { return frames; },
-                [&](int q) { return context.get() + size_t(first + q) * dim + index * shape_.head_dim; }, scores.get(),
-                [](int, const float*) {});
+        Array<float> context = room<float>(size_t(frames) * dim);
+        const int shares = team.size() > 1 ? (4 * team.size() + shape_.heads - 1) / shape_.heads : 1;  // of a head's queries
+        team.each(shape_.heads * shares, [&](int task) {
+            const int column = task / shares * shape_.head_dim, share = task % shares;
+            const ClipHead seen(rotated.get() + dim + column, rotated.get() + 2 * dim + column, width, frames, shape_.head_dim);
+            const Rows queries = rows_of(rotated.get() + column, width);
+            seen.attend(queries, frames * share / shares, frames * (share + 1) / shares, context.get() + column, dim);
         });
         add_product(team, *layer.out, context.get(), dim, frames, x);
     }

@@ -17,8 +17,7 @@ namespace moonshine {
 constexpr int BLOCK = 2 * LANES;  // columns that are computed together
 #ifdef __AVX512F__
 constexpr int ROWS = 12;  // rows that are: 24 sums, 2 vectors of weights and one of a row fit the 32 registers
-constexpr int BFLOAT16_ROWS = 12;
-constexpr int INT8_ROWS = 8;  // GCC 12 copies sums of int8 on their way: of more, it has to put some aside, and loses half the speed
+constexpr int BFLOAT16_ROWS = 12, INT8_ROWS = 12;
 #else
 constexpr int ROWS = 6;           // 12 sums and those fit 16 registers
 constexpr int BFLOAT16_ROWS = 4;  // a product of bfloat16 takes more registers on its way, and so does one of int8 without VNNI
@@ -49,11 +48,16 @@ struct Weights {
     Array<int8_t> int8s;  // [column block][depth / QUAD][BLOCK][QUAD]
     Array<float> scales;    // [column], of int8
     Array<int32_t> offsets;  // [column], of int8: what the BIAS of a row adds to its sums
-    Array<float> bias;      // [column]; zeros where there is none
+    Array<float> bias;      // [column]; null where there is none
 
     int blocks() const { return (columns + BLOCK - 1) / BLOCK; }
     int quads() const { return (depth + QUAD - 1) / QUAD; }
     int pair_count() const { return (depth + 1) / 2; }
+
+    void set_bias(const float* numbers) {
+        bias = lasting<float>(size_t(blocks()) * BLOCK);
+        std::copy_n(numbers, columns, bias.get());
+    }
 };
 
 // [column block][depth / UNIT][BLOCK][UNIT], filled up with zeros.
@@ -71,7 +75,6 @@ Array<Number> in_blocks(const Number* weight, int columns, int depth) {
 inline Weights shaped(Kind kind, int columns, int depth) {
     Weights made;
     made.kind = kind, made.columns = columns, made.depth = depth;
-    made.bias = lasting<float>(size_t(made.blocks()) * BLOCK);
     return made;
 }
 
@@ -158,31 +161,37 @@ class Prepared {
     Array<int8_t> int8_;
 };
 
-// COUNT rows from `row` on times one block of columns.
+// COUNT rows from `row` on times one block of columns. The totals are variables of their own: `sums` might be anywhere in memory, and
+// would be written there each time.
 template <int COUNT>
-inline void multiply_floats(const Weights& weights, int block, const Rows& x, int row, Floats (&sums)[ROWS][2]) {
+inline void multiply_floats(const Weights& weights, int block, const Rows& x, int row, Floats (&sums)[COUNT][2]) {
     const float* weight = weights.floats.get() + size_t(block) * weights.depth * BLOCK;
     const float* from[COUNT];
+    Floats totals[COUNT][2];
 #pragma GCC unroll 16
     for (int r = 0; r < COUNT; ++r) {
         from[r] = x.floats + size_t(row + r) * x.stride;
-        sums[r][0] = sums[r][1] = spread(0.0f);
+        totals[r][0] = totals[r][1] = spread(0.0f);
     }
     for (int k = 0; k < weights.depth; ++k, weight += BLOCK) {
         const Floats first = load(weight), second = load(weight + LANES);
 #pragma GCC unroll 16
         for (int r = 0; r < COUNT; ++r) {
             const Floats number = spread(from[r][k]);
-            sums[r][0] = multiply_add(number, first, sums[r][0]);
-            sums[r][1] = multiply_add(number, second, sums[r][1]);
+            totals[r][0] = multiply_add(number, first, totals[r][0]);
+            totals[r][1] = multiply_add(number, second, totals[r][1]);
         }
     }
+#pragma GCC unroll 16
+    for (int r = 0; r < COUNT; ++r) sums[r][0] = totals[r][0], sums[r][1] = totals[r][1];
 }
 
-// Adds the products of two bfloat16 each.
+// Adds the products of two bfloat16 each. In assembly, as those of int8 below: GCC 12 copies the sums of the intrinsics before they are
+// added to, runs out of registers for them, and loses half the speed.
 #ifdef __AVX512BF16__
 inline Floats add_products(Floats sum, Bytes numbers, Bytes weights) {
-    return _mm512_dpbf16_ps(sum, (__m512bh)numbers, (__m512bh)weights);
+    asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(numbers), "v"(weights));
+    return sum;
 }
 #else
 inline Floats add_products(Floats sum, Bytes numbers, Bytes weights) {
@@ -192,13 +201,14 @@ inline Floats add_products(Floats sum, Bytes numbers, Bytes weights) {
 #endif
 
 template <int COUNT>
-inline void multiply_bfloat16(const Weights& weights, int block, const Rows& x, int row, Floats (&sums)[ROWS][2]) {
+inline void multiply_bfloat16(const Weights& weights, int block, const Rows& x, int row, Floats (&sums)[COUNT][2]) {
     const Bfloat16* weight = weights.pairs.get() + size_t(block) * weights.pair_count() * BLOCK * 2;
     const Bfloat16* from[COUNT];
+    Floats totals[COUNT][2];
 #pragma GCC unroll 16
     for (int r = 0; r < COUNT; ++r) {
         from[r] = x.pairs + size_t(row + r) * x.stride;
-        sums[r][0] = sums[r][1] = spread(0.0f);
+        totals[r][0] = totals[r][1] = spread(0.0f);
     }
     for (int pair = 0; pair < weights.pair_count(); ++pair, weight += BLOCK * 2) {
         const int8_t* bytes = reinterpret_cast<const int8_t*>(weight);
@@ -208,15 +218,22 @@ inline void multiply_bfloat16(const Weights& weights, int block, const Rows& x, 
             int two;
             std::memcpy(&two, from[r] + 2 * pair, sizeof two);
             const Bytes numbers = spread_bytes(two);
-            sums[r][0] = add_products(sums[r][0], numbers, first);
-            sums[r][1] = add_products(sums[r][1], numbers, second);
+            totals[r][0] = add_products(totals[r][0], numbers, first);
+            totals[r][1] = add_products(totals[r][1], numbers, second);
         }
     }
+#pragma GCC unroll 16
+    for (int r = 0; r < COUNT; ++r) sums[r][0] = totals[r][0], sums[r][1] = totals[r][1];
 }
 
 // Adds the products of four int8 each.
-#if defined(__AVX512VNNI__)
+#if defined(EMULATED)  // AVX-512 by tests/avx512_emulated.h
 inline Bytes add_products(Bytes sum, Bytes number, Bytes weight) { return _mm512_dpbusd_epi32(sum, number, weight); }
+#elif defined(__AVX512VNNI__)
+inline Bytes add_products(Bytes sum, Bytes number, Bytes weight) {
+    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(number), "v"(weight));
+    return sum;
+}
 #elif defined(__AVXVNNI__)
 inline Bytes add_products(Bytes sum, Bytes number, Bytes weight) { return _mm256_dpbusd_avx_epi32(sum, number, weight); }
 #else
@@ -228,7 +245,7 @@ inline Bytes add_products(Bytes sum, Bytes number, Bytes weight) {
 #endif
 
 template <int COUNT>
-inline void multiply_int8(const Weights& weights, int block, const Rows& x, int row, Floats (&sums)[ROWS][2]) {
+inline void multiply_int8(const Weights& weights, int block, const Rows& x, int row, Floats (&sums)[COUNT][2]) {
     const int8_t* weight = weights.int8s.get() + size_t(block) * weights.quads() * BLOCK * QUAD;
     const int8_t* from[COUNT];
     Bytes totals[COUNT][2];
@@ -260,7 +277,7 @@ inline void multiply_int8(const Weights& weights, int block, const Rows& x, int 
 
 template <int COUNT, class Then>
 inline void multiply_rows(const Weights& weights, int block, const Rows& x, int row, const Then& then) {
-    Floats sums[ROWS][2];
+    Floats sums[COUNT][2];
     switch (weights.kind) {
         case Kind::FLOATS: multiply_floats<COUNT>(weights, block, x, row, sums); break;
         case Kind::BFLOAT16: multiply_bfloat16<COUNT>(weights, block, x, row, sums); break;
@@ -270,7 +287,7 @@ inline void multiply_rows(const Weights& weights, int block, const Rows& x, int 
     for (int r = 0; r < COUNT; ++r)
         for (int half = 0; half < 2; ++half) {
             const int column = block * BLOCK + half * LANES;
-            if (column < weights.columns) then(row + r, column, sums[r][half] + load(weights.bias.get() + column));
+            if (column < weights.columns) then(row + r, column, weights.bias ? sums[r][half] + load(&weights.bias[column]) : sums[r][half]);
         }
 }
 

@@ -165,7 +165,7 @@ def test_a_library_for_another_processor_is_refused_in_one_line(copied):
 
 def test_the_first_library_that_the_processor_can_run_is_taken(built, monkeypatch):
     found = manifest.load(built("int8", NATIVE), MODEL, NATIVE, "int8", max_batch=1)
-    assert list(found.libraries) == ["engine.avx512-vnni.so", "engine.avx-vnni.so", "engine.avx2.so"]
+    assert list(found.libraries) == ["engine.avx512-bf16.so", "engine.avx512-vnni.so", "engine.avx-vnni.so", "engine.avx2.so"]
     for flags, library in (
         (native_target.AVX512, "engine.avx512-vnni.so"),
         ((*NATIVE_FLAGS, "avx_vnni"), "engine.avx-vnni.so"),

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine_build import native_target
+from runtime import hardware
 
 PROJECT = Path(__file__).parents[3]
 SANITIZED = "NATIVE_KERNELS_SANITIZED"  # set in the run under sanitizers
@@ -33,16 +34,23 @@ EMULATED = {
 """The code for other processors on any."""
 
 
-def compiled(path: Path, source: Path, *extra: str) -> Path:
-    options = native_target.options_for(native_target.LEAST)
+OWN = next((level for level in native_target.LEVELS if hardware.has_flags(level.flags)), native_target.LEAST)
+"""The best of this processor."""
+
+
+def compiled(path: Path, source: Path, *extra: str, level: native_target.Level = native_target.LEAST) -> Path:
+    options = native_target.options_for(level)
     subprocess.run(["g++", *options, *extra, f"-I{native_target.SOURCES}", "-o", path, source], check=True)
     return path
 
 
-@pytest.fixture(scope="module", params=["AVX2"] if os.environ.get(SANITIZED) else ["AVX2", *EMULATED])
+@pytest.fixture(scope="module", params=["own"] if os.environ.get(SANITIZED) else ["AVX2", "own", *EMULATED])
 def kernels(request, tmp_path_factory) -> ctypes.CDLL:
     extra = (*(SANITIZERS if os.environ.get(SANITIZED) else ()), *EMULATED.get(request.param, ()))
-    path = compiled(tmp_path_factory.mktemp("native") / "kernels.so", PROJECT / "tests" / "native_kernels.cpp", *extra)
+    path, level = tmp_path_factory.mktemp("native") / "kernels.so", OWN if request.param == "own" else native_target.LEAST
+    if request.param == "own" and level == native_target.LEAST and not os.environ.get(SANITIZED):
+        pytest.skip("this processor has nothing beyond AVX2")
+    compiled(path, PROJECT / "tests" / "native_kernels.cpp", *extra, level=level)
     library = ctypes.CDLL(str(path))
     library.quantise_row.restype = c_float
     return library
@@ -191,3 +199,23 @@ def test_attention_is_that_of_numpy_and_a_query_alone_equals_it_among_others(ker
         assert np.allclose(out[q], expected @ values[: seen[q]], atol=1e-3)
         alone = attended(q, q + 1)
         assert (alone[0][0] == out[q]).all() and (alone[1][0] == shares[q]).all()
+
+
+@given(st.sampled_from([36, 52, 64]), st.integers(1, 90), st.integers(0, 1000))
+@settings(deadline=None)
+def test_attention_over_everything_is_that_of_numpy_whatever_part_of_it_is_asked_for(kernels, dim, positions, seed):
+    parts = numbers(seed, positions, 3 * dim)
+
+    def attended(first: int, last: int) -> np.ndarray:
+        out = np.full((positions + 1, dim), 99, np.float32)
+        kernels.attention_over_everything(dim, positions, at(parts), first, last, at(out))
+        assert (out[:first] == 99).all() and (out[last:] == 99).all(), "it writes what it was asked for"
+        return out[first:last]
+
+    queries, keys, values = parts[:, :dim], parts[:, dim : 2 * dim], parts[:, 2 * dim :]
+    scores = (queries @ keys.T).astype(np.float64)
+    shares = np.exp(scores - scores.max(axis=1, keepdims=True))
+    expected = shares / shares.sum(axis=1, keepdims=True) @ values
+    whole, middle = attended(0, positions), positions // 2
+    assert np.abs(whole - expected).max() < (0.25 if kernels.rounds_attention() else 1e-3)
+    assert (np.concatenate([attended(0, middle), attended(middle, positions)]) == whole).all()
