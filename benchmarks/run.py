@@ -67,6 +67,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         return command
 
     add_engine_options(add("engine", run_engine, "encoder, verification and steps of every engine, beside transformers"))
+    add("roofline", run_roofline, "the native engine's products beside what the processor's units can do")
     add_offline_options(add("offline", run_offline, "whole recordings at once, beside transformers and other recognisers"))
     add_streams_options(add("streams", run_streams, "the most live streams under the strict rule"))
     add_soak_options(add("soak", run_soak, "sessions that come and go while processes are killed: words, memory, files"))
@@ -220,6 +221,18 @@ def run_engine(arguments: argparse.Namespace) -> int:
             console.print(tables.engine_table(done, peer=runs[-1]))
     measured = runs[:-1] if arguments.peer == "yes" else runs
     return 0 if any(run.measurements for run in measured) else 1
+
+
+def run_roofline(arguments: argparse.Namespace) -> int:
+    from benchmarks import roofline
+
+    level, measured = roofline.best_level(), []
+    about = {"benchmark": "roofline", "machine": machine.describe(), "level": level.name}
+    for each in roofline.run(level):
+        measured.append(each)
+        write_line(arguments.out, about | {"result": dataclasses.asdict(each)})
+    console.print(tables.roofline_table(level.name, measured))
+    return 0
 
 
 def run_offline(arguments: argparse.Namespace) -> int:

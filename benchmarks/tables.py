@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # each benchmark imports what it needs, and a table of one mu
     from benchmarks.offline import Offline
     from benchmarks.quality import Quality
     from benchmarks.recordings import Recorded
+    from benchmarks.roofline import Product
     from benchmarks.scores import Paired, Rate, Score
     from benchmarks.soak import Soaked, Words
     from benchmarks.speech import Heard
@@ -129,6 +130,15 @@ def paired_table(pairs: Sequence[Paired], condition: str) -> Table:
 
 def optional(value: object, form: str) -> str:
     return "" if value is None else form.format(value)
+
+
+def roofline_table(level: str, measured: Sequence[Product]) -> Table:
+    """One row for each product, by what its numbers are."""
+    columns = ("product", "numbers", "ms", "billions a second", "of peak")
+    table = make_table(f"products of the native engine, {level}, one thread", columns, left=2)
+    for each in measured:
+        table.add_row(each.name, each.kind, f"{each.milliseconds:.3f}", f"{each.billions_a_second:.0f}", f"{each.share:.0%}")
+    return table
 
 
 def offline_table(results: Sequence[Offline]) -> Table:

@@ -144,6 +144,15 @@ def test_the_quality_benchmark_streams_measures_and_draws(built, tmp_path, capsy
     assert "UPWR" in capsys.readouterr().out
 
 
+def test_the_roofline_holds_every_product_against_the_units(tmp_path, capsys):
+    out = tmp_path / "roofline.jsonl"
+    assert run.main(["roofline", "--out", str(out)]) == 0
+    results = [json.loads(line)["result"] for line in out.read_text().splitlines()]
+    assert {each["kind"] for each in results} == {"float32", "bfloat16", "int8"}
+    assert all(each["milliseconds"] > 0 and each["peak_billions_a_second"] > 0 for each in results)
+    assert "of peak" in capsys.readouterr().out
+
+
 def test_the_offline_benchmark_measures_compares_and_draws(built, tmp_path, capsys, monkeypatch):
     """With an earlier run beside it; a peer that cannot be installed is named, not fatal."""
     built("fp32")

@@ -1,0 +1,53 @@
+"""How near the native engine's products come to what this processor's units can do: roofline.cpp, compiled for its best level."""
+
+import json
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine_build import native_target
+from runtime import hardware
+
+SOURCE = Path(__file__).with_suffix(".cpp")
+
+
+@dataclass(frozen=True)
+class Product:
+    """One of Moonshine Base's, on one thread."""
+
+    name: str
+    kind: str
+    """What its numbers are."""
+    milliseconds: float
+    billions_a_second: float
+    """Multiplications."""
+    peak_billions_a_second: float
+    """Of the unit's instruction over and over, measured in the same run."""
+
+    @property
+    def share(self) -> float:
+        return self.billions_a_second / self.peak_billions_a_second
+
+
+def best_level() -> native_target.Level:
+    """Of this processor. Raises BuildError where it has not even the least."""
+    found = next((level for level in native_target.LEVELS if hardware.has_flags(level.flags)), None)
+    if found is None:
+        raise native_target.BuildError(f"the native engine needs a processor with {', '.join(native_target.LEAST.flags)}")
+    return found
+
+
+def run(level: native_target.Level) -> Iterator[Product]:
+    """Each as soon as it is measured. Raises BuildError where there is no compiler."""
+    with tempfile.TemporaryDirectory() as directory:
+        program = Path(directory) / "roofline"
+        options = [each for each in native_target.options_for(level) if each not in ("-shared", "-fPIC")]
+        native_target.run(*native_target.find_compiler(), *options, f"-I{native_target.SOURCES}", "-o", str(program), str(SOURCE))
+        with subprocess.Popen([program], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None, "it was asked for"
+            for line in process.stdout:
+                yield Product(**json.loads(line))
+    if process.returncode:
+        raise RuntimeError(f"it ended with {process.returncode}")
