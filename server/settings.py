@@ -237,7 +237,7 @@ class SessionLimits(Group):
     """What one session may take, and how often it speaks."""
 
     interim_interval_ms: float = Field(500.0, ge=50, le=5_000, alias="ASR_INTERIM_INTERVAL_MS")
-    """Shortest time between two updates of a session, in milliseconds. Under load it grows by itself."""
+    """Shortest time between two updates of a session, in milliseconds. Under load it grows by itself, for long segments first."""
     max_segment_seconds: float = Field(12.0, ge=5, le=25, alias="ASR_MAX_SEGMENT_SECONDS")
     """Speech without a pause is cut before it grows past this."""
     stable_agreement: int = Field(2, ge=2, le=20, alias="ASR_STABLE_AGREEMENT")

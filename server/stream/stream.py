@@ -29,6 +29,9 @@ from server.stream.words import TimedHypothesis, Word, locate
 MIN_NEW_SECONDS = 0.1  # of audio that make another interim worth its price
 COMPLETE_SECONDS = 0.3  # of quiet behind the last sound: no word is cut off in its middle
 MAX_UNHEARD_SECONDS = 1.0  # of quiet at the end that need not be transcribed: nothing in it rose above the background
+BUSY_SHARE = 0.25  # of an interval that an update came late by: others wait for the engine, too
+LONG_SECONDS = 3.0  # of an open segment: to hear a longer one anew costs the most, and says the least that is new
+LONG_INTERVALS = 1.7  # between two updates of such a segment, while the engine is busy
 AUDIO_STOPPED_SECONDS = 0.05  # without a message: what is due must be asked for all the same
 ENOUGH_COMPLETE = 2  # hypotheses of all that was said: another one of more quiet would say nothing new
 
@@ -115,6 +118,7 @@ class Stream:
         self._transcribed_until = 0  # position behind the newest sample that any result has covered
         self._last_heard_at = now  # when audio last came
         self._last_interim_at = float("-inf")  # when the last interim was submitted
+        self._last_late_seconds = 0.0  # how long after it was due the engine began with the last update
         self._due_at: float | None = None  # since when another one has been due, with a request under way
         self._waited_for: Outstanding | None = None  # the request under way when the clock was last looked at
         self._waits_since = now
@@ -176,7 +180,8 @@ class Stream:
             return
         self._transcribed_until = max(self._transcribed_until, asked.end)
         if self.state is State.OPEN:
-            self._on_update(asked.late_seconds + result.timings.queue_ms / 1000)
+            self._last_late_seconds = asked.late_seconds + result.timings.queue_ms / 1000
+            self._on_update(self._last_late_seconds)
         if asked.cut is None:
             self._take_interim(result, asked, now)
         else:
@@ -283,11 +288,19 @@ class Stream:
         return self._flushes[0].asked_at if self.state is State.OPEN and self._flushes else self._finished_at
 
     def _interim_is_due(self, now: float) -> bool:
-        if now - self._last_interim_at < self._limits.interim_interval_seconds:
+        if now - self._last_interim_at < self._interval_seconds:
             return False
         if not self._segmenter.has_sound or self._heard_it_all(ENOUGH_COMPLETE):
             return False
         return self._segmenter.end - max(self._transcribed_until, self._segmenter.start) >= MIN_NEW_SECONDS * SAMPLE_RATE
+
+    @property
+    def _interval_seconds(self) -> float:
+        """Shortest time between two interims: while the engine is busy, segments that are long by now leave it to the others."""
+        interval_seconds = self._limits.interim_interval_seconds
+        is_long = self._segmenter.end - self._segmenter.start > LONG_SECONDS * SAMPLE_RATE
+        is_busy = self._last_late_seconds > BUSY_SHARE * interval_seconds
+        return interval_seconds * (LONG_INTERVALS if is_long and is_busy else 1.0)
 
     def _heard_it_all(self, times: int = 1) -> bool:
         """Have so many results heard everything that was said in the open segment, and quiet behind it?"""

@@ -9,10 +9,11 @@ from benchmarks.simulation import open_session
 from runtime.audio import SAMPLE_RATE
 from runtime.engine.protocol import Limits, Prediction
 from runtime.scheduler.batcher import Align, Batcher, Decode, Encode
-from runtime.scheduler.requests import Request
+from runtime.scheduler.requests import Request, Result, Timings
 from runtime.tokenizer import Tokenizer
 from server.session.native import Session
 from server.settings import SessionLimits
+from server.stream.stream import LONG_INTERVALS, LONG_SECONDS
 
 LIMITS = SessionLimits(
     max_buffer_seconds=60,
@@ -117,6 +118,35 @@ def test_under_load_updates_grow_rarer_evenly_and_their_latency_says_so(speech):
     assert max(gaps) <= 2 * np.median(gaps), "and steadily"
     waited = np.median([latency for member in crowd.members for latency in member.latencies_ms[-3:]])
     assert waited == pytest.approx(np.median(gaps) * 1000, rel=0.35), "latency counts from the audio, through the queue"
+
+
+def gaps_between_updates(speech: np.ndarray, queue_ms: float) -> np.ndarray:
+    """Of one session whose engine answers at once and says that its requests have waited so long: (when asked, gap) each."""
+    asked_at, requests = [], []
+
+    def submit(request: Request) -> None:
+        asked_at.append(now)
+        requests.append(request)
+
+    now = 0.0
+    session = open_session("s", LIMITS, TOKENIZER, lambda message: True, submit)
+    session.on_text('{"op":"init"}', now)
+    for number in range(400):
+        now = number * FRAME_SECONDS
+        session.on_audio(speech[number * FRAME_SAMPLES : (number + 1) * FRAME_SAMPLES].tobytes(), now)
+        while requests:
+            session.on_result(Result(requests.pop(), (3, 4), (-0.1, -0.1, -0.1), timings=Timings(queue_ms=queue_ms)), now)
+    return np.stack([asked_at[1:], np.diff(asked_at)], axis=1)
+
+
+def test_a_long_segment_is_heard_anew_less_often_only_while_the_engine_is_busy(speech):
+    interval = LIMITS.interim_interval_seconds
+    idle, busy = gaps_between_updates(speech, queue_ms=0.0), gaps_between_updates(speech, queue_ms=interval * 500)
+    assert len(idle) > 12 and np.allclose(idle[:, 1], interval, atol=2 * FRAME_SECONDS)
+    short, long = busy[busy[:, 0] < LONG_SECONDS, 1], busy[busy[:, 0] > LONG_SECONDS + 2 * interval, 1]
+    assert np.allclose(short, interval, atol=2 * FRAME_SECONDS) and np.allclose(
+        long, interval * LONG_INTERVALS, atol=2 * FRAME_SECONDS
+    )
 
 
 def test_a_final_goes_ahead_of_everybodys_updates(speech):
