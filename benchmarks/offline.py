@@ -101,7 +101,7 @@ def outcome(name: str, recordings: Sequence[Recording], seconds: Sequence[float]
 
 
 def transcribe_all(engine_directory: Path, target: str, precision: str, recordings: Sequence[Recording], batch: int) -> Offline:
-    """All recordings handed to the engine loop at once, as finals."""
+    """All recordings handed to the engine loop at once, as uploads are."""
     choice = selection.choose(engine_directory, DEFAULT_MODEL, precision, target)
     engine, tokenizer, _ = selection.open_engine(choice, batch)
     loop = EngineLoop(engine, 0.0, Observer())
@@ -111,7 +111,7 @@ def transcribe_all(engine_directory: Path, target: str, precision: str, recordin
     def once() -> tuple[float, list[str]]:
         began = time.perf_counter()
         for number, recording in enumerate(recordings):
-            request = Request(number, str(number), Clip(recording.samples), priority=Priority.FINAL, end_bias=END_BIAS)
+            request = Request(number, str(number), Clip(recording.samples), priority=Priority.FILE, end_bias=END_BIAS)
             loop.submit(request, answers.put)
         results = sorted((answers.get() for _ in recordings), key=lambda result: result.request.request_id)
         return time.perf_counter() - began, [tokenizer.text(result.tokens) for result in results]

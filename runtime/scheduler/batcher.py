@@ -21,6 +21,7 @@ from runtime.scheduler.slots import Slots
 ENCODE_BURST = 4  # encodes in a row, without lanes, before the rows in flight get a pass: four share one at half the price
 
 
+FILES_TOGETHER = 8  # rows of recordings: a pass over one of them takes nearly as long as over eight
 SLOTS_KEPT_FROM_FILES = 4  # one slot of so many is kept for whoever speaks
 
 
@@ -208,7 +209,15 @@ class Batcher:
     def _going_on(self, group: Group) -> tuple[Job, ...]:
         """The rows in flight that get their share of the next pass."""
         jobs = group.in_flight.values()
-        return tuple(filter(is_live, jobs) if self._files_rest else jobs)
+        if self._files_rest:
+            return tuple(filter(is_live, jobs))
+        return () if self._files_gather(group) else tuple(jobs)
+
+    def _files_gather(self, group: Group) -> bool:
+        """Rows of recordings wait for each other while clips are encoded: nobody waits for them, and all cores encode meanwhile."""
+        if not self._limits.encode_lanes or len(group.in_flight) >= FILES_TOGETHER or any(map(is_live, self._with_slots())):
+            return False
+        return bool(self._lanes_taken or (self._waiting[Priority.FILE] and self._slots_for_files))
 
     def _plan_decode(self, group: Group) -> Decode | None:
         """All rows together, or none: a row that must see its answer first is worth waiting for."""

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from runtime.audio import Clip
 from runtime.engine.protocol import Cores, Limits, Prediction
 from runtime.exceptions import EngineFailed, RequestCancelled
-from runtime.scheduler.batcher import ENCODE_BURST, Align, Batcher, Decode, Encode
+from runtime.scheduler.batcher import ENCODE_BURST, FILES_TOGETHER, Align, Batcher, Decode, Encode
 from runtime.scheduler.requests import Priority, Request
 
 END = 2
@@ -215,18 +215,41 @@ def test_where_cores_are_few_recordings_wait_while_anyone_who_speaks_is_served()
     files = [batcher.plan(now=1.0), batcher.plan(now=1.0)]
     assert [step.cores for step in files] == [Cores.SPARE, Cores.SPARE] and batcher.plan(now=1.0) is None
     batcher.encoded(files[0])
-    assert ids(batcher.plan(now=1.0)) == [0]
+    files.append(batcher.plan(now=1.0))
+    assert ids(files[2]) == [2], "the first row waits for company"
     batcher.submit(request(7), now=1.0)
     live = batcher.plan(now=1.0)
     assert ids(live) == [7] and live.cores is Cores.ALL, "what is spare does not count"
     assert batcher.plan(now=1.0) is None and batcher.seconds_to_deadline(now=1.0) is None, "nor is a recording decoded meanwhile"
-    batcher.encoded(files[1])
-    batcher.encoded(live)
+    for step in (*files[1:], live):
+        batcher.encoded(step)
     step = batcher.plan(now=1.0)
     assert ids(step) == [7]
     batcher.decoded(step, predict(step, ending={7}), now=1.0)
-    assert ids(batcher.plan(now=1.0)) == [2], "the next recording's clip"
-    assert ids(batcher.plan(now=1.0)) == [0, 1], "and those before go on"
+    assert ids(batcher.plan(now=1.0)) == [0, 1, 2], "and the recordings go on"
+
+
+def test_rows_of_recordings_are_decoded_together_while_clips_are_still_to_be_encoded():
+    batcher = make_batcher(max_batch=32, streams=9, lanes=2)
+    for number in range(FILES_TOGETHER + 4):
+        batcher.submit(request(number, FILE), now=0.0)
+    lanes = [batcher.plan(now=1.0), batcher.plan(now=1.0)]
+    for _ in range(FILES_TOGETHER):
+        batcher.encoded(lanes.pop(0))
+        step = batcher.plan(now=1.0)
+        lanes += [step] if isinstance(step, Encode) else []
+    assert isinstance(step, Decode) and len(step.jobs) == FILES_TOGETHER and len(lanes) == 1, "one core is theirs now"
+    batcher.decoded(step, predict(step, ending={0}), now=1.0)
+    lanes.append(batcher.plan(now=1.0))
+    assert isinstance(lanes[-1], Encode) and batcher.plan(now=1.0) is None, "one has ended: the others wait for the next"
+    assert batcher.seconds_to_deadline(now=1.0) is None
+    while lanes:
+        batcher.encoded(lanes.pop())
+        while isinstance(step := batcher.plan(now=1.0), Encode):
+            lanes.append(step)
+        if step is not None:
+            batcher.decoded(step, predict(step, ending=set(range(FILES_TOGETHER))), now=1.0)
+    assert sorted(ids(batcher.plan(now=1.0))) == list(range(FILES_TOGETHER, FILES_TOGETHER + 4)), "at the end there are fewer"
 
 
 @pytest.mark.parametrize("lanes", [0, 2])
@@ -303,7 +326,8 @@ def test_every_request_is_answered_exactly_once_whatever_happens(events, max_bat
             assert priorities == sorted(priorities), "finals first"
             if lanes:
                 beside = [each for each in encoding if priorities == [FILE] or each.jobs[0].request.priority is not FILE]
-                assert len(beside) < max(1, lanes - decodes), "no more than there are lanes; recordings take what is spare"
+                others = 0 if priorities == [FILE] else decodes  # rows of recordings wait while there are clips of them
+                assert len(beside) < max(1, lanes - others), "no more than there are lanes; recordings take what is spare"
                 encoding.append(step)
         if failing:
             take(batcher.fail(step.jobs, EngineFailed("on purpose"), now))
