@@ -54,6 +54,7 @@ def plot_offline(results: Sequence[Offline], path: Path) -> None:
     ours = ["C0" if each.name.startswith("this server") else "lightgrey" for each in measured]
     bars = axes.barh([f"{each.name}, {each.batch} at once" for each in measured], [each.rtfx for each in measured], color=ours)
     axes.bar_label(bars, fmt="{:,.0f}", padding=3)
+    axes.margins(x=0.1)  # for the longest bar's label
     axes.set(xlabel="seconds of audio transcribed in a second (RTFx)", title="whole recordings")
     save(figure, path)
 
