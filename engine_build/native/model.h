@@ -163,7 +163,8 @@ class Model {
         const int vectors = rounded_up(shape_.head_dim, LANES) / LANES;
         if (shape_.dim % LANES || shape_.mlp_dim % LANES || shape_.vocabulary % LANES || shape_.dim > MOST_DIM)
             throw std::invalid_argument("dimensions must be whole vectors of " + std::to_string(LANES) + ", at most 1,024");
-        if (vectors < LEAST_VECTORS || vectors > MOST_VECTORS || shape_.heads * shape_.head_dim != shape_.dim)
+        if (vectors < LEAST_VECTORS || vectors > MOST_VECTORS || shape_.heads * shape_.head_dim != shape_.dim ||
+            shape_.head_dim % CLIP_UNIT)
             throw std::invalid_argument("heads of " + std::to_string(shape_.head_dim) + " dimensions are not taken");
     }
 
