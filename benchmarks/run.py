@@ -33,7 +33,7 @@ from server.settings import SessionLimits
 if TYPE_CHECKING:
     from benchmarks.quality import Quality
     from benchmarks.speech import Way
-    from benchmarks.trial import Trial
+    from benchmarks.trial import Outcome, Trial
 
 console = Console(width=220)
 
@@ -263,7 +263,7 @@ def run_streams(arguments: argparse.Namespace) -> int:
     with console.status("…") as status:
         for settings in searches_of(arguments):
             references = streams.references_of(settings)
-            run = functools.partial(streams.run_in_fresh_process, references=references)
+            run = functools.partial(run_and_tell, references=references)
             capacity = streams.search(settings, arguments.start, arguments.step, arguments.long_seconds, run, status.update)
             found.append(capacity)
             console.print(tables.streams_table([capacity]))
@@ -275,6 +275,15 @@ def run_streams(arguments: argparse.Namespace) -> int:
 
         plots.plot_streams(found, arguments.plot)
     return 0 if any(each.trial.streams for each in found) else 1
+
+
+def run_and_tell(trial: Trial, references: dict[str, str]) -> Outcome:
+    """A search takes minutes, and a log has no status line."""
+    from benchmarks import streams
+
+    outcome = streams.run_in_fresh_process(trial, references)
+    console.print(f"{trial.streams} streams, {trial.seconds:g} s: {'; '.join(outcome.broken) or 'passed'}", highlight=False)
+    return outcome
 
 
 def run_counts(arguments: argparse.Namespace) -> int:

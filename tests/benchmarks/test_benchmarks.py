@@ -200,7 +200,7 @@ def test_the_streams_benchmark_searches_tells_the_rule_and_draws(built, tmp_path
     assert [line["result"]["trial"]["streams"] for line in lines] == [5, 5, 4]
     assert all("at most 0.1% of updates" in line["rule"] and line["machine"]["cores"] for line in lines)
     printed = capsys.readouterr().out
-    assert "at most 0.1% of updates" in printed and "backlog reached" in printed
+    assert "at most 0.1% of updates" in printed and "4 streams, 40 s: passed" in printed and "s: backlog reached" in printed
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
