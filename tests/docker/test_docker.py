@@ -55,7 +55,8 @@ def run_entrypoint(tmp_path, *arguments: str, **variables: str) -> subprocess.Po
         "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}",
         "PYTHONPATH": str(tmp_path / "hidden"),
         "ASR_HOST": "127.0.0.1",
-        "ASR_TARGET": ONNXRUNTIME, "ASR_ENGINE_DIR": str(tmp_path / "volume"), "EXPORTS": str(tmp_path / "exports"),
+        "ASR_TARGET": ONNXRUNTIME, "MOONSHINE_PRECISION": "fp32",
+        "ASR_ENGINE_DIR": str(tmp_path / "volume"), "EXPORTS": str(tmp_path / "exports"),
     }  # fmt: skip
     return subprocess.Popen(
         ["bash", DOCKER / "entrypoint.sh", *arguments],

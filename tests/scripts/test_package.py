@@ -43,6 +43,7 @@ class Installed:
         venv.create(root / "venv", with_pip=True)
         self.bin = root / "venv" / "bin"
         self.environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        self.environment["MOONSHINE_PRECISION"] = "fp32"  # whatever this processor would take
         lock = PROJECT / "requirements.lock"
         command = [self.bin / "pip", "install", "--quiet", "-c", lock, f"{wheel}{extra}"]
         subprocess.run(command, check=True, cwd=self.home, env=self.environment)

@@ -18,7 +18,8 @@ pytestmark = pytest.mark.server  # each starts a process, which takes a second e
 
 def start(**variables: str) -> tuple[int, str]:
     """Exit status and the error output of a server that does not come up."""
-    environment = os.environ | {"ASR_HOST": "127.0.0.1", "ASR_ENGINE_DIR": str(ENGINES)} | variables
+    usual = {"ASR_HOST": "127.0.0.1", "ASR_ENGINE_DIR": str(ENGINES), "MOONSHINE_PRECISION": "fp32"}
+    environment = os.environ | usual | variables
     done = subprocess.run(
         [sys.executable, "-m", "server"], cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=60
     )
@@ -64,7 +65,7 @@ def test_a_server_that_is_stopped_while_it_warms_up_ends_without_a_traceback(bui
     log = (tmp_path / "log").open("w+")
     variables = {
         "ASR_HOST": "127.0.0.1", "ASR_PORT": str(free_port()), "ASR_ENGINE_DIR": str(ENGINES), "ASR_TARGET": "onnxruntime",
-        "MODEL_WARMUP_SECONDS": "20",
+        "MOONSHINE_PRECISION": "fp32", "MODEL_WARMUP_SECONDS": "20",
     }  # fmt: skip
     command = [sys.executable, "-m", "server"]
     with subprocess.Popen(command, cwd=PROJECT, env=os.environ | variables, stderr=log) as process:
