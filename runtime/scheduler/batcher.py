@@ -212,11 +212,10 @@ class Batcher:
         return () if self._files_gather(group) else tuple(jobs)
 
     def _files_gather(self, group: Group) -> bool:
-        """Rows of recordings wait for each other while clips are encoded: nobody waits for them, and all cores encode."""
+        """Where recordings need not rest, and so no row is live: do rows wait for company, while all cores encode?"""
         if not self._limits.encode_lanes or len(group.in_flight) >= FILES_TOGETHER:
             return False
-        is_encoding = self._lanes_taken or (self._waiting[Priority.FILE] and self._slots_for_files)
-        return bool(is_encoding) and not any(map(is_live, self._with_slots()))
+        return bool(self._lanes_taken or (self._waiting[Priority.FILE] and self._slots_for_files))
 
     def _plan_decode(self, group: Group) -> Decode | None:
         """All rows together, or none: a row that must see its answer first is worth waiting for."""
