@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks import roofline
 from engine_build import native_target
-from runtime import hardware
 
 PROJECT = Path(__file__).parents[3]
 SANITIZED = "NATIVE_KERNELS_SANITIZED"  # set in the run under sanitizers
@@ -34,10 +34,6 @@ EMULATED = {
 """The code for other processors on any."""
 
 
-OWN = next((level for level in native_target.LEVELS if hardware.has_flags(level.flags)), native_target.LEAST)
-"""The best of this processor."""
-
-
 def compiled(path: Path, source: Path, *extra: str, level: native_target.Level = native_target.LEAST) -> Path:
     options = native_target.options_for(level)
     subprocess.run(["g++", *options, *extra, f"-I{native_target.SOURCES}", "-o", path, source], check=True)
@@ -47,7 +43,8 @@ def compiled(path: Path, source: Path, *extra: str, level: native_target.Level =
 @pytest.fixture(scope="module", params=["own"] if os.environ.get(SANITIZED) else ["AVX2", "own", *EMULATED])
 def kernels(request, tmp_path_factory) -> ctypes.CDLL:
     extra = (*(SANITIZERS if os.environ.get(SANITIZED) else ()), *EMULATED.get(request.param, ()))
-    path, level = tmp_path_factory.mktemp("native") / "kernels.so", OWN if request.param == "own" else native_target.LEAST
+    path = tmp_path_factory.mktemp("native") / "kernels.so"
+    level = roofline.best_level() if request.param == "own" else native_target.LEAST
     if request.param == "own" and level == native_target.LEAST and not os.environ.get(SANITIZED):
         pytest.skip("this processor has nothing beyond AVX2")
     compiled(path, PROJECT / "tests" / "native_kernels.cpp", *extra, level=level)
