@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine_build import native_target
+from engine_build import native_libraries
 from runtime import hardware
 
 SOURCE = Path(__file__).with_suffix(".cpp")
@@ -31,20 +31,22 @@ class Product:
         return self.billions_a_second / self.peak_billions_a_second
 
 
-def best_level() -> native_target.Level:
+def best_level() -> native_libraries.Level:
     """Of this processor. Raises BuildError where it has not even the least."""
-    found = next((level for level in native_target.LEVELS if hardware.has_flags(level.flags)), None)
+    found = next((level for level in native_libraries.LEVELS if hardware.has_flags(level.flags)), None)
     if found is None:
-        raise native_target.BuildError(f"the native engine needs a processor with {', '.join(native_target.LEAST.flags)}")
+        raise native_libraries.BuildError(f"the native engine needs a processor with {', '.join(native_libraries.LEAST.flags)}")
     return found
 
 
-def run(level: native_target.Level) -> Iterator[Product]:
+def run(level: native_libraries.Level) -> Iterator[Product]:
     """Each as soon as it is measured. Raises BuildError where there is no compiler."""
     with tempfile.TemporaryDirectory() as directory:
         program = Path(directory) / "roofline"
-        options = [each for each in native_target.options_for(level) if each not in ("-shared", "-fPIC")]
-        native_target.run(*native_target.find_compiler(), *options, f"-I{native_target.SOURCES}", "-o", str(program), str(SOURCE))
+        options = [each for each in native_libraries.options_for(level) if each not in ("-shared", "-fPIC")]
+        native_libraries.run(
+            *native_libraries.find_compiler(), *options, f"-I{native_libraries.SOURCES}", "-o", str(program), str(SOURCE)
+        )
         with subprocess.Popen([program], stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None, "it was asked for"
             for line in process.stdout:

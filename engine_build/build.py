@@ -1,20 +1,18 @@
 """Builds a directory of engines from a Moonshine checkpoint: python engine_build/build.py --precision fp32
 
-Two steps, each kept in a directory of its own and not repeated while nothing has changed: the model is exported to ONNX in one
-precision (needs torch), and the export is made into an engine for one target (needs that target's package, not torch).
+The checkpoint's weights are read with numpy, and made into an engine for one target: with the networks' graphs that lie in
+engine_build/graphs, or in the native engine's own layout. Only the torch target needs torch.
 """
 
 import argparse
-import contextlib
 import datetime
-import functools
 import importlib
 import importlib.metadata
 import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 
@@ -22,28 +20,25 @@ if __package__ in (None, ""):  # run as a script: its own folder is on the path,
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from engine_build import checkpoint, scripts
 from engine_build.alignment_heads import alignment_heads
 from engine_build.checkpoint import DEFAULT_MODEL, Checkpoint, CheckpointError
+from engine_build.known_clip import known_tokens
 from engine_build.options import BuildError, BuildOptions, Stages
+from engine_build.parameters import MAX_SECONDS
 from runtime import tokenizer
-from runtime.engine import known_clip, manifest, selection, tensorrt_package
-from runtime.engine.manifest import EXPORT, NATIVE, ONNXRUNTIME, TORCH, Manifest
+from runtime.engine import known_clip as clip
+from runtime.engine import manifest, selection, tensorrt_package
+from runtime.engine.manifest import ANY_BATCH, NATIVE, ONNXRUNTIME, TENSORRT, TORCH, Manifest
 from runtime.exceptions import EngineDirectoryError
 
 PRECISIONS = ("fp32", "int8", "fp16", "bf16")
 TARGET_MODULES = {target: f"engine_build.{target}_target" for target in selection.TARGETS}
-EXPORTERS = {EXPORT: "engine_build.export", TORCH: "engine_build.torch_target"}
-ANY_BATCH = 1024  # an export has no batch size of its own
-MAX_SECONDS = 29.0  # the decoder's 194 positions, at 6.5 tokens a second, end shortly behind this
-# They decide what an export is.
-EXPORTER_SOURCES = (
-    "alignment_heads", "checkpoint", "export", "known_clip", "model", "ort_weights", "packed_encoder", "scripts", "torch_target",
-    "verification",
-)  # fmt: skip
-EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
+PACKAGES = ("numpy", "onnx", "onnxruntime")
+"""They take part in every build."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,18 +47,28 @@ def main(argv: list[str] | None = None) -> int:
     try:
         directory = build(arguments, console)
     except (BuildError, CheckpointError) as exc:
-        console.print(f"[red]build failed:[/] {exc}", highlight=False, soft_wrap=True)
-        return 1
+        return failed(console, str(exc))
+    except OSError as exc:
+        return failed(
+            console, f"{(exc.strerror or str(exc)).lower()}: {exc.filename or arguments.out}; --out names another directory"
+        )
+    except KeyboardInterrupt:
+        return failed(console, "it was interrupted; nothing half made is left, and what was there before still is")
     print(directory)
     return 0
+
+
+def failed(console: Console, reason: str) -> int:
+    console.print(f"[red]build failed:[/] {escape(reason)}", highlight=False, soft_wrap=True)
+    return 1
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="engine_build/build.py",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        description="Builds the engines that the server runs: exports Moonshine's encoder and decoder, checks them against "
-        "PyTorch, makes them into an engine, and writes it with a manifest.json to a directory below --out.",
+        description="Builds the engines that the server runs: reads a checkpoint's weights, makes them into an engine for this "
+        "machine, and writes it with a manifest.json to a directory below --out.",
     )
     parser.add_argument("--model", default=DEFAULT_MODEL, metavar="ID_OR_DIR",
                         help="a Moonshine checkpoint: a hub id, or a directory with config.json, model.safetensors and "
@@ -83,9 +88,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
                         "torch, native for int8 where the processor and a compiler allow, else onnxruntime")  # fmt: skip
     parser.add_argument("--flavour", choices=tuple(tensorrt_package.FLAVOURS),
                         help="of TensorRT, where both are installed; default: whichever is")  # fmt: skip
-    parser.add_argument("--out", type=Path, default=Path("engines"), help="the engine's directory is made below this one")
+    parser.add_argument("--out", type=Path, default=manifest.default_engines(),
+                        help="the engine's directory is made below this one")  # fmt: skip
     parser.add_argument("--max-batch", type=int, default=32, help="most streams in one step")
-    parser.add_argument("--export-only", action="store_true", help="stop at the ONNX: what a machine without torch needs")
     parser.add_argument("--force", action="store_true", help="build even if an unchanged engine is there")
     arguments = parser.parse_args(argv)
     if arguments.max_batch < 1:
@@ -109,7 +114,10 @@ def build(arguments: argparse.Namespace, console: Console) -> Path:
 
 
 def build_for(target: str, arguments: argparse.Namespace, console: Console) -> Path:
-    target_module = importlib.import_module(TARGET_MODULES[target])
+    try:
+        target_module = importlib.import_module(TARGET_MODULES[target])
+    except ModuleNotFoundError as exc:
+        raise BuildError(f"the {target} target needs {exc.name}, which is not installed: {advice_for(target)}") from exc
     asked = arguments.precision or selection.default_precision(target)
     if asked not in target_module.PRECISIONS:
         raise BuildError(f"the {target} target does not compute {asked}; it has {', '.join(target_module.PRECISIONS)}")
@@ -121,7 +129,7 @@ def build_for(target: str, arguments: argparse.Namespace, console: Console) -> P
         target,
         precision,
         arguments.out,
-        arguments.max_batch,
+        arguments.max_batch if target == TENSORRT else ANY_BATCH,
         arguments.flavour,
         arguments.force,
         arguments.revision,
@@ -131,103 +139,46 @@ def build_for(target: str, arguments: argparse.Namespace, console: Console) -> P
     arguments.out.mkdir(parents=True, exist_ok=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        stages = Stages(progress)
-        if target == TORCH:
-            return provide_export(options, TORCH, precision, stages)
-        if arguments.export_only:
-            return provide_export(options, EXPORT, target_module.EXPORTS[precision], stages)
-        return provide_engine(options, target_module, stages)
+        return provide_engine(options, target_module, Stages(progress))
+
+
+def advice_for(target: str) -> str:
+    """Return what to type where a target's package is missing."""
+    in_checkout = Path(__file__).resolve().parent.parent.joinpath("scripts", "install.sh").is_file()
+    return f"bash scripts/install.sh{' --torch' if target == TORCH else ''}" if in_checkout else "see docs/operations.md"
 
 
 def provide_engine(options: BuildOptions, target: ModuleType, stages: Stages) -> Path:
-    """The engine's directory, built where it is not current."""
+    """Return the engine's directory, built where it is not current."""
     directory = options.out / manifest.directory_name(options.model, options.target, options.precision)
-    if not is_current(directory, options, options.target, options.precision, functools.partial(target.is_current, options)):
-        target.check_machine()  # before anything that takes long
-    exported = provide_export(options, EXPORT, target.EXPORTS[options.precision], stages)
-    export = Manifest.model_validate_json((exported / manifest.FILE_NAME).read_bytes())
+    target.check_machine()  # before anything that takes long
+    stages.begin(f"read the weights of {options.model}")
+    weights = checkpoint.load(options.model, stages.say, options.revision, options.weights_sha256, options.script)
 
     def is_wanted(built: Manifest) -> bool:
-        asked = (export.weights_sha256, export.script, builder_sha256(), options.max_batch)
+        asked = (weights.sha256, weights.script, builder_sha256(), options.max_batch)
         has = (built.weights_sha256, built.script, built.builder_sha256, built.max_batch)
         return has == asked and target.is_current(options, built)
 
-    if not options.force and is_current(directory, options, options.target, options.precision, is_wanted):
+    if not options.force and is_current(directory, options, is_wanted):
         stages.say(f"{directory} is unchanged; nothing to build (--force builds all the same)")
         return directory
 
     def write(unfinished: Path) -> None:
-        built = export.model_copy(update={
-            "target": options.target, "precision": options.precision, "max_batch": options.max_batch,
-            "builder_sha256": builder_sha256(), "versions": export.versions | versions_of(target.PACKAGES), "built_at": utc_now(),
-        })  # fmt: skip
-        built = target.write(options, exported, built, unfinished, stages)
-        shutil.copyfile(exported / tokenizer.FILE_NAME, unfinished / tokenizer.FILE_NAME)
+        built = describe(options, weights, target.PACKAGES)
+        stages.begin("transcribe the known clip in float32")
+        built = built.model_copy(update={"known_tokens": known_tokens(weights, built)})
+        built = target.write(options, weights, built, unfinished, stages)
+        tokenizer.save(weights.pieces, unfinished)
         finish(unfinished, built, stages)
 
     return replace_directory(directory, write)
 
 
-def provide_export(options: BuildOptions, form: str, precision: str, stages: Stages) -> Path:
-    """The directory with the exported model in `precision`, as ONNX or as torch programs, exported where it is not current.
-
-    Where the weights cannot be had an export of this builder is as good: that is all a machine without torch has.
-    """
-    directory = options.out / manifest.directory_name(options.model, form, precision)
-    stages.begin(f"load the weights of {options.model}")
-    try:
-        with needed_packages():
-            weights = checkpoint.load(options.model, stages.say, options.revision, options.weights_sha256, options.script)
-    except (CheckpointError, BuildError):
-        if is_current(directory, options, form, precision, lambda built: is_as_good(built, options)):
-            stages.say(f"the weights cannot be had here; using the export in {directory}")
-            return directory
-        raise
-
-    def is_wanted(built: Manifest) -> bool:
-        asked = (weights.sha256, weights.script, exporter_sha256())
-        return (built.weights_sha256, built.script, built.builder_sha256) == asked
-
-    if not options.force and is_current(directory, options, form, precision, is_wanted):
-        return directory
-
-    def write(unfinished: Path) -> None:
-        stages.begin("import torch")
-        with needed_packages():
-            exporter = importlib.import_module(EXPORTERS[form])
-        exporter.export(weights, precision, unfinished, MAX_SECONDS, stages)
-        tokenizer.save(weights.pieces, unfinished)
-        stages.begin("hear the known clip")
-        known_tokens = importlib.import_module("engine_build.known_clip").known_tokens(weights, MAX_SECONDS)
-        finish(unfinished, describe(weights, form, precision, known_tokens), stages)
-
-    return replace_directory(directory, write)
-
-
-def is_as_good(built: Manifest, options: BuildOptions) -> bool:
-    """Was the export made by this builder, from the weights that are asked for?"""
-    script = options.script or checkpoint.script_of(options.model)
-    return (built.builder_sha256, built.script) == (exporter_sha256(), script) and (
-        options.weights_sha256 in (None, built.weights_sha256)
-    )
-
-
-@contextlib.contextmanager
-def needed_packages() -> Iterator[None]:
-    """Raises BuildError for a package that is not there."""
-    try:
-        yield
-    except ModuleNotFoundError as exc:
-        advice = "bash scripts/install.sh in a checkout, else pip install 'moonshine-asr[build]'"
-        raise BuildError(f"exporting the model needs {exc.name}: {advice}") from exc
-
-
-def is_current(
-    directory: Path, options: BuildOptions, target: str, precision: str, is_wanted: Callable[[Manifest], bool]
-) -> bool:
+def is_current(directory: Path, options: BuildOptions, is_wanted: Callable[[Manifest], bool]) -> bool:
     """Is there a sound directory, and is what it was built from what is asked for?"""
     try:
-        return is_wanted(manifest.load(directory, options.model, target, precision, max_batch=0))
+        return is_wanted(manifest.load(directory, options.model, options.target, options.precision, max_batch=0))
     except EngineDirectoryError:
         return False
 
@@ -250,14 +201,10 @@ def finish(directory: Path, built: Manifest, stages: Stages) -> None:
     stages.end()
 
 
-def exporter_sha256() -> str:
-    sources = (Path(__file__).with_name(f"{name}.py") for name in EXPORTER_SOURCES)
-    return checkpoint.sha256_of(*sources, known_clip.RECORDING, Path(known_clip.__file__))
-
-
 def builder_sha256() -> str:
     here = Path(__file__).parent
-    return checkpoint.sha256_of(*sorted(here.glob("*.py")), *sorted(here.glob("native/*")))
+    sources = (*here.glob("*.py"), *here.glob("native/*"), *here.glob("graphs/**/*.gz"), *here.glob("graphs/*.py"))
+    return checkpoint.sha256_of(*sorted(path for path in sources if path.is_file()), clip.RECORDING)
 
 
 def versions_of(packages: Iterable[str]) -> dict[str, str]:
@@ -268,18 +215,18 @@ def utc_now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def describe(weights: Checkpoint, form: str, precision: str, known_tokens: tuple[int, ...]) -> Manifest:
-    """The manifest of an export, without its files."""
+def describe(options: BuildOptions, weights: Checkpoint, packages: Iterable[str]) -> Manifest:
+    """Return the manifest of an engine, without its files and what it should transcribe."""
     config = weights.config
     return Manifest(
-        model=weights.model,
+        model=options.model,
         weights_source=weights.source,
         weights_sha256=weights.sha256,
         script=weights.script,
-        target=form,
-        precision=precision,
-        builder_sha256=exporter_sha256(),
-        max_batch=ANY_BATCH,
+        target=options.target,
+        precision=options.precision,
+        builder_sha256=builder_sha256(),
+        max_batch=options.max_batch,
         max_seconds=MAX_SECONDS,
         dim=config.dim,
         heads=config.heads,
@@ -291,9 +238,8 @@ def describe(weights: Checkpoint, form: str, precision: str, known_tokens: tuple
         max_positions=config.max_positions,
         start_token=config.start_token,
         end_token=config.end_token,
-        known_tokens=known_tokens,
         files={},
-        versions={"python": platform.python_version()} | versions_of(EXPORT_PACKAGES),
+        versions={"python": platform.python_version()} | versions_of({*PACKAGES, *packages}),
         built_at=utc_now(),
     )
 

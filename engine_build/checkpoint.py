@@ -3,6 +3,10 @@
 import dataclasses
 import hashlib
 import json
+import os
+import socket
+import urllib.parse
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +17,8 @@ from engine_build import ort_weights, scripts
 
 DEFAULT_MODEL = "UsefulSensors/moonshine-base"
 TINY_MODEL = "UsefulSensors/moonshine-tiny"
+ORGANISATIONS = ("UsefulSensors", "moonshine-ai")
+HUB_SECONDS = 3.0  # for a connection to the hub
 CHECKPOINT_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
@@ -143,34 +149,58 @@ def load(model: str, say: Callable[[str], None], revision: str | None = None, sh
 
 
 def script_of(model: str) -> str:
-    return scripts.LATIN if model in PACKAGES else scripts.ANY
+    return scripts.LATIN if any(name in PACKAGES for name in names_of(model)) else scripts.ANY
 
 
 def find(model: str, say: Callable[[str], None], revision: str | None) -> Checkpoint:
     if Path(model).is_dir():
         return load_directory(Path(model), model=model, source=f"directory {Path(model).name}")
+    for name in names_of(model):
+        if found := fetch_from_hub(name, revision, from_cache=True):
+            return load_directory(found, model=model, source=f"hub {name} at {found.name}")
+    reason = why_no_hub()
+    for name in names_of(model) if not reason else ():
+        if found := fetch_from_hub(name, revision, from_cache=False):
+            return load_directory(found, model=model, source=f"hub {name} at {found.name}")
+    reason = reason or f"the model hub has no {' and no '.join(names_of(model))} for us"
+    package = next((PACKAGES[name] for name in names_of(model) if name in PACKAGES), None)
+    if package is None or revision:
+        raise CheckpointError(f"{model!r} is no directory, the local cache does not have it, and {reason}")
+    checkpoint = load_package(model, package)
+    say(f"{reason}: using the weights in {checkpoint.source}")
+    return checkpoint
+
+
+def names_of(model: str) -> list[str]:
+    """Return the model's names on the hub: its organisation there was renamed, and either name may be the one that is known."""
+    organisation, _, name = model.rpartition("/")
+    return [model, *(f"{other}/{name}" for other in ORGANISATIONS if organisation in ORGANISATIONS and other != organisation)]
+
+
+def why_no_hub() -> str:
+    """Return why the model hub cannot be asked, found out before anything waits for it; empty where it can."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return "HF_HUB_OFFLINE is set"
+    hub = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    if urllib.request.getproxies().get(hub.scheme):
+        return ""  # the proxy finds it
     try:
-        directory = fetch_from_hub(model, revision)
-    except Exception as exc:  # the hub client raises its own, urllib's and httpx's errors alike
-        if model not in PACKAGES or revision:
-            raise CheckpointError(
-                f"{model!r} is no directory, and neither the local cache nor the model hub has it ({type(exc).__name__})"
-            ) from exc
-        checkpoint = load_package(model, PACKAGES[model])
-        say(f"{model} cannot be had from the local cache or the hub; using the weights in {checkpoint.source}")
-        return checkpoint
-    return load_directory(directory, model=model, source=f"hub {model} at {directory.name}")
+        socket.create_connection((hub.hostname or "", hub.port or (443 if hub.scheme == "https" else 80)), HUB_SECONDS).close()
+    except OSError:
+        return "no model hub is within reach"
+    return ""
 
 
-def fetch_from_hub(model: str, revision: str | None) -> Path:
-    """The snapshot's directory; its name is the commit."""
+def fetch_from_hub(model: str, revision: str | None, from_cache: bool) -> Path | None:
+    """Return the snapshot's directory, whose name is the commit; None where it is not to be had."""
     from huggingface_hub import snapshot_download
 
-    files = list(CHECKPOINT_FILES)
     try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=files, local_files_only=True))
-    except Exception:  # not in the cache, or only half of it
-        return Path(snapshot_download(model, revision=revision, allow_patterns=files, etag_timeout=5))
+        return Path(
+            snapshot_download(model, revision=revision, allow_patterns=list(CHECKPOINT_FILES), local_files_only=from_cache)
+        )
+    except Exception:  # the hub client raises its own, urllib's and httpx's errors alike
+        return None
 
 
 def load_directory(directory: Path, model: str, source: str) -> Checkpoint:
@@ -197,7 +227,7 @@ def load_package(model: str, package: Package) -> Checkpoint:
         directory, version = ort_weights.package_files(package.name, package.directory)
     except ModuleNotFoundError as exc:
         raise CheckpointError(
-            f"{model} cannot be had from the local cache or the hub, and the {package.name} package is not installed: "
+            f"{model} cannot be had from the local cache or the model hub, and the package with its weights is not installed: "
             f"pip install --no-deps {package.requirement}, or name a checkpoint directory with --model"
         ) from exc
     files = [directory / ort_weights.ENCODER_FILE, directory / ort_weights.DECODER_FILE]

@@ -1,65 +1,59 @@
-"""The model as ONNX: one file each for encoder, decoder block and aligner, in one precision."""
+"""The networks' graphs from PyTorch: written by scripts/make_graphs.py, and by the build of a shape that has no graphs yet."""
 
 import contextlib
+import functools
 import io
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import onnx
 import torch
+from onnx import ModelProto
 from torch import nn
 from torch.export import Dim
 
-from engine_build import verification
-from engine_build.checkpoint import Checkpoint, CheckpointError, ModelConfig
+from engine_build.checkpoint import Checkpoint, ModelConfig
+from engine_build.graphs import strip
 from engine_build.model import Aligner, Decoder, Encoder, build_modules
-from engine_build.options import BuildError, Stages
-from engine_build.scripts import forbidden_tokens
-from runtime.audio import SAMPLE_RATE, count_frames
+from engine_build.parameters import decoder_parameters, encoder_parameters, shapes_of
 from runtime.engine.manifest import ALIGNER_FILE, DECODER_FILE, ENCODER_FILE
 
 OPSET = 20  # LayerNormalization (17) and Gelu (20) as single operators
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-# Between an export in ONNX Runtime and the float32 PyTorch model: of keys, values and log-probabilities. ONNX Runtime has no
-# bfloat16 on a CPU; there the torch engine's tests stand in.
-LARGEST_DIFFERENCES = {"fp32": 1e-3, "fp16": 0.1}
 
 
-def export(weights: Checkpoint, precision: str, directory: Path, max_seconds: float, stages: Stages) -> None:
-    """Write encoder.onnx, decoder.onnx and aligner.onnx in `precision` and hold them against PyTorch.
-
-    Raises CheckpointError for weights that do not fit their configuration, BuildError for an export that differs.
-    """
-    reference = modules(weights, "fp32", max_seconds)
-    encoder, decoder, aligner = reference if precision == "fp32" else modules(weights, precision, max_seconds)
-    stages.begin(f"export the encoder in {precision}")
-    export_encoder(encoder, directory / ENCODER_FILE)
-    stages.begin(f"export the decoder in {precision}")
-    export_decoder(decoder, weights.config, directory / DECODER_FILE)
-    stages.begin(f"export the aligner in {precision}")
-    export_aligner(aligner, weights.config, directory / ALIGNER_FILE)
-    if precision in LARGEST_DIFFERENCES:
-        stages.begin("check the export against PyTorch")
-        difference = verification.largest_difference(
-            *reference, directory, decoder_input_names(weights.config), aligner_input_names(aligner)
-        )
-        if difference > LARGEST_DIFFERENCES[precision]:
-            raise BuildError(
-                f"the export differs from PyTorch by {difference:.2g}; at most {LARGEST_DIFFERENCES[precision]} was expected"
-            )
+@functools.cache  # a build asks for them twice, and an export takes half a minute
+def graphs(config: ModelConfig, precision: str) -> dict[str, ModelProto]:
+    """Return encoder, decoder and aligner of a configuration without weights, by file name."""
+    weights = made_up(config)
+    of_encoder, of_decoder = encoder_parameters(weights), decoder_parameters(weights)
+    encoder, decoder, aligner = modules(weights, precision)
+    found = {
+        ENCODER_FILE: to_onnx(encoder, *encoder_example(), encoder_input_names(), encoder_output_names()),
+        DECODER_FILE: to_onnx(decoder, *decoder_example(decoder, config), decoder_input_names(config), decoder_output_names()),
+        ALIGNER_FILE: to_onnx(aligner, *aligner_example(aligner, config), aligner_input_names(aligner), aligner_output_names()),
+    }
+    for name, model in found.items():
+        strip(model, of_encoder if name == ENCODER_FILE else of_decoder, precision)
+    return found
 
 
-def modules(weights: Checkpoint, precision: str, max_seconds: float) -> tuple[Encoder, Decoder, Aligner]:
-    """The PyTorch modules with the weights in `precision`."""
-    max_frames = count_frames(int(max_seconds * SAMPLE_RATE))
-    try:
-        built = build_modules(weights.config, weights.tensors, max_frames)
-    except (KeyError, RuntimeError) as exc:
-        raise CheckpointError(f"the weights of {weights.model} do not fit its configuration: {exc}") from exc
-    encoder, decoder, aligner = built
-    decoder.forbid(forbidden_tokens(weights.pieces, weights.script))
-    return tuple(module.to(DTYPES[precision]) for module in (encoder, decoder, aligner))
+def made_up(config: ModelConfig) -> Checkpoint:
+    """Return a checkpoint whose tensors all differ, so that each is known by its values, and the exporter joins no two."""
+    random = np.random.default_rng(0)
+    tensors = {name: random.standard_normal(shape, np.float32) for name, shape in shapes_of(config).items()}
+    pieces = tuple("a" if token % 2 else "б" for token in range(config.vocabulary))
+    return Checkpoint("made up", "random numbers", "", config, tensors, pieces, "latin")
+
+
+def modules(weights: Checkpoint, precision: str) -> tuple[Encoder, Decoder, Aligner]:
+    """Return the PyTorch modules with the weights in `precision`. Raises CheckpointError for weights that do not fit."""
+    encoder, decoder, aligner = build_modules(weights)
+    return encoder.to(DTYPES[precision]), decoder.to(DTYPES[precision]), aligner.to(DTYPES[precision])
 
 
 def encoder_input_names() -> list[str]:
@@ -88,18 +82,6 @@ def aligner_input_names(aligner: Aligner) -> list[str]:
 
 def aligner_output_names() -> list[str]:
     return ["share"]
-
-
-def export_encoder(encoder: nn.Module, path: Path) -> None:
-    to_onnx(encoder, *encoder_example(), path, encoder_input_names(), encoder_output_names())
-
-
-def export_decoder(decoder: Decoder, config: ModelConfig, path: Path) -> None:
-    to_onnx(decoder, *decoder_example(decoder, config), path, decoder_input_names(config), decoder_output_names())
-
-
-def export_aligner(aligner: Aligner, config: ModelConfig, path: Path) -> None:
-    to_onnx(aligner, *aligner_example(aligner, config), path, aligner_input_names(aligner), aligner_output_names())
 
 
 def encoder_example(min_samples: int = 1024, max_samples: int | None = None) -> tuple[tuple, tuple]:
@@ -142,12 +124,14 @@ def aligner_example(aligner: Aligner, config: ModelConfig) -> tuple[tuple, tuple
     return example, ({0: batch, 1: new}, {0: batch}, tuple({0: batch, 2: frames} for _ in caches))
 
 
-def to_onnx(module: nn.Module, example: tuple, dynamic_shapes: tuple, path: Path, inputs: list[str], outputs: list[str]) -> None:
-    with quiet_exporter():
+def to_onnx(module: nn.Module, example: tuple, dynamic_shapes: tuple, inputs: list[str], outputs: list[str]) -> ModelProto:
+    with tempfile.TemporaryDirectory() as directory, quiet_exporter():
+        path = Path(directory) / "exported.onnx"
         torch.onnx.export(
             module, example, path, input_names=inputs, output_names=outputs, dynamic_shapes=dynamic_shapes,
             opset_version=OPSET, dynamo=True, external_data=False, optimize=True, verbose=False,
         )  # fmt: skip
+        return onnx.load(path)
 
 
 @contextlib.contextmanager

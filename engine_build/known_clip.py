@@ -1,23 +1,31 @@
-"""What the model in float32 hears in the clip that every engine is tried on."""
+"""What the model transcribes in float32 of the clip that every engine is tried on."""
 
-import torch
+import tempfile
+from pathlib import Path
 
+import onnx
+
+from engine_build import graphs
 from engine_build.checkpoint import Checkpoint
-from engine_build.export import modules
-from runtime.audio import to_float
-from runtime.engine.known_clip import MOST_TOKENS, clip
+from engine_build.options import BuildError
+from runtime.engine import known_clip
+from runtime.engine.manifest import Manifest
+from runtime.engine.onnx_engine import OnnxEngine
+from runtime.exceptions import EngineFailed
 
 
-def known_tokens(weights: Checkpoint, max_seconds: float) -> tuple[int, ...]:
-    """Without start and end token, one after the other; the whole row is decoded anew for each. Raises CheckpointError."""
-    encoder, decoder, _ = modules(weights, "fp32", max_seconds)
-    config, heard = weights.config, torch.from_numpy(to_float(clip()))[None]
-    tokens = [config.start_token]
-    with torch.inference_mode():
-        cross_kv, frames = encoder(heard, torch.tensor([heard.shape[1]]))
-        nothing = torch.zeros(1, config.heads, 1, config.head_dim)
-        caches = [cache for key, value in cross_kv for cache in (nothing, nothing, key, value)]
-        while tokens[-1] != config.end_token and len(tokens) <= MOST_TOKENS:
-            chosen, _, _ = decoder(torch.tensor([tokens]), torch.tensor([0]), frames, torch.tensor([0.0]), *caches)
-            tokens.append(int(chosen[0, -1]))
-    return tuple(token for token in tokens[1:] if token != config.end_token)
+def known_tokens(weights: Checkpoint, built: Manifest) -> tuple[int, ...]:
+    """Return the tokens without start and end, by ONNX Runtime. built: of the same weights.
+
+    Raises CheckpointError for weights that do not fit their configuration, BuildError for weights that give no numbers.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        for name, model in graphs.models(weights, "fp32").items():
+            onnx.save(model, Path(directory) / name)
+        engine = OnnxEngine(Path(directory), built, max_batch=1)
+        try:
+            return tuple(known_clip.hear(engine, slot=0))
+        except EngineFailed as exc:
+            raise BuildError(f"the weights of {weights.model} cannot be used: they predict what is no number") from exc
+        finally:
+            engine.close()

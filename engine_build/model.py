@@ -12,16 +12,13 @@ the log-probabilities stay float32, with bfloat16 also the sums between layers a
 every precision.
 """
 
-import math
-
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from engine_build.alignment_heads import alignment_heads
-from engine_build.checkpoint import ModelConfig
+from engine_build.checkpoint import Checkpoint, ModelConfig
+from engine_build.parameters import MASKED, decoder_parameters, encoder_parameters, rotary_table
 
-MASKED = -3.0e4  # added to a masked score; finite, so that a row without frames stays finite too, and within float16
 CONVOLUTIONS = ((127, 64), (7, 3), (3, 2))  # kernel and stride, in samples, then in frames of the one before
 
 
@@ -44,13 +41,8 @@ class Rotary(nn.Module):
     def __init__(self, config: ModelConfig, positions: int):
         super().__init__()
         half, passed = config.rotary_dim // 2, config.head_dim - config.rotary_dim
-        frequencies = config.rope_theta ** (-torch.arange(0, half, dtype=torch.float64) / half)
-        angles = torch.arange(positions, dtype=torch.float64)[:, None] * frequencies
-        ones, zeros = torch.ones(positions, passed), torch.zeros(positions, passed)
-        cosine = torch.cat((angles.cos(), angles.cos(), ones), dim=1)
-        sine = torch.cat((-angles.sin(), angles.sin(), zeros), dim=1)
         self.parts = [half, half, passed]
-        self.register_buffer("table", torch.stack((cosine, sine), dim=1).float(), persistent=False)
+        self.register_buffer("table", torch.from_numpy(rotary_table(config, positions)))
 
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
         """x: (batch, positions, heads, head_dim); table: rows of `table` for the positions, ([batch,] positions, 2, head_dim)."""
@@ -222,11 +214,7 @@ class Decoder(nn.Module):
         self.rotary = Rotary(config, config.max_positions)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         self.norm = Norm(config.dim)
-        self.register_buffer("forbidden", torch.zeros(config.vocabulary), persistent=False)
-
-    def forbid(self, tokens: np.ndarray) -> None:
-        """tokens: bool (vocabulary,), those that are never said."""
-        self.forbidden = torch.where(torch.from_numpy(tokens), MASKED, 0.0)
+        self.register_buffer("forbidden", torch.zeros(config.vocabulary))  # MASKED for tokens that are never written
 
     def forward(self, tokens: Tensor, past_lengths: Tensor, frames: Tensor, end_bias: Tensor, *caches: Tensor):
         """One pass.
@@ -318,70 +306,11 @@ class Aligner(nn.Module):
         return share
 
 
-def build_modules(config: ModelConfig, tensors: dict[str, np.ndarray], max_frames: int) -> tuple[Encoder, Decoder, Aligner]:
-    """Encoder, decoder and aligner in float32 with the checkpoint's weights (transformers' names).
-
-    Raises KeyError for a weight that is missing and RuntimeError for one of another shape.
-    """
-    encoder, decoder, aligner = Encoder(config, max_frames).eval(), Decoder(config).eval(), Aligner(config).eval()
-    encoder.load_state_dict(encoder_state(config, tensors))
-    of_decoder = decoder_state(config, tensors)
-    decoder.load_state_dict(of_decoder)
-    aligner.load_state_dict({name: of_decoder[name] for name in aligner.state_dict()})
-    return encoder.requires_grad_(False), decoder.requires_grad_(False), aligner.requires_grad_(False)
-
-
-def encoder_state(config: ModelConfig, tensors: dict[str, np.ndarray]) -> dict[str, Tensor]:
-    prefix = "model.encoder."
-    state = {
-        name.removeprefix(prefix).replace("mlp.", "").replace("self_attn.o_proj", "o_proj"): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix) and not name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight"))
-    }
-    for layer in range(config.encoder_layers):
-        attention = f"layers.{layer}.self_attn"
-        state[f"{attention}.qkv_proj.weight"] = joined_projection(config, tensors, f"{prefix}{attention}")
-    state["cross_proj.weight"] = np.concatenate([
-        tensors[f"model.decoder.layers.{layer}.encoder_attn.{name}_proj.weight"]
-        for layer in range(config.decoder_layers)
-        for name in "kv"
-    ])  # fmt: skip
-    return as_tensors(state)
-
-
-def decoder_state(config: ModelConfig, tensors: dict[str, np.ndarray]) -> dict[str, Tensor]:
-    prefix = "model.decoder."
-    kept = (".self_attn.o_proj.", "_layernorm.", ".mlp.", "decoder.norm.", "embed_tokens.")
-    state = {
-        name.removeprefix(prefix).replace("mlp.", "").replace("self_attn.o_proj", "o_proj"): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix) and any(part in name for part in kept)
-    }
-    for layer in range(config.decoder_layers):
-        attention = f"{prefix}layers.{layer}"
-        state[f"layers.{layer}.self_attn.qkv_proj.weight"] = joined_projection(config, tensors, f"{attention}.self_attn")
-        query = tensors[f"{attention}.encoder_attn.q_proj.weight"]
-        state[f"layers.{layer}.cross_q_proj.weight"] = query * attention_scale(config)
-        state[f"layers.{layer}.cross_o_proj.weight"] = tensors[f"{attention}.encoder_attn.o_proj.weight"]
-    return as_tensors(state)
-
-
-def joined_projection(config: ModelConfig, tensors: dict[str, np.ndarray], attention: str) -> np.ndarray:
-    """q, k and v in one matrix: rotated dimensions reordered to halves, and the scale of the scores in the query."""
-    query, key, value = (tensors[f"{attention}.{name}_proj.weight"] for name in "qkv")
-    return np.concatenate((halves(config, query) * attention_scale(config), halves(config, key), value))
-
-
-def halves(config: ModelConfig, weight: np.ndarray) -> np.ndarray:
-    """Reorder each head's rotated rows from pairs (0 1)(2 3)… to halves (0 2 …)(1 3 …); products of q and k are the same."""
-    order = np.arange(config.head_dim)
-    order[: config.rotary_dim] = np.concatenate((np.arange(0, config.rotary_dim, 2), np.arange(1, config.rotary_dim, 2)))
-    return weight.reshape(config.heads, config.head_dim, -1)[:, order].reshape(weight.shape)
-
-
-def attention_scale(config: ModelConfig) -> float:
-    return 1.0 / math.sqrt(config.head_dim)
-
-
-def as_tensors(state: dict[str, np.ndarray]) -> dict[str, Tensor]:
-    return {name: torch.tensor(np.asarray(tensor)) for name, tensor in state.items()}
+def build_modules(weights: Checkpoint) -> tuple[Encoder, Decoder, Aligner]:
+    """Return the networks in float32 with the checkpoint's weights. Raises CheckpointError where these do not fit."""
+    config, of_encoder, of_decoder = weights.config, encoder_parameters(weights), decoder_parameters(weights)
+    encoder, decoder, aligner = Encoder(config, len(of_encoder["rotary.table"])), Decoder(config), Aligner(config)
+    for module, parameters in ((encoder, of_encoder), (decoder, of_decoder), (aligner, of_decoder)):
+        module.load_state_dict({name: torch.tensor(parameters[name]) for name in module.state_dict()})
+        module.eval().requires_grad_(False)
+    return encoder, decoder, aligner

@@ -4,7 +4,6 @@ Activations are never quantised per tensor: then what else is in a batch or a dr
 """
 
 import math
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -19,7 +18,7 @@ ZERO_POINT = np.uint8(128)
 SMALLEST_ROW = np.float32(1e-9)  # a row of zeros has a scale, too
 
 
-def quantise_products(source: Path, path: Path, largest_weight: int) -> None:
+def quantise_products(model: ModelProto, largest_weight: int) -> None:
     """For ONNX Runtime: every product with a weight, and every convolution but the first, computed in int8.
 
     A row of activations is scaled by its largest value, a column of weights by its own, and what is added up are integers:
@@ -27,7 +26,6 @@ def quantise_products(source: Path, path: Path, largest_weight: int) -> None:
     to 0.7 of float32's time, for the encoder and for 8 to 128 rows of the decoder; MatMulNBits, which quantises rows too, in
     blocks of 32, is as fast for one row, and slower than float32 from 16 rows on.
     """
-    model = onnx.load(source)
     untie_output_projection(model)
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
@@ -42,7 +40,6 @@ def quantise_products(source: Path, path: Path, largest_weight: int) -> None:
         else:
             nodes.take(node)
     nodes.replace_those_of(model)
-    onnx.save(model, path)
 
 
 def multiply_rows(nodes: Nodes, x: str, weight: np.ndarray, largest_weight: int) -> str:
@@ -92,12 +89,11 @@ def convolve_rows(nodes: Nodes, node: NodeProto, weights: dict[str, onnx.TensorP
     return nodes.add("Transpose", product, perm=[0, 2, 1])
 
 
-def quantise_weights(source: Path, path: Path) -> None:
+def quantise_weights(model: ModelProto) -> None:
     """For TensorRT: every matrix as int8 with a scale for each of its columns, dequantised in front of its product.
 
-    TensorRT fuses the two and keeps the weights in int8; the product itself is computed in the precision of `source`.
+    TensorRT fuses the two and keeps the weights in int8; the product itself is computed in the precision of the model.
     """
-    model = onnx.load(source)
     untie_output_projection(model)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     nodes = Nodes("int8")
@@ -110,7 +106,6 @@ def quantise_weights(source: Path, path: Path) -> None:
             node.input[1] = nodes.add("DequantizeLinear", rounded, nodes.constant(scale.astype(weight.dtype)), axis=1)
         nodes.take(node)
     nodes.replace_those_of(model)
-    onnx.save(model, path)
 
 
 def untie_output_projection(model: ModelProto) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from engine_build import quantisation
+from engine_build import graphs, quantisation
+from engine_build.checkpoint import Checkpoint
 from engine_build.options import BuildError, BuildOptions, Stages
 from runtime import hardware
 from runtime.audio import SAMPLE_RATE
@@ -28,7 +29,7 @@ from runtime.engine.shapes import PLAN_NEW_TOKENS, Shape, padded_frames, shapes_
 from runtime.engine.tensorrt_package import TensorRt
 
 PRECISIONS = {precision: precision for precision in ("fp16", "bf16", "fp32", "int8")}
-EXPORTS = {"fp16": "fp16", "bf16": "bf16", "fp32": "fp32", "int8": "fp16"}  # built: the export it is made from
+GRAPHS = {"fp16": "fp16", "bf16": "bf16", "fp32": "fp32", "int8": "fp16"}  # built: the precision of the graphs it is made from
 PACKAGES = ()  # the plans name their own
 CACHE_BLOCK = 8  # rows of scores are a multiple of 16 bytes long in half precision
 OPTIMAL_SECONDS = 13.0  # of audio that decoder kernels are tuned for: the longest segment of the default settings
@@ -37,7 +38,7 @@ Dims = tuple[int, ...]
 Range = tuple[Dims, Dims, Dims]  # smallest, best, largest
 
 
-def write(options: BuildOptions, exported: Path, built: Manifest, directory: Path, stages: Stages) -> Manifest:
+def write(options: BuildOptions, weights: Checkpoint, built: Manifest, directory: Path, stages: Stages) -> Manifest:
     """Compile the plans. Raises BuildError without a TensorRT, and naming the node that it refuses."""
     package = tensorrt_package.find(options.flavour)
     if package is None:
@@ -45,26 +46,24 @@ def write(options: BuildOptions, exported: Path, built: Manifest, directory: Pat
             f"{options.flavour or 'TensorRT'} is not installed: pip install tensorrt-rtx-cu13 (builds without a GPU), "
             "or tensorrt from NVIDIA's index"
         )
-    sources = {name: exported / name for name in (ENCODER_FILE, DECODER_FILE)}
+    stages.begin("fill the graphs with the weights")
+    models = graphs.models(weights, GRAPHS[options.precision])
     if options.precision == "int8":
         stages.begin("quantise the weights")
-        for name, source in sources.items():
-            sources[name] = directory / name
-            quantisation.quantise_weights(source, sources[name])
+        for name in (ENCODER_FILE, DECODER_FILE):
+            quantisation.quantise_weights(models[name])
     shapes = shapes_up_to(options.max_batch, built.max_samples, built.max_positions, PLAN_NEW_TOKENS)
     positions = -(-built.max_positions // CACHE_BLOCK) * CACHE_BLOCK
     for component, source, plan in (("encoder", ENCODER_FILE, ENCODER_PLAN), ("decoder", DECODER_FILE, DECODER_PLAN)):
         own = [shape for shape in shapes if shape.component == component]
         stages.begin(f"compile the {component} for {len(own)} shapes")
         ranges = [input_ranges(shape, built, positions) for shape in own]
-        data = compile_plan(package, sources[source], ranges, stages)
+        data = compile_plan(package, source, models[source].SerializeToString(), ranges, stages)
         (directory / plan).write_bytes(data)
     stages.begin("compile the aligner")
     ranges = aligner_ranges(built)
-    (directory / ALIGNER_PLAN).write_bytes(compile_plan(package, exported / ALIGNER_FILE, [ranges], stages))
-    for source in sources.values():
-        if source.parent == directory:
-            source.unlink()
+    data = compile_plan(package, ALIGNER_FILE, models[ALIGNER_FILE].SerializeToString(), [ranges], stages)
+    (directory / ALIGNER_PLAN).write_bytes(data)
     plans = Plans(flavour=package.flavour, version=package.version, compute_capabilities=capabilities_of(package),
                   cache_positions=positions, profiles=tuple(shapes))  # fmt: skip
     return built.model_copy(update={"plans": plans, "versions": built.versions | {package.flavour: package.version}})
@@ -115,14 +114,14 @@ def cross_range(built: Manifest, batch: int) -> Range:
     return tuple((batch, built.heads, count, built.head_dim) for count in frames)
 
 
-def compile_plan(package: TensorRt, path: Path, profiles: list[dict[str, Range]], stages: Stages) -> bytes:
-    """The serialised plan of one ONNX. Raises BuildError."""
+def compile_plan(package: TensorRt, name: str, model: bytes, profiles: list[dict[str, Range]], stages: Stages) -> bytes:
+    """Return the serialised plan of one ONNX. name: of its file, for people. Raises BuildError."""
     trt = package.module
     if package.flavour == "tensorrt" and hardware.find_gpu() is None:
         raise BuildError("the tensorrt package compiles on the GPU it compiles for, and there is none here")
     builder = trt.Builder(logger_of(package))
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parse(package, network, path)
+    parse(package, network, name, model)
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)  # float32 is the reference
     config.max_aux_streams = 0  # the networks are chains; another stream would only fork and join in every graph
@@ -131,26 +130,26 @@ def compile_plan(package: TensorRt, path: Path, profiles: list[dict[str, Range]]
     names = {network.get_input(index).name for index in range(network.num_inputs)}
     for ranges in profiles:
         if names != ranges.keys():
-            raise BuildError(f"{path.name} has the inputs {sorted(names)}, not {sorted(ranges)}")
+            raise BuildError(f"{name} has the inputs {sorted(names)}, not {sorted(ranges)}")
         profile = builder.create_optimization_profile()
-        for name, (smallest, best, largest) in ranges.items():
-            profile.set_shape(name, smallest, best, largest)
+        for each, (smallest, best, largest) in ranges.items():
+            profile.set_shape(each, smallest, best, largest)
         config.add_optimization_profile(profile)
     config.progress_monitor = monitor_of(package, stages)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise BuildError(f"{package.flavour} {package.version} could not compile {path.name}; its own messages are above")
+        raise BuildError(f"{package.flavour} {package.version} could not compile {name}; its own messages are above")
     return bytes(plan)
 
 
-def parse(package: TensorRt, network, path: Path) -> None:
+def parse(package: TensorRt, network, name: str, model: bytes) -> None:
     parser = package.module.OnnxParser(network, logger_of(package))
-    if not parser.parse_from_file(str(path)):
+    if not parser.parse(model):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
         complaints = "; ".join(
             f"node {each.node_name() or '?'} ({each.node_operator() or '?'}): {each.desc()}" for each in errors
         )
-        raise BuildError(f"{package.flavour} {package.version} refuses {path.name}: {complaints}")
+        raise BuildError(f"{package.flavour} {package.version} refuses {name}: {complaints}")
 
 
 def logger_of(package: TensorRt):

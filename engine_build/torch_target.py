@@ -8,29 +8,42 @@ from torch.export import Dim
 
 from engine_build import export as onnx_export
 from engine_build.checkpoint import Checkpoint
-from engine_build.options import Stages
+from engine_build.options import BuildOptions, Stages
 from engine_build.packed_encoder import PackedEncoder
+from engine_build.parameters import MAX_SECONDS
 from runtime import audio
 from runtime.audio import SAMPLE_RATE, SAMPLES_PER_FRAME
-from runtime.engine.manifest import ALIGNER_PROGRAM, DECODER_PROGRAM, ENCODER_PROGRAM, PACKED_ENCODER_PROGRAM
+from runtime.engine.manifest import ALIGNER_PROGRAM, DECODER_PROGRAM, ENCODER_PROGRAM, PACKED_ENCODER_PROGRAM, Manifest
 from runtime.engine.shapes import MOST_ENCODER_ROWS
 
 PRECISIONS = {"fp32": "fp32", "fp16": "fp16", "bf16": "bf16"}
+PACKAGES = ("torch",)
 MIN_SAMPLES = 1279  # two frames: the tracer takes one for a constant; the engine's shortest shape is far longer
 
 
-def export(weights: Checkpoint, precision: str, directory: Path, max_seconds: float, stages: Stages) -> None:
-    """Write the programs of encoder, packed encoder, decoder and aligner in `precision`. Raises CheckpointError."""
-    encoder, decoder, aligner = onnx_export.modules(weights, precision, max_seconds)
+def write(options: BuildOptions, weights: Checkpoint, built: Manifest, directory: Path, stages: Stages) -> Manifest:
+    """Write the programs of encoder, packed encoder, decoder and aligner. Raises CheckpointError."""
+    precision = options.precision
+    encoder, decoder, aligner = onnx_export.modules(weights, precision)
     stages.begin(f"export the encoder in {precision}")
-    save_program(encoder, *onnx_export.encoder_example(MIN_SAMPLES, int(max_seconds * SAMPLE_RATE)), directory / ENCODER_PROGRAM)
+    save_program(encoder, *onnx_export.encoder_example(MIN_SAMPLES, int(MAX_SECONDS * SAMPLE_RATE)), directory / ENCODER_PROGRAM)
     stages.begin(f"export the packed encoder in {precision}")
-    longest_frames = audio.count_frames(int(max_seconds * SAMPLE_RATE))
+    longest_frames = audio.count_frames(int(MAX_SECONDS * SAMPLE_RATE))
     save_program(PackedEncoder(encoder, longest_frames), *packed_example(), directory / PACKED_ENCODER_PROGRAM)
     stages.begin(f"export the decoder in {precision}")
     save_program(decoder, *onnx_export.decoder_example(decoder, weights.config), directory / DECODER_PROGRAM)
     stages.begin(f"export the aligner in {precision}")
     save_program(aligner, *onnx_export.aligner_example(aligner, weights.config), directory / ALIGNER_PROGRAM)
+    return built
+
+
+def check_machine() -> None:
+    """Nothing is needed that the packages do not bring."""
+
+
+def is_current(options: BuildOptions, built: Manifest) -> bool:
+    """Programs suit any machine that has their version of torch."""
+    return True
 
 
 def packed_example() -> tuple[tuple, tuple]:

@@ -1,10 +1,12 @@
 """What this machine has: processor instructions, a C++ compiler, NVIDIA GPUs. Asked of the system itself, without any package."""
 
 import ctypes
+import importlib.util
 import os
 import platform
 import shlex
 import shutil
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +37,12 @@ def processor_flags(cpu_info: Path | None = None) -> frozenset[str]:
 
 
 def find_compiler() -> list[str]:
-    """The command of a C++ compiler: what CXX names, else the first that is installed; empty where none is."""
-    return shlex.split(os.environ.get("CXX", "")) or list(filter(shutil.which, COMPILERS))[:1]
+    """Return the command of a C++ compiler: CXX, else the first that is installed, else PyPI's Zig; empty where none is."""
+    if named := shlex.split(os.environ.get("CXX", "")):
+        return named
+    if installed := list(filter(shutil.which, COMPILERS)):
+        return installed[:1]
+    return [sys.executable, "-m", "ziglang", "c++"] if importlib.util.find_spec("ziglang") else []
 
 
 def read_lines(path: Path) -> list[str]:

@@ -4,7 +4,10 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from engine_build import build
+import onnx
+from onnx import ModelProto
+
+from engine_build import build, checkpoint, graphs
 from runtime.engine import manifest, selection
 from runtime.engine.device_engine import DeviceEngine
 from runtime.engine.manifest import (
@@ -14,7 +17,6 @@ from runtime.engine.manifest import (
     DECODER_PLAN,
     ENCODER_FILE,
     ENCODER_PLAN,
-    EXPORT,
     NATIVE,
     ONNXRUNTIME,
     TENSORRT,
@@ -78,12 +80,20 @@ def plans_of(precision: str, built: Built) -> Path:
     return built(precision, TENSORRT, "--max-batch", str(TENSORRT_BATCHES[precision]), "--flavour", "tensorrt-rtx")
 
 
+def save_models(precision: str, directory: Path, spoil: Callable[[ModelProto], None] = lambda model: None) -> None:
+    """Write the networks with Base's weights as ONNX, what TensorRT compiles. spoil: is given encoder and decoder before."""
+    for name, model in graphs.models(checkpoint.load(MODEL, say=print), precision).items():
+        if name != ALIGNER_FILE:
+            spoil(model)
+        onnx.save(model, directory / name)
+
+
 def opener_on_host(plans: Path, directory: Path) -> Callable[..., tuple[DeviceEngine, TensorRtDevice]]:
     """Opens the TensorRT engine in float16 on a stand-in for the GPU: see tests/host_cuda.py. directory: for its plans."""
     built = manifest.load(plans, MODEL, TENSORRT, "fp16", 8)
-    exported = ENGINES / manifest.directory_name(MODEL, EXPORT, "fp16")
+    save_models("fp16", directory)
     for plan, source in ((ENCODER_PLAN, ENCODER_FILE), (DECODER_PLAN, DECODER_FILE), (ALIGNER_PLAN, ALIGNER_FILE)):
-        (directory / plan).write_text(str(exported / source))
+        (directory / plan).write_text(str(directory / source))
 
     def open_engine(
         cuda: HostCuda, max_batch: int = 8, max_seconds: float | None = None, graphs: bool = False, trt: type = HostTensorRt

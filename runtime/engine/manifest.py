@@ -1,7 +1,9 @@
 """What an engine directory holds and what it was built from and for."""
 
 import hashlib
+import os
 import shlex
+import sys
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -13,7 +15,7 @@ from runtime.exceptions import EngineDirectoryError
 FILE_NAME = "manifest.json"
 FORMAT = 3  # raised when engines built before can no longer be read
 
-EXPORT = "onnx"  # the target of an export: what engines are made from
+ANY_BATCH = 1024  # what is not compiled for batches of one size
 ONNXRUNTIME = "onnxruntime"
 TENSORRT = "tensorrt"
 TORCH = "torch"
@@ -29,6 +31,8 @@ PACKED_ENCODER_PROGRAM = "packed_encoder.pt2"
 DECODER_PROGRAM = "decoder.pt2"
 ALIGNER_PROGRAM = "aligner.pt2"
 NATIVE_WEIGHTS = "weights.npz"
+COMPILED_LIBRARIES = Path(__file__).resolve().parents[2] / "engine_build" / "native" / "compiled"
+"""Where a wheel and an image have the native engine's libraries, in a folder for each type that slots keep."""
 NATIVE_FLAGS = ("avx2", "fma", "f16c")
 """Instructions that every library of the native target uses, as /proc/cpuinfo names them."""
 
@@ -69,7 +73,7 @@ class Manifest(BaseModel):
     script: str = "any"
     """What it may write: letters of the latin script only, or of any."""
     target: str
-    """onnxruntime, native, tensorrt or torch; onnx for an export."""
+    """onnxruntime, native, tensorrt or torch."""
     precision: str
     """What the engine computes in, whatever was asked for."""
     builder_sha256: str
@@ -115,9 +119,22 @@ def directory_name(model: str, target: str, precision: str) -> str:
     return f"{Path(model).name.lower()}-{target}-{precision}"
 
 
+def default_engines() -> Path:
+    """Return the directory of engines where none is named: `engines` in a checkout, else one in the user's cache directory."""
+    if in_checkout():
+        return Path("engines")
+    cache = "Library/Caches" if sys.platform == "darwin" else ".cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / cache) / "moonshine-asr" / "engines"
+
+
+def in_checkout() -> bool:
+    """Is the current directory a checkout of the project?"""
+    return Path("engine_build/build.py").is_file()
+
+
 def build_command(model: str, target: str, precision: str, max_batch: int, out: Path) -> str:
     options = {"model": model, "target": target, "precision": precision, "max-batch": str(max_batch), "out": str(out)}
-    program = "python engine_build/build.py" if Path("engine_build/build.py").is_file() else "moonshine-asr build"
+    program = "python engine_build/build.py" if in_checkout() else "moonshine-asr build"
     return f"{program} " + " ".join(f"--{name} {shlex.quote(value)}" for name, value in options.items())
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from runtime import hardware
 from runtime.engine import known_clip, manifest, tensorrt_package
-from runtime.engine.manifest import NATIVE, NATIVE_FLAGS, ONNXRUNTIME, TENSORRT, TORCH, Manifest
+from runtime.engine.manifest import COMPILED_LIBRARIES, NATIVE, NATIVE_FLAGS, ONNXRUNTIME, TENSORRT, TORCH, Manifest
 from runtime.engine.protocol import Engine
 from runtime.exceptions import EngineDirectoryError
 from runtime.tokenizer import Tokenizer
@@ -41,16 +41,26 @@ def target_to_build(precision: str | None, flavour: str | None = None) -> tuple[
         return target, "there is a GPU, and the package for it"
     if reason := why_not_native(precision):
         return target, reason
-    if not hardware.find_compiler():
+    if not can_have_native():
         return target, "the native engine, which is faster, needs a C++ compiler: install g++"
-    return NATIVE, "this processor suits it, and there is a C++ compiler"
+    return NATIVE, "it is the fastest on this processor"
+
+
+def wants_compiler() -> bool:
+    """Would the native engine be the best here, if it could be compiled?"""
+    return detect_target() == ONNXRUNTIME and not why_not_native(None) and not can_have_native()
+
+
+def can_have_native() -> bool:
+    """Are there libraries in the package, or a compiler?"""
+    return COMPILED_LIBRARIES.is_dir() or bool(hardware.find_compiler())
 
 
 def why_not_native(precision: str | None) -> str:
     """Why auto leaves the native engine aside on this processor; empty where it does not. precision: as asked for."""
     if not hardware.has_flags(NATIVE_FLAGS):
         return f"the native engine needs a processor with {', '.join(NATIVE_FLAGS)}"
-    running = precision or default_precision(ONNXRUNTIME)
+    running = precision or default_precision(NATIVE)
     if running == "int8" or (running == "bf16" and hardware.has_flags(["avx512_bf16"])):
         return ""
     return f"in {running} the native engine is no faster on this processor"

@@ -29,7 +29,9 @@ HERE = quantisation.LARGEST_WEIGHT if hardware.sums_int8_products_exactly() else
 
 
 def quantised(tmp_path, largest_weight=HERE) -> onnxruntime.InferenceSession:
-    quantisation.quantise_products(tmp_path / "float.onnx", tmp_path / "int8.onnx", largest_weight)
+    model = onnx.load(tmp_path / "float.onnx")
+    quantisation.quantise_products(model, largest_weight)
+    onnx.save(model, tmp_path / "int8.onnx")
     return onnxruntime.InferenceSession(str(tmp_path / "int8.onnx"))
 
 

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from engine_build import native_target
+from engine_build import native_libraries, native_target
 from engine_build.options import BuildError, Stages
 from runtime import hardware
 from runtime.audio import Clip, count_frames, to_float
@@ -31,7 +31,7 @@ from tests.conftest import MODEL
 from tests.runtime.engine import test_native_kernels as kernels
 
 PROJECT = Path(__file__).parents[3]
-LIBRARY = native_target.LEAST.library
+LIBRARY = native_libraries.LEAST.library
 SURE = np.log(0.8)
 """Of a token, as both precisions believe theirs: where one is surer than this, their best two are no near tie."""
 
@@ -167,7 +167,7 @@ def test_the_first_library_that_the_processor_can_run_is_taken(built, monkeypatc
     found = manifest.load(built("int8", NATIVE), MODEL, NATIVE, "int8", max_batch=1)
     assert list(found.libraries) == ["engine.avx512-bf16.so", "engine.avx512-vnni.so", "engine.avx-vnni.so", "engine.avx2.so"]
     for flags, library in (
-        (native_target.AVX512, "engine.avx512-vnni.so"),
+        (native_libraries.AVX512, "engine.avx512-vnni.so"),
         ((*NATIVE_FLAGS, "avx_vnni"), "engine.avx-vnni.so"),
         ((*NATIVE_FLAGS, "avx512f"), "engine.avx2.so"),
         (("avx2",), None),
@@ -199,12 +199,12 @@ def test_without_a_compiler_the_build_ends_in_one_line(tmp_path, monkeypatch):
     with pytest.raises(
         BuildError, match=r"needs a C\+\+ compiler, which is not here; install g\+\+, or use --target onnxruntime"
     ):
-        native_target.compile_library(tmp_path / LIBRARY, "fp32")
+        native_libraries.compile_library(tmp_path / LIBRARY, "fp32")
     with pytest.raises(BuildError, match="install g"):
         native_target.check_machine()
     monkeypatch.setenv("CXX", "no-such-compiler -v")
     with pytest.raises(BuildError, match="the compiler cannot be run: .*no-such-compiler"):
-        native_target.compile_library(tmp_path / LIBRARY, "fp32")
+        native_libraries.compile_library(tmp_path / LIBRARY, "fp32")
 
 
 def test_on_another_architecture_the_build_ends_in_one_line(monkeypatch):
@@ -215,12 +215,38 @@ def test_on_another_architecture_the_build_ends_in_one_line(monkeypatch):
 
 def test_a_level_that_the_compiler_does_not_know_is_left_out(tmp_path, monkeypatch):
     (tmp_path / "engine.cpp").write_text("int engine;\n")
-    monkeypatch.setattr(native_target, "SOURCES", tmp_path)
-    tomorrow = native_target.Level("tomorrow", ("-mavx-of-tomorrow",), ())
+    monkeypatch.setattr(native_libraries, "SOURCES", tmp_path)
+    tomorrow = native_libraries.Level("tomorrow", ("-mavx-of-tomorrow",), ())
     said = Stages(Progress(console=Console(file=(lines := io.StringIO()))))
-    assert native_target.compile_libraries(tmp_path, "fp32", (tomorrow, native_target.LEAST), said) == [native_target.LEAST]
+    levels = (tomorrow, native_libraries.LEAST)
+    assert native_libraries.compile_libraries(tmp_path, "fp32", levels, said) == [native_libraries.LEAST]
     assert "left out tomorrow" in lines.getvalue() and "-mavx-of-tomorrow" in lines.getvalue()
     assert (tmp_path / LIBRARY).is_file() and not (tmp_path / tomorrow.library).is_file()
+
+
+@pytest.fixture
+def compiled(tmp_path, monkeypatch) -> Path:
+    """Libraries as a wheel has them, of one level."""
+    directory = tmp_path / "package"
+    (directory / "float16").mkdir(parents=True)
+    (directory / "float16" / LIBRARY).write_bytes(b"machine code")
+    (directory / native_libraries.SUM_FILE).write_text(native_libraries.sources_sha256() + "\n")
+    monkeypatch.setattr(native_libraries, "COMPILED_LIBRARIES", directory)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    return directory
+
+
+def test_libraries_of_the_package_need_no_compiler(compiled, tmp_path):
+    native_target.check_machine()
+    levels, made_by = native_libraries.provide(tmp_path, "int8", Stages.silent())
+    assert (levels, made_by) == ([native_libraries.LEAST], "as the package has them")
+    assert (tmp_path / LIBRARY).read_bytes() == b"machine code"
+
+
+def test_libraries_of_other_sources_are_not_taken(compiled, tmp_path):
+    (compiled / native_libraries.SUM_FILE).write_text("of yesterday\n")
+    with pytest.raises(BuildError, match="the compiler cannot be run: .*no-such-compiler"):
+        native_libraries.provide(tmp_path, "int8", Stages.silent())
 
 
 @pytest.mark.parametrize("level", kernels.EMULATED)
@@ -228,7 +254,7 @@ def test_the_code_for_other_processors_hears_the_known_clip(built, tmp_path, lev
     """On any processor: their instructions are emulated. How they run on a processor that has them it does not say."""
     directory = Path(shutil.copytree(built("int8", NATIVE), tmp_path / "engine"))
     kernels.compiled(
-        directory / "emulated.so", native_target.SOURCES / "engine.cpp", *kernels.EMULATED[level], "-DMOONSHINE_HALF"
+        directory / "emulated.so", native_libraries.SOURCES / "engine.cpp", *kernels.EMULATED[level], "-DMOONSHINE_HALF"
     )
     found = Manifest.model_validate_json((directory / manifest.FILE_NAME).read_bytes())
     engine = NativeEngine(directory, "emulated.so", found, max_batch=2)
@@ -239,17 +265,17 @@ def test_the_code_for_other_processors_hears_the_known_clip(built, tmp_path, lev
 def test_a_compiler_that_fails_is_quoted_with_its_first_error(tmp_path, monkeypatch):
     broken = tmp_path / "engine.cpp"
     broken.write_text("int main() { return nothing; }\n")
-    monkeypatch.setattr(native_target, "SOURCES", tmp_path)
+    monkeypatch.setattr(native_libraries, "SOURCES", tmp_path)
     with pytest.raises(
         BuildError, match=r"cannot compile the native engine: .*engine.cpp:1.*error.*nothing.*--target onnxruntime"
     ):
-        native_target.compile_library(tmp_path / "engine.so", "fp32")
+        native_libraries.compile_library(tmp_path / "engine.so", "fp32")
 
 
 def test_a_clip_is_heard_under_the_sanitizers(built, tmp_path):
     """In a process of its own, where they must come first. int8, whose first convolution is of floats, has both products."""
     directory = Path(shutil.copytree(built("int8", NATIVE), tmp_path / "engine"))
-    kernels.compiled(directory / "sanitized.so", native_target.SOURCES / "engine.cpp", *kernels.SANITIZERS, "-DMOONSHINE_HALF")
+    kernels.compiled(directory / "sanitized.so", native_libraries.SOURCES / "engine.cpp", *kernels.SANITIZERS, "-DMOONSHINE_HALF")
     script = f"""
 from pathlib import Path
 from runtime.engine import known_clip

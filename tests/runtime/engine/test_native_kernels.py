@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import roofline
-from engine_build import native_target
+from engine_build import native_libraries, native_target
 
 PROJECT = Path(__file__).parents[3]
 SANITIZED = "NATIVE_KERNELS_SANITIZED"  # set in the run under sanitizers
@@ -34,9 +34,9 @@ EMULATED = {
 """The code for other processors on any."""
 
 
-def compiled(path: Path, source: Path, *extra: str, level: native_target.Level = native_target.LEAST) -> Path:
-    options = native_target.options_for(level)
-    subprocess.run(["g++", *options, *extra, f"-I{native_target.SOURCES}", "-o", path, source], check=True)
+def compiled(path: Path, source: Path, *extra: str, level: native_libraries.Level = native_libraries.LEAST) -> Path:
+    options = native_libraries.options_for(level)
+    subprocess.run(["g++", *options, *extra, f"-I{native_libraries.SOURCES}", "-o", path, source], check=True)
     return path
 
 
@@ -44,8 +44,8 @@ def compiled(path: Path, source: Path, *extra: str, level: native_target.Level =
 def kernels(request, tmp_path_factory) -> ctypes.CDLL:
     extra = (*(SANITIZERS if os.environ.get(SANITIZED) else ()), *EMULATED.get(request.param, ()))
     path = tmp_path_factory.mktemp("native") / "kernels.so"
-    level = roofline.best_level() if request.param == "own" else native_target.LEAST
-    if request.param == "own" and level == native_target.LEAST and not os.environ.get(SANITIZED):
+    level = roofline.best_level() if request.param == "own" else native_libraries.LEAST
+    if request.param == "own" and level == native_libraries.LEAST and not os.environ.get(SANITIZED):
         pytest.skip("this processor has nothing beyond AVX2")
     compiled(path, PROJECT / "tests" / "native_kernels.cpp", *extra, level=level)
     library = ctypes.CDLL(str(path))

@@ -15,7 +15,7 @@ from runtime import hardware
 from runtime.audio import SAMPLE_RATE, Clip
 from runtime.engine import manifest, selection, tensorrt_package
 from runtime.engine.cuda_graphs import CapturedShapes
-from runtime.engine.manifest import DECODER_FILE, DECODER_PLAN, ENCODER_FILE, EXPORT, TENSORRT, Manifest
+from runtime.engine.manifest import DECODER_FILE, DECODER_PLAN, TENSORRT, Manifest
 from runtime.engine.onnx_engine import OnnxEngine
 from runtime.engine.protocol import CONTINUED, Row
 from runtime.engine.shapes import ENCODER_SECONDS, PLAN_NEW_TOKENS, Shape, shapes_up_to
@@ -35,7 +35,7 @@ from runtime.scheduler.requests import Request
 from server.stream.confidence import END_BIAS
 from tests import greedy
 from tests.conftest import ENGINES, MODEL
-from tests.engines import TENSORRT_BATCHES, open_torch_on_cpu
+from tests.engines import TENSORRT_BATCHES, open_torch_on_cpu, save_models
 from tests.host_cuda import HostContext, HostCuda, HostKernels, HostTensorRt, HostTensorRtRtx, Late
 
 H100 = Gpu("NVIDIA H100", "9.0", "13.0")
@@ -81,12 +81,12 @@ def test_an_unchanged_request_builds_nothing(plans, capsys):
     assert Manifest.model_validate_json((directory / manifest.FILE_NAME).read_bytes()).built_at == before.built_at
 
 
-def test_int8_keeps_its_weights_in_int8(plans):
+def test_int8_keeps_its_weights_in_int8(plans, tmp_path):
     """Half the bytes of fp16 where the same shapes were compiled; folded into fp16 they would be as many."""
     directory, found = plans("int8")
     weights = (directory / DECODER_PLAN).stat().st_size
-    exported = ENGINES / manifest.directory_name(MODEL, EXPORT, "fp16") / DECODER_FILE
-    assert weights < 1.3 * exported.stat().st_size, "three shapes of fp16 take twice the ONNX and more"
+    save_models("fp16", tmp_path)
+    assert weights < 1.3 * (tmp_path / DECODER_FILE).stat().st_size, "three shapes of fp16 take twice the ONNX and more"
 
 
 @pytest.fixture(scope="module")
@@ -110,15 +110,10 @@ def error_rate(engine, tokenizer, clips, drafts) -> float:
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_what_tensorrt_compiles_keeps_the_words(plans, precision, reference, fp32, clips, tmp_path):
     """The very ONNX, run by ONNX Runtime."""
-    plans(precision)
-    exported = ENGINES / manifest.directory_name(MODEL, EXPORT, "fp16")
-    found = Manifest.model_validate_json((exported / manifest.FILE_NAME).read_bytes())
-    if precision == "int8":
-        for name in (ENCODER_FILE, DECODER_FILE):
-            quantisation.quantise_weights(exported / name, tmp_path / name)
-        exported = tmp_path
+    _, found = plans(precision)
+    save_models("fp16", tmp_path, quantisation.quantise_weights if precision == "int8" else lambda model: None)
     tokens, expected = reference
-    found_rate = error_rate(OnnxEngine(exported, found, max_batch=1), fp32.tokenizer, clips, tokens)
+    found_rate = error_rate(OnnxEngine(tmp_path, found, max_batch=1), fp32.tokenizer, clips, tokens)
     print(f"WER {precision}: {found_rate:.2f}%, float32: {expected:.2f}%")
     assert abs(found_rate - expected) <= (LARGEST_WER_DIFFERENCE_INT8 if precision == "int8" else LARGEST_WER_DIFFERENCE)
 

@@ -1,0 +1,110 @@
+"""The networks' graphs as ONNX without weights, and how a checkpoint's weights are filled into them by name. No torch.
+
+scripts/make_graphs.py writes the files beside this one from engine_build/model.py. An initializer without data is a parameter:
+its name is the parameter's, and after a colon what the graph wants of it, as in `layers.0.fc1.weight:transposed`.
+"""
+
+import copy
+import gzip
+import importlib
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from engine_build.checkpoint import BASE_CONFIG, TINY_CONFIG, Checkpoint, ModelConfig
+from engine_build.options import BuildError
+from engine_build.parameters import Parameters, decoder_parameters, encoder_parameters
+from runtime.engine.manifest import ALIGNER_FILE, DECODER_FILE, ENCODER_FILE
+
+FILES = (ENCODER_FILE, DECODER_FILE, ALIGNER_FILE)
+SHAPES = {"base": BASE_CONFIG, "tiny": TINY_CONFIG}
+"""Configurations whose graphs are here, by the folder that has them."""
+DATA_TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+TRANSPOSED = "transposed"
+Models = dict[str, ModelProto]
+
+
+def models(weights: Checkpoint, precision: str) -> Models:
+    """Return encoder, decoder and aligner with the checkpoint's weights, by file name.
+
+    A checkpoint of another shape than Base or Tiny is exported, which needs torch. Raises CheckpointError for weights that do not
+    fit their configuration, BuildError where there is neither a graph nor torch.
+    """
+    of_decoder = decoder_parameters(weights)
+    parameters = {ENCODER_FILE: encoder_parameters(weights), DECODER_FILE: of_decoder, ALIGNER_FILE: of_decoder}
+    graphs = stored(weights.config, precision) or exported(weights, precision)
+    for name, graph in graphs.items():
+        fill(graph, parameters[name], precision)
+    return graphs
+
+
+def stored(config: ModelConfig, precision: str) -> Models:
+    """Return the graphs that lie here for a configuration; empty where there are none."""
+    folder = next((name for name, shape in SHAPES.items() if shape == config), None)
+    if folder is None:
+        return {}
+    return {name: onnx.load_from_string(gzip.decompress(path_of(folder, precision, name).read_bytes())) for name in FILES}
+
+
+def path_of(folder: str, precision: str, name: str) -> Path:
+    return Path(__file__).parent / folder / f"{precision}.{name}.gz"
+
+
+def exported(weights: Checkpoint, precision: str) -> Models:
+    """Return the graphs of any configuration, from PyTorch. Raises BuildError where it is not installed."""
+    try:
+        export = importlib.import_module("engine_build.export")
+    except ModuleNotFoundError as exc:
+        raise BuildError(
+            f"{weights.model} has another shape than Moonshine Base and Tiny: building it needs torch and onnxscript "
+            "(bash scripts/install.sh --torch in a checkout)"
+        ) from exc
+    return {name: copy.deepcopy(graph) for name, graph in export.graphs(weights.config, precision).items()}
+
+
+def fill(model: ModelProto, parameters: Parameters, precision: str) -> None:
+    """Give every parameter of the graph its values, rounded to the precision."""
+    rounded = helper.tensor_dtype_to_np_dtype(DATA_TYPES[precision])
+    for tensor in model.graph.initializer:
+        if not is_parameter(tensor):
+            continue
+        name, _, wish = tensor.name.partition(":")
+        values = parameters[name].T if wish.startswith(TRANSPOSED) else parameters[name]
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        filled = values.astype(rounded).astype(dtype).reshape(tensor.dims)
+        tensor.raw_data = np.ascontiguousarray(filled).tobytes()
+
+
+def strip(model: ModelProto, parameters: Parameters, precision: str) -> None:
+    """Take from an export what fill() gives it, and what an exporter says of itself. The inverse of fill()."""
+    rounded = helper.tensor_dtype_to_np_dtype(DATA_TYPES[precision])
+    names = {}
+    for name, values in parameters.items():
+        values = values.astype(rounded).astype(np.float32)
+        names[values.tobytes()] = name
+        if values.ndim == 2:
+            names.setdefault(values.T.tobytes(), f"{name}:{TRANSPOSED}")
+    new_names: dict[str, str] = {}
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if name := names.get(values.astype(np.float32).tobytes()) if values.size > 1 else None:
+            name += f":{values.dtype}" if name in new_names.values() else ""
+            new_names[tensor.name] = name
+            tensor.name = name
+            tensor.ClearField("raw_data")
+    for node in model.graph.node:
+        node.input[:] = [new_names.get(name, name) for name in node.input]
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+    for field in ("value_info", "metadata_props", "doc_string"):
+        model.graph.ClearField(field)
+    for field in ("metadata_props", "doc_string"):
+        model.ClearField(field)
+    for value in (*model.graph.input, *model.graph.output):
+        value.ClearField("metadata_props")
+
+
+def is_parameter(tensor: TensorProto) -> bool:
+    return bool(np.prod(tensor.dims)) and not tensor.raw_data
