@@ -1,22 +1,28 @@
 #!/usr/bin/env bash
-# What the image's two stages install; also runs outside Docker:
-#   install.sh export VENV EXPORTS "PRECISIONS"   torch and the exporter; exports the model in these precisions to
-#                                                 EXPORTS, and compiles the engine for CPUs
-#   install.sh serve VENV                         the server with TensorRT and cuda-python, no torch
+# What the image's stages install, each on top of server; also runs outside Docker: install.sh STAGE VENV
+#   server     the server and the weights of Moonshine Base
+#   libraries  the native engine's libraries, for every level of x86-64, into the checkout
+#   gpu        TensorRT for RTX and cuda-python
+#   torch      torch with CUDA, and cuda-python
 stage="$1"
 export VENV_PATH="$2"
 source "$(dirname "$0")/../scripts/environment.sh"
 case "$stage" in
-export)
-    exports="$3"
-    bash scripts/install.sh
-    for precision in $4; do
-        "$PYTHON" engine_build/build.py --target tensorrt --precision "$precision" --export-only --out "$exports"
-    done
-    [ "$(uname -m)" != x86_64 ] || "$PYTHON" engine_build/build.py --target native --precision int8 --max-batch 256 --out "$exports"
+server)
+    make_environment
+    install_project server
+    "$PYTHON" -m compileall -q -j 0 "$VENV_PATH/lib" . >/dev/null || true # the image is read-only when it runs; some files are for others
     ;;
-serve)
-    WITH_GPU=1 bash scripts/install.sh --serve
+libraries)
+    mkdir -p engine_build/native/compiled # there to be copied, also where it stays empty
+    [ "$(uname -m)" = x86_64 ] || exit 0
+    [ -n "${CXX:-}" ] || command -v g++ >/dev/null || apt_install "a C++ compiler" g++ libc6-dev
+    "$PYTHON" -m engine_build.native_libraries
     ;;
-*) fail "unknown stage $stage: export or serve" ;;
+gpu) install_project server,gpu ;;
+torch)
+    install_torch
+    pip_install -c <(torch_constraints) "onnxscript>=0.5" "cuda-core>=1,<2" "cuda-bindings>=13,<14"
+    ;;
+*) fail "unknown stage $stage: server, libraries, gpu or torch" ;;
 esac

@@ -16,6 +16,7 @@ from typing import IO
 from rich.console import Console
 
 from moonshine_client import audio_file, display, formats, live, recordings
+from moonshine_client.addresses import default_server
 from moonshine_client.audio_file import AudioFileError
 from moonshine_client.client import transcribe
 from moonshine_client.errors import StreamError
@@ -29,7 +30,7 @@ FAILED_STATUS, FILE_STATUS, INTERRUPTED_STATUS = 1, 2, 130
 ENTRIES = {
     "serve": ("server.command", "server"),
     "cluster": ("server.cluster.ray_command", "cluster"),
-    "build": ("engine_build.build", "build"),
+    "build": ("engine_build.build", "server"),
 }
 """Of subcommands that are packages of their own: the module that has its main(), and the extra that it needs."""
 
@@ -48,7 +49,7 @@ def run_entry(name: str, arguments: list[str]) -> int:
         entry: Callable[[list[str]], int] = importlib.import_module(module).main
         return entry(arguments)
     except ModuleNotFoundError as exc:
-        print(f"{DISTRIBUTION} {name} needs {exc.name}: pip install '{DISTRIBUTION}[{extra}]'", file=sys.stderr)
+        print(f"{DISTRIBUTION} {name} needs {exc.name}: install the package with its extra [{extra}]", file=sys.stderr)
         return 1
 
 
@@ -99,7 +100,8 @@ def add_listen(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def add_common(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--server", default="127.0.0.1:8000", metavar="HOST:PORT", help="where it is (default: %(default)s)")
+    command.add_argument("--server", default=default_server(), metavar="HOST:PORT",
+                         help="where it is; else ASR_SERVER, or ASR_HOST and ASR_PORT (default: %(default)s)")  # fmt: skip
     command.add_argument("--format", type=Format, choices=list(Format), default=Format.TXT, help="what is printed (default: txt)")
 
 

@@ -5,7 +5,7 @@
 #   cluster.sh --join HOST:6379   another machine of it: replicas are placed there, too
 # Other arguments go to `moonshine-asr cluster`.
 source "$(dirname "$0")/environment.sh"
-[ -x "$PYTHON" ] && "$PYTHON" -c 'import server.app' 2>/dev/null || bash scripts/install.sh
+is_installed || bash scripts/install.sh
 "$PYTHON" -c 'import ray.serve' 2>/dev/null || install_project cluster
 build_engine
 ray="$VENV_PATH/bin/ray"

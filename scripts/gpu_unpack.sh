@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced on a borrowed GPU machine, once for each part of gpu_bundle.sh; behind the last one PYTHONPATH has what was missing.
 gpu_bundle_dir="${GPU_BUNDLE_DIR:-/tmp/gpu_bundle}"
 gpu_part_dir="$(dirname "${BASH_SOURCE[0]}")"

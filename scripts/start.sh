@@ -1,12 +1,16 @@
 #!/usr/bin/env bash
 # Starts the server, after installing it and building its engine where that has not been done yet.
-# Settings come from the environment: docs/configuration.md.
+# Settings come from the environment: docs/configuration.md. Arguments go to `moonshine-asr serve`, as in: start.sh --port 9000 --open
 source "$(dirname "$0")/environment.sh"
-pid=$(server_pid) && fail "a server is running already ($pid); bash scripts/stop.sh --keep stops it"
-[ -x "$PYTHON" ] && "$PYTHON" -c 'import server.app' 2>/dev/null || bash scripts/install.sh
-build_engine
-
-say "starting on http://${ASR_HOST:-0.0.0.0}:${ASR_PORT:-8000}; when it says ready, in a second terminal:"
-say "    bash scripts/client.sh --file mid.wav --rtf 1 --full-text"
-echo $$ >.server.pid
-exec "$PYTHON" -m server
+port="${ASR_PORT:-8000}"
+for ((number = 1; number <= $#; number++)); do
+    case "${!number}" in
+    --port | --asr-port) next=$((number + 1)) && port="${!next:-}" ;;
+    --port=* | --asr-port=*) port="${!number#*=}" ;;
+    esac
+done
+note=$(pid_file "$port")
+pid=$(server_pid "$note") && fail "a server of port $port is running already ($pid); ASR_PORT=$port bash scripts/stop.sh --keep stops it"
+is_installed || bash scripts/install.sh
+echo $$ >"$note"
+exec "$PYTHON" -m server.command "$@"

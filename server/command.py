@@ -1,33 +1,80 @@
-"""moonshine-asr serve: the server, with every environment variable also as a flag."""
+"""moonshine-asr serve: builds the engine where it is missing, then serves. Every environment variable is also a flag."""
 
 import argparse
+import logging
 import os
+import subprocess
+import sys
+from functools import partial
 
+from runtime.engine import selection
+from runtime.exceptions import EngineDirectoryError
 from server import __main__ as server_main
-from server import settings
+from server import greeting, settings
+from server.settings import Settings
+from server.startup import choice_of, started
+
+logger = logging.getLogger("server")
+
+SHORT_FLAGS = {"MOONSHINE_MODEL_ID": "--model", "ASR_HOST": "--host", "ASR_PORT": "--port", "MOONSHINE_PRECISION": "--precision"}
 
 
-def main(arguments: list[str]) -> int:
-    options = parse(arguments)
+def main(arguments: list[str] | None = None) -> int:
+    options = vars(parse(arguments))
+    build_only, opens_browser = options.pop("build_only"), options.pop("open")
     os.environ.update({name: value for name, value in options.items() if value is not None})  # child processes read them, too
-    return server_main.main([])
+    return started(provide_engine if build_only else partial(build_and_serve, opens_browser=opens_browser))
 
 
-def parse(arguments: list[str]) -> dict[str, str | None]:
+def build_and_serve(settings: Settings, opens_browser: bool) -> int:
+    provide_engine(settings)
+    greeting.begin(settings.listen, opens_browser, is_shown=settings.telemetry.log_format == "console")
+    return server_main.serve(settings)
+
+
+def provide_engine(settings: Settings) -> int:
+    """Build the engine that the settings ask for, unless it is there. Raises EngineDirectoryError where that fails."""
+    choice, max_batch = choice_of(settings), settings.batching.max_batch
+    try:
+        selection.check(choice, max_batch)
+        return 0
+    except EngineDirectoryError as exc:
+        logger.info("building the engine: %s", str(exc).partition("; run:")[0])
+    model = settings.model
+    asked = ["--model", model.model_id, "--target", model.target, "--out", str(model.engines_path), "--max-batch", str(max_batch)]
+    if model.precision:
+        asked += ["--precision", model.precision]
+    command = [sys.executable, "-m", "engine_build.build", *asked]
+    if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
+        raise EngineDirectoryError("there is no engine to serve: the build above failed")
+    selection.check(choice_of(settings), max_batch)
+    return 0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Values by environment variable. Exits where a flag is unknown."""
     parser = argparse.ArgumentParser(
         prog="moonshine-asr serve",
-        description="Serves until SIGTERM. Every flag is an environment variable, too: --asr-port is ASR_PORT. A flag wins.",
+        description="Builds the engine where it is missing, and serves until SIGTERM. Every flag is an environment variable, "
+        "too: --asr-port is ASR_PORT. A flag wins.",
+        epilog="Example: moonshine-asr serve --port 9000 --open",
     )
+    parser.add_argument("--open", action="store_true", help="open the page in a browser when the server is ready")
+    parser.add_argument("--build-only", action="store_true", help="build the engine where it is missing, and exit")
     for group in settings.Settings.model_fields:
         section = parser.add_argument_group(group)
         for _, name, field in (each for each in settings.variables() if each[0] == group):
             default = settings.default_of(field)
             meaning = settings.meaning_of(field) + (f" (default: {default})" if default else "")
-            section.add_argument(flag_of(name), dest=name, metavar="VALUE", help=meaning.replace("%", "%%"))
-    return vars(parser.parse_args(arguments))
+            flags = [SHORT_FLAGS[name]] if name in SHORT_FLAGS else []
+            section.add_argument(*flags, flag_of(name), dest=name, metavar="VALUE", help=meaning.replace("%", "%%"))
+    return parser.parse_args(arguments)
 
 
 def flag_of(variable: str) -> str:
     """ASR_PORT: --asr-port."""
     return "--" + variable.lower().replace("_", "-")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, IPvAnyAddress, IPvAnyNetwork,
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from runtime.engine.manifest import default_engines
 from server.errors import SettingsError
 
 PREFIXES = ("ASR_", "MOONSHINE_", "MAX_BATCH_", "MAX_BUFFER_", "MODEL_WARMUP_")
@@ -210,14 +211,18 @@ class Model(Group):
     target: Literal["auto", "onnxruntime", "native", "tensorrt", "torch"] = Field("auto", alias="ASR_TARGET")
     """What runs the engine. auto: tensorrt or torch where there is a GPU and the package, native for int8 where it has been built
     or can be, else onnxruntime. native: compiled C++, for x86 processors with AVX2."""
-    engine_dir: Path = Field(Path("engines"), alias="ASR_ENGINE_DIR")
-    """Directory of the engines: `--out` of the build."""
+    engine_dir: Path | None = Field(None, alias="ASR_ENGINE_DIR")
+    """Directory of the engines: `--out` of the build. Unset: `engines` in a checkout, else one in the user's cache directory."""
     engines: int = Field(0, ge=0, le=64, alias="ASR_ENGINES")
     """Engine processes behind several gateways. 0: one for each visible GPU, one without a GPU."""
     cpu_threads: int = Field(0, ge=0, le=1024, alias="ASR_CPU_THREADS")
     """Threads of the CPU engine. 0: one for each core."""
     warmup_seconds: float = Field(1.5, gt=0, le=20, alias="MODEL_WARMUP_SECONDS")
     """Length of the audio that is transcribed before the server is ready."""
+
+    @property
+    def engines_path(self) -> Path:
+        return self.engine_dir or default_engines()
 
     @property
     def engine_target(self) -> str | None:

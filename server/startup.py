@@ -159,7 +159,7 @@ def raise_file_limit() -> None:
 
 def choice_of(settings: Settings) -> Choice:
     model = settings.model
-    return selection.choose(model.engine_dir, model.model_id, model.precision, model.engine_target)
+    return selection.choose(model.engines_path, model.model_id, model.precision, model.engine_target)
 
 
 def open_for_serving(settings: Settings, metrics: Metrics, inbox: Inbox | None = None) -> tuple[EngineLoop, Engine, Tokenizer]:

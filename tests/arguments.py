@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from moonshine_client import audio_file
+from moonshine_client.addresses import default_server
 from moonshine_client.audio_file import AudioFileError
 
 SAMPLES = Path(__file__).resolve().parent.parent / "samples"
@@ -15,7 +16,7 @@ SAMPLES = Path(__file__).resolve().parent.parent / "samples"
 
 def parser(description: str, file: str, rtf: float) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--server", default="127.0.0.1:8000", metavar="HOST:PORT", help="where the server listens")
+    parser.add_argument("--server", default=default_server(), metavar="HOST:PORT", help="where the server listens")
     parser.add_argument("--path", default="/webrtc", help="path of the offer")
     parser.add_argument("--file", default=file, metavar="NAME", help="audio of any format and rate; a bare name is in samples/")
     parser.add_argument("--rtf", type=float, default=rtf, metavar="X", help="speed: 1 is real time, 0 as fast as possible")

@@ -2,6 +2,10 @@
 
 import asyncio
 import sys
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a script: its own folder is on the path, the project is not
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from rich.console import Console
 

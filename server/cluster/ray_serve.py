@@ -232,7 +232,7 @@ def build(arguments: Mapping[str, Any]) -> serve.Application:
         **found(settings_module.variable_names()),
     }  # every replica reads the tokens of all
     settings = settings_module.load(variables)
-    variables[ENGINES_VARIABLE] = str(settings.model.engine_dir.resolve())  # Ray runs replicas in a directory of its own
+    variables[ENGINES_VARIABLE] = str(settings.model.engines_path.resolve())  # Ray runs replicas in a directory of its own
     threads = settings.model.cpu_threads or os.cpu_count() or 1
     places = settings.access.max_sessions or SESSIONS_PER_CORE * threads
     variables[PLACES_VARIABLE] = str(places)  # else each node would have a number of its own

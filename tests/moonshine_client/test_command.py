@@ -35,7 +35,11 @@ def test_every_variable_is_a_flag_of_serve(capsys):
     flags = {name: serve_command.flag_of(name) for name in settings.variable_names()}
     values = {name: str(number) for number, name in enumerate(flags)}
     arguments = [word for name, flag in flags.items() for word in (flag, values[name])]
-    assert serve_command.parse(arguments) == values
+    assert vars(serve_command.parse(arguments)) == values | {"open": False, "build_only": False}
+    short = vars(serve_command.parse(["--model", "mine", "--host", "::1", "--port", "9000", "--precision", "fp32"]))
+    assert [short[name] for name in ("MOONSHINE_MODEL_ID", "ASR_HOST", "ASR_PORT", "MOONSHINE_PRECISION")] == [
+        "mine", "::1", "9000", "fp32",
+    ]  # fmt: skip
     _, help_text, _ = run(capsys, "serve", "--help")
     assert all(flag in help_text for flag in flags.values())
 
@@ -62,7 +66,7 @@ def test_what_cannot_be_done_is_said_in_one_line(arguments, status, complaint, c
 def test_a_missing_extra_is_named(monkeypatch, capsys):
     monkeypatch.setitem(command.ENTRIES, "serve", ("no_such_package.command", "server"))
     assert command.main(["serve"]) == 1
-    assert capsys.readouterr().err == "moonshine-asr serve needs no_such_package: pip install 'moonshine-asr[server]'\n"
+    assert capsys.readouterr().err == "moonshine-asr serve needs no_such_package: install the package with its extra [server]\n"
 
 
 # With a server

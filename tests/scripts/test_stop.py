@@ -1,7 +1,10 @@
 """stop.sh removes what the scripts made, and nothing else."""
 
 import shutil
+import signal
 import subprocess
+import sys
+import threading
 
 import pytest
 
@@ -22,11 +25,11 @@ def checkout(tmp_path):
     return root
 
 
-def stop(checkout, *arguments: str, **variables: str) -> str:
+def stop(checkout, *arguments: str, status: int = 0, **variables: str) -> str:
     environment = {"PATH": "/usr/bin:/bin"} | variables
     command = ["bash", checkout / "scripts" / "stop.sh", *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == status, done.stderr
     return done.stderr
 
 
@@ -67,6 +70,45 @@ def test_an_environment_that_others_made_stays(checkout, tmp_path):
 
 @pytest.mark.parametrize("content", ["", "no number", "1; rm -rf /", "999999999"])
 def test_a_stale_or_damaged_pid_file_ends_nobody(checkout, content):
-    (checkout / ".server.pid").write_text(content)
+    (checkout / ".server.8000.pid").write_text(content)
     stop(checkout, "--keep")
-    assert not (checkout / ".server.pid").exists()
+    assert not (checkout / ".server.8000.pid").exists()
+
+
+@pytest.fixture
+def servers(checkout):
+    """Two processes that look like servers of the checkout, on two ports."""
+    started = []
+    for port in (8000, 9000):
+        code = "import signal, sys; print('up', flush=True); signal.pause()"
+        process = subprocess.Popen([sys.executable, "-c", code, "-m server"], stdout=subprocess.PIPE)
+        assert process.stdout.readline() == b"up\n"
+        (checkout / f".server.{port}.pid").write_text(f"{process.pid}\n")
+        threading.Thread(target=process.wait, daemon=True).start()  # one that nobody waits for is still there for kill -0
+        started.append(process)
+    yield started
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_one_of_several_servers_is_stopped_and_the_environment_of_the_others_stays(checkout, servers):
+    stop(checkout, "--keep", ASR_PORT="9000")
+    assert servers[1].wait(timeout=10) == -signal.SIGTERM and servers[0].poll() is None
+    assert "another server of this checkout is running" in stop(checkout, status=1, ASR_PORT="9000")
+    assert (checkout / ".venv").is_dir() and servers[0].poll() is None
+
+
+def test_all_servers_are_stopped_where_no_port_is_named(checkout, servers):
+    said = stop(checkout)
+    assert [process.wait(timeout=10) for process in servers] == [-signal.SIGTERM] * 2
+    assert "removing" in said and not (checkout / ".venv").exists()
+
+
+def test_a_running_server_is_found_where_there_is_no_proc(checkout, servers, tmp_path):
+    """As on macOS: the environment of a running server used to be removed."""
+    text = (checkout / "scripts" / "environment.sh").read_text()
+    assert text.count("/proc/") == 2, "in one function only"
+    (checkout / "scripts" / "environment.sh").write_text(text.replace("/proc/", "/no-proc/"))
+    stop(checkout, "--keep", ASR_PORT="8000")
+    assert servers[0].wait(timeout=10) == -signal.SIGTERM

@@ -316,13 +316,14 @@ VNNI = (*NATIVE_FLAGS, "avx_vnni")
 @pytest.mark.parametrize(
     ("flags", "compiler", "precision", "target", "reason"),
     [
-        (VNNI, "true", None, NATIVE, "suits it, and there is a C.. compiler"),
-        (NATIVE_FLAGS, "true", "int8", NATIVE, "suits it"),
-        ((*NATIVE_FLAGS, "avx512_bf16"), "true", "bf16", NATIVE, "suits it"),
+        (VNNI, "true", None, NATIVE, "the fastest on this processor"),
+        (NATIVE_FLAGS, "true", None, NATIVE, "the fastest on this processor"),
+        (NATIVE_FLAGS, "true", "int8", NATIVE, "the fastest on this processor"),
+        ((*NATIVE_FLAGS, "avx512_bf16"), "true", "bf16", NATIVE, "the fastest on this processor"),
         (VNNI, "", None, ONNXRUNTIME, r"needs a C\+\+ compiler: install g"),
         (VNNI, "true", "fp32", ONNXRUNTIME, "in fp32 the native engine is no faster on this processor"),
         (VNNI, "true", "bf16", ONNXRUNTIME, "in bf16 the native engine is no faster on this processor"),
-        (NATIVE_FLAGS, "true", None, ONNXRUNTIME, "in fp32 the native engine is no faster on this processor"),
+        (NATIVE_FLAGS, "", None, ONNXRUNTIME, r"needs a C\+\+ compiler: install g"),
         (("avx2",), "true", "int8", ONNXRUNTIME, "needs a processor with avx2, fma, f16c"),
     ],
 )
@@ -339,7 +340,8 @@ def test_auto_takes_native_where_it_is_the_best_and_says_why(monkeypatch, tmp_pa
         ([ONNXRUNTIME], VNNI, "true", ONNXRUNTIME),
         ([ONNXRUNTIME, NATIVE], VNNI, "true", NATIVE),
         ([NATIVE], VNNI, "", NATIVE),
-        ([NATIVE], NATIVE_FLAGS, "true", ONNXRUNTIME),
+        ([NATIVE], NATIVE_FLAGS, "", NATIVE),
+        ([NATIVE], ("avx2",), "true", ONNXRUNTIME),
     ],
 )
 def test_auto_serves_what_has_been_built(monkeypatch, tmp_path, built_targets, flags, compiler, target):
@@ -356,3 +358,13 @@ def a_machine_with(monkeypatch, flags: tuple[str, ...], compiler: str) -> None:
     monkeypatch.setattr(hardware, "processor_flags", lambda cpu_info=None: frozenset(flags))
     monkeypatch.setattr(hardware, "COMPILERS", ())
     monkeypatch.setenv("CXX", compiler)
+    monkeypatch.setattr(selection, "COMPILED_LIBRARIES", Path("/nowhere"))
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_libraries_of_the_package_are_as_good_as_a_compiler(monkeypatch, tmp_path, compiled):
+    a_machine_with(monkeypatch, NATIVE_FLAGS, "")
+    if compiled:
+        monkeypatch.setattr(selection, "COMPILED_LIBRARIES", tmp_path)
+    assert (selection.target_to_build(None)[0] == NATIVE) is compiled
+    assert selection.wants_compiler() is not compiled

@@ -1,0 +1,59 @@
+"""What a start says when the server is ready: where the page, the API and the documentation are, and how to stop."""
+
+import ssl
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+import webbrowser
+
+from runtime.engine.manifest import in_checkout
+from server.settings import Listen, is_loopback
+
+LOOK_SECONDS = 0.1  # between two looks whether the server is ready
+ANY_ADDRESS = ("0.0.0.0", "::")
+
+
+def begin(listen: Listen, opens_browser: bool, is_shown: bool) -> None:
+    """Greet from a thread of its own, once the server is ready. It ends with the process."""
+    threading.Thread(target=greet_when_ready, args=(listen, opens_browser, is_shown), name="greeting", daemon=True).start()
+
+
+def greet_when_ready(listen: Listen, opens_browser: bool, is_shown: bool) -> None:
+    address = address_of(listen)
+    while not is_ready(address):
+        time.sleep(LOOK_SECONDS)
+    if is_shown:
+        print(banner(listen, address), file=sys.stderr, flush=True)
+    if opens_browser:
+        webbrowser.open(address)
+
+
+def address_of(listen: Listen) -> str:
+    """Return the server's address as a browser on this machine takes it."""
+    host = "localhost" if listen.host in ANY_ADDRESS or is_loopback(listen.host) else listen.host
+    return f"http{'s' if listen.has_tls else ''}://{f'[{host}]' if ':' in host else host}:{listen.port}"
+
+
+def is_ready(address: str) -> bool:
+    unchecked = ssl._create_unverified_context()  # the certificate names the server's address outside, not this one
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=unchecked))
+    try:
+        direct.open(f"{address}/readyz", timeout=5).close()
+    except (urllib.error.URLError, OSError):
+        return False
+    return True
+
+
+def banner(listen: Listen, address: str) -> str:
+    file = "samples/short.wav" if in_checkout() else "FILE"
+    lines = {
+        "page": address,
+        "API": f"{address}/v1 (OpenAI, Deepgram), {address.replace('http', 'ws', 1)}/ws; docs/interfaces.md lists all",
+        "API reference": f"{address}/docs",
+        "try it": f"curl{' --insecure' if listen.has_tls else ''} -F file=@{file} {address}/v1/audio/transcriptions",
+        "stop": "Ctrl-C",
+    }
+    width = max(map(len, lines))
+    return "\n".join(["", *(f"  {name:<{width}}  {value}" for name, value in lines.items()), ""])
