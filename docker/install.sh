@@ -11,7 +11,10 @@ case "$stage" in
 server)
     make_environment
     install_project server
-    "$PYTHON" -m compileall -q -j 0 "$VENV_PATH/lib" . >/dev/null || true # the image is read-only when it runs; some files are for others
+    # Its files cannot be written to when it runs: what is imported then is compiled now.
+    env -u PYTHONDONTWRITEBYTECODE "$PYTHON" -c 'import server.command, server.app, server.cluster.supervisor, engine_build.build
+import engine_build.native_target, engine_build.onnxruntime_target, runtime.engine.native_engine, runtime.engine.onnx_engine'
+    find "$VENV_PATH/lib" -type d \( -name tests -o -path "*/onnx/backend/test" \) -prune -exec rm -rf {} +
     ;;
 libraries)
     mkdir -p engine_build/native/compiled # there to be copied, also where it stays empty

@@ -34,6 +34,7 @@ from runtime.engine import known_clip as clip
 from runtime.engine import manifest, selection, tensorrt_package
 from runtime.engine.manifest import ANY_BATCH, NATIVE, ONNXRUNTIME, TENSORRT, TORCH, Manifest
 from runtime.exceptions import EngineDirectoryError
+from runtime.scheduler import capacity
 
 PRECISIONS = ("fp32", "int8", "fp16", "bf16")
 TARGET_MODULES = {target: f"engine_build.{target}_target" for target in selection.TARGETS}
@@ -170,9 +171,21 @@ def provide_engine(options: BuildOptions, target: ModuleType, stages: Stages) ->
         built = built.model_copy(update={"known_tokens": known_tokens(weights, built)})
         built = target.write(options, weights, built, unfinished, stages)
         tokenizer.save(weights.pieces, unfinished)
+        if options.target in selection.CPU_TARGETS:
+            stages.begin("measure how many live streams it carries here")
+            built = built.model_copy(update={"live_streams": live_streams(unfinished, built)})
         finish(unfinished, built, stages)
 
     return replace_directory(directory, write)
+
+
+def live_streams(directory: Path, built: Manifest) -> int:
+    choice = selection.Choice(directory, built.model, built.target, built.precision, remark=None)
+    engine = selection.open_target(choice, built, max_batch=capacity.ROWS, threads=None, max_seconds=None)
+    try:
+        return capacity.live_streams(engine)
+    finally:
+        engine.close()
 
 
 def is_current(directory: Path, options: BuildOptions, is_wanted: Callable[[Manifest], bool]) -> bool:

@@ -2,14 +2,15 @@
 
 import argparse
 import logging
+import os
 import sys
 
 from runtime.engine import selection
 from runtime.exceptions import EngineDirectoryError
 from server import settings as settings_module
 from server.cluster import gateway, supervisor
-from server.settings import Settings
-from server.startup import check_access, choice_of, listen_everywhere, open_for_serving, started
+from server.settings import MAX_SESSIONS_VARIABLE, Settings
+from server.startup import check_access, choice_of, listen_everywhere, open_for_serving, sized, started
 from server.telemetry.metrics import Metrics
 from server.transports import webrtc_ports
 
@@ -31,10 +32,11 @@ def serve(settings: Settings) -> int:
         logger.warning("%s", line)
     listeners = listen_everywhere(settings.listen)  # first: opening an engine takes seconds
     check_access(settings)
+    settings = sized(settings, selection.check(choice_of(settings), settings.batching.max_batch))
     webrtc_ports.check(settings.ice, settings.access.session_limit)
     if settings.listen.workers > 1:
         listeners.close()  # each gateway listens itself; sharing a port with another server would go unnoticed there
-        selection.check(choice_of(settings), settings.batching.max_batch)
+        os.environ[MAX_SESSIONS_VARIABLE] = str(settings.access.session_limit)  # of gateways and of this process alike
         return supervisor.run(settings)
     metrics = Metrics()
     engine_loop, _, tokenizer = open_for_serving(settings, metrics)

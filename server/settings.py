@@ -22,6 +22,7 @@ PREFIXES = ("ASR_", "MOONSHINE_", "MAX_BATCH_", "MAX_BUFFER_", "MODEL_WARMUP_")
 """Variables that begin like this are ours: one that is unknown is reported. MAX_ and MODEL_ alone are everybody's; of
 those, only names that look like a slip of one of ours are reported."""
 
+MAX_SESSIONS_VARIABLE = "ASR_MAX_SESSIONS"
 SECRET_KEY_VARIABLE = "ASR_SECRET_KEY"
 SECRET_VARIABLES = ("ASR_ICE_SERVERS", SECRET_KEY_VARIABLE, "ASR_API_KEYS")  # whose value is never shown
 INTERNAL_VARIABLES = ("ASR_ENGINE_SOCKET", "ASR_GATEWAY_SOCKET", "ASR_HEARTBEAT_FILE", "ASR_API_KEY")
@@ -298,8 +299,9 @@ class Access(Group):
     per_minute: int = Field(0, ge=0, le=1_000_000, alias="ASR_REQUESTS_PER_MINUTE")
     """Most requests of one IP address in a minute that open a session or send a file, in each gateway. 0: any number."""
 
-    max_sessions: int = Field(0, ge=0, le=100_000, alias="ASR_MAX_SESSIONS")
-    """Most sessions at once. 0: six for each CPU core. Set it where a GPU does the work."""
+    max_sessions: int = Field(0, ge=0, le=100_000, alias=MAX_SESSIONS_VARIABLE)
+    """Most sessions at once. 0: as many live streams as the build of a CPU engine measured on this machine; on a GPU six for each
+    CPU core: set it there."""
 
     secret_key: str = Field("", repr=False, alias=SECRET_KEY_VARIABLE)
     """Key that short-lived tokens are signed with. Unset: one that lasts until the server ends.

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from runtime.engine import selection
+from runtime.engine.manifest import Manifest
 from runtime.engine.protocol import Engine
 from runtime.engine.selection import Choice
 from runtime.exceptions import EngineError
@@ -29,6 +30,7 @@ logger = logging.getLogger("server")
 
 SEGMENT_MARGIN_SECONDS = 1.0  # a segment may grow past its maximum by what arrives with one message before it is cut
 TLS_LOOK_SECONDS = 2.0  # between two looks at the certificate
+LEAST_SESSIONS = 2  # of a machine that carries a single live stream: one that speaks, and one that comes or goes
 BACKLOG = 1024  # connections that wait to be accepted
 START_STATUS, SETTINGS_STATUS, ENGINE_STATUS = 1, 2, 3  # exit statuses of a start that fails
 
@@ -160,6 +162,15 @@ def raise_file_limit() -> None:
 def choice_of(settings: Settings) -> Choice:
     model = settings.model
     return selection.choose(model.engines_path, model.model_id, model.precision, model.engine_target)
+
+
+def sized(settings: Settings, found: Manifest) -> Settings:
+    """Return the settings with the session limit that suits the engine, where none is set."""
+    if settings.access.max_sessions or not found.live_streams:
+        return settings
+    access = settings.access.model_copy(update={"max_sessions": max(LEAST_SESSIONS, found.live_streams)})
+    logger.info("at most %d sessions: as many live streams as the engine carries here (ASR_MAX_SESSIONS)", access.max_sessions)
+    return settings.model_copy(update={"access": access})
 
 
 def open_for_serving(settings: Settings, metrics: Metrics, inbox: Inbox | None = None) -> tuple[EngineLoop, Engine, Tokenizer]:

@@ -94,6 +94,8 @@ class Manifest(BaseModel):
     end_token: int
     known_tokens: tuple[int, ...] = ()
     """What float32 hears in the clip that every engine is tried on (runtime/engine/known_clip.py); empty: it is tried on none."""
+    live_streams: int = 0
+    """How many it carries on the machine that built it (runtime/scheduler/capacity.py); 0: not measured."""
     files: dict[str, EngineFile]
     versions: dict[str, str]
     """Of everything that took part in the build."""

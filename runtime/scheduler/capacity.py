@@ -1,0 +1,50 @@
+"""How many live streams an engine carries on this machine, from a few seconds of measuring."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from runtime.audio import SAMPLE_RATE, Clip
+from runtime.engine import known_clip
+from runtime.engine.protocol import Engine, Row
+
+SEGMENT_SECONDS = 6.0  # of audio in an update, on average: half of the longest segment
+DRAFT_TOKENS = 14  # that an update verifies in one pass
+SINGLE_STEPS = 3  # of the decoder, in which an update finds what is new
+ROWS = 8  # updates that share these passes
+MEASUREMENTS = 3
+UPDATES_PER_SECOND = 1.0  # of a stream; idle machines make more
+SHARE_FOR_STREAMS = 0.5
+"""Of the time; the rest is for connections, for finals and for chance. By it two cores with VNNI carry 16 streams; the strict rule
+found 17 over WebRTC there (docs/performance.md)."""
+
+
+def live_streams(engine: Engine, clock: Callable[[], float] = time.perf_counter) -> int:
+    """Measure updates as they cost under load. Returns at least 1. Slots are free before and after."""
+    rows = min(ROWS, engine.limits.max_batch)
+    clip = long_clip()
+    measured = [update_seconds(engine, clip, rows, clock) for _ in range(MEASUREMENTS + 1)][1:]  # the first one warms up
+    return max(1, int(SHARE_FOR_STREAMS / (UPDATES_PER_SECOND * statistics.median(measured))))
+
+
+def update_seconds(engine: Engine, clip: Clip, rows: int, clock: Callable[[], float]) -> float:
+    """Return the time that one update takes when `rows` of them share the decoder's passes."""
+    slots, start = range(rows), engine.limits.start_token
+    began = clock()
+    engine.encode(slots, [clip] * rows)
+    engine.decode([Row(slot, (start,) * DRAFT_TOKENS, 0) for slot in slots])
+    for step in range(SINGLE_STEPS):
+        engine.decode([Row(slot, (start,), DRAFT_TOKENS + step) for slot in slots])
+    seconds = (clock() - began) / rows
+    for slot in slots:
+        engine.free(slot)
+    return seconds
+
+
+def long_clip() -> Clip:
+    """Return the known clip, again and again, as long as an update's audio."""
+    samples = known_clip.clip().samples
+    wanted = int(SEGMENT_SECONDS * SAMPLE_RATE)
+    return Clip(np.resize(samples, wanted))
