@@ -31,6 +31,8 @@ ENTRIES = {
     "serve": ("server.command", "server"),
     "cluster": ("server.cluster.ray_command", "cluster"),
     "build": ("engine_build.build", "server"),
+    "doctor": ("server.doctor", "server"),
+    "bench": ("moonshine_client.bench", "server"),
 }
 """Of subcommands that are packages of their own: the module that has its main(), and the extra that it needs."""
 
@@ -57,9 +59,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=DISTRIBUTION, description="Real-time speech-to-text with Moonshine models.")
     parser.add_argument("--version", action="version", version=f"{DISTRIBUTION} {importlib.metadata.version(DISTRIBUTION)}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    commands.add_parser("serve", help="serve until SIGTERM", add_help=False)
+    commands.add_parser("serve", help="build the engine where it is missing, and serve", add_help=False)
     commands.add_parser("cluster", help="serve with replicas on a Ray cluster", add_help=False)
     commands.add_parser("build", help="build the engine that is served", add_help=False)
+    commands.add_parser("doctor", help="what this machine can do, what is missing, and what to type", add_help=False)
+    commands.add_parser("bench", help="how many live streams this machine carries, in a minute", add_help=False)
     add_transcribe(commands)
     add_listen(commands)
     return parser.parse_args(arguments)

@@ -33,21 +33,28 @@ def build_and_serve(settings: Settings, opens_browser: bool) -> int:
 
 
 def provide_engine(settings: Settings) -> int:
-    """Build the engine that the settings ask for, unless it is there. Raises EngineDirectoryError where that fails."""
-    choice, max_batch = choice_of(settings), settings.batching.max_batch
+    """Build the best engine for the settings on this machine, unless it is there. An older one serves where that fails.
+
+    Raises EngineDirectoryError where there is none.
+    """
+    model, max_batch = settings.model, settings.batching.max_batch
+    target = model.engine_target or selection.target_to_build(model.precision)[0]
     try:
-        selection.check(choice, max_batch)
+        selection.check(selection.choose(model.engines_path, model.model_id, model.precision, target), max_batch)
         return 0
     except EngineDirectoryError as exc:
         logger.info("building the engine: %s", str(exc).partition("; run:")[0])
-    model = settings.model
     asked = ["--model", model.model_id, "--target", model.target, "--out", str(model.engines_path), "--max-batch", str(max_batch)]
     if model.precision:
         asked += ["--precision", model.precision]
     command = [sys.executable, "-m", "engine_build.build", *asked]
-    if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
-        raise EngineDirectoryError("there is no engine to serve: the build above failed")
-    selection.check(choice_of(settings), max_batch)
+    failed = subprocess.run(command, stdout=subprocess.DEVNULL).returncode
+    try:
+        selection.check(choice_of(settings), max_batch)
+    except EngineDirectoryError as exc:
+        if failed:
+            raise EngineDirectoryError("there is no engine to serve: the build above failed") from exc
+        raise
     return 0
 
 

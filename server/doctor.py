@@ -1,0 +1,149 @@
+"""moonshine-asr doctor: what this machine can do, what is missing, and what to type."""
+
+import argparse
+import importlib.util
+import os
+import platform
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from runtime import hardware
+from runtime.engine import manifest, selection, tensorrt_package
+from runtime.exceptions import EngineError
+from server import settings as settings_module
+from server.errors import SettingsError
+from server.settings import Settings
+from server.startup import choice_of
+
+LEAST_FREE_GB = 1.0  # an engine of Base takes 0.12 to 0.5 GB
+PACKAGES_OF_WEIGHTS = {"moonshine_cpp": "Moonshine Base", "moonshine_voice": "Moonshine Tiny"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report."""
+
+    what: str
+    found: str
+    advice: str = ""
+    """What to type or to set; empty where all is well."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns 0 where a server could be started now, else 1."""
+    argparse.ArgumentParser(
+        prog="moonshine-asr doctor", description="Says what this machine can do, what is missing, and what to type."
+    ).parse_args(arguments)
+    console = Console(highlight=False, soft_wrap=True)
+    try:
+        settings = settings_module.load()
+    except SettingsError as exc:
+        console.print(f"[red]✗[/] settings  {exc}", markup=True)
+        return 1
+    findings = list(examine(settings))
+    width = max(len(finding.what) for finding in findings)
+    for finding in findings:
+        console.print(f"{'[yellow]![/]' if finding.advice else '[green]✓[/]'} {finding.what:<{width}}  {finding.found}")
+        if finding.advice:
+            console.print(f"  {'':<{width}}  → {finding.advice}")
+    return 1 if any(finding.advice and finding.what in ("engine", "port") for finding in findings) else 0
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    examinations: tuple[Callable[[Settings], Finding], ...] = (
+        python,
+        processor,
+        gpu,
+        target,
+        weights,
+        engine,
+        port,
+        disk,
+        variables,
+    )
+    for examination in examinations:
+        yield examination(settings)
+
+
+def python(settings: Settings) -> Finding:
+    return Finding("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+
+
+def processor(settings: Settings) -> Finding:
+    flags = hardware.processor_flags()
+    levels = [name for name in ("avx2", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8") if name in flags]
+    return Finding("processor", f"{os.cpu_count()} cores" + (f" with {', '.join(levels)}" if levels else ""))
+
+
+def gpu(settings: Settings) -> Finding:
+    found = hardware.find_gpu()
+    if found is None:
+        return Finding("GPU", "none that CUDA sees; the CPU serves")
+    package = tensorrt_package.find()
+    packages = [package.flavour] if package and package.runs_on(found.compute_capability) else []
+    packages += ["torch"] if selection.torch_has_cuda() else []
+    described = (
+        f"{found.name}, compute capability {found.compute_capability}; usable: {', '.join(packages) or 'no package for it'}"
+    )
+    return Finding(
+        "GPU", described, "" if packages else "install the extra [gpu] (TensorRT for RTX) or [torch]; docs/gpu.md says which"
+    )
+
+
+def target(settings: Settings) -> Finding:
+    chosen, reason = selection.target_to_build(settings.model.precision)
+    if settings.model.engine_target:
+        return Finding("target", f"{settings.model.engine_target}, as ASR_TARGET says; auto would take {chosen}: {reason}")
+    return Finding("target", f"{chosen}: {reason}", "apt-get install -y g++" if selection.wants_compiler() else "")
+
+
+def weights(settings: Settings) -> Finding:
+    model = settings.model.model_id
+    if Path(model).is_dir():
+        return Finding("weights", f"{model}, a directory")
+    packages = [
+        f"{name} (in the package {module})" for module, name in PACKAGES_OF_WEIGHTS.items() if importlib.util.find_spec(module)
+    ]
+    return Finding("weights", f"{model}, from the model hub" + (f"; without it: {', '.join(packages)}" if packages else ""))
+
+
+def engine(settings: Settings) -> Finding:
+    choice, max_batch = choice_of(settings), settings.batching.max_batch
+    try:
+        found = selection.check(choice, max_batch)
+    except EngineError as exc:
+        return Finding("engine", str(exc).partition("; run:")[0], "bash scripts/start.sh builds it" if manifest.in_checkout()
+                       else "moonshine-asr serve builds it")  # fmt: skip
+    carried = f", carries {found.live_streams} live streams" if found.live_streams else ""
+    return Finding("engine", f"{found.target} {found.precision} of {found.model}{carried}: {choice.directory}")
+
+
+def port(settings: Settings) -> Finding:
+    host, number = settings.listen.host, settings.listen.port
+    try:
+        socket.create_server((host, number), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as exc:
+        return Finding("port", f"{host}:{number}: {os.strerror(exc.errno or 0).lower()}", "set ASR_PORT, or stop what is there")
+    return Finding("port", f"{host}:{number} is free")
+
+
+def disk(settings: Settings) -> Finding:
+    directory = settings.model.engines_path.absolute()
+    existing = next(each for each in (directory, *directory.parents) if each.exists())
+    free_gb = shutil.disk_usage(existing).free / 1e9
+    if not os.access(existing, os.W_OK):
+        return Finding("engines", f"{directory} cannot be written to", "set ASR_ENGINE_DIR")
+    return Finding(
+        "engines", f"{directory}, {free_gb:,.1f} GB free", "" if free_gb > LEAST_FREE_GB else "make room, or set ASR_ENGINE_DIR"
+    )
+
+
+def variables(settings: Settings) -> Finding:
+    unknown = settings_module.misspelt()
+    named = [name for name in settings_module.variable_names() if os.environ.get(name)]
+    return Finding("settings", ", ".join(named) or "all as they come", "; ".join(unknown))
