@@ -73,7 +73,7 @@ export class MoonshineClient extends EventTarget {
   // token: a function that gets a token for each connection, from your own backend; a page must not know a key. key: for tools of
   // your own. resumeMs: how long to try to go on where a session is lost. refusedMs: how long to try to connect to a server that is
   // full or not ready.
-  constructor({server = location.origin, sampleRate = 16000, words = true, silenceMs, transport = "auto", token, key, resumeMs = 60000, refusedMs = 10000} = {}) {
+  constructor({server = globalThis.location?.origin, sampleRate = 16000, words = true, silenceMs, transport = "auto", token, key, resumeMs = 60000, refusedMs = 10000} = {}) {
     super();
     this.servers = [server].flat();
     this.transport = transport;

@@ -1,7 +1,6 @@
 """The environment, checked at start."""
 
 import re
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -14,7 +13,7 @@ from server.settings import AdvertisedAddress, IceServer, Settings
 DOCUMENTED = {
     "ASR_HOST": "0.0.0.0", "ASR_PORT": 8000, "ASR_WEBRTC_PATH": "/webrtc", "ASR_WORKERS": 1, "ASR_ICE_SERVERS": (),
     "ASR_SHUTDOWN_TIMEOUT_SECONDS": 20, "MOONSHINE_MODEL_ID": "UsefulSensors/moonshine-base", "MOONSHINE_PRECISION": None,
-    "ASR_TARGET": "auto", "ASR_ENGINE_DIR": Path("engines"), "ASR_ENGINES": 0, "ASR_CPU_THREADS": 0, "MODEL_WARMUP_SECONDS": 1.5,
+    "ASR_TARGET": "auto", "ASR_ENGINE_DIR": None, "ASR_ENGINES": 0, "ASR_CPU_THREADS": 0, "MODEL_WARMUP_SECONDS": 1.5,
     "MAX_BATCH_SIZE": 32, "MAX_BATCH_WAIT_MS": 10, "ASR_INTERIM_INTERVAL_MS": 500, "ASR_MAX_SEGMENT_SECONDS": 12,
     "ASR_STABLE_AGREEMENT": 2, "MAX_BUFFER_SECONDS": 120, "ASR_INIT_TIMEOUT_SECONDS": 10, "ASR_IDLE_TIMEOUT_SECONDS": 60,
     "ASR_MAX_SESSION_SECONDS": 0, "ASR_CLOSE_TIMEOUT_SECONDS": 30, "ASR_MAX_SESSIONS": 0, "ASR_LOG_LEVEL": "info",
