@@ -1,4 +1,4 @@
-"""The README's quick start as a stranger runs it: a fresh clone, an ordinary package index, nothing of this machine's own set-up."""
+"""The quick start as a stranger runs it: a fresh clone, an ordinary package index, nothing of this machine's own set-up."""
 
 import os
 import re
@@ -15,15 +15,16 @@ from tests.conftest import PROJECT, free_port
 
 EXTRAS = ("server", "torch", "tracing", "cluster", "mic", "gpu", "test", "chart")
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
-PLATFORMS = ("x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu", "aarch64-apple-darwin")
+DEBIAN, DEBIAN_ON_ARM, MAC = "x86_64-manylinux_2_36", "aarch64-manylinux_2_36", "aarch64-apple-darwin"
 OWN_TO_A_MACHINE = ("PIP_", "UV_")  # variables of installers; what trusts a certificate is no answer to what is installed
+# ONNX Runtime needs macOS 14.
 UV = Path(sys.executable).with_name("uv")
 
 
 def strangers_environment(**more: str) -> dict[str, str]:
     """Ours, without what only this machine has: an index, a folder of wheels, constraints."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(OWN_TO_A_MACHINE) or name.endswith("_CERT")}
-    return kept | {"PIP_CONFIG_FILE": os.devnull, "UV_NO_CONFIG": "1"} | more
+    return kept | {"PIP_CONFIG_FILE": os.devnull, "MACOSX_DEPLOYMENT_TARGET": "14.0"} | more
 
 
 def resolve(requirements: str, python: str, platform: str, constraints: str, tmp_path: Path) -> str:
@@ -36,8 +37,10 @@ def resolve(requirements: str, python: str, platform: str, constraints: str, tmp
     return done.stdout
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
-@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize(
+    ("python", "platform"),
+    [*((python, DEBIAN) for python in PYTHONS), ("3.11", DEBIAN_ON_ARM), ("3.14", DEBIAN_ON_ARM), ("3.11", MAC), ("3.14", MAC)],
+)
 def test_every_extra_resolves_by_the_lock_on_an_ordinary_index(python, platform, tmp_path):
     """All of them at once: what they need together is what tests need, and a part of it can be had, too."""
     lock = (PROJECT / "requirements.lock").read_text()
@@ -53,7 +56,7 @@ def test_another_torch_resolves_with_the_lock_but_for_torchs_own_packages(tmp_pa
     variables = {"TORCH_CUDA": "cu121", "TORCH_VERSION": "2.4.0", "PATH": os.environ["PATH"]}
     constraints = subprocess.run(["bash", "-c", source], env=variables, capture_output=True, text=True, check=True).stdout
     assert "\nnumpy==" in constraints and not re.search(r"^(torch|triton|nvidia-\S+)==", constraints, re.MULTILINE)
-    found = resolve("torch==2.4.0\n", "3.12", PLATFORMS[0], constraints, tmp_path)
+    found = resolve("torch==2.4.0\n", "3.12", DEBIAN, constraints, tmp_path)
     assert "nvidia-cuda-nvrtc-cu12==12.1" in found
 
 
