@@ -16,8 +16,9 @@ stop_server() {
         say "stopping the server of $1 ($pid); open sessions get their finals"
         kill -TERM "$pid"
         limit=$((${ASR_SHUTDOWN_TIMEOUT_SECONDS%.*} + 25))
-        for _ in $(seq $((limit * 10))); do kill -0 "$pid" 2>/dev/null && sleep 0.1; done
-        kill -0 "$pid" 2>/dev/null && fail "the server ($pid) has not stopped within $limit s"
+        # One that has ended, and that its parent has not waited for, has no command line any more.
+        for _ in $(seq $((limit * 10))); do server_pid "$1" >/dev/null && sleep 0.1; done
+        server_pid "$1" >/dev/null && fail "the server ($pid) has not stopped within $limit s"
     fi
     rm -f "$1"
 }

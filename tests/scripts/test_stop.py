@@ -4,7 +4,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 
 import pytest
 
@@ -84,7 +83,6 @@ def servers(checkout):
         process = subprocess.Popen([sys.executable, "-c", code, "-m server"], stdout=subprocess.PIPE)
         assert process.stdout.readline() == b"up\n"
         (checkout / f".server.{port}.pid").write_text(f"{process.pid}\n")
-        threading.Thread(target=process.wait, daemon=True).start()  # one that nobody waits for is still there for kill -0
         started.append(process)
     yield started
     for process in started:
