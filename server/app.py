@@ -78,7 +78,7 @@ def create_app(
     app.add_exception_handler(ServerError, answer_error)
     app.include_router(offers_router(transport, settings.listen.webrtc_path))
     app.include_router(tokens_router(tokens))
-    app.include_router(sockets_router(WebSocketTransport(sessions, metrics), sessions, secrets))
+    app.include_router(sockets_router(WebSocketTransport(sessions, metrics), sessions, secrets, settings.model.model_id))
     app.include_router(whip_router(WhipTransport(transport, owner), settings.ice.servers))
     app.include_router(calls_router(CallTransport(transport, owner), secrets, settings))
     app.include_router(transcriptions_router(sessions, settings))

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from runtime.audio import SAMPLE_RATE
 from runtime.exceptions import EngineStopped
+from runtime.languages import language_of
 from runtime.scheduler.requests import Request, Result
 from runtime.scheduler.transcriber import Status, Transcriber
 from runtime.tokenizer import Tokenizer
@@ -326,6 +327,7 @@ class Sessions:
             session_id,
             audio_format,
             self._settings.session,
+            language_of(self._settings.model.model_id).code,
             lambda say, options, now: self._begin_stream(session, session_id, say, options, now),
             send,
             lambda: self._end(session_id, Api.WYOMING, on_end),

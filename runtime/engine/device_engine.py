@@ -138,6 +138,7 @@ class DeviceEngine(Engine):
             encode_rows=min(max_batch, self._encoder_batches[-1]),
             start_token=manifest.start_token,
             end_token=manifest.end_token,
+            token_scale=manifest.token_scale,
         )
         self._frames = [0] * max_batch  # of each slot's clip; 0 where the slot is free
         self._last: Event = Done()  # of everything asked for

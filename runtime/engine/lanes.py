@@ -29,6 +29,7 @@ def limits_of(manifest: Manifest, max_batch: int, threads: int) -> Limits:
         lanes_beside_decode=threads - threads_beside_encode(threads),
         start_token=manifest.start_token,
         end_token=manifest.end_token,
+        token_scale=manifest.token_scale,
     )
 
 

@@ -92,6 +92,8 @@ class Manifest(BaseModel):
     max_positions: int
     start_token: int
     end_token: int
+    token_scale: float = 1.0
+    """See Limits.token_scale."""
     known_tokens: tuple[int, ...] = ()
     """What float32 hears in the clip that every engine is tried on (runtime/engine/known_clip.py); empty: it is tried on none."""
     live_streams: int = 0

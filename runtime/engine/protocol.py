@@ -31,6 +31,8 @@ class Limits:
     slot_groups: int = 1
     """The slots are so many groups of one size, one behind the other, that the engine works on beside each other; whatever is
     asked in one call is of one group."""
+    token_scale: float = 1.0
+    """How many times as many tokens a second of speech takes as in a Latin script."""
 
 
 class Cores(enum.Enum):

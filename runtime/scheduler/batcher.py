@@ -262,7 +262,7 @@ class Batcher:
             job.decoding = Decoding(
                 request.draft,
                 request.forced,
-                min(request.max_tokens, self._limits.max_positions - 1),
+                min(request.most_tokens(self._limits.token_scale), self._limits.max_positions - 1),
                 self._limits.start_token,
                 self._limits.end_token,
             )

@@ -17,8 +17,8 @@ ROWS = 8  # updates that share these passes
 MEASUREMENTS = 3
 UPDATES_PER_SECOND = 1.0  # of a stream; idle machines make more
 SHARE_FOR_STREAMS = 0.5
-"""Of the time; the rest is for connections, for finals and for chance. By it two cores with VNNI carry 16 streams; the strict rule
-found 17 over WebRTC there (docs/performance.md)."""
+"""Of the time; the rest is for connections, for finals and for chance. By it two cores with VNNI carry 16 streams; the strict
+rule found 17 over WebRTC there (docs/performance.md)."""
 
 
 def live_streams(engine: Engine, clock: Callable[[], float] = time.perf_counter) -> int:

@@ -52,10 +52,14 @@ class Request:
 
     @property
     def max_tokens(self) -> int:
-        """Longest result there may be; never less than what is forced."""
-        most = int(self.clip.seconds * TOKENS_PER_SECOND)
+        """Longest result there may be in a Latin script."""
+        return self.most_tokens(scale=1.0)
+
+    def most_tokens(self, scale: float) -> int:
+        """Longest result there may be; never less than what is forced. scale: see Limits.token_scale."""
+        most = int(self.clip.seconds * TOKENS_PER_SECOND * scale)
         if self.unheard_seconds is not None:
-            new = int(self.unheard_seconds * NEW_TOKENS_PER_SECOND) + SPARE_NEW_TOKENS
+            new = int(self.unheard_seconds * NEW_TOKENS_PER_SECOND * scale) + SPARE_NEW_TOKENS
             most = min(most, len(self.draft) + new - SPARE_TOKENS)
         return max(most, self.forced) + SPARE_TOKENS
 

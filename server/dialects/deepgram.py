@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from server.audio.front import AudioFormat, Encoding
-from server.dialects.openai import check_languages
+from server.dialects import languages
 from server.errors import ClientError, Code, ServerError
 from server.stream.events import Event, Final, Flushed, SpeechStarted, SpeechStopped, Update
 from server.stream.stream import Options
@@ -44,9 +44,9 @@ class Asked:
         return Options(words=True, silence_seconds=VAD_SILENCE_SECONDS if tells_turns else None)
 
 
-def parse(query: Mapping[str, str]) -> Asked:
+def parse(query: Mapping[str, str], model_id: str) -> Asked:
     """Of a stream. What is not known is left alone. Raises ClientError."""
-    check(query)
+    check(query, model_id)
     audio_format = parse_format(query) if query.get("encoding") else None
     interims, tells_speech = is_true(query, "interim_results"), is_true(query, "vad_events")
     return Asked(audio_format, interims, tells_speech, parse_endpointing(query), parse_utterance_end(query))
@@ -64,10 +64,9 @@ def parse_format(query: Mapping[str, str]) -> AudioFormat:
         raise ClientError(Code.INVALID_VALUE, str(exc), "sample_rate") from exc
 
 
-def check(query: Mapping[str, str]) -> None:
+def check(query: Mapping[str, str], model_id: str) -> None:
     """Of a stream or a recording. Raises ClientError."""
-    language = query.get("language", "en")
-    check_languages([] if language == "multi" else [language])
+    languages.check([query.get("language", "")], model_id)
     for name in ("callback", "multichannel"):
         if query.get(name, "false").lower() not in ("false", ""):
             raise ClientError(Code.UNSUPPORTED_PARAMETER, f"{name} is not supported here", name)

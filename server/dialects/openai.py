@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from moonshine_client import subtitles
+from runtime.languages import ENGLISH, Language
+from server.dialects import languages
 from server.errors import ClientError, Code, Refused, ServerError
 from server.stream.transcript import Segment
 
@@ -16,7 +18,6 @@ ALIASES = (
     "gpt-4o-mini-transcribe", "gpt-4o-transcribe-diarize",
 )  # fmt: skip
 """Names that clients ask for; all of them mean the model that is served."""
-ENGLISH = ("en", "eng", "english")
 SPEAKER_FIELDS = ("known_speaker_names", "known_speaker_references")
 SERVER_ERROR, CLIENT_ERROR = "server_error", "invalid_request_error"
 
@@ -38,6 +39,8 @@ class Asked:
     """Of verbose_json: segment, word."""
     is_streamed: bool
     """Are events wanted while it is transcribed?"""
+    language: Language = ENGLISH
+    """Of the model."""
 
     @property
     def words(self) -> bool:
@@ -58,7 +61,7 @@ def parse(fields: Sequence[tuple[str, str]], model_id: str) -> Asked:
     """fields: names and values of a form, without the file. What Moonshine cannot use is taken and left. Raises ClientError."""
     values = grouped(fields)
     check_model(last(values, "model"), model_id)
-    check_languages([*values.get("language", []), *values.get("languages", [])])
+    language = languages.check([*values.get("language", []), *values.get("languages", [])], model_id)
     check_temperature(last(values, "temperature"))
     for name in SPEAKER_FIELDS:
         if values.get(name):
@@ -68,7 +71,7 @@ def parse(fields: Sequence[tuple[str, str]], model_id: str) -> Asked:
         parse_granularities(values.get("timestamp_granularities", [])) if wanted is Format.VERBOSE_JSON else frozenset()
     )
     streamed = (last(values, "stream") or "").lower() in ("true", "1") and wanted in (Format.JSON, Format.VERBOSE_JSON)
-    return Asked(wanted, granularities, streamed)
+    return Asked(wanted, granularities, streamed, language)
 
 
 def grouped(fields: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
@@ -93,13 +96,6 @@ def check_model(asked: str | None, model_id: str) -> None:
 def names_of(model_id: str) -> tuple[str, str]:
     """UsefulSensors/moonshine-base and moonshine-base."""
     return model_id, model_id.rpartition("/")[2]
-
-
-def check_languages(asked: Sequence[str]) -> None:
-    """The first part of en-US counts; of several, one must be English."""
-    named = [language.strip().lower().partition("-")[0] for language in asked if language.strip()]
-    if named and not any(language in ENGLISH for language in named):
-        raise ClientError(Code.UNSUPPORTED_LANGUAGE, f"the model understands English, not {named[0][:20]!r}", "language")
 
 
 def check_temperature(asked: str | None) -> None:
@@ -143,12 +139,12 @@ def body(asked: Asked, heard: Transcription) -> tuple[str, str]:
         case Format.VERBOSE_JSON:
             return json.dumps(verbose(asked, heard), ensure_ascii=False), "application/json"
         case Format.JSON:
-            plain = {"text": heard.text, "languages": [{"code": "en"}], "usage": usage(heard)}
+            plain = {"text": heard.text, "languages": [{"code": asked.language.code}], "usage": usage(heard)}
             return json.dumps(plain, ensure_ascii=False), "application/json"
 
 
 def verbose(asked: Asked, heard: Transcription) -> dict[str, Any]:
-    found: dict[str, Any] = {"task": "transcribe", "language": "english", "duration": heard.seconds, "text": heard.text}
+    found: dict[str, Any] = {"task": "transcribe", "language": asked.language.name, "duration": heard.seconds, "text": heard.text}
     if "segment" in asked.granularities:
         found["segments"] = [described(number, segment) for number, segment in enumerate(heard.segments)]
     if "word" in asked.granularities:
@@ -179,7 +175,8 @@ def delta(asked: Asked, text: str, heard: Transcription) -> str:
 def done(asked: Asked, heard: Transcription) -> str:
     """With verbose_json it has that answer's fields, too."""
     more = verbose(asked, heard) if asked.format is Format.VERBOSE_JSON else {}
-    event = {"type": "transcript.text.done", "text": heard.text, "languages": [{"code": "en"}], "usage": usage(heard)}
+    languages = [{"code": asked.language.code}]
+    event = {"type": "transcript.text.done", "text": heard.text, "languages": languages, "usage": usage(heard)}
     return server_sent(more | event)
 
 

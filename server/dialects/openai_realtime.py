@@ -10,8 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from runtime.languages import language_of
 from server.audio.front import MAX_RATE, MIN_RATE, AudioFormat, Encoding
-from server.dialects.openai import SERVER_ERROR, check_languages, check_model
+from server.dialects import languages
+from server.dialects.openai import SERVER_ERROR, check_model
 from server.errors import ClientError, Code, ServerError
 from server.stream.events import Event, Flushed, SpeechStarted, SpeechStopped, Update
 from server.stream.stream import Options
@@ -57,7 +59,7 @@ class Configuration:
         self._include: list[str] | None = None
         self._input: dict[str, Any] = {
             "format": {"type": "audio/pcm", "rate": DEFAULT_RATE},
-            "transcription": {"model": model_id.rpartition("/")[2], "language": "en", "prompt": ""},
+            "transcription": {"model": model_id.rpartition("/")[2], "language": language_of(model_id).code, "prompt": ""},
             "noise_reduction": None,
             "turn_detection": dict(SERVER_VAD),
         }
@@ -80,8 +82,8 @@ class Configuration:
     def _check_transcription(self, transcription: object) -> None:
         asked = mapping(transcription or {}, "session.audio.input.transcription")
         check_model(str(asked.get("model") or "default"), self._model_id)
-        languages = asked.get("languages") or [asked.get("language") or "en"]
-        check_languages([str(language) for language in languages])
+        named = asked.get("languages") or [asked.get("language") or ""]
+        languages.check([str(language) for language in named], self._model_id)
 
     @property
     def options(self) -> Options:
@@ -149,7 +151,9 @@ class Item:
 class Items:
     """Writes the events of a stream as those of items, one after another."""
 
-    def __init__(self) -> None:
+    def __init__(self, language: str) -> None:
+        """language: of the model, as ISO 639-1."""
+        self._language = language
         self._begun = 0  # characters of the stream's text that belong to items before
         self._item: Item | None = None  # whose audio comes in
         self._committed: deque[Item] = deque()  # whose text is awaited
@@ -215,7 +219,7 @@ class Items:
         item = self._committed.popleft()
         usage = {"type": "duration", "seconds": seconds}
         yield event_of(f"{TRANSCRIPTION}.completed", item_id=item.item_id, content_index=0, transcript=item.said, usage=usage,
-                       languages=[{"code": "en"}])  # fmt: skip
+                       languages=[{"code": self._language}])  # fmt: skip
 
 
 def event_of(kind: str, **fields: Any) -> ServerEvent:

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from runtime.languages import language_of
 from server.audio.front import AudioFormat, Encoding
-from server.dialects.openai import check_languages
+from server.dialects import languages
 from server.errors import ClientError, Code, ServerError
 from server.stream.events import Event, Final, Update
 from server.version import version
@@ -67,10 +68,9 @@ def audio_format(data: Mapping[str, Any]) -> AudioFormat:
         raise ClientError(Code.BAD_AUDIO, str(exc)) from exc
 
 
-def check_transcribe(data: Mapping[str, Any]) -> None:
-    """Raises ClientError for another language than English."""
-    language = data.get("language")
-    check_languages([str(language)] if language else [])
+def check_transcribe(data: Mapping[str, Any], model_id: str) -> None:
+    """Raises ClientError for a language that the model does not transcribe."""
+    languages.check([str(data.get("language") or "")], model_id)
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,9 @@ class ServerMessage:
 class Transcripts:
     """Writes one utterance's events: chunks of stable text, then the transcript."""
 
-    def __init__(self) -> None:
+    def __init__(self, language: str) -> None:
+        """language: of the model, as ISO 639-1."""
+        self._language = language
         self._told = 0  # characters
 
     def write(self, event: Event) -> Iterator[ServerMessage]:
@@ -107,19 +109,19 @@ class Transcripts:
                 is_streamed = self._told > 0
                 if is_streamed and len(text) > self._told:
                     yield from self._chunk(text)
-                yield transcript(text, latency_ms)
+                yield transcript(text, self._language, latency_ms)
                 if is_streamed:
                     yield ServerMessage("transcript-stop")
 
     def _chunk(self, text: str) -> Iterator[ServerMessage]:
         if not self._told:
-            yield ServerMessage("transcript-start", {"language": "en"})
+            yield ServerMessage("transcript-start", {"language": self._language})
         yield ServerMessage("transcript-chunk", {"text": text[self._told :]})
         self._told = len(text)
 
 
-def transcript(text: str, latency_ms: float | None = None) -> ServerMessage:
-    return ServerMessage("transcript", {"text": text, "language": "en"}, latency_ms)
+def transcript(text: str, language: str, latency_ms: float | None = None) -> ServerMessage:
+    return ServerMessage("transcript", {"text": text, "language": language}, latency_ms)
 
 
 def pong(data: Mapping[str, Any]) -> ServerMessage:
@@ -136,7 +138,7 @@ def info(model_id: str) -> ServerMessage:
         "attribution": {"name": "Moonshine AI", "url": "https://github.com/moonshine-ai/moonshine"}, "installed": True,
         "version": version(),
     }  # fmt: skip
-    model = described | {"name": model_id, "description": model_id, "languages": ["en"]}
+    model = described | {"name": model_id, "description": model_id, "languages": [language_of(model_id).code]}
     program = described | {
         "name": "moonshine-asr", "description": "Moonshine speech to text", "models": [model],
         "supports_transcript_streaming": True, "requires_external_vad": True,

@@ -42,7 +42,7 @@ def listen_router(sessions: Sessions, settings: Settings) -> APIRouter:
 async def answer(request: Request, sessions: Sessions, settings: Settings, model_id: str) -> Response:
     """Raises ServerError."""
     query = dict(request.query_params)
-    deepgram.check(query)
+    deepgram.check(query, model_id)
     if refused := sessions.refusal():
         raise refused
     if request.headers.get("content-type", "").startswith("application/json"):

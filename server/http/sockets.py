@@ -14,7 +14,7 @@ from server.transports.websocket import WebSocketTransport
 REALTIME_PROTOCOL = "realtime"
 
 
-def sockets_router(transport: WebSocketTransport, sessions: Sessions, secrets: ClientSecrets) -> APIRouter:
+def sockets_router(transport: WebSocketTransport, sessions: Sessions, secrets: ClientSecrets, model_id: str) -> APIRouter:
     router = APIRouter()
 
     @router.websocket("/ws")
@@ -53,7 +53,7 @@ def sockets_router(transport: WebSocketTransport, sessions: Sessions, secrets: C
     async def listen(socket: WebSocket) -> None:
         """Deepgram's clients may bring their key as a second subprotocol; the first is chosen."""
         try:
-            asked = deepgram.parse(dict(socket.query_params))
+            asked = deepgram.parse(dict(socket.query_params), model_id)
             connection = transport.open(
                 socket,
                 Api.DEEPGRAM,

@@ -5,6 +5,7 @@ import binascii
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from runtime.languages import language_of
 from server.audio.front import HEARD, AudioFront
 from server.dialects import openai_realtime as realtime
 from server.dialects import realtime_shapes
@@ -42,7 +43,8 @@ class RealtimeSession:
         self.close_code, self.close_reason = NORMAL, ""
         self._limits = limits
         self._begin_stream, self._send, self._on_end = begin_stream, send, on_end
-        self._configuration, self._items = Configuration(model_id), Items()
+        self._language = language_of(model_id).code
+        self._configuration, self._items = Configuration(model_id), Items(self._language)
         self._shape = Present()
         self._has_track = has_track
         self._stream: Stream | None = None
@@ -171,7 +173,7 @@ class RealtimeSession:
     def _clear(self) -> None:
         """What is not committed was never said."""
         self._drop_stream()
-        self._stream, self._front, self._items, self._has_new_audio = None, None, Items(), False
+        self._stream, self._front, self._items, self._has_new_audio = None, None, Items(self._language), False
         self._tell(realtime.event_of("input_audio_buffer.cleared"))
 
     def _say(self, event: Event) -> bool:

@@ -17,12 +17,13 @@ Send = Callable[[ServerMessage], bool]
 class WyomingSession(OneStreamSession):
     """Its last words are the transcript."""
 
-    def __init__(self, session_id: str, audio_format: AudioFormat, limits: SessionLimits, begin_stream: BeginStream, send: Send,
+    def __init__(self, session_id: str, audio_format: AudioFormat, limits: SessionLimits, language: str,
+                 begin_stream: BeginStream, send: Send,
                  on_end: Callable[[], None]):  # fmt: skip
         super().__init__(session_id, audio_format, Options(), limits.idle_timeout_seconds, begin_stream, on_end)
         self.has_failed = False
         self._send = send
-        self._transcripts = Transcripts()
+        self._transcripts = Transcripts(language)
 
     def _say(self, event: Event) -> bool:
         if isinstance(event, Failed):

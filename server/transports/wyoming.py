@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+from runtime.languages import language_of
 from server.dialects import wyoming
 from server.dialects.wyoming import Header
 from server.errors import ClientError, Code, ServerError
@@ -89,7 +90,7 @@ class Connection:
             case "ping":
                 self._outbox.send(wyoming.pong(data))
             case "transcribe":
-                wyoming.check_transcribe(data)
+                wyoming.check_transcribe(data, self._model_id)
             case "audio-start":
                 await self._begin(data)
             case "audio-chunk":
@@ -115,7 +116,7 @@ class Connection:
 
     def _stop(self) -> None:
         if self._utterance is None:
-            self._outbox.send(wyoming.transcript(""))
+            self._outbox.send(wyoming.transcript("", language_of(self._model_id).code))
         else:
             self._sessions.finish(self._utterance)
 

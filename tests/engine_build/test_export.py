@@ -282,3 +282,66 @@ def test_the_manifest_says_where_the_weights_came_from(built):
     assert found.max_batch == manifest.ANY_BATCH, "int8 of ONNX Runtime is not compiled for batches of one size"
     assert found.weights_source and len(found.weights_sha256) == 64
     assert {"numpy", "onnx", "onnxruntime", "python"} <= found.versions.keys()
+
+
+class Hub:
+    """What snapshot_download finds: nothing in the cache, and on the hub the models that are named."""
+
+    def __init__(self, models, directory):
+        self.asked, self._models, self._directory = [], models, directory
+
+    def __call__(self, name, revision, allow_patterns, local_files_only):
+        self.asked.append((name, local_files_only))
+        if local_files_only or name not in self._models:
+            raise OSError("not here")
+        return str(self._directory)
+
+
+@pytest.fixture
+def hub_with(monkeypatch, tmp_path):
+    def provide(*models: str) -> Hub:
+        make_checkpoint(tmp_path / "snapshot")
+        hub = Hub(models, tmp_path / "snapshot")
+        monkeypatch.setattr("huggingface_hub.snapshot_download", hub)
+        monkeypatch.setattr(checkpoint, "why_no_hub", lambda: "")
+        return hub
+
+    return provide
+
+
+def test_a_model_is_found_under_its_organisations_other_name(hub_with):
+    hub_with("moonshine-ai/moonshine-base-es")
+    found = checkpoint.load("UsefulSensors/moonshine-base-es", say=print)
+    assert found.source == "hub moonshine-ai/moonshine-base-es at snapshot" and found.model == "UsefulSensors/moonshine-base-es"
+
+
+def test_a_model_that_nobody_has_is_named(hub_with):
+    hub_with()
+    with pytest.raises(
+        CheckpointError, match="'somebody/else' is no directory, the local cache does not have it, and the model hub"
+    ):
+        checkpoint.load("somebody/else", say=print)
+
+
+def test_without_a_hub_the_package_is_used_and_nothing_is_waited_for(hub_with, monkeypatch):
+    hub, lines = hub_with("UsefulSensors/moonshine-base"), []
+    monkeypatch.setattr(checkpoint, "why_no_hub", lambda: "no model hub is within reach")
+    checkpoint.load("moonshine-ai/moonshine-base", say=lines.append)
+    assert all(local for _, local in hub.asked), "only the cache was asked"
+    assert lines == ["no model hub is within reach: using the weights in package moonshine-cpp 0.1.4 (int8 per tensor)"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "reason"),
+    [
+        ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:1"}, "no model hub is within reach"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:1", "http_proxy": "http://127.0.0.1:2"}, ""),
+    ],
+)
+def test_whether_a_hub_can_be_asked_is_found_out_first(monkeypatch, variables, reason):
+    for name in ("HF_HUB_OFFLINE", "HF_ENDPOINT", "http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert checkpoint.why_no_hub() == reason

@@ -58,7 +58,7 @@ class Client:
         def end() -> None:
             self.ended += 1
 
-        self.session = DeepgramSession("a", deepgram.parse(QUERY | query), "moonshine-base", begin, take, end)
+        self.session = DeepgramSession("a", deepgram.parse(QUERY | query, "moonshine-base"), "moonshine-base", begin, take, end)
         self.session.begin(0.0)
 
     def sound(self, seconds: float, loudness: int = 8000) -> None:
@@ -195,7 +195,7 @@ BAD = {
 def test_what_is_not_taken_is_refused_by_name(name):
     changed, parameter = BAD[name]
     with pytest.raises(ClientError) as refused:
-        deepgram.parse(QUERY | changed)
+        deepgram.parse(QUERY | changed, "moonshine-base")
     assert refused.value.parameter == parameter
 
 

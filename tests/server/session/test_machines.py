@@ -224,7 +224,12 @@ class Deepgram(Conversation):
     def open(self) -> Any:
         query = {"encoding": "linear16", "sample_rate": "16000", "interim_results": "true", "vad_events": "true"}
         session = DeepgramSession(
-            "a", deepgram.parse(query | {"endpointing": "300"}), "moonshine-base", self.begin, self.take, self.end
+            "a",
+            deepgram.parse(query | {"endpointing": "300"}, "moonshine-base"),
+            "moonshine-base",
+            self.begin,
+            self.take,
+            self.end,
         )
         session.begin(0.0)
         return session
@@ -244,7 +249,7 @@ class Wyoming(Conversation):
     messages = st.nothing()
 
     def open(self) -> Any:
-        session = WyomingSession("a", wyoming.audio_format({}), LIMITS, self.begin, self.take, self.end)
+        session = WyomingSession("a", wyoming.audio_format({}), LIMITS, "en", self.begin, self.take, self.end)
         session.begin(0.0)
         return session
 
@@ -254,7 +259,7 @@ class Wyoming(Conversation):
             try:
                 read = wyoming.Header.parse(text.encode()).with_data(b"")
                 wyoming.audio_format(read)
-                wyoming.check_transcribe(read)
+                wyoming.check_transcribe(read, "moonshine-base")
             except ClientError:
                 pass
 

@@ -1,0 +1,20 @@
+"""Which language a client asks for, and whether the model transcribes it."""
+
+from collections.abc import Sequence
+
+from runtime.languages import Language, language_of
+from server.errors import ClientError, Code
+
+ANY = ("", "auto", "automatic", "detect", "multi", "none", "null", "und", "unknown")
+"""How clients say that they name no language."""
+
+
+def check(asked: Sequence[str], model_id: str) -> Language:
+    """Return the model's language. Of en-US and en_US the first part counts. Raises ClientError where only others are asked."""
+    language = language_of(model_id)
+    named = [each for each in (one.strip().lower().replace("_", "-").partition("-")[0] for one in asked) if each not in ANY]
+    if named and not any(each in language.names for each in named):
+        raise ClientError(
+            Code.UNSUPPORTED_LANGUAGE, f"the model understands {language.name.title()}, not {named[0][:20]!r}", "language"
+        )
+    return language
