@@ -44,7 +44,7 @@ async def spoken(device: str | None) -> AsyncIterator[bytes]:
     try:
         import sounddevice  # needs the system's PortAudio, which only some users have
     except ModuleNotFoundError as exc:
-        raise NoMicrophone("a microphone needs sounddevice: pip install 'moonshine-asr[mic]'") from exc
+        raise NoMicrophone("a microphone needs sounddevice: pip install sounddevice") from exc
     except OSError as exc:
         raise NoMicrophone("a microphone needs PortAudio: apt install libportaudio2, or your system's package") from exc
     blocks: asyncio.Queue[bytes] = asyncio.Queue()

@@ -187,7 +187,7 @@ def start_server(built, tmp_path_factory) -> Iterator[Callable[..., RunningServe
         log = tmp_path_factory.mktemp("server") / "log"
         environment = os.environ | {
             "ASR_HOST": "127.0.0.1", "ASR_PORT": str(port), "ASR_ENGINE_DIR": str(ENGINES), "MOONSHINE_PRECISION": precision,
-            "ASR_TARGET": "onnxruntime",
+            "ASR_TARGET": "onnxruntime", "ASR_MAX_SESSIONS": "12",
         }  # fmt: skip
         process = subprocess.Popen(
             [sys.executable, "-m", "server"],

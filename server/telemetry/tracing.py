@@ -104,7 +104,7 @@ def exporting(registry: CollectorRegistry) -> Iterator[Tracing]:
         if METRICS in wanted:
             ends.append(export_metrics(registry))
     except ImportError as exc:
-        raise StartError(f"an OTLP endpoint is set; pip install 'moonshine-asr[tracing]' first ({exc})") from exc
+        raise StartError(f"an OTLP endpoint is set, and the package's extra [tracing] is not installed ({exc})") from exc
     try:
         yield tracing
     finally:
