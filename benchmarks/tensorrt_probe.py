@@ -32,7 +32,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "tiny.onnx"
         expected = write_network(path)
-        plan = compile_plan(package, path, [{"x": ((ROWS, INNER),) * 3}], Stages.silent())
+        plan = compile_plan(package, path.name, path.read_bytes(), [{"x": ((ROWS, INNER),) * 3}], Stages.silent())
     print(f"compiled, {len(plan):,} bytes")
     return 0 if runs_right(package.module, plan, lambda: CudaDevice(4), expected) else 1
 

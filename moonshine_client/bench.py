@@ -23,6 +23,7 @@ from rich.table import Table
 from moonshine_client import audio_file
 from moonshine_client.client import Transcription, transcribe
 from moonshine_client.errors import StreamError
+from moonshine_client.held_audio import SAMPLE_RATE
 
 TRIAL_SECONDS = 20.0  # of audio in each stream
 ARRIVAL_SECONDS = 2.0  # over which the streams of a trial begin
@@ -53,7 +54,7 @@ class Trial:
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     console = Console()
-    audio = np.resize(audio_file.load(options.file or known_clip()), int(TRIAL_SECONDS * audio_file.SAMPLE_RATE))
+    audio = np.resize(audio_file.load(options.file or known_clip()), int(TRIAL_SECONDS * SAMPLE_RATE))
     console.print(f"Live streams for {TRIAL_SECONDS:.0f} s each, at the speed of speech; {RULE}.", highlight=False)
     with contextlib.ExitStack() as stack:
         server = options.server or stack.enter_context(own_server(console))

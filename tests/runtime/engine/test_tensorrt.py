@@ -136,7 +136,9 @@ def test_a_node_that_tensorrt_refuses_is_named(tmp_path):
     model = helper.make_model(helper.make_graph([node], "odd", [tokens], [out]), opset_imports=[helper.make_opsetid("", 20)])
     save(model, tmp_path / "odd.onnx")
     with pytest.raises(BuildError, match=r"refuses odd\.onnx: node a_node_of_our_own \(TextNormalise\)"):
-        tensorrt_target.compile_plan(tensorrt_package.find("tensorrt-rtx"), tmp_path / "odd.onnx", [], Stages.silent())
+        tensorrt_target.compile_plan(
+            tensorrt_package.find("tensorrt-rtx"), "odd.onnx", (tmp_path / "odd.onnx").read_bytes(), [], Stages.silent()
+        )
 
 
 def test_a_flavour_that_is_not_installed_is_named(capsys, built):
@@ -214,7 +216,10 @@ def test_the_probe_s_network_compiles(tmp_path):
     tensorrt_probe.write_network(tmp_path / "tiny.onnx")
     ranges = {"x": ((tensorrt_probe.ROWS, tensorrt_probe.INNER),) * 3}
     package = tensorrt_package.find("tensorrt-rtx")
-    assert len(tensorrt_target.compile_plan(package, tmp_path / "tiny.onnx", [ranges], Stages.silent())) > 1000
+    assert (
+        len(tensorrt_target.compile_plan(package, "tiny.onnx", (tmp_path / "tiny.onnx").read_bytes(), [ranges], Stages.silent()))
+        > 1000
+    )
 
 
 def test_plans_of_another_version_are_built_again(plans, monkeypatch):
