@@ -82,7 +82,8 @@ make_environment() {
 pip_install() {
     local quiet=(--quiet)
     [ ! -t 2 ] || quiet=()
-    "$PYTHON" -m pip install --disable-pip-version-check --no-input --no-compile ${quiet[@]+"${quiet[@]}"} "$@" >&2
+    "$PYTHON" -m pip install --disable-pip-version-check --no-input --no-compile ${quiet[@]+"${quiet[@]}"} "$@" >&2 ||
+        fail "pip could not install what is needed; its own reason is above. Is a package index within reach? PIP_INDEX_URL names one"
 }
 
 # install_torch: any build of the default version, or what TORCH_VERSION and TORCH_CUDA name, as in TORCH_CUDA=cu121
@@ -101,7 +102,7 @@ install_torch() {
         say "installing torch $version. The ordinary index has one build for Linux, with CUDA's libraries: 3 GB to fetch."
         say "TORCH_INDEX_URL=<PyTorch's wheel index, see 'Get started' on its site> fetches 0.2 GB for a CPU"
     fi
-    pip_install -c <(torch_constraints) ${index[@]+"${index[@]}"} "torch==$wanted" ||
+    (pip_install -c <(torch_constraints) ${index[@]+"${index[@]}"} "torch==$wanted") ||
         fail "pip found no torch $wanted: set TORCH_INDEX_URL to PyTorch's wheel index (see 'Get started' on its site)"
 }
 

@@ -1,6 +1,7 @@
 """What was exported computes what Moonshine computes."""
 
 import dataclasses
+import errno
 import json
 import sys
 
@@ -345,3 +346,54 @@ def test_whether_a_hub_can_be_asked_is_found_out_first(monkeypatch, variables, r
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert checkpoint.why_no_hub() == reason
+
+
+def raising(error: BaseException):
+    def fail(*arguments: object) -> None:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("error", "complaint"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "weights.npz"),
+            "no space left on device: weights.npz; --out names another",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "engines"),
+            "permission denied: engines; --out names another directory",
+        ),
+        (KeyboardInterrupt(), "it was interrupted; nothing half made is left"),
+    ],
+)
+def test_a_build_that_does_not_end_says_why_and_leaves_what_was_there(tmp_path, capsys, monkeypatch, error, complaint):
+    make_checkpoint(tmp_path / "little")
+    options = ["--model", str(tmp_path / "little"), "--out", str(tmp_path), "--precision", "fp32", "--target", "onnxruntime"]
+    assert build.main(options) == 0
+    before = (tmp_path / "little-onnxruntime-fp32" / "manifest.json").read_text()
+    monkeypatch.setattr("engine_build.onnxruntime_target.write", raising(error))
+    capsys.readouterr()
+    assert build.main([*options, "--force"]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("build failed: ") and complaint in last
+    assert (tmp_path / "little-onnxruntime-fp32" / "manifest.json").read_text() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["little", "little-onnxruntime-fp32"]
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path, capsys):
+    model = make_checkpoint(tmp_path / "little")
+    model.model.encoder.layer_norm.weight.data.fill_(float("nan"))
+    model.save_pretrained(tmp_path / "little")
+    options = ["--model", str(tmp_path / "little"), "--out", str(tmp_path), "--precision", "fp32", "--target", "onnxruntime"]
+    assert build.main(options) == 1 and "they predict what is no number" in capsys.readouterr().err
+
+
+def test_a_truncated_checkpoint_is_named(tmp_path):
+    make_checkpoint(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(CheckpointError, match="not a readable Moonshine checkpoint"):
+        checkpoint.load(str(tmp_path), say=print)
