@@ -43,6 +43,11 @@ class FindableConnection(ice.Connection):
         super().__init__(*arguments, **named)
         self._settings = settings
 
+    def data_received(self, data: bytes, component: int) -> None:
+        """Leave out what is empty: aiortc ends the session by it, and any stranger may send it."""
+        if data:
+            super().data_received(data, component)
+
     async def get_component_candidates(
         self,
         component: int,

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import socket
 from collections.abc import Callable
 
 import pytest
@@ -234,3 +235,26 @@ def test_a_spoilt_offer_is_answered_or_refused_by_name_and_leaves_nothing(mutati
             assert len(transport.sessions) == 0
 
     play(scenario, connect_seconds=0.2)
+
+
+def test_datagrams_of_strangers_change_nothing():
+    """An empty one used to end the session of whoever had the port."""
+
+    async def scenario(transport: WebRtcTransport, metrics: Metrics) -> None:
+        peer = Peer()
+        await peer.connect(transport)
+        peer.channel.send(INIT)
+        assert (await peer.messages.get())["op"] == "ready"
+        candidates = re.findall(r"a=candidate:\S+ 1 udp \d+ (\S+) (\d+) typ host", peer.connection.remoteDescription.sdp)
+        assert candidates
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+            for host, port in candidates:
+                if ":" not in host:
+                    for datagram in (b"", b"\0", bytes(20), bytes([22]) * 60, bytes([128]) * 60, b"x" * 1400, b""):
+                        stranger.sendto(datagram, (host, int(port)))
+        await asyncio.sleep(0.2)  # for the kernel to hand them over
+        peer.channel.send('{"op":"close"}')
+        assert (await peer.messages.get())["op"] == "final", "the session is still there"
+        await peer.connection.close()
+
+    play(scenario)
