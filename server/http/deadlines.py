@@ -1,6 +1,7 @@
 """Requests in time: whoever sends a head or a body too slowly loses the connection, and takes nobody else's."""
 
 import asyncio
+import re
 import time
 from typing import Any
 
@@ -10,29 +11,65 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from server.errors import ClientError, Code
 
 HEAD_SECONDS = 10.0
-BODY_SECONDS, SLOWEST_BYTES_PER_SECOND = 15.0, 1000.0  # so long for a body, and longer for what comes at such a rate
+BODY_SECONDS, SLOWEST_BYTES_PER_SECOND = 15.0, 1000.0  # a body may take longer while so much of it comes in as long as that
+MOST_HEAD_BYTES = 64 * 1024
+END_OF_HEAD = b"\r\n\r\n"
+OTHER_UPGRADE = re.compile(rb"upgrade:(?!.*websocket)", re.IGNORECASE)
+HEAD_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
+    b"a request's head may have 64 KiB\n"
+)
 MAX_CONNECTIONS = 4096  # those of WebSockets included; more are not answered
 
 
 class PunctualHttp(HttpToolsProtocol):
-    """uvicorn's, which waits for a head for ever, and behind a stray byte for the next one."""
+    """uvicorn's, which waits for a head for ever, takes one of any length, and behind a stray byte waits for the next one.
+
+    A head is parsed once it is whole, but where it follows the request before in the same packet.
+    """
 
     _head_due: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self._head = bytearray()  # of a request, as far as it has come and is not parsed
+        self._parsed_of_head = 0  # bytes of one that is parsed as it comes
+        self._is_within = False  # a request has begun, and has not ended
         if len(self.connections) > MAX_CONNECTIONS:
             transport.abort()
         else:
             self._expect_head()
 
     def data_received(self, data: bytes) -> None:
+        if not self._is_within:
+            self._head += data
+            if not is_whole(self._head) and len(self._head) <= MOST_HEAD_BYTES:
+                return
+            data, self._head = bytes(self._head), bytearray()
+            if data.find(END_OF_HEAD, 0, MOST_HEAD_BYTES) < 0 and len(data) > MOST_HEAD_BYTES:
+                self._refuse_head()
+                return
+            data = without_other_upgrades(data)
+        elif self._head_due is not None:
+            self._parsed_of_head += len(data)
+            if self._parsed_of_head > MOST_HEAD_BYTES:
+                self._refuse_head()
+                return
         super().data_received(data)
         is_idle = self.cycle is not None and self.cycle.response_complete and not self.pipeline
         if is_idle and self.timeout_keep_alive_task is None and self._head_due is None and not self.transport.is_closing():
             self._expect_head()
 
+    def on_message_complete(self) -> None:
+        self._is_within = False
+        super().on_message_complete()
+
+    def _refuse_head(self) -> None:
+        self.transport.write(HEAD_TOO_LARGE)
+        self.transport.close()
+
     def on_message_begin(self) -> None:
+        self._is_within, self._parsed_of_head = True, 0
         super().on_message_begin()
         self._expect_head()
 
@@ -59,21 +96,39 @@ class PunctualHttp(HttpToolsProtocol):
             self._head_due = None
 
 
+def is_whole(head: bytes | bytearray) -> bool:
+    """Is there the end of a head, or what no head begins with and is better refused at once?"""
+    return END_OF_HEAD in head or b"\n\n" in head or not head[:1].isalpha()
+
+
+def without_other_upgrades(data: bytes) -> bytes:
+    """Return a request without an offer to go on in another protocol than WebSocket, which servers may leave unanswered.
+
+    Java's client offers HTTP/2 with every request, and httptools stops at such an offer, before the body.
+    """
+    head, end, rest = data.partition(END_OF_HEAD)
+    if b"\nupgrade:" not in head.lower():
+        return data
+    lines = [line for line in head.split(b"\r\n") if not OTHER_UPGRADE.match(line)]
+    return b"\r\n".join(lines) + end + rest
+
+
 def punctual(receive: Receive) -> Receive:
-    """Raises ClientError once a body comes too slowly."""
-    began, received, is_whole = time.monotonic(), 0, False
+    """Raises ClientError once a body comes too slowly: in every stretch of BODY_SECONDS some of it must, at the slowest rate."""
+    since, received, is_whole = time.monotonic(), 0, False
 
     async def receive_in_time() -> Message:
-        nonlocal received, is_whole
+        nonlocal since, received, is_whole
         if is_whole:
             return await receive()  # which then waits for the client to leave
-        seconds = began + BODY_SECONDS + received / SLOWEST_BYTES_PER_SECOND - time.monotonic()
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(since + BODY_SECONDS - time.monotonic()):
                 message = await receive()
         except TimeoutError as exc:
             raise ClientError(Code.TOO_SLOW, "the body came too slowly") from exc
         received += len(message.get("body", b""))
+        if received >= BODY_SECONDS * SLOWEST_BYTES_PER_SECOND:
+            since, received = time.monotonic(), 0
         is_whole = not message.get("more_body", False)
         return message
 
