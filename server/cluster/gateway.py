@@ -33,11 +33,11 @@ from server.telemetry.heartbeat import beating, exit_at_once
 from server.telemetry.metrics import Metrics
 from server.telemetry.tracing import exporting
 from server.transports import wyoming
+from server.transports.websocket_frames import BoundedWebSocket
 
 logger = logging.getLogger("server.gateway")
 
 ORPHAN_CHECK_SECONDS = 1.0
-WEBSOCKET_MESSAGE_BYTES = 21 * 1024 * 1024  # 15 MiB of audio in base64: the most that OpenAI takes at once
 PONG_SECONDS = 60.0  # a client that is read slowly has its pong wait behind its audio
 DEFECT_STATUS = 5  # exit status of a process that stopped because a task of its own had ended
 
@@ -153,8 +153,7 @@ def config_of(app: FastAPI, settings: Settings) -> uvicorn.Config:
         app,
         loop="uvloop",
         http=PunctualHttp,
-        ws="websockets-sansio",
-        ws_max_size=WEBSOCKET_MESSAGE_BYTES,
+        ws=BoundedWebSocket,
         ws_ping_timeout=PONG_SECONDS,
         ws_per_message_deflate=False,  # audio does not shrink, and it would cost its CPU with every message
         log_level=settings.telemetry.log_level,

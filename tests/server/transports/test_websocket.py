@@ -1,8 +1,10 @@
 """The data channel's messages over a WebSocket."""
 
 import asyncio
+import contextlib
 import json
 import re
+import socket
 import time
 from collections.abc import AsyncIterator
 
@@ -153,3 +155,55 @@ def test_a_server_that_shuts_down_gives_the_final(start_server, recordings: dict
 
     final = asyncio.run(run())[-1]
     assert final["op"] == "final" and final["text"]
+
+
+# What a stranger may send
+
+
+def raw_socket(server: RunningServer) -> socket.socket:
+    host, port = server.address.split(":")
+    opened = socket.create_connection((host, int(port)), timeout=30)
+    opened.sendall(
+        b"GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    assert opened.recv(12) == b"HTTP/1.1 101"
+    return opened
+
+
+MASK = bytes(4)
+BEGIN, EMPTY_MORE, PING = b"\x02\x80" + MASK, b"\x00\x80" + MASK, b"\x89\x80" + MASK
+
+
+@pytest.mark.parametrize("flood", [BEGIN + EMPTY_MORE * 500_000, PING * 500_000], ids=["fragments", "pings"])
+def test_a_flood_of_tiny_frames_keeps_nobody_else_waiting(served, flood):
+    """The first of them stopped the event loop for seconds, and its watchdog ended the process."""
+    with raw_socket(served) as attacker:
+        attacker.setblocking(False)
+        longest, sent = 0.0, 0
+        deadline = time.monotonic() + 20
+        while sent < len(flood) and time.monotonic() < deadline:
+            try:
+                sent += attacker.send(flood[sent : sent + 200_000])
+            except BlockingIOError:
+                pass
+            except (BrokenPipeError, ConnectionResetError):
+                break  # refused
+            began = time.monotonic()
+            assert served.get("/healthz").status_code == 200
+            longest = max(longest, time.monotonic() - began)
+    assert longest < 1.0
+    assert flood.startswith(PING) or sent < len(flood), "fragments are read no further than their bound"
+    assert served.process.poll() is None and "stalled" not in served.log.read_text()
+
+
+def test_a_message_larger_than_its_path_takes_is_refused_while_it_comes(served):
+    async def send_large() -> int | None:
+        async with opened(served) as socket:
+            with contextlib.suppress(ConnectionClosed):
+                for _ in range(64):
+                    await socket.send([bytes(60_000) for _ in range(64)])
+            await socket.wait_closed()
+            return socket.close_code
+
+    assert asyncio.run(send_large()) == 1009

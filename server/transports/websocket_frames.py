@@ -1,0 +1,69 @@
+"""The WebSocket protocol on the wire, with a bound for everything that a stranger may send."""
+
+from typing import Any
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
+from websockets.http11 import Request
+
+PIECE_BYTES = 8 * 1024  # parsed in one turn of the event loop: at most 1,365 frames, some 10 ms
+MOST_FRAGMENTS = 16_384  # of one message; clients that split messages at all do so at 16 KiB and more
+MOST_UNREAD_BYTES = 1024 * 1024  # of pongs, for a client that does not read
+MESSAGE_BYTES = 2 * 1024 * 1024
+LONG_MESSAGES = {"/v1/realtime": 21 * 1024 * 1024}
+"""Largest messages of the paths that take larger ones than MESSAGE_BYTES: OpenAI's takes 15 MiB of audio in base64 at once."""
+TOO_LARGE, POLICY = 1009, 1008  # RFC 6455, 7.4.1
+
+
+class BoundedWebSocket(WebSocketsSansIOProtocol):
+    """uvicorn's, which parses whatever has come in one go, and holds any number of fragments."""
+
+    def __init__(self, *arguments: Any, **named: Any):
+        super().__init__(*arguments, **named)
+        self._unparsed = bytearray()
+        self._is_scheduled = False  # a turn of the event loop for the rest
+
+    def data_received(self, data: bytes) -> None:
+        if not self._unparsed and len(data) <= PIECE_BYTES:
+            self._parse(data)
+            return
+        self._unparsed += data
+        if not self._is_scheduled:
+            self._parse_piece()
+
+    def _parse_piece(self) -> None:
+        self._is_scheduled = False
+        piece = bytes(self._unparsed[:PIECE_BYTES])
+        del self._unparsed[:PIECE_BYTES]
+        self._parse(piece)
+        if self.transport.is_closing():
+            self._unparsed.clear()
+        elif self._unparsed:
+            self.transport.pause_reading()
+            self._is_scheduled = True
+            self.loop.call_soon(self._parse_piece)
+        elif not self.read_paused:
+            self.transport.resume_reading()
+
+    def _parse(self, data: bytes) -> None:
+        if self.disconnected or self.transport.is_closing():
+            return
+        super().data_received(data)
+        if self.transport.get_write_buffer_size() > MOST_UNREAD_BYTES:
+            self.transport.abort()
+
+    def handle_connect(self, event: Request) -> None:
+        self.conn.max_size = LONG_MESSAGES.get(event.path.partition("?")[0], MESSAGE_BYTES)
+        super().handle_connect(event)
+
+    def handle_cont(self, event: Frame) -> None:
+        if len(self.frames) >= MOST_FRAGMENTS:
+            self._refuse(POLICY, f"a message may have {MOST_FRAGMENTS:,} fragments")
+        else:
+            super().handle_cont(event)
+
+    def _refuse(self, code: int, reason: str) -> None:
+        self.frames = []
+        self._unparsed.clear()
+        self.conn.fail(code, reason)
+        self.handle_parser_exception()
