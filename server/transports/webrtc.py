@@ -25,7 +25,7 @@ from server.session.native import Session
 from server.sessions import BEHIND_SHARE, Hearer, Sessions
 from server.settings import Ice, IceServer
 from server.telemetry.metrics import Api, Metrics
-from server.transports import audio_track, webrtc_ice, webrtc_ports, webrtc_sctp
+from server.transports import audio_track, webrtc_dtls, webrtc_ice, webrtc_ports, webrtc_sctp
 from server.transports.outbox import Outbox, TooLong
 from server.transports.session_description import with_rejected, without_video
 
@@ -62,6 +62,7 @@ class WebRtcTransport:
 
     def __init__(self, sessions: Sessions, metrics: Metrics, ice: Ice, connect_seconds: float = 3.0):
         """connect_seconds: an offer whose connection is not there by then is given up."""
+        webrtc_dtls.install()
         webrtc_sctp.install()
         webrtc_ports.install(ice)
         self.advertised_address = ice.advertised_address

@@ -1,14 +1,19 @@
 """The WebRTC transport: its configuration, and what peers and networks do that they should not."""
 
 import asyncio
+import datetime
 import json
 import re
 import socket
 from collections.abc import Callable
 
 import pytest
-from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription, rtcpeerconnection
+from aiortc.rtcdtlstransport import RTCCertificate
 from aiortc.rtcicetransport import connection_kwargs
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -255,6 +260,39 @@ def test_datagrams_of_strangers_change_nothing():
         await asyncio.sleep(0.2)  # for the kernel to hand them over
         peer.channel.send('{"op":"close"}')
         assert (await peer.messages.get())["op"] == "final", "the session is still there"
+        await peer.connection.close()
+
+    play(scenario)
+
+
+def rsa_certificate() -> RTCCertificate:
+    """As GStreamer makes them."""
+    key = rsa.generate_private_key(public_exponent=65_537, key_size=2048)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "peer")])
+    now = datetime.datetime.now(datetime.UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+    cert = builder.not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1)).sign(key, hashes.SHA256())
+
+    class Rsa(RTCCertificate):
+        def _create_ssl_context(self, srtp_profiles):
+            context = super()._create_ssl_context(srtp_profiles)
+            context.set_cipher_list(b"ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES128-GCM-SHA256")
+            return context
+
+    return Rsa(key=key, cert=cert)
+
+
+@pytest.mark.parametrize("role", ["actpass", "active"])
+def test_a_peer_with_an_rsa_certificate_connects_in_both_roles(role, monkeypatch):
+    """GStreamer's senders met "no shared cipher"."""
+
+    async def scenario(transport: WebRtcTransport, metrics: Metrics) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(rtcpeerconnection.RTCCertificate, "generateCertificate", staticmethod(rsa_certificate))
+            peer = Peer()
+        await peer.connect(transport, lambda sdp: sdp.replace("a=setup:actpass", f"a=setup:{role}"))
+        peer.channel.send(INIT)
+        assert (await peer.messages.get())["op"] == "ready"
         await peer.connection.close()
 
     play(scenario)
