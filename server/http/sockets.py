@@ -4,7 +4,7 @@ from fastapi import APIRouter, WebSocket
 
 from server.access import ClientSecrets
 from server.dialects import deepgram, realtime_shapes
-from server.errors import Refused, ServerError
+from server.errors import ClientError, Code, Refused, ServerError
 from server.http.access import caller_of, key_of
 from server.http.failures import error_response, refuse, refuse_deepgram
 from server.sessions import Sessions
@@ -12,6 +12,7 @@ from server.telemetry.metrics import Api
 from server.transports.websocket import WebSocketTransport
 
 REALTIME_PROTOCOL = "realtime"
+PATHS = ("/ws", "/v1/realtime", "/v1/listen")
 
 
 def sockets_router(transport: WebSocketTransport, sessions: Sessions, secrets: ClientSecrets, model_id: str) -> APIRouter:
@@ -65,5 +66,11 @@ def sockets_router(transport: WebSocketTransport, sessions: Sessions, secrets: C
             return
         offered = socket.scope.get("subprotocols", [])
         await connection.run(offered[0] if offered else None, {"dg-request-id": asked.request_id})
+
+    @router.websocket("/{path:path}")
+    async def nothing(socket: WebSocket) -> None:
+        """The last route: frameworks take an empty 403 for a lost key, and never try again."""
+        named = ", ".join(PATHS)
+        await socket.send_denial_response(refuse(ClientError(Code.NOT_FOUND, f"no WebSocket is here; there are {named}")))
 
     return router

@@ -207,3 +207,16 @@ def test_a_message_larger_than_its_path_takes_is_refused_while_it_comes(served):
             return socket.close_code
 
     assert asyncio.run(send_large()) == 1009
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/listen/more", "/v2/listen", "/webrtc"])
+def test_a_path_without_a_websocket_says_so_and_names_those_there_are(served, path):
+    with pytest.raises(InvalidStatus) as refused:
+        asyncio.run(open_and_leave(f"ws://{served.address}{path}"))
+    response = refused.value.response
+    assert response.status_code == 404 and "/ws, /v1/realtime, /v1/listen" in json.loads(response.body)["error"]["message"]
+
+
+async def open_and_leave(address: str) -> None:
+    async with connect(address, proxy=None):
+        pass
