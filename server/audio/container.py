@@ -3,16 +3,19 @@
 import asyncio
 import concurrent.futures
 import contextlib
+import logging
 import queue
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
-from typing import IO
+from typing import IO, cast
 
 import av
 
 from runtime.audio import SAMPLE_RATE
 from server.audio.front import Resampler
 from server.errors import ClientError, Code
+
+logger = logging.getLogger(__name__)
 
 FORMATS = "aac,ac3,aiff,amr,asf,au,avi,caf,flac,flv,matroska,webm,mov,mp4,m4a,3gp,mp3,mpeg,mpegts,ogg,w64,wav"
 """Containers that hold their own audio. Playlists name other files and addresses, and would be fetched."""
@@ -22,6 +25,10 @@ BLOCK_BYTES = SAMPLE_RATE * 2  # 1 s
 LIVE_OPTIONS = {"probesize": "32", "analyzeduration": "0"}  # of what comes in pieces: the first words are not waited for
 LIVE_BUFFER_BYTES = 1024
 MOST_HEADER_BYTES = 1024 * 1024  # before the first sound: FFmpeg would look for a container for ever
+LEAST_RATE, MOST_RATE = 4_000, 768_000  # of audio in a container, in Hz
+LEAST_GAP_SECONDS, MOST_GAP_SECONDS = 0.1, 600.0  # between timestamps, for silence in their place
+LEAST_RESET_SECONDS = 1.0  # that timestamps go back by where another recording begins
+MOST_FAILURES = 100  # of a container in a row, without a packet between them
 UNDECODABLE = ClientError(Code.INVALID_FILE, "the stream could not be decoded: it is no container that is known here")
 
 
@@ -90,7 +97,8 @@ def blocks(source: IO[bytes]) -> Iterator[bytes]:
     held, heard = bytearray(), False
     try:
         with av.open(source, "r", options=WHITELIST) as container:
-            for pcm in decoded(container):
+            start = None if container.start_time is None else container.start_time / av.time_base
+            for pcm in decoded(container, start):
                 held += pcm
                 heard = True
                 if len(held) >= BLOCK_BYTES:
@@ -107,13 +115,91 @@ def blocks(source: IO[bytes]) -> Iterator[bytes]:
         yield bytes(held)
 
 
-def decoded(container: "av.container.InputContainer") -> Iterator[bytes]:
-    if not container.streams.audio:
+def decoded(container: "av.container.InputContainer", start: float | None) -> Iterator[bytes]:
+    """PCM16 mono at 16 kHz of the audio track that players take. Where its timestamps leave a gap there is silence.
+
+    start: of the recording on the container's clock, in seconds; None: where its first frame is. Raises ClientError, and
+    FFmpegError where nothing could be decoded.
+    """
+    stream = cast("av.AudioStream | None", container.streams.best("audio"))
+    if stream is None:
         raise ClientError(Code.INVALID_FILE, "the file has no audio in it", "file")
-    resampler = Resampler()
-    for frame in container.decode(container.streams.audio[0]):
-        yield from resampler.take(frame)
+    resampler, timeline = Resampler(), Timeline(start)
+    error: av.error.FFmpegError | None = None
+    damaged_packets = 0
+    for packet in packets_of(container, stream):
+        try:
+            frames = cast("list[av.AudioFrame]", packet.decode())
+        except av.error.FFmpegError as exc:
+            error, damaged_packets = exc, damaged_packets + 1
+            continue
+        for frame in frames:
+            check_rate(frame.sample_rate)
+            yield from silence(timeline.gap_before(frame))
+            yield from resampler.take(frame)
+    if error is not None and not timeline.seconds:
+        raise error
+    if damaged_packets:
+        logger.warning(
+            "%d packets of a recording could not be decoded: %.1f s of silence are in their place",
+            damaged_packets,
+            timeline.filled,
+        )
     yield from resampler.finish()
+
+
+class Timeline:
+    """Where in a recording its frames belong, by their timestamps."""
+
+    def __init__(self, start: float | None):
+        """start: see decoded()."""
+        self._start = start
+        self.seconds = 0.0
+        """Of the recording, up to the end of the last frame."""
+        self.filled = 0.0
+        """Of these, how many were gaps."""
+
+    def gap_before(self, frame: "av.AudioFrame") -> float:
+        """Return how many seconds are missing before a frame, and go on to its end."""
+        time = self.seconds if frame.time is None else frame.time
+        if self._start is None:
+            self._start = time
+        gap = 0.0 if frame.time is None else time - self._start - self.seconds
+        if gap < -LEAST_RESET_SECONDS or gap > MOST_GAP_SECONDS:  # another clock begins, as in recordings that were joined
+            self._start, gap = time - self.seconds, 0.0
+        elif gap < LEAST_GAP_SECONDS:
+            gap = 0.0
+        self.filled += gap
+        self.seconds += gap + frame.samples / frame.sample_rate
+        return gap
+
+
+def silence(seconds: float) -> Iterator[bytes]:
+    samples_bytes = round(seconds * SAMPLE_RATE) * 2
+    yield from (bytes(BLOCK_BYTES) for _ in range(samples_bytes // BLOCK_BYTES))
+    if rest := samples_bytes % BLOCK_BYTES:
+        yield bytes(rest)
+
+
+def packets_of(container: "av.container.InputContainer", stream: "av.AudioStream") -> "Iterator[av.Packet[av.AudioStream]]":
+    """Go on after what the container itself cannot read, as long as anything follows."""
+    failures = 0
+    while failures < MOST_FAILURES:
+        try:
+            for packet in container.demux(stream):
+                failures = 0
+                yield packet
+            return
+        except av.error.InvalidDataError:
+            failures += 1
+
+
+def check_rate(rate: int) -> None:
+    """A few bytes of a low rate would become gigabytes. Raises ClientError."""
+    if not LEAST_RATE <= rate <= MOST_RATE:
+        raise ClientError(
+            Code.INVALID_FILE, f"audio of {LEAST_RATE:,} to {MOST_RATE:,} samples a second is taken, not of {rate:,}", "file"
+        )
 
 
 class Pieces:
@@ -207,7 +293,7 @@ class LiveDecoder:
 
     def _decode(self) -> None:
         with av.open(self._pieces, "r", options=LIVE_OPTIONS | WHITELIST, buffer_size=LIVE_BUFFER_BYTES) as container:
-            for pcm in decoded(container):
+            for pcm in decoded(container, start=None):
                 self._has_sound = True
                 if self._is_stopped.is_set():
                     return

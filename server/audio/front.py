@@ -1,6 +1,7 @@
 """Audio as clients send it, into what a stream hears: PCM16 mono at 16 kHz."""
 
 import enum
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -100,13 +101,21 @@ class Resampler:
     def __init__(self) -> None:
         import av  # only whoever resamples needs it, and it takes a while to load
 
-        self._resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
+        self._new_resampler = functools.partial(av.AudioResampler, format="s16", layout="mono", rate=SAMPLE_RATE)
+        self._resampler = self._new_resampler()
+        self._kind: tuple[int, str, str] | None = None  # of the frames: rate, layout, format
 
-    def take(self, frame: "av.AudioFrame | None") -> Iterator[bytes]:
-        return pcm_of(self._resampler.resample(frame))
+    def take(self, frame: "av.AudioFrame") -> Iterator[bytes]:
+        """Frames may be of another kind than those before, as where recordings were joined."""
+        kind = (frame.sample_rate, frame.layout.name, frame.format.name)
+        if self._kind not in (None, kind):
+            yield from self.finish()
+            self._resampler = self._new_resampler()
+        self._kind = kind
+        yield from pcm_of(self._resampler.resample(frame))
 
     def finish(self) -> Iterator[bytes]:
-        return self.take(None)
+        return pcm_of(self._resampler.resample(None))
 
 
 def pcm_of(frames: "Iterable[av.AudioFrame]") -> Iterator[bytes]:

@@ -1,0 +1,122 @@
+"""Recordings that are damaged, joined, or made to be dangerous: what can be heard is, at its time, and what cannot is refused."""
+
+import io
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from server.audio import container
+from server.errors import ClientError
+
+BEEPS = ((1.0, 1.2), (3.0, 3.2))  # in seconds
+SECONDS = 4.0
+SLACK_SECONDS = 0.15  # of times after damage: less than a gap that is filled, and a codec's block
+FORMATS = {
+    "mp3": ("mp3", "libmp3lame", 16_000),
+    "aac": ("adts", "aac", 16_000),
+    "flac": ("flac", "flac", 16_000),
+    "opus in ogg": ("ogg", "libopus", 48_000),
+    "opus in webm": ("webm", "libopus", 48_000),
+    "aac in mp4": ("mp4", "aac", 44_100),
+    "flac in matroska": ("matroska", "flac", 16_000),
+    "aac in mpegts": ("mpegts", "aac", 44_100),
+    "wav": ("wav", "pcm_s16le", 16_000),
+    "aiff": ("aiff", "pcm_s16be", 22_050),
+}
+IN_PAGES = "opus in ogg"  # of a second: all of one is lost with any byte of it
+LOST_START = dict.fromkeys(FORMATS, 0) | {IN_PAGES: 25}
+"""Damage up to that percentage takes the recording's start with it: times count from what is left."""
+
+
+def recording(kind: str, rate: int | None = None, layout: str = "mono") -> bytes:
+    """Two beeps in faint noise."""
+    form, codec, usual_rate = FORMATS[kind]
+    rate = rate or usual_rate
+    time = np.arange(int(SECONDS * rate)) / rate
+    is_beep = np.logical_or.reduce([(begin < time) & (time < end) for begin, end in BEEPS])
+    samples = np.sin(2 * np.pi * 700 * time) * 12_000 * is_beep + np.random.default_rng(0).normal(0, 60, len(time))
+    frame = av.AudioFrame.from_ndarray(samples.astype(np.int16).reshape(1, -1), format="s16", layout="mono")
+    frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), 0
+    written, fifo = io.BytesIO(), av.AudioFifo()
+    with av.open(written, "w", format=form) as output:
+        stream = output.add_stream(codec, rate=rate, layout=layout)
+        for each in av.AudioResampler(stream.codec_context.format.name, layout, rate).resample(frame):
+            fifo.write(each)
+        while (block := fifo.read(stream.codec_context.frame_size or 1024, partial=True)) is not None:
+            output.mux(stream.encode(block))
+        output.mux(stream.encode(None))
+    return written.getvalue()
+
+
+def decoded(data: bytes) -> np.ndarray:
+    return np.frombuffer(b"".join(container.blocks(io.BytesIO(data))), np.int16)
+
+
+def beeps(samples: np.ndarray) -> list[float]:
+    """Where they begin, in seconds."""
+    loud = np.abs(samples[: len(samples) // 160 * 160].astype(float)).reshape(-1, 160).mean(axis=1) > 2000
+    begins = [index for index in range(1, len(loud)) if loud[index] and not loud[max(0, index - 10) : index].any()]
+    return [index / 100 for index in begins]
+
+
+def is_at(seconds: float, found: list[float]) -> bool:
+    return any(abs(each - seconds) <= SLACK_SECONDS for each in found)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_what_is_before_and_after_damage_is_heard_at_its_time(kind):
+    """Eight bytes, at every twentieth of the file. One damaged packet used to end a recording in silence."""
+    data = recording(kind)
+    whole = decoded(data)
+    assert len(beeps(whole)) == 2
+    for place in range(10, 100, 5):
+        damaged, at = bytearray(data), len(data) * place // 100
+        damaged[at : at + 8] = bytes(byte ^ 0x5A for byte in damaged[at : at + 8])
+        samples = decoded(bytes(damaged))
+        found, is_early, is_late = beeps(samples), LOST_START[kind] < place < 55, place > 45
+        assert not is_early or is_at(3.0, found), f"{place}%: {found}"
+        assert not is_late or is_at(1.0, found), f"{place}%: {found}"
+        if kind != IN_PAGES:
+            assert abs(len(samples) - len(whole)) / 16_000 <= SLACK_SECONDS, f"{place}%"
+
+
+@pytest.mark.parametrize(("rate", "layout"), [(44_100, "mono"), (16_000, "stereo"), (22_050, "stereo")])
+def test_joined_recordings_of_another_kind_are_one(rate, layout):
+    """As radio archives join them: the second used never to be heard."""
+    found = beeps(decoded(recording("mp3") + recording("mp3", rate, layout)))
+    assert [round(each) for each in found] == [1, 3, 5, 7]
+
+
+def test_the_default_track_is_taken():
+    """Screen recorders write the desktop's sound first."""
+    written, time = io.BytesIO(), np.arange(32_000) / 16_000
+    with av.open(written, "w", format="matroska") as output:
+        streams = [output.add_stream("flac", rate=16_000, layout="mono") for _ in range(2)]
+        streams[0].disposition = av.stream.Disposition(0)
+        streams[1].disposition = av.stream.Disposition.default
+        for stream, loud in zip(streams, (0, 12_000), strict=True):
+            samples = (np.sin(2 * np.pi * 700 * time) * loud).astype(np.int16).reshape(1, -1)
+            frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+            frame.sample_rate, frame.time_base, frame.pts = 16_000, Fraction(1, 16_000), 0
+            output.mux([*stream.encode(frame), *stream.encode(None)])
+    assert np.abs(decoded(written.getvalue())).max() > 10_000
+
+
+@pytest.mark.parametrize("rate", [1, 10, 100, 1000])
+def test_a_rate_that_makes_gigabytes_of_a_few_bytes_is_refused(rate):
+    data = bytearray(recording("flac"))
+    assert data[:4] == b"fLaC"
+    data[18:21] = ((int.from_bytes(data[18:21], "big") & 0xF) | rate << 4).to_bytes(3, "big")  # of STREAMINFO
+    while (at := data.find(b"\xff\xf8")) >= 0:
+        data[at + 2] = data[at + 2] & 0xF0  # frames take the rate from there
+        data[at] = 0xFE  # done
+    with pytest.raises(ClientError) as refused:
+        decoded(bytes(data).replace(b"\xfe\xf8", b"\xff\xf8"))
+    assert refused.value.code in ("invalid_file", "audio_too_short")
+
+
+def test_nothing_but_damage_is_refused():
+    with pytest.raises(ClientError, match="could not be decoded"):
+        decoded(recording("mp3")[:10] + bytes(range(256)) * 40)
