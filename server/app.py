@@ -8,13 +8,14 @@ from pathlib import Path
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 
 from server.access import ClientSecrets, Gate, Keys, Tokens, Used
 from server.errors import ServerError
 from server.http import openapi
 from server.http.access import AccessControl
 from server.http.calls import calls_router
-from server.http.failures import answer_error
+from server.http.failures import answer_error, answer_nobody
 from server.http.health import health_router
 from server.http.listen import listen_router
 from server.http.offers import offers_router
@@ -76,6 +77,7 @@ def create_app(
                       *inner,
                   ])  # fmt: skip
     app.add_exception_handler(ServerError, answer_error)
+    app.add_exception_handler(ClientDisconnect, answer_nobody)
     app.include_router(offers_router(transport, settings.listen.webrtc_path))
     app.include_router(tokens_router(tokens))
     app.include_router(sockets_router(WebSocketTransport(sessions, metrics), sessions, secrets, settings.model.model_id))

@@ -1,6 +1,5 @@
 """Deepgram's /v1/listen: the query of a stream or a recording, and events as its messages."""
 
-import json
 import math
 import re
 import uuid
@@ -12,6 +11,7 @@ from typing import Any, ClassVar
 
 from server.audio.front import AudioFormat, Encoding
 from server.dialects import languages
+from server.dialects.json_text import encoded
 from server.errors import ClientError, Code, ServerError
 from server.stream.events import Event, Final, Flushed, SpeechStarted, SpeechStopped, Update
 from server.stream.stream import Options
@@ -113,7 +113,7 @@ class ServerMessage:
         yield self
 
     def encode(self) -> str:
-        return json.dumps(self.fields, ensure_ascii=False)
+        return encoded(self.fields)
 
 
 @dataclass

@@ -1,7 +1,6 @@
 """OpenAI's transcription API: the fields of a request, and the bodies and events of its answers."""
 
 import enum
-import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 from moonshine_client import subtitles
 from runtime.languages import ENGLISH, Language
 from server.dialects import languages
+from server.dialects.json_text import encoded
 from server.errors import ClientError, Code, Refused, ServerError
 from server.stream.transcript import Segment
 
@@ -137,10 +137,10 @@ def body(asked: Asked, heard: Transcription) -> tuple[str, str]:
         case Format.VTT:
             return subtitles.vtt(heard.segments), "text/vtt; charset=utf-8"
         case Format.VERBOSE_JSON:
-            return json.dumps(verbose(asked, heard), ensure_ascii=False), "application/json"
+            return encoded(verbose(asked, heard)), "application/json"
         case Format.JSON:
             plain = {"text": heard.text, "languages": [{"code": asked.language.code}], "usage": usage(heard)}
-            return json.dumps(plain, ensure_ascii=False), "application/json"
+            return encoded(plain), "application/json"
 
 
 def verbose(asked: Asked, heard: Transcription) -> dict[str, Any]:
@@ -181,7 +181,7 @@ def done(asked: Asked, heard: Transcription) -> str:
 
 
 def server_sent(event: Mapping[str, Any]) -> str:
-    return f"data: {json.dumps(event, ensure_ascii=False)}\n\n"
+    return f"data: {encoded(event)}\n\n"
 
 
 def error_body(error: ServerError) -> dict[str, Any]:

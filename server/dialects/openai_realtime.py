@@ -3,7 +3,6 @@
 Nothing harmless is an error: the frameworks that speak this dialect end their session on any.
 """
 
-import json
 import uuid
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -13,6 +12,7 @@ from typing import Any, ClassVar
 from runtime.languages import language_of
 from server.audio.front import MAX_RATE, MIN_RATE, AudioFormat, Encoding
 from server.dialects import languages
+from server.dialects.json_text import encoded
 from server.dialects.openai import SERVER_ERROR, check_model
 from server.errors import ClientError, Code, ServerError
 from server.stream.events import Event, Flushed, SpeechStarted, SpeechStopped, Update
@@ -22,6 +22,8 @@ DEFAULT_RATE = 24_000  # OpenAI's
 ENCODINGS = {"audio/pcm": Encoding.PCM16, "audio/pcmu": Encoding.MULAW, "audio/pcma": Encoding.ALAW}
 TELEPHONE_RATE = 8_000
 SERVER_VAD = {"type": "server_vad", "threshold": 0.5, "prefix_padding_ms": 300, "silence_duration_ms": 500}
+MOST_PREFIX_MS = 10_000
+MOST_CONFIGURATION_CHARACTERS = 64 * 1024
 EAGERNESS_MS = {"low": 1500, "medium": 800, "auto": 800, "high": 400}  # of semantic_vad, which is told by silence here
 LEAST_SILENCE_MS, MOST_SILENCE_MS = 200, 10_000  # a shorter one would end a turn within a word
 TRANSCRIPTION = "conversation.item.input_audio_transcription"
@@ -43,7 +45,7 @@ class ServerEvent:
         yield self
 
     def encode(self) -> str:
-        return json.dumps({"event_id": new_id("event"), **self.fields}, ensure_ascii=False)
+        return encoded({"event_id": new_id("event"), **self.fields})
 
 
 def new_id(kind: str) -> str:
@@ -67,6 +69,10 @@ class Configuration:
 
     def update(self, session: object) -> None:
         """Only what is present changes; null clears. Raises ClientError and changes nothing."""
+        if len(encoded(session)) > MOST_CONFIGURATION_CHARACTERS:  # all of it is sent back at every change
+            raise ClientError(
+                Code.INVALID_VALUE, f"a session has {MOST_CONFIGURATION_CHARACTERS:,} characters at most", "session"
+            )
         asked = mapping(session, "session")
         if asked.get("type", "transcription") != "transcription":
             raise ClientError(Code.INVALID_VALUE, "only transcription sessions are served here", "session.type")
@@ -75,6 +81,7 @@ class Configuration:
         changed = self._input | {name: value for name, value in wanted.items() if name in self._input}
         audio_format = parse_format(changed["format"])
         silence_ms(changed["turn_detection"])
+        prefix_ms(changed["turn_detection"])
         self._check_transcription(changed["transcription"])
         self._input, self.audio_format = changed, audio_format
         self._include = asked.get("include", self._include)
@@ -83,7 +90,10 @@ class Configuration:
         asked = mapping(transcription or {}, "session.audio.input.transcription")
         check_model(str(asked.get("model") or "default"), self._model_id)
         named = asked.get("languages") or [asked.get("language") or ""]
-        languages.check([str(language) for language in named], self._model_id)
+        if not isinstance(named, list) or not all(isinstance(language, str) for language in named):
+            name = "session.audio.input.transcription.languages"
+            raise ClientError(Code.INVALID_VALUE, "languages are texts, or a list of them", name)
+        languages.check(named, self._model_id)
 
     @property
     def options(self) -> Options:
@@ -93,8 +103,7 @@ class Configuration:
     @property
     def prefix_ms(self) -> int:
         """So long before its first sound a turn is said to begin."""
-        detection = self._input["turn_detection"] or {}
-        return int(detection.get("prefix_padding_ms") or 0)
+        return prefix_ms(self._input["turn_detection"])
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -137,6 +146,15 @@ def silence_ms(detection: object) -> int | None:
     if not isinstance(silence, int | float):
         raise ClientError(Code.INVALID_VALUE, "turn_detection must be server_vad, semantic_vad or null", name)
     return int(min(MOST_SILENCE_MS, max(LEAST_SILENCE_MS, silence)))
+
+
+def prefix_ms(detection: object) -> int:
+    """Of a turn_detection. Raises ClientError."""
+    name = "session.audio.input.turn_detection"
+    padding = mapping(detection or {}, name).get("prefix_padding_ms") or 0
+    if not isinstance(padding, int | float) or not 0 <= padding <= MOST_PREFIX_MS:
+        raise ClientError(Code.INVALID_VALUE, f"prefix_padding_ms must be a number from 0 to {MOST_PREFIX_MS:,}", name)
+    return int(padding)
 
 
 @dataclass

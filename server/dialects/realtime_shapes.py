@@ -6,7 +6,7 @@ Beta is what OpenAI spoke before; vLLM and NVIDIA's Riva have shapes of their ow
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from server.dialects.openai_realtime import TRANSCRIPTION, ServerEvent, event_of
+from server.dialects.openai_realtime import TRANSCRIPTION, ServerEvent, event_of, mapping
 
 Message = Mapping[str, Any]
 ENDED = "session.ended"
@@ -88,15 +88,17 @@ class Riva(Beta):
                 return None
             case "input_audio_buffer.done":
                 return {"type": "finish"}
-            case "input_audio_buffer.append" if (message.get("runtime_config") or {}).get("force_eou") == "true":
+            case "input_audio_buffer.append" if (
+                mapping(message.get("runtime_config") or {}, "runtime_config").get("force_eou") == "true"
+            ):
                 return {**message, "is_last_of_turn": True}
             case _:
                 return super().read(message)
 
     def _format(self, session: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """`none` is PCM16 at the rate of input_audio_params."""
-        parameters = session.get("input_audio_params") or {}
-        return {"type": "audio/pcm", "rate": int(parameters.get("sample_rate_hz") or VLLM_RATE)}
+        parameters = mapping(session.get("input_audio_params") or {}, "input_audio_params")
+        return {"type": "audio/pcm", "rate": parameters.get("sample_rate_hz") or VLLM_RATE}
 
     def write(self, event: ServerEvent) -> Iterator[ServerEvent]:
         match event.op:

@@ -8,6 +8,7 @@ from typing import Any
 from runtime.languages import language_of
 from server.audio.front import AudioFormat, Encoding
 from server.dialects import languages
+from server.dialects.json_text import encoded
 from server.errors import ClientError, Code, ServerError
 from server.stream.events import Event, Final, Update
 from server.version import version
@@ -90,7 +91,7 @@ class ServerMessage:
         yield self
 
     def encode(self) -> str:
-        return json.dumps({"type": self.op, "data": self.data}, ensure_ascii=False) + "\n"
+        return encoded({"type": self.op, "data": self.data}) + "\n"
 
 
 class Transcripts:

@@ -6,6 +6,7 @@ from fastapi.responses import JSONResponse
 from server.dialects import deepgram, openai
 from server.errors import Code, Refused, ServerError
 
+CLIENT_LEFT = 499  # nobody reads it; nginx's number, for logs
 RETRY_AFTER_SECONDS, WARM_AFTER_SECONDS = 5, 2
 DEEPGRAM_PATH, OPENAI_PREFIX = "/v1/listen", "/v1/"
 
@@ -21,6 +22,11 @@ async def answer_error(_: Request, error: Exception) -> Response:
     """What FastAPI calls."""
     assert isinstance(error, ServerError), "registered for this class alone"
     return error_response(error)
+
+
+async def answer_nobody(_: Request, error: Exception) -> Response:
+    """The client has left while its request came."""
+    return Response(status_code=CLIENT_LEFT)
 
 
 def error_response(error: ServerError) -> Response:

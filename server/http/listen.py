@@ -12,9 +12,9 @@ from server.audio import container
 from server.dialects import deepgram
 from server.errors import ClientError, Code, ServerError
 from server.http.access import caller_of
-from server.http.failures import refuse_deepgram
+from server.http.failures import CLIENT_LEFT, refuse_deepgram
 from server.http.openapi import BINARY, DEEPGRAM_ERROR, JSON, OBJECT, STRING, described
-from server.http.transcriptions import CLIENT_LEFT, counted, too_large, while_connected, whole
+from server.http.transcriptions import counted, too_large, while_connected, whole
 from server.sessions import Sessions
 from server.settings import Settings
 from server.telemetry.metrics import Api

@@ -18,7 +18,7 @@ from server.dialects import openai
 from server.dialects.openai import Asked, Transcription
 from server.errors import ClientError, Code, ServerError
 from server.http.access import caller_of
-from server.http.failures import refuse
+from server.http.failures import CLIENT_LEFT, refuse
 from server.http.openapi import BINARY, EVENTS, JSON, OBJECT, OPENAI_ERROR, STRING, TEXT, described, fields, one_of
 from server.session.recording import Heard, Recording
 from server.sessions import Sessions
@@ -33,7 +33,6 @@ UPLOAD = fields({"file": BINARY, "model": STRING}, {
     "stream": {"type": "boolean", "default": False}, "temperature": {"type": "number", "minimum": 0, "maximum": 1},
     "prompt": STRING,
 })  # fmt: skip
-CLIENT_LEFT = 499  # nobody reads it; nginx's number, for logs
 
 
 class OpenAIRoute(APIRoute):

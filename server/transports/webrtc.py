@@ -342,6 +342,8 @@ class Offered:
             raise BadOffer("sdp is not a session description: it has no media section")
         if webrtc_ice.count_candidates(sdp) > MAX_CANDIDATES:
             raise BadOffer(f"the offer has more than {MAX_CANDIDATES} candidates")
+        if any(media.port and not (media.dtls and media.dtls.fingerprints) for media in description.media):
+            raise BadOffer("the offer has no fingerprint: nothing could be encrypted")
         kinds = [media.kind for media in description.media if media.port or is_bundled(media)]
         return cls(kinds.count("audio"), kinds.count("video"), kinds.count("application"))
 

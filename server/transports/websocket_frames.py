@@ -1,5 +1,6 @@
 """The WebSocket protocol on the wire, with a bound for everything that a stranger may send."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -12,7 +13,7 @@ MOST_UNREAD_BYTES = 1024 * 1024  # of pongs, for a client that does not read
 MESSAGE_BYTES = 2 * 1024 * 1024
 LONG_MESSAGES = {"/v1/realtime": 21 * 1024 * 1024}
 """Largest messages of the paths that take larger ones than MESSAGE_BYTES: OpenAI's takes 15 MiB of audio in base64 at once."""
-TOO_LARGE, POLICY = 1009, 1008  # RFC 6455, 7.4.1
+NOT_TEXT, POLICY = 1007, 1008  # RFC 6455, 7.4.1
 
 
 class BoundedWebSocket(WebSocketsSansIOProtocol):
@@ -62,8 +63,22 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         else:
             super().handle_cont(event)
 
+    def send_receive_event_to_app(self) -> None:
+        if self.curr_msg_data_type == "text" and not is_utf8(self.frames):
+            self._refuse(NOT_TEXT, "a text message must be UTF-8")
+        else:
+            super().send_receive_event_to_app()
+
     def _refuse(self, code: int, reason: str) -> None:
         self.frames = []
         self._unparsed.clear()
         self.conn.fail(code, reason)
         self.handle_parser_exception()
+
+
+def is_utf8(fragments: Sequence[bytes]) -> bool:
+    try:
+        b"".join(fragments).decode()
+    except UnicodeDecodeError:
+        return False
+    return True

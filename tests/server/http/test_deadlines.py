@@ -138,3 +138,18 @@ def test_an_offer_of_websocket_stays():
         assert deadlines.without_other_upgrades(request) == request
     other = b"GET / HTTP/1.1\r\nHost: a\r\nupgrade: h2c\r\nX: 1\r\n\r\nUpgrade: h2c in a body"
     assert deadlines.without_other_upgrades(other) == other.replace(b"upgrade: h2c\r\n", b"")
+
+
+@pytest.mark.parametrize("path", ["/webrtc", "/whip/stage", "/v1/realtime/calls", "/v1/realtime/client_secrets",
+                                  "/v1/audio/transcriptions", "/v1/listen", "/v1/tokens"])  # fmt: skip
+def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_no_traceback(served, path):
+    host, port = served.address.split(":")
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer sk-0123456789abcdef\r\n"
+        "Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
+    )
+    with socket.create_connection((host, int(port))) as leaving:
+        leaving.sendall(head.encode())
+        time.sleep(0.1)  # for the server to begin to read: nothing tells when it has
+    assert served.get("/healthz").status_code == 200
+    assert "Traceback" not in served.log.read_text() and "Exception in ASGI" not in served.log.read_text()

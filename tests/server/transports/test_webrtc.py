@@ -296,3 +296,11 @@ def test_a_peer_with_an_rsa_certificate_connects_in_both_roles(role, monkeypatch
         await peer.connection.close()
 
     play(scenario)
+
+
+def test_an_offer_without_a_fingerprint_is_refused_by_name():
+    async def scenario(transport: WebRtcTransport, metrics: Metrics) -> None:
+        with pytest.raises(BadOffer, match="no fingerprint"):
+            await Peer().connect(transport, lambda sdp: re.sub(r"a=fingerprint:.*\r\n", "", sdp))
+
+    play(scenario)

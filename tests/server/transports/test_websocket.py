@@ -1,7 +1,6 @@
 """The data channel's messages over a WebSocket."""
 
 import asyncio
-import contextlib
 import json
 import re
 import socket
@@ -17,6 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from benchmarks.accuracy import word_error_rate
 from runtime.audio import SAMPLE_RATE
 from server.session.pace import BURST_SECONDS, MESSAGES_A_SECOND
+from server.transports import websocket_frames
 from tests.conftest import RunningServer, Speech
 from tests.moonshine_client import counting
 from tests.moonshine_client.test_resuming import running
@@ -197,16 +197,18 @@ def test_a_flood_of_tiny_frames_keeps_nobody_else_waiting(served, flood):
     assert served.process.poll() is None and "stalled" not in served.log.read_text()
 
 
-def test_a_message_larger_than_its_path_takes_is_refused_while_it_comes(served):
-    async def send_large() -> int | None:
-        async with opened(served) as socket:
-            with contextlib.suppress(ConnectionClosed):
-                for _ in range(64):
-                    await socket.send([bytes(60_000) for _ in range(64)])
-            await socket.wait_closed()
-            return socket.close_code
+def test_a_message_larger_than_its_path_takes_is_refused_by_its_first_bytes(served):
+    with raw_socket(served) as client:
+        client.sendall(b"\x82\xff" + (websocket_frames.MESSAGE_BYTES + 1).to_bytes(8, "big") + MASK)
+        assert b"\x03\xf1" in all_of(client), "close code 1009"
 
-    assert asyncio.run(send_large()) == 1009
+
+def all_of(client: socket.socket) -> bytes:
+    """What comes until the server closes."""
+    answered = b""
+    while received := client.recv(4096):
+        answered += received
+    return answered
 
 
 @pytest.mark.parametrize("path", ["/", "/v1/listen/more", "/v2/listen", "/webrtc"])
@@ -220,3 +222,10 @@ def test_a_path_without_a_websocket_says_so_and_names_those_there_are(served, pa
 async def open_and_leave(address: str) -> None:
     async with connect(address, proxy=None):
         pass
+
+
+def test_text_that_is_no_utf8_is_refused_by_name_and_leaves_no_traceback(served):
+    with raw_socket(served) as client:
+        client.sendall(b"\x81\x82" + MASK + b"\xff\xfe")
+        assert b"\x03\xefa text message must be UTF-8" in all_of(client), "close code 1007"
+    assert "Traceback" not in served.log.read_text()
