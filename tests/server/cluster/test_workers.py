@@ -294,8 +294,9 @@ def test_streams_are_dealt_out_to_engine_processes_and_only_those_of_a_dead_one_
     assert set(said) == {"engine_failed", "final"}, said
 
 
-@pytest.mark.parametrize("fate", [signal.SIGKILL, signal.SIGSTOP])
-@pytest.mark.parametrize("victim", ["server.cluster.engine_process", "server.cluster.gateway"])
+@pytest.mark.parametrize(
+    ("victim", "fate"), [("server.cluster.engine_process", signal.SIGSTOP), ("server.cluster.gateway", signal.SIGKILL)]
+)
 def test_streams_that_lose_a_process_go_on_by_themselves_with_every_word(served, recordings, victim, fate):
     """One that is stopped keeps its connections, and is killed by the supervisor before it goes on."""
     asyncio.run(until_all_are_ready(served))
