@@ -41,6 +41,7 @@ PRECISIONS = ("fp32", "int8", "fp16", "bf16")
 TARGET_MODULES = {target: f"engine_build.{target}_target" for target in selection.TARGETS}
 PACKAGES = ("numpy", "onnx", "onnxruntime")
 """They take part in every build."""
+DISTRIBUTION = "moonshine-asr"
 OTHER_SCRIPTS_SCALE = 2.0  # the authors' limit is 13 tokens a second there, and 6.5 in Latin scripts
 
 
@@ -94,6 +95,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=manifest.default_engines(),
                         help="the engine's directory is made below this one")  # fmt: skip
     parser.add_argument("--max-batch", type=int, default=32, help="most streams in one step")
+    parser.add_argument("--cpu-threads", type=int, help="that the engine will have while serving; default: one for each core")
     parser.add_argument("--force", action="store_true", help="build even if an unchanged engine is there")
     arguments = parser.parse_args(argv)
     if arguments.max_batch < 1:
@@ -106,13 +108,13 @@ def build(arguments: argparse.Namespace, console: Console) -> Path:
     if arguments.target != "auto":
         return build_for(arguments.target, arguments, console)
     target, reason = selection.target_to_build(arguments.precision, arguments.flavour)
-    console.print(f"building for {target}: {reason}", highlight=False, soft_wrap=True)
+    console.print(f"building for {target}: {reason}", highlight=False, markup=False, soft_wrap=True)
     try:
         return build_for(target, arguments, console)
     except BuildError as exc:
         if target != NATIVE:
             raise
-        console.print(f"{exc}\nbuilding for {ONNXRUNTIME} instead", highlight=False, soft_wrap=True)
+        console.print(f"{exc}\nbuilding for {ONNXRUNTIME} instead", highlight=False, markup=False, soft_wrap=True)
     return build_for(ONNXRUNTIME, arguments, console)
 
 
@@ -138,6 +140,7 @@ def build_for(target: str, arguments: argparse.Namespace, console: Console) -> P
         arguments.revision,
         arguments.weights_sha256,
         arguments.script,
+        arguments.cpu_threads,
     )
     arguments.out.mkdir(parents=True, exist_ok=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
@@ -175,15 +178,15 @@ def provide_engine(options: BuildOptions, target: ModuleType, stages: Stages) ->
         tokenizer.save(weights.pieces, unfinished)
         if options.target in selection.CPU_TARGETS:
             stages.begin("measure how many live streams it carries here")
-            built = built.model_copy(update={"live_streams": live_streams(unfinished, built)})
+            built = built.model_copy(update={"live_streams": live_streams(unfinished, built, options.cpu_threads)})
         finish(unfinished, built, stages)
 
     return replace_directory(directory, write)
 
 
-def live_streams(directory: Path, built: Manifest) -> int:
+def live_streams(directory: Path, built: Manifest, threads: int | None) -> int:
     choice = selection.Choice(directory, built.model, built.target, built.precision, remark=None)
-    engine = selection.open_target(choice, built, max_batch=capacity.ROWS, threads=None, max_seconds=None)
+    engine = selection.open_target(choice, built, max_batch=capacity.ROWS, threads=threads, max_seconds=None)
     try:
         return capacity.live_streams(engine)
     finally:
@@ -226,6 +229,14 @@ def versions_of(packages: Iterable[str]) -> dict[str, str]:
     return {package: importlib.metadata.version(package) for package in packages}
 
 
+def own_version() -> dict[str, str]:
+    """Of this project, where it is installed."""
+    try:
+        return versions_of([DISTRIBUTION])
+    except importlib.metadata.PackageNotFoundError:
+        return {}
+
+
 def utc_now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
@@ -255,7 +266,7 @@ def describe(options: BuildOptions, weights: Checkpoint, packages: Iterable[str]
         end_token=config.end_token,
         token_scale=1.0 if language_of(options.model).is_latin else OTHER_SCRIPTS_SCALE,
         files={},
-        versions={"python": platform.python_version()} | versions_of({*PACKAGES, *packages}),
+        versions={"python": platform.python_version()} | versions_of({*PACKAGES, *packages}) | own_version(),
         built_at=utc_now(),
     )
 

@@ -28,6 +28,8 @@ class BuildOptions:
     """What the weights must have; None: any."""
     script: str | None = None
     """What the engine may write: latin or any; None: as the model is known."""
+    cpu_threads: int | None = None
+    """Of a CPU engine while it serves; None: one for each core."""
 
 
 class Stages:
@@ -56,4 +58,4 @@ class Stages:
         self.advance(1)
 
     def say(self, line: str) -> None:
-        self._progress.console.print(line, highlight=False, soft_wrap=True)
+        self._progress.console.print(line, highlight=False, markup=False, soft_wrap=True)

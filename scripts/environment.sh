@@ -61,7 +61,7 @@ find_python() {
 }
 
 make_environment() {
-    [ -x "$PYTHON" ] && return
+    "$PYTHON" -m pip --version >/dev/null 2>&1 && return # also where an earlier try was interrupted before pip was there
     local python
     python=$(find_python)
     if [ -z "$python" ]; then

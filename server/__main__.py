@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import sys
+from collections.abc import Callable
 
 from runtime.engine import selection
 from runtime.exceptions import EngineDirectoryError
@@ -27,10 +28,12 @@ def main(arguments: list[str] | None = None) -> int:
     return started(print_engine if options.print_engine else serve)
 
 
-def serve(settings: Settings) -> int:
+def serve(settings: Settings, on_listening: Callable[[], None] = lambda: None) -> int:
+    """Returns the exit status. on_listening: is called once the addresses are ours, before anything else takes time."""
     for line in settings_module.misspelt():
         logger.warning("%s", line)
     listeners = listen_everywhere(settings.listen)  # first: opening an engine takes seconds
+    on_listening()
     check_access(settings)
     settings = sized(settings, selection.check(choice_of(settings), settings.batching.max_batch))
     webrtc_ports.check(settings.ice, settings.access.session_limit)

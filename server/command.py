@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -12,7 +13,8 @@ from runtime.exceptions import EngineDirectoryError
 from server import __main__ as server_main
 from server import greeting, settings
 from server.settings import Settings
-from server.startup import choice_of, started
+from server.startup import choice_of, listen_everywhere, started
+from server.version import DISTRIBUTION, NOT_INSTALLED, version
 
 logger = logging.getLogger("server")
 
@@ -27,28 +29,32 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def build_and_serve(settings: Settings, opens_browser: bool) -> int:
+    listen_everywhere(settings.listen).close()  # a port that is taken is said before a build of minutes
     provide_engine(settings)
-    greeting.begin(settings.listen, opens_browser, is_shown=settings.telemetry.log_format == "console")
-    return server_main.serve(settings)
+    is_shown = settings.telemetry.log_format == "console"
+    return server_main.serve(settings, on_listening=lambda: greeting.begin(settings.listen, opens_browser, is_shown))
 
 
 def provide_engine(settings: Settings) -> int:
-    """Build the best engine for the settings on this machine, unless it is there. An older one serves where that fails.
+    """Build the best engine for the settings on this machine, unless this version has. An older one serves where that fails.
 
     Raises EngineDirectoryError where there is none.
     """
     model, max_batch = settings.model, settings.batching.max_batch
     target = model.engine_target or selection.target_to_build(model.precision)[0]
     try:
-        selection.check(selection.choose(model.engines_path, model.model_id, model.precision, target), max_batch)
-        return 0
+        choice = selection.choose(model.engines_path, model.model_id, model.precision, target)
+        if selection.check(choice, max_batch).versions.get(DISTRIBUTION, NOT_INSTALLED) == version():
+            return 0
+        logger.info("building the engine again: another version built it")
     except EngineDirectoryError as exc:
         logger.info("building the engine: %s", str(exc).partition("; run:")[0])
     asked = ["--model", model.model_id, "--target", model.target, "--out", str(model.engines_path), "--max-batch", str(max_batch)]
     if model.precision:
         asked += ["--precision", model.precision]
-    command = [sys.executable, "-m", "engine_build.build", *asked]
-    failed = subprocess.run(command, stdout=subprocess.DEVNULL).returncode
+    if model.cpu_threads:
+        asked += ["--cpu-threads", str(model.cpu_threads)]
+    failed = run_build([sys.executable, "-m", "engine_build.build", *asked])
     try:
         selection.check(choice_of(settings), max_batch)
     except EngineDirectoryError as exc:
@@ -56,6 +62,18 @@ def provide_engine(settings: Settings) -> int:
             raise EngineDirectoryError("there is no engine to serve: the build above failed") from exc
         raise
     return 0
+
+
+def run_build(command: list[str]) -> int:
+    """The exit status. Whoever stops the server stops the build, which then leaves nothing half made."""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as build:
+        before = signal.signal(signal.SIGTERM, lambda *_: build.send_signal(signal.SIGINT))
+        try:
+            return build.wait()
+        except KeyboardInterrupt:  # the build has its own from the terminal
+            return build.wait()
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from runtime import hardware
 from runtime.engine import manifest, selection, tensorrt_package
@@ -43,14 +44,14 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = settings_module.load()
     except SettingsError as exc:
-        console.print(f"[red]✗[/] settings  {exc}", markup=True)
+        console.print(f"[red]✗[/] settings  {escape(str(exc))}")
         return 1
     findings = list(examine(settings))
     width = max(len(finding.what) for finding in findings)
     for finding in findings:
-        console.print(f"{'[yellow]![/]' if finding.advice else '[green]✓[/]'} {finding.what:<{width}}  {finding.found}")
+        console.print(f"{'[yellow]![/]' if finding.advice else '[green]✓[/]'} {finding.what:<{width}}  {escape(finding.found)}")
         if finding.advice:
-            console.print(f"  {'':<{width}}  → {finding.advice}")
+            console.print(f"  {'':<{width}}  → {escape(finding.advice)}")
     return 1 if any(finding.advice and finding.what in ("engine", "port") for finding in findings) else 0
 
 

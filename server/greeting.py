@@ -1,18 +1,18 @@
 """What a start says when the server is ready: where the page, the API and the documentation are, and how to stop."""
 
+import http.client
 import ssl
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 import webbrowser
 
 from runtime.engine.manifest import in_checkout
-from server.settings import Listen, is_loopback
+from server.settings import Listen
 
 LOOK_SECONDS = 0.1  # between two looks whether the server is ready
-ANY_ADDRESS = ("0.0.0.0", "::")
+LOCAL_ADDRESSES = ("0.0.0.0", "::", "127.0.0.1", "::1")
 
 
 def begin(listen: Listen, opens_browser: bool, is_shown: bool) -> None:
@@ -32,7 +32,7 @@ def greet_when_ready(listen: Listen, opens_browser: bool, is_shown: bool) -> Non
 
 def address_of(listen: Listen) -> str:
     """Return the server's address as a browser on this machine takes it."""
-    host = "localhost" if listen.host in ANY_ADDRESS or is_loopback(listen.host) else listen.host
+    host = "localhost" if listen.host in LOCAL_ADDRESSES else listen.host
     return f"http{'s' if listen.has_tls else ''}://{f'[{host}]' if ':' in host else host}:{listen.port}"
 
 
@@ -41,7 +41,7 @@ def is_ready(address: str) -> bool:
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=unchecked))
     try:
         direct.open(f"{address}/readyz", timeout=5).close()
-    except (urllib.error.URLError, OSError):
+    except (OSError, http.client.HTTPException):
         return False
     return True
 

@@ -13,7 +13,7 @@ from runtime.engine.shapes import Shape
 from runtime.exceptions import EngineDirectoryError
 
 FILE_NAME = "manifest.json"
-FORMAT = 3  # raised when engines built before can no longer be read
+FORMAT = 4  # raised when engines built before can no longer be read
 
 ANY_BATCH = 1024  # what is not compiled for batches of one size
 ONNXRUNTIME = "onnxruntime"

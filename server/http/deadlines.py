@@ -35,6 +35,7 @@ class PunctualHttp(HttpToolsProtocol):
         self._head = bytearray()  # of a request, as far as it has come and is not parsed
         self._parsed_of_head = 0  # bytes of one that is parsed as it comes
         self._is_within = False  # a request has begun, and has not ended
+        self._parses_head = False  # its head has not ended
         if len(self.connections) > MAX_CONNECTIONS:
             transport.abort()
         else:
@@ -50,12 +51,14 @@ class PunctualHttp(HttpToolsProtocol):
                 self._refuse_head()
                 return
             data = without_other_upgrades(data)
-        elif self._head_due is not None:
+        elif self._parses_head:
             self._parsed_of_head += len(data)
-            if self._parsed_of_head > MOST_HEAD_BYTES:
-                self._refuse_head()
-                return
         super().data_received(data)
+        if self.transport.get_protocol() is not self:  # a WebSocket has taken the connection over
+            return
+        if self._parses_head and self._parsed_of_head > MOST_HEAD_BYTES:
+            self._refuse_head()
+            return
         is_idle = self.cycle is not None and self.cycle.response_complete and not self.pipeline
         if is_idle and self.timeout_keep_alive_task is None and self._head_due is None and not self.transport.is_closing():
             self._expect_head()
@@ -69,11 +72,12 @@ class PunctualHttp(HttpToolsProtocol):
         self.transport.close()
 
     def on_message_begin(self) -> None:
-        self._is_within, self._parsed_of_head = True, 0
+        self._is_within, self._parses_head, self._parsed_of_head = True, True, 0
         super().on_message_begin()
         self._expect_head()
 
     def on_headers_complete(self) -> None:
+        self._parses_head = False
         self._have_head()
         super().on_headers_complete()
 

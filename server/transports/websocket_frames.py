@@ -13,6 +13,10 @@ MOST_UNREAD_BYTES = 1024 * 1024  # of pongs, for a client that does not read
 MESSAGE_BYTES = 2 * 1024 * 1024
 LONG_MESSAGES = {"/v1/realtime": 21 * 1024 * 1024}
 """Largest messages of the paths that take larger ones than MESSAGE_BYTES: OpenAI's takes 15 MiB of audio in base64 at once."""
+NO_HANDSHAKE = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
+    b"this is no WebSocket handshake\n"
+)
 NOT_TEXT, POLICY = 1007, 1008  # RFC 6455, 7.4.1
 
 
@@ -50,8 +54,17 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         if self.disconnected or self.transport.is_closing():
             return
         super().data_received(data)
-        if self.transport.get_write_buffer_size() > MOST_UNREAD_BYTES:
+        if not self.handshake_initiated and self.conn.handshake_exc is not None:
+            self.transport.write(NO_HANDSHAKE)
+            self.transport.close()
+        elif self.transport.get_write_buffer_size() > MOST_UNREAD_BYTES:
             self.transport.abort()
+
+    def shutdown(self) -> None:
+        if self.handshake_initiated:
+            super().shutdown()
+        else:
+            self.transport.close()
 
     def handle_connect(self, event: Request) -> None:
         self.conn.max_size = LONG_MESSAGES.get(event.path.partition("?")[0], MESSAGE_BYTES)
@@ -74,6 +87,13 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self._unparsed.clear()
         self.conn.fail(code, reason)
         self.handle_parser_exception()
+
+    def handle_parser_exception(self) -> None:
+        """Before the handshake is answered there is nobody to tell."""
+        if self.conn.close_sent is None:
+            self.transport.abort()
+        else:
+            super().handle_parser_exception()
 
 
 def is_utf8(fragments: Sequence[bytes]) -> bool:

@@ -100,7 +100,7 @@ SPOILERS = {
     "damaged manifest": (lambda d: (d / "manifest.json").write_text("{"), "is damaged"),
     "another model": (lambda d: spoil_manifest(d, '"UsefulSensors/moonshine-base"', '"another/model"'), "built for model"),
     "another precision": (lambda d: spoil_manifest(d, '"fp32"', '"int8"'), "built for precision"),
-    "smaller batch": (lambda d: spoil_manifest(d, '"max_batch": 32', '"max_batch": 4'), "batches up to 4, not 32"),
+    "smaller batch": (lambda d: spoil_manifest(d, '"max_batch": 1024', '"max_batch": 4'), "batches up to 4, not 32"),
     "older format": (lambda d: spoil_manifest(d, f'"format": {FORMAT}', '"format": 0'), "has format 0"),
     "missing file": (lambda d: (d / "encoder.onnx").unlink(), "encoder.onnx is missing or damaged"),
     "truncated file": (lambda d: os.truncate(d / "decoder.onnx", 1_000_000), "decoder.onnx is missing or damaged"),
