@@ -136,6 +136,11 @@ def words_of(seconds: float) -> tuple[int, ...]:
 
 def open_modelled(max_batch: int, max_seconds: float, costs: Costs) -> DeviceEngine:
     manifest = SimpleNamespace(
-        target=TORCH, precision="modelled", max_positions=MAX_POSITIONS, start_token=START_TOKEN, end_token=END_TOKEN
+        target=TORCH,
+        precision="modelled",
+        max_positions=MAX_POSITIONS,
+        start_token=START_TOKEN,
+        end_token=END_TOKEN,
+        token_scale=1.0,
     )
     return DeviceEngine(ModelledDevice(max_batch, max_seconds, costs), manifest, max_batch)
