@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs everything to build engines and to serve them, without torch. With an NVIDIA GPU, TensorRT for RTX and cuda-python too.
 # --torch installs torch, too: for the torch engine, and for checkpoints of other shapes than Base and Tiny.
-#   VENV_PATH       where the virtual environment is or will be (.venv)
+#   VENV_PATH       where the virtual environment is or will be (.venv); PYTHON_FOR_VENV names the Python that makes it
 #   TORCH_CUDA      a CUDA build of torch, such as cu121; TORCH_VERSION and TORCH_INDEX_URL with it. They imply --torch.
 source "$(dirname "$0")/environment.sh"
 with_torch="${TORCH_CUDA:-}${TORCH_VERSION:-}"
