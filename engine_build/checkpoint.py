@@ -181,7 +181,9 @@ def why_no_hub() -> str:
     """Return why the model hub cannot be asked, found out before anything waits for it; empty where it can."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return "HF_HUB_OFFLINE is set"
-    hub = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    from huggingface_hub import constants
+
+    hub = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT") or constants.ENDPOINT)
     if urllib.request.getproxies().get(hub.scheme):
         return ""  # the proxy finds it
     try:
