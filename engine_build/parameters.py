@@ -22,12 +22,8 @@ within float16."""
 
 def encoder_parameters(weights: Checkpoint) -> Parameters:
     """Return the encoder's parameters and its rotary table, float32. Raises CheckpointError for what is missing or misshapen."""
-    check_shapes(weights)
     config, tensors = weights.config, weights.tensors
-    found = renamed(ENCODER, tensors)
-    for layer in range(config.encoder_layers):
-        attention = f"layers.{layer}.self_attn"
-        found[f"{attention}.qkv_proj.weight"] = joined_projection(config, tensors, f"{ENCODER}{attention}")
+    found = parameters_of(weights, ENCODER, config.encoder_layers)
     found["cross_proj.weight"] = np.concatenate([
         tensors[f"{DECODER}layers.{layer}.encoder_attn.{name}_proj.weight"]
         for layer in range(config.decoder_layers)
@@ -41,17 +37,27 @@ def decoder_parameters(weights: Checkpoint) -> Parameters:
 
     Raises CheckpointError for what is missing or misshapen.
     """
-    check_shapes(weights)
     config, tensors = weights.config, weights.tensors
-    found = renamed(DECODER, tensors)
+    found = parameters_of(weights, DECODER, config.decoder_layers)
     for layer in range(config.decoder_layers):
         attention = f"{DECODER}layers.{layer}"
-        found[f"layers.{layer}.self_attn.qkv_proj.weight"] = joined_projection(config, tensors, f"{attention}.self_attn")
         query = tensors[f"{attention}.encoder_attn.q_proj.weight"]
         found[f"layers.{layer}.cross_q_proj.weight"] = query * attention_scale(config)
         found[f"layers.{layer}.cross_o_proj.weight"] = tensors[f"{attention}.encoder_attn.o_proj.weight"]
     forbidden = np.where(forbidden_tokens(weights.pieces, weights.script), np.float32(MASKED), np.float32(0))
     return found | {"rotary.table": rotary_table(config, config.max_positions), "forbidden": forbidden}
+
+
+def parameters_of(weights: Checkpoint, side: str, layers: int) -> Parameters:
+    """Return what encoder and decoder have alike: the tensors that are taken as they are, and the joined projections.
+
+    Raises CheckpointError for what is missing or misshapen.
+    """
+    check_shapes(weights)
+    found = renamed(side, weights.tensors)
+    for attention in (f"layers.{layer}.self_attn" for layer in range(layers)):
+        found[f"{attention}.qkv_proj.weight"] = joined_projection(weights.config, weights.tensors, f"{side}{attention}")
+    return found
 
 
 def renamed(prefix: str, tensors: Parameters) -> Parameters:
