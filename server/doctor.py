@@ -5,7 +5,6 @@ import importlib.util
 import os
 import platform
 import shutil
-import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,9 @@ from runtime import hardware
 from runtime.engine import manifest, selection, tensorrt_package
 from runtime.exceptions import EngineError
 from server import settings as settings_module
-from server.errors import SettingsError
+from server.errors import SettingsError, StartError
 from server.settings import Settings
-from server.startup import choice_of
+from server.startup import choice_of, listen
 
 LEAST_FREE_GB = 1.0  # an engine of Base takes 0.12 to 0.5 GB
 PACKAGES_OF_WEIGHTS = {"moonshine_cpp": "Moonshine Base", "moonshine_voice": "Moonshine Tiny"}
@@ -127,9 +126,9 @@ def engine(settings: Settings) -> Finding:
 def port(settings: Settings) -> Finding:
     host, number = settings.listen.host, settings.listen.port
     try:
-        socket.create_server((host, number), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
-    except OSError as exc:
-        return Finding("port", f"{host}:{number}: {os.strerror(exc.errno or 0).lower()}", "set ASR_PORT, or stop what is there")
+        listen(host, number).close()
+    except StartError as exc:
+        return Finding("port", str(exc), "set ASR_PORT, or stop what is there")
     return Finding("port", f"{host}:{number} is free")
 
 
