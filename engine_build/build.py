@@ -36,12 +36,12 @@ from runtime.engine.manifest import ANY_BATCH, NATIVE, ONNXRUNTIME, TENSORRT, TO
 from runtime.exceptions import EngineDirectoryError
 from runtime.languages import language_of
 from runtime.scheduler import capacity
+from runtime.version import DISTRIBUTION, version
 
 PRECISIONS = ("fp32", "int8", "fp16", "bf16")
 TARGET_MODULES = {target: f"engine_build.{target}_target" for target in selection.TARGETS}
 PACKAGES = ("numpy", "onnx", "onnxruntime")
 """They take part in every build."""
-DISTRIBUTION = "moonshine-asr"
 OTHER_SCRIPTS_SCALE = 2.0  # the authors' limit is 13 tokens a second there, and 6.5 in Latin scripts
 
 
@@ -229,14 +229,6 @@ def versions_of(packages: Iterable[str]) -> dict[str, str]:
     return {package: importlib.metadata.version(package) for package in packages}
 
 
-def own_version() -> dict[str, str]:
-    """Of this project, where it is installed."""
-    try:
-        return versions_of([DISTRIBUTION])
-    except importlib.metadata.PackageNotFoundError:
-        return {}
-
-
 def utc_now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
@@ -266,7 +258,7 @@ def describe(options: BuildOptions, weights: Checkpoint, packages: Iterable[str]
         end_token=config.end_token,
         token_scale=1.0 if language_of(options.model).is_latin else OTHER_SCRIPTS_SCALE,
         files={},
-        versions={"python": platform.python_version()} | versions_of({*PACKAGES, *packages}) | own_version(),
+        versions={"python": platform.python_version()} | versions_of({*PACKAGES, *packages}) | {DISTRIBUTION: version()},
         built_at=utc_now(),
     )
 

@@ -10,6 +10,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
+from runtime.version import version
 from server.access import ClientSecrets, Gate, Keys, Tokens, Used
 from server.errors import ServerError
 from server.http import openapi
@@ -33,7 +34,6 @@ from server.transports.session_names import Owner
 from server.transports.webrtc import WebRtcTransport
 from server.transports.websocket import WebSocketTransport
 from server.transports.whip import WhipTransport
-from server.version import version
 
 KNOWN_SECONDS = 2.0  # in which a gateway that is started again hears from its engine processes
 TOLD_HEADERS = ("ETag", "Link", "Location", "Retry-After", "X-Request-Id", REPLICA_HEADER)  # to pages of other origins

@@ -10,11 +10,11 @@ from functools import partial
 
 from runtime.engine import selection
 from runtime.exceptions import EngineDirectoryError
+from runtime.version import DISTRIBUTION, version
 from server import __main__ as server_main
 from server import greeting, settings
 from server.settings import Settings
 from server.startup import choice_of, listen_everywhere, started
-from server.version import DISTRIBUTION, NOT_INSTALLED, version
 
 logger = logging.getLogger("server")
 
@@ -44,7 +44,7 @@ def provide_engine(settings: Settings) -> int:
     target = model.engine_target or selection.target_to_build(model.precision)[0]
     try:
         choice = selection.choose(model.engines_path, model.model_id, model.precision, target)
-        if selection.check(choice, max_batch).versions.get(DISTRIBUTION, NOT_INSTALLED) == version():
+        if selection.check(choice, max_batch).versions.get(DISTRIBUTION) == version():
             return 0
         logger.info("building the engine again: another version built it")
     except EngineDirectoryError as exc:

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.languages import language_of
+from runtime.version import version
 from server.audio.front import AudioFormat, Encoding
 from server.dialects import languages
 from server.dialects.json_text import encoded
 from server.errors import ClientError, Code, ServerError
 from server.stream.events import Event, Final, Update
-from server.version import version
 
 MAX_HEADER_BYTES = 64 * 1024
 MAX_BLOCK_BYTES = 1024 * 1024  # of data, and of payload

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
 
+from runtime.version import version
 from server.errors import StartError
-from server.version import version
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
