@@ -1,4 +1,4 @@
-"""What the model transcribes in float32 of the clip that every engine is tried on."""
+"""The known clip, which every engine is tried on, is transcribed in float32 here for later comparison."""
 
 import tempfile
 from pathlib import Path

@@ -30,9 +30,9 @@ class Level:
 
     name: str
     options: tuple[str, ...]
-    """Of the compiler."""
+    """Options that the compiler is given."""
     flags: tuple[str, ...]
-    """What it uses, as /proc/cpuinfo names it."""
+    """Instructions that the library uses, by the names of /proc/cpuinfo."""
 
     @property
     def library(self) -> str:
@@ -60,9 +60,8 @@ def provide(directory: Path, precision: str, stages: Stages) -> tuple[list[Level
     Returns their levels, the fastest first, and what made them. Raises BuildError where there is no compiler, or where it fails.
     """
     if not are_compiled():
-        return compile_libraries(directory, precision, levels_for(precision), stages), run(
-            *find_compiler(), "--version"
-        ).splitlines()[0]
+        compiler = run(*find_compiler(), "--version").splitlines()[0]
+        return compile_libraries(directory, precision, levels_for(precision), stages), compiler
     levels = [level for level in levels_for(precision) if path_of(precision, level).is_file()]
     for level in levels:
         shutil.copyfile(path_of(precision, level), directory / level.library)
@@ -95,7 +94,7 @@ def caches_of(precision: str) -> str:
 
 
 def levels_for(precision: str) -> tuple[Level, ...]:
-    """Those whose instructions are of use to a precision."""
+    """Return the levels whose instructions are of use to a precision."""
     return tuple(level for level in LEVELS if precision in ONLY_FOR.get(level.flags[-1], (precision,)))
 
 
@@ -104,7 +103,7 @@ def options_for(level: Level) -> tuple[str, ...]:
 
 
 def compile_libraries(directory: Path, precision: str, levels: tuple[Level, ...], stages: Stages) -> list[Level]:
-    """Those of the levels that the compiler knows: an old one may know the least only, and raises BuildError if not that."""
+    """Return the levels that the compiler knows. An old one may know the least only. Raises BuildError where it knows none."""
     done = []
     stages.begin(f"compile the engine for {', '.join(level.name for level in levels)}")
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -18,7 +18,7 @@ from runtime.engine.manifest import NATIVE_WEIGHTS, Manifest
 PRECISIONS = {"fp32": "fp32", "bf16": "bf16", "int8": "int8", "fp16": "fp32"}  # asked for: built
 PACKAGES = ()
 ENCODER_PRODUCTS = {"qkv": "self_attn.qkv_proj", "out": "o_proj", "fc1": "fc1", "fc2": "fc2"}
-"""Of a layer: the name in engine_build/native/model.h, and the module's in engine_build/model.py."""
+"""The products of a layer: their names in engine_build/native/model.h, and those of the modules in engine_build/model.py."""
 FINER = "conv3"  # one in 25 multiplications; in int8 it made a third of the error that all products make
 DECODER_PRODUCTS = ENCODER_PRODUCTS | {"cross_query": "cross_q_proj", "cross_out": "cross_o_proj"}
 ENCODER_TABLES = {

@@ -29,7 +29,7 @@ class BuildOptions:
     script: str | None = None
     """What the engine may write: latin or any; None: as the model is known."""
     cpu_threads: int | None = None
-    """Of a CPU engine while it serves; None: one for each core."""
+    """How many threads a CPU engine will have while it serves; None: one for each core."""
 
 
 class Stages:
