@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from server.cluster.placement import Load, two_choices
+from server.ray.placement import Load, two_choices
 
 SESSION_SECONDS = 300.0  # on average
 OVERLOADED_SHARE = 0.95  # of its places: updates come late

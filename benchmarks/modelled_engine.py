@@ -10,7 +10,7 @@ from benchmarks.speakers import COSTS_VARIABLE
 from runtime.engine.protocol import Engine
 from runtime.scheduler.inbox import Inbox
 from runtime.scheduler.loop import EngineLoop
-from server.cluster.engine_process import run
+from server.processes.engine_process import run
 from server.settings import Settings
 from server.startup import SEGMENT_MARGIN_SECONDS, started
 from server.telemetry.metrics import Metrics

@@ -15,7 +15,7 @@ from runtime.audio import Clip
 from runtime.engine.protocol import Engine, Limits, Prediction, Ready, Row
 from runtime.scheduler.loop import EngineLoop
 from runtime.tokenizer import Tokenizer
-from server.cluster import gateway
+from server.processes import gateway
 from server.sessions import Sessions
 from server.settings import Settings
 from server.startup import listen_everywhere, started

@@ -26,8 +26,8 @@ from benchmarks.trial import SAMPLE_SECONDS, Outcome, Spoken, Trial, Utterance, 
 from engine_build.checkpoint import DEFAULT_MODEL
 from runtime.engine import selection
 from runtime.tokenizer import Tokenizer
-from server.cluster.messages import SOCKET_VARIABLE
-from server.cluster.remote_engine import RemoteEngine
+from server.processes.messages import SOCKET_VARIABLE
+from server.processes.remote_engine import RemoteEngine
 from server.sessions import Sessions
 from server.settings import Access, Settings
 from server.telemetry.metrics import SHARED_VARIABLE, Metrics
@@ -66,7 +66,7 @@ def engine_process(trial: Trial) -> Iterator[EngineProcess]:
         }  # fmt: skip
         if trial.modelled:
             variables[COSTS_VARIABLE] = json.dumps(trial.modelled)
-        command = [sys.executable, "-m", MODELLED_ENGINE if trial.modelled else "server.cluster.engine_process"]
+        command = [sys.executable, "-m", MODELLED_ENGINE if trial.modelled else "server.processes.engine_process"]
         process = subprocess.Popen(command, cwd=PROJECT, env=os.environ | variables)
         try:
             yield EngineProcess(process, variables[SOCKET_VARIABLE], directory)

@@ -12,7 +12,7 @@ server)
     make_environment
     install_project server
     # Its files cannot be written to when it runs: what is imported then is compiled now.
-    env -u PYTHONDONTWRITEBYTECODE "$PYTHON" -c 'import server.command, server.app, server.cluster.supervisor, engine_build.build
+    env -u PYTHONDONTWRITEBYTECODE "$PYTHON" -c 'import server.command, server.app, server.processes.supervisor, engine_build.build
 import engine_build.native_target, engine_build.onnxruntime_target, runtime.engine.native_engine, runtime.engine.onnx_engine'
     find "$VENV_PATH/lib" -type d \( -name tests -o -path "*/onnx/backend/test" \) -prune -exec rm -rf {} +
     ;;

@@ -29,7 +29,7 @@ FILE_REASONS = ("invalid_file", "audio_too_short", "audio_too_long", "file_too_l
 FAILED_STATUS, FILE_STATUS, INTERRUPTED_STATUS = 1, 2, 130
 ENTRIES = {
     "serve": ("server.command", "server"),
-    "cluster": ("server.cluster.ray_command", "cluster"),
+    "cluster": ("server.ray.command", "cluster"),
     "build": ("engine_build.build", "server"),
     "doctor": ("server.doctor", "server"),
     "bench": ("moonshine_client.bench", "server"),

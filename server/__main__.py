@@ -9,7 +9,7 @@ from collections.abc import Callable
 from runtime.engine import selection
 from runtime.exceptions import EngineDirectoryError
 from server import settings as settings_module
-from server.cluster import gateway, supervisor
+from server.processes import gateway, supervisor
 from server.settings import MAX_SESSIONS_VARIABLE, Settings
 from server.startup import check_access, choice_of, listen_everywhere, open_for_serving, sized, started
 from server.telemetry.metrics import Metrics

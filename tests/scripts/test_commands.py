@@ -25,7 +25,7 @@ NOT_HERE = {
     "bash scripts/start.sh": "the same",
     "ASR_API_KEYS=": "the same script; tests/server/test_access.py has the keys",
     "bash scripts/test.sh": "what runs this test",
-    "bash scripts/cluster.sh": "tests/server/cluster/test_ray_serve.py deploys on two simulated nodes",
+    "bash scripts/cluster.sh": "tests/server/ray/test_replica.py deploys on two simulated nodes",
     "bash scripts/gpu_check.sh": "needs a GPU",
     "bash docker/": "needs a Docker engine; tests/docker/ tries the scripts with a stand-in, and builds the image without one",
     "docker compose": "needs a Docker engine",

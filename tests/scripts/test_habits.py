@@ -18,7 +18,7 @@ CHECKS = {
 FAST = ("tests/server", "tests/runtime/scheduler", "tests/moonshine_client", "tests/scripts")
 HEAVY = {"torch", "onnxruntime", "transformers"}
 LIGHT_MODULES = (
-    "server.command, server.cluster.gateway, server.cluster.supervisor, moonshine_client.command, benchmarks.simulation"
+    "server.command, server.processes.gateway, server.processes.supervisor, moonshine_client.command, benchmarks.simulation"
 )
 
 

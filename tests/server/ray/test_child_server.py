@@ -16,7 +16,7 @@ from websockets.exceptions import InvalidStatus
 
 from moonshine_client.client import StreamingClient
 from server import settings
-from server.cluster.child import Child, headers_of, target_of
+from server.ray.child_server import ChildServer, headers_of, target_of
 from tests.conftest import ENGINES, PROJECT, free_port
 
 SCOPE = {"path": "/a b", "raw_path": b"/a%20b", "query_string": b"x=1", "client": ("192.0.2.9", 5)}
@@ -38,7 +38,7 @@ def test_what_is_handed_on_is_what_was_asked_and_who_asked():
 PARENT = """
 import asyncio
 from server import settings
-from server.cluster.child import Child
+from server.ray.child_server import ChildServer
 
 async def receive():
     return {"type": "lifespan.startup"}
@@ -46,7 +46,7 @@ async def receive():
 async def send(message):
     pass
 
-asyncio.run(Child(settings.load({}), {"ASR_WORKERS": "2"}).app({"type": "lifespan"}, receive, send))
+asyncio.run(ChildServer(settings.load({}), {"ASR_WORKERS": "2"}).app({"type": "lifespan"}, receive, send))
 """
 
 
@@ -69,7 +69,7 @@ def until(holds: Callable[[], object]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def serving(child: Child) -> AsyncIterator[str]:
+async def serving(child: ChildServer) -> AsyncIterator[str]:
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(child.app, host="127.0.0.1", port=port, ws="websockets-sansio", log_level="error"))
     running = asyncio.create_task(server.serve())
@@ -91,7 +91,7 @@ def test_every_way_in_leads_through_and_the_end_gives_finals(built, recordings, 
         "ASR_ENGINE_DIR": str(ENGINES), "MOONSHINE_PRECISION": "fp32", "ASR_TARGET": "onnxruntime", "ASR_WORKERS": "2",
         "ASR_DRAIN_SECONDS": "20", "ASR_REPLICA": "inner", "ASR_MAX_SESSIONS_PER_ADDRESS": "3",
     }  # fmt: skip
-    child, audio = Child(settings.load(own), own), recordings["short"].samples
+    child, audio = ChildServer(settings.load(own), own), recordings["short"].samples
 
     async def run() -> None:
         async with serving(child) as address:

@@ -8,7 +8,7 @@ import pytest
 from aiortc import RTCPeerConnection, RTCSessionDescription
 from aiortc.contrib.media import MediaPlayer
 
-from server.cluster.forwarding import Place
+from server.processes.forwarding import Place
 from server.transports.session_names import SESSION_PATH, Owner
 from tests.conftest import PROJECT, RunningServer
 

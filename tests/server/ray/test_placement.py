@@ -5,7 +5,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.cluster.placement import MARGIN_SECONDS, Load, ranked
+from server.ray.placement import MARGIN_SECONDS, Load, ranked
 
 COUNTS = st.tuples(st.integers(0, 50), st.integers(1, 50))
 

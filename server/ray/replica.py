@@ -1,6 +1,6 @@
 """Replicas on Ray Serve. Each is a whole server: one GPU or some cores of a machine of the cluster, with sessions of its own.
 
-serve run server.cluster.ray_serve:build, or moonshine-asr cluster. Media goes straight to a replica's own address.
+serve run server.ray.replica:build, or moonshine-asr cluster. Media goes straight to a replica's own address.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from runtime.tokenizer import Tokenizer
 from server import settings as settings_module
 from server.admission import Counts
 from server.app import create_app
-from server.cluster.child import Child
+from server.ray.child_server import ChildServer
 from server.sessions import Sessions
 from server.settings import PROCESS_KEY, SECRET_KEY_VARIABLE, SESSIONS_PER_CORE, Settings
 from server.startup import raise_file_limit, set_up_log
@@ -48,7 +48,7 @@ LOOK_BACK_SECONDS = 5.0  # over which Ray averages the counts
 SCALE_DOWN_SECONDS = 300.0
 REPLICAS = 2
 TARGET_SHARE = 0.7  # of the places: what is left takes those who come while another replica starts
-ROUTER, POLICY = "server.cluster.ray_router:SessionRouter", "server.cluster.ray_serve:BySessions"
+ROUTER, POLICY = "server.ray.router:SessionRouter", "server.ray.replica:BySessions"
 ICE_VARIABLE, REPLICA_VARIABLE = "ASR_ICE_ADDRESSES", "ASR_REPLICA"
 PLACES_VARIABLE, ENGINES_VARIABLE = "ASR_MAX_SESSIONS", "ASR_ENGINE_DIR"
 NODE_VARIABLES = (ICE_VARIABLE, "ASR_ADVERTISED_ADDRESS", "ASR_UDP_PORTS", ENGINES_VARIABLE)
@@ -137,7 +137,7 @@ class Replica:
         raise_file_limit()
         self._proxies = [str(network) for network in settings.listen.trusted_proxies]
         has_processes = settings.listen.workers > 1
-        self._server: Served = Child(settings, own) if has_processes else Inside(settings, pkgutil.resolve_name(opener))
+        self._server: Served = ChildServer(settings, own) if has_processes else Inside(settings, pkgutil.resolve_name(opener))
         self._gauges = gauges()
         self._asked_at = time.monotonic()
         self._watching: asyncio.Task[None] | None = None

@@ -13,10 +13,10 @@ from runtime.audio import Clip
 from runtime.scheduler.loop import EngineLoop
 from runtime.scheduler.observer import Observer
 from runtime.scheduler.requests import Request
-from server.cluster import messages
-from server.cluster.engine_server import EngineServer
-from server.cluster.mailbox import Mailbox
-from server.cluster.messages import LOST_SECONDS, PULSE_SECONDS, GatewayPulse, SentAudio, StreamClosed, StreamOpened
+from server.processes import messages
+from server.processes.engine_server import EngineServer
+from server.processes.messages import LOST_SECONDS, PULSE_SECONDS, GatewayPulse, SentAudio, StreamClosed, StreamOpened
+from server.processes.sockets import Mailbox
 from tests.runtime.scheduler.test_loop import FakeEngine
 
 LONGEST_WAIT_SECONDS = 10.0

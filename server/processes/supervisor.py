@@ -14,9 +14,9 @@ from pathlib import Path
 from prometheus_client import multiprocess
 
 from runtime import hardware
-from server.cluster import forwarding, messages
-from server.cluster.parent import end_undrained
 from server.errors import StartError
+from server.processes import forwarding, messages
+from server.processes.parent import end_undrained
 from server.settings import SECRET_KEY_VARIABLE, Settings
 from server.telemetry import heartbeat
 from server.telemetry.heartbeat import Listener
@@ -32,7 +32,7 @@ KILL_SECONDS = 15.0  # beyond its own limit, for a process to end when told to
 
 
 @dataclass
-class Child:
+class ChildProcess:
     """One process that is to run for as long as the server does."""
 
     name: str
@@ -66,7 +66,7 @@ class Supervisor:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _signal: signal.Signals = signal.SIGTERM
     """What the end began with. SIGINT, unlike SIGTERM, does not drain."""
-    _draining: list[Child] = field(default_factory=list)
+    _draining: list[ChildProcess] = field(default_factory=list)
 
     async def run(self) -> int:
         """Until SIGTERM or SIGINT, or until a process cannot be kept running; returns the exit status."""
@@ -109,17 +109,17 @@ class Supervisor:
         count = self.settings.model.engines or max(1, len(hardware.visible_gpus()))
         return [f"ipc://{self.directory}/engine-{number}" for number in range(1, count + 1)]
 
-    def _engines(self) -> list[Child]:
+    def _engines(self) -> list[ChildProcess]:
         """One engine process for each GPU, which sees no other."""
         devices, children = hardware.visible_gpus(), []
         for number, address in enumerate(self._addresses()):
             variables = {messages.SOCKET_VARIABLE: address, SHARED_VARIABLE: str(self._shared)}
             if devices:
                 variables[hardware.DEVICES_VARIABLE] = devices[number % len(devices)]
-            children.append(self._child(f"engine process {number + 1}", "server.cluster.engine_process", variables))
+            children.append(self._child(f"engine process {number + 1}", "server.processes.engine_process", variables))
         return children
 
-    def _gateways(self) -> list[Child]:
+    def _gateways(self) -> list[ChildProcess]:
         variables = {
             messages.SOCKET_VARIABLE: " ".join(self._addresses()), SHARED_VARIABLE: str(self._shared),
             SECRET_KEY_VARIABLE: self.settings.access.signing_key,
@@ -127,17 +127,17 @@ class Supervisor:
         return [
             self._child(
                 f"gateway {number}",
-                "server.cluster.gateway",
+                "server.processes.gateway",
                 variables | {forwarding.SOCKET_VARIABLE: str(forwarding.Place(self.directory, number).path)},
             )
             for number in range(1, self.settings.listen.workers + 1)
         ]
 
-    def _child(self, name: str, module: str, variables: Mapping[str, str]) -> Child:
+    def _child(self, name: str, module: str, variables: Mapping[str, str]) -> ChildProcess:
         path = self.directory / f"{name}.heartbeat"
-        return Child(name, module, {**variables, heartbeat.PATH_VARIABLE: str(path)}, path)
+        return ChildProcess(name, module, {**variables, heartbeat.PATH_VARIABLE: str(path)}, path)
 
-    async def _keep_running(self, child: Child) -> None:
+    async def _keep_running(self, child: ChildProcess) -> None:
         """Until all stops. An error of its own stops all: a child that nobody watches would be missed by nobody."""
         try:
             await self._start_again_and_again(child)
@@ -146,7 +146,7 @@ class Supervisor:
             self.status = 1
             self.stopping.set()
 
-    async def _start_again_and_again(self, child: Child) -> None:
+    async def _start_again_and_again(self, child: ChildProcess) -> None:
         while not self.stopping.is_set():
             began = time.monotonic()
             status = await self._run_once(child)
@@ -161,7 +161,7 @@ class Supervisor:
                 return
             await asyncio.sleep(PAUSE_SECONDS * 2**child.early_deaths)
 
-    async def _run_once(self, child: Child) -> str:
+    async def _run_once(self, child: ChildProcess) -> str:
         """From its start to its end; returns how that came."""
         command = [sys.executable, "-m", child.module]
         child.heartbeat.unlink(missing_ok=True)
@@ -181,7 +181,7 @@ class Supervisor:
         return f"exit status {status}"
 
 
-async def listen_to(child: Child) -> None:
+async def listen_to(child: ChildProcess) -> None:
     """A process that is stopped, or whose event loop is, is killed: clients would go on coming to it."""
     listener = Listener(child.beats, lambda: logger.error("%s has stalled", child.name), child.kill)
     while True:
@@ -189,7 +189,7 @@ async def listen_to(child: Child) -> None:
         listener.look(heartbeat.BEAT_SECONDS)
 
 
-def pass_on(number: signal.Signals, children: list[Child]) -> None:
+def pass_on(number: signal.Signals, children: list[ChildProcess]) -> None:
     for child in children:
         if child.process and child.process.returncode is None:
             child.process.send_signal(number)

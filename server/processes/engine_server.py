@@ -16,8 +16,8 @@ from runtime.exceptions import EngineError, EngineFailed, EngineStopped
 from runtime.scheduler.inbox import Inbox
 from runtime.scheduler.loop import EngineLoop
 from runtime.scheduler.requests import Result
-from server.cluster import messages
-from server.cluster.messages import LOST_SECONDS, PULSE_SECONDS, GatewayPulse, HeldAudio, StreamClosed, StreamOpened, Transcribe
+from server.processes import messages
+from server.processes.messages import LOST_SECONDS, PULSE_SECONDS, GatewayPulse, HeldAudio, StreamClosed, StreamOpened, Transcribe
 
 logger = logging.getLogger("server.engine")
 

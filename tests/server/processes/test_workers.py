@@ -22,8 +22,8 @@ from moonshine_client.errors import StreamError
 from runtime.audio import SAMPLE_RATE, Clip
 from runtime.exceptions import EngineFailed, EngineStopped, RequestCancelled
 from runtime.scheduler.requests import Priority, Request, Result, Timings
-from server.cluster import messages
-from server.cluster.messages import HeldAudio, SentAudio
+from server.processes import messages
+from server.processes.messages import HeldAudio, SentAudio
 from server.stream.segmenter import Segmenter
 from tests.conftest import RunningServer
 
@@ -217,12 +217,12 @@ def test_a_gateway_that_is_killed_takes_only_its_sessions(served, recordings):
 
         for _ in range(6):
             await open_one()
-        while not all(map(udp_ports_of, processes_of(served)["server.cluster.gateway"])):  # the kernel deals them out by chance
+        while not all(map(udp_ports_of, processes_of(served)["server.processes.gateway"])):  # the kernel deals them out by chance
             streams.pop().cancel()
             await open_one()
-        before = set(processes_of(served)["server.cluster.gateway"])
+        before = set(processes_of(served)["server.processes.gateway"])
         os.kill(min(before), signal.SIGKILL)
-        await until(lambda: len(set(processes_of(served)["server.cluster.gateway"]) - {min(before)}) == 2, "new gateway")
+        await until(lambda: len(set(processes_of(served)["server.processes.gateway"]) - {min(before)}) == 2, "new gateway")
         left = round(metric(served, "asr_sessions_open"))
         killed.set()
         return await asyncio.gather(*streams), left
@@ -254,7 +254,7 @@ def test_an_engine_process_that_is_killed_is_started_again_and_its_sessions_are_
     async def lose_the_engine() -> StreamError:
         async with StreamingClient(served.address, resume_seconds=0) as client:
             await client.send(recordings["short"].samples[:SAMPLE_RATE].tobytes())
-            (pid,) = processes_of(served)["server.cluster.engine_process"]
+            (pid,) = processes_of(served)["server.processes.engine_process"]
             os.kill(pid, signal.SIGKILL)
             with pytest.raises(StreamError) as lost:
                 await client.close()
@@ -279,7 +279,7 @@ def test_streams_are_dealt_out_to_engine_processes_and_only_those_of_a_dead_one_
             clients = [await stack.enter_async_context(StreamingClient(server.address, resume_seconds=0)) for _ in range(4)]
             for client in clients:
                 await client.send(recordings["short"].samples[: 4 * SAMPLE_RATE].tobytes())
-            os.kill(processes_of(server)["server.cluster.engine_process"][0], signal.SIGKILL)
+            os.kill(processes_of(server)["server.processes.engine_process"][0], signal.SIGKILL)
             await asyncio.sleep(messages.LOST_SECONDS + 2 * messages.PULSE_SECONDS)  # by then both gateways have noticed
             assert server.get("/readyz").status_code == 200, "the other engine serves on"
             said = []
@@ -295,7 +295,7 @@ def test_streams_are_dealt_out_to_engine_processes_and_only_those_of_a_dead_one_
 
 
 @pytest.mark.parametrize(
-    ("victim", "fate"), [("server.cluster.engine_process", signal.SIGSTOP), ("server.cluster.gateway", signal.SIGKILL)]
+    ("victim", "fate"), [("server.processes.engine_process", signal.SIGSTOP), ("server.processes.gateway", signal.SIGKILL)]
 )
 def test_streams_that_lose_a_process_go_on_by_themselves_with_every_word(served, recordings, victim, fate):
     """One that is stopped keeps its connections, and is killed by the supervisor before it goes on."""
@@ -331,7 +331,7 @@ def test_streams_that_lose_a_process_go_on_by_themselves_with_every_word(served,
 
 def test_a_gateway_that_is_started_again_refuses_nobody_whom_the_others_could_take(served):
     asyncio.run(until_all_are_ready(served))
-    (victim, *_) = processes_of(served)["server.cluster.gateway"]
+    (victim, *_) = processes_of(served)["server.processes.gateway"]
     os.kill(victim, signal.SIGKILL)
     statuses = []
 
@@ -355,7 +355,7 @@ def test_the_limit_of_sessions_is_of_all_gateways_together(served):
         async with contextlib.AsyncExitStack() as stack:
             for _ in range(8):
                 await stack.enter_async_context(StreamingClient(served.address))
-            held = [udp_ports_of(pid) for pid in processes_of(served)["server.cluster.gateway"]]
+            held = [udp_ports_of(pid) for pid in processes_of(served)["server.processes.gateway"]]
             assert all(ports <= set(UDP_PORTS) for ports in held) and sum(map(len, held)) >= 8, "one range for all gateways"
             await until(lambda: served.get("/readyz").status_code == served.get("/readyz").status_code == 503, "full server")
             await asyncio.sleep(2 * messages.PULSE_SECONDS)  # until every gateway has heard of the others

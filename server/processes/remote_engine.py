@@ -10,9 +10,9 @@ import zmq
 from runtime.exceptions import EngineFailed, EngineStopped
 from runtime.scheduler.requests import Request, Result
 from runtime.scheduler.transcriber import OnLost, OnResult, Status
-from server.cluster import messages
-from server.cluster.event_socket import EventSocket
-from server.cluster.messages import LOST_SECONDS, PULSE_SECONDS, Answer, EnginePulse, GatewayPulse, SentAudio, pulse_address
+from server.processes import messages
+from server.processes.messages import LOST_SECONDS, PULSE_SECONDS, Answer, EnginePulse, GatewayPulse, SentAudio, pulse_address
+from server.processes.sockets import EventSocket
 
 logger = logging.getLogger(__name__)
 

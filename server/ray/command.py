@@ -12,8 +12,8 @@ from ray import serve
 from ray.serve.config import HTTPOptions, ProxyLocation
 
 from server import settings as settings_module
-from server.cluster import ray_serve
 from server.errors import SettingsError
+from server.ray import replica
 from server.settings import Settings
 from server.startup import SETTINGS_STATUS, failed
 
@@ -47,13 +47,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     size.add_argument("--max-replicas", type=int, help="as many as the live sessions need, at most this many")
     parser.add_argument("--min-replicas", type=int, default=1, help="with --max-replicas (default: %(default)s)")
     target = "with --max-replicas: share of the places to fill before there is another replica (default: %(default)s)"
-    parser.add_argument("--target", type=float, default=ray_serve.TARGET_SHARE, help=target)
+    parser.add_argument("--target", type=float, default=replica.TARGET_SHARE, help=target)
     surge = "percentage of extra replicas that an update may start before it ends old ones; each needs a free GPU (default: 0)"
     parser.add_argument("--surge-percent", type=int, help=surge)
-    parser.add_argument("--engine", default=ray_serve.OPENER, help=argparse.SUPPRESS)
+    parser.add_argument("--engine", default=replica.OPENER, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.max_replicas is None and options.replicas is None:
-        options.replicas = ray_serve.REPLICAS
+        options.replicas = replica.REPLICAS
     return options
 
 
@@ -68,7 +68,7 @@ async def run(options: argparse.Namespace, settings: Settings) -> None:
     ray.init(address=options.address or "local", **own)
     serve.start(proxy_location=ProxyLocation.EveryNode, http_options=http_options(settings))
     said = {name: value for name, value in vars(options).items() if value is not None and name != "address"}
-    await asyncio.to_thread(serve.run, ray_serve.build(said), name=APP, route_prefix="/", blocking=False)
+    await asyncio.to_thread(serve.run, replica.build(said), name=APP, route_prefix="/", blocking=False)
     print("\n".join(addresses(settings)), file=sys.stderr, flush=True)
     await until_signal()
     if is_ours:

@@ -21,7 +21,7 @@ from benchmarks.accuracy import normalise
 from moonshine_client.client import StreamingClient, transcribe
 from runtime.audio import SAMPLE_RATE
 from tests.conftest import ENGINES, PROJECT, free_port
-from tests.server.cluster.null_replica import DIRECTORY_VARIABLE
+from tests.server.ray.null_replica import DIRECTORY_VARIABLE
 
 pytestmark = [pytest.mark.cluster, pytest.mark.server]
 ray = pytest.importorskip("ray")
@@ -41,9 +41,9 @@ class TwoNodes:
     def deploy(self, **arguments: Any) -> None:
         from ray import serve
 
-        from server.cluster.ray_serve import build
+        from server.ray.replica import build
 
-        serve.run(build({"engine": "tests.server.cluster.null_replica:open_null", **arguments}), name="asr", route_prefix="/")
+        serve.run(build({"engine": "tests.server.ray.null_replica:open_null", **arguments}), name="asr", route_prefix="/")
 
     def deploy_one_a_node(self, patched: pytest.MonkeyPatch) -> None:
         """Anew: Ray only tries to spread replicas that fit beside each other."""

@@ -21,8 +21,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from server.admission import Counts
-from server.cluster.forwarding import handed_back
-from server.cluster.parent import end_with
+from server.processes.forwarding import handed_back
+from server.processes.parent import end_with
 from server.settings import Settings, variable_names
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ ALONE = {"ASR_TLS_CERT": "", "ASR_TLS_KEY": "", "ASR_TRUSTED_PROXIES": LOOPBACK,
 GOING_AWAY = 1001
 
 
-class Child:
+class ChildServer:
     """python -m server, from the lifespan's beginning to its end."""
 
     def __init__(self, settings: Settings, variables: Mapping[str, str]):
@@ -64,7 +64,7 @@ class Child:
         self._stopping: asyncio.Task[None] | None = None
 
     @property
-    def app(self) -> "Child":
+    def app(self) -> "ChildServer":
         return self
 
     def counts(self) -> Counts:

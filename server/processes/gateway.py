@@ -1,6 +1,6 @@
 """What faces the clients: HTTP, WebRTC and sessions, in front of a transcriber.
 
-python -m server.cluster.gateway is one of several such processes; supervisor.py starts them.
+python -m server.processes.gateway is one of several such processes; supervisor.py starts them.
 """
 
 import asyncio
@@ -20,12 +20,12 @@ from uvicorn.server import ServerState
 from runtime.scheduler.transcriber import Transcriber
 from runtime.tokenizer import Tokenizer
 from server.app import create_app
-from server.cluster.forwarding import SOCKET_VARIABLE as GATEWAY_VARIABLE
-from server.cluster.forwarding import Forwarding, Place
-from server.cluster.messages import SOCKET_VARIABLE
-from server.cluster.parent import end_undrained
-from server.cluster.remote_engine import RemoteEngine
 from server.http.deadlines import PunctualHttp
+from server.processes.forwarding import SOCKET_VARIABLE as GATEWAY_VARIABLE
+from server.processes.forwarding import Forwarding, Place
+from server.processes.messages import SOCKET_VARIABLE
+from server.processes.parent import end_undrained
+from server.processes.remote_engine import RemoteEngine
 from server.sessions import Sessions
 from server.settings import Settings
 from server.startup import Listeners, choice_of, keep_tls_fresh, listen_everywhere, started

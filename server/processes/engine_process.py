@@ -21,10 +21,10 @@ from runtime.engine.protocol import Engine
 from runtime.scheduler.inbox import Inbox
 from runtime.scheduler.loop import EngineLoop
 from runtime.scheduler.transcriber import Status
-from server.cluster import messages
-from server.cluster.engine_server import EngineServer
-from server.cluster.mailbox import Mailbox
-from server.cluster.messages import PULSE_SECONDS, SOCKET_VARIABLE, EnginePulse, pulse_address
+from server.processes import messages
+from server.processes.engine_server import EngineServer
+from server.processes.messages import PULSE_SECONDS, SOCKET_VARIABLE, EnginePulse, pulse_address
+from server.processes.sockets import Mailbox
 from server.settings import Settings
 from server.startup import open_for_serving, started
 from server.telemetry.heartbeat import beating, exit_at_once
