@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.servers import free_address, running_process
 from moonshine_client.client import StreamingClient
-from server.transports.webrtc import LINGER_SECONDS
+from server.transports.webrtc.peer import LINGER_SECONDS
 
 PROJECT = Path(__file__).resolve().parent.parent
 P99_LIMIT_MS = 20.0

@@ -13,7 +13,7 @@ from server.processes import gateway, supervisor
 from server.settings import MAX_SESSIONS_VARIABLE, Settings
 from server.startup import check_access, choice_of, listen_everywhere, open_for_serving, sized, started
 from server.telemetry.metrics import Metrics
-from server.transports import webrtc_ports
+from server.transports.webrtc import ports
 
 logger = logging.getLogger("server")
 
@@ -36,7 +36,7 @@ def serve(settings: Settings, on_listening: Callable[[], None] = lambda: None) -
     on_listening()
     check_access(settings)
     settings = sized(settings, selection.check(choice_of(settings), settings.batching.max_batch))
-    webrtc_ports.check(settings.ice, settings.access.session_limit)
+    ports.check(settings.ice, settings.access.session_limit)
     if settings.listen.workers > 1:
         listeners.close()  # each gateway listens itself; sharing a port with another server would go unnoticed there
         os.environ[MAX_SESSIONS_VARIABLE] = str(settings.access.session_limit)  # of gateways and of this process alike

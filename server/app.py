@@ -31,7 +31,7 @@ from server.settings import Settings
 from server.telemetry.metrics import Metrics
 from server.transports.calls import CallTransport
 from server.transports.session_names import Owner
-from server.transports.webrtc import WebRtcTransport
+from server.transports.webrtc.peer import WebRtcTransport
 from server.transports.websocket import WebSocketTransport
 from server.transports.whip import WhipTransport
 

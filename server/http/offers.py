@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 from server.errors import ClientError, Code
 from server.http.access import caller_of
 from server.http.openapi import JSON, STRING, described, fields
-from server.transports.webrtc import WebRtcTransport
+from server.transports.webrtc.peer import WebRtcTransport
 
 MAX_OFFER_BYTES = 64 * 1024
 

@@ -4,7 +4,8 @@ from server.access import Caller
 from server.session.openai_realtime import RealtimeSession
 from server.telemetry.metrics import Api
 from server.transports.session_names import Owner
-from server.transports.webrtc import Offered, Peer, WebRtcTransport
+from server.transports.webrtc.offers import Offered
+from server.transports.webrtc.peer import Peer, WebRtcTransport
 
 
 class CallTransport:

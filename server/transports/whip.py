@@ -12,10 +12,11 @@ from server.errors import ServerError
 from server.session.broadcast import BroadcastSession
 from server.stream.transcript import Segment
 from server.telemetry.metrics import Api
-from server.transports import webrtc_ice
 from server.transports.outbox import Outbox, Unsent
 from server.transports.session_names import Owner
-from server.transports.webrtc import MAX_CANDIDATES, BadOffer, Offered, Peer, WebRtcTransport
+from server.transports.webrtc import ice
+from server.transports.webrtc.offers import MAX_CANDIDATES, BadOffer, Offered
+from server.transports.webrtc.peer import Peer, WebRtcTransport
 
 KEPT_SECONDS = 300.0  # of what was said, behind its end
 PING_SECONDS = 15.0  # without words: the reader, and what lies between, learn that the stream is alive
@@ -116,7 +117,7 @@ class WhipPeer(Peer):
     async def add_candidates(self, fragment: str) -> None:
         """Of an SDP fragment (RFC 8840). Raises BadOffer."""
         middle = "0"
-        for line in webrtc_ice.with_usable_candidates(fragment, self._caller.address).splitlines():
+        for line in ice.with_usable_candidates(fragment, self._caller.address).splitlines():
             if line.startswith("a=mid:"):
                 middle = line.removeprefix("a=mid:").strip()
             elif line.startswith("a=candidate:"):

@@ -4,7 +4,6 @@ import abc
 import asyncio
 import enum
 import logging
-from dataclasses import dataclass
 from typing import ClassVar
 
 from aiortc import (
@@ -16,7 +15,6 @@ from aiortc import (
     RTCSessionDescription,
 )
 from aiortc.exceptions import InvalidAccessError, OperationError
-from aiortc.sdp import MediaDescription, SessionDescription
 
 from server.access import Caller
 from server.dialects import native
@@ -25,9 +23,10 @@ from server.session.native import Session
 from server.sessions import BEHIND_SHARE, Hearer, Sessions
 from server.settings import Ice, IceServer
 from server.telemetry.metrics import Api, Metrics
-from server.transports import audio_track, webrtc_dtls, webrtc_ice, webrtc_ports, webrtc_sctp
 from server.transports.outbox import Outbox, TooLong
-from server.transports.session_description import with_rejected, without_video
+from server.transports.webrtc import audio_track, dtls, ice, ports, sctp
+from server.transports.webrtc.offers import BadOffer, Offered
+from server.transports.webrtc.session_description import with_rejected, without_video
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +34,6 @@ LINGER_SECONDS = 5.0  # for the last messages to arrive before the connection is
 SECOND_CHANNEL = ClientError(Code.ALREADY_INITIALISED, "a connection carries one stream; open another connection")
 NO_MESSAGE = ClientError(Code.BAD_MESSAGE, "a message is neither UTF-8 text nor binary, or the channel was opened twice")
 UNRELIABLE = ClientError(Code.UNRELIABLE_CHANNEL, "the channel must be ordered and reliable: audio would be scrambled or missing")
-MAX_CANDIDATES = 40  # each is sent to, some forty times
 TWO_SOURCES = ClientError(Code.BAD_AUDIO, "audio comes by the track of this connection, not over the data channel")
 UNUSABLE = (
     ValueError,
@@ -50,26 +48,19 @@ UNUSABLE = (
 """What aiortc raises on a description that it parsed and cannot use."""
 
 
-class BadOffer(ClientError):
-    """The offer cannot be answered; the message says what is wrong with it."""
-
-    def __init__(self, message: str):
-        super().__init__(Code.BAD_OFFER, message)
-
-
 class WebRtcTransport:
     """Answers offers and keeps their connections until they end."""
 
-    def __init__(self, sessions: Sessions, metrics: Metrics, ice: Ice, connect_seconds: float = 3.0):
+    def __init__(self, sessions: Sessions, metrics: Metrics, settings: Ice, connect_seconds: float = 3.0):
         """connect_seconds: an offer whose connection is not there by then is given up."""
-        webrtc_dtls.install()
-        webrtc_sctp.install()
-        webrtc_ports.install(ice)
-        self.advertised_address = ice.advertised_address
+        dtls.install()
+        sctp.install()
+        ports.install(settings)
+        self.advertised_address = settings.advertised_address
         self.sessions = sessions
         self.metrics = metrics
         self.connect_seconds = connect_seconds
-        self.ice_servers = webrtc_ice.IceServers([ice_server(server) for server in ice.servers])
+        self.ice_servers = ice.IceServers([ice_server(server) for server in settings.servers])
         self._peers: set[Peer] = set()
 
     async def answer(self, sdp: str, caller: Caller) -> str:
@@ -131,7 +122,7 @@ class Peer(abc.ABC):
             return await self._connect(sdp)
         except BaseException as exc:
             await self.drop()
-            if isinstance(exc, webrtc_ports.Unreachable):
+            if isinstance(exc, ports.Unreachable):
                 self._transport.metrics.refused_total.labels(exc.code.value).inc()
             if isinstance(exc, UNUSABLE):
                 raise BadOffer(f"the SDP offer cannot be used: {exc}") from exc
@@ -142,10 +133,10 @@ class Peer(abc.ABC):
         connection.on("datachannel", self._on_channel)
         connection.on("track", self._on_track)
         connection.on("connectionstatechange", self._on_state)
-        offer, rejected = without_video(webrtc_ice.with_usable_candidates(sdp, self._caller.address))
+        offer, rejected = without_video(ice.with_usable_candidates(sdp, self._caller.address))
         await connection.setRemoteDescription(RTCSessionDescription(sdp=offer, type="offer"))
         await connection.setLocalDescription(await connection.createAnswer())
-        answer = webrtc_ports.advertised(connection.localDescription.sdp, self._transport.advertised_address)
+        answer = ports.advertised(connection.localDescription.sdp, self._transport.advertised_address)
         asyncio.get_running_loop().call_later(self._transport.connect_seconds, self._give_up_waiting)
         return with_rejected(answer, rejected)
 
@@ -179,7 +170,7 @@ class Peer(abc.ABC):
             channel.close()
             return
         self._channel, self._state = channel, PeerState.OPEN
-        channel.on(webrtc_sctp.MALFORMED, lambda: self._give_up(NO_MESSAGE))
+        channel.on(sctp.MALFORMED, lambda: self._give_up(NO_MESSAGE))
         channel.on("message", self._take)
         channel.on("close", self._on_channel_close)
         for text in self._early:
@@ -190,17 +181,17 @@ class Peer(abc.ABC):
 
     def _take(self, message: str | bytes) -> None:
         self._on_message(message)
-        session, sctp = self._session, self._connection.sctp
+        session, association = self._session, self._connection.sctp
         if self._holding_back is None and session is not None and self._sessions.is_behind(session):
-            assert isinstance(sctp, webrtc_sctp.PatientSctpTransport), "it was installed, and the message came over it"
-            sctp.hold_back()
-            self._holding_back = asyncio.create_task(self._let_go_on(session, sctp))
+            assert isinstance(association, sctp.PatientSctpTransport), "it was installed, and the message came over it"
+            association.hold_back()
+            self._holding_back = asyncio.create_task(self._let_go_on(session, association))
 
-    async def _let_go_on(self, session: Hearer, sctp: webrtc_sctp.PatientSctpTransport) -> None:
+    async def _let_go_on(self, session: Hearer, association: sctp.PatientSctpTransport) -> None:
         """Not with every message: the sender has to send again what was dropped, later and later."""
         await self._sessions.until_waiting(session, BEHIND_SHARE / 2)
         self._holding_back = None
-        await sctp.go_on()
+        await association.go_on()
 
     def _on_track(self, track: MediaStreamTrack) -> None:
         if track.kind == "audio":
@@ -323,51 +314,8 @@ class NativePeer(Peer):
             self._sessions.audio(self._native, message)
 
 
-@dataclass(frozen=True)
-class Offered:
-    """What an offer has, by kind."""
-
-    audio: int
-    video: int
-    channels: int
-
-    @classmethod
-    def read(cls, sdp: str) -> "Offered":
-        """Raises BadOffer."""
-        try:
-            description = SessionDescription.parse(sdp)
-        except Exception as exc:  # aiortc's parser raises whatever the text made it stumble over
-            raise BadOffer("sdp is not a session description") from exc
-        if not description.media:
-            raise BadOffer("sdp is not a session description: it has no media section")
-        if webrtc_ice.count_candidates(sdp) > MAX_CANDIDATES:
-            raise BadOffer(f"the offer has more than {MAX_CANDIDATES} candidates")
-        if any(media.port and not (media.dtls and media.dtls.fingerprints) for media in description.media):
-            raise BadOffer("the offer has no fingerprint: nothing could be encrypted")
-        kinds = [media.kind for media in description.media if media.port or is_bundled(media)]
-        return cls(kinds.count("audio"), kinds.count("video"), kinds.count("application"))
-
-    def check_channel(self) -> None:
-        """Raises BadOffer."""
-        if not self.channels:
-            raise BadOffer("the offer has no data channel; words come over one")
-
-    def check_tracks(self, most_audio: int, least_audio: int = 0, video: bool = False) -> None:
-        """video: may it be offered? It is not taken. Raises BadOffer."""
-        if self.video and not video:
-            raise BadOffer("the offer has video; only audio is taken")
-        if not least_audio <= self.audio <= most_audio:
-            wanted = "one audio track" if least_audio else "one audio track at most"
-            raise BadOffer(f"the offer has {self.audio} audio tracks; {wanted} is taken")
-
-
 def is_reliable(channel: RTCDataChannel) -> bool:
     return channel.ordered and channel.maxRetransmits is None and channel.maxPacketLifeTime is None
-
-
-def is_bundled(media: MediaDescription) -> bool:
-    """Port 0 alone says that the section is not wanted (RFC 3264, 6); with an ICE user it goes over another one's (RFC 9143)."""
-    return media.ice is not None and media.ice.usernameFragment is not None
 
 
 def ice_server(server: IceServer) -> RTCIceServer:

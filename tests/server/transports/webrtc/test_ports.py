@@ -21,8 +21,8 @@ from moonshine_client.client import StreamingClient
 from moonshine_client.errors import StreamError
 from server.errors import StartError
 from server.settings import AdvertisedAddress, Ice
-from server.transports import webrtc_ports
-from server.transports.webrtc_ports import FindableConnection, Unreachable, advertised
+from server.transports.webrtc import ports
+from server.transports.webrtc.ports import FindableConnection, Unreachable, advertised
 from tests.conftest import PROJECT, RunningServer, free_port, wait_until_ready
 
 INSIDE, OUTSIDE = "127.0.0.5", "127.0.0.6"
@@ -73,15 +73,15 @@ def test_connections_keep_to_their_addresses_and_range_until_it_is_used_up():
 
 
 def test_without_a_network_the_loopback_is_a_way():
-    assert webrtc_ports.chosen(Ice(), []) == ["127.0.0.1"]
-    assert webrtc_ports.chosen(Ice(), ["192.0.2.1"]) == ["192.0.2.1"]
-    assert webrtc_ports.chosen(Ice(addresses=("10.0.0.5",)), ["192.0.2.1"]) == ["10.0.0.5"]
+    assert ports.chosen(Ice(), []) == ["127.0.0.1"]
+    assert ports.chosen(Ice(), ["192.0.2.1"]) == ["192.0.2.1"]
+    assert ports.chosen(Ice(addresses=("10.0.0.5",)), ["192.0.2.1"]) == ["10.0.0.5"]
 
 
 def test_an_address_that_the_machine_has_not_stops_the_start():
     with pytest.raises(StartError, match="198.51.100.7.*ASR_ICE_ADDRESSES"):
-        webrtc_ports.check(Ice(addresses=("198.51.100.7",)), 8)
-    webrtc_ports.check(Ice(addresses=("127.0.0.5",)), 8)
+        ports.check(Ice(addresses=("198.51.100.7",)), 8)
+    ports.check(Ice(addresses=("127.0.0.5",)), 8)
 
 
 HOSTS = st.lists(st.sampled_from(["10.0.0.5", "192.168.7.9", "fd00::5"]), min_size=1, max_size=4)

@@ -6,7 +6,7 @@ import pytest
 from aioice import stun
 from aiortc import RTCIceServer
 
-from server.transports.webrtc_ice import IceServers, answer_seconds, count_candidates, with_usable_candidates
+from server.transports.webrtc.ice import IceServers, answer_seconds, count_candidates, with_usable_candidates
 
 
 @pytest.mark.parametrize(("asker", "kept"), [("192.168.1.2", 2), ("8.8.8.8", 1), ("2a00:1450:4001:8::/64", 1), ("fd00::/64", 2)])

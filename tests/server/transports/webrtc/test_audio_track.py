@@ -18,7 +18,7 @@ from runtime.audio import SAMPLE_RATE
 from server.dialects.native import Message, Server
 from server.session.native import Session
 from server.settings import SessionLimits
-from server.transports.audio_track import MOST_MISSING_SECONDS, heard
+from server.transports.webrtc.audio_track import MOST_MISSING_SECONDS, heard
 from tests.conftest import PROJECT, RunningServer, Speech
 
 SHORT = str(PROJECT / "samples" / "short.wav")

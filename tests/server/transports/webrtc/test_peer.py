@@ -21,8 +21,9 @@ from server.access import ANYONE
 from server.errors import ServerError
 from server.settings import Ice, IceServer
 from server.telemetry.metrics import Metrics
-from server.transports import webrtc_ice
-from server.transports.webrtc import MAX_CANDIDATES, BadOffer, Offered, WebRtcTransport, ice_server
+from server.transports.webrtc import ice
+from server.transports.webrtc.offers import MAX_CANDIDATES, BadOffer, Offered
+from server.transports.webrtc.peer import WebRtcTransport, ice_server
 from tests.server.test_sessions import INIT, FakeTranscriber, make_sessions
 
 LONGEST_WAIT_SECONDS = 10.0
@@ -162,13 +163,13 @@ def candidate(host: str) -> str:
 def test_nobody_has_the_server_send_to_addresses_of_their_choice():
     hosts = ("10.0.0.5", "127.0.0.1", "169.254.169.254", "192.168.1.9", "fd00::1", "abc.local", "8.8.8.8")
     sdp = "v=0\r\n" + "".join(map(candidate, hosts)) + "a=end-of-candidates\r\n"
-    from_afar = webrtc_ice.with_usable_candidates(sdp, "8.8.4.4")
+    from_afar = ice.with_usable_candidates(sdp, "8.8.4.4")
     assert from_afar == "v=0\r\n" + candidate("8.8.8.8")
     odd = ["a=candidate:1  1 udp 1 10.0.0.5 5000 typ host", "a=candidate:1 1 udp 1 224.0.0.251 5000 typ host", "a=candidate:1"]
     for separator in ("\r", "\x0b", "\n"):
         spoilt = separator.join(odd)
-        assert webrtc_ice.with_usable_candidates(spoilt, "8.8.4.4") == "" and webrtc_ice.count_candidates(spoilt) == len(odd)
-    assert webrtc_ice.with_usable_candidates(sdp, "192.168.1.7").count("candidate:") == len(hosts), "a neighbour's are its own"
+        assert ice.with_usable_candidates(spoilt, "8.8.4.4") == "" and ice.count_candidates(spoilt) == len(odd)
+    assert ice.with_usable_candidates(sdp, "192.168.1.7").count("candidate:") == len(hosts), "a neighbour's are its own"
     section = "m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\nc=IN IP4 0.0.0.0\r\n"
     head = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n"
     with pytest.raises(BadOffer, match="candidates"):

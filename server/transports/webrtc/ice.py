@@ -10,7 +10,7 @@ from aioice import ice
 from aiortc import RTCConfiguration, RTCIceServer
 from aiortc.rtcicetransport import connection_kwargs
 
-from server.transports.webrtc_ports import ADDRESS_PLACE, CANDIDATE
+from server.transports.webrtc.ports import ADDRESS_PLACE, CANDIDATE
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection
 from aiortc.rtcsctptransport import RTCSctpTransport
 
-from server.transports import webrtc_sctp
+from server.transports.webrtc import sctp
 
 MESSAGES = 200
 MOST_LOOKS, LOOK_SECONDS = 500, 0.01
@@ -44,7 +44,7 @@ async def exchange(count: int) -> list[bytes]:
 
 
 @pytest.mark.parametrize(("transport", "least", "most"), [
-    (RTCSctpTransport, MESSAGES, 2 * MESSAGES), (webrtc_sctp.PatientSctpTransport, MESSAGES // 2, MESSAGES * 3 // 4)
+    (RTCSctpTransport, MESSAGES, 2 * MESSAGES), (sctp.PatientSctpTransport, MESSAGES // 2, MESSAGES * 3 // 4)
 ])  # fmt: skip
 def test_one_acknowledgement_answers_two_packets(monkeypatch, transport, least, most):
     sent = []
@@ -69,7 +69,7 @@ def test_what_is_missing_or_came_twice_is_said_at_once(monkeypatch, trouble):
         sent.append(1)
 
     monkeypatch.setattr(RTCSctpTransport, "_send_sack", note)
-    transport = webrtc_sctp.PatientSctpTransport.__new__(webrtc_sctp.PatientSctpTransport)
+    transport = sctp.PatientSctpTransport.__new__(sctp.PatientSctpTransport)
     transport._sack_misordered, transport._sack_duplicates = set(), []
     setattr(transport, trouble, [7])
     asyncio.run(transport._send_sack())

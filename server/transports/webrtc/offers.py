@@ -1,0 +1,60 @@
+"""What an SDP offer has, and whether it can be answered."""
+
+from dataclasses import dataclass
+
+from aiortc.sdp import MediaDescription, SessionDescription
+
+from server.errors import ClientError, Code
+from server.transports.webrtc import ice
+
+MAX_CANDIDATES = 40  # each is sent to, some forty times
+
+
+class BadOffer(ClientError):
+    """The offer cannot be answered; the message says what is wrong with it."""
+
+    def __init__(self, message: str):
+        super().__init__(Code.BAD_OFFER, message)
+
+
+@dataclass(frozen=True)
+class Offered:
+    """What an offer has, by kind."""
+
+    audio: int
+    video: int
+    channels: int
+
+    @classmethod
+    def read(cls, sdp: str) -> "Offered":
+        """Raises BadOffer."""
+        try:
+            description = SessionDescription.parse(sdp)
+        except Exception as exc:  # aiortc's parser raises whatever the text made it stumble over
+            raise BadOffer("sdp is not a session description") from exc
+        if not description.media:
+            raise BadOffer("sdp is not a session description: it has no media section")
+        if ice.count_candidates(sdp) > MAX_CANDIDATES:
+            raise BadOffer(f"the offer has more than {MAX_CANDIDATES} candidates")
+        if any(media.port and not (media.dtls and media.dtls.fingerprints) for media in description.media):
+            raise BadOffer("the offer has no fingerprint: nothing could be encrypted")
+        kinds = [media.kind for media in description.media if media.port or is_bundled(media)]
+        return cls(kinds.count("audio"), kinds.count("video"), kinds.count("application"))
+
+    def check_channel(self) -> None:
+        """Raises BadOffer."""
+        if not self.channels:
+            raise BadOffer("the offer has no data channel; words come over one")
+
+    def check_tracks(self, most_audio: int, least_audio: int = 0, video: bool = False) -> None:
+        """video: may it be offered? It is not taken. Raises BadOffer."""
+        if self.video and not video:
+            raise BadOffer("the offer has video; only audio is taken")
+        if not least_audio <= self.audio <= most_audio:
+            wanted = "one audio track" if least_audio else "one audio track at most"
+            raise BadOffer(f"the offer has {self.audio} audio tracks; {wanted} is taken")
+
+
+def is_bundled(media: MediaDescription) -> bool:
+    """Port 0 alone says that the section is not wanted (RFC 3264, 6); with an ICE user it goes over another one's (RFC 9143)."""
+    return media.ice is not None and media.ice.usernameFragment is not None
