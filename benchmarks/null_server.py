@@ -16,7 +16,7 @@ from runtime.engine.protocol import Engine, Limits, Prediction, Ready, Row
 from runtime.scheduler.loop import EngineLoop
 from runtime.tokenizer import Tokenizer
 from server.processes import gateway
-from server.sessions import Sessions
+from server.sessions.registry import Sessions
 from server.settings import Settings
 from server.startup import listen_everywhere, started
 from server.telemetry.metrics import Metrics

@@ -13,8 +13,8 @@ from runtime.scheduler import alignment
 from runtime.scheduler.batcher import Align, Batcher, Decode, Encode, Step
 from runtime.scheduler.requests import Request, Result
 from runtime.tokenizer import Tokenizer
-from server.dialects.native import Message, Server
-from server.session.native import Session, State
+from server.apis.native.messages import Message, Server
+from server.apis.native.session import Session, State
 from server.settings import SessionLimits
 from server.stream.events import Event
 from server.stream.stream import Options, Stream

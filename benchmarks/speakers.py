@@ -28,7 +28,7 @@ from runtime.engine import selection
 from runtime.tokenizer import Tokenizer
 from server.processes.messages import SOCKET_VARIABLE
 from server.processes.remote_engine import RemoteEngine
-from server.sessions import Sessions
+from server.sessions.registry import Sessions
 from server.settings import Access, Settings
 from server.telemetry.metrics import SHARED_VARIABLE, Metrics
 

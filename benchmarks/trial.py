@@ -30,8 +30,8 @@ from runtime.audio import SAMPLE_RATE
 from runtime.engine import selection
 from runtime.scheduler.loop import EngineLoop
 from runtime.scheduler.requests import Request, Result
-from server.dialects.native import Message
-from server.sessions import Sessions
+from server.apis.native.messages import Message
+from server.sessions.registry import Sessions
 from server.settings import Access, Batching, SessionLimits, Settings
 from server.startup import SEGMENT_MARGIN_SECONDS
 from server.telemetry.metrics import Metrics

@@ -11,7 +11,7 @@ sys.path[0] = str(PROJECT)  # run as a script: its own folder is on the path, th
 from pydantic.fields import FieldInfo  # noqa: E402
 
 from server import settings  # noqa: E402
-from server.dialects import native  # noqa: E402
+from server.apis.native import messages  # noqa: E402
 
 INTRODUCTION = """# Configuration
 
@@ -53,7 +53,7 @@ def accepted(field: FieldInfo) -> str:
 
 PAGES = {
     PROJECT / "docs" / "configuration.md": configuration,
-    PROJECT / "docs" / "protocol.schema.json": lambda: json.dumps(native.json_schema(), indent=2) + "\n",
+    PROJECT / "docs" / "protocol.schema.json": lambda: json.dumps(messages.json_schema(), indent=2) + "\n",
 }
 
 

@@ -12,28 +12,28 @@ from starlette.requests import ClientDisconnect
 
 from runtime.version import version
 from server.access import ClientSecrets, Gate, Keys, Tokens, Used
+from server.apis.deepgram.routes import listen_router
+from server.apis.native.routes import offers_router
+from server.apis.openai.call import CallTransport
+from server.apis.openai.realtime_routes import calls_router
+from server.apis.openai.routes import transcriptions_router
+from server.apis.session_names import Owner
+from server.apis.whip.routes import whip_router
+from server.apis.whip.sender import WhipTransport
 from server.errors import ServerError
 from server.http import openapi
-from server.http.access import AccessControl
-from server.http.calls import calls_router
-from server.http.failures import answer_error, answer_nobody
+from server.http.access_control import AccessControl
+from server.http.error_responses import answer_error, answer_nobody
 from server.http.health import health_router
-from server.http.listen import listen_router
-from server.http.offers import offers_router
 from server.http.pages import pages_router
 from server.http.replica import REPLICA_HEADER, ReplicaHeader
 from server.http.sockets import sockets_router
 from server.http.tokens import tokens_router
-from server.http.transcriptions import transcriptions_router
-from server.http.whip import whip_router
-from server.sessions import Sessions
+from server.sessions.registry import Sessions
 from server.settings import Settings
 from server.telemetry.metrics import Metrics
-from server.transports.calls import CallTransport
-from server.transports.session_names import Owner
 from server.transports.webrtc.peer import WebRtcTransport
 from server.transports.websocket import WebSocketTransport
-from server.transports.whip import WhipTransport
 
 KNOWN_SECONDS = 2.0  # in which a gateway that is started again hears from its engine processes
 TOLD_HEADERS = ("ETag", "Link", "Location", "Retry-After", "X-Request-Id", REPLICA_HEADER)  # to pages of other origins

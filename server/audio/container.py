@@ -12,7 +12,7 @@ from typing import IO, cast
 import av
 
 from runtime.audio import SAMPLE_RATE
-from server.audio.front import Resampler
+from server.audio.input import Resampler
 from server.errors import ClientError, Code
 
 logger = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from fastapi.responses import JSONResponse
 
 from server.errors import Code, Refused
 from server.http.openapi import JSON, OBJECT, STRING, TEXT, described
-from server.sessions import Sessions
+from server.sessions.registry import Sessions
 from server.telemetry.metrics import Metrics
 
 

@@ -3,11 +3,12 @@
 from fastapi import APIRouter, WebSocket
 
 from server.access import ClientSecrets
-from server.dialects import deepgram, realtime_shapes
+from server.apis.deepgram import messages as deepgram
+from server.apis.openai import shapes as realtime_shapes
 from server.errors import ClientError, Code, Refused, ServerError
-from server.http.access import caller_of, key_of
-from server.http.failures import error_response, refuse, refuse_deepgram
-from server.sessions import Sessions
+from server.http.access_control import caller_of, key_of
+from server.http.error_responses import error_response, refuse, refuse_deepgram
+from server.sessions.registry import Sessions
 from server.telemetry.metrics import Api
 from server.transports.websocket import WebSocketTransport
 

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from server.access import TOKEN_SECONDS, Tokens
-from server.http.access import caller_of
+from server.http.access_control import caller_of
 from server.http.openapi import JSON, STRING, described, fields
 
 

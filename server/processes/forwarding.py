@@ -15,12 +15,12 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.apis.native.routes import read_body
+from server.apis.session_names import SESSION_PATH
+from server.apis.whip.routes import ANYBODY, LIVE, WANTED, no_sender, no_session
 from server.errors import ClientError
-from server.http.failures import error_response
-from server.http.offers import read_body
-from server.http.whip import ANYBODY, LIVE, WANTED, no_sender, no_session
+from server.http.error_responses import error_response
 from server.settings import Listen
-from server.transports.session_names import SESSION_PATH
 
 CHANNEL_PATH = re.compile(r"/whip/[^/]+/(?:events|captions\.vtt)$")
 """Of a channel, which any gateway may have."""

@@ -19,6 +19,7 @@ from uvicorn.server import ServerState
 
 from runtime.scheduler.transcriber import Transcriber
 from runtime.tokenizer import Tokenizer
+from server.apis.wyoming import connection as wyoming
 from server.app import create_app
 from server.http.deadlines import PunctualHttp
 from server.processes.forwarding import SOCKET_VARIABLE as GATEWAY_VARIABLE
@@ -26,13 +27,12 @@ from server.processes.forwarding import Forwarding, Place
 from server.processes.messages import SOCKET_VARIABLE
 from server.processes.parent import end_undrained
 from server.processes.remote_engine import RemoteEngine
-from server.sessions import Sessions
+from server.sessions.registry import Sessions
 from server.settings import Settings
 from server.startup import Listeners, choice_of, keep_tls_fresh, listen_everywhere, started
 from server.telemetry.heartbeat import beating, exit_at_once
 from server.telemetry.metrics import Metrics
 from server.telemetry.tracing import exporting
-from server.transports import wyoming
 from server.transports.websocket_frames import BoundedWebSocket
 
 logger = logging.getLogger("server.gateway")

@@ -25,10 +25,10 @@ from runtime.engine.protocol import Engine
 from runtime.scheduler.loop import EngineLoop
 from runtime.tokenizer import Tokenizer
 from server import settings as settings_module
-from server.admission import Counts
 from server.app import create_app
 from server.ray.child_server import ChildServer
-from server.sessions import Sessions
+from server.sessions.admission import Counts
+from server.sessions.registry import Sessions
 from server.settings import PROCESS_KEY, SECRET_KEY_VARIABLE, SESSIONS_PER_CORE, Settings
 from server.startup import raise_file_limit, set_up_log
 from server.telemetry.metrics import Metrics

@@ -10,8 +10,8 @@ from typing import Any
 
 from ray.serve.request_router import PendingRequest, ReplicaID, ReplicaResult, RequestRouter, RunningReplica
 
+from server.apis.session_names import SESSION_PATH
 from server.ray.placement import Load, ranked
-from server.transports.session_names import SESSION_PATH
 
 CHANNEL_PATH = re.compile(r"/whip/(?!session/)(?P<channel>[^/]+)(?:/events|/captions\.vtt)?")
 

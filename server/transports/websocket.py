@@ -9,7 +9,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from server.audio.container import LiveDecoder
 from server.errors import ServerError
-from server.sessions import AnySession, Sessions
+from server.sessions.registry import AnySession, Sessions
 from server.telemetry.metrics import Api, Metrics
 from server.transports.outbox import Outbox, Unsent
 

@@ -15,7 +15,7 @@ from runtime.scheduler.loop import EngineLoop
 from runtime.tokenizer import Tokenizer
 from server.app import create_app
 from server.errors import Code, ServerError
-from server.sessions import Sessions
+from server.sessions.registry import Sessions
 from server.settings import Settings
 from server.startup import listen
 from server.telemetry.metrics import Metrics

@@ -15,12 +15,12 @@ from moonshine_client.told import Message
 from runtime.scheduler.requests import Request
 from runtime.scheduler.transcriber import OnResult, Status
 from server.app import create_app
-from server.sessions import Sessions
+from server.sessions.registry import Sessions
 from server.settings import Settings
 from server.startup import listen
 from server.telemetry.metrics import Metrics
 from tests.moonshine_client import counting
-from tests.server.test_sessions import FakeTranscriber
+from tests.server.sessions.test_registry import FakeTranscriber
 
 COUNT = 40
 SOUND = counting.sound(COUNT)

@@ -5,7 +5,7 @@ import json
 import jsonschema
 import pytest
 
-from server.dialects.native import Message
+from server.apis.native.messages import Message
 from tests.conftest import PROJECT
 
 SCHEMA = json.loads((PROJECT / "docs" / "protocol.schema.json").read_text())

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.access import ANYONE, TOKEN_SECONDS, Caller, ClientSecrets, Gate, Keys, Tokens, Used, read_keys
-from server.admission import Admission
 from server.errors import ClientError, Code, Refused, StartError
+from server.sessions.admission import Admission
 from server.settings import Settings, load
-from tests.server.test_sessions import FakeTranscriber
+from tests.server.sessions.test_registry import FakeTranscriber
 
 ALICE, BOB = "sk-alice-0123456789", "sk-bob-0123456789ab"
 

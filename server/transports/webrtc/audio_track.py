@@ -8,7 +8,7 @@ from aiortc import MediaStreamTrack
 from aiortc.mediastreams import MediaStreamError
 
 from runtime.audio import SAMPLE_RATE
-from server.audio.front import Resampler
+from server.audio.input import Resampler
 
 MOST_MISSING_SECONDS = 5.0  # at once; a longer hole is a clock that was set anew
 

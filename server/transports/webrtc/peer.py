@@ -17,10 +17,10 @@ from aiortc import (
 from aiortc.exceptions import InvalidAccessError, OperationError
 
 from server.access import Caller
-from server.dialects import native
+from server.apis.native import messages as native
+from server.apis.native.session import Session
 from server.errors import ClientError, Code, ServerError
-from server.session.native import Session
-from server.sessions import BEHIND_SHARE, Hearer, Sessions
+from server.sessions.registry import BEHIND_SHARE, Hearer, Sessions
 from server.settings import Ice, IceServer
 from server.telemetry.metrics import Api, Metrics
 from server.transports.outbox import Outbox, TooLong

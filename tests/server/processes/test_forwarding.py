@@ -8,8 +8,8 @@ import pytest
 from aiortc import RTCPeerConnection, RTCSessionDescription
 from aiortc.contrib.media import MediaPlayer
 
+from server.apis.session_names import SESSION_PATH, Owner
 from server.processes.forwarding import Place
-from server.transports.session_names import SESSION_PATH, Owner
 from tests.conftest import PROJECT, RunningServer
 
 REQUESTS = 12  # each on a connection of its own, which the kernel gives to any gateway

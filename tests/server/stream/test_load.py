@@ -11,7 +11,7 @@ from runtime.engine.protocol import Limits, Prediction
 from runtime.scheduler.batcher import Align, Batcher, Decode, Encode
 from runtime.scheduler.requests import Request, Result, Timings
 from runtime.tokenizer import Tokenizer
-from server.session.native import Session
+from server.apis.native.session import Session
 from server.settings import SessionLimits
 from server.stream.stream import LONG_INTERVALS, LONG_SECONDS
 

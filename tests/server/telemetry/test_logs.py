@@ -8,7 +8,7 @@ import pytest
 
 from server.access import Caller
 from server.errors import Code
-from server.session.record import Record
+from server.sessions.record import Record
 from server.stream.events import Failed, Final, Update
 from server.telemetry.logs import FIELDS, JsonFormatter, log_fields
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from server.dialects import native
-from server.dialects.native import FinalMessage, Init, Interim, SegmentMessage
+from server.apis.native import messages as native
+from server.apis.native.messages import FinalMessage, Init, Interim, SegmentMessage
 from server.errors import ClientError, Code, ServerError
 from server.stream.words import Word
 from server.telemetry.metrics import Api, Metrics

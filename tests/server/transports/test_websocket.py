@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from benchmarks.accuracy import word_error_rate
 from runtime.audio import SAMPLE_RATE
-from server.session.pace import BURST_SECONDS, MESSAGES_A_SECOND
+from server.sessions.rate_limit import BURST_SECONDS, MESSAGES_A_SECOND
 from server.transports import websocket_frames
 from tests.conftest import RunningServer, Speech
 from tests.moonshine_client import counting

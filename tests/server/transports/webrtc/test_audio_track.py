@@ -15,8 +15,8 @@ from aiortc.mediastreams import MediaStreamError
 
 from benchmarks.accuracy import word_error_rate
 from runtime.audio import SAMPLE_RATE
-from server.dialects.native import Message, Server
-from server.session.native import Session
+from server.apis.native.messages import Message, Server
+from server.apis.native.session import Session
 from server.settings import SessionLimits
 from server.transports.webrtc.audio_track import MOST_MISSING_SECONDS, heard
 from tests.conftest import PROJECT, RunningServer, Speech

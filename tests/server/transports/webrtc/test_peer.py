@@ -24,7 +24,7 @@ from server.telemetry.metrics import Metrics
 from server.transports.webrtc import ice
 from server.transports.webrtc.offers import MAX_CANDIDATES, BadOffer, Offered
 from server.transports.webrtc.peer import WebRtcTransport, ice_server
-from tests.server.test_sessions import INIT, FakeTranscriber, make_sessions
+from tests.server.sessions.test_registry import INIT, FakeTranscriber, make_sessions
 
 LONGEST_WAIT_SECONDS = 10.0
 

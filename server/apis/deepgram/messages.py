@@ -1,0 +1,256 @@
+"""Deepgram's /v1/listen: the query of a stream or a recording, and events as its messages."""
+
+import math
+import re
+import uuid
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from server.apis import languages
+from server.apis.json_text import encoded
+from server.audio.input import AudioFormat, Encoding
+from server.errors import ClientError, Code, ServerError
+from server.stream.events import Event, Final, Flushed, SpeechStarted, SpeechStopped, Update
+from server.stream.stream import Options
+from server.stream.transcript import Segment
+from server.stream.words import Word
+
+ENCODINGS = {"linear16": Encoding.PCM16, "mulaw": Encoding.MULAW, "alaw": Encoding.ALAW}
+LEAST_UTTERANCE_END_MS = 1000  # Deepgram's
+DEFAULT_ENDPOINTING_MS, LEAST_ENDPOINTING_MS, MOST_ENDPOINTING_MS = 10, 200, 10_000  # a shorter one ends turns within words
+VAD_SILENCE_SECONDS = 1.0  # where speech is told and no turn is ended
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a client wants of a stream."""
+
+    audio_format: AudioFormat | None
+    """None: a container, which says it itself."""
+    interims: bool
+    tells_speech: bool
+    endpointing_ms: int | None
+    utterance_end_ms: int | None = None
+    request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+    @property
+    def options(self) -> Options:
+        if self.endpointing_ms is not None:
+            return Options(words=True, silence_seconds=self.endpointing_ms / 1000, closes_turns=True)
+        tells_turns = self.tells_speech or self.utterance_end_ms is not None
+        return Options(words=True, silence_seconds=VAD_SILENCE_SECONDS if tells_turns else None)
+
+
+def parse(query: Mapping[str, str], model_id: str) -> Asked:
+    """Of a stream. What is not known is left alone. Raises ClientError."""
+    check(query, model_id)
+    audio_format = parse_format(query) if query.get("encoding") else None
+    interims, tells_speech = is_true(query, "interim_results"), is_true(query, "vad_events")
+    return Asked(audio_format, interims, tells_speech, parse_endpointing(query), parse_utterance_end(query))
+
+
+def parse_format(query: Mapping[str, str]) -> AudioFormat:
+    """Raises ClientError."""
+    encoding = ENCODINGS.get(query["encoding"])
+    if encoding is None:
+        known = ", ".join(ENCODINGS)
+        raise ClientError(Code.UNSUPPORTED_VALUE, f"encoding must be one of {known}; a container has none", "encoding")
+    try:
+        return AudioFormat(encoding, number(query, "sample_rate", 8000), number(query, "channels", 1))
+    except ValueError as exc:
+        raise ClientError(Code.INVALID_VALUE, str(exc), "sample_rate") from exc
+
+
+def check(query: Mapping[str, str], model_id: str) -> None:
+    """Of a stream or a recording. Raises ClientError."""
+    languages.check([query.get("language", "")], model_id)
+    for name in ("callback", "multichannel"):
+        if query.get(name, "false").lower() not in ("false", ""):
+            raise ClientError(Code.UNSUPPORTED_PARAMETER, f"{name} is not supported here", name)
+
+
+def is_true(query: Mapping[str, str], name: str) -> bool:
+    return query.get(name, "false").lower() == "true"
+
+
+def number(query: Mapping[str, str], name: str, default: int) -> int:
+    value = query.get(name, str(default))
+    if not value.isdecimal() or len(value) > 9:
+        raise ClientError(Code.INVALID_VALUE, f"{name} must be a whole number", name)
+    return int(value)
+
+
+def parse_endpointing(query: Mapping[str, str]) -> int | None:
+    asked = query.get("endpointing", "true").lower()
+    if asked == "false":
+        return None
+    milliseconds = DEFAULT_ENDPOINTING_MS if asked == "true" else number(query, "endpointing", DEFAULT_ENDPOINTING_MS)
+    return min(MOST_ENDPOINTING_MS, max(LEAST_ENDPOINTING_MS, milliseconds))
+
+
+def parse_utterance_end(query: Mapping[str, str]) -> int | None:
+    if not query.get("utterance_end_ms"):
+        return None
+    return max(LEAST_UTTERANCE_END_MS, number(query, "utterance_end_ms", LEAST_UTTERANCE_END_MS))
+
+
+@dataclass(frozen=True)
+class ServerMessage:
+    """As it goes to the client."""
+
+    fields: Mapping[str, Any]
+    droppable: bool = False
+    latency_ms: float | None = None
+
+    @property
+    def op(self) -> str:
+        return str(self.fields["type"])
+
+    def forms(self) -> "Iterator[ServerMessage]":
+        yield self
+
+    def encode(self) -> str:
+        return encoded(self.fields)
+
+
+@dataclass
+class Listen:
+    """Writes one stream's events; remembers what is final."""
+
+    SPEECH: ClassVar[str] = "speech_final"
+    FINALIZE: ClassVar[str] = "from_finalize"
+
+    asked: Asked
+    model_id: str
+    _final_segments: int = 0
+    _final_characters: int = 0
+    _final_ms: int = 0
+    _flushes: deque[str] = field(default_factory=deque)
+    """Why each was asked for, the oldest first."""
+    _silent_since_ms: int | None = None
+    _last_word_end_ms: int | None = None
+
+    def finalize(self) -> None:
+        """The client has asked for a flush."""
+        self._flushes.append(self.FINALIZE)
+
+    def hear(self, audio_ms: int) -> Iterator[ServerMessage]:
+        """So much audio has come: has an utterance ended?"""
+        since, after = self._silent_since_ms, self.asked.utterance_end_ms
+        if since is None or after is None or audio_ms - since < after or self._flushes:
+            return
+        self._silent_since_ms = None
+        last = -1 if self._last_word_end_ms is None else self._last_word_end_ms / 1000
+        yield ServerMessage({"type": "UtteranceEnd", "channel": [0, 1], "last_word_end": last})
+
+    def write(self, event: Event) -> Iterator[ServerMessage]:
+        match event:
+            case SpeechStarted(at_ms):
+                self._silent_since_ms = None
+                if self.asked.tells_speech:
+                    yield ServerMessage({"type": "SpeechStarted", "channel": [0, 1], "timestamp": at_ms / 1000})
+            case SpeechStopped(at_ms):
+                self._silent_since_ms = at_ms
+                if self.asked.endpointing_ms is not None:
+                    self._flushes.append(self.SPEECH)
+            case Update():
+                yield from self._closed(event.segments)
+                if self.asked.interims:
+                    yield self._interim(event)
+            case Flushed():
+                yield from self._closed(event.segments, self._flushes.popleft(), event.audio_ms)
+            case Final():
+                yield from self._closed(event.segments, self.FINALIZE if self._flushes else None, event.audio_ms)
+                yield self._metadata(event.audio_ms)
+
+    def _closed(self, segments: Sequence[Segment], why: str | None = None, until_ms: int = 0) -> Iterator[ServerMessage]:
+        """What is final since the last: the last of it says why. With a reason something is said even where nothing is new."""
+        new = segments[self._final_segments :]
+        self._final_segments = len(segments)
+        for number, segment in enumerate(new, start=1):
+            self._final_characters += len(segment.text) + (self._final_characters > 0)
+            self._last_word_end_ms = segment.words[-1].end_ms if segment.words else self._last_word_end_ms
+            yield self._results(
+                segment.text, segment.end_ms, segment.words or (), segment.log_prob, why if number == len(new) else None
+            )
+        if why and not new:
+            yield self._results("", max(until_ms, self._final_ms), (), 0.0, why)
+
+    def _results(self, text: str, end_ms: int, words: Sequence[Word], log_prob: float, why: str | None) -> ServerMessage:
+        message = self._message(text, end_ms, words, log_prob) | {"is_final": True} | ({why: True} if why else {})
+        self._final_ms = end_ms
+        return ServerMessage(message)
+
+    def _interim(self, update: Update) -> ServerMessage:
+        text = update.text[self._final_characters :].lstrip()
+        return ServerMessage(self._message(text, max(update.audio_ms, self._final_ms), (), 0.0), droppable=True,
+                             latency_ms=update.latency_ms)  # fmt: skip
+
+    def _message(self, text: str, end_ms: int, words: Sequence[Word], log_prob: float) -> dict[str, Any]:
+        return {
+            "type": "Results", "channel_index": [0, 1], "start": self._final_ms / 1000,
+            "duration": (end_ms - self._final_ms) / 1000, "is_final": False, "speech_final": False, "from_finalize": False,
+            "channel": {"alternatives": [alternative(text, words, log_prob)]},
+            "metadata": {"request_id": self.asked.request_id, "model_uuid": self.asked.request_id,
+                         "model_info": model_info(self.model_id)},
+        }  # fmt: skip
+
+    def _metadata(self, audio_ms: int) -> ServerMessage:
+        return ServerMessage({"type": "Metadata"} | metadata(self.asked.request_id, self.model_id, audio_ms / 1000, ""))
+
+
+def alternative(text: str, words: Sequence[Word], log_prob: float) -> dict[str, Any]:
+    confidence = round(math.exp(min(0.0, log_prob)), 4) if text else 0.0
+    return {"transcript": text, "confidence": confidence, "words": [described(word, confidence) for word in words]}
+
+
+def described(word: Word, confidence: float) -> dict[str, Any]:
+    plain = re.sub(r"[^\w'-]", "", word.w.lower())
+    return {"word": plain, "start": word.start_ms / 1000, "end": word.end_ms / 1000, "confidence": confidence,
+            "punctuated_word": word.w}  # fmt: skip
+
+
+def model_info(model_id: str) -> dict[str, str]:
+    return {"name": model_id, "version": "", "arch": "moonshine"}
+
+
+def metadata(request_id: str, model_id: str, seconds: float, sha256: str) -> dict[str, Any]:
+    return {
+        "transaction_key": "deprecated", "request_id": request_id, "sha256": sha256, "created": datetime.now(UTC).isoformat(),
+        "duration": seconds, "channels": 1, "models": [request_id], "model_info": {request_id: model_info(model_id)},
+    }  # fmt: skip
+
+
+def whole(text: str, segments: Sequence[Segment], seconds: float, model_id: str, sha256: str, utterances: bool) -> dict[str, Any]:
+    """The answer of a recording."""
+    words = [word for segment in segments for word in segment.words or ()]
+    log_prob = sum(segment.log_prob for segment in segments) / max(1, len(segments))
+    results: dict[str, Any] = {"channels": [{"alternatives": [alternative(text, words, log_prob)]}]}
+    if utterances:
+        results["utterances"] = [
+            {"start": each.start_ms / 1000, "end": each.end_ms / 1000, "channel": 0, "id": str(uuid.uuid4())}
+            | alternative(each.text, each.words or (), each.log_prob)
+            for each in segments
+        ]
+    return {"metadata": metadata(str(uuid.uuid4()), model_id, seconds, sha256), "results": results}
+
+
+def error_body(error: ServerError) -> dict[str, Any]:
+    return {"err_code": error.code.value.upper(), "err_msg": error.message, "request_id": str(uuid.uuid4())}
+
+
+def configured(request_id: str, message: Mapping[str, Any]) -> ServerMessage:
+    """The answer to Configure. Features are taken as they are: what is told was asked for at the beginning."""
+    if not message.get("keyterms"):
+        return ServerMessage({"type": "ConfigureSuccess", "request_id": request_id})
+    return ServerMessage({
+        "type": "ConfigureFailure", "request_id": request_id, "code": "CONFIGURE_KEYTERMS_NOT_SUPPORTED",
+        "description": "Moonshine has no vocabulary bias",
+    })  # fmt: skip
+
+
+def schema_error(message: str) -> ServerMessage:
+    return ServerMessage({"type": "Error", "variant": "SchemaError", "description": message, "message": message})

@@ -1,0 +1,251 @@
+"""OpenAI's Realtime API, transcription sessions: a session's settings, and a stream's events as the server events of items.
+
+Nothing harmless is an error: the frameworks that speak this dialect end their session on any.
+"""
+
+import uuid
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from runtime.languages import language_of
+from server.apis import languages
+from server.apis.json_text import encoded
+from server.apis.openai.transcription import SERVER_ERROR, check_model
+from server.audio.input import MAX_RATE, MIN_RATE, AudioFormat, Encoding
+from server.errors import ClientError, Code, ServerError
+from server.stream.events import Event, Flushed, SpeechStarted, SpeechStopped, Update
+from server.stream.stream import Options
+
+DEFAULT_RATE = 24_000  # OpenAI's
+ENCODINGS = {"audio/pcm": Encoding.PCM16, "audio/pcmu": Encoding.MULAW, "audio/pcma": Encoding.ALAW}
+TELEPHONE_RATE = 8_000
+SERVER_VAD = {"type": "server_vad", "threshold": 0.5, "prefix_padding_ms": 300, "silence_duration_ms": 500}
+MOST_PREFIX_MS = 10_000
+MOST_CONFIGURATION_CHARACTERS = 64 * 1024
+EAGERNESS_MS = {"low": 1500, "medium": 800, "auto": 800, "high": 400}  # of semantic_vad, which is told by silence here
+LEAST_SILENCE_MS, MOST_SILENCE_MS = 200, 10_000  # a shorter one would end a turn within a word
+TRANSCRIPTION = "conversation.item.input_audio_transcription"
+EXPIRES_SECONDS = 0  # never: said as the protocol has a field for it
+
+
+@dataclass(frozen=True)
+class ServerEvent:
+    """As it goes to the client."""
+
+    droppable: ClassVar[bool] = False
+    fields: Mapping[str, Any]
+
+    @property
+    def op(self) -> str:
+        return str(self.fields["type"])
+
+    def forms(self) -> "Iterator[ServerEvent]":
+        yield self
+
+    def encode(self) -> str:
+        return encoded({"event_id": new_id("event"), **self.fields})
+
+
+def new_id(kind: str) -> str:
+    return f"{kind}_{uuid.uuid4().hex[:20]}"
+
+
+class Configuration:
+    """What session.update has asked for so far."""
+
+    def __init__(self, model_id: str):
+        self._model_id = model_id
+        self._id = new_id("sess")
+        self._include: list[str] | None = None
+        self._input: dict[str, Any] = {
+            "format": {"type": "audio/pcm", "rate": DEFAULT_RATE},
+            "transcription": {"model": model_id.rpartition("/")[2], "language": language_of(model_id).code, "prompt": ""},
+            "noise_reduction": None,
+            "turn_detection": dict(SERVER_VAD),
+        }
+        self.audio_format = AudioFormat(rate=DEFAULT_RATE)
+
+    def update(self, session: object) -> None:
+        """Only what is present changes; null clears. Raises ClientError and changes nothing."""
+        if len(encoded(session)) > MOST_CONFIGURATION_CHARACTERS:  # all of it is sent back at every change
+            raise ClientError(
+                Code.INVALID_VALUE, f"a session has {MOST_CONFIGURATION_CHARACTERS:,} characters at most", "session"
+            )
+        asked = mapping(session, "session")
+        if asked.get("type", "transcription") != "transcription":
+            raise ClientError(Code.INVALID_VALUE, "only transcription sessions are served here", "session.type")
+        audio = mapping(asked.get("audio") or {}, "session.audio")
+        wanted = mapping(audio.get("input") or {}, "session.audio.input")
+        changed = self._input | {name: value for name, value in wanted.items() if name in self._input}
+        audio_format = parse_format(changed["format"])
+        silence_ms(changed["turn_detection"])
+        prefix_ms(changed["turn_detection"])
+        self._check_transcription(changed["transcription"])
+        self._input, self.audio_format = changed, audio_format
+        self._include = asked.get("include", self._include)
+
+    def _check_transcription(self, transcription: object) -> None:
+        asked = mapping(transcription or {}, "session.audio.input.transcription")
+        check_model(str(asked.get("model") or "default"), self._model_id)
+        named = asked.get("languages") or [asked.get("language") or ""]
+        if not isinstance(named, list) or not all(isinstance(language, str) for language in named):
+            name = "session.audio.input.transcription.languages"
+            raise ClientError(Code.INVALID_VALUE, "languages are texts, or a list of them", name)
+        languages.check(named, self._model_id)
+
+    @property
+    def options(self) -> Options:
+        silence = silence_ms(self._input["turn_detection"])
+        return Options(silence_seconds=None if silence is None else silence / 1000, closes_turns=silence is not None)
+
+    @property
+    def prefix_ms(self) -> int:
+        """So long before its first sound a turn is said to begin."""
+        return prefix_ms(self._input["turn_detection"])
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "type": "transcription", "object": "realtime.transcription_session", "id": self._id, "expires_at": EXPIRES_SECONDS,
+            "include": self._include, "audio": {"input": self._input},
+        }  # fmt: skip
+
+
+def mapping(value: object, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ClientError(Code.INVALID_VALUE, f"{name} must be an object", name)
+    return value
+
+
+def parse_format(value: object) -> AudioFormat:
+    name = "session.audio.input.format"
+    asked = mapping(value, name)
+    encoding = ENCODINGS.get(str(asked.get("type")))
+    if encoding is None:
+        raise ClientError(Code.UNSUPPORTED_VALUE, f"the type must be one of {', '.join(ENCODINGS)}", name)
+    rate = asked.get("rate") or DEFAULT_RATE if encoding is Encoding.PCM16 else TELEPHONE_RATE
+    if not isinstance(rate, int) or not MIN_RATE <= rate <= MAX_RATE:
+        raise ClientError(Code.UNSUPPORTED_VALUE, f"the rate must be from {MIN_RATE} to {MAX_RATE}", name)
+    return AudioFormat(encoding, rate)
+
+
+def silence_ms(detection: object) -> int | None:
+    """Of a turn_detection; None where the client commits by itself."""
+    if detection is None:
+        return None
+    name = "session.audio.input.turn_detection"
+    asked = mapping(detection, name)
+    match asked.get("type"):
+        case "server_vad":
+            silence = asked.get("silence_duration_ms") or SERVER_VAD["silence_duration_ms"]
+        case "semantic_vad":
+            silence = EAGERNESS_MS.get(str(asked.get("eagerness") or "auto"))
+        case _:
+            silence = None
+    if not isinstance(silence, int | float):
+        raise ClientError(Code.INVALID_VALUE, "turn_detection must be server_vad, semantic_vad or null", name)
+    return int(min(MOST_SILENCE_MS, max(LEAST_SILENCE_MS, silence)))
+
+
+def prefix_ms(detection: object) -> int:
+    """Of a turn_detection. Raises ClientError."""
+    name = "session.audio.input.turn_detection"
+    padding = mapping(detection or {}, name).get("prefix_padding_ms") or 0
+    if not isinstance(padding, int | float) or not 0 <= padding <= MOST_PREFIX_MS:
+        raise ClientError(Code.INVALID_VALUE, f"prefix_padding_ms must be a number from 0 to {MOST_PREFIX_MS:,}", name)
+    return int(padding)
+
+
+@dataclass
+class Item:
+    """One turn, from its first sound to its completed text."""
+
+    item_id: str
+    said: str = ""
+    """The deltas so far."""
+
+
+class Items:
+    """Writes the events of a stream as those of items, one after another."""
+
+    def __init__(self, language: str) -> None:
+        """language: of the model, as ISO 639-1."""
+        self._language = language
+        self._begun = 0  # characters of the stream's text that belong to items before
+        self._item: Item | None = None  # whose audio comes in
+        self._committed: deque[Item] = deque()  # whose text is awaited
+        self._previous: str | None = None
+        self._committed_ms = 0  # up to where the audio belongs to items before
+
+    @property
+    def is_open(self) -> bool:
+        """Does audio come in for an item?"""
+        return self._item is not None
+
+    @property
+    def awaited(self) -> int:
+        """How many committed items have no text yet."""
+        return len(self._committed)
+
+    def write(self, event: Event, prefix_ms: int) -> Iterator[ServerEvent]:
+        """Of what is no end of the stream."""
+        match event:
+            case SpeechStarted(at_ms):
+                item = self.open()
+                start_ms = max(0, at_ms - prefix_ms)
+                yield event_of("input_audio_buffer.speech_started", audio_start_ms=start_ms, item_id=item.item_id)
+            case Update():
+                yield from self._delta(event.text[: event.stable])
+            case SpeechStopped(at_ms):
+                item = self.open()
+                yield event_of("input_audio_buffer.speech_stopped", audio_end_ms=at_ms, item_id=item.item_id)
+                yield from self.commit()
+            case Flushed():
+                yield from self._complete(event)
+
+    def open(self) -> Item:
+        """The item whose audio comes in, or a new one."""
+        self._item = self._item or Item(new_id("item"))
+        return self._item
+
+    def commit(self) -> Iterator[ServerEvent]:
+        """Its audio is whole; its text follows."""
+        item, self._item = self.open(), None
+        self._committed.append(item)
+        yield event_of("input_audio_buffer.committed", item_id=item.item_id, previous_item_id=self._previous)
+        content = [{"type": "input_audio", "transcript": None}]
+        described = {"id": item.item_id, "object": "realtime.item", "type": "message", "role": "user", "status": "completed",
+                     "content": content}  # fmt: skip
+        for kind in ("added", "done"):
+            yield event_of(f"conversation.item.{kind}", previous_item_id=self._previous, item=described)
+        self._previous = item.item_id
+
+    def _delta(self, text: str) -> Iterator[ServerEvent]:
+        """text: all that is stable. What no item has been opened for waits until one is."""
+        new, item = text[self._begun :].lstrip(), self._committed[0] if self._committed else self._item
+        if item and len(new) > len(item.said):
+            delta, item.said = new[len(item.said) :], new
+            yield event_of(f"{TRANSCRIPTION}.delta", item_id=item.item_id, content_index=0, delta=delta)
+
+    def _complete(self, flushed: Flushed) -> Iterator[ServerEvent]:
+        yield from self._delta(flushed.text)
+        seconds = (flushed.audio_ms - self._committed_ms) / 1000
+        self._begun, self._committed_ms = len(flushed.text), flushed.audio_ms
+        if not self._committed:
+            return
+        item = self._committed.popleft()
+        usage = {"type": "duration", "seconds": seconds}
+        yield event_of(f"{TRANSCRIPTION}.completed", item_id=item.item_id, content_index=0, transcript=item.said, usage=usage,
+                       languages=[{"code": self._language}])  # fmt: skip
+
+
+def event_of(kind: str, **fields: Any) -> ServerEvent:
+    return ServerEvent({"type": kind} | fields)
+
+
+def error_event(error: ServerError, client_event_id: object = None) -> ServerEvent:
+    kind = SERVER_ERROR if error.code.http_status >= 500 else "invalid_request_error"
+    said = {"type": kind, "code": error.code.value, "message": error.message, "param": getattr(error, "parameter", None),
+            "event_id": client_event_id}  # fmt: skip
+    return ServerEvent({"type": "error", "error": said})

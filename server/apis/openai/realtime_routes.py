@@ -1,0 +1,112 @@
+"""OpenAI's Realtime API over WebRTC: calls, and the secrets that browsers make them with."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.datastructures import UploadFile
+
+from server.access import DEFAULT_SECONDS, LEAST_SECONDS, MOST_SECONDS, ClientSecrets
+from server.apis.json_object import parse_object
+from server.apis.native.routes import MAX_OFFER_BYTES, read_body
+from server.apis.openai import shapes as realtime_shapes
+from server.apis.openai.call import CallTransport
+from server.apis.openai.messages import Configuration
+from server.apis.openai.routes import OpenAIRoute, counted
+from server.apis.whip.routes import content_type
+from server.errors import ClientError, Code
+from server.http.access_control import caller_of, key_of
+from server.http.openapi import JSON, OBJECT, OPENAI_ERROR, SDP, STRING, described, fields
+from server.settings import Settings
+
+
+def calls_router(transport: CallTransport, secrets: ClientSecrets, settings: Settings) -> APIRouter:
+    router = APIRouter(prefix="/v1/realtime", route_class=OpenAIRoute)
+    model_id = settings.model.model_id
+
+    offer = {SDP: STRING, "multipart/form-data": fields({"sdp": STRING}, {"session": STRING})}
+    more: dict[str, Any] = {"error": OPENAI_ERROR, "errors": (400, 401, 413, 503)}
+    secret = fields({"value": STRING, "expires_at": {"type": "integer"}, "session": OBJECT})
+    lifetime = fields({}, {"anchor": {"const": "created_at"}, "seconds": {
+        "type": "integer", "minimum": LEAST_SECONDS, "maximum": MOST_SECONDS, "default": DEFAULT_SECONDS,
+    }})  # fmt: skip
+
+    @router.post("", **described("OpenAI", "A call, by its former address", {201: ("the answer", {SDP: STRING})}, offer, **more))
+    @router.post("/calls", **described(
+        "OpenAI", "A Realtime session over WebRTC; Location is the call's address", {201: ("the answer", {SDP: STRING})}, offer,
+        **more,
+    ))  # fmt: skip
+    async def call(request: Request) -> Response:
+        """Browsers send the offer alone, with a client secret; the SDKs a form with the session beside it."""
+        sdp, session = await read_call(request)
+        peer, answer = await transport.open(sdp, session or secret_session(request, secrets), caller_of(request))
+        return Response(answer, 201, {"Location": f"/v1/realtime/calls/{peer.name}"}, SDP)
+
+    @router.post("/calls/{name}/hangup", **described(
+        "OpenAI", "End a call; what was said is completed", {200: ("it ends", {})}, error=OPENAI_ERROR, errors=(404,)
+    ))  # fmt: skip
+    async def hang_up(name: str) -> Response:
+        peer = transport.find(name)
+        if peer is None:
+            raise ClientError(Code.NOT_FOUND, "there is no such call, or it has ended")
+        peer.hang_up()
+        return Response(status_code=200)
+
+    @router.post("/transcription_sessions", **described(
+        "OpenAI", "A session of the beta, with its secret", {200: ("the session", {JSON: OBJECT})}, error=OPENAI_ERROR
+    ))  # fmt: skip
+    async def beta_session(request: Request) -> Response:
+        """Of OpenAI's beta and of NVIDIA's Riva, which echoes what it gets."""
+        issued = secrets.issue({}, caller=caller_of(request))
+        session = realtime_shapes.beta_session(Configuration(model_id).as_json())
+        riva = {"input_audio_params": {"sample_rate_hz": 16_000, "num_channels": 1}, "recognition_config": {}}
+        return JSONResponse(session | riva | {"client_secret": {"value": issued.value, "expires_at": issued.expires_at}})
+
+    @router.post("/client_secrets", **described(
+        "OpenAI", "A key for a browser that is good for a while", {200: ("the secret", {JSON: secret})},
+        {JSON: fields({}, {"session": OBJECT, "expires_after": lifetime})}, error=OPENAI_ERROR, errors=(400,),
+    ))  # fmt: skip
+    async def client_secret(request: Request) -> Response:
+        asked = parse_object(await read_body(request) or b"{}", "the body")
+        session = {} if asked.get("session") is None else asked["session"]
+        configuration = Configuration(model_id)
+        configuration.update(session)
+        issued = secrets.issue(session, lifetime_seconds(asked.get("expires_after")), caller_of(request))
+        described = configuration.as_json() | {"expires_at": issued.expires_at}
+        return JSONResponse({"value": issued.value, "expires_at": issued.expires_at, "session": described})
+
+    return router
+
+
+async def read_call(request: Request) -> tuple[str, Any]:
+    """The offer, and the session where one is given. Raises ClientError."""
+    if content_type(request) == SDP:
+        return (await read_body(request)).decode(errors="replace"), None
+    limited = Request(request.scope, counted(request.receive, 2 * MAX_OFFER_BYTES))
+    async with limited.form(max_files=2, max_fields=4, max_part_size=MAX_OFFER_BYTES) as form:
+        sdp, session = [await text_of(form.get(name)) for name in ("sdp", "session")]
+    if not sdp:
+        raise ClientError(Code.MISSING_PARAMETER, f"the offer is missing: as {SDP}, or as the field sdp of a form", "sdp")
+    return sdp, parse_object(session, "the body") if session else None
+
+
+async def text_of(field: UploadFile | str | None) -> str:
+    if isinstance(field, UploadFile):
+        return (await field.read()).decode(errors="replace")
+    return field or ""
+
+
+def lifetime_seconds(expires_after: object) -> int:
+    """Raises ClientError."""
+    if expires_after is None:
+        return DEFAULT_SECONDS
+    seconds = expires_after.get("seconds", DEFAULT_SECONDS) if isinstance(expires_after, dict) else None
+    if not isinstance(seconds, int) or not LEAST_SECONDS <= seconds <= MOST_SECONDS:
+        raise ClientError(Code.INVALID_VALUE, f"seconds must be from {LEAST_SECONDS} to {MOST_SECONDS}", "expires_after.seconds")
+    return seconds
+
+
+def secret_session(request: Request, secrets: ClientSecrets) -> Any:
+    """What the client's secret was issued for. Raises ClientError."""
+    secret = secrets.read(key_of(request))
+    return secret.session if secret else None

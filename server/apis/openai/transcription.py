@@ -1,0 +1,205 @@
+"""OpenAI's transcription API: the fields of a request, and the bodies and events of its answers."""
+
+import enum
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from moonshine_client import subtitles
+from runtime.languages import ENGLISH, Language
+from server.apis import languages
+from server.apis.json_text import encoded
+from server.errors import ClientError, Code, Refused, ServerError
+from server.stream.transcript import Segment
+
+ALIASES = (
+    "default", "whisper-1", "gpt-transcribe", "gpt-live-transcribe", "gpt-realtime-whisper", "gpt-4o-transcribe",
+    "gpt-4o-mini-transcribe", "gpt-4o-transcribe-diarize",
+)  # fmt: skip
+"""Names that clients ask for; all of them mean the model that is served."""
+SPEAKER_FIELDS = ("known_speaker_names", "known_speaker_references")
+SERVER_ERROR, CLIENT_ERROR = "server_error", "invalid_request_error"
+
+
+class Format(enum.StrEnum):
+    JSON = "json"
+    TEXT = "text"
+    SRT = "srt"
+    VTT = "vtt"
+    VERBOSE_JSON = "verbose_json"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a client wants of a recording."""
+
+    format: Format
+    granularities: frozenset[str]
+    """Of verbose_json: segment, word."""
+    is_streamed: bool
+    """Are events wanted while it is transcribed?"""
+    language: Language = ENGLISH
+    """Of the model."""
+
+    @property
+    def words(self) -> bool:
+        """Are the times of words needed?"""
+        return self.format in (Format.SRT, Format.VTT) or "word" in self.granularities
+
+
+@dataclass(frozen=True)
+class Transcription:
+    """A whole recording, transcribed."""
+
+    text: str
+    segments: tuple[Segment, ...]
+    seconds: float
+
+
+def parse(fields: Sequence[tuple[str, str]], model_id: str) -> Asked:
+    """fields: names and values of a form, without the file. What Moonshine cannot use is taken and left. Raises ClientError."""
+    values = grouped(fields)
+    check_model(last(values, "model"), model_id)
+    language = languages.check([*values.get("language", []), *values.get("languages", [])], model_id)
+    check_temperature(last(values, "temperature"))
+    for name in SPEAKER_FIELDS:
+        if values.get(name):
+            raise ClientError(Code.UNSUPPORTED_PARAMETER, "speakers are not told apart here", name)
+    wanted = parse_format(last(values, "response_format") or Format.JSON)
+    granularities = (
+        parse_granularities(values.get("timestamp_granularities", [])) if wanted is Format.VERBOSE_JSON else frozenset()
+    )
+    streamed = (last(values, "stream") or "").lower() in ("true", "1") and wanted in (Format.JSON, Format.VERBOSE_JSON)
+    return Asked(wanted, granularities, streamed, language)
+
+
+def grouped(fields: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
+    """By name: `languages[]` and `languages` are one."""
+    values: dict[str, list[str]] = {}
+    for name, value in fields:
+        values.setdefault(name.removesuffix("[]"), []).append(value)
+    return values
+
+
+def last(values: Mapping[str, Sequence[str]], name: str) -> str | None:
+    return values[name][-1].strip() if values.get(name) else None
+
+
+def check_model(asked: str | None, model_id: str) -> None:
+    if not asked:
+        raise ClientError(Code.MISSING_PARAMETER, "the field model is missing", "model")
+    if asked not in (*names_of(model_id), *ALIASES):
+        raise ClientError(Code.MODEL_NOT_FOUND, f"the model {asked[:80]!r} is not served here; {model_id} is", "model")
+
+
+def names_of(model_id: str) -> tuple[str, str]:
+    """UsefulSensors/moonshine-base and moonshine-base."""
+    return model_id, model_id.rpartition("/")[2]
+
+
+def check_temperature(asked: str | None) -> None:
+    """It changes nothing: decoding is greedy."""
+    try:
+        is_good = asked is None or 0 <= float(asked) <= 1
+    except ValueError:
+        is_good = False
+    if not is_good:
+        raise ClientError(Code.INVALID_VALUE, "temperature must be a number from 0 to 1", "temperature")
+
+
+def parse_format(asked: str) -> Format:
+    try:
+        return Format(asked)
+    except ValueError:
+        known = ", ".join(Format)
+        raise ClientError(
+            Code.UNSUPPORTED_VALUE, f"response_format {asked[:40]!r} is not one of {known}", "response_format"
+        ) from None
+
+
+def parse_granularities(asked: Sequence[str]) -> frozenset[str]:
+    """Some clients send ['word'] as one text."""
+    named = {name.strip(" []'\"") for value in asked for name in value.split(",")} - {""}
+    if unknown := named - {"word", "segment"}:
+        said = f"timestamp_granularities {min(unknown)[:40]!r} is neither word nor segment"
+        raise ClientError(Code.INVALID_VALUE, said, "timestamp_granularities")
+    return frozenset(named or {"segment"})
+
+
+def body(asked: Asked, heard: Transcription) -> tuple[str, str]:
+    """The answer and its media type."""
+    match asked.format:
+        case Format.TEXT:
+            return heard.text + "\n", "text/plain; charset=utf-8"
+        case Format.SRT:
+            return subtitles.srt(heard.segments), "text/plain; charset=utf-8"
+        case Format.VTT:
+            return subtitles.vtt(heard.segments), "text/vtt; charset=utf-8"
+        case Format.VERBOSE_JSON:
+            return encoded(verbose(asked, heard)), "application/json"
+        case Format.JSON:
+            plain = {"text": heard.text, "languages": [{"code": asked.language.code}], "usage": usage(heard)}
+            return encoded(plain), "application/json"
+
+
+def verbose(asked: Asked, heard: Transcription) -> dict[str, Any]:
+    found: dict[str, Any] = {"task": "transcribe", "language": asked.language.name, "duration": heard.seconds, "text": heard.text}
+    if "segment" in asked.granularities:
+        found["segments"] = [described(number, segment) for number, segment in enumerate(heard.segments)]
+    if "word" in asked.granularities:
+        words = (word for segment in heard.segments for word in segment.words or ())
+        found["words"] = [{"word": word.w, "start": word.start_ms / 1000, "end": word.end_ms / 1000} for word in words]
+    return found | {"usage": usage(heard)}
+
+
+def described(number: int, segment: Segment) -> dict[str, Any]:
+    text = segment.text.encode()
+    return {
+        "id": number, "seek": 0, "start": segment.start_ms / 1000, "end": segment.end_ms / 1000, "text": segment.text,
+        "tokens": [], "temperature": 0.0, "avg_logprob": round(segment.log_prob, 4), "no_speech_prob": 0.0,
+        "compression_ratio": round(len(text) / len(zlib.compress(text)), 3),
+    }  # fmt: skip
+
+
+def usage(heard: Transcription) -> dict[str, Any]:
+    return {"type": "duration", "seconds": heard.seconds}
+
+
+def delta(asked: Asked, text: str, heard: Transcription) -> str:
+    """text: with the space before it. heard: of this stretch. With verbose_json it has that answer's fields, too."""
+    more = verbose(asked, heard) if asked.format is Format.VERBOSE_JSON else {}
+    return server_sent(more | {"type": "transcript.text.delta", "delta": text})
+
+
+def done(asked: Asked, heard: Transcription) -> str:
+    """With verbose_json it has that answer's fields, too."""
+    more = verbose(asked, heard) if asked.format is Format.VERBOSE_JSON else {}
+    languages = [{"code": asked.language.code}]
+    event = {"type": "transcript.text.done", "text": heard.text, "languages": languages, "usage": usage(heard)}
+    return server_sent(more | event)
+
+
+def server_sent(event: Mapping[str, Any]) -> str:
+    return f"data: {encoded(event)}\n\n"
+
+
+def error_body(error: ServerError) -> dict[str, Any]:
+    kind = SERVER_ERROR if isinstance(error, Refused) or error.code.http_status >= 500 else CLIENT_ERROR
+    parameter = getattr(error, "parameter", None)
+    code = "invalid_api_key" if error.code.http_status == 401 else error.code.value
+    return {"error": {"message": error.message, "type": kind, "param": parameter, "code": code}}
+
+
+def model_list(model_id: str) -> dict[str, Any]:
+    return {"object": "list", "data": [model(name) for name in names_of(model_id)]}
+
+
+def model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "moonshine-asr"}
+
+
+def find_model(name: str, model_id: str) -> dict[str, Any]:
+    """Raises ClientError."""
+    check_model(name, model_id)
+    return model(name)

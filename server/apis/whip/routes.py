@@ -1,0 +1,147 @@
+"""WHIP (RFC 9725) over HTTP: the offer, the session's address, and the words."""
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+
+from moonshine_client import subtitles
+from server.apis.native.routes import read_body
+from server.apis.whip.sender import WhipPeer, WhipTransport
+from server.errors import ClientError, Code
+from server.http.access_control import caller_of
+from server.http.error_responses import error_response
+from server.http.openapi import EVENTS, SDP, STRING, described
+from server.settings import IceServer
+
+TRICKLE = "application/trickle-ice-sdpfrag"
+WANTED, LIVE, ANYBODY = "x-moonshine-wanted", "live", "anybody"
+"""A header between gateways: of a channel, only who sends now, or who has sent, too."""
+EVENTS_RELATION = "urn:ietf:params:whip:ext:core:server-sent-events"
+
+
+def whip_router(transport: WhipTransport, ice_servers: tuple[IceServer, ...]) -> APIRouter:
+    router = APIRouter()
+    links = [f'<{server.url}>; rel="ice-server"' for server in ice_servers if server.username is None]
+    """Those with a password are this server's own: senders that nobody knows are not told it."""
+
+    offering = described(
+        "WHIP", "Send an audio track; Location is the session's address", {201: ("the answer", {SDP: STRING})}, {SDP: STRING},
+        errors=(400, 413, 415, 503),
+    )  # fmt: skip
+
+    @router.post("/whip", **offering)
+    @router.post("/whip/{channel}", **offering)
+    async def offer(request: Request, channel: str = "") -> Response:
+        if content_type(request) != SDP:
+            return refused(415, Code.BAD_OFFER, f"the body must be {SDP}")
+        peer, answer = await transport.open((await read_body(request)).decode(errors="replace"), channel, caller_of(request))
+        address = f"/whip/session/{peer.name}"
+        response = Response(answer, 201, {"Location": address, "ETag": peer.entity_tag, "Accept-Patch": TRICKLE}, SDP)
+        for link in [f'<{address}/events>; rel="{EVENTS_RELATION}"', *links]:
+            response.headers.append("Link", link)
+        return response
+
+    @router.options("/whip", include_in_schema=False)
+    @router.options("/whip/{channel}", include_in_schema=False)
+    async def options(channel: str = "") -> Response:
+        return Response(status_code=204, headers={"Accept-Post": SDP})
+
+    @router.patch("/whip/session/{name}", **described(
+        "WHIP", "Add ICE candidates", {204: ("they are added", {})}, {TRICKLE: STRING}, errors=(400, 404, 412, 415, 422, 428)
+    ))  # fmt: skip
+    async def patch(request: Request, name: str) -> Response:
+        peer = find_live(name)
+        fragment = (await read_body(request)).decode(errors="replace")
+        if refusal := refusal_of(request, peer, fragment):
+            return refusal
+        await peer.add_candidates(fragment)
+        return Response(status_code=204)
+
+    @router.delete("/whip/session/{name}", **described("WHIP", "End the session", {200: ("it ends", {})}, errors=(404,)))
+    async def delete(name: str) -> Response:
+        find_live(name).end()
+        return Response(status_code=200)
+
+    @router.get("/whip/session/{name}/events", **described(
+        "WHIP", "The words as they come", {200: ("messages of the data channel", {EVENTS: STRING})}, errors=(404,)
+    ))  # fmt: skip
+    async def events(name: str) -> Response:
+        return events_of(find(name))
+
+    @router.get("/whip/session/{name}/captions.vtt", **described(
+        "WHIP", "Captions so far", {200: ("WebVTT", {"text/vtt": STRING})}, errors=(404,)
+    ))  # fmt: skip
+    async def captions(name: str) -> Response:
+        return captions_of(find(name))
+
+    @router.get("/whip/{channel}/events", **described(
+        "WHIP", "The words of a channel as they come", {200: ("messages of the data channel", {EVENTS: STRING})}, errors=(404,)
+    ))  # fmt: skip
+    async def channel_events(request: Request, channel: str) -> Response:
+        return events_of(find_channel(request, channel))
+
+    @router.get("/whip/{channel}/captions.vtt", **described(
+        "WHIP", "Captions of a channel so far", {200: ("WebVTT", {"text/vtt": STRING})}, errors=(404,)
+    ))  # fmt: skip
+    async def channel_captions(request: Request, channel: str) -> Response:
+        return captions_of(find_channel(request, channel))
+
+    def find(name: str) -> WhipPeer:
+        if peer := transport.find(name):
+            return peer
+        raise no_session()
+
+    def find_channel(request: Request, channel: str) -> WhipPeer:
+        peer = transport.find_channel(channel)
+        if peer and not (request.headers.get(WANTED) == LIVE and peer.has_left):
+            return peer
+        raise no_sender()
+
+    def find_live(name: str) -> WhipPeer:
+        if (peer := find(name)).has_left:
+            raise no_session()
+        return peer
+
+    return router
+
+
+def no_session() -> ClientError:
+    """A new one each time: an error that is raised again keeps the frames of every time before."""
+    return ClientError(Code.NOT_FOUND, "there is no such session, or it has ended")
+
+
+def no_sender() -> ClientError:
+    return ClientError(Code.NOT_FOUND, "nobody sends on this channel")
+
+
+def events_of(peer: WhipPeer) -> Response:
+    return StreamingResponse(peer.events(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+
+
+def captions_of(peer: WhipPeer) -> Response:
+    return Response(subtitles.vtt(peer.segments), media_type="text/vtt; charset=utf-8")
+
+
+def content_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def refusal_of(request: Request, peer: WhipPeer, fragment: str) -> Response | None:
+    """Of a PATCH (RFC 9725, 4.3)."""
+    tag = request.headers.get("if-match")
+    if content_type(request) != TRICKLE:
+        return refused(415, Code.BAD_OFFER, f"the body must be {TRICKLE}")
+    if tag is None:
+        return refused(428, Code.BAD_OFFER, "the header If-Match is missing")
+    if tag == "*":
+        return refused(422, Code.BAD_OFFER, "ICE cannot be restarted here; the session goes on as it is")
+    if tag != peer.entity_tag:
+        return refused(412, Code.BAD_OFFER, "If-Match names another ICE session")
+    if "a=ice-ufrag:" not in fragment:
+        return refused(400, Code.BAD_OFFER, "the fragment has no a=ice-ufrag")
+    return None
+
+
+def refused(status: int, code: Code, message: str) -> Response:
+    response = error_response(ClientError(code, message))
+    response.status_code = status
+    return response

@@ -1,0 +1,216 @@
+"""Who comes in over HTTP: keys, where a browser's request comes from, and how often somebody asks."""
+
+import ipaddress
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from urllib.parse import SplitResult, parse_qs, urlsplit
+
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import FixedWindowRateLimiter
+from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from server.access import ANYONE, TOKEN_PREFIX, Caller, Gate
+from server.apis.openai import shapes as realtime_shapes
+from server.apis.session_names import SESSION_PATH
+from server.errors import ClientError, Code, Refused, ServerError
+from server.http.deadlines import punctual
+from server.http.error_responses import error_response, refusal_of
+from server.settings import Settings
+from server.telemetry.metrics import Metrics
+
+OPEN_PATHS = ("/", "/docs", "/openapi.json", "/favicon.ico", "/healthz", "/readyz", "/acceptz")
+OPEN_PREFIXES = ("/web/", "/docs/")
+ISSUING_PATHS = ("/v1/tokens", "/v1/realtime/client_secrets", "/v1/realtime/transcription_sessions")
+"""Only a key itself counts here: a token would beget the next one, for ever."""
+SECRETS_PREFIX = "/v1/realtime"  # takes OpenAI's client secrets
+KEY_PROTOCOLS = ("openai-insecure-api-key.", realtime_shapes.TOKEN_PROTOCOL)
+PAIR_PROTOCOLS = ("token", "bearer")  # Deepgram's: the key is the next one
+SCHEMES = ("bearer", "token")
+DEFAULT_PORTS = {"http": 80, "https": 443}
+HEALTH_PATHS = ("/healthz", "/readyz", "/acceptz", "/metrics")
+NO_DOTS = error_response(ClientError(Code.NOT_FOUND, "a path must not have . or .. in it"))
+NOTHING_ELSE = error_response(ClientError(Code.NOT_FOUND, "health and metrics are told here, and nothing else"))
+LOCAL_HOSTS = ("localhost", "*.localhost")
+IPV6_NETWORK_BITS = 64  # what one line or one machine has to choose its addresses from
+READING_METHODS = ("GET", "HEAD", "OPTIONS")
+
+
+class AccessControl:
+    """In front of the app. What gets past it carries its caller."""
+
+    def __init__(self, app: ASGIApp, gate: Gate, settings: Settings, metrics: Metrics):
+        self._admin_port = settings.listen.admin_port  # where health and metrics alone are told, to whoever reaches it
+        self._app, self._gate, self._access, self._metrics = app, gate, settings.access, metrics
+        self._hosts = hosts_of(settings, not gate.keys.are_needed)
+        self._rates = FixedWindowRateLimiter(MemoryStorage())  # a moving window never forgets an address
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket") or is_internal(scope):
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] == "http" and has_dots(scope):
+            await NO_DOTS(scope, receive, send)
+            return
+        if is_at(scope, self._admin_port):
+            await (self._app if scope["path"] in HEALTH_PATHS else NOTHING_ELSE)(scope, receive, send)
+            return
+        try:
+            scope["caller"] = self._caller(scope)
+        except ServerError as error:
+            self._metrics.refused_total.labels(error.code.value).inc()
+            await answer(scope, receive, send, error)
+            return
+        await self._app(scope, punctual(receive) if scope["type"] == "http" else receive, send)
+
+    def _caller(self, scope: Scope) -> Caller:
+        """Raises ServerError."""
+        headers = Headers(scope=scope)
+        opens = scope["type"] == "websocket" or scope["method"] not in READING_METHODS
+        if opens and not is_known(headers.get("host", ""), self._hosts):
+            raise ClientError(Code.FORBIDDEN_HOST, "the server is not known by this name; ASR_ALLOWED_HOSTS lists those it has")
+        if opens and is_foreign(headers, self._access.cors_origins):
+            raise ClientError(
+                Code.FORBIDDEN_ORIGIN, "pages of another origin are not let in; ASR_CORS_ORIGINS names those that are"
+            )
+        if is_open(scope):
+            return ANYONE
+        issues = scope["path"] in ISSUING_PATHS
+        address = network_of((scope.get("client") or ("", 0))[0])
+        caller = self._gate.let_in(
+            key_of(HTTPConnection(scope)), address, not issues, not issues and scope["path"].startswith(SECRETS_PREFIX)
+        )
+        if opens:
+            self._count(caller)
+        return caller
+
+    def _count(self, caller: Caller) -> None:
+        """Raises Refused."""
+        for name, most in ((f"key {caller.name}", caller.per_minute), (f"address {caller.address}", self._access.per_minute)):
+            if most and not self._rates.hit(RateLimitItemPerMinute(most), name):
+                raise Refused(Code.RATE_LIMITED, f"{most} requests a minute are taken")
+
+
+def caller_of(connection: HTTPConnection) -> Caller:
+    return connection.scope.get("caller", ANYONE)  # type: ignore[no-any-return]
+
+
+def is_internal(scope: Scope) -> bool:
+    """From another gateway of this server, over its Unix socket: let in there."""
+    match scope.get("server"):
+        case [_, None]:
+            return True
+    return False
+
+
+def has_dots(scope: Scope) -> bool:
+    """Whoever hands such a path on resolves it, and another one than was let in arrives."""
+    return any(part in (".", "..") for part in scope["path"].split("/"))
+
+
+def is_at(scope: Scope, port: int) -> bool:
+    """Did it come to this port of the server?"""
+    match scope.get("server"):
+        case [_, int(found)]:
+            return found == port > 0
+    return False
+
+
+def is_open(scope: Scope) -> bool:
+    """The names of sessions are known to nobody but whoever opened them."""
+    if scope["type"] == "http" and scope["method"] == "OPTIONS":
+        return True
+    return scope["path"] in OPEN_PATHS or scope["path"].startswith(OPEN_PREFIXES) or bool(SESSION_PATH.fullmatch(scope["path"]))
+
+
+def hosts_of(settings: Settings, is_open: bool) -> Sequence[str]:
+    """Names by which the server may be asked; none: any. is_open: nobody needs a key."""
+    if settings.access.allowed_hosts:
+        return (*settings.access.allowed_hosts, *LOCAL_HOSTS)
+    is_bare = settings.listen.is_local and is_open and not settings.listen.trusted_proxies
+    return LOCAL_HOSTS if is_bare else ()
+
+
+def is_known(host: str, names: Sequence[str]) -> bool:
+    """A page can make its own name lead to any address, and is then of one origin with what answers there.
+
+    It cannot so be at a bare address, and nobody sends a name for one.
+    """
+    if not names:
+        return True
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
+    return is_address(name) or any(fnmatchcase(name, each) for each in names)
+
+
+def is_address(name: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(name))
+    except ValueError:
+        return False
+
+
+def network_of(address: str) -> str:
+    """What is counted as one: whoever has an IPv6 address has 2^64 of them."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if found.version == 4:
+        return address
+    if found.ipv4_mapped:
+        return str(found.ipv4_mapped)
+    return str(ipaddress.ip_network((found, IPV6_NETWORK_BITS), strict=False))
+
+
+def is_foreign(headers: Headers, allowed: Sequence[str]) -> bool:
+    """Does a web page of another origin ask, that none of the allowed names? Programs name no origin."""
+    origin = headers.get("origin")
+    if origin is None or origin in allowed or "*" in allowed:
+        return False
+    try:
+        asking = urlsplit(origin)
+        return place_of(asking) is None or place_of(asking) != place_of(urlsplit(f"{asking.scheme}://{headers.get('host', '')}"))
+    except ValueError:  # no address, or a port that is none
+        return True
+
+
+def place_of(address: SplitResult) -> tuple[str, int | None] | None:
+    """None for "null", which any page can have its frames send."""
+    return (address.hostname, address.port or DEFAULT_PORTS.get(address.scheme)) if address.hostname else None
+
+
+def key_of(connection: HTTPConnection) -> str:
+    """What a client brings, wherever its API has room for it. Empty where it brings none.
+
+    A browser cannot set a WebSocket's headers and brings its key as a subprotocol. Addresses get into logs, so that only a
+    token, which lets in once, is taken from one.
+    """
+    scheme, _, value = connection.headers.get("authorization", "").partition(" ")
+    if scheme.lower() in SCHEMES:
+        return value.strip()
+    offered = connection.scope.get("subprotocols", [])
+    for place, protocol in enumerate(offered):
+        if protocol.lower() in PAIR_PROTOCOLS and place + 1 < len(offered):
+            return str(offered[place + 1])
+        for prefix in KEY_PROTOCOLS:
+            if protocol.startswith(prefix):
+                return str(protocol.removeprefix(prefix))
+    token = parse_qs(connection.scope["query_string"].decode("latin-1")).get("token", [""])[0]
+    return token if token.startswith(TOKEN_PREFIX) else ""
+
+
+async def answer(scope: Scope, receive: Receive, send: Send, error: ServerError) -> None:
+    """As the dialect of the path says it."""
+    response = refusal_of(scope["path"], error)
+    if error.code is Code.INVALID_KEY:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    if scope["type"] == "websocket":
+        await WebSocket(scope, receive, send).send_denial_response(response)
+    else:
+        await response(scope, receive, send)

@@ -1,0 +1,186 @@
+"""The Wyoming protocol, with Home Assistant's own client against a real server."""
+
+import asyncio
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from wyoming.asr import Transcribe, Transcript, TranscriptChunk
+from wyoming.audio import AudioChunk, AudioStart, AudioStop
+from wyoming.client import AsyncTcpClient
+from wyoming.event import Event
+from wyoming.info import Describe, Info
+from wyoming.ping import Ping, Pong
+
+from benchmarks.accuracy import word_error_rate
+from runtime.audio import SAMPLE_RATE
+from server.apis.wyoming import messages as wyoming
+from server.apis.wyoming.messages import Transcripts
+from server.errors import ClientError
+from server.stream.events import Final, Update
+from tests.conftest import RunningServer, Speech, free_port
+
+CHUNK_SAMPLES = 1024  # as Home Assistant sends them
+
+
+@dataclasses.dataclass
+class Served:
+    server: RunningServer
+    port: int
+
+
+@pytest.fixture(scope="module")
+def served(start_server) -> Served:
+    port = free_port()
+    server = start_server(ASR_WYOMING_PORT=str(port), ASR_MAX_SESSIONS="1", ASR_TARGET="onnxruntime")
+    return Served(server, port)
+
+
+async def speak(
+    client: AsyncTcpClient, samples: np.ndarray, rate: int = SAMPLE_RATE, channels: int = 1, speed: float = 0
+) -> None:
+    """speed: times the speed of speech; 0: at once."""
+    await client.write_event(Transcribe(language="en").event())
+    await client.write_event(AudioStart(rate, 2, channels).event())
+    for start in range(0, len(samples), CHUNK_SAMPLES):
+        await client.write_event(AudioChunk(rate, 2, channels, samples[start : start + CHUNK_SAMPLES].tobytes()).event())
+        await asyncio.sleep(CHUNK_SAMPLES / rate / speed if speed else 0)
+    await client.write_event(AudioStop().event())
+
+
+async def until(client: AsyncTcpClient, kind: str) -> list[Event]:
+    events: list[Event] = []
+    while not events or events[-1].type != kind:
+        event = await asyncio.wait_for(client.read_event(), 30)
+        assert event is not None, f"the server left before {kind}"
+        events.append(event)
+    return events
+
+
+def test_home_assistant_finds_an_english_model(served):
+    async def run() -> Info:
+        async with AsyncTcpClient("127.0.0.1", served.port) as client:
+            await client.write_event(Ping("a").event())
+            assert Pong.from_event((await until(client, "pong"))[-1]).text == "a"
+            await client.write_event(Describe().event())
+            return Info.from_event((await until(client, "info"))[-1])
+
+    info = asyncio.run(run())
+    assert info.asr[0].installed and info.asr[0].models[0].languages == ["en"] and info.asr[0].supports_transcript_streaming
+
+
+def test_two_utterances_of_one_connection_get_their_transcripts(served, recordings: dict[str, Speech]):
+    async def run() -> list[str]:
+        async with AsyncTcpClient("127.0.0.1", served.port) as client:
+            texts = []
+            for _ in range(2):
+                await speak(client, recordings["short"].samples)
+                texts.append(Transcript.from_event((await until(client, "transcript"))[-1]).text)
+            return texts
+
+    texts = asyncio.run(run())
+    assert texts[0] == texts[1] and word_error_rate([recordings["short"].text], [texts[0]]) <= 10
+
+
+def test_another_rate_and_two_channels_are_understood(served, recordings: dict[str, Speech]):
+    half = recordings["short"].samples.reshape(-1, 2).mean(axis=1).astype(np.int16)
+
+    async def run() -> str:
+        async with AsyncTcpClient("127.0.0.1", served.port) as client:
+            await speak(client, np.repeat(half, 2), rate=8000, channels=2)
+            return Transcript.from_event((await until(client, "transcript"))[-1]).text
+
+    assert word_error_rate([recordings["short"].text], [asyncio.run(run())]) <= 15
+
+
+def test_chunks_are_the_beginning_of_the_transcript(served, recordings: dict[str, Speech]):
+    async def run() -> list[Event]:
+        async with AsyncTcpClient("127.0.0.1", served.port) as client:
+            await speak(client, recordings["mid"].samples, speed=6)
+            return await until(client, "transcript-stop")
+
+    events = asyncio.run(run())
+    chunks = [TranscriptChunk.from_event(event).text for event in events if event.type == "transcript-chunk"]
+    texts = [Transcript.from_event(event).text for event in events if event.type == "transcript"]
+    assert len(texts) == 1 and "".join(chunks) == texts[0] and events[0].type == "transcript-start"
+
+
+def test_no_audio_gives_an_empty_transcript(served):
+    async def run() -> str:
+        async with AsyncTcpClient("127.0.0.1", served.port) as client:
+            await client.write_event(AudioStop().event())
+            return Transcript.from_event((await until(client, "transcript"))[-1]).text
+
+    assert asyncio.run(run()) == ""
+
+
+def test_a_full_server_says_so_and_the_next_one_is_served(served, recordings: dict[str, Speech]):
+    async def run() -> tuple[dict, list[str]]:
+        async with AsyncTcpClient("127.0.0.1", served.port) as first, AsyncTcpClient("127.0.0.1", served.port) as second:
+            await first.write_event(AudioStart(SAMPLE_RATE, 2, 1).event())
+            await first.write_event(Ping().event())
+            await until(first, "pong")  # the first has its place now
+            await second.write_event(AudioStart(SAMPLE_RATE, 2, 1).event())
+            refused = (await until(second, "error"))[-1].data
+            await speak(first, recordings["short"].samples)  # an utterance that was not stopped is finished first
+            texts = [Transcript.from_event((await until(first, "transcript"))[-1]).text for _ in range(2)]
+            return refused, texts
+
+    refused, texts = asyncio.run(run())
+    assert refused["code"] == "server_full" and not texts[0] and texts[1]
+
+
+BAD = {
+    "no JSON": b"hello\n",
+    "no object": b"[]\n",
+    "no type": b"{}\n",
+    "a length that is none": b'{"type":"ping","data_length":"x"}\n',
+    "a block too long": b'{"type":"audio-chunk","payload_length":1073741824}\n',
+    "a line too long": b"x" * 70_000 + b"\n",
+    "another language": b'{"type":"transcribe","data":{"language":"de"}}\n',
+    "a rate too low": b'{"type":"audio-start","data":{"rate":100,"width":2,"channels":1}}\n',
+    "an odd width": b'{"type":"audio-start","data":{"rate":16000,"width":3,"channels":1}}\n',
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_cannot_be_understood_is_answered_and_the_connection_closed(served, name):
+    async def run() -> list[dict]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+        writer.write(BAD[name])
+        answers = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+        return [json.loads(line) for line in answers.splitlines()]
+
+    answers = asyncio.run(run())
+    assert [answer["type"] for answer in answers] == ["error"] and len(answers[0]["data"]["text"]) > 10
+    assert served.server.get("/readyz").json()["ready"]
+
+
+# The dialect, without a connection
+
+
+@given(st.text("ab ", max_size=30), st.lists(st.integers(0, 30), max_size=5))
+def test_chunks_never_say_more_than_is_stable_and_in_the_end_all(text, stables):
+    transcripts, told = Transcripts("en"), ""
+    for stable in sorted(min(stable, len(text)) for stable in stables):
+        for message in transcripts.write(Update(text, stable, (), 0, 0.0)):
+            told += message.data.get("text", "") if message.op == "transcript-chunk" else ""
+        assert told in ("", text[:stable])
+    last = list(transcripts.write(Final(text, (), 0, 0.0)))
+    told += "".join(message.data["text"] for message in last if message.op == "transcript-chunk")
+    assert told in ("", text) and [message.data["text"] for message in last if message.op == "transcript"] == [text]
+
+
+@pytest.mark.parametrize("width", [1, 2, 4])
+def test_the_width_of_a_sample_is_its_encoding(width):
+    assert wyoming.audio_format({"width": width, "rate": 16_000, "channels": 1}).frame_bytes == width
+
+
+def test_a_block_that_is_no_object_is_refused():
+    header = wyoming.Header.parse(b'{"type":"ping"}')
+    with pytest.raises(ClientError):
+        header.with_data(b"[1]")

@@ -1,0 +1,82 @@
+"""Audio in every form comes out as the same sound, however it is cut into messages."""
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runtime.audio import SAMPLE_RATE
+from server.audio.input import TABLES, AudioFormat, AudioFront, Encoding
+
+
+def tone(rate: int, seconds: float = 1.0, hertz: float = 440.0) -> np.ndarray:
+    return (12_000 * np.sin(2 * np.pi * hertz * np.arange(int(rate * seconds)) / rate)).astype(np.int16)
+
+
+def taken(audio_format: AudioFormat, audio: bytes, cuts: list[int] = []) -> np.ndarray:  # noqa: B006
+    front, parts, begin = AudioFront(audio_format), [], 0
+    for end in [*sorted(cuts), len(audio)]:
+        parts.append(front.take(audio[begin:end]))
+        begin = end
+    return np.frombuffer(b"".join([*parts, front.finish()]), np.int16)
+
+
+def likeness(first: np.ndarray, second: np.ndarray) -> float:
+    length = min(len(first), len(second))
+    return float(np.corrcoef(first[:length], second[:length])[0, 1])
+
+
+def test_the_usual_form_passes_untouched():
+    audio = tone(SAMPLE_RATE).tobytes()
+    assert AudioFront(AudioFormat()).take(audio) is audio
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 24_000, 44_100, 48_000])
+def test_every_rate_is_heard_at_16_khz_and_no_sample_is_lost(rate):
+    heard = taken(AudioFormat(rate=rate), tone(rate).tobytes())
+    assert abs(len(heard) - SAMPLE_RATE) <= 2
+    assert likeness(heard, tone(SAMPLE_RATE)) > 0.999
+
+
+@pytest.mark.parametrize("encoding", [Encoding.MULAW, Encoding.ALAW])
+def test_telephone_codes_are_decoded_as_ffmpeg_decodes_them(encoding):
+    codes = bytes(range(256))
+    decoder = av.CodecContext.create(f"pcm_{encoding.value}", "r")
+    decoder.sample_rate, decoder.layout = 8000, "mono"
+    expected = np.concatenate([frame.to_ndarray().ravel() for frame in decoder.decode(av.Packet(codes))])
+    assert np.array_equal(TABLES[encoding], expected)
+
+
+@pytest.mark.parametrize(("encoding", "dtype", "shift"), [(Encoding.PCM8, np.uint8, 8), (Encoding.PCM32, np.int32, -16)])
+def test_a_wider_and_a_narrower_sample_sound_alike(encoding, dtype, shift):
+    samples = tone(SAMPLE_RATE).astype(np.int64)
+    written = (samples >> shift) + 128 if shift > 0 else samples << -shift
+    heard = np.frombuffer(taken(AudioFormat(encoding), written.astype(dtype).tobytes()), np.int16)
+    assert np.abs(heard - samples).max() < 2 ** max(0, shift)
+
+
+@settings(max_examples=40)
+@given(
+    encoding=st.sampled_from(Encoding),
+    rate=st.sampled_from([8_000, 16_000, 44_100]),
+    channels=st.integers(1, 3),
+    cuts=st.lists(st.integers(0, 2000), max_size=8),
+)
+def test_the_sound_does_not_depend_on_how_it_is_cut(encoding, rate, channels, cuts):
+    audio_format = AudioFormat(encoding, rate, channels)
+    audio = np.random.default_rng(0).integers(0, 256, 2000, dtype=np.uint8).tobytes()
+    whole, pieces = taken(audio_format, audio), taken(audio_format, audio, cuts)
+    assert np.array_equal(whole, pieces)
+
+
+def test_channels_are_mixed():
+    left, right = tone(SAMPLE_RATE), np.zeros(SAMPLE_RATE, np.int16)
+    heard = taken(AudioFormat(channels=2), np.stack([left, right], axis=1).tobytes())
+    assert np.abs(heard - left / 2).max() <= 1
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(7_999, 1), (48_001, 1), (16_000, 0), (16_000, 9)])
+def test_what_cannot_be_taken_is_refused(rate, channels):
+    with pytest.raises(ValueError, match="are taken"):
+        AudioFormat(rate=rate, channels=channels)
