@@ -15,8 +15,8 @@ from runtime.audio import Clip
 from runtime.engine.protocol import Engine, Limits, Prediction, Ready, Row
 from runtime.scheduler.loop import EngineLoop
 from runtime.tokenizer import Tokenizer
-from server.processes import gateway
-from server.sessions.registry import Sessions
+from server import serving
+from server.sessions.seat import Seat
 from server.settings import Settings
 from server.startup import listen_everywhere, started
 from server.telemetry.metrics import Metrics
@@ -56,13 +56,13 @@ def observe_handling(metrics: Metrics) -> None:
     memory = Gauge("bench_memory_bytes", "Resident", registry=metrics.registry)
     memory.set_function(resident_bytes)
     Gauge("bench_cpu_seconds", "Of this process", registry=metrics.registry).set_function(time.process_time)
-    handle = Sessions.audio
+    receive = Seat.receive_audio
 
-    def audio(sessions: Sessions, session, pcm: bytes) -> None:
-        handle(sessions, session, pcm)
+    def receive_audio(seat: Seat, pcm: bytes) -> None:
+        receive(seat, pcm)
         handling.observe((time.monotonic_ns() - int.from_bytes(pcm[:STAMP_BYTES], "little")) / 1e9)
 
-    Sessions.audio = audio
+    Seat.receive_audio = receive_audio
 
 
 def resident_bytes() -> float:
@@ -74,7 +74,7 @@ def run(settings: Settings) -> int:
     observe_handling(metrics)
     engine_loop = EngineLoop(NullEngine(settings.batching.max_batch), settings.batching.max_wait_ms / 1000, metrics)
     listeners = listen_everywhere(settings.listen)
-    return gateway.serve(settings, engine_loop, Tokenizer(["", "", ""]), metrics, listeners)
+    return serving.serve(settings, engine_loop, Tokenizer(["", "", ""]), metrics, listeners)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,11 @@ from runtime.scheduler import alignment
 from runtime.scheduler.batcher import Align, Batcher, Decode, Encode, Step
 from runtime.scheduler.requests import Request, Result
 from runtime.tokenizer import Tokenizer
-from server.apis.native.messages import Message, Server
-from server.apis.native.session import Session, State
+from server.apis.native.messages import Server
+from server.apis.native.session import NativeSession
+from server.sessions.session import Session, State
 from server.settings import SessionLimits
-from server.stream.events import Event
+from server.stream.events import Event, Final
 from server.stream.stream import Options, Stream
 
 MAX_BATCH = 32  # what ready says
@@ -47,7 +48,8 @@ class Simulation:
         self._batcher.open_stream("simulated")
         self._due: list[tuple[float, Result]] = []
         self._step_ends: list[float] = []  # of the request served last, in seconds of the stream
-        self.session = open_session("simulated", self.limits, self.tokenizer, self._receive, self._serve)
+        self.seat = SimulatedSeat(self.limits, self.tokenizer, self._serve)
+        self.session = native_session(self.seat, self.limits, self._receive)
         self.session.on_text(json.dumps({"op": "init", "sid": "simulated", "words": self.words}), self._now)
         flushes = sorted(self.flush_at)
         for frame in frames_of(audio, self.frame_ms):
@@ -90,27 +92,74 @@ class Simulation:
     def _deliver_until(self, now: float) -> None:
         while self._due and self._due[0][0] <= now:
             _, result = self._due.pop(0)
-            self.session.on_result(result, now)
+            self.seat.deliver(result, now)
 
 
-def open_session(
-    session_id: str,
-    limits: SessionLimits,
-    tokenizer: Tokenizer,
-    receive: Callable[[dict], bool],
-    submit: Callable[[Request], None],
-    on_end: Callable[[], None] = lambda: None,
-    on_update: Callable[[float], None] = lambda late_seconds: None,
-) -> Session:
-    """A session and its stream without a transport; receive gets its messages as a client would read them."""
+class SimulatedSeat:
+    """A seat without a server: what its streams ask for goes to `submit`, and their results come by deliver()."""
 
-    def open_stream(say: Callable[[Event], bool], options: Options, now: float) -> Stream:
-        return Stream(session_id, limits, tokenizer, say, submit, now, options, on_update)
+    opened_at = 0.0
 
-    def send(message: Message) -> bool:
-        return receive(json.loads(message.encode()))
+    def __init__(
+        self,
+        limits: SessionLimits,
+        tokenizer: Tokenizer,
+        submit: Callable[[Request], None],
+        session_id: str = "simulated",
+        on_update: Callable[[float], None] = lambda late_seconds: None,
+    ):
+        self.session_id = session_id
+        self.streams: list[Stream] = []
+        self.ended: list[str] = []
+        """Why the session has ended; one that ends twice has two reasons."""
+        self.audio_seconds = 0.0
+        self.text = ""
+        """Of the last final."""
+        self._limits, self._tokenizer, self._submit, self._on_update = limits, tokenizer, submit, on_update
 
-    return Session(session_id, limits, Server(MAX_BATCH, "r"), open_stream, send, on_end, now=0.0)
+    def attach(self, session: Session) -> None:
+        self.session = session
+
+    def open_stream(self, say: Callable[[Event], bool], options: Options, now: float) -> Stream:
+        name = f"{self.session_id}.{len(self.streams)}" if self.streams else self.session_id
+
+        def observe(event: Event) -> bool:
+            if isinstance(event, Final):
+                self.text = event.text
+            return say(event)
+
+        opened = Stream(name, self._limits, self._tokenizer, observe, self._submit, now, options, self._on_update)
+        self.streams.append(opened)
+        return opened
+
+    @property
+    def backlog_seconds(self) -> float:
+        return max((each.backlog_seconds for each in self.streams), default=0.0)
+
+    def transcribe_all(self, pcm: bytes, say: Callable[[Event], bool], options: Options) -> Stream:
+        opened = self.open_stream(say, options, 0.0)
+        opened.hear_all(pcm, 0.0)
+        return opened
+
+    def deliver(self, result: Result, now: float) -> None:
+        """Hand the result of a request to the stream that asked for it."""
+        next(each for each in self.streams if each.stream_id == result.request.stream_id).on_result(result, now)
+
+    def close_stream(self, closed: Stream) -> None:
+        closed.drop()
+
+    def count_audio(self, pcm: bytes) -> None:
+        self.audio_seconds += len(pcm) / 2 / SAMPLE_RATE
+
+    def end(self, reason: str) -> None:
+        for stream in self.streams:
+            stream.drop()
+        self.ended.append(reason)
+
+
+def native_session(seat: SimulatedSeat, limits: SessionLimits, receive: Callable[[dict], bool]) -> NativeSession:
+    """A session without a transport; receive gets its messages as a client would read them."""
+    return NativeSession(seat, limits, Server(MAX_BATCH, "r"), lambda message: receive(json.loads(message.encode())))
 
 
 def run_step(engine: Engine, batcher: Batcher, step: Step, now: float) -> list[Result]:

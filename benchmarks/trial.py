@@ -30,11 +30,12 @@ from runtime.audio import SAMPLE_RATE
 from runtime.engine import selection
 from runtime.scheduler.loop import EngineLoop
 from runtime.scheduler.requests import Request, Result
-from server.apis.native.messages import Message
+from server.apis.native.messages import Message, Server
+from server.apis.native.session import NativeSession
 from server.sessions.registry import Sessions
 from server.settings import Access, Batching, SessionLimits, Settings
 from server.startup import SEGMENT_MARGIN_SECONDS
-from server.telemetry.metrics import Metrics
+from server.telemetry.metrics import Api, Metrics
 
 ARRIVAL_SECONDS = 10.0  # at most, of a trial
 SAMPLE_SECONDS = 0.5  # how often the backlog is looked at
@@ -343,13 +344,14 @@ async def speak_in_process(sessions: Sessions, recording: Recording, end: float)
             interims.append(message)
         return True
 
-    session = sessions.open(receive, lambda: None)
-    sessions.text(session, '{"op":"init","tail":false}')
+    seat = sessions.take_seat(Api.WEBRTC, waits=True)
+    NativeSession(seat, SessionLimits(), Server(32, "trial"), receive)
+    seat.receive_text('{"op":"init","tail":false}')
     speaker = Speaker(recording)
     async for frame in speaker.frames(end):
-        sessions.audio(session, frame)
+        seat.receive_audio(frame)
     closed_at = time.monotonic()
-    sessions.text(session, '{"op":"close"}')
+    seat.receive_text('{"op":"close"}')
     final = await outcome
     if final["op"] == "error":
         raise StreamError(final["reason"], final["message"])

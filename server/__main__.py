@@ -9,11 +9,10 @@ from collections.abc import Callable
 from runtime.engine import selection
 from runtime.exceptions import EngineDirectoryError
 from server import settings as settings_module
-from server.processes import gateway, supervisor
 from server.settings import MAX_SESSIONS_VARIABLE, Settings
 from server.startup import check_access, choice_of, listen_everywhere, open_for_serving, sized, started
 from server.telemetry.metrics import Metrics
-from server.transports.webrtc import ports
+from server.transports.webrtc import udp
 
 logger = logging.getLogger("server")
 
@@ -36,14 +35,18 @@ def serve(settings: Settings, on_listening: Callable[[], None] = lambda: None) -
     on_listening()
     check_access(settings)
     settings = sized(settings, selection.check(choice_of(settings), settings.batching.max_batch))
-    ports.check(settings.ice, settings.access.session_limit)
+    udp.check(settings.ice, settings.access.session_limit)
     if settings.listen.workers > 1:
         listeners.close()  # each gateway listens itself; sharing a port with another server would go unnoticed there
+        from server.processes import supervisor
+
         os.environ[MAX_SESSIONS_VARIABLE] = str(settings.access.session_limit)  # of gateways and of this process alike
         return supervisor.run(settings)
+    from server import serving  # what serves loads a hundred megabytes, which a supervisor need not have
+
     metrics = Metrics()
     engine_loop, _, tokenizer = open_for_serving(settings, metrics)
-    return gateway.serve(settings, engine_loop, tokenizer, metrics, listeners)
+    return serving.serve(settings, engine_loop, tokenizer, metrics, listeners)
 
 
 def print_engine(settings: Settings) -> int:

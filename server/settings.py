@@ -8,7 +8,7 @@ import secrets
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import unquote
 
 from pydantic import BaseModel, ConfigDict, Field, IPvAnyAddress, IPvAnyNetwork, ValidationError, field_validator
@@ -100,6 +100,17 @@ class Group(BaseModel):
     )
 
 
+class ApiPort(NamedTuple):
+    """Where an API listens that has a port of its own, and no keys."""
+
+    api: str
+    title: str
+    host: str
+    port: int
+    variables: tuple[str, str]
+    """Of the host and of the port."""
+
+
 class Listen(Group):
     """Where clients reach the server."""
 
@@ -133,6 +144,13 @@ class Listen(Group):
     ends that. 0: they get their finals at once."""
     shutdown_timeout_seconds: float = Field(20.0, gt=0, le=600, alias="ASR_SHUTDOWN_TIMEOUT_SECONDS")
     """Longest time that open sessions may take for their finals after SIGTERM."""
+
+    @property
+    def api_ports(self) -> list[ApiPort]:
+        """Those that are asked for."""
+        variables = ("ASR_WYOMING_HOST", "ASR_WYOMING_PORT")
+        wyoming = ApiPort("wyoming", "the Wyoming protocol", self.wyoming_host, self.wyoming_port, variables)
+        return [wyoming] if self.wyoming_port else []
 
     @property
     def is_local(self) -> bool:

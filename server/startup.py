@@ -64,13 +64,13 @@ class Listeners:
     """Sockets that accept connections."""
 
     http: socket.socket
-    wyoming: socket.socket | None
+    apis: Mapping[str, socket.socket]
+    """Of APIs with a port of their own, by name."""
     admin: socket.socket | None = None
 
     def close(self) -> None:
-        for each in (self.http, self.wyoming, self.admin):
-            if each is not None:
-                each.close()
+        for each in (self.http, *self.apis.values(), *([self.admin] if self.admin else [])):
+            each.close()
 
 
 def check_tls(settings: Listen) -> None:
@@ -89,8 +89,9 @@ def check_tls(settings: Listen) -> None:
 def check_access(settings: Settings) -> None:
     """Raises StartError, or says what is open to whom."""
     keys, listening = Keys(settings.access.api_keys, settings.access.api_keys_file), settings.listen
-    if keys.are_needed and listening.wyoming_port and not is_loopback(listening.wyoming_host):
-        raise StartError("the Wyoming protocol has no keys: with API keys it listens on the loopback only (ASR_WYOMING_HOST)")
+    for each in listening.api_ports:
+        if keys.are_needed and not is_loopback(each.host):
+            raise StartError(f"{each.title} has no keys: with API keys it listens on the loopback only ({each.variables[0]})")
     if not keys.are_needed and not listening.is_local:
         logger.warning("whoever reaches %s:%d is served: set ASR_API_KEYS, or ASR_HOST=127.0.0.1", listening.host, listening.port)
 
@@ -122,12 +123,11 @@ def listen_everywhere(settings: Listen, shared: bool = False) -> Listeners:
     """shared: with other processes; the kernel deals connections out evenly, to those that listen. Raises StartError."""
     check_tls(settings)
     http = listen(settings.host, settings.port, shared)
-    admin = wyoming = None
-    if settings.wyoming_port:
-        wyoming = listen(settings.wyoming_host, settings.wyoming_port, shared, "ASR_WYOMING_HOST, ASR_WYOMING_PORT")
+    apis = {each.api: listen(each.host, each.port, shared, ", ".join(each.variables)) for each in settings.api_ports}
+    admin = None
     if settings.admin_port:
         admin = listen(settings.admin_host, settings.admin_port, shared, "ASR_ADMIN_HOST, ASR_ADMIN_PORT")
-    return Listeners(http, wyoming, admin)
+    return Listeners(http, apis, admin)
 
 
 def listen(host: str, port: int, shared: bool = False, variables: str = "ASR_HOST, ASR_PORT") -> socket.socket:

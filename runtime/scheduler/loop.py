@@ -74,7 +74,7 @@ class EngineLoop:
     `on_result` callbacks run on this loop's thread and must only hand the result on.
     """
 
-    sessions_elsewhere = 0
+    sessions_elsewhere = 0  # no other process is on this engine
 
     def __init__(
         self,
@@ -135,6 +135,9 @@ class EngineLoop:
         if request.clip.sample_count > self._engine.limits.max_samples:
             raise ValueError(f"{request.clip.seconds:.1f} s of audio; a slot holds {self._engine.limits.max_samples} samples")
         self._post(Submit(request, on_result))
+
+    def count_sessions(self, sessions: int) -> None:
+        """Nobody else asks."""
 
     def open_stream(self, stream_id: str, on_lost: OnLost = lambda message: None) -> None:
         self._post(OpenStream(stream_id, on_lost))

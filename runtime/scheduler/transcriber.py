@@ -38,6 +38,9 @@ class Transcriber(Protocol):
     def sessions_elsewhere(self) -> int:
         """Sessions of other processes on the same engines."""
 
+    def count_sessions(self, sessions: int) -> None:
+        """So many sessions of this process have a place; other processes on the same engines are told."""
+
     def open_stream(self, stream_id: str, on_lost: OnLost) -> None:
         """From now on this stream may submit requests. Raises EngineStopped where there is no engine to take it."""
 

@@ -4,11 +4,18 @@ import re
 import secrets
 from dataclasses import dataclass
 
+from server.errors import ClientError, Code
+
 RANDOM_BYTES = 24  # who knows a session's address may end it
 NAME = r"(?P<replica>[A-Za-z0-9._-]+)\.(?P<gateway>[0-9]{1,3})-[A-Za-z0-9_-]+"
 """What is random in a name has no dot."""
 SESSION_PATH = re.compile(rf"/(?:whip/session/|v1/realtime/calls/rtc_){NAME}(?:/events|/captions\.vtt|/hangup)?")
-"""All of a path: what lies behind it could lead elsewhere."""
+"""All of a path: what follows it could lead elsewhere."""
+CHANNEL_PATH = re.compile(r"/whip/(?!session/)(?P<channel>[^/]+)(?:/events|/captions\.vtt)?")
+CHANNEL_WORDS_PATH = re.compile(r"/whip/(?!session/)[^/]+/(?:events|captions\.vtt)")
+"""Of a channel's words, which any gateway may have."""
+WANTED, LIVE, ANYBODY = "x-moonshine-wanted", "live", "anybody"
+"""A header between gateways: of a channel, only who sends now, or who has sent, too."""
 
 
 @dataclass(frozen=True)
@@ -21,3 +28,12 @@ class Owner:
 
     def new_name(self) -> str:
         return f"{self.replica}.{self.gateway}-{secrets.token_urlsafe(RANDOM_BYTES)}"
+
+
+def no_session() -> ClientError:
+    """A new one each time: an error that is raised again keeps the frames of every time before."""
+    return ClientError(Code.NOT_FOUND, "there is no such session, or it has ended")
+
+
+def no_sender() -> ClientError:
+    return ClientError(Code.NOT_FOUND, "nobody sends on this channel")

@@ -52,15 +52,15 @@ class AudioFormat:
         return self.encoding.sample_bytes * self.channels
 
 
-HEARD = AudioFormat()
+MONO_16_KHZ = AudioFormat()
 
 
-class AudioFront:
+class AudioInput:
     """Takes one stream's audio in pieces of any size; what does not fill a sample waits for the rest."""
 
     def __init__(self, audio_format: AudioFormat):
         self._format = audio_format
-        self._is_heard_as_it_is = audio_format == HEARD
+        self._is_heard_as_it_is = audio_format == MONO_16_KHZ
         self._left_over = b""
         self._resampler = None if audio_format.rate == SAMPLE_RATE else Resampler()
 

@@ -1,7 +1,9 @@
 """Who comes in over HTTP: keys, where a browser's request comes from, and how often somebody asks."""
 
 import ipaddress
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
@@ -10,25 +12,20 @@ from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from server.access import ANYONE, TOKEN_PREFIX, Caller, Gate
-from server.apis.openai import shapes as realtime_shapes
-from server.apis.session_names import SESSION_PATH
 from server.errors import ClientError, Code, Refused, ServerError
 from server.http.deadlines import punctual
-from server.http.error_responses import error_response, refusal_of
+from server.http.error_responses import error_response
 from server.settings import Settings
 from server.telemetry.metrics import Metrics
 
 OPEN_PATHS = ("/", "/docs", "/openapi.json", "/favicon.ico", "/healthz", "/readyz", "/acceptz")
 OPEN_PREFIXES = ("/web/", "/docs/")
-ISSUING_PATHS = ("/v1/tokens", "/v1/realtime/client_secrets", "/v1/realtime/transcription_sessions")
-"""Only a key itself counts here: a token would beget the next one, for ever."""
-SECRETS_PREFIX = "/v1/realtime"  # takes OpenAI's client secrets
-KEY_PROTOCOLS = ("openai-insecure-api-key.", realtime_shapes.TOKEN_PROTOCOL)
-PAIR_PROTOCOLS = ("token", "bearer")  # Deepgram's: the key is the next one
+TOKENS_PATH = "/v1/tokens"
 SCHEMES = ("bearer", "token")
 DEFAULT_PORTS = {"http": 80, "https": 443}
 HEALTH_PATHS = ("/healthz", "/readyz", "/acceptz", "/metrics")
@@ -39,10 +36,40 @@ IPV6_NETWORK_BITS = 64  # what one line or one machine has to choose its address
 READING_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
-class AccessControl:
-    """In front of the app. What gets past it carries its caller."""
+@dataclass(frozen=True)
+class ApiAccess:
+    """What is particular to the paths of one API."""
 
-    def __init__(self, app: ASGIApp, gate: Gate, settings: Settings, metrics: Metrics):
+    prefix: str
+    refuse: Callable[[ServerError], Response]
+    """An error in the shape of the API."""
+    key_protocols: tuple[str, ...] = ()
+    """Prefixes of WebSocket subprotocols that hold the key."""
+    pair_protocols: tuple[str, ...] = ()
+    """Subprotocols after which the next one is the key."""
+    takes_secrets: bool = False
+    """Whether client secrets let in."""
+    issuing_paths: tuple[str, ...] = ()
+    """Where only a key itself counts: a token would beget the next one, for ever."""
+
+
+class AccessControl:
+    """In front of the app. What gets past it carries its caller, and the key that the client brought."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        gate: Gate,
+        settings: Settings,
+        metrics: Metrics,
+        apis: Sequence[ApiAccess],
+        named_sessions: re.Pattern[str],
+    ):
+        """apis: the first whose prefix a path has counts. named_sessions: paths that hold the name of a session."""
+        self._apis, self._named_sessions = apis, named_sessions
+        self._key_protocols = tuple(prefix for api in apis for prefix in api.key_protocols)
+        self._pair_protocols = tuple(name for api in apis for name in api.pair_protocols)
+        self._issuing_paths = {TOKENS_PATH, *(path for api in apis for path in api.issuing_paths)}
         self._admin_port = settings.listen.admin_port  # where health and metrics alone are told, to whoever reaches it
         self._app, self._gate, self._access, self._metrics = app, gate, settings.access, metrics
         self._hosts = hosts_of(settings, not gate.keys.are_needed)
@@ -62,7 +89,7 @@ class AccessControl:
             scope["caller"] = self._caller(scope)
         except ServerError as error:
             self._metrics.refused_total.labels(error.code.value).inc()
-            await answer(scope, receive, send, error)
+            await self._answer(scope, receive, send, error)
             return
         await self._app(scope, punctual(receive) if scope["type"] == "http" else receive, send)
 
@@ -76,16 +103,51 @@ class AccessControl:
             raise ClientError(
                 Code.FORBIDDEN_ORIGIN, "pages of another origin are not let in; ASR_CORS_ORIGINS names those that are"
             )
-        if is_open(scope):
+        if self._is_open(scope):
             return ANYONE
-        issues = scope["path"] in ISSUING_PATHS
+        scope["key"] = self._key(HTTPConnection(scope))
+        issues, api = scope["path"] in self._issuing_paths, api_of(self._apis, scope["path"])
         address = network_of((scope.get("client") or ("", 0))[0])
-        caller = self._gate.let_in(
-            key_of(HTTPConnection(scope)), address, not issues, not issues and scope["path"].startswith(SECRETS_PREFIX)
-        )
+        caller = self._gate.let_in(scope["key"], address, not issues, not issues and api is not None and api.takes_secrets)
         if opens:
             self._count(caller)
         return caller
+
+    def _is_open(self, scope: Scope) -> bool:
+        """The names of sessions are known to nobody but whoever opened them."""
+        if scope["type"] == "http" and scope["method"] == "OPTIONS":
+            return True
+        path = scope["path"]
+        return path in OPEN_PATHS or path.startswith(OPEN_PREFIXES) or bool(self._named_sessions.fullmatch(path))
+
+    def _key(self, connection: HTTPConnection) -> str:
+        """What a client brings, wherever its API has room for it. Empty where it brings none.
+
+        A browser cannot set a WebSocket's headers and brings its key as a subprotocol. Addresses get into logs, so that only a
+        token, which lets in once, is taken from one.
+        """
+        scheme, _, value = connection.headers.get("authorization", "").partition(" ")
+        if scheme.lower() in SCHEMES:
+            return value.strip()
+        offered = connection.scope.get("subprotocols", [])
+        for place, protocol in enumerate(offered):
+            if protocol.lower() in self._pair_protocols and place + 1 < len(offered):
+                return str(offered[place + 1])
+            for prefix in self._key_protocols:
+                if protocol.startswith(prefix):
+                    return str(protocol.removeprefix(prefix))
+        token = parse_qs(connection.scope["query_string"].decode("latin-1")).get("token", [""])[0]
+        return token if token.startswith(TOKEN_PREFIX) else ""
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, error: ServerError) -> None:
+        """Refuse in the shape of the path's API."""
+        response = refusal_of(self._apis, scope["path"], error)
+        if error.code is Code.INVALID_KEY:
+            response.headers["WWW-Authenticate"] = "Bearer"
+        if scope["type"] == "websocket":
+            await WebSocket(scope, receive, send).send_denial_response(response)
+        else:
+            await response(scope, receive, send)
 
     def _count(self, caller: Caller) -> None:
         """Raises Refused."""
@@ -94,8 +156,23 @@ class AccessControl:
                 raise Refused(Code.RATE_LIMITED, f"{most} requests a minute are taken")
 
 
+def api_of(apis: Sequence[ApiAccess], path: str) -> ApiAccess | None:
+    return next((api for api in apis if path.startswith(api.prefix)), None)
+
+
+def refusal_of(apis: Sequence[ApiAccess], path: str, error: ServerError) -> Response:
+    """An error in the shape of the API at the path."""
+    api = api_of(apis, path)
+    return api.refuse(error) if api else error_response(error)
+
+
 def caller_of(connection: HTTPConnection) -> Caller:
     return connection.scope.get("caller", ANYONE)  # type: ignore[no-any-return]
+
+
+def key_of(connection: HTTPConnection) -> str:
+    """The key that the client brought; empty where it brought none."""
+    return str(connection.scope.get("key", ""))
 
 
 def is_internal(scope: Scope) -> bool:
@@ -117,13 +194,6 @@ def is_at(scope: Scope, port: int) -> bool:
         case [_, int(found)]:
             return found == port > 0
     return False
-
-
-def is_open(scope: Scope) -> bool:
-    """The names of sessions are known to nobody but whoever opened them."""
-    if scope["type"] == "http" and scope["method"] == "OPTIONS":
-        return True
-    return scope["path"] in OPEN_PATHS or scope["path"].startswith(OPEN_PREFIXES) or bool(SESSION_PATH.fullmatch(scope["path"]))
 
 
 def hosts_of(settings: Settings, is_open: bool) -> Sequence[str]:
@@ -183,34 +253,3 @@ def is_foreign(headers: Headers, allowed: Sequence[str]) -> bool:
 def place_of(address: SplitResult) -> tuple[str, int | None] | None:
     """None for "null", which any page can have its frames send."""
     return (address.hostname, address.port or DEFAULT_PORTS.get(address.scheme)) if address.hostname else None
-
-
-def key_of(connection: HTTPConnection) -> str:
-    """What a client brings, wherever its API has room for it. Empty where it brings none.
-
-    A browser cannot set a WebSocket's headers and brings its key as a subprotocol. Addresses get into logs, so that only a
-    token, which lets in once, is taken from one.
-    """
-    scheme, _, value = connection.headers.get("authorization", "").partition(" ")
-    if scheme.lower() in SCHEMES:
-        return value.strip()
-    offered = connection.scope.get("subprotocols", [])
-    for place, protocol in enumerate(offered):
-        if protocol.lower() in PAIR_PROTOCOLS and place + 1 < len(offered):
-            return str(offered[place + 1])
-        for prefix in KEY_PROTOCOLS:
-            if protocol.startswith(prefix):
-                return str(protocol.removeprefix(prefix))
-    token = parse_qs(connection.scope["query_string"].decode("latin-1")).get("token", [""])[0]
-    return token if token.startswith(TOKEN_PREFIX) else ""
-
-
-async def answer(scope: Scope, receive: Receive, send: Send, error: ServerError) -> None:
-    """As the dialect of the path says it."""
-    response = refusal_of(scope["path"], error)
-    if error.code is Code.INVALID_KEY:
-        response.headers["WWW-Authenticate"] = "Bearer"
-    if scope["type"] == "websocket":
-        await WebSocket(scope, receive, send).send_denial_response(response)
-    else:
-        await response(scope, receive, send)

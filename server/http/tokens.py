@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from server.access import TOKEN_SECONDS, Tokens
-from server.http.access_control import caller_of
+from server.http.access_control import TOKENS_PATH, caller_of
 from server.http.openapi import JSON, STRING, described, fields
 
 
@@ -13,7 +13,7 @@ def tokens_router(tokens: Tokens) -> APIRouter:
 
     token = fields({"token": STRING, "expires_at": {"type": "integer"}})
 
-    @router.post("/v1/tokens", **described(
+    @router.post(TOKENS_PATH, **described(
         "Access", f"A token that lets a browser in once, within {TOKEN_SECONDS} s", {200: ("the token", {JSON: token})},
     ))  # fmt: skip
     async def issue(request: Request) -> Response:

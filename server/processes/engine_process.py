@@ -60,7 +60,7 @@ async def serve(settings: Settings, address: str, parent: int, open_engine: Open
         async with beating(metrics.loop_lag.observe):
             while goes_on():
                 status, most = engine_loop.status().value, engine.limits.max_samples
-                pulse.send(messages.encode(EnginePulse(epoch, status, most, server.sessions)))
+                pulse.send(messages.encode(EnginePulse(epoch, status, most, server.sessions, server.streams)))
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stopping.wait(), PULSE_SECONDS)
     exit_status = STOPPED_STATUS if engine_loop.status() is Status.FAILED else 0

@@ -50,6 +50,8 @@ class EngineServer(Inbox):
 
     sessions = 0
     """Of all gateways, as they last said."""
+    streams = 0
+    """On this engine."""
 
     def __init__(self, mailbox: Letters, clock: Callable[[], float] = time.monotonic):
         self._mailbox = mailbox
@@ -129,6 +131,7 @@ class EngineServer(Inbox):
                     self._engine_loop.close_stream(unique_name(identity, stream_id))
                 del self._gateways[identity]
         self.sessions = sum(gateway.sessions for gateway in self._gateways.values())
+        self.streams = sum(len(gateway.streams) for gateway in self._gateways.values())
 
 
 def unique_name(identity: bytes, stream_id: str) -> str:

@@ -3,11 +3,7 @@
 A session's name holds its gateway's number. Each gateway listens on a Unix socket, too, for what the others hand on.
 """
 
-import re
-import socket
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import httpx
 from starlette.datastructures import Headers
@@ -15,15 +11,13 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.apis.native.routes import read_body
-from server.apis.session_names import SESSION_PATH
-from server.apis.whip.routes import ANYBODY, LIVE, WANTED, no_sender, no_session
+from server.apis.session_names import ANYBODY, CHANNEL_WORDS_PATH, LIVE, SESSION_PATH, WANTED, no_sender, no_session
 from server.errors import ClientError
+from server.http.bodies import read_small_body
 from server.http.error_responses import error_response
+from server.processes.place import Place
 from server.settings import Listen
 
-CHANNEL_PATH = re.compile(r"/whip/[^/]+/(?:events|captions\.vtt)$")
-"""Of a channel, which any gateway may have."""
 NOT_HANDED_ON = {b"host", b"content-length", b"transfer-encoding", b"connection", WANTED.encode()}
 NOT_FOUND = 404
 READING_METHODS = ("GET", "HEAD", "OPTIONS")  # without a body
@@ -32,35 +26,6 @@ TIMEOUT_SECONDS = 10.0  # to connect and to send; words may be read for as long 
 
 
 GONE, NOBODY = error_response(no_session()), error_response(no_sender())
-
-
-SOCKET_VARIABLE = "ASR_GATEWAY_SOCKET"
-"""From the supervisor: where a gateway listens for the others."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """A gateway among the others."""
-
-    directory: Path
-    number: int
-    """From 1."""
-
-    @classmethod
-    def of(cls, path: str) -> "Place":
-        return cls(Path(path).parent, int(Path(path).name.rpartition("-")[2]))
-
-    @property
-    def path(self) -> Path:
-        return self.directory / f"gateway-{self.number}"
-
-    def listen(self) -> socket.socket:
-        """For what the others hand on. A socket that was left behind by a process that died is taken over."""
-        self.path.unlink(missing_ok=True)
-        listener = socket.socket(socket.AF_UNIX)
-        listener.bind(str(self.path))
-        listener.listen()
-        return listener
 
 
 class Forwarding:
@@ -77,7 +42,7 @@ class Forwarding:
         elif (owner := SESSION_PATH.fullmatch(scope["path"])) and (client := self._clients.get(int(owner["gateway"]))):
             if not await hand_on(client, Request(scope, receive), send, ANYBODY):
                 await GONE(scope, receive, send)
-        elif CHANNEL_PATH.match(scope["path"]):
+        elif CHANNEL_WORDS_PATH.fullmatch(scope["path"]):
             await self._find_channel(scope, receive, send)
         else:
             await self._app(scope, receive, send)
@@ -122,7 +87,7 @@ def client_of(place: Place, has_tls: bool) -> httpx.AsyncClient:
 async def hand_on(client: httpx.AsyncClient, request: Request, send: Send, wanted: str) -> bool:
     """Whether it was answered: False where it is not found there, or nobody is there. As it came, byte for byte."""
     try:
-        body = b"" if request.method in READING_METHODS else await read_body(request)
+        body = b"" if request.method in READING_METHODS else await read_small_body(request)
     except ClientError as error:
         await error_response(error)(request.scope, request.receive, send)
         return True

@@ -29,6 +29,7 @@ class GatewayPulse(msgspec.Struct, frozen=True, tag=True):
     """A gateway is there."""
 
     sessions: int
+    """That have a place at this gateway, whichever engine process their streams are on."""
 
 
 class StreamOpened(msgspec.Struct, frozen=True, tag=True):
@@ -39,7 +40,7 @@ class StreamClosed(msgspec.Struct, frozen=True, tag=True):
     stream_id: str
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
+class RequestFields(msgspec.Struct, frozen=True, kw_only=True):
     """A Request, less its audio. It crosses by name: a field that only one of the two has raises at the first request."""
 
     request_id: int
@@ -73,7 +74,7 @@ class Audio(msgspec.Struct, frozen=True, kw_only=True):
 class Transcribe(msgspec.Struct, frozen=True, tag=True):
     """A request, with the audio that the engine process does not have yet."""
 
-    asked: Asked
+    asked: RequestFields
     audio: Audio
 
 
@@ -87,6 +88,8 @@ class EnginePulse(msgspec.Struct, frozen=True, tag=True):
     max_samples: int
     sessions: int
     """Of all gateways, as they last said."""
+    streams: int
+    """On this engine process."""
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,7 +140,7 @@ class SentAudio:
         new_pcm = clip.pcm[new_from - clip.position :].tobytes()
         heard = fields_of(clip, CLIP_FIELDS)
         audio = Audio(start=clip.position, end=end, new_from=new_from, new_pcm=new_pcm, **heard)
-        return Transcribe(Asked(**fields_of(request, REQUEST_FIELDS)), audio)
+        return Transcribe(RequestFields(**fields_of(request, REQUEST_FIELDS)), audio)
 
 
 class HeldAudio:
@@ -178,7 +181,7 @@ def fields_of(value: Request | Result | Clip, names: Sequence[str]) -> dict[str,
     return {name: getattr(value, name) for name in names}
 
 
-def request_of(asked: Asked, clip: Clip, request_id: int, stream_id: str) -> Request:
+def request_of(asked: RequestFields, clip: Clip, request_id: int, stream_id: str) -> Request:
     """request_id, stream_id: unique in this process."""
     return Request(**msgspec.structs.asdict(asked) | {"clip": clip, "request_id": request_id, "stream_id": stream_id})
 

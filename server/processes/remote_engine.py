@@ -44,7 +44,12 @@ class RemoteEngine:
 
     @property
     def sessions_elsewhere(self) -> int:
-        return sum(link.sessions_elsewhere for link in self._links)
+        """Every gateway tells every engine process all of its sessions, so each engine process knows of all."""
+        return max(link.sessions_elsewhere for link in self._links)
+
+    def count_sessions(self, sessions: int) -> None:
+        for link in self._links:
+            link.sessions = sessions
 
     def open_stream(self, stream_id: str, on_lost: OnLost) -> None:
         links = [link for link in self._links if link.status() is Status.READY]
@@ -76,7 +81,9 @@ class Link:
         self._clock = clock
         self._streams: dict[str, tuple[SentAudio, OnLost]] = {}
         self._unanswered: dict[int, tuple[Request, OnResult]] = {}  # by request id
-        self._told_sessions = 0
+        self.sessions = 0
+        """Of this gateway."""
+        self._told_sessions = self._told_streams = 0  # with the last pulse
         self._pulse: EnginePulse | None = None  # the newest, of the engine process that has the streams
         self._heard_at = float("-inf")
         self._was_found = False
@@ -96,7 +103,8 @@ class Link:
     @property
     def load(self) -> int:
         """Streams on this engine process: this gateway's, and the others' as of the last pulse."""
-        return len(self._streams) + self.sessions_elsewhere
+        streams_elsewhere = max(0, self._pulse.streams - self._told_streams) if self._pulse else 0
+        return len(self._streams) + streams_elsewhere
 
     @property
     def sessions_elsewhere(self) -> int:
@@ -147,7 +155,7 @@ class Link:
     async def beat(self) -> None:
         """Say that this gateway is there, and notice when the engine process no longer is."""
         while True:
-            self._told_sessions = len(self._streams)
+            self._told_sessions, self._told_streams = self.sessions, len(self._streams)
             self._send(GatewayPulse(self._told_sessions))
             if self._pulse is not None and self._clock() - self._heard_at >= LOST_SECONDS:
                 self._lose()

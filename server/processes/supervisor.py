@@ -15,8 +15,8 @@ from prometheus_client import multiprocess
 
 from runtime import hardware
 from server.errors import StartError
-from server.processes import forwarding, messages
-from server.processes.parent import end_undrained
+from server.parent_process import end_undrained
+from server.processes import messages, place
 from server.settings import SECRET_KEY_VARIABLE, Settings
 from server.telemetry import heartbeat
 from server.telemetry.heartbeat import Listener
@@ -128,7 +128,7 @@ class Supervisor:
             self._child(
                 f"gateway {number}",
                 "server.processes.gateway",
-                variables | {forwarding.SOCKET_VARIABLE: str(forwarding.Place(self.directory, number).path)},
+                variables | {place.SOCKET_VARIABLE: str(place.Place(self.directory, number).path)},
             )
             for number in range(1, self.settings.listen.workers + 1)
         ]

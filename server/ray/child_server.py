@@ -20,8 +20,8 @@ from starlette.websockets import WebSocket
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from server.parent_process import end_with
 from server.processes.forwarding import handed_back
-from server.processes.parent import end_with
 from server.sessions.admission import Counts
 from server.settings import Settings, variable_names
 

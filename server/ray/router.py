@@ -3,17 +3,14 @@
 import hashlib
 import pickle
 import random
-import re
 import time
 from collections import defaultdict
 from typing import Any
 
 from ray.serve.request_router import PendingRequest, ReplicaID, ReplicaResult, RequestRouter, RunningReplica
 
-from server.apis.session_names import SESSION_PATH
+from server.apis.session_names import CHANNEL_PATH, SESSION_PATH
 from server.ray.placement import Load, ranked
-
-CHANNEL_PATH = re.compile(r"/whip/(?!session/)(?P<channel>[^/]+)(?:/events|/captions\.vtt)?")
 
 
 class SessionRouter(RequestRouter):

@@ -25,7 +25,10 @@ class Admission:
     """Counts the places of this process, and of the others on the same engines."""
 
     def __init__(self, transcriber: Transcriber, max_sessions: int, max_of_address: int = 0, max_waiting_of_address: int = 256):
-        """Of one IP address: how many sessions, 0: any number; how many connections that wait. This process's are counted."""
+        """max_of_address: most sessions of one IP address in this process; 0 means no limit.
+
+        max_waiting_of_address: most connections of it that have not begun.
+        """
         self._transcriber = transcriber
         self._max_sessions = max_sessions
         self._max_of_address = max_of_address
@@ -72,15 +75,19 @@ class Admission:
         """Raises Refused."""
         if refused := self.refusal() or self._refusal_of(caller):
             raise refused
-        self._taken += 1
+        self._count(1)
         self._of_name[caller.name] += 1
         self._of_address[caller.address] += 1
 
     def free_place(self, caller: Caller) -> None:
-        self._taken -= 1
+        self._count(-1)
         assert self._taken >= 0, "a place was given back twice"
         subtract(self._of_name, caller.name)
         subtract(self._of_address, caller.address)
+
+    def _count(self, more: int) -> None:
+        self._taken += more
+        self._transcriber.count_sessions(self._taken)
 
     def _refusal_of(self, caller: Caller) -> Refused | None:
         if 0 < caller.max_sessions <= self._of_name[caller.name]:

@@ -1,4 +1,4 @@
-"""A recording in stretches that can be heard side by side: cut where it is quietest, every half minute or so."""
+"""A recording in chunks that can be transcribed side by side: cut where it is quietest, every half minute or so."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,36 +13,36 @@ STEP_SAMPLES = SAMPLE_RATE // 100  # 10 ms: how finely the quietest place is loo
 
 
 @dataclass(frozen=True)
-class Stretch:
+class Chunk:
     start: int
     """Position of its first sample in the recording."""
     pcm: bytes
     """PCM16 mono at 16 kHz."""
 
 
-class Stretches:
-    """Takes a recording in pieces of any size; holds no more of it than the stretch that is being filled."""
+class Chunks:
+    """Takes a recording in pieces of any size; holds no more of it than the chunk that is being filled."""
 
     def __init__(self) -> None:
         self._start = 0
         self._pcm = bytearray()
 
-    def take(self, pcm: bytes) -> Iterator[Stretch]:
+    def take(self, pcm: bytes) -> Iterator[Chunk]:
         """Those that have become whole."""
         self._pcm += pcm
         while len(self._pcm) >= int(LONGEST_SECONDS * SAMPLE_RATE) * 2:
-            yield self._cut(quietest(np.frombuffer(bytes(self._pcm), np.int16)))
+            yield self._cut(quietest(np.frombuffer(self._pcm[: len(self._pcm) // 2 * 2], np.int16)))
 
-    def finish(self) -> Iterator[Stretch]:
+    def finish(self) -> Iterator[Chunk]:
         """The last one, if anything is left."""
         if self._pcm:
             yield self._cut(len(self._pcm) // 2)
 
-    def _cut(self, samples: int) -> Stretch:
-        stretch = Stretch(self._start, bytes(self._pcm[: samples * 2]))
+    def _cut(self, samples: int) -> Chunk:
+        chunk = Chunk(self._start, bytes(self._pcm[: samples * 2]))
         del self._pcm[: samples * 2]
         self._start += samples
-        return stretch
+        return chunk
 
 
 def quietest(pcm: np.ndarray) -> int:

@@ -1,114 +1,150 @@
-"""A whole recording: heard in stretches side by side, behind whoever is speaking, and told in order."""
+"""A whole recording: transcribed in chunks side by side, after whoever is speaking, and told in order."""
 
 import asyncio
+import contextlib
+import math
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, BinaryIO
 
 from runtime.audio import SAMPLE_RATE
+from server.audio import container
 from server.errors import Code, ServerError
-from server.sessions.chunks import Stretch, Stretches
+from server.sessions.chunks import Chunk, Chunks
+from server.sessions.record import FINISHED
+from server.sessions.session import SeatInterface, Session
+from server.settings import Files
 from server.stream.events import Event, Failed, Final
 from server.stream.stream import Options
 from server.stream.transcript import Segment
 from server.stream.words import Word
 
-BeginStretch = Callable[[str, bytes, Callable[[Event], bool], Options], Callable[[], None]]
-"""stream_id, pcm, say, options: has a stream of that name hear all of it. Returns what ends the stream. Raises ServerError."""
-
 
 @dataclass(frozen=True)
-class Heard:
-    """One stretch. Times are of the recording."""
+class ChunkText:
+    """What was said in one chunk. Times are of the recording."""
 
     text: str
     segments: tuple[Segment, ...]
     end_ms: int
 
 
-class Recording:
-    """One recording among the sessions. It ends by drop(), whatever came of it."""
+@dataclass(frozen=True)
+class Transcription:
+    """A whole recording, transcribed."""
 
-    def __init__(self, session_id: str, begin_stretch: BeginStretch, on_end: Callable[[], None]):
-        self.session_id = session_id
-        self.backlog_seconds = 0.0  # it waits on purpose
-        self._begin_stretch, self._on_end = begin_stretch, on_end
+    text: str
+    segments: tuple[Segment, ...]
+    seconds: float
+
+
+class Recording(Session):
+    """A session whose audio comes as one whole, faster than anybody speaks. It may wait for as long as others speak."""
+
+    has_time_limit = False  # a limit of its own counts: ASR_MAX_FILE_SECONDS
+
+    def __init__(self, seat: SeatInterface):
+        super().__init__(seat, idle_seconds=math.inf)
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._stretches = 0
 
-    async def transcribe(self, audio: AsyncIterator[bytes], words: bool, parallel: int) -> AsyncGenerator[Heard, None]:
-        """audio: PCM16 mono at 16 kHz. Yields what was heard, in order. Raises ServerError."""
+    async def transcribe(self, audio: AsyncIterator[bytes], words: bool, parallel: int) -> AsyncGenerator[ChunkText, None]:
+        """Yield the texts of the chunks, in order.
+
+        audio: PCM16 mono at 16 kHz. words: whether the times of words are wanted. parallel: most chunks at once.
+        Raises ServerError.
+        """
         options = Options(words=words, is_file=True)
-        tasks: deque[asyncio.Task[Heard]] = deque()
+        tasks: deque[asyncio.Task[ChunkText]] = deque()
         try:
-            async for stretch in stretches_of(audio):
-                tasks.append(asyncio.create_task(self._hear(stretch, options)))
+            async for chunk in chunks_of(audio):
+                tasks.append(asyncio.create_task(self._transcribe_chunk(chunk, options)))
                 if len(tasks) >= parallel:
                     yield await self._first_of(tasks)
             while tasks:
                 yield await self._first_of(tasks)
+            self._end(FINISHED)
+        except ServerError as error:
+            self.fail(error)
+            raise
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _first_of(self, tasks: "deque[asyncio.Task[Heard]]") -> Heard:
-        """What the first task heard; raises what the recording failed with, should that come before."""
+    async def transcribe_file(self, file: BinaryIO, files: Files, words: bool) -> AsyncGenerator[ChunkText, None]:
+        """As transcribe(), of a file of any format. Raises ServerError, also where the file cannot be decoded."""
+        audio = container.decode(file, files.max_file_seconds)
+        async with contextlib.aclosing(audio), contextlib.aclosing(
+            self.transcribe(audio, words, files.parallel_stretches)
+        ) as texts:  # fmt: skip
+            async for text in texts:
+                yield text
+
+    async def _first_of(self, tasks: "deque[asyncio.Task[ChunkText]]") -> ChunkText:
+        """The text of the first task; raises what the recording failed with, should that come before."""
         either: set[asyncio.Future[Any]] = {tasks[0], self._failed}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if self._failed.done():
             self._failed.result()
         return tasks.popleft().result()
 
-    async def _hear(self, stretch: Stretch, options: Options) -> Heard:
-        final: asyncio.Future[Heard] = asyncio.get_running_loop().create_future()
+    async def _transcribe_chunk(self, chunk: Chunk, options: Options) -> ChunkText:
+        """Raises ServerError."""
+        final: asyncio.Future[ChunkText] = asyncio.get_running_loop().create_future()
 
         def say(event: Event) -> bool:
             if isinstance(event, Final):
-                final.set_result(heard_of(event, stretch.start))
+                final.set_result(text_of(event, chunk.start))
             elif isinstance(event, Failed):
                 final.set_exception(ServerError(event.code, event.message))
             return True
 
-        self._stretches += 1
-        end = self._begin_stretch(f"{self.session_id}.{self._stretches}", stretch.pcm, say, options)
+        transcribing = self.seat.transcribe_all(chunk.pcm, say, options)
         try:
             return await final
         finally:
-            end()
+            self.seat.close_stream(transcribing)
 
-    # A member of the sessions
+    # A session among others
 
-    def on_time(self, now: float) -> None:
-        """It may wait for as long as others speak."""
+    def write(self, event: Event) -> bool:
+        """Each chunk has a stream of its own, which says what it has to say to the one that waits for it."""
+        raise NotImplementedError
 
-    def finish(self, now: float) -> None:
-        self.fail(ServerError(Code.SHUTTING_DOWN, "the server is shutting down"))
-
-    def fail(self, error: ServerError) -> None:
+    def write_error(self, error: ServerError) -> None:
         if not self._failed.done():
             self._failed.set_exception(error)
-            self._failed.exception()  # it is known: whoever waits for a stretch is told
+            self._failed.exception()  # it is known: whoever waits for a chunk is told
 
-    def drop(self) -> None:
-        """Nobody waits for it any more."""
-        self._on_end()
+    def finish_unstarted(self, now: float) -> None:
+        self.fail(ServerError(Code.SHUTTING_DOWN, "the server is shutting down"))
 
 
-async def stretches_of(audio: AsyncIterator[bytes]) -> AsyncIterator[Stretch]:
-    stretches = Stretches()
+async def chunks_of(audio: AsyncIterator[bytes]) -> AsyncIterator[Chunk]:
+    chunks = Chunks()
     async for pcm in audio:
-        for stretch in stretches.take(pcm):
-            yield stretch
-    for stretch in stretches.finish():
-        yield stretch
+        for chunk in chunks.take(pcm):
+            yield chunk
+    for chunk in chunks.finish():
+        yield chunk
 
 
-def heard_of(final: Final, start: int) -> Heard:
-    """start: position of the stretch in the recording."""
+async def whole(texts: AsyncIterator[ChunkText]) -> Transcription:
+    return joined([text async for text in texts])
+
+
+def joined(texts: Sequence[ChunkText]) -> Transcription:
+    """The transcription of chunks that follow each other."""
+    text = " ".join(each.text for each in texts if each.text)
+    seconds = texts[-1].end_ms / 1000 if texts else 0.0
+    return Transcription(text, tuple(segment for each in texts for segment in each.segments), seconds)
+
+
+def text_of(final: Final, start: int) -> ChunkText:
+    """start: position of the chunk in the recording."""
     start_ms = start * 1000 // SAMPLE_RATE
-    return Heard(final.text, tuple(moved(segment, start_ms) for segment in final.segments), start_ms + final.audio_ms)
+    return ChunkText(final.text, tuple(moved(segment, start_ms) for segment in final.segments), start_ms + final.audio_ms)
 
 
 def moved(segment: Segment, by_ms: int) -> Segment:

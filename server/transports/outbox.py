@@ -17,7 +17,7 @@ class TooLong(Exception):
     """The message is longer than the client takes."""
 
 
-class Wire(Protocol):
+class Transport(Protocol):
     """A connection, as far as the outbox is concerned."""
 
     @property
@@ -31,7 +31,7 @@ class Wire(Protocol):
 
 
 class Message(Protocol):
-    """A dialect's message."""
+    """A message of an API."""
 
     @property
     def droppable(self) -> bool: ...
@@ -49,11 +49,11 @@ class Outbox:
     """Counts what was sent; gives up a client that does not read."""
 
     def __init__(
-        self, api: Api, wire: Wire, metrics: Metrics, clock: Callable[[], float], give_up: Callable[[ServerError], None]
+        self, api: Api, transport: Transport, metrics: Metrics, clock: Callable[[], float], give_up: Callable[[ServerError], None]
     ):
         """give_up: told once when the client has not read for too long. It must not send from within the call."""
         self._api = api
-        self._wire = wire
+        self._transport = transport
         self._metrics = metrics
         self._clock = clock
         self._give_up = give_up
@@ -61,14 +61,14 @@ class Outbox:
 
     def send(self, message: Message) -> bool:
         """False where the message was dropped."""
-        if not self._wire.is_open:
+        if not self._transport.is_open:
             return False
         if self._is_behind() and message.droppable:
             self._metrics.interims_dropped_total.inc()
             return False
         for form in message.forms():
             try:
-                sent = self._wire.send(form.encode())
+                sent = self._transport.send(form.encode())
             except TooLong:
                 continue
             if sent:
@@ -78,7 +78,7 @@ class Outbox:
 
     def _is_behind(self) -> bool:
         """Does the client read more slowly than it is written to?"""
-        if self._wire.unsent_bytes <= HIGH_MARK_BYTES:
+        if self._transport.unsent_bytes <= HIGH_MARK_BYTES:
             self._slow_since = None
             return False
         now = self._clock()
@@ -91,7 +91,7 @@ class Outbox:
 
 
 class Unsent:
-    """A wire whose messages are written by a task of its own."""
+    """Messages that a task of its own writes."""
 
     def __init__(self) -> None:
         self._messages: deque[str] = deque()

@@ -75,8 +75,7 @@ def test_a_sender_gets_the_final_when_the_server_shuts_down():
 def test_a_sender_hears_why_the_stream_failed():
     async def scenario(address: str, sessions: Sessions) -> None:
         async with StreamingClient(address, resume_seconds=0) as client:
-            (session,) = sessions._members.values()
-            session.fail(ServerError(Code.ENGINE_FAILED, "the engine has stopped"))
+            sessions.fail_all(ServerError(Code.ENGINE_FAILED, "the engine has stopped"))
             with pytest.raises(StreamError, match="engine_failed: the engine has stopped") as failed:
                 while await client.send(FRAME) is None:  # noqa: ASYNC110 - until the server has been heard
                     await asyncio.sleep(0)

@@ -48,3 +48,12 @@ def test_the_fast_part_loads_no_engine():
 @pytest.mark.slow
 def test_what_faces_clients_loads_no_engine():
     assert heavy_modules_after(f"import {LIGHT_MODULES}") == "loaded"
+
+
+@pytest.mark.slow
+def test_the_supervisor_loads_nothing_that_serves():
+    """It waits for its processes, with a hundred megabytes less."""
+    names = "{'aiortc', 'av', 'fastapi'} & set(sys.modules)"
+    code = f"import sys; import server.__main__, server.processes.supervisor; print(*sorted({names}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from server.apis import languages
+from server.apis.json_object import parse_object
 from server.apis.json_text import encoded
 from server.audio.input import AudioFormat, Encoding
 from server.errors import ClientError, Code, ServerError
@@ -25,7 +26,7 @@ VAD_SILENCE_SECONDS = 1.0  # where speech is told and no turn is ended
 
 
 @dataclass(frozen=True)
-class Asked:
+class ListenParameters:
     """What a client wants of a stream."""
 
     audio_format: AudioFormat | None
@@ -44,12 +45,12 @@ class Asked:
         return Options(words=True, silence_seconds=VAD_SILENCE_SECONDS if tells_turns else None)
 
 
-def parse(query: Mapping[str, str], model_id: str) -> Asked:
+def parse(query: Mapping[str, str], model_id: str) -> ListenParameters:
     """Of a stream. What is not known is left alone. Raises ClientError."""
     check(query, model_id)
     audio_format = parse_format(query) if query.get("encoding") else None
     interims, tells_speech = is_true(query, "interim_results"), is_true(query, "vad_events")
-    return Asked(audio_format, interims, tells_speech, parse_endpointing(query), parse_utterance_end(query))
+    return ListenParameters(audio_format, interims, tells_speech, parse_endpointing(query), parse_utterance_end(query))
 
 
 def parse_format(query: Mapping[str, str]) -> AudioFormat:
@@ -117,13 +118,13 @@ class ServerMessage:
 
 
 @dataclass
-class Listen:
+class ResultsWriter:
     """Writes one stream's events; remembers what is final."""
 
     SPEECH: ClassVar[str] = "speech_final"
     FINALIZE: ClassVar[str] = "from_finalize"
 
-    asked: Asked
+    parameters: ListenParameters
     model_id: str
     _final_segments: int = 0
     _final_characters: int = 0
@@ -137,9 +138,9 @@ class Listen:
         """The client has asked for a flush."""
         self._flushes.append(self.FINALIZE)
 
-    def hear(self, audio_ms: int) -> Iterator[ServerMessage]:
+    def receive(self, audio_ms: int) -> Iterator[ServerMessage]:
         """So much audio has come: has an utterance ended?"""
-        since, after = self._silent_since_ms, self.asked.utterance_end_ms
+        since, after = self._silent_since_ms, self.parameters.utterance_end_ms
         if since is None or after is None or audio_ms - since < after or self._flushes:
             return
         self._silent_since_ms = None
@@ -150,15 +151,15 @@ class Listen:
         match event:
             case SpeechStarted(at_ms):
                 self._silent_since_ms = None
-                if self.asked.tells_speech:
+                if self.parameters.tells_speech:
                     yield ServerMessage({"type": "SpeechStarted", "channel": [0, 1], "timestamp": at_ms / 1000})
             case SpeechStopped(at_ms):
                 self._silent_since_ms = at_ms
-                if self.asked.endpointing_ms is not None:
+                if self.parameters.endpointing_ms is not None:
                     self._flushes.append(self.SPEECH)
             case Update():
                 yield from self._closed(event.segments)
-                if self.asked.interims:
+                if self.parameters.interims:
                     yield self._interim(event)
             case Flushed():
                 yield from self._closed(event.segments, self._flushes.popleft(), event.audio_ms)
@@ -194,12 +195,12 @@ class Listen:
             "type": "Results", "channel_index": [0, 1], "start": self._final_ms / 1000,
             "duration": (end_ms - self._final_ms) / 1000, "is_final": False, "speech_final": False, "from_finalize": False,
             "channel": {"alternatives": [alternative(text, words, log_prob)]},
-            "metadata": {"request_id": self.asked.request_id, "model_uuid": self.asked.request_id,
+            "metadata": {"request_id": self.parameters.request_id, "model_uuid": self.parameters.request_id,
                          "model_info": model_info(self.model_id)},
         }  # fmt: skip
 
     def _metadata(self, audio_ms: int) -> ServerMessage:
-        return ServerMessage({"type": "Metadata"} | metadata(self.asked.request_id, self.model_id, audio_ms / 1000, ""))
+        return ServerMessage({"type": "Metadata"} | metadata(self.parameters.request_id, self.model_id, audio_ms / 1000, ""))
 
 
 def alternative(text: str, words: Sequence[Word], log_prob: float) -> dict[str, Any]:
@@ -240,6 +241,19 @@ def whole(text: str, segments: Sequence[Segment], seconds: float, model_id: str,
 
 def error_body(error: ServerError) -> dict[str, Any]:
     return {"err_code": error.code.value.upper(), "err_msg": error.message, "request_id": str(uuid.uuid4())}
+
+
+def parse_message(text: str) -> dict[str, Any]:
+    """A client's text message; empty where it is no JSON object."""
+    try:
+        return parse_object(text, "a message")
+    except ClientError:
+        return {}
+
+
+def closes_stream(text: str) -> bool:
+    """Whether a client's text message says that the audio has ended."""
+    return parse_message(text).get("type") == "CloseStream"
 
 
 def configured(request_id: str, message: Mapping[str, Any]) -> ServerMessage:

@@ -208,7 +208,7 @@ TEXT_TOO_LONG = Error(Code.TEXT_TOO_LONG, "the text is longer than a message to 
 
 
 @dataclass
-class Told:
+class Confirmed:
     """What the client has been told, in messages that were not dropped."""
 
     messages: int = 0
@@ -216,12 +216,12 @@ class Told:
     segments: int = 0
 
 
-class NativeDialect:
+class NativeWriter:
     """Writes one stream's events; remembers what the client has been told."""
 
     def __init__(self, init: Init):
         self._init = init
-        self._told = Told()
+        self._told = Confirmed()
 
     @property
     def wants_pulse(self) -> bool:
@@ -257,9 +257,9 @@ class NativeDialect:
     def confirm(self, event: Event) -> None:
         """The event's message was sent."""
         if isinstance(event, Update):
-            self._told = Told(self._told.messages + 1, event.stable, len(event.segments))
+            self._told = Confirmed(self._told.messages + 1, event.stable, len(event.segments))
         elif isinstance(event, Flushed):
-            self._told = Told(self._told.messages, len(event.text), len(event.segments))
+            self._told = Confirmed(self._told.messages, len(event.text), len(event.segments))
 
     def _write_update(self, update: Update) -> Interim:
         tail = self._tail(update.segments) if self._init.tail else {}

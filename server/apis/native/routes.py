@@ -1,43 +1,55 @@
-"""The WebRTC offer over HTTP."""
+"""The ways in of the server's own protocol: WebRTC offers, and /ws for networks that block UDP."""
 
 import json
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Request, Response, WebSocket
 from fastapi.responses import JSONResponse
 
-from server.errors import ClientError, Code
+from server.apis.native.messages import Server
+from server.apis.native.peer import NativePeer, has_track
+from server.apis.native.session import NativeSession
+from server.errors import ClientError, Code, Refused
 from server.http.access_control import caller_of
+from server.http.bodies import read_small_body
+from server.http.error_responses import error_response
 from server.http.openapi import JSON, STRING, described, fields
+from server.sessions.registry import Sessions
+from server.settings import Settings
+from server.telemetry.metrics import Api, Metrics
 from server.transports.webrtc.peer import WebRtcTransport
+from server.transports.websocket import WebSocketConnection, first_subprotocol
 
-MAX_OFFER_BYTES = 64 * 1024
 
-
-def offers_router(transport: WebRtcTransport, path: str) -> APIRouter:
+def native_router(transport: WebRtcTransport, sessions: Sessions, settings: Settings, metrics: Metrics) -> APIRouter:
     router = APIRouter()
+    server = Server(settings.batching.max_batch, settings.listen.replica_name)
+    limits = settings.session
 
     description = fields({"sdp": STRING, "type": {"const": "offer"}})
     answered = fields({"sdp": STRING, "type": {"const": "answer"}})
 
-    @router.post(path, **described(
+    @router.post(settings.listen.webrtc_path, **described(
         "Live audio", "A stream over WebRTC: a data channel, and an audio track beside it if you like",
         {200: ("the answer", {JSON: answered})}, {JSON: description}, errors=(400, 413, 503),
     ))  # fmt: skip
     async def offer(request: Request) -> Response:
-        answer = await transport.answer(read_offer(await read_body(request)), caller_of(request))
-        return JSONResponse({"sdp": answer, "type": "answer"})
+        sdp = read_offer(await read_small_body(request))
+        peer = NativePeer(transport, caller_of(request), sessions, limits, server, has_track(sdp))
+        return JSONResponse({"sdp": await peer.answer(sdp), "type": "answer"})
+
+    @router.websocket("/ws")
+    async def websocket(socket: WebSocket) -> None:
+        """A session that finds no place is refused before the socket is accepted: HTTP 503 with the reason."""
+        connection = WebSocketConnection(socket, Api.WEBSOCKET, metrics)
+        try:
+            seat = sessions.take_seat(Api.WEBSOCKET, caller_of(socket), connection.end, waits=True)
+        except Refused as refused:
+            await socket.send_denial_response(error_response(refused))
+            return
+        NativeSession(seat, limits, server, connection.send)
+        await connection.run(seat, first_subprotocol(socket))
 
     return router
-
-
-async def read_body(request: Request) -> bytes:
-    """The body, as long as it is small. Raises ClientError."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_OFFER_BYTES:
-            raise ClientError(Code.BODY_TOO_LARGE, f"an offer may have {MAX_OFFER_BYTES} bytes")
-    return bytes(body)
 
 
 def read_offer(body: bytes) -> str:

@@ -56,7 +56,7 @@ class Configuration:
     """What session.update has asked for so far."""
 
     def __init__(self, model_id: str):
-        self._model_id = model_id
+        self.model_id = model_id
         self._id = new_id("sess")
         self._include: list[str] | None = None
         self._input: dict[str, Any] = {
@@ -66,6 +66,14 @@ class Configuration:
             "turn_detection": dict(SERVER_VAD),
         }
         self.audio_format = AudioFormat(rate=DEFAULT_RATE)
+
+    @classmethod
+    def of(cls, session: object | None, model_id: str) -> "Configuration":
+        """The defaults, changed by a session object as clients send it. Raises ClientError."""
+        configuration = cls(model_id)
+        if session is not None:
+            configuration.update(session)
+        return configuration
 
     def update(self, session: object) -> None:
         """Only what is present changes; null clears. Raises ClientError and changes nothing."""
@@ -88,12 +96,12 @@ class Configuration:
 
     def _check_transcription(self, transcription: object) -> None:
         asked = mapping(transcription or {}, "session.audio.input.transcription")
-        check_model(str(asked.get("model") or "default"), self._model_id)
+        check_model(str(asked.get("model") or "default"), self.model_id)
         named = asked.get("languages") or [asked.get("language") or ""]
         if not isinstance(named, list) or not all(isinstance(language, str) for language in named):
             name = "session.audio.input.transcription.languages"
             raise ClientError(Code.INVALID_VALUE, "languages are texts, or a list of them", name)
-        languages.check(named, self._model_id)
+        languages.check(named, self.model_id)
 
     @property
     def options(self) -> Options:
@@ -169,14 +177,23 @@ class Item:
 class Items:
     """Writes the events of a stream as those of items, one after another."""
 
-    def __init__(self, language: str) -> None:
-        """language: of the model, as ISO 639-1."""
-        self._language = language
+    def __init__(self, language: str, start_ms: int = 0, previous: str | None = None) -> None:
+        """language: of the model, as ISO 639-1. start_ms: of the session's audio, where the stream begins.
+
+        previous: the id of the item before.
+        """
+        self.received_ms = start_ms
+        """Of the session's audio: so much has come."""
+        self._language, self._start_ms, self._previous = language, start_ms, previous
         self._begun = 0  # characters of the stream's text that belong to items before
         self._item: Item | None = None  # whose audio comes in
         self._committed: deque[Item] = deque()  # whose text is awaited
-        self._previous: str | None = None
-        self._committed_ms = 0  # up to where the audio belongs to items before
+        self._committed_ms = 0  # up to where the stream's audio belongs to items before
+
+    def after_clear(self) -> "Items":
+        """Those of the next stream. The item whose audio came in is given up."""
+        self._item = None
+        return Items(self._language, self.received_ms, self._previous)
 
     @property
     def is_open(self) -> bool:
@@ -193,13 +210,13 @@ class Items:
         match event:
             case SpeechStarted(at_ms):
                 item = self.open()
-                start_ms = max(0, at_ms - prefix_ms)
+                start_ms = max(0, self._start_ms + at_ms - prefix_ms)
                 yield event_of("input_audio_buffer.speech_started", audio_start_ms=start_ms, item_id=item.item_id)
             case Update():
                 yield from self._delta(event.text[: event.stable])
             case SpeechStopped(at_ms):
                 item = self.open()
-                yield event_of("input_audio_buffer.speech_stopped", audio_end_ms=at_ms, item_id=item.item_id)
+                yield event_of("input_audio_buffer.speech_stopped", audio_end_ms=self._start_ms + at_ms, item_id=item.item_id)
                 yield from self.commit()
             case Flushed():
                 yield from self._complete(event)

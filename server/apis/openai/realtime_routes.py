@@ -1,27 +1,62 @@
-"""OpenAI's Realtime API over WebRTC: calls, and the secrets that browsers make them with."""
+"""OpenAI's Realtime API: sessions over a WebSocket, calls over WebRTC, and the secrets that browsers open them with."""
 
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Request, Response, WebSocket
 from fastapi.responses import JSONResponse
 from starlette.datastructures import UploadFile
 
 from server.access import DEFAULT_SECONDS, LEAST_SECONDS, MOST_SECONDS, ClientSecrets
 from server.apis.json_object import parse_object
-from server.apis.native.routes import MAX_OFFER_BYTES, read_body
-from server.apis.openai import shapes as realtime_shapes
-from server.apis.openai.call import CallTransport
+from server.apis.openai import shapes
+from server.apis.openai.call import Calls
+from server.apis.openai.errors import OpenAIRoute, refuse
 from server.apis.openai.messages import Configuration
-from server.apis.openai.routes import OpenAIRoute, counted
-from server.apis.whip.routes import content_type
-from server.errors import ClientError, Code
-from server.http.access_control import caller_of, key_of
+from server.apis.openai.session import RealtimeSession
+from server.errors import ClientError, Code, ServerError
+from server.http.access_control import ApiAccess, caller_of, key_of
+from server.http.bodies import SMALL_BODY_BYTES, content_type, counted, read_small_body
 from server.http.openapi import JSON, OBJECT, OPENAI_ERROR, SDP, STRING, described, fields
+from server.sessions.registry import Sessions
 from server.settings import Settings
+from server.telemetry.metrics import Api, Metrics
+from server.transports.websocket import WebSocketConnection
+
+PREFIX = "/v1/realtime"
+SUBPROTOCOL = "realtime"
+ACCESS = ApiAccess(
+    prefix=PREFIX,
+    refuse=refuse,
+    key_protocols=("openai-insecure-api-key.", shapes.TOKEN_PROTOCOL),
+    takes_secrets=True,
+    issuing_paths=(f"{PREFIX}/client_secrets", f"{PREFIX}/transcription_sessions"),
+)
 
 
-def calls_router(transport: CallTransport, secrets: ClientSecrets, settings: Settings) -> APIRouter:
-    router = APIRouter(prefix="/v1/realtime", route_class=OpenAIRoute)
+def realtime_socket_router(sessions: Sessions, secrets: ClientSecrets, settings: Settings, metrics: Metrics) -> APIRouter:
+    router = APIRouter()
+
+    @router.websocket(PREFIX)
+    async def realtime(socket: WebSocket) -> None:
+        """OpenAI's clients offer subprotocols, of which one must be chosen."""
+        offered = socket.scope.get("subprotocols", [])
+        connection = WebSocketConnection(socket, Api.OPENAI_REALTIME, metrics)
+        try:
+            secret = secrets.read(key_of(socket))
+            configuration = Configuration.of(secret.session if secret else None, settings.model.model_id)
+            seat = sessions.take_seat(Api.OPENAI_REALTIME, caller_of(socket), connection.end)
+        except ServerError as error:
+            await socket.send_denial_response(refuse(error))
+            return
+        shape = shapes.offered(socket.headers.get("openai-beta", ""), offered)
+        RealtimeSession(seat, settings.session.idle_timeout_seconds, configuration, connection.send, shape)
+        await connection.run(seat, SUBPROTOCOL if SUBPROTOCOL in offered else None)
+
+    return router
+
+
+def calls_router(calls: Calls, secrets: ClientSecrets, settings: Settings) -> APIRouter:
+    router = APIRouter(prefix=PREFIX, route_class=OpenAIRoute)
     model_id = settings.model.model_id
 
     offer = {SDP: STRING, "multipart/form-data": fields({"sdp": STRING}, {"session": STRING})}
@@ -39,14 +74,14 @@ def calls_router(transport: CallTransport, secrets: ClientSecrets, settings: Set
     async def call(request: Request) -> Response:
         """Browsers send the offer alone, with a client secret; the SDKs a form with the session beside it."""
         sdp, session = await read_call(request)
-        peer, answer = await transport.open(sdp, session or secret_session(request, secrets), caller_of(request))
-        return Response(answer, 201, {"Location": f"/v1/realtime/calls/{peer.name}"}, SDP)
+        peer, answer = await calls.open(sdp, session or secret_session(request, secrets), caller_of(request))
+        return Response(answer, 201, {"Location": f"{PREFIX}/calls/{peer.name}"}, SDP)
 
     @router.post("/calls/{name}/hangup", **described(
         "OpenAI", "End a call; what was said is completed", {200: ("it ends", {})}, error=OPENAI_ERROR, errors=(404,)
     ))  # fmt: skip
     async def hang_up(name: str) -> Response:
-        peer = transport.find(name)
+        peer = calls.find(name)
         if peer is None:
             raise ClientError(Code.NOT_FOUND, "there is no such call, or it has ended")
         peer.hang_up()
@@ -58,7 +93,7 @@ def calls_router(transport: CallTransport, secrets: ClientSecrets, settings: Set
     async def beta_session(request: Request) -> Response:
         """Of OpenAI's beta and of NVIDIA's Riva, which echoes what it gets."""
         issued = secrets.issue({}, caller=caller_of(request))
-        session = realtime_shapes.beta_session(Configuration(model_id).as_json())
+        session = shapes.beta_session(Configuration(model_id).as_json())
         riva = {"input_audio_params": {"sample_rate_hz": 16_000, "num_channels": 1}, "recognition_config": {}}
         return JSONResponse(session | riva | {"client_secret": {"value": issued.value, "expires_at": issued.expires_at}})
 
@@ -67,10 +102,9 @@ def calls_router(transport: CallTransport, secrets: ClientSecrets, settings: Set
         {JSON: fields({}, {"session": OBJECT, "expires_after": lifetime})}, error=OPENAI_ERROR, errors=(400,),
     ))  # fmt: skip
     async def client_secret(request: Request) -> Response:
-        asked = parse_object(await read_body(request) or b"{}", "the body")
+        asked = parse_object(await read_small_body(request) or b"{}", "the body")
         session = {} if asked.get("session") is None else asked["session"]
-        configuration = Configuration(model_id)
-        configuration.update(session)
+        configuration = Configuration.of(session, model_id)
         issued = secrets.issue(session, lifetime_seconds(asked.get("expires_after")), caller_of(request))
         described = configuration.as_json() | {"expires_at": issued.expires_at}
         return JSONResponse({"value": issued.value, "expires_at": issued.expires_at, "session": described})
@@ -81,9 +115,9 @@ def calls_router(transport: CallTransport, secrets: ClientSecrets, settings: Set
 async def read_call(request: Request) -> tuple[str, Any]:
     """The offer, and the session where one is given. Raises ClientError."""
     if content_type(request) == SDP:
-        return (await read_body(request)).decode(errors="replace"), None
-    limited = Request(request.scope, counted(request.receive, 2 * MAX_OFFER_BYTES))
-    async with limited.form(max_files=2, max_fields=4, max_part_size=MAX_OFFER_BYTES) as form:
+        return (await read_small_body(request)).decode(errors="replace"), None
+    limited = Request(request.scope, counted(request.receive, 2 * SMALL_BODY_BYTES))
+    async with limited.form(max_files=2, max_fields=4, max_part_size=SMALL_BODY_BYTES) as form:
         sdp, session = [await text_of(form.get(name)) for name in ("sdp", "session")]
     if not sdp:
         raise ClientError(Code.MISSING_PARAMETER, f"the offer is missing: as {SDP}, or as the field sdp of a form", "sdp")

@@ -1,55 +1,36 @@
 """OpenAI's REST API: whole recordings in, text out."""
 
-import asyncio
 import contextlib
-import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from typing import Any, BinaryIO
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
-from fastapi.routing import APIRoute
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
-from server.apis.openai import transcription as openai
-from server.apis.openai.transcription import Asked, Transcription
-from server.audio import container
+from server.apis.openai import transcription
+from server.apis.openai.errors import OpenAIRoute, refuse
+from server.apis.openai.transcription import TranscriptionParameters
 from server.errors import ClientError, Code, ServerError
-from server.http.access_control import caller_of
-from server.http.error_responses import CLIENT_LEFT, refuse
+from server.http.access_control import ApiAccess, caller_of
+from server.http.bodies import CLIENT_LEFT, check_announced, counted, while_connected
 from server.http.openapi import BINARY, EVENTS, JSON, OBJECT, OPENAI_ERROR, STRING, TEXT, described, fields, one_of
-from server.sessions.recording import Heard, Recording
+from server.sessions.recording import ChunkText, Recording, joined, whole
 from server.sessions.registry import Sessions
 from server.settings import Settings
 from server.telemetry.metrics import Api
 
+ACCESS = ApiAccess(prefix="/v1/", refuse=refuse)
 MAX_FIELDS, MAX_FIELD_BYTES = 200, 64 * 1024
 FORM = "multipart/form-data"
 UPLOAD = fields({"file": BINARY, "model": STRING}, {
-    "language": STRING, "response_format": one_of(*openai.Format, default="json"),
+    "language": STRING, "response_format": one_of(*transcription.Format, default="json"),
     "timestamp_granularities[]": {"type": "array", "items": one_of("segment", "word")},
     "stream": {"type": "boolean", "default": False}, "temperature": {"type": "number", "minimum": 0, "maximum": 1},
     "prompt": STRING,
 })  # fmt: skip
-
-
-class OpenAIRoute(APIRoute):
-    """Errors in OpenAI's shape, and a name for each request."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-
-        async def answer(request: Request) -> Response:
-            try:
-                response = await handle(request)
-            except ServerError as error:
-                response = refuse(error)
-            response.headers["x-request-id"] = f"req_{uuid.uuid4().hex}"
-            return response
-
-        return answer
 
 
 def transcriptions_router(sessions: Sessions, settings: Settings) -> APIRouter:
@@ -70,13 +51,13 @@ def transcriptions_router(sessions: Sessions, settings: Settings) -> APIRouter:
 
     @router.get("/models", **described("OpenAI", "The models that are served", {200: ("a list", {JSON: OBJECT})}))
     async def models() -> Response:
-        return JSONResponse(openai.model_list(model_id))
+        return JSONResponse(transcription.model_list(model_id))
 
     @router.get("/models/{name:path}", **described(
         "OpenAI", "A model by its name", {200: ("the model", {JSON: OBJECT})}, error=OPENAI_ERROR, errors=(404,)
     ))  # fmt: skip
     async def model(name: str) -> Response:
-        return JSONResponse(openai.find_model(name, model_id))
+        return JSONResponse(transcription.find_model(name, model_id))
 
     return router
 
@@ -92,26 +73,24 @@ class Upload:
     async def answer(self) -> Response:
         """Raises ServerError."""
         if refused := self._sessions.refusal():
-            raise refused  # before the file is taken; the place is taken behind it, so that slow senders hold none
-        announced = self._request.headers.get("content-length", "")
-        if announced.isdecimal() and int(announced) > self._limit_bytes:
-            raise too_large(self._limit_bytes)
+            raise refused  # before the file is taken; the place is taken after it, so that slow senders hold none
+        check_announced(self._request, self._limit_bytes)
         async with contextlib.AsyncExitStack() as opened:
-            asked, file = await self._read(opened)
-            recording = self._sessions.open_recording(Api.OPENAI_REST, caller_of(self._request))
+            parameters, file = await self._read(opened)
+            recording = Recording(self._sessions.take_seat(Api.OPENAI_REST, caller_of(self._request)))
             opened.callback(recording.drop)
-            heard = self._hear(recording, file, asked.words)
-            opened.push_async_callback(heard.aclose)
-            if asked.is_streamed:
-                return EventStream(asked, heard, opened.pop_all())
-            transcription = await while_connected(self._request.receive, whole(heard))
-        if transcription is None:
+            texts = recording.transcribe_file(file, self._files, parameters.words)
+            opened.push_async_callback(texts.aclose)
+            if parameters.is_streamed:
+                return EventStream(parameters, texts, opened.pop_all())
+            found = await while_connected(self._request.receive, whole(texts))
+        if found is None:
             return Response(status_code=CLIENT_LEFT)
-        content, media_type = openai.body(asked, transcription)
+        content, media_type = transcription.body(parameters, found)
         return Response(content, media_type=media_type)
 
-    async def _read(self, opened: contextlib.AsyncExitStack) -> tuple[Asked, BinaryIO]:
-        """What is asked, and the file, which is in memory where it is small and else on disk."""
+    async def _read(self, opened: contextlib.AsyncExitStack) -> tuple[TranscriptionParameters, BinaryIO]:
+        """The parameters, and the file, which is in memory where it is small and else on disk."""
         try:
             form = await opened.enter_async_context(
                 self._request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
@@ -120,73 +99,19 @@ class Upload:
             raise ClientError(Code.INVALID_VALUE, f"the body is no form that can be read: {exc.detail}") from exc
         except AssertionError as exc:
             raise ClientError(Code.INVALID_VALUE, "the body must be multipart/form-data") from exc
-        asked = openai.parse([(name, value) for name, value in form.multi_items() if isinstance(value, str)], self._model_id)
+        texts = [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
+        parameters = transcription.parse(texts, self._model_id)
         file = form.get("file")
         if not isinstance(file, UploadFile):
             raise ClientError(Code.MISSING_PARAMETER, "the field file is missing: a recording, with a file name", "file")
-        return asked, file.file
-
-    async def _hear(self, recording: Recording, file: BinaryIO, words: bool) -> AsyncGenerator[Heard, None]:
-        audio = container.decode(file, self._files.max_file_seconds)
-        async with contextlib.aclosing(audio), contextlib.aclosing(
-            recording.transcribe(audio, words, self._files.parallel_stretches)
-        ) as heard:  # fmt: skip
-            async for stretch in heard:
-                yield stretch
-
-
-async def while_connected(receive: Receive, work: Coroutine[Any, Any, Transcription]) -> Transcription | None:
-    """None where the client has left: nobody waits for the rest."""
-    task, left = asyncio.create_task(work), asyncio.create_task(until_left(receive))
-    try:
-        await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
-        return task.result() if task.done() else None
-    finally:
-        left.cancel()
-        task.cancel()
-        await asyncio.gather(task, left, return_exceptions=True)
-
-
-def counted(receive: Receive, limit_bytes: int) -> Receive:
-    """Raises ClientError once the body has more bytes."""
-    received = 0
-
-    async def count() -> Message:
-        nonlocal received
-        message = await receive()
-        received += len(message.get("body", b""))
-        if received > limit_bytes:
-            raise too_large(limit_bytes)
-        return message
-
-    return count
-
-
-def too_large(limit_bytes: int) -> ClientError:
-    return ClientError(Code.FILE_TOO_LARGE, f"a file may have {limit_bytes // 1_000_000} MB", "file")
-
-
-async def until_left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def whole(heard: AsyncIterator[Heard]) -> Transcription:
-    stretches = [stretch async for stretch in heard]
-    return transcription_of(stretches)
-
-
-def transcription_of(stretches: list[Heard]) -> Transcription:
-    text = " ".join(stretch.text for stretch in stretches if stretch.text)
-    seconds = stretches[-1].end_ms / 1000 if stretches else 0.0
-    return Transcription(text, tuple(segment for stretch in stretches for segment in stretch.segments), seconds)
+        return parameters, file.file
 
 
 class EventStream(StreamingResponse):
-    """OpenAI's events, while the recording is transcribed. Closes behind itself what the request has opened."""
+    """OpenAI's events, while the recording is transcribed. At its end it closes what the request has opened."""
 
-    def __init__(self, asked: Asked, heard: AsyncIterator[Heard], opened: contextlib.AsyncExitStack):
-        super().__init__(events(asked, heard), media_type="text/event-stream")
+    def __init__(self, parameters: TranscriptionParameters, texts: AsyncIterator[ChunkText], opened: contextlib.AsyncExitStack):
+        super().__init__(events(parameters, texts), media_type="text/event-stream")
         self._opened = opened
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -194,17 +119,17 @@ class EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-async def events(asked: Asked, heard: AsyncIterator[Heard]) -> AsyncIterator[str]:
-    """One for each stretch with words, and the whole at the end."""
-    stretches: list[Heard] = []
+async def events(parameters: TranscriptionParameters, texts: AsyncIterator[ChunkText]) -> AsyncIterator[str]:
+    """One event for each chunk with words, and one with the whole at the end."""
+    chunks: list[ChunkText] = []
     try:
-        async for stretch in heard:
-            if stretch.text:
-                is_first = not any(each.text for each in stretches)
-                text = stretch.text if is_first else f" {stretch.text}"
-                yield openai.delta(asked, text, transcription_of([stretch]))
-            stretches.append(stretch)
+        async for chunk in texts:
+            if chunk.text:
+                is_first = not any(each.text for each in chunks)
+                text = chunk.text if is_first else f" {chunk.text}"
+                yield transcription.delta(parameters, text, joined([chunk]))
+            chunks.append(chunk)
     except ServerError as error:
-        yield openai.server_sent(openai.error_body(error))
+        yield transcription.server_sent(transcription.error_body(error))
         return
-    yield openai.done(asked, transcription_of(stretches))
+    yield transcription.done(parameters, joined(chunks))

@@ -1,4 +1,4 @@
-"""One connection's session in OpenAI's Realtime dialect: many turns, one stream. Reads no clock and waits for nothing."""
+"""A session in OpenAI's Realtime dialect: many turns, one stream. Reads no clock and waits for nothing."""
 
 import base64
 import binascii
@@ -7,105 +7,62 @@ from typing import Any
 
 from runtime.languages import language_of
 from server.apis.json_object import parse_object
-from server.apis.openai import messages as realtime
-from server.apis.openai import shapes as realtime_shapes
+from server.apis.openai import messages, shapes
 from server.apis.openai.messages import Configuration, Items, ServerEvent
 from server.apis.openai.shapes import ENDED, Present
-from server.audio.input import HEARD, AudioFront
+from server.audio.input import MONO_16_KHZ, AudioInput
 from server.errors import ClientError, Code, ServerError
-from server.settings import SessionLimits
+from server.sessions.record import FINISHED
+from server.sessions.session import INTERNAL_ERROR, SeatInterface, Session
 from server.stream.events import Event, Failed, Final, Flushed
-from server.stream.stream import Options, Stream
+from server.stream.stream import Stream
 
 MAX_TEXT_CHARACTERS = 20 * 1024 * 1024  # an append may have 15 MiB of audio
-ABNORMAL, NORMAL = 1011, 1000  # RFC 6455, 7.4.1
 Send = Callable[[ServerEvent], bool]
-BeginNamedStream = Callable[[str, Callable[[Event], bool], Options, float], tuple[Stream, Callable[[], None]]]
-"""stream_id, say, options, now: a stream, and what forgets it. Raises ServerError."""
 
 
-class RealtimeSession:
-    """Ends when the client leaves, by fail() with a reason, or by drop() in silence; on_end is called once."""
+class RealtimeSession(Session):
+    """Ends when the client leaves, too. The server speaks first."""
 
     def __init__(
         self,
-        session_id: str,
-        limits: SessionLimits,
-        model_id: str,
-        begin_stream: BeginNamedStream,
+        seat: SeatInterface,
+        idle_seconds: float,
+        configuration: Configuration,
         send: Send,
-        on_end: Callable[[], None],
-        now: float,
+        shape: Present | None = None,
         has_track: bool = False,
     ):
         """has_track: audio comes by an audio track, as PCM16 mono at 16 kHz."""
-        self.session_id = session_id
-        self.close_code, self.close_reason = NORMAL, ""
-        self._limits = limits
-        self._begin_stream, self._send, self._on_end = begin_stream, send, on_end
-        self._language = language_of(model_id).code
-        self._configuration, self._items = Configuration(model_id), Items(self._language)
-        self._shape = Present()
-        self._has_track = has_track
-        self._stream: Stream | None = None
-        self._forget_stream: Callable[[], None] = lambda: None
-        self._front: AudioFront | None = None
-        self._streams = 0
+        super().__init__(seat, idle_seconds)
+        self._configuration, self._send, self._has_track = configuration, send, has_track
+        self._items = Items(language_of(configuration.model_id).code)
+        self._completing: dict[str, tuple[Stream, Items]] = {}
+        """Streams of before a clear, by their ids, until the turns that were committed to them have their texts."""
+        self._shape = shape or Present()
         self._has_new_audio = False  # since the last commit
-        self._last_heard_at = now
-        self._has_ended = False
+        self._has_final = False
+        self._input = self._new_input()
+        self._write_session("created")
 
-    @property
-    def waiting_seconds(self) -> float:
-        return self._stream.waiting_seconds if self._stream else 0.0
+    # What the client does
 
-    @property
-    def backlog_seconds(self) -> float:
-        return self._stream.backlog_seconds if self._stream else 0.0
-
-    def begin(self, configuration: object | None = None, shape: Present | None = None) -> None:
-        """The server speaks first. configuration: a session object as clients send it. Raises ClientError."""
-        self._shape = shape or self._shape
-        if configuration is not None:
-            self._configuration.update(configuration)
-        self._say_session("created")
-
-    def on_text(self, text: str, now: float) -> None:
-        if self._has_ended:
-            return
-        self._last_heard_at = now
+    def read_text(self, text: str, now: float) -> None:
         event_id = None
         try:
             message = parse(text)
             event_id = message.get("event_id")
-            self._shape = realtime_shapes.recognised(message, self._shape)
+            self._shape = shapes.recognised(message, self._shape)
             if (meant := self._shape.read(message)) is not None:
                 self._take(meant, now)
-        except ClientError as error:
-            self._tell(realtime.error_event(error, event_id))
-        except ServerError as error:
-            self.fail(error)
+        except ClientError as error:  # which does not end the session
+            self._write(messages.error_event(error, event_id))
 
-    def on_audio(self, pcm: bytes, now: float) -> None:
-        """Of a track; otherwise audio comes in text messages."""
-        if self._has_ended:
-            return
+    def read_audio(self, audio: bytes, now: float) -> None:
         if self._has_track:
-            self._last_heard_at = now
-            try:
-                self._hear(pcm, now)
-            except ServerError as error:
-                self.fail(error)
+            self._take_audio(audio, now)
         else:
-            self._tell(realtime.error_event(ClientError(Code.BAD_MESSAGE, "messages are JSON; audio is base64 in them")))
-
-    def still_there(self, now: float) -> None:
-        """It is the server that does not read."""
-        self._last_heard_at = now
-
-    def _tell(self, event: ServerEvent) -> None:
-        for known in self._shape.write(event):
-            self._send(known)
+            self._write(messages.error_event(ClientError(Code.BAD_MESSAGE, "messages are JSON; audio is base64 in them")))
 
     def _take(self, message: Mapping[str, Any], now: float) -> None:
         match message.get("type"):
@@ -125,14 +82,14 @@ class RealtimeSession:
     def _update(self, session: object) -> None:
         before = self._configuration.audio_format
         self._configuration.update(session)
-        if self._front is not None and self._configuration.audio_format != before:
-            self._front = self._new_front()
+        if self._configuration.audio_format != before:
+            self._input = self._new_input()
         if self._stream is not None:
             self._stream.ask(self._configuration.options)
-        self._say_session("updated")
+        self._write_session("updated")
 
-    def _new_front(self) -> AudioFront:
-        return AudioFront(HEARD if self._has_track else self._configuration.audio_format)
+    def _new_input(self) -> AudioInput:
+        return AudioInput(MONO_16_KHZ if self._has_track else self._configuration.audio_format)
 
     def _append(self, audio: object, now: float) -> None:
         if self._has_track:
@@ -141,102 +98,118 @@ class RealtimeSession:
             data = base64.b64decode(str(audio), validate=True)
         except (binascii.Error, ValueError) as exc:
             raise ClientError(Code.INVALID_VALUE, "audio must be base64", "audio") from exc
-        self._hear(data, now)
+        self._take_audio(data, now)
 
-    def _hear(self, data: bytes, now: float) -> None:
-        if self._stream is None:
-            self._begin(now)
-        assert self._front is not None and self._stream is not None, "they are begun together"
+    def _take_audio(self, data: bytes, now: float) -> None:
         self._has_new_audio = True
-        if self._configuration.options.silence_seconds is None:
+        if self._commits_itself:
             self._items.open()
-        self._stream.hear(self._front.take(data), now)
+        self._items.received_ms += self._transcribe(data, now)
 
-    def _begin(self, now: float) -> None:
-        self._streams += 1
-        self._front = self._new_front()
-        stream_id = f"{self.session_id}.{self._streams}"
-        self._stream, self._forget_stream = self._begin_stream(stream_id, self._say, self._configuration.options, now)
+    @property
+    def _commits_itself(self) -> bool:
+        """Whether the client says where turns end."""
+        return self._configuration.options.silence_seconds is None
+
+    def _begin(self, now: float) -> Stream:
+        items = self._items
+        begun = self.seat.open_stream(lambda event: self._say_of(items, begun.stream_id, event), self._configuration.options, now)
+        self._stream = begun
+        return begun
 
     def _commit(self, now: float) -> None:
         """With turn detection the audio may all be committed already: that is no error."""
         if self._stream is None or not self._has_new_audio:
-            if self._configuration.options.silence_seconds is None:
+            if self._commits_itself:
                 raise ClientError(Code.COMMIT_EMPTY, "the buffer has no audio that is not committed")
             return
         self._has_new_audio = False
         if self._items.is_open:
             for event in self._items.commit():
-                self._tell(event)
+                self._write(event)
             self._stream.flush(now)
 
     def _clear(self) -> None:
-        """What is not committed was never said."""
-        self._drop_stream()
-        self._stream, self._front, self._items, self._has_new_audio = None, None, Items(self._language), False
-        self._tell(realtime.event_of("input_audio_buffer.cleared"))
+        """What is not committed was never said; what is committed is completed."""
+        if self._stream is not None:
+            if self._items.awaited:
+                self._completing[self._stream.stream_id] = (self._stream, self._items)
+            else:
+                self.seat.close_stream(self._stream)
+        self._items = self._items.after_clear()
+        self._stream, self._input, self._has_new_audio = None, self._new_input(), False
+        self._write(messages.event_of("input_audio_buffer.cleared"))
 
-    def _say(self, event: Event) -> bool:
-        if isinstance(event, Failed):
-            self.close_code = ABNORMAL
-            self._end(realtime.error_event(ServerError(event.code, event.message)))
-        elif isinstance(event, Final):
-            if self._items.is_open:
-                for written in self._items.commit():
-                    self._tell(written)
-            for _ in range(self._items.awaited):  # the first has all the text that there is
-                self._say(Flushed(event.text, event.segments, event.audio_ms, event.latency_ms))
-            self._tell(realtime.event_of(ENDED))
-            self._end(None)
-        else:
-            for written in self._items.write(event, self._configuration.prefix_ms):
-                self._tell(written)
-        return True
-
-    def _say_session(self, what: str) -> None:
-        session = self._configuration.as_json()
-        self._tell(realtime.event_of(f"session.{what}", id=session["id"], session=session))  # vLLM's clients print the id
-
-    # A member of the sessions
+    # What the server does
 
     def on_time(self, now: float) -> None:
-        if now - self._last_heard_at > self._limits.idle_timeout_seconds:
-            self.fail(ServerError(Code.IDLE_TIMEOUT, f"nothing was sent for {self._limits.idle_timeout_seconds:g} s"))
-        elif self._stream is not None:
-            self._stream.on_time(now)
+        super().on_time(now)
+        for completing, _ in list(self._completing.values()):
+            completing.on_time(now)
 
-    def finish(self, now: float) -> None:
-        """The server asks for the end: what was said so far is completed."""
-        if self._stream is None:
-            self._tell(realtime.event_of(ENDED))
-            self._end(None)
+    def finish_unstarted(self, now: float) -> None:
+        self._has_final = True
+        self._end_when_completed()
+
+    # What it writes
+
+    def _say_of(self, items: Items, stream_id: str, event: Event) -> bool:
+        """Write an event of a stream, the present one or one of before a clear."""
+        if items is self._items:
+            return self._say(event)
+        if isinstance(event, Failed):
+            self.fail(ServerError(event.code, event.message))
         else:
-            self._stream.finish(now)
+            self._write_turns(items, event)
+        if not items.awaited and (completed := self._completing.pop(stream_id, None)):
+            self.seat.close_stream(completed[0])
+            self._end_when_completed()
+        return True
 
-    def fail(self, error: ServerError) -> None:
-        if self._stream is not None:
-            self._stream.fail(error.code, error.message)
-        if not self._has_ended:
-            self.close_code = ABNORMAL
-            self._end(realtime.error_event(error))
+    def _say(self, event: Event) -> bool:
+        if isinstance(event, Final):
+            self.write(event)
+            self._has_final = True
+            self._end_when_completed()
+            return True
+        return super()._say(event)
 
-    def drop(self) -> None:
-        self._drop_stream()
-        self._end(None)
+    def write(self, event: Event) -> bool:
+        if isinstance(event, Failed):
+            self.write_error(ServerError(event.code, event.message))
+        elif isinstance(event, Final):
+            self._write_final(event)
+        else:
+            self._write_turns(self._items, event)
+        return True
 
-    def _drop_stream(self) -> None:
-        if self._stream is not None:
-            self._stream.drop()
-        self._forget_stream()
+    def _write_final(self, final: Final) -> None:
+        if self._items.is_open:
+            for written in self._items.commit():
+                self._write(written)
+        for _ in range(self._items.awaited):  # the first has all the text that there is
+            self._write_turns(self._items, Flushed(final.text, final.segments, final.audio_ms, final.latency_ms))
 
-    def _end(self, last: ServerEvent | None) -> None:
-        if self._has_ended:
-            return
-        self._has_ended = True
-        self._forget_stream()
-        if last is not None:
-            self._tell(last)
-        self._on_end()
+    def _write_turns(self, items: Items, event: Event) -> None:
+        for written in items.write(event, self._configuration.prefix_ms):
+            self._write(written)
+
+    def _end_when_completed(self) -> None:
+        if self._has_final and not self._completing and not self._has_ended:
+            self._write(messages.event_of(ENDED))
+            self._end(FINISHED)
+
+    def write_error(self, error: ServerError) -> None:
+        self.close_code = INTERNAL_ERROR
+        self._write(messages.error_event(error))
+
+    def _write_session(self, what: str) -> None:
+        session = self._configuration.as_json()
+        self._write(messages.event_of(f"session.{what}", id=session["id"], session=session))  # vLLM's clients print the id
+
+    def _write(self, event: ServerEvent) -> None:
+        for known in self._shape.write(event):
+            self._send(known)
 
 
 def parse(text: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from runtime.languages import ENGLISH, Language
 from server.apis import languages
 from server.apis.json_text import encoded
 from server.errors import ClientError, Code, Refused, ServerError
+from server.sessions.recording import Transcription
 from server.stream.transcript import Segment
 
 ALIASES = (
@@ -31,7 +32,7 @@ class Format(enum.StrEnum):
 
 
 @dataclass(frozen=True)
-class Asked:
+class TranscriptionParameters:
     """What a client wants of a recording."""
 
     format: Format
@@ -48,16 +49,7 @@ class Asked:
         return self.format in (Format.SRT, Format.VTT) or "word" in self.granularities
 
 
-@dataclass(frozen=True)
-class Transcription:
-    """A whole recording, transcribed."""
-
-    text: str
-    segments: tuple[Segment, ...]
-    seconds: float
-
-
-def parse(fields: Sequence[tuple[str, str]], model_id: str) -> Asked:
+def parse(fields: Sequence[tuple[str, str]], model_id: str) -> TranscriptionParameters:
     """fields: names and values of a form, without the file. What Moonshine cannot use is taken and left. Raises ClientError."""
     values = grouped(fields)
     check_model(last(values, "model"), model_id)
@@ -71,7 +63,7 @@ def parse(fields: Sequence[tuple[str, str]], model_id: str) -> Asked:
         parse_granularities(values.get("timestamp_granularities", [])) if wanted is Format.VERBOSE_JSON else frozenset()
     )
     streamed = (last(values, "stream") or "").lower() in ("true", "1") and wanted in (Format.JSON, Format.VERBOSE_JSON)
-    return Asked(wanted, granularities, streamed, language)
+    return TranscriptionParameters(wanted, granularities, streamed, language)
 
 
 def grouped(fields: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
@@ -127,30 +119,32 @@ def parse_granularities(asked: Sequence[str]) -> frozenset[str]:
     return frozenset(named or {"segment"})
 
 
-def body(asked: Asked, heard: Transcription) -> tuple[str, str]:
+def body(parameters: TranscriptionParameters, found: Transcription) -> tuple[str, str]:
     """The answer and its media type."""
-    match asked.format:
+    match parameters.format:
         case Format.TEXT:
-            return heard.text + "\n", "text/plain; charset=utf-8"
+            return found.text + "\n", "text/plain; charset=utf-8"
         case Format.SRT:
-            return subtitles.srt(heard.segments), "text/plain; charset=utf-8"
+            return subtitles.srt(found.segments), "text/plain; charset=utf-8"
         case Format.VTT:
-            return subtitles.vtt(heard.segments), "text/vtt; charset=utf-8"
+            return subtitles.vtt(found.segments), "text/vtt; charset=utf-8"
         case Format.VERBOSE_JSON:
-            return encoded(verbose(asked, heard)), "application/json"
+            return encoded(verbose(parameters, found)), "application/json"
         case Format.JSON:
-            plain = {"text": heard.text, "languages": [{"code": asked.language.code}], "usage": usage(heard)}
+            plain = {"text": found.text, "languages": [{"code": parameters.language.code}], "usage": usage(found)}
             return encoded(plain), "application/json"
 
 
-def verbose(asked: Asked, heard: Transcription) -> dict[str, Any]:
-    found: dict[str, Any] = {"task": "transcribe", "language": asked.language.name, "duration": heard.seconds, "text": heard.text}
-    if "segment" in asked.granularities:
-        found["segments"] = [described(number, segment) for number, segment in enumerate(heard.segments)]
-    if "word" in asked.granularities:
-        words = (word for segment in heard.segments for word in segment.words or ())
-        found["words"] = [{"word": word.w, "start": word.start_ms / 1000, "end": word.end_ms / 1000} for word in words]
-    return found | {"usage": usage(heard)}
+def verbose(parameters: TranscriptionParameters, found: Transcription) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "task": "transcribe", "language": parameters.language.name, "duration": found.seconds, "text": found.text,
+    }  # fmt: skip
+    if "segment" in parameters.granularities:
+        fields["segments"] = [described(number, segment) for number, segment in enumerate(found.segments)]
+    if "word" in parameters.granularities:
+        words = (word for segment in found.segments for word in segment.words or ())
+        fields["words"] = [{"word": word.w, "start": word.start_ms / 1000, "end": word.end_ms / 1000} for word in words]
+    return fields | {"usage": usage(found)}
 
 
 def described(number: int, segment: Segment) -> dict[str, Any]:
@@ -162,21 +156,21 @@ def described(number: int, segment: Segment) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def usage(heard: Transcription) -> dict[str, Any]:
-    return {"type": "duration", "seconds": heard.seconds}
+def usage(found: Transcription) -> dict[str, Any]:
+    return {"type": "duration", "seconds": found.seconds}
 
 
-def delta(asked: Asked, text: str, heard: Transcription) -> str:
-    """text: with the space before it. heard: of this stretch. With verbose_json it has that answer's fields, too."""
-    more = verbose(asked, heard) if asked.format is Format.VERBOSE_JSON else {}
+def delta(parameters: TranscriptionParameters, text: str, found: Transcription) -> str:
+    """text: with the space before it. found: of this chunk. With verbose_json it has that answer's fields, too."""
+    more = verbose(parameters, found) if parameters.format is Format.VERBOSE_JSON else {}
     return server_sent(more | {"type": "transcript.text.delta", "delta": text})
 
 
-def done(asked: Asked, heard: Transcription) -> str:
+def done(parameters: TranscriptionParameters, found: Transcription) -> str:
     """With verbose_json it has that answer's fields, too."""
-    more = verbose(asked, heard) if asked.format is Format.VERBOSE_JSON else {}
-    languages = [{"code": asked.language.code}]
-    event = {"type": "transcript.text.done", "text": heard.text, "languages": languages, "usage": usage(heard)}
+    more = verbose(parameters, found) if parameters.format is Format.VERBOSE_JSON else {}
+    languages = [{"code": parameters.language.code}]
+    event = {"type": "transcript.text.done", "text": found.text, "languages": languages, "usage": usage(found)}
     return server_sent(more | event)
 
 

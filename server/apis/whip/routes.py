@@ -4,21 +4,20 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
 from moonshine_client import subtitles
-from server.apis.native.routes import read_body
-from server.apis.whip.sender import WhipPeer, WhipTransport
+from server.apis.session_names import LIVE, WANTED, no_sender, no_session
+from server.apis.whip.sender import Senders, WhipPeer
 from server.errors import ClientError, Code
 from server.http.access_control import caller_of
+from server.http.bodies import content_type, read_small_body
 from server.http.error_responses import error_response
 from server.http.openapi import EVENTS, SDP, STRING, described
 from server.settings import IceServer
 
 TRICKLE = "application/trickle-ice-sdpfrag"
-WANTED, LIVE, ANYBODY = "x-moonshine-wanted", "live", "anybody"
-"""A header between gateways: of a channel, only who sends now, or who has sent, too."""
 EVENTS_RELATION = "urn:ietf:params:whip:ext:core:server-sent-events"
 
 
-def whip_router(transport: WhipTransport, ice_servers: tuple[IceServer, ...]) -> APIRouter:
+def whip_router(senders: Senders, ice_servers: tuple[IceServer, ...]) -> APIRouter:
     router = APIRouter()
     links = [f'<{server.url}>; rel="ice-server"' for server in ice_servers if server.username is None]
     """Those with a password are this server's own: senders that nobody knows are not told it."""
@@ -33,7 +32,7 @@ def whip_router(transport: WhipTransport, ice_servers: tuple[IceServer, ...]) ->
     async def offer(request: Request, channel: str = "") -> Response:
         if content_type(request) != SDP:
             return refused(415, Code.BAD_OFFER, f"the body must be {SDP}")
-        peer, answer = await transport.open((await read_body(request)).decode(errors="replace"), channel, caller_of(request))
+        peer, answer = await senders.open((await read_small_body(request)).decode(errors="replace"), channel, caller_of(request))
         address = f"/whip/session/{peer.name}"
         response = Response(answer, 201, {"Location": address, "ETag": peer.entity_tag, "Accept-Patch": TRICKLE}, SDP)
         for link in [f'<{address}/events>; rel="{EVENTS_RELATION}"', *links]:
@@ -50,7 +49,7 @@ def whip_router(transport: WhipTransport, ice_servers: tuple[IceServer, ...]) ->
     ))  # fmt: skip
     async def patch(request: Request, name: str) -> Response:
         peer = find_live(name)
-        fragment = (await read_body(request)).decode(errors="replace")
+        fragment = (await read_small_body(request)).decode(errors="replace")
         if refusal := refusal_of(request, peer, fragment):
             return refusal
         await peer.add_candidates(fragment)
@@ -86,12 +85,12 @@ def whip_router(transport: WhipTransport, ice_servers: tuple[IceServer, ...]) ->
         return captions_of(find_channel(request, channel))
 
     def find(name: str) -> WhipPeer:
-        if peer := transport.find(name):
+        if peer := senders.find(name):
             return peer
         raise no_session()
 
     def find_channel(request: Request, channel: str) -> WhipPeer:
-        peer = transport.find_channel(channel)
+        peer = senders.find_channel(channel)
         if peer and not (request.headers.get(WANTED) == LIVE and peer.has_left):
             return peer
         raise no_sender()
@@ -104,25 +103,12 @@ def whip_router(transport: WhipTransport, ice_servers: tuple[IceServer, ...]) ->
     return router
 
 
-def no_session() -> ClientError:
-    """A new one each time: an error that is raised again keeps the frames of every time before."""
-    return ClientError(Code.NOT_FOUND, "there is no such session, or it has ended")
-
-
-def no_sender() -> ClientError:
-    return ClientError(Code.NOT_FOUND, "nobody sends on this channel")
-
-
 def events_of(peer: WhipPeer) -> Response:
     return StreamingResponse(peer.events(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
 
 
 def captions_of(peer: WhipPeer) -> Response:
     return Response(subtitles.vtt(peer.segments), media_type="text/vtt; charset=utf-8")
-
-
-def content_type(request: Request) -> str:
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def refusal_of(request: Request, peer: WhipPeer, fragment: str) -> Response | None:

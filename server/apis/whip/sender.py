@@ -2,15 +2,19 @@
 
 import asyncio
 import secrets
+import uuid
 from collections.abc import AsyncIterator, Sequence
 
 from aiortc import RTCDataChannel
 from aiortc.sdp import candidate_from_sdp
 
 from server.access import Caller
+from server.apis.native import messages
 from server.apis.session_names import Owner
 from server.apis.whip.session import BroadcastSession
 from server.errors import ServerError
+from server.sessions.registry import Sessions
+from server.sessions.seat import Seat
 from server.stream.transcript import Segment
 from server.telemetry.metrics import Api
 from server.transports.outbox import Outbox, Unsent
@@ -22,19 +26,18 @@ KEPT_SECONDS = 300.0  # of what was said, behind its end
 PING_SECONDS = 15.0  # without words: the reader, and what lies between, learn that the stream is alive
 
 
-class WhipTransport:
+class Senders:
     """The senders of this process, by the names of their sessions."""
 
-    def __init__(self, webrtc: WebRtcTransport, owner: Owner):
-        self._webrtc = webrtc
-        self.owner = owner
+    def __init__(self, webrtc: WebRtcTransport, sessions: Sessions, idle_seconds: float, owner: Owner):
+        self.webrtc, self.sessions, self.idle_seconds, self.owner = webrtc, sessions, idle_seconds, owner
         self._peers: dict[str, WhipPeer] = {}
         self._channels: dict[str, WhipPeer] = {}
 
     async def open(self, sdp: str, channel: str, caller: Caller) -> tuple["WhipPeer", str]:
         """The sender and the answer. channel: a name that readers know. Raises BadOffer or Refused."""
         Offered.read(sdp).check_tracks(most_audio=1, least_audio=1, video=True)
-        peer = WhipPeer(self._webrtc, self, channel, caller)
+        peer = WhipPeer(self, channel, caller)
         answer = await peer.answer(sdp)
         if channel:
             self._channels[channel] = peer
@@ -65,19 +68,16 @@ class WhipPeer(Peer):
 
     api = Api.WHIP
     ends_with_track = True
+    waits_for_connection = True
 
-    def __init__(self, webrtc: WebRtcTransport, whip: WhipTransport, channel: str, caller: Caller):
-        super().__init__(webrtc, caller)
+    def __init__(self, senders: Senders, channel: str, caller: Caller):
+        super().__init__(senders.webrtc, caller)
         self.channel = channel
-        self.name = whip.owner.new_name()
+        self.name = senders.owner.new_name()
         self.entity_tag = f'"{secrets.token_urlsafe(8)}"'
-        self._whip = whip
+        self._senders = senders
         self._added_candidates = 0
         self._broadcast: BroadcastSession | None = None
-
-    @property
-    def _session(self) -> BroadcastSession | None:
-        return self._broadcast
 
     @property
     def has_left(self) -> bool:
@@ -86,33 +86,41 @@ class WhipPeer(Peer):
 
     @property
     def segments(self) -> Sequence[Segment]:
-        """What is closed so far."""
+        """Those that are closed so far."""
         return self._broadcast.segments if self._broadcast else ()
 
-    def _open_session(self) -> None:
-        self._broadcast = self._sessions.open_broadcast(self._on_session_end, self._caller)
-        self._whip.keep(self)
+    def open_session(self) -> Seat:
+        """Readers tell sessions apart by their ids, whichever process they were in."""
+        seat = self._senders.sessions.take_seat(
+            self.api, self._caller, self.on_session_end, waits=True, session_id=f"broadcast-{uuid.uuid4()}"
+        )
+        self._broadcast = BroadcastSession(seat, self._senders.idle_seconds)
+        self._senders.keep(self)
+        return seat
+
+    def written(self, error: ServerError) -> str:
+        return messages.error(error).encode()
 
     def _on_channel(self, channel: RTCDataChannel) -> None:
         if self._channel is None and self._broadcast is not None:
             self._broadcast.add_reader(self._outbox.send)
         super()._on_channel(channel)
 
-    def _on_message(self, message: str | bytes) -> None:
+    def receive(self, seat: Seat, message: str | bytes) -> None:
         """A sender's data channel is for words alone."""
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
         """What the sender said is told to the end."""
-        if self._broadcast is not None:
-            self._sessions.finish(self._broadcast)
+        if self._seat is not None:
+            self._seat.finish()
 
-    def _on_session_end(self) -> None:
-        self._whip.forget_later(self)
-        super()._on_session_end()
+    def on_session_end(self) -> None:
+        self._senders.forget_later(self)
+        super().on_session_end()
 
     def end(self) -> None:
         """The sender asks for it."""
-        self._leave()
+        self.leave()
 
     async def add_candidates(self, fragment: str) -> None:
         """Of an SDP fragment (RFC 8840). Raises BadOffer."""

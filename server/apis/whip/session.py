@@ -1,12 +1,10 @@
-"""A stream that whoever wants to can read: of a sender that has no way back for words. Reads no clock and waits for nothing."""
+"""A stream whose words go to whoever reads them: its sender has no way back for words. Reads no clock and waits for nothing."""
 
 from collections.abc import Callable, Sequence
 
-from server.apis.native.messages import Init, Message, NativeDialect
-from server.audio.input import HEARD
+from server.apis.native.messages import Init, Message, NativeWriter
 from server.errors import ServerError
-from server.sessions.session import BeginStream, OneStreamSession
-from server.settings import SessionLimits
+from server.sessions.session import SeatInterface, Session
 from server.stream.events import Event, Failed, Final, Update
 from server.stream.transcript import Segment
 
@@ -14,58 +12,55 @@ Send = Callable[[Message], bool]
 
 
 class Reader:
-    """Is told of the text so far in its first message, and then only what is new."""
+    """Gets the text so far in its first message, and then only what is new."""
 
     def __init__(self, init: Init, send: Send, on_end: Callable[[], None]):
-        self._dialect, self._send, self.on_end = NativeDialect(init), send, on_end
+        self._writer, self._send, self.on_end = NativeWriter(init), send, on_end
 
-    def tell(self, event: Event) -> None:
-        if self._send(self._dialect.write(event)):
-            self._dialect.confirm(event)
+    def write(self, event: Event) -> None:
+        if self._send(self._writer.write(event)):
+            self._writer.confirm(event)
 
 
-class BroadcastSession(OneStreamSession):
-    """Audio is PCM16 mono at 16 kHz. Its last words are a final."""
+class BroadcastSession(Session):
+    """Audio is PCM16 mono at 16 kHz. Its last message is a final, or an error."""
 
-    def __init__(self, session_id: str, limits: SessionLimits, begin_stream: BeginStream, on_end: Callable[[], None]):
-        self._init = Init(sid=session_id, words=True, tail=True)
-        super().__init__(session_id, HEARD, self._init.options, limits.idle_timeout_seconds, begin_stream, on_end)
+    def __init__(self, seat: SeatInterface, idle_seconds: float):
+        self._init = Init(sid=seat.session_id, words=True, tail=True)
+        super().__init__(seat, idle_seconds, options=self._init.options)
         self._readers: list[Reader] = []
         self._last: Update | Final | Failed | None = None
 
     @property
     def segments(self) -> Sequence[Segment]:
-        """What is closed so far."""
+        """Those that are closed so far."""
         return self._last.segments if self._last else ()
 
     def add_reader(self, send: Send, on_end: Callable[[], None] = lambda: None) -> Callable[[], None]:
-        """Returns what takes the reader away. It is told the text so far, then what is said, then the final or an error.
+        """Write to one reader more: the text so far, then what is said, then the final or an error.
 
-        A reader that comes behind the end is told the end.
+        Returns a function that takes the reader away. A reader that comes after the end gets the end.
         """
         reader = Reader(self._init, send, on_end)
         if self._last is not None:
-            reader.tell(self._last)
+            reader.write(self._last)
         if self._has_ended:
             on_end()
         self._readers.append(reader)
         return lambda: self._readers.remove(reader) if reader in self._readers else None
 
-    def _say(self, event: Event) -> bool:
+    def write(self, event: Event) -> bool:
         if isinstance(event, Update | Final | Failed):
             self._last = event
         for reader in list(self._readers):
-            reader.tell(event)
-        if isinstance(event, Final | Failed):
-            self._end()
+            reader.write(event)
         return True
 
-    def fail(self, error: ServerError) -> None:
-        self._stream.fail(error.code, error.message)
-        self._end()
+    def write_error(self, error: ServerError) -> None:
+        self.write(Failed(error.code, error.message, "", (), 0))
 
-    def _end(self) -> None:
+    def _end(self, reason: str) -> None:
         if not self._has_ended:
             for reader in self._readers:
                 reader.on_end()
-        super()._end()
+        super()._end(reason)

@@ -94,7 +94,7 @@ class ServerMessage:
         return encoded({"type": self.op, "data": self.data}) + "\n"
 
 
-class Transcripts:
+class TranscriptWriter:
     """Writes one utterance's events: chunks of stable text, then the transcript."""
 
     def __init__(self, language: str) -> None:

@@ -13,7 +13,7 @@ from server.audio.input import Resampler
 MOST_MISSING_SECONDS = 5.0  # at once; a longer hole is a clock that was set anew
 
 
-async def heard(track: MediaStreamTrack) -> AsyncIterator[bytes]:
+async def received(track: MediaStreamTrack) -> AsyncIterator[bytes]:
     """Until the track ends. What was lost, or was not sent because it was silence, is silence: times stay right."""
     resampler, expected = Resampler(), None
     while (frame := await next_frame(track)) is not None:

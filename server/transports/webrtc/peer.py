@@ -17,15 +17,13 @@ from aiortc import (
 from aiortc.exceptions import InvalidAccessError, OperationError
 
 from server.access import Caller
-from server.apis.native import messages as native
-from server.apis.native.session import Session
-from server.errors import ClientError, Code, ServerError
-from server.sessions.registry import BEHIND_SHARE, Hearer, Sessions
+from server.errors import ClientError, Code, Refused, ServerError
+from server.sessions.seat import BEHIND_SHARE, Seat
 from server.settings import Ice, IceServer
 from server.telemetry.metrics import Api, Metrics
 from server.transports.outbox import Outbox, TooLong
-from server.transports.webrtc import audio_track, dtls, ice, ports, sctp
-from server.transports.webrtc.offers import BadOffer, Offered
+from server.transports.webrtc import audio_track, dtls, ice, ports, sctp, udp
+from server.transports.webrtc.offers import BadOffer
 from server.transports.webrtc.session_description import with_rejected, without_video
 
 logger = logging.getLogger(__name__)
@@ -34,7 +32,6 @@ LINGER_SECONDS = 5.0  # for the last messages to arrive before the connection is
 SECOND_CHANNEL = ClientError(Code.ALREADY_INITIALISED, "a connection carries one stream; open another connection")
 NO_MESSAGE = ClientError(Code.BAD_MESSAGE, "a message is neither UTF-8 text nor binary, or the channel was opened twice")
 UNRELIABLE = ClientError(Code.UNRELIABLE_CHANNEL, "the channel must be ordered and reliable: audio would be scrambled or missing")
-TWO_SOURCES = ClientError(Code.BAD_AUDIO, "audio comes by the track of this connection, not over the data channel")
 UNUSABLE = (
     ValueError,
     KeyError,
@@ -51,25 +48,16 @@ UNUSABLE = (
 class WebRtcTransport:
     """Answers offers and keeps their connections until they end."""
 
-    def __init__(self, sessions: Sessions, metrics: Metrics, settings: Ice, connect_seconds: float = 3.0):
+    def __init__(self, metrics: Metrics, settings: Ice, connect_seconds: float = 3.0):
         """connect_seconds: an offer whose connection is not there by then is given up."""
         dtls.install()
         sctp.install()
         ports.install(settings)
         self.advertised_address = settings.advertised_address
-        self.sessions = sessions
         self.metrics = metrics
         self.connect_seconds = connect_seconds
         self.ice_servers = ice.IceServers([ice_server(server) for server in settings.servers])
         self._peers: set[Peer] = set()
-
-    async def answer(self, sdp: str, caller: Caller) -> str:
-        """The server's own protocol over a data channel; audio over it, or by a track. Raises BadOffer or Refused."""
-        offered = Offered.read(sdp)
-        offered.check_channel()
-        offered.check_tracks(most_audio=1)
-        peer = NativePeer(self, caller, has_track=offered.audio > 0)
-        return await peer.answer(sdp)
 
     def new_connection(self) -> RTCPeerConnection:
         return RTCPeerConnection(self.ice_servers.configuration)
@@ -95,15 +83,18 @@ class PeerState(enum.Enum):
 
 
 class Peer(abc.ABC):
-    """One connection: its data channel, its audio track, and the session behind them."""
+    """One connection: its data channel, its audio track, and the seat of its session."""
 
     api: ClassVar[Api]
     ends_with_track: ClassVar[bool] = False
+    """Whether the end of the audio track is the end of the session."""
+    waits_for_connection: ClassVar[bool] = False
+    """Whether the session takes its place when the connection is there; else it does so by itself."""
 
     def __init__(self, transport: WebRtcTransport, caller: Caller):
         self._transport = transport
         self._caller = caller
-        self._sessions = transport.sessions
+        self._seat: Seat | None = None
         self._connection = transport.new_connection()
         self._channel: RTCDataChannel | None = None
         self._outbox = Outbox(self.api, self, transport.metrics, asyncio.get_running_loop().time, self._give_up)
@@ -118,11 +109,11 @@ class Peer(abc.ABC):
         """The answer to an offer that was checked. Raises BadOffer, or Refused when there is no room."""
         self._transport.keep(self)
         try:
-            self._open_session()
+            self._seat = self.open_session()
             return await self._connect(sdp)
         except BaseException as exc:
             await self.drop()
-            if isinstance(exc, ports.Unreachable):
+            if isinstance(exc, udp.Unreachable):
                 self._transport.metrics.refused_total.labels(exc.code.value).inc()
             if isinstance(exc, UNUSABLE):
                 raise BadOffer(f"the SDP offer cannot be used: {exc}") from exc
@@ -144,34 +135,37 @@ class Peer(abc.ABC):
         """An offer whose sender never came must not hold what others could have."""
         if self._connection.connectionState in ("new", "connecting"):
             self._transport.metrics.refused_total.labels(Code.CONNECT_TIMEOUT.value).inc()
-            self._leave()
+            if self._seat is not None:
+                self._seat.leave()
             self.finish()
 
     # What each kind of connection does
 
-    @property
     @abc.abstractmethod
-    def _session(self) -> Hearer | None:
-        """None before it was opened."""
+    def open_session(self) -> Seat:
+        """Make the session; on_session_end is called after its last message. Raises Refused."""
 
     @abc.abstractmethod
-    def _open_session(self) -> None:
-        """Take a place among the sessions. Raises Refused."""
+    def written(self, error: ServerError) -> str:
+        """An error as a message of the session's API."""
 
-    @abc.abstractmethod
-    def _on_message(self, message: str | bytes) -> None:
-        """From the data channel."""
+    def receive(self, seat: Seat, message: str | bytes) -> None:
+        """Pass on a message of the data channel."""
+        if isinstance(message, str):
+            seat.receive_text(message)
+        else:
+            seat.receive_audio(message)
 
     # What the client does
 
     def _on_channel(self, channel: RTCDataChannel) -> None:
         if self._channel is not None:
-            channel.send(native.error(SECOND_CHANNEL).encode())
+            channel.send(self.written(SECOND_CHANNEL))
             channel.close()
             return
         self._channel, self._state = channel, PeerState.OPEN
         channel.on(sctp.MALFORMED, lambda: self._give_up(NO_MESSAGE))
-        channel.on("message", self._take)
+        channel.on("message", self._receive)
         channel.on("close", self._on_channel_close)
         for text in self._early:
             self.send(text)
@@ -179,54 +173,68 @@ class Peer(abc.ABC):
         if not is_reliable(channel):
             self._give_up(UNRELIABLE)
 
-    def _take(self, message: str | bytes) -> None:
-        self._on_message(message)
-        session, association = self._session, self._connection.sctp
-        if self._holding_back is None and session is not None and self._sessions.is_behind(session):
+    def _receive(self, message: str | bytes) -> None:
+        if (seat := self._seat) is None:
+            return
+        self.receive(seat, message)
+        association = self._connection.sctp
+        if self._holding_back is None and seat.is_behind:
             assert isinstance(association, sctp.PatientSctpTransport), "it was installed, and the message came over it"
             association.hold_back()
-            self._holding_back = asyncio.create_task(self._let_go_on(session, association))
+            self._holding_back = asyncio.create_task(self._let_go_on(seat, association))
 
-    async def _let_go_on(self, session: Hearer, association: sctp.PatientSctpTransport) -> None:
+    async def _let_go_on(self, seat: Seat, association: sctp.PatientSctpTransport) -> None:
         """Not with every message: the sender has to send again what was dropped, later and later."""
-        await self._sessions.until_waiting(session, BEHIND_SHARE / 2)
+        await seat.until_waiting(BEHIND_SHARE / 2)
         self._holding_back = None
         await association.go_on()
 
     def _on_track(self, track: MediaStreamTrack) -> None:
         if track.kind == "audio":
-            self._listening = asyncio.create_task(self._listen(track))
+            self._listening = asyncio.create_task(self._receive_track(track))
 
-    async def _listen(self, track: MediaStreamTrack) -> None:
-        async for pcm in audio_track.heard(track):
-            if self._session is not None:
-                self._sessions.audio(self._session, pcm)
+    async def _receive_track(self, track: MediaStreamTrack) -> None:
+        async for pcm in audio_track.received(track):
+            if self._seat is not None:
+                self._seat.receive_audio(pcm)
         if self.ends_with_track:
-            self._leave()
+            self.leave()
 
     def _on_channel_close(self) -> None:
         self._channel_closed.set()
-        self._leave()
+        self.leave()
         self.finish()
 
     def _on_state(self) -> None:
-        if self._connection.connectionState in ("failed", "closed"):
-            self._leave()
-            self.finish()
+        match self._connection.connectionState:
+            case "connected":
+                if self.waits_for_connection:
+                    self._take_place()
+            case "failed" | "closed":
+                self.leave()
+                self.finish()
 
-    def _on_session_end(self) -> None:
+    def _take_place(self) -> None:
+        if self._seat is not None:
+            try:
+                self._seat.take_place()
+            except Refused as refused:
+                self._seat.fail(refused)
+
+    def on_session_end(self) -> None:
+        """The session has written its last message."""
         self.finish()
 
-    def _leave(self) -> None:
-        if self._session is not None:
-            self._sessions.leave(self._session)
+    def leave(self) -> None:
+        """The client has gone."""
+        if self._seat is not None:
+            self._seat.leave()
 
     def _give_up(self, error: ServerError) -> None:
-        """Failing sends one more message, so it must not happen inside the sending of another."""
-        if self._session is not None:
-            asyncio.get_running_loop().call_soon(self._session.fail, error)
+        if self._seat is not None:
+            self._seat.fail_soon(error)
 
-    # The wire of its outbox
+    # The transport of its outbox
 
     @property
     def is_open(self) -> bool:
@@ -273,7 +281,7 @@ class Peer(abc.ABC):
         if self._state is PeerState.CLOSED:
             return
         self._state = PeerState.CLOSED
-        self._leave()
+        self.leave()
         if self._listening is not None:
             self._listening.cancel()
         try:
@@ -282,36 +290,6 @@ class Peer(abc.ABC):
             logger.info("a connection that never came to be could not be closed: %r", exc)
         finally:
             self._transport.forget(self)
-
-
-class NativePeer(Peer):
-    """The server's own protocol, /webrtc."""
-
-    api = Api.WEBRTC
-
-    def __init__(self, transport: WebRtcTransport, caller: Caller, has_track: bool):
-        super().__init__(transport, caller)
-        self._has_track = has_track
-        self._native: Session | None = None
-
-    @property
-    def _session(self) -> Session | None:
-        return self._native
-
-    def _open_session(self) -> None:
-        self._native = self._sessions.open(
-            self._outbox.send, self._on_session_end, has_track=self._has_track, caller=self._caller
-        )
-
-    def _on_message(self, message: str | bytes) -> None:
-        if self._native is None:
-            return
-        if isinstance(message, str):
-            self._sessions.text(self._native, message)
-        elif self._has_track:
-            self._native.fail(TWO_SOURCES)
-        else:
-            self._sessions.audio(self._native, message)
 
 
 def is_reliable(channel: RTCDataChannel) -> bool:

@@ -4,36 +4,22 @@ aioice takes every address of the machine, and ports of the kernel's choice.
 """
 
 import asyncio
-import errno
 import functools
 import ipaddress
-import itertools
-import logging
-import random
 import socket
 from collections.abc import Sequence
 from typing import Any
 
-from aioice import Candidate, ice, turn
+from aioice import Candidate, ice
 from aiortc import rtcicetransport
 
-from server.errors import Code, Refused, StartError
 from server.settings import AdvertisedAddress, Ice
-
-logger = logging.getLogger(__name__)
+from server.transports.webrtc.udp import Unreachable, bind_all, is_ipv6
 
 LOOPBACK = "127.0.0.1"
 STUN_SECONDS = 5.0  # as long as aioice waits
 CANDIDATE, HOST_TYPE = "a=candidate:", "host"
 ADDRESS_PLACE, TYPE_PLACE = 4, 7  # among the words of a candidate (RFC 8839, 5.1)
-PORTS_OF_A_SESSION = 2  # at each address: its own, and that of one which has ended and is held for seconds still
-
-
-class Unreachable(Refused):
-    """No client could find the connection."""
-
-    def __init__(self, message: str):
-        super().__init__(Code.SERVER_FULL, message)
 
 
 class FindableConnection(ice.Connection):
@@ -99,57 +85,6 @@ def install(settings: Ice) -> None:
 def chosen(settings: Ice, found: Sequence[str]) -> list[str]:
     """The addresses to listen on. Without a network: the loopback, for who asks from the same machine."""
     return [str(address) for address in settings.addresses] or list(found) or [LOOPBACK]
-
-
-def bind_all(addresses: Sequence[str], ports: range) -> list[socket.socket]:
-    """At every address that can be bound. Raises Unreachable."""
-    bound: list[socket.socket] = []
-    try:
-        for address in addresses:
-            try:
-                bound.append(bind(address, ports))
-            except OSError as exc:
-                logger.warning("cannot bind to %s: %s", address, exc.strerror)
-    except Unreachable:
-        for each in bound:
-            each.close()
-        raise
-    return bound
-
-
-def bind(address: str, ports: range) -> socket.socket:
-    """From a port of the range at random: other processes may share it. Raises Unreachable, or OSError for the address."""
-    found = socket.socket(socket.AF_INET6 if is_ipv6(address) else socket.AF_INET, socket.SOCK_DGRAM)
-    found.setblocking(False)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, turn.UDP_SOCKET_BUFFER_SIZE)
-    first = random.randrange(len(ports))
-    for port in itertools.chain(ports[first:], ports[:first]):
-        try:
-            found.bind((address, port))
-        except OSError as exc:
-            if exc.errno != errno.EADDRINUSE:
-                found.close()
-                raise
-        else:
-            return found
-    found.close()
-    raise Unreachable("no UDP port is free")
-
-
-def is_ipv6(address: str) -> bool:
-    return ":" in address
-
-
-def check(settings: Ice, max_sessions: int) -> None:
-    """Raises StartError for an address that this machine has not, and warns where sessions will be short of ports."""
-    for address in map(str, settings.addresses):
-        try:
-            bind(address, range(1)).close()
-        except OSError as exc:
-            raise StartError(f"cannot listen on {address}: {(exc.strerror or '').lower()} (ASR_ICE_ADDRESSES)") from exc
-    wanted = max_sessions * PORTS_OF_A_SESSION
-    if settings.ports is not None and len(settings.ports) < wanted:
-        logger.warning("%d sessions may want %d UDP ports, and ASR_UDP_PORTS has %d", max_sessions, wanted, len(settings.ports))
 
 
 def advertised(sdp: str, address: AdvertisedAddress | None) -> str:

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,20 +11,20 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from benchmarks.simulation import open_session
+from benchmarks.simulation import SimulatedSeat, native_session
 from runtime.audio import SAMPLE_RATE
 from runtime.exceptions import EngineFailed
 from runtime.scheduler.requests import Request, Result
 from runtime.tokenizer import Tokenizer
 from server.apis.deepgram import messages as deepgram
 from server.apis.deepgram.session import DeepgramSession
+from server.apis.openai.messages import Configuration
 from server.apis.openai.session import RealtimeSession
-from server.apis.wyoming.connection import wyoming
-from server.apis.wyoming.session import WyomingSession
+from server.apis.wyoming import messages as wyoming
+from server.apis.wyoming.session import UtteranceSession
 from server.errors import ClientError, Code, ServerError
+from server.sessions.session import Session
 from server.settings import SessionLimits
-from server.stream.events import Event
-from server.stream.stream import Options, Stream
 
 LIMITS = SessionLimits(max_buffer_seconds=10, init_timeout_seconds=5, idle_timeout_seconds=30, close_timeout_seconds=20)
 TOKENIZER = Tokenizer(["", "", "", "▁one", "▁two", "▁three", "▁four"])
@@ -54,26 +54,22 @@ class Conversation(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.now, self.ends, self.said = 0.0, 0, list[dict[str, Any]]()
-        self.asked: list[tuple[Callable[[Result, float], None], Request]] = []
-        self.session = self.open()
+        self.now, self.said = 0.0, list[dict[str, Any]]()
+        self.asked: list[Request] = []
+        self.seat = SimulatedSeat(LIMITS, TOKENIZER, self.asked.append, "a")
+        self.session = self.open(self.seat)
 
-    def open(self) -> Any:
+    @property
+    def ends(self) -> int:
+        return len(self.seat.ended)
+
+    def open(self, seat: SimulatedSeat) -> Session:
         raise NotImplementedError
-
-    def begin(self, say: Callable[[Event], bool], options: Options, now: float) -> Stream:
-        stream: Stream = Stream(
-            "a", LIMITS, TOKENIZER, say, lambda request: self.asked.append((stream.on_result, request)), now, options
-        )
-        return stream
 
     def take(self, message: Any) -> bool:
         assert not self.ends, "nothing is said behind the end"
         self.said.append(json.loads(message.encode()))
         return True
-
-    def end(self) -> None:
-        self.ends += 1
 
     @initialize()
     def start(self) -> None:
@@ -100,16 +96,16 @@ class Conversation(RuleBasedStateMachine):
     @precondition(lambda self: self.asked)
     @rule(words=WORDS)
     def answer(self, words: list[int]) -> None:
-        deliver, request = self.asked.pop(0)
+        request = self.asked.pop(0)
         tokens = (*request.draft[: request.forced], *words)
         frames = tuple(range(0, 10 * len(tokens) + 1, 10)) if request.align else None
-        deliver(Result(request, tokens, (-0.01,) * len(tokens), first_frames=frames), self.now)
+        self.seat.deliver(Result(request, tokens, (-0.01,) * len(tokens), first_frames=frames), self.now)
 
     @precondition(lambda self: self.asked)
     @rule()
     def break_down(self) -> None:
-        deliver, request = self.asked.pop(0)
-        deliver(Result(request, error=EngineFailed("it broke")), self.now)
+        request = self.asked.pop(0)
+        self.seat.deliver(Result(request, error=EngineFailed("it broke")), self.now)
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 6.0]))
     def wait(self, seconds: float) -> None:
@@ -138,15 +134,8 @@ class Native(Conversation):
         {"op": "flush"}, {"op": "close"},
     )  # fmt: skip
 
-    def open(self) -> Any:
-        return open_session(
-            "a",
-            LIMITS,
-            TOKENIZER,
-            self.take_fields,
-            lambda request: self.asked.append((self.session.on_result, request)),
-            self.end,
-        )
+    def open(self, seat: SimulatedSeat) -> Session:
+        return native_session(seat, LIMITS, self.take_fields)
 
     def take_fields(self, message: dict[str, Any]) -> bool:
         assert not self.ends, "nothing is said behind the end"
@@ -187,14 +176,8 @@ class Realtime(Conversation):
         {"type": "input_audio_buffer.commit"}, {"type": "input_audio_buffer.clear"}, {"type": "input_audio_buffer.done"},
     )  # fmt: skip
 
-    def open(self) -> Any:
-        def begin(name: str, say: Callable[[Event], bool], options: Options, now: float) -> tuple[Stream, Callable[[], None]]:
-            stream = self.begin(say, options, now)
-            return stream, stream.drop
-
-        session = RealtimeSession("a", LIMITS, "moonshine-base", begin, self.take, self.end, 0.0, self.has_track)
-        session.begin()
-        return session
+    def open(self, seat: SimulatedSeat) -> Session:
+        return RealtimeSession(seat, 30.0, Configuration("moonshine-base"), self.take, has_track=self.has_track)
 
     def hear(self, pcm: bytes) -> None:
         for start in range(0, len(pcm), 16_000):
@@ -221,18 +204,10 @@ class Deepgram(Conversation):
         {"type": "KeepAlive"}, {"type": "Finalize"}, {"type": "CloseStream"}, {"type": "Configure", "thresholds": {}}
     )
 
-    def open(self) -> Any:
+    def open(self, seat: SimulatedSeat) -> Session:
         query = {"encoding": "linear16", "sample_rate": "16000", "interim_results": "true", "vad_events": "true"}
-        session = DeepgramSession(
-            "a",
-            deepgram.parse(query | {"endpointing": "300"}, "moonshine-base"),
-            "moonshine-base",
-            self.begin,
-            self.take,
-            self.end,
-        )
-        session.begin(0.0)
-        return session
+        parameters = deepgram.parse(query | {"endpointing": "300"}, "moonshine-base")
+        return DeepgramSession(seat, parameters, "moonshine-base", self.take)
 
     @invariant()
     def finals_follow_each_other(self) -> None:
@@ -248,10 +223,8 @@ class Wyoming(Conversation):
 
     messages = st.nothing()
 
-    def open(self) -> Any:
-        session = WyomingSession("a", wyoming.audio_format({}), LIMITS, "en", self.begin, self.take, self.end)
-        session.begin(0.0)
-        return session
+    def open(self, seat: SimulatedSeat) -> Session:
+        return UtteranceSession(seat, wyoming.audio_format({}), 30.0, "en", self.take)
 
     @rule(data=ANYTHING, value=ANYTHING, name=st.sampled_from(["rate", "width", "channels", "language"]))
     def say_something(self, data: object, value: object, name: str) -> None:

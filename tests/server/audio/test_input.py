@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.audio import SAMPLE_RATE
-from server.audio.input import TABLES, AudioFormat, AudioFront, Encoding
+from server.audio.input import TABLES, AudioFormat, AudioInput, Encoding
 
 
 def tone(rate: int, seconds: float = 1.0, hertz: float = 440.0) -> np.ndarray:
@@ -15,7 +15,7 @@ def tone(rate: int, seconds: float = 1.0, hertz: float = 440.0) -> np.ndarray:
 
 
 def taken(audio_format: AudioFormat, audio: bytes, cuts: list[int] = []) -> np.ndarray:  # noqa: B006
-    front, parts, begin = AudioFront(audio_format), [], 0
+    front, parts, begin = AudioInput(audio_format), [], 0
     for end in [*sorted(cuts), len(audio)]:
         parts.append(front.take(audio[begin:end]))
         begin = end
@@ -29,7 +29,7 @@ def likeness(first: np.ndarray, second: np.ndarray) -> float:
 
 def test_the_usual_form_passes_untouched():
     audio = tone(SAMPLE_RATE).tobytes()
-    assert AudioFront(AudioFormat()).take(audio) is audio
+    assert AudioInput(AudioFormat()).take(audio) is audio
 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 24_000, 44_100, 48_000])

@@ -7,28 +7,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.audio import SAMPLE_RATE
-from server.sessions.chunks import LONGEST_SECONDS, SHORTEST_SECONDS, Stretches
+from server.sessions.chunks import LONGEST_SECONDS, SHORTEST_SECONDS, Chunks
 
 
 def divided(pcm: bytes, cuts: list[int] = []) -> list:  # noqa: B006
-    stretches = Stretches()
+    chunks = Chunks()
     pieces = [pcm[a:b] for a, b in itertools.pairwise([0, *sorted(cuts), len(pcm)])]
-    return [stretch for piece in pieces for stretch in stretches.take(piece)] + list(stretches.finish())
+    return [chunk for piece in pieces for chunk in chunks.take(piece)] + list(chunks.finish())
 
 
 @settings(max_examples=20)
 @given(st.integers(0, 100), st.lists(st.integers(0, 3_000_000), max_size=5))
 def test_nothing_is_lost_however_it_comes(seconds, cuts):
     pcm = np.random.default_rng(0).integers(-99, 99, seconds * SAMPLE_RATE + 7, dtype=np.int16).tobytes()
-    stretches = divided(pcm, [cut for cut in cuts if cut < len(pcm)])
-    assert b"".join(stretch.pcm for stretch in stretches) == pcm
-    assert [stretch.start for stretch in stretches] == [
-        0, *itertools.accumulate(len(stretch.pcm) // 2 for stretch in stretches[:-1])
+    chunks = divided(pcm, [cut for cut in cuts if cut < len(pcm)])
+    assert b"".join(chunk.pcm for chunk in chunks) == pcm
+    assert [chunk.start for chunk in chunks] == [
+        0, *itertools.accumulate(len(chunk.pcm) // 2 for chunk in chunks[:-1])
     ]  # fmt: skip
-    assert all(
-        SHORTEST_SECONDS * SAMPLE_RATE <= len(stretch.pcm) // 2 <= LONGEST_SECONDS * SAMPLE_RATE for stretch in stretches[:-1]
-    )
-    assert stretches == divided(pcm)
+    assert all(SHORTEST_SECONDS * SAMPLE_RATE <= len(chunk.pcm) // 2 <= LONGEST_SECONDS * SAMPLE_RATE for chunk in chunks[:-1])
+    assert chunks == divided(pcm)
 
 
 def test_a_cut_is_made_in_the_pause():

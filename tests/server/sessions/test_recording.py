@@ -10,7 +10,7 @@ from runtime.audio import SAMPLE_RATE
 from runtime.scheduler.requests import Priority, Request, Result
 from server.errors import Code, Refused, ServerError
 from server.sessions.chunks import LONGEST_SECONDS
-from server.sessions.recording import Heard, Recording
+from server.sessions.recording import ChunkText, Recording
 from server.sessions.registry import Sessions
 from server.settings import Access, Settings
 from server.telemetry.metrics import Api, Metrics
@@ -54,7 +54,7 @@ async def opened(transcriber: FakeTranscriber, places: int = 1) -> Sessions:
     return sessions
 
 
-async def collect(recording: Recording, source: Source, heard: list[Heard]) -> None:
+async def collect(recording: Recording, source: Source, heard: list[ChunkText]) -> None:
     async for stretch in recording.transcribe(aiter(source), words=False, parallel=PARALLEL):
         heard.append(stretch)
 
@@ -67,7 +67,7 @@ async def settled() -> None:
 def test_stretches_are_told_in_order_whatever_is_answered_first():
     async def run() -> None:
         transcriber, heard = Waiting(), []
-        recording = (await opened(transcriber)).open_recording(Api.OPENAI_REST)
+        recording = Recording((await opened(transcriber)).take_seat(Api.OPENAI_REST))
         task = asyncio.create_task(collect(recording, Source(200), heard))
         while not task.done():
             await settled()
@@ -85,7 +85,7 @@ def test_stretches_are_told_in_order_whatever_is_answered_first():
 def test_it_goes_behind_live_speech_and_is_read_no_further_ahead_than_it_must_be():
     async def run() -> None:
         transcriber, source = Waiting(), Source(600)
-        recording = (await opened(transcriber)).open_recording(Api.OPENAI_REST)
+        recording = Recording((await opened(transcriber)).take_seat(Api.OPENAI_REST))
         task = asyncio.create_task(collect(recording, source, []))
         await settled()
         for _ in range(20):
@@ -103,7 +103,7 @@ def test_it_goes_behind_live_speech_and_is_read_no_further_ahead_than_it_must_be
 def test_an_engine_that_is_lost_fails_the_recording_by_name():
     async def run() -> None:
         transcriber = Waiting()
-        recording = (await opened(transcriber)).open_recording(Api.OPENAI_REST)
+        recording = Recording((await opened(transcriber)).take_seat(Api.OPENAI_REST))
         task = asyncio.create_task(collect(recording, Source(100), []))
         while not transcriber.asked:
             await settled()
@@ -118,12 +118,12 @@ def test_an_engine_that_is_lost_fails_the_recording_by_name():
 def test_a_recording_takes_one_place_and_gives_it_back():
     async def run() -> None:
         sessions = await opened(Waiting())
-        recording = sessions.open_recording(Api.OPENAI_REST)
+        recording = Recording(sessions.take_seat(Api.OPENAI_REST))
         with pytest.raises(Refused):
-            sessions.open_recording(Api.OPENAI_REST)
+            sessions.take_seat(Api.OPENAI_REST)
         recording.drop()
         recording.drop()
-        sessions.open_recording(Api.OPENAI_REST)
+        sessions.take_seat(Api.OPENAI_REST)
 
     asyncio.run(run())
 
@@ -131,7 +131,7 @@ def test_a_recording_takes_one_place_and_gives_it_back():
 def test_the_end_of_the_server_is_told():
     async def run() -> None:
         sessions = await opened(Waiting())
-        recording = sessions.open_recording(Api.OPENAI_REST)
+        recording = Recording(sessions.take_seat(Api.OPENAI_REST))
         task = asyncio.create_task(collect(recording, Source(100), []))
         await settled()
         recording.finish(0.0)

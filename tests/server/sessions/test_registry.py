@@ -10,14 +10,18 @@ import pytest
 from runtime.scheduler.requests import Request, Result
 from runtime.scheduler.transcriber import OnLost, OnResult, Status
 from runtime.tokenizer import Tokenizer
-from server.access import Caller
-from server.apis.native.messages import Message
+from server.access import ANYONE, Caller
+from server.apis.native.messages import Message, Server
+from server.apis.native.session import NativeSession
 from server.errors import Refused
+from server.sessions.recording import Recording
 from server.sessions.registry import Sessions
+from server.sessions.seat import Seat
 from server.settings import Access, SessionLimits, Settings
 from server.telemetry.logs import FIELDS
 from server.telemetry.metrics import Api, Metrics
 
+SERVER, LIMITS = Server(32, "r"), SessionLimits()
 TOKENIZER = Tokenizer(["", "", "", "▁one", "▁two"])
 INIT, CLOSE = '{"op":"init","sid":"a"}', '{"op":"close"}'
 SOUND = bytes([0, 64, 0, 192] * 8000)  # a second
@@ -33,6 +37,7 @@ class FakeTranscriber:
     lost: dict[str, OnLost] = field(default_factory=dict)
     fails: bool = False
     stopped: bool = False
+    sessions_here: int = 0
 
     async def run(self) -> None:
         if self.fails:
@@ -41,6 +46,9 @@ class FakeTranscriber:
 
     def status(self) -> Status:
         return self.said
+
+    def count_sessions(self, sessions: int) -> None:
+        self.sessions_here = sessions
 
     def open_stream(self, stream_id: str, on_lost: OnLost) -> None:
         self.lost[stream_id] = on_lost
@@ -85,7 +93,7 @@ def test_a_new_session_is_refused_with_the_reason(status, reason):
     metrics = Metrics()
     sessions = make_sessions(FakeTranscriber(status), metrics=metrics)
     with pytest.raises(Refused) as refused:
-        sessions.open(send=lambda message: True, on_end=lambda: None)
+        begin(sessions)
     assert refused.value.code == reason and refused.value.message and refused.value.code.http_status == 503
     assert f'asr_offers_refused_total{{reason="{reason}"}} 1.0' in metrics.render().decode()
 
@@ -95,34 +103,34 @@ def test_places_are_counted_over_all_processes_and_given_back():
     sessions = make_sessions(transcriber, max_sessions=3)
     _, first = connect(sessions)
     with pytest.raises(Refused, match="all 3 sessions are taken"):
-        sessions.open(lambda message: True, lambda: None)
-    sessions.leave(first)
-    sessions.leave(first)
+        begin(sessions)
+    first.leave()
+    first.leave()
     assert len(sessions) == 0 and not transcriber.lost
-    sessions.open(lambda message: True, lambda: None)
+    begin(sessions)
 
 
 def test_a_place_is_taken_with_init_and_not_before():
     """Twelve small requests used to shut the server for ten seconds."""
     sessions = make_sessions(FakeTranscriber(), max_sessions=1)
-    silent = [sessions.open(lambda message: True, lambda: None) for _ in range(12)]
-    client, session = connect(sessions)
+    silent = [begin(sessions) for _ in range(12)]
+    client, seat = connect(sessions)
     assert client.last == ("ready", "")
     late = Client()
     with pytest.raises(Refused):
-        sessions.open(late.receive, late.ended.set)
+        begin(sessions, late)
     for each in silent:
-        sessions.leave(each)
-    sessions.leave(session)
+        each.leave()
+    seat.leave()
     assert connect(sessions)[0].last == ("ready", "")
 
 
 def test_whoever_comes_too_late_for_a_place_is_told_over_the_channel():
     sessions = make_sessions(FakeTranscriber(), max_sessions=1)
     late = Client()
-    session = sessions.open(late.receive, late.ended.set)
+    seat = begin(sessions, late)
     connect(sessions)
-    sessions.text(session, INIT)
+    seat.receive_text(INIT)
     assert late.last == ("error", "server_full") and late.ended.is_set()
 
 
@@ -131,13 +139,13 @@ def test_the_log_says_why_a_session_that_never_began_has_ended(message, reason):
     lines = list[logging.LogRecord]()
     handler = logging.Handler()
     handler.emit = lines.append
-    logger = logging.getLogger("server.sessions.registry")
+    logger = logging.getLogger("server.sessions.seat")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     sessions = make_sessions(FakeTranscriber(), max_sessions=1)
-    session = sessions.open(lambda message: True, lambda: None)
+    seat = begin(sessions)
     connect(sessions)
-    sessions.text(session, message)
+    seat.receive_text(message)
     logger.removeHandler(handler)
     assert [getattr(line, FIELDS)["ended"] for line in lines] == [reason]
 
@@ -146,13 +154,13 @@ def test_connections_of_one_address_that_never_begin_are_bounded():
     settings = Settings(access=Access(max_sessions=9, max_connecting_per_address=2))
     sessions = Sessions(FakeTranscriber(), TOKENIZER, settings, Metrics(), clock=lambda: 0.0)
     here, there = Caller("anyone", address="10.0.0.1"), Caller("anyone", address="10.0.0.2")
-    first, _ = (sessions.open(lambda message: True, lambda: None, caller=here) for _ in range(2))
+    first, _ = (begin(sessions, caller=here) for _ in range(2))
     with pytest.raises(Refused) as refused:
-        sessions.open(lambda message: True, lambda: None, caller=here)
+        begin(sessions, caller=here)
     assert refused.value.code == "too_many_sessions"
-    sessions.open(lambda message: True, lambda: None, caller=there)
-    sessions.text(first, INIT)
-    sessions.open(lambda message: True, lambda: None, caller=here)
+    begin(sessions, caller=there)
+    first.receive_text(INIT)
+    begin(sessions, caller=here)
 
 
 def test_a_session_may_last_so_long_and_keeps_what_it_was_told():
@@ -162,15 +170,15 @@ def test_a_session_may_last_so_long_and_keeps_what_it_was_told():
         sessions = Sessions(FakeTranscriber(), TOKENIZER, settings, Metrics(), clock=lambda: now[0])
         sessions.start()
         await sessions.until_warm()
-        session = sessions.open(client.receive, client.ended.set)
-        sessions.text(session, INIT)
+        seat = begin(sessions, client)
+        seat.receive_text(INIT)
         now[0] = 60.0
-        later = sessions.open(spared.receive, spared.ended.set)
-        sessions.text(later, INIT)
-        recording = sessions.open_recording(Api.OPENAI_REST)
+        later = begin(sessions, spared)
+        later.receive_text(INIT)
+        recording = Recording(sessions.take_seat(Api.OPENAI_REST))
         for now[0] in (99.0, 101.0):
-            sessions.audio(session, SOUND)
-            sessions.audio(later, SOUND)
+            seat.receive_audio(SOUND)
+            later.receive_audio(SOUND)
             await sessions.until_tick()
             assert client.ended.is_set() == (now[0] > 100)
         assert client.last == ("error", "session_too_long") and not spared.ended.is_set() and len(sessions) == 2
@@ -188,16 +196,16 @@ def test_a_client_that_is_held_back_is_not_idle():
         sessions = Sessions(transcriber, TOKENIZER, settings, Metrics(), clock=lambda: now[0])
         sessions.start()
         await sessions.until_warm()
-        session = sessions.open(client.receive, client.ended.set)
-        sessions.text(session, INIT)
+        seat = begin(sessions, client, limits=settings.session)
+        seat.receive_text(INIT)
         for _ in range(6):
-            sessions.audio(session, SOUND)
-        reading = asyncio.create_task(sessions.until_heard(session))
+            seat.receive_audio(SOUND)
+        reading = asyncio.create_task(seat.until_ready())
         for _ in range(5):  # the engine's answer is given up after half a minute
             now[0] += 5.0
             await sessions.until_tick()
         assert not client.ended.is_set() and not reading.done()
-        session.drop()
+        seat.leave()
         await reading
         await sessions.shut_down(1)
 
@@ -206,14 +214,14 @@ def test_a_client_that_is_held_back_is_not_idle():
 
 def test_who_asked_for_it_is_told_that_the_server_moves():
     async def scenario(sessions: Sessions) -> None:
-        asked, session = connect(sessions, '{"op":"init","sid":"a","moving":true}')
+        asked, seat = connect(sessions, '{"op":"init","sid":"a","moving":true}')
         silent, other = connect(sessions)
         draining = asyncio.create_task(sessions.drain(30.0))
         await asyncio.sleep(0)
         assert asked.messages[-1].op == "moving" and asked.messages[-1].seconds == 30 and silent.last == ("ready", "")
         assert sessions.refusal().code == "shutting_down" and not draining.done()
-        sessions.text(session, CLOSE)
-        sessions.leave(other)
+        seat.receive_text(CLOSE)
+        other.leave()
         await asyncio.wait_for(draining, 5.0)
         assert asked.last == ("final", "")
 
@@ -232,11 +240,19 @@ def run(scenario, transcriber: FakeTranscriber) -> None:
     asyncio.run(play())
 
 
-def connect(sessions: Sessions, init: str = INIT) -> tuple[Client, object]:
+def begin(sessions: Sessions, client: Client | None = None, caller: Caller = ANYONE, limits: SessionLimits = LIMITS) -> Seat:
+    """A native session without init."""
+    client = client or Client()
+    seat = sessions.take_seat(Api.WEBRTC, caller, client.ended.set, waits=True)
+    NativeSession(seat, limits, SERVER, client.receive)
+    return seat
+
+
+def connect(sessions: Sessions, init: str = INIT) -> tuple[Client, Seat]:
     client = Client()
-    session = sessions.open(client.receive, client.ended.set)
-    sessions.text(session, init)
-    return client, session
+    seat = begin(sessions, client)
+    seat.receive_text(init)
+    return client, seat
 
 
 def test_a_defect_in_one_session_ends_it_by_name_and_no_other():
@@ -249,12 +265,12 @@ def test_a_defect_in_one_session_ends_it_by_name_and_no_other():
     async def scenario(sessions: Sessions) -> None:
         nonlocal spoilt
         bad, spoilt = connect(sessions)
-        good, session = connect(sessions)
-        sessions.audio(spoilt, SOUND)
-        sessions.audio(session, SOUND)
+        good, seat = connect(sessions)
+        spoilt.receive_audio(SOUND)
+        seat.receive_audio(SOUND)
         await asyncio.wait_for(bad.ended.wait(), 5.0)
         assert bad.last == ("error", "internal_error")
-        sessions.text(session, CLOSE)
+        seat.receive_text(CLOSE)
         await asyncio.wait_for(good.ended.wait(), 5.0)
         assert good.last == ("final", "") and good.messages[-1].text == "one two"
 
@@ -268,9 +284,10 @@ def test_a_client_whose_transport_raises_is_dropped_and_the_others_hear_of_the_s
             raise OSError("the connection is broken")
 
         ended = asyncio.Event()
-        session = sessions.open(broken, ended.set)
+        seat = sessions.take_seat(Api.WEBRTC, on_end=ended.set, waits=True)
+        NativeSession(seat, LIMITS, SERVER, broken)
         good, _ = connect(sessions)
-        sessions.text(session, INIT)
+        seat.receive_text(INIT)
         await asyncio.wait_for(ended.wait(), 5.0)
         assert len(sessions) == 1
         await sessions.shut_down(timeout_seconds=5.0)
@@ -283,8 +300,8 @@ def test_streams_that_lose_their_engine_are_told():
     transcriber = FakeTranscriber()
 
     async def scenario(sessions: Sessions) -> None:
-        client, session = connect(sessions)
-        transcriber.lost[session.session_id]("the engine process has died")
+        client, seat = connect(sessions)
+        transcriber.lost[seat.session_id]("the engine process has died")
         await asyncio.wait_for(client.ended.wait(), 5.0)
         assert client.last == ("error", "engine_failed") and len(sessions) == 0
 

@@ -5,13 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from benchmarks.simulation import open_session
+from benchmarks.simulation import SimulatedSeat, native_session
 from runtime.audio import SAMPLE_RATE
 from runtime.engine.protocol import Limits, Prediction
 from runtime.scheduler.batcher import Align, Batcher, Decode, Encode
 from runtime.scheduler.requests import Request, Result, Timings
 from runtime.tokenizer import Tokenizer
-from server.apis.native.session import Session
+from server.sessions.session import Session
 from server.settings import SessionLimits
 from server.stream.stream import LONG_INTERVALS, LONG_SECONDS
 
@@ -62,7 +62,7 @@ class Crowd:
             member.asked_at.append(self.now)
             self._answer(self._batcher.submit(request, self.now))
 
-        member = Member(open_session(stream_id, LIMITS, TOKENIZER, receive, submit))
+        member = Member(native_session(SimulatedSeat(LIMITS, TOKENIZER, submit, stream_id), LIMITS, receive))
         member.session.on_text('{"op":"init"}', 0.0)
         return member
 
@@ -70,7 +70,7 @@ class Crowd:
         for result in results:
             member = self.members[int(result.request.stream_id[1:])]
             member.answered += result.error is None
-            member.session.on_result(result, self.now)
+            member.session.seat.deliver(result, self.now)
 
     def run(self, seconds: float, speech: np.ndarray) -> None:
         """Everybody speaks in real time; the engine takes one step after the other."""
@@ -129,13 +129,14 @@ def gaps_between_updates(speech: np.ndarray, queue_ms: float) -> np.ndarray:
         requests.append(request)
 
     now = 0.0
-    session = open_session("s", LIMITS, TOKENIZER, lambda message: True, submit)
+    seat = SimulatedSeat(LIMITS, TOKENIZER, submit)
+    session = native_session(seat, LIMITS, lambda message: True)
     session.on_text('{"op":"init"}', now)
     for number in range(400):
         now = number * FRAME_SECONDS
         session.on_audio(speech[number * FRAME_SAMPLES : (number + 1) * FRAME_SAMPLES].tobytes(), now)
         while requests:
-            session.on_result(Result(requests.pop(), (3, 4), (-0.1, -0.1, -0.1), timings=Timings(queue_ms=queue_ms)), now)
+            seat.deliver(Result(requests.pop(), (3, 4), (-0.1, -0.1, -0.1), timings=Timings(queue_ms=queue_ms)), now)
     return np.stack([asked_at[1:], np.diff(asked_at)], axis=1)
 
 

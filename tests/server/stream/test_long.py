@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from benchmarks.simulation import open_session
+from benchmarks.simulation import SimulatedSeat, native_session
 from runtime.audio import SAMPLE_RATE, count_frames
 from runtime.scheduler.requests import Request, Result
 from runtime.tokenizer import Tokenizer
@@ -49,7 +49,8 @@ class Stream:
 
     def __post_init__(self):
         self.requests: list[Request] = []
-        self.session = open_session("long", LIMITS, TOKENIZER, self._receive, self.requests.append)
+        self.seat = SimulatedSeat(LIMITS, TOKENIZER, self.requests.append)
+        self.session = native_session(self.seat, LIMITS, self._receive)
         self.session.on_text('{"op":"init","sid":"long","tail":true}', 0.0)
 
     def _receive(self, message: dict) -> bool:
@@ -79,7 +80,7 @@ class Stream:
             result = Result(
                 request, tokens, (-0.1,) * len(tokens), first_frames=tuple(limits) if request.align and tokens else None
             )
-            self.session.on_result(result, now)
+            self.seat.deliver(result, now)
 
 
 @pytest.mark.slow

@@ -9,34 +9,36 @@ import pytest
 from server.access import Caller
 from server.errors import Code
 from server.sessions.record import Record
-from server.stream.events import Failed, Final, Update
+from server.stream.events import Failed, Final, Flushed, Update
 from server.telemetry.logs import FIELDS, JsonFormatter, log_fields
 
 
 def told(session_id: str = "session-1") -> Record:
     record = Record(session_id, "webrtc", Caller("shop", address="192.0.2.1"), opened_at=10.0)
     for latency_ms in (100.0, 200.0, 900.0):
-        assert record.observe(Update("a secret", 1, [], 500, latency_ms)) is None
+        assert record.observe("a", Update("a secret", 1, [], 500, latency_ms)) is None
     record.audio_seconds = 12.34
     return record
 
 
 def test_a_session_s_line_says_what_matters_and_nothing_that_was_said():
     record = told()
-    record.observe(Final("a secret word", [], 1000, 250.4))
-    fields = record.fields(now=25.0, with_text=False)
+    record.observe("a", Final("a secret word", [], 1000, 250.4))
+    fields = record.fields("final", now=25.0, with_text=False)
     assert fields == {
         "session": "session-1", "ended": "final", "api": "webrtc", "caller": "shop", "address": "192.0.2.1", "seconds": 15.0,
         "audio_seconds": 12.3, "words": 3, "updates": 3, "update_ms": 200, "final_ms": 250,
     }  # fmt: skip
-    assert record.fields(25.0, with_text=True)["text"] == "a secret word"
+    assert record.fields("final", 25.0, with_text=True)["text"] == "a secret word"
 
 
-def test_a_failure_is_named_and_who_left_has_left():
+def test_a_session_that_is_left_or_fails_keeps_its_stable_words():
     record = told()
-    assert record.fields(25.0, False)["ended"] == "left"
-    record.observe(Failed(Code.ENGINE_FAILED, "gone", "a", [], 100))
-    assert record.fields(25.0, False)["ended"] == "engine_failed"
+    assert record.fields("left", 25.0, False)["words"] == 1, "of the newest update the first letter is stable"
+    record.observe("a", Failed(Code.ENGINE_FAILED, "gone", "a secret", [], 100))
+    record.observe("b", Flushed("of two streams", [], 100, 20.0))
+    fields = record.fields("engine_failed", 25.0, with_text=True)
+    assert (fields["ended"], fields["words"], fields["text"]) == ("engine_failed", 5, "a secret of two streams")
 
 
 @pytest.mark.parametrize("text", ["plain", 'über\n{"a": 1}\u2028', "100% {}"])

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from websockets.asyncio.client import connect
 
 from benchmarks.accuracy import word_error_rate
+from benchmarks.simulation import SimulatedSeat
 from runtime.audio import SAMPLE_RATE
 from runtime.scheduler.requests import Request, Result
 from runtime.tokenizer import Tokenizer
@@ -25,8 +26,6 @@ from server.apis.deepgram import messages as deepgram
 from server.apis.deepgram.session import DeepgramSession
 from server.errors import ClientError
 from server.settings import SessionLimits
-from server.stream.events import Final
-from server.stream.stream import Stream
 from tests.conftest import PROJECT, RunningServer, Speech
 
 TOKENIZER = Tokenizer(["", "", "", "▁one", "▁two", "▁three"])
@@ -40,26 +39,18 @@ class Client:
         self.messages: list[dict] = []
         self.requests: list[Request] = []
         self.answered: Request | None = None
-        self.now, self.ended = 0.0, 0
-
-        def begin(say, options, now):
-            def heard(event) -> bool:
-                if isinstance(event, Final):
-                    self.whole_text = event.text
-                return say(event)
-
-            self.stream = Stream("a", SessionLimits(), TOKENIZER, heard, self.requests.append, now, options)
-            return self.stream
+        self.now = 0.0
 
         def take(message) -> bool:
             self.messages.append(json.loads(message.encode()))
             return True
 
-        def end() -> None:
-            self.ended += 1
+        self.seat = SimulatedSeat(SessionLimits(), TOKENIZER, self.requests.append)
+        self.session = DeepgramSession(self.seat, deepgram.parse(QUERY | query, "moonshine-base"), "moonshine-base", take)
 
-        self.session = DeepgramSession("a", deepgram.parse(QUERY | query, "moonshine-base"), "moonshine-base", begin, take, end)
-        self.session.begin(0.0)
+    @property
+    def ended(self) -> int:
+        return len(self.seat.ended)
 
     def sound(self, seconds: float, loudness: int = 8000) -> None:
         samples = np.random.default_rng(0).integers(-loudness, loudness, int(seconds * SAMPLE_RATE), dtype=np.int16)
@@ -77,7 +68,7 @@ class Client:
     def answer(self, *tokens: int) -> None:
         request = self.answered = self.requests[-1]
         frames = tuple(range(0, 10 * len(tokens) + 1, 10)) if request.align else None
-        self.stream.on_result(Result(request, tokens, (-0.01,) * len(tokens), first_frames=frames), self.now)
+        self.seat.deliver(Result(request, tokens, (-0.01,) * len(tokens), first_frames=frames), self.now)
 
     def answer_all(self) -> None:
         while self.requests and self.requests[-1] is not self.answered:
@@ -222,7 +213,7 @@ def test_finals_follow_each_other_and_are_the_whole_text(steps):
             assert final["start"] - 1e-6 <= word["start"] <= word["end"] <= at + 1e-6
     assert client.messages[-1]["type"] == "Metadata" and client.ended == 1
     spoken = [transcript(final) for final in finals if transcript(final)]
-    assert " ".join(spoken) == client.whole_text
+    assert " ".join(spoken) == client.seat.text
 
 
 # With Deepgram's own SDK

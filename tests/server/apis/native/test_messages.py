@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.apis.native import messages as native
-from server.apis.native.messages import Close, Init, NativeDialect
+from server.apis.native.messages import Close, Init, NativeWriter
 from server.errors import ClientError, Code
 from server.stream.events import Failed, Final, Flushed, SpeechStarted, SpeechStopped, Update
 from server.stream.transcript import Segment
@@ -21,7 +21,7 @@ SEGMENTS = (
 PLAIN = tuple(Segment(each.text, each.start_ms, each.end_ms) for each in SEGMENTS)
 
 
-def written(dialect: NativeDialect, event) -> dict:
+def written(dialect: NativeWriter, event) -> dict:
     message = json.loads(dialect.write(event).encode())
     schema = native.json_schema()
     jsonschema.validate(message, schema | {"$ref": "#/$defs/ServerMessage"})
@@ -41,7 +41,7 @@ def test_every_event_is_written_as_the_schema_says(tail, words):
         Failed(Code.ENGINE_FAILED, "the engine has stopped", "one two", segments[:1], 900),
     )
     for event in events:
-        message = written(NativeDialect(Init("a", words=words, tail=tail)), event)
+        message = written(NativeWriter(Init("a", words=words, tail=tail)), event)
         is_turn = isinstance(event, SpeechStarted | SpeechStopped)
         assert message["sid"] == "a" and ("offset" in message) == (tail and not is_turn)
         if isinstance(event, Final):
@@ -49,7 +49,7 @@ def test_every_event_is_written_as_the_schema_says(tail, words):
 
 
 def test_a_tail_begins_where_the_last_message_that_was_sent_left_off():
-    dialect = NativeDialect(Init("a", tail=True))
+    dialect = NativeWriter(Init("a", tail=True))
     first = Update("one", 3, [], 400, 1.0)
     assert written(dialect, first)["offset"] == 0
     dropped = Update("one two", 7, PLAIN[:1], 900, 1.0)
@@ -88,7 +88,7 @@ def test_an_init_of_the_schema_is_taken_as_it_was_meant(message):
 
 
 def test_what_was_flushed_is_not_said_again_with_tail():
-    dialect = NativeDialect(Init("a", tail=True))
+    dialect = NativeWriter(Init("a", tail=True))
     flushed = Flushed("one two", PLAIN[:1], 900, 5.0)
     written(dialect, flushed)
     dialect.confirm(flushed)

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.simulation import open_session
+from benchmarks.simulation import SimulatedSeat, native_session
 from runtime.audio import SAMPLE_RATE, count_frames
 from runtime.exceptions import EngineFailed, EngineStopped
 from runtime.scheduler.requests import Priority, Request, Result, Timings
 from runtime.tokenizer import Tokenizer
-from server.apis.native.session import State
+from server.sessions.session import State
 from server.settings import SessionLimits
 from server.stream.edges import SHORT_LEADS
 
@@ -34,19 +34,12 @@ class Stream:
         self.messages: list[dict] = []
         self.requests: list[Request] = []
         self.late_seconds: list[float] = []
-        self.finished = 0
         self.now = 0.0
         self.drops = False
         self.answered: Request | None = None
-        self.session = open_session(
-            "session-1",
-            LIMITS.model_copy(update=limits),
-            TOKENIZER,
-            self._receive,
-            submit or self.requests.append,
-            self._finish,
-            self.late_seconds.append,
-        )
+        self.limits = LIMITS.model_copy(update=limits)
+        self.seat = SimulatedSeat(self.limits, TOKENIZER, submit or self.requests.append, on_update=self.late_seconds.append)
+        self.session = native_session(self.seat, self.limits, self._receive)
 
     def _receive(self, message: dict) -> bool:
         if self.drops and message["op"] == "interim":
@@ -54,8 +47,9 @@ class Stream:
         self.messages.append(message)
         return True
 
-    def _finish(self) -> None:
-        self.finished += 1
+    @property
+    def finished(self) -> int:
+        return len(self.seat.ended)
 
     def init(self, **flags: bool | int) -> "Stream":
         self.text(json.dumps({"op": "init", "sid": "abc", "sr": 16_000} | flags))
@@ -85,7 +79,7 @@ class Stream:
         first_frames = tuple(range(0, frames + 1, frames // len(tokens)))[: len(tokens) + 1] if request.align and tokens else None
         result = Result(request, tokens, (log_prob,) * len(tokens), error, first_frames=first_frames)
         self.answered = request
-        self.session.on_result(result, self.now)
+        self.seat.deliver(result, self.now)
 
     @property
     def error(self) -> dict:
@@ -137,23 +131,23 @@ def test_an_update_says_how_late_the_engine_began_with_it():
     stream.sound(2.0)  # the first update is due, and asked for, after 0.1 s; the next one has been due since 0.6 s
     for queue_ms in (40.0, 70.0):
         request = stream.requests[-1]
-        stream.session.on_result(Result(request, (3, 4), (-0.1, -0.1), timings=Timings(queue_ms=queue_ms)), stream.now)
+        stream.seat.deliver(Result(request, (3, 4), (-0.1, -0.1), timings=Timings(queue_ms=queue_ms)), stream.now)
     assert stream.late_seconds == pytest.approx([0.04, 2.0 - 0.6 + 0.07], abs=0.03)
 
 
 def test_the_backlog_is_audio_that_waits_and_no_quiet():
     stream = Stream().init()
-    assert stream.session.backlog_seconds == 0
+    assert stream.seat.backlog_seconds == 0
     stream.sound(1.0)
-    assert stream.session.backlog_seconds == pytest.approx(1.0)
+    assert stream.seat.backlog_seconds == pytest.approx(1.0)
     stream.answer(3, 4)
-    assert stream.session.backlog_seconds == pytest.approx(0.9, abs=0.03), "the first update had the first 0.1 s"
+    assert stream.seat.backlog_seconds == pytest.approx(0.9, abs=0.03), "the first update had the first 0.1 s"
     stream.quiet(1.0)
     while stream.requests[-1] is not stream.answered:
         stream.answer(3, 4)
-    assert stream.session.backlog_seconds == 0, "all that was said has been heard"
+    assert stream.seat.backlog_seconds == 0, "all that was said has been heard"
     stream.sound(0.4)
-    assert stream.session.backlog_seconds > 0
+    assert stream.seat.backlog_seconds > 0
 
 
 def test_an_interim_that_says_nothing_new_is_not_sent():
@@ -179,7 +173,7 @@ def test_close_takes_the_place_of_an_interim_in_flight():
     interim = stream.requests[-1]
     stream.text(CLOSE)
     assert stream.requests[-1].priority is Priority.FINAL
-    stream.session.on_result(Result(interim, (5,), (-0.1,)), stream.now)
+    stream.seat.deliver(Result(interim, (5,), (-0.1,)), stream.now)
     assert stream.messages == [], "a late answer to the interim says nothing"
     stream.answer(3)
     assert stream.messages[-1]["text"] == "one"

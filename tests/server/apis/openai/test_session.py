@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from openai.resources.realtime.realtime import AsyncRealtimeConnection
 
 from benchmarks.accuracy import word_error_rate
+from benchmarks.simulation import SimulatedSeat
 from runtime.audio import SAMPLE_RATE
 from runtime.scheduler.requests import Request, Result
 from runtime.tokenizer import Tokenizer
+from server.apis.openai.messages import Configuration
 from server.apis.openai.session import RealtimeSession
 from server.settings import SessionLimits
-from server.stream.stream import Stream
 from tests.conftest import RunningServer, Speech
 
 TOKENIZER = Tokenizer(["", "", "", "▁one", "▁two", "▁three"])
@@ -35,24 +36,19 @@ class Client:
         self.requests: list[Request] = []
         self.answered: Request | None = None
         self.now = 0.0
-        self.ended = 0
-        limits = SessionLimits()
-
-        def begin(stream_id, say, options, now):
-            self.stream = Stream(stream_id, limits, TOKENIZER, say, self.requests.append, now, options)
-            return self.stream, self.stream.drop
 
         def take(event) -> bool:
             self.events.append(json.loads(event.encode()))
             return True
 
-        def end() -> None:
-            self.ended += 1
-
-        self.session = RealtimeSession("a", limits, "UsefulSensors/moonshine-base", begin, take, end, 0.0)
-        self.session.begin()
+        self.seat = SimulatedSeat(SessionLimits(), TOKENIZER, self.requests.append)
+        self.session = RealtimeSession(self.seat, 60.0, Configuration("UsefulSensors/moonshine-base"), take)
         if audio_input:
             self.send("session.update", session={"type": "transcription", "audio": {"input": audio_input}})
+
+    @property
+    def ended(self) -> int:
+        return len(self.seat.ended)
 
     def send(self, kind: str, **fields: object) -> None:
         self.session.on_text(json.dumps({"type": kind} | fields), self.now)
@@ -69,7 +65,7 @@ class Client:
 
     def answer(self, *tokens: int) -> None:
         request = self.answered = self.requests[-1]
-        self.stream.on_result(Result(request, tokens, (-0.01,) * len(tokens)), self.now)
+        self.seat.deliver(Result(request, tokens, (-0.01,) * len(tokens)), self.now)
 
     def answer_all(self) -> None:
         while self.requests and self.requests[-1] is not self.answered:

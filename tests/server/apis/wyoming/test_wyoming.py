@@ -18,7 +18,7 @@ from wyoming.ping import Ping, Pong
 from benchmarks.accuracy import word_error_rate
 from runtime.audio import SAMPLE_RATE
 from server.apis.wyoming import messages as wyoming
-from server.apis.wyoming.messages import Transcripts
+from server.apis.wyoming.messages import TranscriptWriter
 from server.errors import ClientError
 from server.stream.events import Final, Update
 from tests.conftest import RunningServer, Speech, free_port
@@ -165,7 +165,7 @@ def test_what_cannot_be_understood_is_answered_and_the_connection_closed(served,
 
 @given(st.text("ab ", max_size=30), st.lists(st.integers(0, 30), max_size=5))
 def test_chunks_never_say_more_than_is_stable_and_in_the_end_all(text, stables):
-    transcripts, told = Transcripts("en"), ""
+    transcripts, told = TranscriptWriter("en"), ""
     for stable in sorted(min(stable, len(text)) for stable in stables):
         for message in transcripts.write(Update(text, stable, (), 0, 0.0)):
             told += message.data.get("text", "") if message.op == "transcript-chunk" else ""

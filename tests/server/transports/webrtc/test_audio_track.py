@@ -14,11 +14,13 @@ from aiortc.contrib.media import MediaPlayer
 from aiortc.mediastreams import MediaStreamError
 
 from benchmarks.accuracy import word_error_rate
+from benchmarks.simulation import SimulatedSeat
 from runtime.audio import SAMPLE_RATE
+from runtime.tokenizer import Tokenizer
 from server.apis.native.messages import Message, Server
-from server.apis.native.session import Session
+from server.apis.native.session import NativeSession
 from server.settings import SessionLimits
-from server.transports.webrtc.audio_track import MOST_MISSING_SECONDS, heard
+from server.transports.webrtc.audio_track import MOST_MISSING_SECONDS, received
 from tests.conftest import PROJECT, RunningServer, Speech
 
 SHORT = str(PROJECT / "samples" / "short.wav")
@@ -44,7 +46,7 @@ class Frames(MediaStreamTrack):
 
 def seconds_heard(times: Iterable[int]) -> float:
     async def run() -> int:
-        return sum([len(pcm) async for pcm in heard(Frames(times))])
+        return sum([len(pcm) async for pcm in received(Frames(times))])
 
     return asyncio.run(run()) / 2 / SAMPLE_RATE
 
@@ -69,9 +71,8 @@ def served(start_server) -> RunningServer:
 def test_a_track_without_init_holds_its_place_no_longer_than_any_other():
     said: list[Message] = []
     limits = SessionLimits(init_timeout_seconds=5)
-    session = Session(
-        "a", limits, Server(32, "r"), lambda *_: pytest.fail("no stream"), said.append, lambda: None, 0.0, has_track=True
-    )
+    seat = SimulatedSeat(limits, Tokenizer([]), lambda request: pytest.fail("nothing is asked"))
+    session = NativeSession(seat, limits, Server(32, "r"), lambda message: not said.append(message), has_track=True)
     for now in range(8):
         session.on_audio(bytes(640), float(now))
         session.on_time(float(now))

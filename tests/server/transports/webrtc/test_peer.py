@@ -1,6 +1,7 @@
 """The WebRTC transport: its configuration, and what peers and networks do that they should not."""
 
 import asyncio
+import dataclasses
 import datetime
 import json
 import re
@@ -17,14 +18,16 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from server.access import ANYONE
+from server.access import ANYONE, Caller
+from server.apis.native.peer import NativePeer, has_track
 from server.errors import ServerError
+from server.sessions.registry import Sessions
 from server.settings import Ice, IceServer
 from server.telemetry.metrics import Metrics
 from server.transports.webrtc import ice
 from server.transports.webrtc.offers import MAX_CANDIDATES, BadOffer, Offered
 from server.transports.webrtc.peer import WebRtcTransport, ice_server
-from tests.server.sessions.test_registry import INIT, FakeTranscriber, make_sessions
+from tests.server.sessions.test_registry import INIT, LIMITS, SERVER, FakeTranscriber, make_sessions
 
 LONGEST_WAIT_SECONDS = 10.0
 
@@ -46,6 +49,18 @@ def test_a_server_that_the_settings_take_is_one_that_aiortc_takes(text, address,
         assert (arguments["turn_username"], arguments["turn_password"]) == credentials
 
 
+@dataclasses.dataclass
+class Served:
+    """What answers offers in the server's own protocol."""
+
+    transport: WebRtcTransport
+    sessions: Sessions
+
+    async def answer(self, sdp: str, caller: Caller) -> str:
+        peer = NativePeer(self.transport, caller, self.sessions, LIMITS, SERVER, has_track(sdp))
+        return await peer.answer(sdp)
+
+
 class Peer:
     """A client of this process, as odd as the test wants it."""
 
@@ -57,9 +72,9 @@ class Peer:
         self.channel.on("open", self.opened.set)
         self.channel.on("message", lambda text: self.messages.put_nowait(json.loads(text)))
 
-    async def connect(self, transport: WebRtcTransport, spoil: Callable[[str], str] = lambda sdp: sdp) -> None:
+    async def connect(self, served: "Served", spoil: Callable[[str], str] = lambda sdp: sdp) -> None:
         await self.connection.setLocalDescription(await self.connection.createOffer())
-        answer = await transport.answer(spoil(self.connection.localDescription.sdp), ANYONE)
+        answer = await served.answer(spoil(self.connection.localDescription.sdp), ANYONE)
         await self.connection.setRemoteDescription(RTCSessionDescription(answer, "answer"))
         await self.opened.wait()
 
@@ -72,9 +87,9 @@ def play(scenario: Callable, connect_seconds: float = 3.0) -> None:
     async def run() -> None:
         sessions, metrics = make_sessions(FakeTranscriber()), Metrics()
         sessions.start()
-        transport = WebRtcTransport(sessions, metrics, Ice(), connect_seconds)
+        transport = WebRtcTransport(metrics, Ice(), connect_seconds)
         async with asyncio.timeout(LONGEST_WAIT_SECONDS):
-            await scenario(transport, metrics)
+            await scenario(Served(transport, sessions), metrics)
         await sessions.shut_down(1.0)
         await transport.close()
 
@@ -83,9 +98,9 @@ def play(scenario: Callable, connect_seconds: float = 3.0) -> None:
 
 @pytest.mark.parametrize("odd", [{"ordered": False}, {"maxRetransmits": 0}, {"maxPacketLifeTime": 100}])
 def test_a_channel_that_would_scramble_audio_is_refused_by_name(odd):
-    async def scenario(transport: WebRtcTransport, metrics: Metrics) -> None:
+    async def scenario(served: Served, metrics: Metrics) -> None:
         peer = Peer(**odd)
-        await peer.connect(transport)
+        await peer.connect(served)
         assert (await peer.messages.get())["reason"] == "unreliable_channel"
         await peer.connection.close()
 
@@ -103,9 +118,9 @@ TEXT, CONTROL = 51, 50
     ],
 )
 def test_what_makes_no_sense_on_a_channel_is_answered(protocol, data):
-    async def scenario(transport: WebRtcTransport, metrics: Metrics) -> None:
+    async def scenario(served: Served, metrics: Metrics) -> None:
         peer = Peer()
-        await peer.connect(transport)
+        await peer.connect(served)
         peer.channel.send(INIT)
         assert (await peer.messages.get())["op"] == "ready"
         await peer.send(protocol, data)
@@ -116,9 +131,9 @@ def test_what_makes_no_sense_on_a_channel_is_answered(protocol, data):
 
 
 def test_control_messages_for_no_channel_harm_nobody():
-    async def scenario(transport: WebRtcTransport, metrics: Metrics) -> None:
+    async def scenario(served: Served, metrics: Metrics) -> None:
         peer = Peer()
-        await peer.connect(transport)
+        await peer.connect(served)
         open_with_a_bad_label = b"\x03\x00\x00\x00" + bytes(4) + b"\x00\x02\x00\x00" + b"\xff\xff"
         for data in (b"\x02", open_with_a_bad_label, b"\x03"):
             await peer.connection.sctp._send(9, CONTROL, data)
@@ -132,9 +147,9 @@ def test_control_messages_for_no_channel_harm_nobody():
 def test_an_offer_that_names_no_candidates_can_still_be_reached_from_it():
     """RFC 8863: the server's candidates may be enough."""
 
-    async def scenario(transport: WebRtcTransport, metrics: Metrics) -> None:
+    async def scenario(served: Served, metrics: Metrics) -> None:
         peer = Peer()
-        await peer.connect(transport, lambda sdp: re.sub(r"a=candidate:.*\r\n", "", sdp))
+        await peer.connect(served, lambda sdp: re.sub(r"a=candidate:.*\r\n", "", sdp))
         peer.channel.send(INIT)
         assert (await peer.messages.get())["op"] == "ready"
         await peer.connection.close()
@@ -143,12 +158,12 @@ def test_an_offer_that_names_no_candidates_can_still_be_reached_from_it():
 
 
 def test_an_offer_whose_sender_never_comes_is_given_up():
-    async def scenario(transport: WebRtcTransport, metrics: Metrics) -> None:
+    async def scenario(served: Served, metrics: Metrics) -> None:
         peer = Peer()
         await peer.connection.setLocalDescription(await peer.connection.createOffer())
-        await transport.answer(peer.connection.localDescription.sdp, ANYONE)
-        assert len(transport.sessions) == 1
-        while len(transport.sessions):  # noqa: ASYNC110 - the transport offers nothing to wait on
+        await served.answer(peer.connection.localDescription.sdp, ANYONE)
+        assert len(served.sessions) == 1
+        while len(served.sessions):  # noqa: ASYNC110 - the transport offers nothing to wait on
             await asyncio.sleep(0.01)
         assert 'asr_offers_refused_total{reason="connect_timeout"} 1.0' in metrics.render().decode()
         await peer.connection.close()
@@ -232,13 +247,13 @@ def mutated(lines: list[str], mutations: list[tuple[str, int, str]]) -> str:
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(MUTATIONS)
 def test_a_spoilt_offer_is_answered_or_refused_by_name_and_leaves_nothing(mutations):
-    async def scenario(transport: WebRtcTransport, metrics: Metrics) -> None:
+    async def scenario(served: Served, metrics: Metrics) -> None:
         try:
-            answer = await transport.answer(mutated(OFFER, mutations), ANYONE)
+            answer = await served.answer(mutated(OFFER, mutations), ANYONE)
             assert "a=candidate:" in answer or "m=application 0" in answer
         except ServerError as refused:
             assert refused.code.http_status < 500
-            assert len(transport.sessions) == 0
+            assert len(served.sessions) == 0
 
     play(scenario, connect_seconds=0.2)
 
@@ -246,9 +261,9 @@ def test_a_spoilt_offer_is_answered_or_refused_by_name_and_leaves_nothing(mutati
 def test_datagrams_of_strangers_change_nothing():
     """An empty one used to end the session of whoever had the port."""
 
-    async def scenario(transport: WebRtcTransport, metrics: Metrics) -> None:
+    async def scenario(served: Served, metrics: Metrics) -> None:
         peer = Peer()
-        await peer.connect(transport)
+        await peer.connect(served)
         peer.channel.send(INIT)
         assert (await peer.messages.get())["op"] == "ready"
         candidates = re.findall(r"a=candidate:\S+ 1 udp \d+ (\S+) (\d+) typ host", peer.connection.remoteDescription.sdp)
@@ -287,11 +302,11 @@ def rsa_certificate() -> RTCCertificate:
 def test_a_peer_with_an_rsa_certificate_connects_in_both_roles(role, monkeypatch):
     """GStreamer's senders met "no shared cipher"."""
 
-    async def scenario(transport: WebRtcTransport, metrics: Metrics) -> None:
+    async def scenario(served: Served, metrics: Metrics) -> None:
         with monkeypatch.context() as patched:
             patched.setattr(rtcpeerconnection.RTCCertificate, "generateCertificate", staticmethod(rsa_certificate))
             peer = Peer()
-        await peer.connect(transport, lambda sdp: sdp.replace("a=setup:actpass", f"a=setup:{role}"))
+        await peer.connect(served, lambda sdp: sdp.replace("a=setup:actpass", f"a=setup:{role}"))
         peer.channel.send(INIT)
         assert (await peer.messages.get())["op"] == "ready"
         await peer.connection.close()
@@ -300,8 +315,8 @@ def test_a_peer_with_an_rsa_certificate_connects_in_both_roles(role, monkeypatch
 
 
 def test_an_offer_without_a_fingerprint_is_refused_by_name():
-    async def scenario(transport: WebRtcTransport, metrics: Metrics) -> None:
+    async def scenario(served: Served, metrics: Metrics) -> None:
         with pytest.raises(BadOffer, match="no fingerprint"):
-            await Peer().connect(transport, lambda sdp: re.sub(r"a=fingerprint:.*\r\n", "", sdp))
+            await Peer().connect(served, lambda sdp: re.sub(r"a=fingerprint:.*\r\n", "", sdp))
 
     play(scenario)

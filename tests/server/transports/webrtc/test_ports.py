@@ -21,8 +21,9 @@ from moonshine_client.client import StreamingClient
 from moonshine_client.errors import StreamError
 from server.errors import StartError
 from server.settings import AdvertisedAddress, Ice
-from server.transports.webrtc import ports
-from server.transports.webrtc.ports import FindableConnection, Unreachable, advertised
+from server.transports.webrtc import ports, udp
+from server.transports.webrtc.ports import FindableConnection, advertised
+from server.transports.webrtc.udp import Unreachable
 from tests.conftest import PROJECT, RunningServer, free_port, wait_until_ready
 
 INSIDE, OUTSIDE = "127.0.0.5", "127.0.0.6"
@@ -80,8 +81,8 @@ def test_without_a_network_the_loopback_is_a_way():
 
 def test_an_address_that_the_machine_has_not_stops_the_start():
     with pytest.raises(StartError, match="198.51.100.7.*ASR_ICE_ADDRESSES"):
-        ports.check(Ice(addresses=("198.51.100.7",)), 8)
-    ports.check(Ice(addresses=("127.0.0.5",)), 8)
+        udp.check(Ice(addresses=("198.51.100.7",)), 8)
+    udp.check(Ice(addresses=("127.0.0.5",)), 8)
 
 
 HOSTS = st.lists(st.sampled_from(["10.0.0.5", "192.168.7.9", "fd00::5"]), min_size=1, max_size=4)

@@ -20,7 +20,7 @@ def test_a_program_that_loses_exceptions_ends_with_its_parent():
     child = "import time\nprint('up', flush=True)\nwhile True:\n    try: time.sleep(60)\n    except KeyboardInterrupt: pass"
     parent = f"""
         import functools, os, subprocess, sys
-        from server.processes.parent import end_with
+        from server.parent_process import end_with
         child = subprocess.Popen([sys.executable, "-c", {child!r}], stdout=subprocess.PIPE,
                                  preexec_fn=functools.partial(end_with, os.getpid()))
         child.stdout.readline()
@@ -33,7 +33,7 @@ def test_a_program_that_loses_exceptions_ends_with_its_parent():
 def test_once_sigint_is_handled_it_comes_instead_and_only_where_anything_does():
     parent = """
         import os
-        from server.processes.parent import death_signal, end_undrained, end_with
+        from server.parent_process import death_signal, end_undrained, end_with
         end_undrained()
         before = death_signal()
         end_with(os.getppid())

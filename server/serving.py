@@ -1,0 +1,195 @@
+"""The web server: HTTP and WebSockets in front of a transcriber, signals, drain, the admin port, TLS."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from uvicorn.server import ServerState
+
+from runtime.scheduler.transcriber import Transcriber
+from runtime.tokenizer import Tokenizer
+from server.app import SERVERS, create_app
+from server.http.deadlines import PunctualHttp
+from server.parent_process import end_undrained
+from server.sessions.registry import Sessions
+from server.settings import Settings
+from server.startup import Listeners, keep_tls_fresh
+from server.telemetry.heartbeat import beating, exit_at_once
+from server.telemetry.metrics import Metrics
+from server.telemetry.tracing import exporting
+from server.transports.websocket_frames import BoundedWebSocket
+
+PONG_SECONDS = 60.0  # a client that is read slowly has its pong wait behind its audio
+DEFECT_STATUS = 5  # exit status of a process that stopped because a task of its own had ended
+
+
+Finish = Callable[[], Coroutine[None, None, None]]
+
+
+class QuietServer(uvicorn.Server):
+    """uvicorn, ending with an exit status after an orderly shutdown: it would raise the signal again."""
+
+    status = 0
+
+    def __init__(self, config: uvicorn.Config, drain: Finish, finish: Finish):
+        """drain: returns when open sessions have gone on for long enough, and may be cancelled.
+
+        finish: gives those that are left their finals, while their connections are still there.
+        """
+        super().__init__(config)
+        self._drain, self._finish = drain, finish
+        self._draining: asyncio.Task[None] | None = None
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._finish()
+        await super().shutdown(sockets)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._on_sigterm)
+        loop.add_signal_handler(signal.SIGINT, self.handle_exit, signal.SIGINT, None)
+        end_undrained()
+        yield
+
+    def _on_sigterm(self) -> None:
+        """The first one drains, the second one ends."""
+        if self._draining is None:
+            self._draining = asyncio.create_task(self._drain())
+            self._draining.add_done_callback(lambda _: self.handle_exit(signal.SIGTERM, None))
+        else:
+            self._draining.cancel()
+
+    def stop_on_defect(self) -> None:
+        self.status = DEFECT_STATUS
+        self.should_exit = True
+
+
+def is_news(record: logging.LogRecord) -> bool:
+    """uvicorn calls a WebSocket that is refused with an answer an error of ours, and tells addresses, which may hold a token."""
+    said = record.getMessage()
+    return not said.startswith("ASGI callable returned without completing handshake") and "WebSocket /" not in said
+
+
+@dataclass(frozen=True)
+class SharedPort:
+    """What a gateway adds that shares its port with other gateways."""
+
+    number: int
+    """Among them, from 1."""
+    directory: Path
+    """Of theirs alone."""
+    middleware: Middleware
+    """In front of the app: hands requests on to the gateway that they are for."""
+    listen: Callable[[], socket.socket]
+    """Where the others hand requests on to this one."""
+    until_alone: Callable[[], Coroutine[None, None, None]]
+    """Returns when whoever started this gateway is gone."""
+
+
+def serve(
+    settings: Settings,
+    transcriber: Transcriber,
+    tokenizer: Tokenizer,
+    metrics: Metrics,
+    listeners: Listeners,
+    shared_port: SharedPort | None = None,
+) -> int:
+    """Until SIGTERM; returns the exit status. Raises StartError."""
+    with exporting(metrics.registry) as tracing:
+        sessions = Sessions(transcriber, tokenizer, settings, metrics, tracing=tracing)
+        status = serve_sessions(sessions, settings, metrics, listeners, shared_port)
+    if status == DEFECT_STATUS:
+        exit_at_once(status)
+    return status
+
+
+def serve_sessions(
+    sessions: Sessions, settings: Settings, metrics: Metrics, listeners: Listeners, shared_port: SharedPort | None
+) -> int:
+    """Returns the exit status."""
+    app = create_app(sessions, metrics, settings, shared_port)
+    config = config_of(app, settings)
+    logging.getLogger("uvicorn.error").addFilter(is_news)
+    listening = settings.listen
+    server = QuietServer(
+        config,
+        drain=lambda: sessions.drain(listening.drain_seconds),
+        finish=lambda: sessions.finish_all(listening.shutdown_timeout_seconds),
+    )
+    sessions.on_defect = server.stop_on_defect
+
+    async def run() -> None:
+        config.load()
+        async with contextlib.AsyncExitStack() as serving:
+            await serving.enter_async_context(beating(metrics.loop_lag.observe))
+            await serving.enter_async_context(administered(config, listeners.admin))
+            for api, listener in listeners.apis.items():
+                await serving.enter_async_context(SERVERS[api](sessions, metrics, settings, listener))
+            if config.ssl is not None:
+                serving.enter_context(in_background(keep_tls_fresh(config.ssl, settings.listen)))
+            sockets = [listeners.http]
+            if shared_port is not None:
+                serving.enter_context(in_background(stop_when_alone(server, shared_port)))
+                sockets.append(shared_port.listen())
+            await server.serve(sockets)
+
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(run())
+    return server.status
+
+
+@contextlib.contextmanager
+def in_background(work: Coroutine[None, None, None]) -> Iterator[None]:
+    """Goes on with the work within the context."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+async def stop_when_alone(server: uvicorn.Server, shared_port: SharedPort) -> None:
+    """A gateway whose supervisor has died would serve for ever what nobody knows of."""
+    await shared_port.until_alone()
+    server.should_exit = True
+
+
+def config_of(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        loop="uvloop",
+        http=PunctualHttp,
+        ws=BoundedWebSocket,
+        ws_ping_timeout=PONG_SECONDS,
+        ws_per_message_deflate=False,  # audio does not shrink, and it would cost its CPU with every message
+        log_level=settings.telemetry.log_level,
+        access_log=False,
+        timeout_graceful_shutdown=5,
+        proxy_headers=bool(settings.listen.trusted_proxies),
+        forwarded_allow_ips=[str(network) for network in settings.listen.trusted_proxies],
+        ssl_certfile=settings.listen.tls_cert,
+        ssl_keyfile=settings.listen.tls_key,
+    )
+
+
+@contextlib.asynccontextmanager
+async def administered(config: uvicorn.Config, listener: socket.socket | None) -> AsyncIterator[None]:
+    """Answers on the admin port, with connections of its own: those of the other port cannot use them up."""
+    if listener is None:
+        yield
+        return
+    state = ServerState()
+    server = await asyncio.get_running_loop().create_server(
+        lambda: PunctualHttp(config=config, server_state=state, app_state={}), sock=listener
+    )
+    yield
+    server.close()

@@ -1,0 +1,290 @@
+"""One place among the sessions: whose it is, what it costs, its streams, and why it ended.
+
+A transport passes on to the seat what its client sends. The seat counts it, hands it to the session, and contains the session's
+defects. A session asks its seat for streams, and ends it once.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from runtime.audio import SAMPLE_RATE
+from runtime.exceptions import EngineStopped
+from runtime.scheduler.requests import Request, Result
+from runtime.scheduler.transcriber import Transcriber
+from runtime.tokenizer import Tokenizer
+from server.access import Caller
+from server.errors import Code, Refused, ServerError
+from server.sessions.admission import Admission
+from server.sessions.rate_limit import RateLimit
+from server.sessions.record import Record, error_of
+from server.sessions.session import Session
+from server.settings import Settings
+from server.stream.events import Event
+from server.stream.stream import Options, Stream
+from server.telemetry.logs import log_fields
+from server.telemetry.metrics import Api, Metrics
+from server.telemetry.tracing import Trace
+
+logger = logging.getLogger(__name__)
+
+BEHIND_SHARE = 0.5  # of the audio that may wait: then the client is held back
+FAIR_MESSAGES = 16  # are taken at once; then all other clients get their turn
+DEFECT = ServerError(Code.INTERNAL_ERROR, "the server met a defect of its own in this session; its log has the cause")
+
+
+@dataclass
+class Shared:
+    """What all seats of a process use together."""
+
+    transcriber: Transcriber
+    tokenizer: Tokenizer
+    settings: Settings
+    metrics: Metrics
+    admission: Admission
+    clock: Callable[[], float]
+    loop: asyncio.AbstractEventLoop | None = None
+    """Set when the sessions start."""
+    ticked: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set for a moment with each tick of the sessions' clock."""
+
+    def call_soon(self, function: Callable[..., None], *arguments: object) -> None:
+        """Call a function on the event loop's thread, from any thread. Harmless after the loop's end."""
+        with contextlib.suppress(RuntimeError):
+            if self.loop is not None:
+                self.loop.call_soon_threadsafe(function, *arguments)
+
+
+class Seat:
+    """Used on the event loop's thread only."""
+
+    def __init__(
+        self,
+        session_id: str,
+        api: Api,
+        caller: Caller,
+        shared: Shared,
+        trace: Trace,
+        on_end: Callable[["Seat"], None],
+        has_place: bool,
+    ):
+        """has_place: admission has given it a place; else admission counts it as one that waits.
+
+        on_end: called once, after everything else.
+        """
+        self.session_id, self.api = session_id, api
+        self.opened_at = shared.clock()
+        self._caller, self._shared, self._on_end = caller, shared, on_end
+        self._record = Record(session_id, api.value, caller, self.opened_at, trace=trace)
+        self._rate = RateLimit(self.opened_at)
+        self._streams: dict[str, Stream] = {}
+        self._streams_opened = 0
+        self._messages = 0
+        self._has_place, self._has_ended = has_place, False
+        self._session: Session | None = None
+
+    @property
+    def session(self) -> Session:
+        assert self._session is not None, "a session is made for every seat before anything else happens to it"
+        return self._session
+
+    @property
+    def has_ended(self) -> bool:
+        return self._has_ended
+
+    # What a session asks of it
+
+    def attach(self, session: Session) -> None:
+        self._session = session
+
+    def take_place(self) -> None:
+        """Take a place among the sessions; harmless for a seat that has one. Raises Refused."""
+        if self._has_place or self._has_ended:
+            return
+        with self._shared.metrics.counting_refusals():
+            self._shared.admission.take_place(self._caller)
+        self._shared.admission.end_waiting(self._caller)
+        self._has_place = True
+
+    def open_stream(self, say: Callable[[Event], bool], options: Options, now: float) -> Stream:
+        """Begin a stream, and take the place that it needs. Raises Refused."""
+        self.take_place()
+        self._streams_opened += 1
+        stream_id = self.session_id if self._streams_opened == 1 else f"{self.session_id}.{self._streams_opened}"
+        with self._shared.metrics.counting_refusals():
+            self._open_in_transcriber(stream_id)
+        self._record.trace.connected()
+        opened: Stream = Stream(
+            stream_id,
+            self._shared.settings.session,
+            self._shared.tokenizer,
+            lambda event: self._observe(stream_id, event, say),
+            lambda request: self._submit(opened, request),
+            now,
+            options,
+            self._observe_update,
+        )
+        self._streams[stream_id] = opened
+        return opened
+
+    def transcribe_all(self, pcm: bytes, say: Callable[[Event], bool], options: Options) -> Stream:
+        """Begin a stream that receives all of its audio at once: PCM16 mono at 16 kHz. Raises Refused."""
+        opened = self.open_stream(say, options, self._shared.clock())
+        self.count_audio(pcm)
+        self._guard(opened.hear_all, pcm, self._shared.clock())
+        return opened
+
+    def _open_in_transcriber(self, stream_id: str) -> None:
+        try:
+            self._shared.transcriber.open_stream(stream_id, lambda message: self._shared.call_soon(self._lose_engine, message))
+        except EngineStopped as exc:
+            raise Refused(Code.ENGINE_FAILED, str(exc)) from exc
+
+    def close_stream(self, closed: Stream) -> None:
+        """Say no more of it, and cancel what it has asked for."""
+        closed.drop()
+        if self._streams.pop(closed.stream_id, None) is not None:
+            self._shared.transcriber.close_stream(closed.stream_id)
+
+    def count_audio(self, pcm: bytes) -> None:
+        """Count audio that a stream receives, as PCM16 mono at 16 kHz."""
+        seconds = len(pcm) / 2 / SAMPLE_RATE
+        self._record.audio_seconds += seconds
+        self._shared.metrics.audio_seconds_total.inc(seconds)
+        self._rate.count_audio(seconds, self._shared.clock())
+
+    def end(self, reason: str) -> None:
+        """Close the streams, give the place back, and say once why: in the log, the trace and the metrics.
+
+        reason: FINISHED, LEFT or the code of an error.
+        """
+        if self._has_ended:
+            return
+        self._has_ended = True
+        for each in list(self._streams.values()):
+            self.close_stream(each)
+        if self._has_place:
+            self._shared.admission.free_place(self._caller)
+        else:
+            self._shared.admission.end_waiting(self._caller)
+        self._report(reason)
+        self._on_end(self)
+
+    def _report(self, reason: str) -> None:
+        fields = self._record.fields(reason, self._shared.clock(), self._shared.settings.telemetry.log_text)
+        log_fields(logger, "a session has ended", fields)
+        self._record.trace.end(fields, error_of(reason))
+        self._shared.metrics.session_ended(self.api, error_of(reason))
+
+    # What a transport passes on
+
+    def receive_text(self, text: str) -> None:
+        now = self._shared.clock()
+        self._rate.count_message(now, len(text))
+        self._guard(self.session.on_text, text, now)
+
+    def receive_audio(self, audio: bytes) -> None:
+        """Audio as the client sends it; the stream's input knows the format."""
+        now = self._shared.clock()
+        self._rate.count_message(now)
+        self._guard(self.session.on_audio, audio, now)
+
+    def receive_piece(self) -> None:
+        """A piece of a container has come; its audio follows when it is decoded."""
+        self._rate.count_message(self._shared.clock())
+
+    def finish(self) -> None:
+        """The client has sent its last: it gets its final."""
+        self._guard(self.session.finish, self._shared.clock())
+
+    def fail(self, error: ServerError) -> None:
+        """End the session with an error that its client is told."""
+        self._guard(self.session.fail, error)
+
+    def fail_soon(self, error: ServerError) -> None:
+        """Fail, but not within the sending of another message: failing sends one more."""
+        asyncio.get_running_loop().call_soon(self.fail, error)
+
+    def leave(self) -> None:
+        """The client has gone without a word. Harmless for a session that has ended."""
+        self.session.drop()
+
+    # What the registry passes on
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether there is a session on it."""
+        return self._session is not None
+
+    def on_time(self, now: float) -> None:
+        if self._session is None:
+            self.end(Code.INTERNAL_ERROR)  # it could not be made
+        else:
+            self._guard(self._session.on_time, now)
+
+    def move(self, seconds: float) -> None:
+        self._guard(self.session.move, seconds)
+
+    # Backpressure
+
+    @property
+    def backlog_seconds(self) -> float:
+        """Audio that waits to be transcribed."""
+        return max((each.backlog_seconds for each in self._streams.values()), default=0.0)
+
+    @property
+    def is_behind(self) -> bool:
+        return self._share_waiting() > BEHIND_SHARE
+
+    async def until_ready(self) -> None:
+        """Return once the session is not behind, or has ended."""
+        self._messages += 1
+        if self._messages % FAIR_MESSAGES == 0:
+            await asyncio.sleep(0)
+        await self.until_waiting(BEHIND_SHARE)
+
+    async def until_waiting(self, share: float) -> None:
+        """Return once at most this share of the audio that may wait does. A client that is held back meanwhile is not idle."""
+        while self._share_waiting() > share:
+            await self._shared.ticked.wait()
+            self.session.still_there(self._shared.clock())
+
+    def _share_waiting(self) -> float:
+        """How much of the audio that may wait to be transcribed does wait; or how far the client exceeds its rate."""
+        if self._has_ended:
+            return 0.0
+        waiting_seconds = max((each.waiting_seconds for each in self._streams.values()), default=0.0)
+        share = waiting_seconds / self._shared.settings.session.max_buffer_seconds
+        return max(share, BEHIND_SHARE * self._rate.share(self._shared.clock()))
+
+    # Its streams
+
+    def _observe(self, stream_id: str, event: Event, say: Callable[[Event], bool]) -> bool:
+        self._record.observe(stream_id, event)
+        return say(event)
+
+    def _observe_update(self, late_seconds: float) -> None:
+        interval_seconds = self._shared.settings.session.interim_interval_seconds
+        self._shared.metrics.update_late.observe(late_seconds / interval_seconds)
+
+    def _submit(self, asking: Stream, request: Request) -> None:
+        self._shared.transcriber.submit(request, lambda result: self._shared.call_soon(self._deliver, asking, result))
+
+    def _deliver(self, asking: Stream, result: Result) -> None:
+        self._guard(asking.on_result, result, self._shared.clock())
+
+    def _lose_engine(self, message: str) -> None:
+        self.fail(ServerError(Code.ENGINE_FAILED, message))
+
+    def _guard(self, function: Callable[..., None], *arguments: object) -> None:
+        """Call a function of the session. A defect ends this session, by name, and no other."""
+        try:
+            function(*arguments)
+        except Exception:
+            logger.exception("%s met a defect and is ended", self.session_id)
+            with contextlib.suppress(Exception):  # the defect may be in the way of telling it, too
+                self.session.fail(DEFECT)
+            self.end(Code.INTERNAL_ERROR)
+            self.session.drop()
