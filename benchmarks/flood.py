@@ -26,7 +26,7 @@ from benchmarks.servers import PROJECT, free_address, running_process
 from benchmarks.soak import look_at
 from moonshine_client import audio_file
 from moonshine_client.client import StreamingClient, send_all
-from moonshine_client.held_audio import SAMPLE_RATE
+from moonshine_client.resend_buffer import SAMPLE_RATE
 
 CONNECTIONS, SLOW_READERS, SENDERS = 500, 50, 4
 KEY, ATTACKERS_KEY = "sk-flood-0123456789", "sk-attacker-0123456789"

@@ -16,7 +16,7 @@ from benchmarks.words import WordCounts
 from moonshine_client import audio_file
 from moonshine_client.client import StreamingClient, send_all
 from moonshine_client.errors import StreamError
-from moonshine_client.held_audio import SAMPLE_RATE
+from moonshine_client.resend_buffer import SAMPLE_RATE
 
 LOSSLESS = Network("none lost")
 NETWORKS = (

@@ -12,7 +12,7 @@ import numpy as np
 from prometheus_client import Gauge, Histogram
 
 from runtime.audio import Clip
-from runtime.engine.protocol import Engine, Limits, Prediction, Ready, Row
+from runtime.engine.protocol import Answered, Engine, Limits, Prediction, Row
 from runtime.scheduler.loop import EngineLoop
 from runtime.tokenizer import Tokenizer
 from server import serving
@@ -37,9 +37,9 @@ class NullEngine(Engine):
     def encode(self, slots: Sequence[int], clips: Sequence[Clip]) -> None:
         pass
 
-    def launch(self, rows: Sequence[Row]) -> Ready:
+    def launch(self, rows: Sequence[Row]) -> Answered:
         ended = np.array([END_TOKEN])
-        return Ready([Prediction(np.repeat(ended, len(row.tokens)), np.zeros(len(row.tokens), np.float32)) for row in rows])
+        return Answered([Prediction(np.repeat(ended, len(row.tokens)), np.zeros(len(row.tokens), np.float32)) for row in rows])
 
     def free(self, slot: int) -> None:
         pass

@@ -13,7 +13,7 @@ from benchmarks.file_sets import Piece, Recording
 from benchmarks.listening import Listening, SeenWord, listen
 from benchmarks.simulation import Simulation, run_step
 from moonshine_client.client import transcribe
-from moonshine_client.held_audio import FRAME_MS
+from moonshine_client.resend_buffer import FRAME_MS
 from runtime.audio import SAMPLE_RATE, Clip
 from runtime.engine.protocol import Engine
 from runtime.scheduler.batcher import Batcher

@@ -15,7 +15,7 @@ from runtime.scheduler.requests import Request, Result
 from runtime.tokenizer import Tokenizer
 from server.apis.native.messages import Server
 from server.apis.native.session import NativeSession
-from server.sessions.session import Session, State
+from server.sessions.session import Session, SessionState
 from server.settings import SessionLimits
 from server.stream.events import Event, Final
 from server.stream.stream import Options, Stream
@@ -61,7 +61,7 @@ class Simulation:
             self.session.on_audio(frame.tobytes(), self._now)
             self._deliver_until(self._now)
         self.session.on_text('{"op":"close"}', self._now)
-        while self._due and self.session.state is not State.ENDED:
+        while self._due and self.session.state is not SessionState.ENDED:
             self._now = max(self._now, self._due[0][0])
             self._deliver_until(self._now)
         last = self.messages[-1][1]
@@ -138,7 +138,7 @@ class SimulatedSeat:
 
     def transcribe_all(self, pcm: bytes, say: Callable[[Event], bool], options: Options) -> Stream:
         opened = self.open_stream(say, options, 0.0)
-        opened.hear_all(pcm, 0.0)
+        opened.receive_all(pcm, 0.0)
         return opened
 
     def deliver(self, result: Result, now: float) -> None:

@@ -25,7 +25,7 @@ from benchmarks.words import WordCounts
 from moonshine_client import audio_file
 from moonshine_client.client import StreamingClient, transcribe
 from moonshine_client.errors import StreamError
-from moonshine_client.held_audio import SAMPLE_RATE
+from moonshine_client.resend_buffer import SAMPLE_RATE
 
 LOOK_SECONDS = 2.0
 SETTLED_SECONDS = 21.0  # a process that dies sooner, five times in a row, is given up by its supervisor
@@ -55,7 +55,7 @@ class Words(WordCounts):
 
 
 @dataclass
-class Told:
+class TranscriptAssembler:
     """What the sessions were told."""
 
     undisturbed: Words = field(default_factory=Words)
@@ -78,7 +78,7 @@ class Soaked:
     kills: int
     recovery_seconds: list[float]
     """From the death of the only engine process until sessions are taken again, each time; nobody else asks for the cores."""
-    told: Told
+    told: TranscriptAssembler
     tracebacks: int
     """In the log."""
     looks: list[Look]
@@ -137,10 +137,10 @@ def is_ready(address: str) -> bool:
 
 async def soak(
     address: str, pid: int, seconds: float, clients: int, kills: int, progress: Callable[[str], None]
-) -> tuple[Told, list[Look], int]:
+) -> tuple[TranscriptAssembler, list[Look], int]:
     progress("each recording undisturbed")
     recordings = await asyncio.gather(*(undisturbed(address, each) for each in chosen()))
-    told, looks, began = Told(), list[Look](), time.monotonic()
+    told, looks, began = TranscriptAssembler(), list[Look](), time.monotonic()
 
     def report(killed: int) -> None:
         minutes = (time.monotonic() - began) / 60
@@ -164,7 +164,7 @@ async def undisturbed(address: str, recording: Recording) -> Recording:
 
 
 async def keep_speaking(
-    address: str, recordings: Sequence[Recording], began: float, seconds: float, number: int, told: Told
+    address: str, recordings: Sequence[Recording], began: float, seconds: float, number: int, told: TranscriptAssembler
 ) -> None:
     """One session after another, over either transport, quickly or as people speak."""
     chance = random.Random(number)

@@ -25,7 +25,7 @@ from benchmarks.file_sets import Recording, alone, clips_one_by_one, sample_reco
 from benchmarks.servers import running_server
 from engine_build.checkpoint import DEFAULT_MODEL
 from moonshine_client.errors import StreamError
-from moonshine_client.held_audio import FRAME_MS
+from moonshine_client.resend_buffer import FRAME_MS
 from runtime.audio import SAMPLE_RATE
 from runtime.engine import selection
 from runtime.scheduler.loop import EngineLoop

@@ -1,4 +1,4 @@
-"""Which cross-attention heads of a decoder tell where a word was spoken."""
+"""The cross-attention heads of a decoder that show where a word was spoken."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ class AlignmentHeads:
     heads: tuple[tuple[int, int], ...]
     """Layer and index of each."""
     predict: bool
-    """Do they attend to the token that comes next, or to the one just fed?"""
+    """True if they attend to the token that comes next, false for the one just fed."""
 
     @property
     def layers(self) -> int:

@@ -23,7 +23,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from engine_build import checkpoint, scripts
+from engine_build import checkpoint
+from engine_build import writing_systems as scripts
 from engine_build.alignment_heads import alignment_heads
 from engine_build.checkpoint import DEFAULT_MODEL, Checkpoint, CheckpointError
 from engine_build.known_clip import known_tokens
@@ -194,7 +195,7 @@ def live_streams(directory: Path, built: Manifest, threads: int | None) -> int:
 
 
 def is_current(directory: Path, options: BuildOptions, is_wanted: Callable[[Manifest], bool]) -> bool:
-    """Is there a sound directory, and is what it was built from what is asked for?"""
+    """True if there is a sound directory that was built from what is asked for."""
     try:
         return is_wanted(manifest.load(directory, options.model, options.target, options.precision, max_batch=0))
     except EngineDirectoryError:

@@ -1,4 +1,4 @@
-"""Where the weights come from: a checkpoint directory, the model hub, or the weights inside a package of Moonshine AI's."""
+"""Sources of weights: a checkpoint directory, the model hub, or a package of Moonshine AI's."""
 
 import dataclasses
 import hashlib
@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from engine_build import ort_weights, scripts
+from engine_build import ort_weights
+from engine_build import writing_systems as scripts
 
 DEFAULT_MODEL = "UsefulSensors/moonshine-base"
 TINY_MODEL = "UsefulSensors/moonshine-tiny"
@@ -96,16 +97,16 @@ class Checkpoint:
     model: str
     """The name asked for."""
     source: str
-    """Where the weights were found, for people: a directory's name, a hub id, a package and its version."""
+    """Source of the weights, for people: a directory's name, a hub id, a package and its version."""
     sha256: str
-    """Over the weight files, in the order read."""
+    """Checksum of the weight files, in the order read."""
     config: ModelConfig
     tensors: dict[str, np.ndarray]
     """float32, by their names in transformers' `MoonshineForConditionalGeneration`."""
     pieces: tuple[str, ...]
     """The vocabulary by id: `▁` for a space, `<0xNN>` for one byte; empty for ids that have no text."""
     script: str = scripts.ANY
-    """What its engines may write: see scripts."""
+    """Letters that its engines may write: see scripts."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ PACKAGES = {
     TINY_MODEL: Package("moonshine-voice", "0.1.0", "assets/tiny-en",
                         "bea00e0cd646727a948c3a8bdebeea397d9f9d554cfbf2023b1f81814a59a6f9", TINY_CONFIG),
 }  # fmt: skip
-"""By model. The hub's weights are pinned by --revision and --weights-sha256: no sum of theirs is known here."""
+"""Packages by model. The hub's weights are pinned by --revision and --weights-sha256: their checksums are not known here."""
 
 
 def load(model: str, say: Callable[[str], None], revision: str | None = None, sha256: str | None = None,

@@ -81,7 +81,7 @@ class Norm(nn.LayerNorm):
 
 
 def residual(x: Tensor) -> Tensor:
-    """What layers add to: float32 where the weights are bfloat16, whose 8 bits lose what small sums add up to."""
+    """The sum that layers add to: float32 if the weights are bfloat16, whose 8 bits lose what small sums add up to."""
     return x.float() if x.dtype is torch.bfloat16 else x
 
 
@@ -191,14 +191,14 @@ class DecoderLayer(nn.Module):
         return x + self.o_proj(context.transpose(1, 2).flatten(2))
 
     def hear(self, x: Tensor, cross_key: Tensor, cross_mask: Tensor) -> Tensor:
-        """How much of its attention each position gives each frame of the audio: (batch, heads, new, frames)."""
+        """Attention of each position to each frame of the audio: (batch, heads, new, frames)."""
         batch, new, _ = x.shape
         query = self.cross_q_proj(self.post_attention_layernorm(x)).view(batch, new, self.heads, self.head_dim)
         scores = query.transpose(1, 2) @ cross_key.transpose(2, 3) + cross_mask
         return attention_probabilities(scores, query.dtype)
 
     def add_heard(self, x: Tensor, heard: Tensor, cross_value: Tensor) -> Tensor:
-        """What follows from it for the position, and the layer's last part."""
+        """Add the attended audio to the position, and apply the layer's last part."""
         x = x + self.cross_o_proj((heard @ cross_value).transpose(1, 2).flatten(2))
         inner, gate = self.fc1(self.final_layernorm(x)).chunk(2, dim=-1)
         return x + self.fc2(nn.functional.silu(gate) * inner)
@@ -264,7 +264,7 @@ class Decoder(nn.Module):
 
 
 class Aligner(nn.Module):
-    """Where in the audio each token of a finished row was heard: the cross-attention of the decoder's heads that follow speech.
+    """The aligner: cross-attention of the decoder's heads that follow speech, for each token of a finished row.
 
     It is the beginning of the decoder, run over all tokens of a row at once, and ends with the last layer that has such a head.
     """

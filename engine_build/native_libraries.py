@@ -75,7 +75,7 @@ def check() -> None:
 
 
 def are_compiled() -> bool:
-    """Does the package have libraries of the sources that it has?"""
+    """True if the package has libraries of its own sources."""
     mark = COMPILED_LIBRARIES / SUM_FILE
     return mark.is_file() and mark.read_text().strip() == sources_sha256()
 

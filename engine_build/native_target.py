@@ -1,4 +1,4 @@
-"""For x86 processors: the model's weights in the layout of the native engine (engine_build/native/), and its libraries."""
+"""The native target for x86: the model's weights in the layout of engine_build/native/, and its libraries."""
 
 import platform
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""For ONNX Runtime: float32 as exported, or int8."""
+"""The ONNX Runtime target: float32 as exported, or int8."""
 
 from pathlib import Path
 
@@ -33,5 +33,5 @@ def check_machine() -> None:
 
 
 def is_current(options: BuildOptions, built: Manifest) -> bool:
-    """Does the engine suit this processor?"""
+    """True if the engine suits this processor."""
     return options.precision != "int8" or built.needs_exact_int8_sums == hardware.sums_int8_products_exactly()

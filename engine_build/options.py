@@ -1,4 +1,4 @@
-"""What is asked of a build, and how it says where it is."""
+"""Options of a build, and its progress."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,20 +16,20 @@ class BuildOptions:
     model: str
     target: str
     precision: str
-    """What will be computed in, whatever was asked for."""
+    """Precision of the computation, whatever was asked for."""
     out: Path
     max_batch: int
     flavour: str | None
-    """Of TensorRT: tensorrt, tensorrt-rtx, or whichever is installed."""
+    """Package of TensorRT: tensorrt, tensorrt-rtx, or whichever is installed."""
     force: bool
     revision: str | None = None
-    """Of the model's repository on the hub."""
+    """Revision of the model's repository on the hub."""
     weights_sha256: str | None = None
-    """What the weights must have; None: any."""
+    """Checksum that the weights must have; None means any."""
     script: str | None = None
-    """What the engine may write: latin or any; None: as the model is known."""
+    """Letters that the engine may write: latin or any; None means as the model is known."""
     cpu_threads: int | None = None
-    """How many threads a CPU engine will have while it serves; None: one for each core."""
+    """Threads of a CPU engine while it serves; None means one for each core."""
 
 
 class Stages:
@@ -50,7 +50,7 @@ class Stages:
         self._task = self._progress.add_task(description, total=1)
 
     def advance(self, fraction: float) -> None:
-        """How much of the stage is done, 0 to 1."""
+        """Report the share of the stage that is done, 0 to 1."""
         if self._task is not None:
             self._progress.update(self._task, completed=fraction)
 

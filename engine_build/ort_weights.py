@@ -105,7 +105,7 @@ def weight_name(tensor: bytes) -> str:
 
 
 def plain_name(tensor: bytes) -> str:
-    """Without what the exporter and the optimiser of ONNX Runtime have added."""
+    """Name without what the exporter and the optimiser of ONNX Runtime have added."""
     return re.sub(r"_(add_tensor|mul_tensor|cast_tensor)$", "", tensor.decode()).replace("_merged_0", "")
 
 

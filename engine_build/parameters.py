@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from engine_build.checkpoint import Checkpoint, CheckpointError, ModelConfig
-from engine_build.scripts import forbidden_tokens
+from engine_build.writing_systems import forbidden_tokens
 from runtime.audio import SAMPLE_RATE, count_frames
 
 MAX_SECONDS = 29.0  # of a clip; the decoder's 194 positions, at 6.5 tokens a second, end shortly after this

@@ -19,7 +19,7 @@ SMALLEST_ROW = np.float32(1e-9)  # a row of zeros has a scale, too
 
 
 def quantise_products(model: ModelProto, largest_weight: int) -> None:
-    """For ONNX Runtime: every product with a weight, and every convolution but the first, computed in int8.
+    """Quantise for ONNX Runtime: every product with a weight, and every convolution but the first, in int8.
 
     A row of activations is scaled by its largest value, a column of weights by its own, and what is added up are integers:
     a row's result is the same to the last bit whatever else is in its batch or draft. On two cores with VNNI this takes 0.6
@@ -90,7 +90,7 @@ def convolve_rows(nodes: Nodes, node: NodeProto, weights: dict[str, onnx.TensorP
 
 
 def quantise_weights(model: ModelProto) -> None:
-    """For TensorRT: every matrix as int8 with a scale for each of its columns, dequantised in front of its product.
+    """Quantise for TensorRT: every matrix as int8 with a scale for each column, dequantised before its product.
 
     TensorRT fuses the two and keeps the weights in int8; the product itself is computed in the precision of the model.
     """

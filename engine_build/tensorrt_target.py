@@ -1,4 +1,4 @@
-"""For TensorRT: the exported ONNX compiled into a plan each for encoder, decoder and aligner.
+"""The TensorRT target: the exported ONNX compiled into a plan each for encoder, decoder and aligner.
 
 Networks are strongly typed: precision is in the ONNX. Every profile is one shape, the one that will be captured as a CUDA
 graph; only the number of audio frames that is attended to is left open, for the engine decides it when it opens. The aligner has
@@ -74,14 +74,14 @@ def check_machine() -> None:
 
 
 def is_current(options: BuildOptions, built: Manifest) -> bool:
-    """Are the plans of the TensorRT that would build them now, and for the GPU that is here?"""
+    """True if the plans are of the TensorRT that would build them now, and for the GPU that is here."""
     package, plans = tensorrt_package.find(options.flavour), built.plans
     asked = package and (package.flavour, package.version, capabilities_of(package))
     return (plans.flavour, plans.version, plans.compute_capabilities) == asked
 
 
 def capabilities_of(package: TensorRt) -> tuple[str, ...]:
-    """Of the GPUs that plans of this package run on."""
+    """Capabilities of the GPUs that plans of this package run on."""
     if package.flavour == "tensorrt-rtx":
         return tensorrt_package.RTX_CAPABILITIES
     found = hardware.find_gpu()

@@ -1,4 +1,4 @@
-"""For the torch engine: the modules as exported torch programs, which need none of this package to run."""
+"""The torch target: the modules as exported torch programs, which need none of this package to run."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Where the server is, if nobody says."""
+"""The default address of the server."""
 
 import os
 from collections.abc import Mapping

@@ -9,7 +9,7 @@ from typing import IO
 
 import numpy as np
 
-from moonshine_client.held_audio import SAMPLE_RATE
+from moonshine_client.resend_buffer import SAMPLE_RATE
 
 
 class AudioFileError(Exception):
@@ -49,7 +49,7 @@ def decode(path: str | Path | IO[bytes]) -> np.ndarray:
 
 
 def seconds(path: Path) -> float | None:
-    """How long it is; None where the file does not say. Raises AudioFileError."""
+    """Duration in seconds; None if the file does not say. Raises AudioFileError."""
     import av
 
     try:

@@ -23,7 +23,7 @@ from rich.table import Table
 from moonshine_client import audio_file
 from moonshine_client.client import Transcription, transcribe
 from moonshine_client.errors import StreamError
-from moonshine_client.held_audio import SAMPLE_RATE
+from moonshine_client.resend_buffer import SAMPLE_RATE
 
 TRIAL_SECONDS = 20.0  # of audio in each stream
 ARRIVAL_SECONDS = 2.0  # over which the streams of a trial begin
@@ -40,7 +40,7 @@ RULE = (
 
 @dataclass(frozen=True)
 class Trial:
-    """What so many streams at once had to wait, in milliseconds: 95% of them, at most."""
+    """Waiting times of so many streams at once: the 95th percentiles, in milliseconds."""
 
     streams: int
     update_p95_ms: float

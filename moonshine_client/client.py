@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from moonshine_client.errors import StreamError
-from moonshine_client.held_audio import BYTES_PER_MS, FRAME_MS, SAMPLE_RATE, HeldAudio
-from moonshine_client.told import Message, Told
-from moonshine_client.wires import HIGH_MARK_BYTES, DataChannel, Socket, Wire, authorization, reason_of
+from moonshine_client.resend_buffer import BYTES_PER_MS, FRAME_MS, SAMPLE_RATE, ResendBuffer
+from moonshine_client.transcripts import Message, TranscriptAssembler
+from moonshine_client.transports import HIGH_MARK_BYTES, DataChannel, Socket, Transport, authorization, reason_of
 
 CONNECT_SECONDS = 15.0
 REFUSED_SECONDS = 10.0  # for a server that has no room, or is starting
@@ -44,24 +44,24 @@ PASSING = {
 """Reasons why a session ended that another one need not meet."""
 
 
-class Session:
+class ClientSession:
     """One connection to one server, from its init to its last message."""
 
-    def __init__(self, on_message: Callable[["Session", Message], None]):
+    def __init__(self, on_message: Callable[["ClientSession", Message], None]):
         self._on_message = on_message
         self._is_ready = asyncio.Event()
         self._heard_at = time.monotonic()
         self._says_pulse = False
-        self.wire: Wire | None = None
+        self.wire: Transport | None = None
         self.ready: Message = {}
         self.has_closed = False
-        """Has the client said that the audio has ended?"""
+        """True if the client has said that the audio has ended."""
         self.end: asyncio.Future[StreamError] = asyncio.get_running_loop().create_future()
-        """Why nothing more comes of it."""
+        """Reason why nothing more comes of it."""
 
     @property
     def speaks(self) -> bool:
-        """Has the server said anything of late? One that says pulse does so every second."""
+        """True if the server has sent anything of late. One that sends pulses does so every second."""
         return time.monotonic() - self._heard_at < SILENT_SECONDS / 2
 
     def take(self, text: str) -> None:
@@ -81,7 +81,7 @@ class Session:
         if not self.end.done():
             self.end.set_result(error)
 
-    async def begin(self, wire: Wire, take_over: Callable[[], Message]) -> None:
+    async def begin(self, wire: Transport, take_over: Callable[[], Message]) -> None:
         """take_over: called when the connection is there; gives the init. Raises StreamError, OSError."""
         self.wire = wire
         await wire.open()
@@ -95,7 +95,7 @@ class Session:
             raise self.end.result()
 
     async def watch(self) -> StreamError:
-        """Until it ends. ICE would notice after half a minute only that the server is gone."""
+        """Watch the session until it ends. ICE would notice only after half a minute that the server is gone."""
         while not self.end.done():
             await asyncio.wait([self.end], timeout=LOOK_SECONDS)
             if self._says_pulse and time.monotonic() - self._heard_at > SILENT_SECONDS:
@@ -104,14 +104,14 @@ class Session:
 
 
 @dataclass
-class Flush:
+class FlushRequest:
     """Asked for, and not done yet."""
 
     position: int
     """Bytes of audio before it."""
     flushed: asyncio.Future[Message]
-    session: Session | None = None
-    """That was told of it."""
+    session: ClientSession | None = None
+    """Session that was told of it."""
 
 
 class StreamingClient:
@@ -150,14 +150,14 @@ class StreamingClient:
         self.sid = sid or str(uuid.uuid4())
         self._init = {"op": "init", "sid": self.sid, "sr": SAMPLE_RATE, "tail": True, "pulse": True, "moving": True}
         self._init |= {"words": True} if words else {}
-        self._told, self._audio, self._sent = Told(words), HeldAudio(), 0
-        self._session: Session | None = None
+        self._told, self._audio, self._sent = TranscriptAssembler(words), ResendBuffer(), 0
+        self._session: ClientSession | None = None
         self._goes_on = asyncio.Event()  # the session takes audio, or there will be none
         self._sending = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._moving: asyncio.Task[None] | None = None
         self._is_closing = False
-        self._flushes: collections.deque[Flush] = collections.deque()
+        self._flushes: collections.deque[FlushRequest] = collections.deque()
         self._interims: collections.deque[Message] = collections.deque(maxlen=max_interims)
         self._has_news = asyncio.Event()
         self._last_words: Message | None = None  # a final that nobody asked for: the server has ended the session
@@ -212,7 +212,7 @@ class StreamingClient:
 
     async def flush(self) -> Message:
         """Close what was said so far, and go on; returns the text up to here, which will not change. Raises StreamError."""
-        flush = Flush(self._audio.end, asyncio.get_running_loop().create_future())
+        flush = FlushRequest(self._audio.end, asyncio.get_running_loop().create_future())
         self._flushes.append(flush)
         await self._pump()
         either: set[asyncio.Future[Message]] = {flush.flushed, self._outcome}
@@ -262,7 +262,7 @@ class StreamingClient:
         is_closing = self._is_closing and not (self._session and self._session.has_closed)
         return self._sent < self._audio.end or bool(unsent) or is_closing
 
-    def _send_next(self, session: Session, wire: Wire) -> bool:
+    def _send_next(self, session: ClientSession, wire: Transport) -> bool:
         """A flush, some audio up to the next one, or that the audio has ended."""
         flush = next((flush for flush in self._flushes if flush.session is not session), None)
         if flush is not None and flush.position <= self._sent:
@@ -278,7 +278,7 @@ class StreamingClient:
 
     # From the server
 
-    def _on_message(self, session: Session, message: Message) -> None:
+    def _on_message(self, session: ClientSession, message: Message) -> None:
         if session is not self._session:
             return  # what this session has to say is heard again by the next one
         whole = self._told.take(message)
@@ -332,7 +332,7 @@ class StreamingClient:
         await self._begin(Socket, "/ws")
 
     async def _begin(self, kind: type[DataChannel] | type[Socket], path: str) -> None:
-        session = Session(self._on_message)
+        session = ClientSession(self._on_message)
         wire = kind(self._url + path, self._headers, session.take, session.lose)
         try:
             await session.begin(wire, lambda: self._take_over(session))
@@ -344,8 +344,8 @@ class StreamingClient:
         self._goes_on.set()
         self._start(self._pump())
 
-    def _take_over(self, session: Session) -> Message:
-        """From here on no message of the session before counts; what was open in it is heard again. Returns the init."""
+    def _take_over(self, session: ClientSession) -> Message:
+        """Ignore the session before from now on, and send its open audio again. Returns the init."""
         before, self._session = self._session, session
         self._goes_on.clear()
         self._told.go_on()
@@ -356,7 +356,7 @@ class StreamingClient:
         return self._init | {"from_ms": self._audio.start // BYTES_PER_MS}
 
     async def _keep_going(self) -> None:
-        """Until there is an outcome."""
+        """Go on until there is an outcome."""
         vain, closed_ms = 0, 0
         while not self._outcome.done():
             session = self._session
@@ -400,7 +400,7 @@ class StreamingClient:
         return False
 
     def _failure(self, error: StreamError) -> Message:
-        """As the server tells it, with what may be kept."""
+        """Make an error of the server's message, with the text that may be kept."""
         told = {"op": "error", "reason": error.reason, "message": error.message, "sid": self.sid, "text": self._told.stable_text}
         return error.details or told
 
@@ -416,16 +416,16 @@ def pauses() -> Iterator[float]:
 
 @dataclass
 class Transcription:
-    """What one file's stream gave."""
+    """The transcription of one file's stream."""
 
     final: Message
     interims: list[Message] = field(default_factory=list)
     audio_seconds: float = 0.0
-    """Of audio that was sent."""
+    """Seconds of audio that was sent."""
     seconds: float = 0.0
-    """From the first frame to the final."""
+    """Seconds from the first frame to the final."""
     final_seconds: float = 0.0
-    """From close to the final."""
+    """Seconds from close to the final."""
 
 
 async def transcribe(

@@ -20,7 +20,7 @@ from moonshine_client.addresses import default_server
 from moonshine_client.audio_file import AudioFileError
 from moonshine_client.client import transcribe
 from moonshine_client.errors import StreamError
-from moonshine_client.formats import Format
+from moonshine_client.formats import OutputFormat
 from moonshine_client.live import NoMicrophone
 
 DISTRIBUTION = "moonshine-asr"
@@ -34,7 +34,7 @@ ENTRIES = {
     "doctor": ("server.doctor", "server"),
     "bench": ("moonshine_client.bench", "server"),
 }
-"""Of subcommands that are packages of their own: the module that has its main(), and the extra that it needs."""
+"""Subcommands that are packages of their own: the module that has its main(), and the extra that it needs."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -106,7 +106,9 @@ def add_listen(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def add_common(command: argparse.ArgumentParser) -> None:
     command.add_argument("--server", default=default_server(), metavar="HOST:PORT",
                          help="where it is; else ASR_SERVER, or ASR_HOST and ASR_PORT (default: %(default)s)")  # fmt: skip
-    command.add_argument("--format", type=Format, choices=list(Format), default=Format.TXT, help="what is printed (default: txt)")
+    command.add_argument(
+        "--format", type=OutputFormat, choices=list(OutputFormat), default=OutputFormat.TXT, help="what is printed (default: txt)"
+    )
 
 
 def transcribe_files(options: argparse.Namespace) -> int:
@@ -148,14 +150,14 @@ def printed(text: str) -> None:
 
 
 def upload_file(name: str, options: argparse.Namespace) -> None:
-    """As a file: in parallel, many times as fast as speech. Raises AudioFileError, StreamError, OSError."""
+    """Transcribe as a file: in parallel, many times as fast as speech. Raises AudioFileError, StreamError, OSError."""
     seconds = seconds_of(name)
     with opened(name) as file, display.progress(name, seconds) as advance:
         for heard in recordings.transcribe_file(options.server, file, Path(name).name):
             advance(heard.end_seconds)
-            if options.format is Format.JSONL and not heard.is_all and heard.segments:
-                printed(formats.written(Format.JSONL, heard.text, heard.segments))
-    if options.format is not Format.JSONL:
+            if options.format is OutputFormat.JSONL and not heard.is_all and heard.segments:
+                printed(formats.written(OutputFormat.JSONL, heard.text, heard.segments))
+    if options.format is not OutputFormat.JSONL:
         printed(formats.written(options.format, heard.text, heard.segments))
 
 
@@ -175,11 +177,11 @@ def seconds_of(name: str) -> float | None:
 
 
 def stream_file(name: str, options: argparse.Namespace) -> None:
-    """As live speech. Raises AudioFileError, StreamError, OSError."""
+    """Transcribe as live speech. Raises AudioFileError, StreamError, OSError."""
     console, rtf = Console(stderr=True), 1.0 if options.rtf is None else options.rtf
     audio, words = (
         audio_file.load(io.BytesIO(sys.stdin.buffer.read()) if name == PIPE else Path(name)),
-        options.format is not Format.TXT,
+        options.format is not OutputFormat.TXT,
     )
     if options.live:
         done = asyncio.run(display.transcribe_shown(options.server, audio, rtf, options.path, console, words))

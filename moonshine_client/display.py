@@ -12,13 +12,13 @@ from rich.text import Text
 
 from moonshine_client.client import Transcription, transcribe
 from moonshine_client.errors import StreamError
-from moonshine_client.told import Message
-from moonshine_client.wires import reason_of
+from moonshine_client.transcripts import Message
+from moonshine_client.transports import reason_of
 
 
 @contextlib.contextmanager
 def shown(console: Console) -> Iterator[Callable[[Message], None]]:
-    """On a terminal the moving text is redrawn in place; elsewhere each stable piece is printed once, in its own line."""
+    """Show a stream. A terminal redraws the moving text; elsewhere each stable piece is printed once, in its own line."""
     if not console.is_terminal:
         yield StablePrinter(console).show
         return
@@ -40,7 +40,7 @@ async def transcribe_shown(
 
 @contextlib.contextmanager
 def progress(name: str, seconds: float | None) -> Iterator[Callable[[float], None]]:
-    """How much of a recording is transcribed, where there is a terminal. Yields what is told how far it is, in seconds."""
+    """Show progress on a terminal. Yields a function that takes the seconds transcribed so far."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task(name, total=seconds)

@@ -1,6 +1,6 @@
-"""What a stream ends with when it does not end well."""
+"""The error of a stream."""
 
-from moonshine_client.told import Message
+from moonshine_client.transcripts import Message
 
 
 class StreamError(Exception):
@@ -17,5 +17,5 @@ class StreamError(Exception):
 
     @property
     def text(self) -> str:
-        """What was stable by then, and may be kept."""
+        """Text that was stable by then, and may be kept."""
         return str(self.details.get("text", ""))

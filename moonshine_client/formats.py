@@ -1,4 +1,4 @@
-"""What is printed of a transcription."""
+"""Output formats of a transcription."""
 
 import enum
 import json
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from moonshine_client import subtitles
-from moonshine_client.subtitles import Segment
+from moonshine_client.subtitles import SubtitleSegment
 
 
-class Format(enum.StrEnum):
+class OutputFormat(enum.StrEnum):
     TXT = "txt"
     SRT = "srt"
     VTT = "vtt"
@@ -18,22 +18,22 @@ class Format(enum.StrEnum):
     """A line for each segment, as soon as it is heard."""
 
 
-def written(wanted: Format, text: str, segments: Sequence[Segment]) -> str:
-    """Of a whole transcription; without a newline at its end."""
+def written(wanted: OutputFormat, text: str, segments: Sequence[SubtitleSegment]) -> str:
+    """Format a whole transcription, without a newline at its end."""
     match wanted:
-        case Format.SRT:
+        case OutputFormat.SRT:
             return subtitles.srt(segments).rstrip("\n")
-        case Format.VTT:
+        case OutputFormat.VTT:
             return subtitles.vtt(segments).rstrip("\n")
-        case Format.JSON:
+        case OutputFormat.JSON:
             content = {"text": text, "segments": [described(segment) for segment in segments]}
             return json.dumps(content, ensure_ascii=False, indent=2)
-        case Format.JSONL:
+        case OutputFormat.JSONL:
             return "\n".join(json.dumps(described(segment), ensure_ascii=False) for segment in segments)
-        case Format.TXT:
+        case OutputFormat.TXT:
             return text
 
 
-def described(segment: Segment) -> dict[str, Any]:
+def described(segment: SubtitleSegment) -> dict[str, Any]:
     words = [{"w": word.w, "start_ms": word.start_ms, "end_ms": word.end_ms} for word in segment.words or ()]
     return {"start_ms": segment.start_ms, "end_ms": segment.end_ms, "text": segment.text, "words": words}

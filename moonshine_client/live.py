@@ -10,9 +10,9 @@ from types import SimpleNamespace
 from typing import IO, Any
 
 from moonshine_client.client import StreamingClient
-from moonshine_client.held_audio import SAMPLE_RATE
-from moonshine_client.subtitles import Segment
-from moonshine_client.told import Message
+from moonshine_client.resend_buffer import SAMPLE_RATE
+from moonshine_client.subtitles import SubtitleSegment
+from moonshine_client.transcripts import Message
 
 BLOCK_SAMPLES = SAMPLE_RATE // 20
 WAITING_BLOCKS = 20
@@ -105,8 +105,8 @@ def stopped_by_interrupt(sending: "asyncio.Task[None]") -> Any:
         loop.remove_signal_handler(signal.SIGINT)
 
 
-def segments_of(message: Message) -> tuple[Segment, ...]:
-    """Of a final, as subtitles take them."""
+def segments_of(message: Message) -> tuple[SubtitleSegment, ...]:
+    """Segments of a final, as subtitles take them."""
     return tuple(
         SimpleNamespace(
             text=each["text"], start_ms=each["start_ms"], end_ms=each["end_ms"],

@@ -10,8 +10,8 @@ import httpx
 
 from moonshine_client.client import CONNECT_SECONDS
 from moonshine_client.errors import StreamError
-from moonshine_client.subtitles import Segment
-from moonshine_client.wires import authorization, reason_of, trusted
+from moonshine_client.subtitles import SubtitleSegment
+from moonshine_client.transports import authorization, reason_of, trusted
 
 PATH = "/v1/audio/transcriptions"
 FIELDS = {
@@ -20,16 +20,16 @@ FIELDS = {
 
 
 @dataclass(frozen=True)
-class Heard:
+class ChunkResult:
     """A stretch of the recording, or all of it."""
 
     text: str
-    segments: tuple[Segment, ...]
+    segments: tuple[SubtitleSegment, ...]
     end_seconds: float
     is_all: bool
 
 
-def transcribe_file(server: str, file: IO[bytes], name: str) -> Iterator[Heard]:
+def transcribe_file(server: str, file: IO[bytes], name: str) -> Iterator[ChunkResult]:
     """Stretch by stretch, and at the end all of it. server: HOST:PORT or a URL.
 
     Raises StreamError where the server refuses or fails, OSError where it cannot be reached.
@@ -62,7 +62,7 @@ def failure_of(answer: dict[str, Any], status: int) -> StreamError:
     return StreamError(error.get("code") or "bad_answer", error.get("message") or f"HTTP {status}", error)
 
 
-def heard_in(event: dict[str, Any]) -> Heard:
+def heard_in(event: dict[str, Any]) -> ChunkResult:
     """Raises StreamError for an event that tells of one."""
     if "error" in event:
         raise failure_of(event, 200)
@@ -70,14 +70,14 @@ def heard_in(event: dict[str, Any]) -> Heard:
     segments = tuple(with_words(timed(segment, text=segment["text"]), words) for segment in event["segments"])
     is_all = event["type"] == "transcript.text.done"
     text = event["text"] if is_all else event["delta"]
-    return Heard(text, segments, event["duration"], is_all)
+    return ChunkResult(text, segments, event["duration"], is_all)
 
 
 def timed(event: dict[str, Any], **more: Any) -> Any:
     return SimpleNamespace(start_ms=round(event["start"] * 1000), end_ms=round(event["end"] * 1000), words=None, **more)
 
 
-def with_words(segment: Any, words: list[Any]) -> Segment:
+def with_words(segment: Any, words: list[Any]) -> SubtitleSegment:
     """OpenAI tells words beside the segments, not within them."""
     segment.words = [word for word in words if segment.start_ms <= word.start_ms < segment.end_ms]
     return segment  # type: ignore[no-any-return]

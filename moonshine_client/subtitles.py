@@ -11,7 +11,7 @@ SENTENCE_ENDS = (".", "?", "!")
 LEAST_SENTENCE_CHARACTERS = 30  # shorter sentences share a cue
 
 
-class Word(Protocol):
+class SubtitleWord(Protocol):
     """A word and when it was spoken."""
 
     @property
@@ -24,7 +24,7 @@ class Word(Protocol):
     def end_ms(self) -> int: ...
 
 
-class Segment(Protocol):
+class SubtitleSegment(Protocol):
     """Text and when it was spoken; its words, where they have times."""
 
     @property
@@ -37,7 +37,7 @@ class Segment(Protocol):
     def end_ms(self) -> int: ...
 
     @property
-    def words(self) -> Sequence[Word] | None: ...
+    def words(self) -> Sequence[SubtitleWord] | None: ...
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Cue:
     text: str
 
 
-def cues_of(segments: Iterable[Segment]) -> Iterator[Cue]:
-    """From the words where there are some, else a cue for each segment."""
+def cues_of(segments: Iterable[SubtitleSegment]) -> Iterator[Cue]:
+    """Make cues from the words, or one cue for each segment that has none."""
     for segment in segments:
         if not segment.words:
             yield Cue(segment.start_ms, segment.end_ms, segment.text)
@@ -57,9 +57,9 @@ def cues_of(segments: Iterable[Segment]) -> Iterator[Cue]:
             yield Cue(words[0].start_ms, words[-1].end_ms, " ".join(word.w for word in words))
 
 
-def grouped(words: Sequence[Word]) -> Iterator[list[Word]]:
-    """So many words as make one cue."""
-    group: list[Word] = []
+def grouped(words: Sequence[SubtitleWord]) -> Iterator[list[SubtitleWord]]:
+    """Group words into cues."""
+    group: list[SubtitleWord] = []
     for word in words:
         if group and not fits(group, word):
             yield group
@@ -69,14 +69,14 @@ def grouped(words: Sequence[Word]) -> Iterator[list[Word]]:
         yield group
 
 
-def fits(group: Sequence[Word], word: Word) -> bool:
+def fits(group: Sequence[SubtitleWord], word: SubtitleWord) -> bool:
     text, last = " ".join(each.w for each in group), group[-1]
     is_sentence = last.w.endswith(SENTENCE_ENDS) and len(text) >= LEAST_SENTENCE_CHARACTERS
     is_short = len(text) + 1 + len(word.w) <= MAX_CHARACTERS and word.end_ms - group[0].start_ms <= MAX_CUE_MS
     return is_short and not is_sentence and word.start_ms - last.end_ms <= PAUSE_MS
 
 
-def srt(segments: Iterable[Segment]) -> str:
+def srt(segments: Iterable[SubtitleSegment]) -> str:
     cues = (
         f"{number}\n{timestamp(cue.start_ms, ',')} --> {timestamp(cue.end_ms, ',')}\n{cue.text}\n"
         for number, cue in enumerate(cues_of(segments), start=1)
@@ -84,7 +84,7 @@ def srt(segments: Iterable[Segment]) -> str:
     return "\n".join(cues)
 
 
-def vtt(segments: Iterable[Segment]) -> str:
+def vtt(segments: Iterable[SubtitleSegment]) -> str:
     cues = (
         f"{timestamp(cue.start_ms, '.')} --> {timestamp(cue.end_ms, '.')}\n{escaped(cue.text)}\n" for cue in cues_of(segments)
     )

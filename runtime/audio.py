@@ -21,7 +21,7 @@ LEAST_OFFSET = 100  # of 32,768, -50 dB, at the loudness that is heard: what is 
 
 @dataclass(frozen=True)
 class Clip:
-    """What the model is to hear of one stream."""
+    """One clip of a stream, as the model receives it."""
 
     pcm: np.ndarray
     """int16 (samples,), 16 kHz mono, as it came; not written to by anyone once it is in a clip."""
@@ -31,13 +31,13 @@ class Clip:
     """Those that are heard: of each, the position in the stream of the first sample and of the one behind the last. None: all of
     it, as it is."""
     offset: int = 0
-    """Of the stretches: what is taken off every sample;"""
+    """Value that is subtracted from every sample of the pieces."""
     gain: float = 1.0
-    """and how many times as loud as it came it is heard then."""
+    """Factor by which the samples are then multiplied."""
     quiet_before: int = 0
     """Samples of silence that are heard before it,"""
     quiet_behind: int = 0
-    """and behind it."""
+    """Samples of silence after the pieces."""
 
     @functools.cached_property
     def samples(self) -> np.ndarray:
@@ -50,19 +50,19 @@ class Clip:
 
     @property
     def pieces(self) -> list[np.ndarray]:
-        """What is heard as it came, without the silence around it. For whoever amplifies it elsewhere."""
+        """The samples as they came, without the silence around them, for an engine that amplifies them itself."""
         if self.stretches is None:
             return [self.pcm]
         return pieces_of(self.pcm, self.position, self.stretches)
 
     @property
     def dither_position(self) -> int:
-        """Of the first sample that is heard, within the stream; silence before it may reach back before the stream's start."""
+        """Position in the stream of the clip's first sample; silence before it may reach back before the stream's start."""
         return (self.stretches[0][0] if self.stretches else self.position) - self.quiet_before
 
     @property
     def sample_count(self) -> int:
-        """Of samples, without making them."""
+        """Number of samples, computed without making them."""
         if self.stretches is None:
             return len(self.pcm)
         return sum(last - first for first, last in self.stretches) + self.quiet_before + self.quiet_behind

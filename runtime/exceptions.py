@@ -1,4 +1,4 @@
-"""What can go wrong in the engine and around it, by cause."""
+"""Errors of the engine and around it, by cause."""
 
 
 class EngineError(Exception):

@@ -1,4 +1,4 @@
-"""What this machine has: processor instructions, a C++ compiler, NVIDIA GPUs. Asked of the system itself, without any package."""
+"""This machine's processor instructions, C++ compiler and NVIDIA GPUs, read from the system without any package."""
 
 import ctypes
 import importlib.util
@@ -17,18 +17,18 @@ X86 = ("x86_64", "amd64")
 
 
 def sums_int8_products_exactly(cpu_info: Path | None = None, machine: str = platform.machine()) -> bool:
-    """Can products of 8 bits be added up without overflow? x86 can from VNNI on; before, it adds pairs of them in 16 bits."""
+    """True if products of 8 bits are added up without overflow. x86 does so with VNNI; without, it adds pairs in 16 bits."""
     return machine.lower() not in X86 or has_vnni(cpu_info)
 
 
 def has_vnni(cpu_info: Path | None = None) -> bool:
-    """Has the processor x86's instructions for products of 8 bits?"""
+    """True if the processor has x86's instructions for products of 8 bits."""
     flags = processor_flags(cpu_info)
     return "avx512_vnni" in flags or "avx_vnni" in flags
 
 
 def has_flags(flags: Iterable[str]) -> bool:
-    """Has the processor all these instructions, by the names of /proc/cpuinfo?"""
+    """True if the processor has all these instructions, by the names of /proc/cpuinfo."""
     return processor_flags().issuperset(flags)
 
 
@@ -59,7 +59,7 @@ class Gpu:
 
     name: str
     compute_capability: str
-    """As 9.0."""
+    """Compute capability, such as 9.0."""
     driver_cuda_version: str
     """The newest CUDA that the driver serves, as 13.0."""
 

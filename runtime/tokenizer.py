@@ -36,7 +36,7 @@ class Tokenizer:
         return self._starts_word[token]
 
     def is_punctuation(self, token: int) -> bool:
-        """Has it neither letter nor digit? A byte of a character beyond ASCII counts as one."""
+        """True if the text has neither letter nor digit. A byte of a character beyond ASCII counts as a letter."""
         return self._is_punctuation[token]
 
 

@@ -1,4 +1,4 @@
-"""Which version of the project this is."""
+"""The project's version."""
 
 import importlib.metadata
 

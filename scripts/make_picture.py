@@ -14,8 +14,8 @@ sys.path[0] = str(PROJECT)  # run as a script: its own folder is on the path, th
 
 from moonshine_client import audio_file  # noqa: E402
 from moonshine_client.client import transcribe  # noqa: E402
-from moonshine_client.held_audio import SAMPLE_RATE  # noqa: E402
-from moonshine_client.told import Message  # noqa: E402
+from moonshine_client.resend_buffer import SAMPLE_RATE  # noqa: E402
+from moonshine_client.transcripts import Message  # noqa: E402
 
 PICTURE = PROJECT / "docs" / "words-arriving.svg"
 CHARACTER_PIXELS, LINE_PIXELS, LEFT_PIXELS, TOP_PIXELS = 8.4, 22, 76, 64

@@ -50,7 +50,7 @@ def serve(settings: Settings, on_listening: Callable[[], None] = lambda: None) -
 
 
 def print_engine(settings: Settings) -> int:
-    """Which engine would be served, and whether it is there: one line for start.sh."""
+    """Print the engine that would be served, and whether it is there: one line for start.sh."""
     choice, max_batch = choice_of(settings), settings.batching.max_batch
     try:
         selection.check(choice, max_batch)

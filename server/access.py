@@ -1,4 +1,4 @@
-"""Who may use the server: API keys, and tokens that stand in for one for a while, signed so that every process can read them."""
+"""Access: API keys, and signed tokens that stand in for one for a while and that every process can read."""
 
 import contextlib
 import hashlib
@@ -19,8 +19,8 @@ from server.errors import ClientError, Code, StartError
 
 logger = logging.getLogger(__name__)
 
-SECRET_PREFIX = "ek_"  # OpenAI's, for a key that is good for a while
-LEAST_SECONDS, MOST_SECONDS, DEFAULT_SECONDS = 10, 7200, 600  # OpenAI's, of a client secret
+SECRET_PREFIX = "ek_"  # of client secrets, which are keys that are good for a while
+LEAST_SECONDS, MOST_SECONDS, DEFAULT_SECONDS = 10, 7200, 600  # that a client secret lives
 TOKEN_PREFIX = "tk_"
 TOKEN_SECONDS = 60
 LEAST_KEY_CHARACTERS = 16
@@ -30,12 +30,12 @@ SWEEP_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Caller:
-    """Whom a request comes from."""
+    """The person or program that a request comes from."""
 
     name: str
-    """For logs, and to count by. Never the key."""
+    """Name for logs and for counting; never the key."""
     max_sessions: int = 0
-    """At once; 0: as many as the server has."""
+    """Most sessions at once; 0 means as many as the server has."""
     per_minute: int = 0
     """Requests that open something; 0: any number."""
     address: str = ""
@@ -149,7 +149,7 @@ def version_of(path: Path | None) -> tuple[int, int, int]:
 
 
 def opened(serializer: URLSafeSerializer, signed: str, now: float, what: str) -> dict[str, Any]:
-    """What was signed, as long as it has not expired. Raises ClientError."""
+    """Read a signed value. Raises ClientError if it has expired or is not ours."""
     try:
         content: dict[str, Any] = serializer.loads(signed)
     except BadSignature as exc:
@@ -170,7 +170,7 @@ class Token:
 class Tokens:
     """Issues and takes them."""
 
-    def __init__(self, key: str, used: "Used", clock: Callable[[], float] = time.time):
+    def __init__(self, key: str, used: "UsedTokens", clock: Callable[[], float] = time.time):
         self._serializer = URLSafeSerializer(key, salt="token")
         self._used, self._clock = used, clock
 
@@ -187,7 +187,7 @@ class Tokens:
         return str(content["name"])
 
 
-class Used:
+class UsedTokens:
     """Names of tokens that were used, as files: several gateways share a directory."""
 
     def __init__(self, directory: Path | None = None, clock: Callable[[], float] = time.time):
@@ -208,7 +208,7 @@ class Used:
         return True
 
     def _sweep(self) -> None:
-        """Behind its expiry a token is refused anyway."""
+        """Forget expired tokens: they are refused anyway."""
         now = self._clock()
         if now - self._swept_at < SWEEP_SECONDS:
             return
@@ -221,13 +221,13 @@ class Used:
 
 @dataclass(frozen=True)
 class ClientSecret:
-    """OpenAI's token: a key for a browser, good until it expires, with the session that it opens."""
+    """A client secret: a key for a browser, good until it expires, with the session that it opens."""
 
     value: str = field(repr=False)
     expires_at: int
     session: dict[str, Any]
     name: str
-    """Of whoever asked for it."""
+    """Name of the caller that asked for it."""
 
 
 class ClientSecrets:

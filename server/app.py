@@ -6,20 +6,20 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
 from runtime.version import version
-from server.access import ClientSecrets, Gate, Keys, Tokens, Used
+from server.access import ClientSecrets, Gate, Keys, Tokens, UsedTokens
 from server.apis.deepgram import routes as deepgram
 from server.apis.native.routes import native_router
 from server.apis.openai import realtime_routes as openai_realtime
 from server.apis.openai import routes as openai
 from server.apis.openai.call import Calls
 from server.apis.session_names import SESSION_PATH, Owner
-from server.apis.whip.routes import whip_router
+from server.apis.whip.routes import whip_router, whip_words_router
 from server.apis.whip.sender import Senders
 from server.apis.wyoming import connection as wyoming
 from server.errors import ServerError
@@ -38,14 +38,16 @@ from server.transports.webrtc.peer import WebRtcTransport
 
 ACCESS = (openai_realtime.ACCESS, deepgram.ACCESS, openai.ACCESS)  # longer prefixes first
 SERVERS = {"wyoming": wyoming.serving}
-"""Of APIs that listen on a port of their own, by their names in the settings."""
+"""Servers of APIs that listen on a port of their own, by their names in the settings."""
+LONG_MESSAGES = {openai_realtime.PREFIX: openai_realtime.MESSAGE_BYTES}
+"""Largest messages of the WebSockets that take larger ones than others."""
 SOCKET_PATHS = ("/ws", openai_realtime.PREFIX, deepgram.PATH)
 KNOWN_SECONDS = 2.0  # in which a gateway that is started again hears from its engine processes
 TOLD_HEADERS = ("ETag", "Link", "Location", "Retry-After", "X-Request-Id", REPLICA_HEADER)  # to pages of other origins
 
 
 class Gateway(Protocol):
-    """What a gateway adds that shares its port with other gateways."""
+    """A gateway that shares its port with other gateways, as far as the app is concerned."""
 
     @property
     def number(self) -> int: ...
@@ -61,7 +63,7 @@ def create_app(sessions: Sessions, metrics: Metrics, settings: Settings, gateway
     """gateway: the app is one of several behind one port. Raises StartError."""
     access, owner = settings.access, Owner(settings.listen.replica_name, gateway.number if gateway else 0)
     secrets = ClientSecrets(access.signing_key)
-    tokens = Tokens(access.signing_key, Used(gateway.directory / "tokens" if gateway else None))
+    tokens = Tokens(access.signing_key, UsedTokens(gateway.directory / "tokens" if gateway else None))
     gate = Gate(Keys(access.api_keys, access.api_keys_file), tokens, secrets)
     transport = WebRtcTransport(metrics, settings.ice, settings.session.connect_timeout_seconds)
 
@@ -93,23 +95,38 @@ def create_app(sessions: Sessions, metrics: Metrics, settings: Settings, gateway
     )
     app.add_exception_handler(ServerError, answer_error)
     app.add_exception_handler(ClientDisconnect, answer_nobody)
-    calls = Calls(transport, sessions, settings, owner)
-    senders = Senders(transport, sessions, settings.session.idle_timeout_seconds, owner)
-    for router in (
-        native_router(transport, sessions, settings, metrics),
-        tokens_router(tokens),
-        openai_realtime.realtime_socket_router(sessions, secrets, settings, metrics),
-        openai_realtime.calls_router(calls, secrets, settings),
-        openai.transcriptions_router(sessions, settings),
-        deepgram.deepgram_router(sessions, settings, metrics),
-        whip_router(senders, settings.ice.servers),
-        pages_router(),
-        health_router(sessions, metrics, owner.replica),
-        unknown_sockets_router(SOCKET_PATHS, ACCESS),
-    ):
+    for router in routers(sessions, metrics, settings, transport, owner, tokens, secrets):
         app.include_router(router)
     openapi.install(app)
     return app
+
+
+def routers(
+    sessions: Sessions,
+    metrics: Metrics,
+    settings: Settings,
+    transport: WebRtcTransport,
+    owner: Owner,
+    tokens: Tokens,
+    secrets: ClientSecrets,
+) -> list[APIRouter]:
+    """The routers of all APIs."""
+    calls = Calls(transport, sessions, settings, owner)
+    senders = Senders(transport, sessions, settings.session.idle_timeout_seconds, owner)
+    return [
+        native_router(transport, sessions, settings, metrics),
+        tokens_router(tokens),
+        openai_realtime.realtime_socket_router(sessions, secrets, settings, metrics),
+        openai_realtime.calls_router(calls, secrets),
+        openai_realtime.secrets_router(secrets, settings),
+        openai.transcriptions_router(sessions, settings),
+        deepgram.deepgram_router(sessions, settings, metrics),
+        whip_router(senders, settings.ice.servers),
+        whip_words_router(senders),
+        pages_router(),
+        health_router(sessions, metrics, owner.replica),
+        unknown_sockets_router(SOCKET_PATHS, ACCESS),
+    ]
 
 
 def cors(origins: Sequence[str]) -> list[Middleware]:

@@ -25,13 +25,13 @@ PACKAGES_OF_WEIGHTS = {"moonshine_cpp": "Moonshine Base", "moonshine_voice": "Mo
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """One line of the report."""
 
     what: str
     found: str
     advice: str = ""
-    """What to type or to set; empty where all is well."""
+    """The command or setting that helps; empty if all is well."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -54,8 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if any(finding.advice and finding.what in ("engine", "port") for finding in findings) else 0
 
 
-def examine(settings: Settings) -> Iterator[Finding]:
-    examinations: tuple[Callable[[Settings], Finding], ...] = (
+def examine(settings: Settings) -> Iterator[CheckResult]:
+    examinations: tuple[Callable[[Settings], CheckResult], ...] = (
         python,
         processor,
         gpu,
@@ -70,80 +70,80 @@ def examine(settings: Settings) -> Iterator[Finding]:
         yield examination(settings)
 
 
-def python(settings: Settings) -> Finding:
-    return Finding("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+def python(settings: Settings) -> CheckResult:
+    return CheckResult("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
 
 
-def processor(settings: Settings) -> Finding:
+def processor(settings: Settings) -> CheckResult:
     flags = hardware.processor_flags()
     levels = [name for name in ("avx2", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8") if name in flags]
-    return Finding("processor", f"{os.cpu_count()} cores" + (f" with {', '.join(levels)}" if levels else ""))
+    return CheckResult("processor", f"{os.cpu_count()} cores" + (f" with {', '.join(levels)}" if levels else ""))
 
 
-def gpu(settings: Settings) -> Finding:
+def gpu(settings: Settings) -> CheckResult:
     found = hardware.find_gpu()
     if found is None:
-        return Finding("GPU", "none that CUDA sees; the CPU serves")
+        return CheckResult("GPU", "none that CUDA sees; the CPU serves")
     package = tensorrt_package.find()
     packages = [package.flavour] if package and package.runs_on(found.compute_capability) else []
     packages += ["torch"] if selection.torch_has_cuda() else []
     described = (
         f"{found.name}, compute capability {found.compute_capability}; usable: {', '.join(packages) or 'no package for it'}"
     )
-    return Finding(
+    return CheckResult(
         "GPU", described, "" if packages else "install the extra [gpu] (TensorRT for RTX) or [torch]; docs/gpu.md says which"
     )
 
 
-def target(settings: Settings) -> Finding:
+def target(settings: Settings) -> CheckResult:
     chosen, reason = selection.target_to_build(settings.model.precision)
     if settings.model.engine_target:
-        return Finding("target", f"{settings.model.engine_target}, as ASR_TARGET says; auto would take {chosen}: {reason}")
-    return Finding("target", f"{chosen}: {reason}", "apt-get install -y g++" if selection.wants_compiler() else "")
+        return CheckResult("target", f"{settings.model.engine_target}, as ASR_TARGET says; auto would take {chosen}: {reason}")
+    return CheckResult("target", f"{chosen}: {reason}", "apt-get install -y g++" if selection.wants_compiler() else "")
 
 
-def weights(settings: Settings) -> Finding:
+def weights(settings: Settings) -> CheckResult:
     model = settings.model.model_id
     if Path(model).is_dir():
-        return Finding("weights", f"{model}, a directory")
+        return CheckResult("weights", f"{model}, a directory")
     packages = [
         f"{name} (in the package {module})" for module, name in PACKAGES_OF_WEIGHTS.items() if importlib.util.find_spec(module)
     ]
-    return Finding("weights", f"{model}, from the model hub" + (f"; without it: {', '.join(packages)}" if packages else ""))
+    return CheckResult("weights", f"{model}, from the model hub" + (f"; without it: {', '.join(packages)}" if packages else ""))
 
 
-def engine(settings: Settings) -> Finding:
+def engine(settings: Settings) -> CheckResult:
     choice, max_batch = choice_of(settings), settings.batching.max_batch
     try:
         found = selection.check(choice, max_batch)
     except EngineError as exc:
-        return Finding("engine", str(exc).partition("; run:")[0], "bash scripts/start.sh builds it" if manifest.in_checkout()
+        return CheckResult("engine", str(exc).partition("; run:")[0], "bash scripts/start.sh builds it" if manifest.in_checkout()
                        else "moonshine-asr serve builds it")  # fmt: skip
     carried = f", carries {found.live_streams} live streams" if found.live_streams else ""
-    return Finding("engine", f"{found.target} {found.precision} of {found.model}{carried}: {choice.directory}")
+    return CheckResult("engine", f"{found.target} {found.precision} of {found.model}{carried}: {choice.directory}")
 
 
-def port(settings: Settings) -> Finding:
+def port(settings: Settings) -> CheckResult:
     host, number = settings.listen.host, settings.listen.port
     try:
         listen(host, number).close()
     except StartError as exc:
-        return Finding("port", str(exc), "set ASR_PORT, or stop what is there")
-    return Finding("port", f"{host}:{number} is free")
+        return CheckResult("port", str(exc), "set ASR_PORT, or stop what is there")
+    return CheckResult("port", f"{host}:{number} is free")
 
 
-def disk(settings: Settings) -> Finding:
+def disk(settings: Settings) -> CheckResult:
     directory = settings.model.engines_path.absolute()
     existing = next(each for each in (directory, *directory.parents) if each.exists())
     free_gb = shutil.disk_usage(existing).free / 1e9
     if not os.access(existing, os.W_OK):
-        return Finding("engines", f"{directory} cannot be written to", "set ASR_ENGINE_DIR")
-    return Finding(
+        return CheckResult("engines", f"{directory} cannot be written to", "set ASR_ENGINE_DIR")
+    return CheckResult(
         "engines", f"{directory}, {free_gb:,.1f} GB free", "" if free_gb > LEAST_FREE_GB else "make room, or set ASR_ENGINE_DIR"
     )
 
 
-def variables(settings: Settings) -> Finding:
+def variables(settings: Settings) -> CheckResult:
     unknown = settings_module.misspelt()
     named = [name for name in settings_module.variable_names() if os.environ.get(name)]
-    return Finding("settings", ", ".join(named) or "all as they come", "; ".join(unknown))
+    return CheckResult("settings", ", ".join(named) or "all as they come", "; ".join(unknown))

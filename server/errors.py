@@ -76,11 +76,11 @@ HTTP_STATUS = {
     Code.SERVER_FULL: 503,
     Code.SHUTTING_DOWN: 503,
 }
-"""Of a request that is answered with the code; 400, the client's mistake, for all others."""
+"""HTTP status of a request that is answered with the code; 400, the client's mistake, for all others."""
 
 
 class ServerError(Exception):
-    """What a client is told: a code and a sentence."""
+    """An error that a client is told: a code and a sentence."""
 
     def __init__(self, code: Code, message: str):
         super().__init__(message)

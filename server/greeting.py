@@ -1,4 +1,4 @@
-"""What a start says when the server is ready: where the page, the API and the documentation are, and how to stop."""
+"""The greeting of a start: where the page, the API and the documentation are, and how to stop."""
 
 import http.client
 import ssl
@@ -9,7 +9,7 @@ import urllib.request
 import webbrowser
 
 from runtime.engine.manifest import in_checkout
-from server.settings import Listen
+from server.settings import API_TITLES, Listen
 
 LOOK_SECONDS = 0.1  # between two looks whether the server is ready
 LOCAL_ADDRESSES = ("0.0.0.0", "::", "127.0.0.1", "::1")
@@ -50,7 +50,7 @@ def banner(listen: Listen, address: str) -> str:
     file = "samples/short.wav" if in_checkout() else "FILE"
     lines = {
         "page": address,
-        "API": f"{address}/v1 (OpenAI, Deepgram), {address.replace('http', 'ws', 1)}/ws; docs/interfaces.md lists all",
+        "API": f"{address}/v1 ({API_TITLES}), {address.replace('http', 'ws', 1)}/ws; docs/interfaces.md lists all",
         "API reference": f"{address}/docs",
         "try it": f"curl{' --insecure' if listen.has_tls else ''} -F file=@{file} {address}/v1/audio/transcriptions",
         "stop": "Ctrl-C",

@@ -10,7 +10,7 @@ PR_SET_PDEATHSIG, PR_GET_PDEATHSIG = 1, 2  # linux/prctl.h
 
 
 def end_with(parent: int) -> None:
-    """In the new process, before it becomes another program: SIGTERM comes when its parent ends.
+    """Ask for SIGTERM when the parent ends. Called in the new process, before it becomes another program.
 
     Until a program handles SIGTERM that ends it at once. Of SIGINT Python makes an exception, and one that comes while modules
     are imported may get lost in a callback.
@@ -22,13 +22,13 @@ def end_with(parent: int) -> None:
 
 
 def end_undrained() -> None:
-    """Where end_with() was called, and SIGINT is handled now: SIGINT comes instead, which does not drain."""
+    """Ask for SIGINT, which does not drain, in place of the signal of end_with(). Called when SIGINT is handled."""
     if sys.platform == "linux" and death_signal():
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
 
 
 def death_signal() -> int:
-    """What comes when the parent ends; 0 for nothing."""
+    """The signal that comes when the parent ends; 0 for none."""
     number = ctypes.c_int()
     ctypes.CDLL(None).prctl(PR_GET_PDEATHSIG, ctypes.byref(number))
     return number.value

@@ -16,7 +16,7 @@ from uvicorn.server import ServerState
 
 from runtime.scheduler.transcriber import Transcriber
 from runtime.tokenizer import Tokenizer
-from server.app import SERVERS, create_app
+from server.app import LONG_MESSAGES, SERVERS, create_app
 from server.http.deadlines import PunctualHttp
 from server.parent_process import end_undrained
 from server.sessions.registry import Sessions
@@ -81,16 +81,16 @@ def is_news(record: logging.LogRecord) -> bool:
 
 @dataclass(frozen=True)
 class SharedPort:
-    """What a gateway adds that shares its port with other gateways."""
+    """A gateway that shares its port with other gateways."""
 
     number: int
-    """Among them, from 1."""
+    """Number among them, from 1."""
     directory: Path
-    """Of theirs alone."""
+    """Directory that only they use."""
     middleware: Middleware
-    """In front of the app: hands requests on to the gateway that they are for."""
+    """Middleware before the app that hands requests on to the gateway that they are for."""
     listen: Callable[[], socket.socket]
-    """Where the others hand requests on to this one."""
+    """Makes the socket where the others hand requests on to this one."""
     until_alone: Callable[[], Coroutine[None, None, None]]
     """Returns when whoever started this gateway is gone."""
 
@@ -103,7 +103,7 @@ def serve(
     listeners: Listeners,
     shared_port: SharedPort | None = None,
 ) -> int:
-    """Until SIGTERM; returns the exit status. Raises StartError."""
+    """Serve until SIGTERM; returns the exit status. Raises StartError."""
     with exporting(metrics.registry) as tracing:
         sessions = Sessions(transcriber, tokenizer, settings, metrics, tracing=tracing)
         status = serve_sessions(sessions, settings, metrics, listeners, shared_port)
@@ -168,7 +168,7 @@ def config_of(app: FastAPI, settings: Settings) -> uvicorn.Config:
         app,
         loop="uvloop",
         http=PunctualHttp,
-        ws=BoundedWebSocket,
+        ws=BoundedWebSocket.with_long_messages(LONG_MESSAGES),
         ws_ping_timeout=PONG_SECONDS,
         ws_per_message_deflate=False,  # audio does not shrink, and it would cost its CPU with every message
         log_level=settings.telemetry.log_level,

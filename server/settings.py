@@ -26,7 +26,10 @@ MAX_SESSIONS_VARIABLE = "ASR_MAX_SESSIONS"
 SECRET_KEY_VARIABLE = "ASR_SECRET_KEY"
 SECRET_VARIABLES = ("ASR_ICE_SERVERS", SECRET_KEY_VARIABLE, "ASR_API_KEYS")  # whose value is never shown
 INTERNAL_VARIABLES = ("ASR_ENGINE_SOCKET", "ASR_GATEWAY_SOCKET", "ASR_HEARTBEAT_FILE", "ASR_API_KEY")
-"""From the supervisor to its processes, and the clients' own."""
+"""Variables that the supervisor gives its processes, and those of clients."""
+API_PORT_VARIABLES = ("ASR_WYOMING_PORT",)
+"""Ports of APIs that have one of their own."""
+API_TITLES = "OpenAI, Deepgram"  # whose clients find their paths below /v1
 PROCESS_KEY = secrets.token_hex(32)  # nobody else knows it
 SESSIONS_PER_CORE = 6  # a dozen live streams on two cores
 LONGEST_NAME = 64
@@ -64,7 +67,7 @@ class IceServer(BaseModel):
 
 
 class AdvertisedAddress(BaseModel):
-    """What clients are told in place of the machine's own address, or beside it."""
+    """An address that clients are told in place of the machine's own, or beside it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -92,7 +95,7 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-class Group(BaseModel):
+class SettingsGroup(BaseModel):
     """Settings that belong together; every field's alias is its environment variable."""
 
     model_config = ConfigDict(
@@ -101,18 +104,18 @@ class Group(BaseModel):
 
 
 class ApiPort(NamedTuple):
-    """Where an API listens that has a port of its own, and no keys."""
+    """The port of an API that has one of its own, and no keys."""
 
     api: str
     title: str
     host: str
     port: int
     variables: tuple[str, str]
-    """Of the host and of the port."""
+    """Variables of the host and of the port."""
 
 
-class Listen(Group):
-    """Where clients reach the server."""
+class Listen(SettingsGroup):
+    """Addresses where clients reach the server."""
 
     host: str = Field("0.0.0.0", alias="ASR_HOST")
     """Address to listen on."""
@@ -140,7 +143,7 @@ class Listen(Group):
     workers: int = Field(1, ge=1, le=256, alias="ASR_WORKERS")
     """Gateway processes. With more than one, the engine has a process of its own."""
     drain_seconds: float = Field(0.0, ge=0, le=86_400, alias="ASR_DRAIN_SECONDS")
-    """How long open sessions may go on behind the first SIGTERM, while no new ones are taken. A second SIGTERM, or SIGINT,
+    """Seconds that open sessions may go on after the first SIGTERM, while no new ones are taken. A second SIGTERM, or SIGINT,
     ends that. 0: they get their finals at once."""
     shutdown_timeout_seconds: float = Field(20.0, gt=0, le=600, alias="ASR_SHUTDOWN_TIMEOUT_SECONDS")
     """Longest time that open sessions may take for their finals after SIGTERM."""
@@ -154,7 +157,7 @@ class Listen(Group):
 
     @property
     def is_local(self) -> bool:
-        """Can nobody on another machine reach it?"""
+        """True if nobody on another machine can reach it."""
         return is_loopback(self.host)
 
     @property
@@ -171,8 +174,8 @@ class Listen(Group):
         return parts_of(value) if isinstance(value, str) else value
 
 
-class Ice(Group):
-    """How the packets of WebRTC find the server."""
+class Ice(SettingsGroup):
+    """Addresses and ports of WebRTC's packets."""
 
     servers: tuple[IceServer, ...] = Field((), alias="ASR_ICE_SERVERS")
     """`stun:host:port` and `turn:user:password@host:port`, separated by commas.
@@ -217,8 +220,8 @@ class Ice(Group):
         return low, high
 
 
-class Model(Group):
-    """What is served, and on what."""
+class Model(SettingsGroup):
+    """The model, and what runs it."""
 
     model_config = ConfigDict(protected_namespaces=())
 
@@ -228,8 +231,8 @@ class Model(Group):
     """Precision of the engine. Unset: fp16 on a GPU, int8 on a CPU with VNNI, fp32 on another.
     ONNX Runtime has `fp32` and `int8`, and runs `fp16` and `bf16` in fp32 and says so; the native engine has `bf16`, too."""
     target: Literal["auto", "onnxruntime", "native", "tensorrt", "torch"] = Field("auto", alias="ASR_TARGET")
-    """What runs the engine. auto: tensorrt or torch where there is a GPU and the package, native for int8 where it has been built
-    or can be, else onnxruntime. native: compiled C++, for x86 processors with AVX2."""
+    """Program that runs the engine. auto: tensorrt or torch where there is a GPU and the package, native for int8 where it has
+    been built or can be, else onnxruntime. native: compiled C++, for x86 processors with AVX2."""
     engine_dir: Path | None = Field(None, alias="ASR_ENGINE_DIR")
     """Directory of the engines: `--out` of the build. Unset: `engines` in a checkout, else one in the user's cache directory."""
     engines: int = Field(0, ge=0, le=64, alias="ASR_ENGINES")
@@ -248,8 +251,8 @@ class Model(Group):
         return None if self.target == "auto" else self.target
 
 
-class Batching(Group):
-    """How requests share the engine."""
+class Batching(SettingsGroup):
+    """Batching of requests on the engine."""
 
     max_batch: int = Field(32, ge=1, le=1024, alias="MAX_BATCH_SIZE")
     """Most streams that the engine works on at once."""
@@ -257,8 +260,8 @@ class Batching(Group):
     """Longest time that an update waits for company while the engine is idle, in milliseconds."""
 
 
-class SessionLimits(Group):
-    """What one session may take, and how often it speaks."""
+class SessionLimits(SettingsGroup):
+    """Limits of one session, and how often it is updated."""
 
     interim_interval_ms: float = Field(500.0, ge=50, le=5_000, alias="ASR_INTERIM_INTERVAL_MS")
     """Shortest time between two updates of a session, in milliseconds. Under load it grows by itself, for long segments first."""
@@ -286,19 +289,19 @@ class SessionLimits(Group):
         return self.interim_interval_ms / 1000
 
 
-class Files(Group):
-    """What one uploaded recording may take."""
+class Files(SettingsGroup):
+    """Limits of one uploaded recording."""
 
     max_upload_mb: int = Field(100, ge=1, le=10_000, alias="ASR_MAX_UPLOAD_MB")
     """Largest file, in megabytes."""
     max_file_seconds: float = Field(14_400.0, ge=1, le=360_000, alias="ASR_MAX_FILE_SECONDS")
     """Longest recording."""
-    parallel_stretches: int = Field(8, ge=1, le=256, alias="ASR_FILE_STRETCHES")
-    """How many stretches of a recording are transcribed side by side. All of them go behind live speech."""
+    parallel_chunks: int = Field(8, ge=1, le=256, alias="ASR_FILE_STRETCHES")
+    """Number of chunks of a recording that are transcribed side by side. All of them wait for live speech."""
 
 
-class Access(Group):
-    """Who may have a session."""
+class Access(SettingsGroup):
+    """Access and limits of clients."""
 
     api_keys: str = Field("", repr=False, alias="ASR_API_KEYS")
     """API keys, separated by commas: one of them is then needed for every way in. Behind a key may stand `name=NAME`, for logs,
@@ -349,13 +352,13 @@ class Access(Group):
         return self.max_sessions or SESSIONS_PER_CORE * (os.cpu_count() or 1)
 
 
-class Telemetry(Group):
-    """What the server tells its operator."""
+class Telemetry(SettingsGroup):
+    """Logs of the server."""
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", alias="ASR_LOG_LEVEL")
     """Lowest level that is logged."""
     log_format: Literal["console", "json"] = Field("console", alias="ASR_LOG_FORMAT")
-    """How the log is written: for people, or an object on each line."""
+    """Format of the log: console for people, json for an object on each line."""
     log_text: bool = Field(False, alias="ASR_LOG_TEXT")
     """Whether what was said is logged, with the end of each session."""
 
@@ -378,7 +381,7 @@ class Settings(BaseModel):
 def variables() -> Iterator[tuple[str, str, FieldInfo]]:
     """Group, environment variable and field of every setting."""
     for group, field in Settings.model_fields.items():
-        for setting in field.annotation.model_fields.values():  # type: ignore[union-attr]  # every field is a Group
+        for setting in field.annotation.model_fields.values():  # type: ignore[union-attr]  # every field is a SettingsGroup
             yield group, str(setting.alias), setting
 
 
@@ -388,7 +391,7 @@ def default_of(field: FieldInfo) -> str:
 
 
 def meaning_of(field: FieldInfo) -> str:
-    """In one line."""
+    """Description of a setting, in one line."""
     return " ".join(str(field.description).split())
 
 

@@ -1,4 +1,4 @@
-"""From the environment to an engine that serves: what every process of the server begins with."""
+"""The start of every process of the server: from the environment to an engine that serves."""
 
 import asyncio
 import contextlib
@@ -65,7 +65,7 @@ class Listeners:
 
     http: socket.socket
     apis: Mapping[str, socket.socket]
-    """Of APIs with a port of their own, by name."""
+    """Sockets of APIs with a port of their own, by name."""
     admin: socket.socket | None = None
 
     def close(self) -> None:
@@ -153,7 +153,7 @@ def bind(host: str, port: int, family: int) -> socket.socket:
 
 
 def raise_file_limit() -> None:
-    """To the most that this process may have: every connection is one, and a login's usual 1,024 are soon spent."""
+    """Raise the limit of open files as far as this process may: every connection is one, and the usual 1,024 are soon spent."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

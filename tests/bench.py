@@ -14,7 +14,7 @@ from rich.table import Table
 
 from moonshine_client.client import Transcription, transcribe
 from moonshine_client.errors import StreamError
-from moonshine_client.wires import reason_of
+from moonshine_client.transports import reason_of
 from tests import arguments
 
 

@@ -9,7 +9,7 @@ if __package__ in (None, ""):  # run as a script: its own folder is on the path,
 
 from moonshine_client.client import transcribe
 from moonshine_client.errors import StreamError
-from moonshine_client.wires import reason_of
+from moonshine_client.transports import reason_of
 from tests import arguments
 
 

@@ -128,7 +128,7 @@ class CudaEvent:
 
 @contextlib.contextmanager
 def failing() -> Iterator[None]:
-    """What fails on the device shows when somebody waits for it, as an error of cuda-python's own."""
+    """Context in which an error of the device becomes EngineFailed; it shows where somebody waits for the device."""
     try:
         yield
     except Exception as exc:  # they share no base but Exception

@@ -36,7 +36,7 @@ class Device(Protocol):
 
     @property
     def shapes(self) -> Sequence[Shape]:
-        """What it can run."""
+        """The shapes that the engine can run."""
 
     captured: CapturedShapes
 
@@ -69,7 +69,7 @@ class Pass:
 
     event: Event
     rows: list[tuple[int, int]]
-    """For each row: its index in the launch, and how many of its tokens this pass feeds."""
+    """Index in the launch, and number of tokens fed in this pass, for each row."""
     answer: dict[str, np.ndarray]
     _read: dict[str, np.ndarray] | None = None
 
@@ -109,7 +109,7 @@ class Alignment:
     event: Event
     shares: np.ndarray
     sizes: list[tuple[int, int]]
-    """Of each row: its tokens, and the frames of its clip."""
+    """Number of tokens, and of frames of the clip, for each row."""
 
     @property
     def ready(self) -> bool:
@@ -213,7 +213,7 @@ class DeviceEngine(Engine):
         return launch
 
     def _group(self, rows: Sequence[Row]) -> list[list[int]]:
-        """Which rows go together, by their indices."""
+        """Indices of the rows that run together."""
         counts = [len(row.tokens) for row in rows]
         order = sorted(range(len(rows)), key=counts.__getitem__)
         if counts[order[0]] == counts[order[-1]]:  # single steps: nothing to weigh, and no time to do it in
@@ -280,7 +280,7 @@ class DeviceEngine(Engine):
 
 
 def heard_samples(clip: Clip) -> int:
-    """Of a clip in its slot: a short one ends in dither alone."""
+    """Number of samples of the slot's clip that the model receives; a short clip ends in dither."""
     return max(clip.sample_count, MIN_SAMPLES)
 
 

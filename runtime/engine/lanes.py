@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 from runtime.engine.manifest import Manifest
 from runtime.engine.protocol import Cores, Limits
 
-Encoded = TypeVar("Encoded")
+LaneResult = TypeVar("LaneResult")
 
 
 def threads_beside_encode(threads: int) -> int:
@@ -19,7 +19,7 @@ def threads_beside_encode(threads: int) -> int:
 
 
 def limits_of(manifest: Manifest, max_batch: int, threads: int) -> Limits:
-    """Of an engine that encodes on lanes; with one thread there are none."""
+    """Limits of an engine that encodes on lanes; with one thread there are none."""
     return Limits(
         max_batch=max_batch,
         max_samples=manifest.max_samples,
@@ -33,28 +33,28 @@ def limits_of(manifest: Manifest, max_batch: int, threads: int) -> Limits:
     )
 
 
-class Lanes(Generic[Encoded]):
+class Lanes(Generic[LaneResult]):
     """Owns a few threads that encode. All else happens on the engine loop's thread."""
 
-    def __init__(self, threads: int, fill: Callable[[int, Encoded], None]):
+    def __init__(self, threads: int, fill: Callable[[int, LaneResult], None]):
         """fill: puts what was encoded into its slot."""
         self._fill = fill
         self._cores = ThreadPoolExecutor(threads, "encode")
         self._spare_cores = ThreadPoolExecutor(threads, "encode spare", initializer=yield_to_all)
-        self._under_way: dict[int, LaneEncoding[Encoded]] = {}  # by slot
+        self._under_way: dict[int, LaneEncoding[LaneResult]] = {}  # by slot
 
     @property
     def are_busy(self) -> bool:
         return bool(self._under_way)
 
-    def begin(self, slot: int, cores: Cores, encode: Callable[[], Encoded]) -> "LaneEncoding[Encoded]":
-        """What was under way for the slot is no longer waited for."""
+    def begin(self, slot: int, cores: Cores, encode: Callable[[], LaneResult]) -> "LaneEncoding[LaneResult]":
+        """Start a new encoding for the slot; one under way is given up."""
         threads = self._spare_cores if cores is Cores.SPARE else self._cores
         encoding = LaneEncoding(self, slot, threads.submit(encode))
         self._under_way[slot] = encoding
         return encoding
 
-    def finish(self, encoding: "LaneEncoding[Encoded]") -> None:
+    def finish(self, encoding: "LaneEncoding[LaneResult]") -> None:
         """Fill the slot, if it still waits for this."""
         encoded = encoding.encoded.result()
         if self._under_way.get(encoding.slot) is encoding:
@@ -62,7 +62,7 @@ class Lanes(Generic[Encoded]):
             self._fill(encoding.slot, encoded)
 
     def forget(self, slot: int) -> None:
-        """What is under way for the slot is no longer waited for."""
+        """Give up the encoding under way for the slot."""
         self._under_way.pop(slot, None)
 
     def close(self) -> None:
@@ -71,12 +71,12 @@ class Lanes(Generic[Encoded]):
 
 
 @dataclass(frozen=True, eq=False)
-class LaneEncoding(Generic[Encoded]):
+class LaneEncoding(Generic[LaneResult]):
     """See runtime.engine.protocol.Encoding."""
 
-    lanes: Lanes[Encoded]
+    lanes: Lanes[LaneResult]
     slot: int
-    encoded: Future[Encoded]
+    encoded: Future[LaneResult]
 
     def when_done(self, callback: Callable[[], None]) -> None:
         self.encoded.add_done_callback(lambda _: callback())

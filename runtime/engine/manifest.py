@@ -1,4 +1,4 @@
-"""What an engine directory holds and what it was built from and for."""
+"""The manifest of an engine directory: what it holds, and what it was built from and for."""
 
 import hashlib
 import os
@@ -32,7 +32,7 @@ DECODER_PROGRAM = "decoder.pt2"
 ALIGNER_PROGRAM = "aligner.pt2"
 NATIVE_WEIGHTS = "weights.npz"
 COMPILED_LIBRARIES = Path(__file__).resolve().parents[2] / "engine_build" / "native" / "compiled"
-"""Where a wheel and an image have the native engine's libraries, in a folder for each type that slots keep."""
+"""Folder of the native engine's libraries in a wheel or an image, with one folder for each type that slots keep."""
 NATIVE_FLAGS = ("avx2", "fma", "f16c")
 """Instructions that every library of the native target uses, as /proc/cpuinfo names them."""
 
@@ -45,7 +45,7 @@ class EngineFile(BaseModel):
 
 
 class Plans(BaseModel):
-    """What a TensorRT engine is bound to."""
+    """Versions and GPU that TensorRT plans need."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
@@ -53,7 +53,7 @@ class Plans(BaseModel):
     """tensorrt or tensorrt-rtx."""
     version: str
     compute_capabilities: tuple[str, ...]
-    """Of the GPUs it runs on, as 9.0."""
+    """Compute capabilities of the GPUs that the plans run on, such as 9.0."""
     cache_positions: int
     """Positions of the self-attention caches in the decoder's profiles."""
     profiles: tuple[Shape, ...]
@@ -71,13 +71,13 @@ class Manifest(BaseModel):
     weights_source: str
     weights_sha256: str
     script: str = "any"
-    """What it may write: letters of the latin script only, or of any."""
+    """Letters that the model may write: those of the latin script, or any."""
     target: str
     """onnxruntime, native, tensorrt or torch."""
     precision: str
-    """What the engine computes in, whatever was asked for."""
+    """Precision that the engine computes in, whatever was asked for."""
     builder_sha256: str
-    """Over the source that made it: what another builder made is built again."""
+    """Checksum of the builder's source; an engine that another builder made is built again."""
     max_batch: int
     max_seconds: float
     sample_rate: int = SAMPLE_RATE
@@ -95,20 +95,20 @@ class Manifest(BaseModel):
     token_scale: float = 1.0
     """See Limits.token_scale."""
     known_tokens: tuple[int, ...] = ()
-    """What float32 hears in the clip that every engine is tried on (runtime/engine/known_clip.py); empty: it is tried on none."""
+    """Tokens of float32 for the clip that every engine is tested on (runtime/engine/known_clip.py); empty means no test."""
     live_streams: int = 0
-    """How many it carries on the machine that built it (runtime/scheduler/capacity.py); 0: not measured."""
+    """Number of live streams that the machine which built it carries (runtime/scheduler/capacity.py); 0 means not measured."""
     files: dict[str, EngineFile]
     versions: dict[str, str]
-    """Of everything that took part in the build."""
+    """Versions of the packages that took part in the build."""
     built_at: str
     """UTC, ISO 8601."""
     needs_exact_int8_sums: bool = False
-    """Of an int8 engine with weights of 8 bits: it runs only where hardware.sums_int8_products_exactly()."""
+    """True for an int8 engine with weights of 8 bits: it runs only where hardware.sums_int8_products_exactly()."""
     libraries: dict[str, tuple[str, ...]] = {}
-    """Of the native target: its files of machine code, the fastest first, and the instructions that each uses."""
+    """Libraries of the native target, the fastest first, and the instructions that each of them uses."""
     plans: Plans | None = None
-    """Of the tensorrt target only."""
+    """Plans of the tensorrt target."""
 
     @property
     def max_samples(self) -> int:
@@ -132,7 +132,7 @@ def default_engines() -> Path:
 
 
 def in_checkout() -> bool:
-    """Is the current directory a checkout of the project?"""
+    """True if the current directory is a checkout of the project."""
     return Path("engine_build/build.py").is_file()
 
 

@@ -18,11 +18,11 @@ from runtime.engine.manifest import NATIVE_WEIGHTS, Manifest
 from runtime.engine.native_library import NativeModel, Team
 from runtime.engine.protocol import (
     CONTINUED,
+    Answered,
     Cores,
     Engine,
     Pending,
     Prediction,
-    Ready,
     Row,
     check_alignment,
     check_clip,
@@ -32,8 +32,8 @@ from runtime.exceptions import EngineDirectoryError
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What a slot hears of its clip."""
+class SlotContents:
+    """Encoder output that a slot keeps of its clip."""
 
     cross: np.ndarray
     frames: int
@@ -59,33 +59,33 @@ class NativeEngine(Engine):
         self._model = NativeModel(directory / library, shape_of(manifest, weights), weights)
         self._heads = manifest.decoder_layers * manifest.heads
         self._all, self._lone, self._decoding, self._decoding_beside = map(self._model.team, (threads, 1, threads, beside))
-        self._lanes: Lanes[Heard] = Lanes(threads, self._fill)
+        self._lanes: Lanes[SlotContents] = Lanes(threads, self._fill)
         self._own_positions = self._model.whole_blocks(manifest.max_positions)
         own_size = self._heads * self._model.kept_size(self._own_positions)
         self._own = np.zeros((max_batch, own_size), self._model.kept_dtype)
         self._own_to_align = np.zeros(own_size, self._model.kept_dtype)
-        self._heard: dict[int, Heard] = {}  # by slot; those that are free have none
+        self._heard: dict[int, SlotContents] = {}  # by slot; those that are free have none
         self._last_tokens = np.zeros(max_batch, np.int64)  # predicted by each slot's last pass, at its end
 
     def encode(self, slots: Sequence[int], clips: Sequence[Clip]) -> None:
         for slot, clip in zip(slots, clips, strict=True):
             self.begin_encode(slot, clip, Cores.ALL).finish()
 
-    def begin_encode(self, slot: int, clip: Clip, cores: Cores) -> LaneEncoding[Heard]:
+    def begin_encode(self, slot: int, clip: Clip, cores: Cores) -> LaneEncoding[SlotContents]:
         check_clip(self.limits, slot, clip)
         team = self._all if cores is Cores.ALL else self._lone
         return self._lanes.begin(slot, cores, lambda: self._hear(team, clip))
 
-    def _hear(self, team: Team, clip: Clip) -> Heard:
-        """On a lane's thread."""
+    def _hear(self, team: Team, clip: Clip) -> SlotContents:
+        """Encode a clip. Runs on a lane's thread."""
         samples = audio.to_float(clip)
         frames = audio.count_frames(len(samples))
         positions = self._model.whole_blocks(frames)
         cross = np.zeros(self._heads * self._model.kept_size(positions), self._model.kept_dtype)
         self._model.encode(team, samples, cross, positions)
-        return Heard(cross, frames)
+        return SlotContents(cross, frames)
 
-    def _fill(self, slot: int, heard: Heard) -> None:
+    def _fill(self, slot: int, heard: SlotContents) -> None:
         self._heard[slot] = heard
 
     def launch(self, rows: Sequence[Row]) -> Pending[Prediction]:
@@ -107,7 +107,7 @@ class NativeEngine(Engine):
         ends = list(itertools.accumulate(map(len, fed)))
         for row, end in zip(rows, ends, strict=True):
             self._last_tokens[row.slot] = tokens[end - 1]
-        return Ready([Prediction(tokens[begin:end], log_probs[begin:end]) for begin, end in itertools.pairwise([0, *ends])])
+        return Answered([Prediction(tokens[begin:end], log_probs[begin:end]) for begin, end in itertools.pairwise([0, *ends])])
 
     @property
     def _team_to_decode(self) -> Team:
@@ -116,7 +116,7 @@ class NativeEngine(Engine):
     def align(self, slots: Sequence[int], tokens: Sequence[Sequence[int]]) -> Pending[np.ndarray]:
         for slot, said in zip(slots, tokens, strict=True):
             check_alignment(self.limits, slot, said, slot in self._heard)
-        return Ready(list(map(self._align, slots, tokens)))
+        return Answered(list(map(self._align, slots, tokens)))
 
     def _align(self, slot: int, tokens: Sequence[int]) -> np.ndarray:
         fed, heard = np.array([self.limits.start_token, *tokens], np.int64), self._heard[slot]

@@ -16,7 +16,7 @@ from runtime.exceptions import EngineDirectoryError, EngineFailed
 ERROR_BYTES = 256  # as engine.cpp has it
 SHAPE = ("dim", "heads", "head_dim", "rotary_dim", "mlp_dim", "encoder_layers", "decoder_layers", "vocabulary", "max_positions",
          "end_token")  # fmt: skip
-"""What moonshine_open is given, in order."""
+"""Arguments of moonshine_open, in order."""
 
 
 class Team:
@@ -53,7 +53,7 @@ class NativeModel:
             raise EngineDirectoryError(f"{path} cannot be loaded: {exc}") from exc
         self._pointer = self._library.moonshine_open((c_int * len(SHAPE))(*shape))
         self.kept_dtype = np.dtype(np.float16 if self._library.moonshine_kept_bytes() == 2 else np.float32)
-        """Of the keys and values that slots keep."""
+        """Type of the keys and values that slots keep."""
         try:
             self._take(weights)
         except EngineFailed as exc:
@@ -78,7 +78,7 @@ class NativeModel:
         return Team(self._library, threads)
 
     def whole_blocks(self, positions: int) -> int:
-        """What slots keep is filled up to so many positions."""
+        """Round a number of positions up to what slots allocate."""
         block = int(self._library.moonshine_block())
         return -(-positions // block) * block
 
@@ -132,7 +132,7 @@ def pointer(array: np.ndarray) -> c_void_p:
 
 
 def declared(library: ctypes.CDLL) -> ctypes.CDLL:
-    """What each function takes and gives. Raises AttributeError for one that is missing."""
+    """Declare the arguments and results of the library's functions. Raises AttributeError if one is missing."""
     pointers = c_void_p
     signatures: dict[str, tuple[type | None, tuple[type, ...]]] = {
         "moonshine_open": (pointers, (POINTER(c_int),)),

@@ -21,11 +21,11 @@ from runtime.engine.lanes import LaneEncoding, Lanes, limits_of, threads_beside_
 from runtime.engine.manifest import ALIGNER_FILE, DECODER_FILE, ENCODER_FILE, Manifest
 from runtime.engine.protocol import (
     CONTINUED,
+    Answered,
     Cores,
     Engine,
     Pending,
     Prediction,
-    Ready,
     Row,
     check_alignment,
     check_clip,
@@ -84,7 +84,7 @@ class OnnxEngine(Engine):
         self._cross.write(slot, 0, cross_kv)
         self._frames[slot] = frames
 
-    def launch(self, rows: Sequence[Row]) -> Ready:
+    def launch(self, rows: Sequence[Row]) -> Answered:
         for row in rows:
             check_row(self.limits, row, self._holds_audio(row.slot))
         deepest = max(row.past_length + len(row.tokens) for row in rows)
@@ -94,7 +94,7 @@ class OnnxEngine(Engine):
         predictions: dict[int, Prediction] = {}
         for group in group_rows(rows):
             predictions |= self._decode_together(group)
-        return Ready([predictions[row.slot] for row in rows])
+        return Answered([predictions[row.slot] for row in rows])
 
     def _decode_together(self, rows: Sequence[Row]) -> dict[int, Prediction]:
         """One pass over the stretch of slots from the lowest to the highest row; slots between that are not asked for idle."""
@@ -130,7 +130,7 @@ class OnnxEngine(Engine):
     def align(self, slots: Sequence[int], tokens: Sequence[Sequence[int]]) -> Pending[np.ndarray]:
         for slot, said in zip(slots, tokens, strict=True):
             check_alignment(self.limits, slot, said, self._holds_audio(slot))
-        return Ready(list(map(self._align, slots, tokens)))
+        return Answered(list(map(self._align, slots, tokens)))
 
     def _align(self, slot: int, tokens: Sequence[int]) -> np.ndarray:
         feed: dict[str, np.ndarray] = {
@@ -248,7 +248,7 @@ def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
 
 
 def cache_dtype(decoder: onnxruntime.InferenceSession) -> type:
-    """Of the keys and values: an export in half precision, checked on a CPU, has half the bytes."""
+    """Type of the keys and values; half precision, checked on a CPU, has half the bytes."""
     types = {each.name: each.type for each in decoder.get_inputs()}
     return np.float16 if types["past_key.0"] == "tensor(float16)" else np.float32
 

@@ -12,7 +12,7 @@ from runtime.audio import Clip
 
 @dataclass(frozen=True)
 class Limits:
-    """What one engine can hold and how it likes its work."""
+    """Sizes that one engine can hold, and how it works best."""
 
     max_batch: int
     """Slots."""
@@ -27,16 +27,16 @@ class Limits:
     encode_lanes: int = 0
     """Clips it encodes beside each other, each begun on its own by begin_encode(); 0: an encode is a step like any other."""
     lanes_beside_decode: int = 1
-    """Of these lanes, those that are used while rows are decoded."""
+    """Number of these lanes that encode while rows are decoded."""
     slot_groups: int = 1
     """The slots are so many groups of one size, one behind the other, that the engine works on beside each other; whatever is
     asked in one call is of one group."""
     token_scale: float = 1.0
-    """How many times as many tokens a second of speech takes as in a Latin script."""
+    """Tokens in a second of speech, relative to a Latin script."""
 
 
 class Cores(enum.Enum):
-    """What one clip on a lane may have of the processor."""
+    """Threads that one clip on a lane may use."""
 
     ALL = enum.auto()
     """Nothing else is to be done meanwhile."""
@@ -64,7 +64,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the decoder says after each token fed."""
+    """Output of the decoder after each token that was fed."""
 
     tokens: np.ndarray
     """int64 (new,): the greedy next token after each position."""
@@ -97,7 +97,7 @@ class Encoding(Protocol):
 
 
 @dataclass(frozen=True)
-class Ready(Generic[Answer]):
+class Answered(Generic[Answer]):
     """Work that is done."""
 
     answers: list[Answer]
@@ -115,7 +115,7 @@ class Engine(Protocol):
 
     limits: Limits
     name: str
-    """For logs and metrics: target and precision."""
+    """Target and precision, for logs and metrics."""
     uncaptured_runs: int = 0
     """Passes that no CUDA graph was captured for; always 0 where none are."""
     captured_shapes: int = 0
@@ -150,7 +150,7 @@ class Engine(Protocol):
         return self.launch(rows).result()
 
     def align(self, slots: Sequence[int], tokens: Sequence[Sequence[int]]) -> Pending[np.ndarray]:
-        """Where in each slot's audio the tokens of its finished row were heard, by the decoder's own cross-attention.
+        """Align the tokens of finished rows with their audio, by the decoder's own cross-attention.
 
         tokens: of each slot, without start and end token, at least one. The answers are float32 (tokens, frames): the share of
         each token's attention that each frame of the slot's clip had (audio.SAMPLES_PER_FRAME samples).

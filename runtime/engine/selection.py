@@ -1,4 +1,4 @@
-"""From what was asked for to an engine that runs: which target, which precision, which directory."""
+"""Selection of the engine to run: target, precision and directory."""
 
 import importlib.metadata
 from collections.abc import Iterable, Mapping
@@ -31,7 +31,7 @@ class Choice:
     target: str
     precision: str
     remark: str | None
-    """Where it differs from what was asked for, a line that says so."""
+    """One line that says where the choice differs from what was asked for."""
 
 
 def target_to_build(precision: str | None, flavour: str | None = None) -> tuple[str, str]:
@@ -52,12 +52,12 @@ def wants_compiler() -> bool:
 
 
 def can_have_native() -> bool:
-    """Are there libraries in the package, or a compiler?"""
+    """True if the package has libraries, or the machine a compiler."""
     return COMPILED_LIBRARIES.is_dir() or bool(hardware.find_compiler())
 
 
 def why_not_native(precision: str | None) -> str:
-    """Why auto leaves the native engine aside on this processor; empty where it does not. precision: as asked for."""
+    """The reason why auto does not take the native engine on this processor; empty if it does. precision: as asked for."""
     if not hardware.has_flags(NATIVE_FLAGS):
         return f"the native engine needs a processor with {', '.join(NATIVE_FLAGS)}"
     running = precision or default_precision(NATIVE)
@@ -67,7 +67,7 @@ def why_not_native(precision: str | None) -> str:
 
 
 def target_to_serve(engines: Path, model: str, precision: str | None) -> str:
-    """As target_to_build; but where native is the best, of native and onnxruntime one that has been built, native first."""
+    """Choose like target_to_build(), but accept an onnxruntime engine that is built where native would be best but is not."""
     target, _ = target_to_build(precision)
     if target not in CPU_TARGETS or why_not_native(precision):
         return target
@@ -88,7 +88,7 @@ def detect_target(flavour: str | None = None) -> str:
 
 
 def torch_has_cuda() -> bool:
-    """By its version (2.13.0+cpu): importing it takes seconds."""
+    """True if the installed torch has CUDA, by its version (2.13.0+cpu); importing it takes seconds."""
     try:
         return not importlib.metadata.version("torch").endswith("+cpu")
     except importlib.metadata.PackageNotFoundError:
@@ -96,7 +96,7 @@ def torch_has_cuda() -> bool:
 
 
 def default_precision(target: str) -> str:
-    """Where none is asked for. On VNNI int8 takes a third of float32's time, and its words are as good (docs/quality.md)."""
+    """Best precision for this machine. On VNNI int8 takes a third of float32's time with the same quality (docs/quality.md)."""
     if target not in CPU_TARGETS:
         return GPU_PRECISION
     if target == NATIVE:
@@ -105,7 +105,7 @@ def default_precision(target: str) -> str:
 
 
 def running_precision(target: str, asked: str | None) -> str:
-    """What the target computes in where `asked` is wanted."""
+    """Precision that the target computes in if `asked` is wanted."""
     wanted = asked or default_precision(target)
     return CPU_PRECISIONS[target][wanted] if target in CPU_TARGETS else wanted
 
@@ -123,7 +123,7 @@ def choose(engines: Path, model: str, precision: str | None, target: str | None 
 
 
 def check(choice: Choice, max_batch: int) -> Manifest:
-    """Is there an engine for the choice, and does it fit this machine's packages? Opens nothing.
+    """Check that the choice's engine exists and fits this machine's packages. Opens nothing.
 
     Raises EngineDirectoryError with one line that says what to run, DeviceError where the engine's device is missing.
     """

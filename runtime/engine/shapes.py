@@ -27,7 +27,7 @@ class Shape:
     component: Literal["encoder", "packed encoder", "decoder"]
     batch: int
     length: int
-    """Of the encoder: samples of a row; of the packed one, of all rows together. Of the decoder: new tokens of a row."""
+    """Samples of an encoder's row, of all rows together in the packed encoder, or new tokens of a decoder's row."""
 
 
 def shapes_up_to(max_batch: int, max_samples: int, max_new: int, counts: Sequence[int] = NEW_TOKENS) -> list[Shape]:
@@ -41,7 +41,7 @@ def shapes_up_to(max_batch: int, max_samples: int, max_new: int, counts: Sequenc
 
 
 def packed_shapes(max_batch: int, max_samples: int) -> list[Shape]:
-    """Of an encoder whose rows, of max_samples at most, lie one behind the other; each a quarter longer than the one before.
+    """Shapes of an encoder whose rows follow one another, each shape a quarter longer than the one before.
 
     All take MOST_ENCODER_ROWS: an idle row costs nothing.
     """
@@ -105,12 +105,12 @@ def cheapest_runs(
 
 
 def within_counts(rows: int, batches: Sequence[int]) -> Iterator[list[int]]:
-    """Of cheapest_runs(): a batch holds so many rows."""
+    """Cost function for cheapest_runs() where a batch holds so many rows."""
     return ([max(0, end - batch) for batch in batches] for end in range(1, rows + 1))
 
 
 def within_slots(slots: Iterable[int], batches: Sequence[int]) -> Iterator[list[int]]:
-    """Of cheapest_runs(): a batch holds the rows of the slots below it."""
+    """Cost function for cheapest_runs() where a batch holds the rows of the slots below it."""
     firsts = [0] * len(batches)
     for end, slot in enumerate(slots, 1):
         for index, batch in enumerate(batches):

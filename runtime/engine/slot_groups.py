@@ -11,7 +11,7 @@ from runtime.engine.protocol import Engine, Pending, Prediction, Row
 
 
 def summed(name: str) -> Any:
-    """What an engine counts, of all of them together."""
+    """Sum of a counter over all engines."""
     return property(lambda self: sum(getattr(engine, name) for engine in self._engines))
 
 

@@ -68,7 +68,7 @@ class Layout:
 
 @functools.cache
 def request_layout(shape: Shape) -> Layout:
-    """What a pass is given. A row's index is its slot in the decoder; in the encoder `slots` says it.
+    """Layout of a pass's inputs. A row's index is its slot in the decoder; in the encoder `slots` gives it.
 
     Encoder: pcm int16 (batch, samples); lengths int64 (batch,), valid samples, 0 for an idle row; positions int64 (batch,) of the
     first samples within their streams' dither; slots int64 (batch,), -1 for an idle row.
@@ -92,7 +92,7 @@ def request_layout(shape: Shape) -> Layout:
 
 @functools.cache
 def answer_layout(shape: Shape) -> Layout:
-    """What a decoder pass answers: tokens int64 (batch, new), log_probs float32 (batch, new)."""
+    """Layout of a decoder pass's outputs: tokens int64 (batch, new), log_probs float32 (batch, new)."""
     rows = (shape.batch, shape.length)
     return Layout(tokens=(np.int64, rows), log_probs=(np.float32, rows))
 

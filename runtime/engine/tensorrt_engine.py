@@ -350,7 +350,7 @@ def load_plan(trt: ModuleType, runtime, path: Path):
 
 
 def why_refused(trt: ModuleType, runtime, plan: bytes) -> str:
-    """What TensorRT says of a plan that it does not read, by the names of its own diagnostics."""
+    """TensorRT's reason for not reading a plan, by the names of its own diagnostics."""
     if not hasattr(runtime, "get_engine_validity"):  # the data-centre package
         return "no reason given"
     validity, found = runtime.get_engine_validity(plan)

@@ -1,4 +1,4 @@
-"""Which TensorRT is installed: the data-centre package or TensorRT for RTX. One API; their plans do not mix."""
+"""The installed TensorRT: the data-centre package or TensorRT for RTX. They share one API; their plans do not mix."""
 
 import importlib
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from types import ModuleType
 FLAVOURS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}  # name: the module to import, the preferred one first
 
 RTX_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0")
-"""That a plan of TensorRT for RTX 1.7 runs on, unless it is built for others. It has no kernels for 9.0, as H100 and H200 are."""
+"""Capabilities that plans of TensorRT for RTX 1.7 run on by default. It has no kernels for 9.0 (H100, H200)."""
 
 
 @dataclass(frozen=True)

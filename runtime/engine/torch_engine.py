@@ -159,7 +159,7 @@ class TorchDevice:
             return self._event()
 
     def _sent(self, values: np.ndarray) -> Tensor:
-        """On the device, behind what it was asked for: from page-locked memory the copy waits there and not here."""
+        """Copy to the device, on its own stream: from page-locked memory the copy waits there and not here."""
         tensor = torch.from_numpy(values)
         return tensor.pin_memory().to(self._device, non_blocking=True) if self._on_gpu else tensor
 

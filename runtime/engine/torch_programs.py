@@ -71,7 +71,7 @@ def compiling(directory: Path) -> Iterator[None]:
 
 
 def can_compile() -> bool:
-    """Are Triton and the C compiler there that it needs?"""
+    """True if Triton and the C compiler that it needs are there."""
     try:
         import triton  # noqa: F401
     except ImportError:

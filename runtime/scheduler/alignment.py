@@ -1,4 +1,4 @@
-"""From a finished row's attention to the frames its tokens were heard in, by dynamic time warping."""
+"""Alignment of a finished row: its attention becomes the frame of each token, by dynamic time warping."""
 
 import numpy as np
 

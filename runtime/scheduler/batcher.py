@@ -1,4 +1,4 @@
-"""Which requests run next. Decides and remembers; does no I/O, reads no clock and touches no engine.
+"""The batcher decides which requests run next. It does no I/O, reads no clock and touches no engine.
 
 The loop (loop.py) asks plan() what to do, does it, and reports back with encoded(), decoded(), aligned() or fail(); what
 is finished comes back as results, one for every request that was submitted. It may be asked again before a Decode is answered:
@@ -36,7 +36,7 @@ class Job:
     """Blocks it has been fed whose predictions are not back yet; two at most, and then the second is one token."""
     is_aligning: bool = False
     group: "Group | None" = None
-    """Whose slot it has."""
+    """Group of rows that the slot belongs to."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Encode:
 
     jobs: tuple[Job, ...]
     cores: Cores = Cores.ALL
-    """For an engine with lanes."""
+    """Threads for an engine with lanes."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Group:
 
 
 class Batcher:
-    """In-flight batching: requests join at any step, finished ones leave, nobody waits for the longest.
+    """Schedules in flight: requests join at any step, finished ones leave, and nobody waits for the longest.
 
     Finals go before interims, in both queues. While the engine has nothing to do, an interim waits up to `max_wait_seconds`
     for company, but only as long as there is another stream that could bring some.
@@ -120,7 +120,7 @@ class Batcher:
         return poisoned
 
     def open_stream(self, stream_id: str) -> None:
-        """From now on this stream may bring requests, so others may wait for it."""
+        """Let this stream submit requests; others may then wait for it to share a batch."""
         self._streams.add(stream_id)
 
     def close_stream(self, stream_id: str) -> list[Result]:
@@ -143,7 +143,7 @@ class Batcher:
         return list(self._of_stream.get(stream_id, {}).values())
 
     def plan(self, now: float) -> Step | None:
-        """What to do next; None when there is nothing, or nothing worth starting before seconds_to_deadline()."""
+        """Return the next step; None if there is nothing, or nothing worth starting before seconds_to_deadline()."""
         is_idle = not self.in_flight and not self._lanes_taken
         may_wait = is_idle and self.waiting > 0 and not self._company_is_complete(now)
         for _ in range(len(self._groups)):
@@ -176,7 +176,7 @@ class Batcher:
         return sum(group.slots.available for group in self._groups)
 
     def _may_begin(self, group: Group) -> bool:
-        """Has it a slot for someone who waits?"""
+        """True if there is a slot for a request that waits."""
         if not group.slots.available:
             return False
         return bool(self._live_waiting or (self._waiting[Priority.FILE] and self._slots_for_files))
@@ -192,14 +192,14 @@ class Batcher:
 
     @property
     def _files_rest(self) -> bool:
-        """Where cores are few, recordings wait while anyone who speaks is served; a clip on spare cores may be encoded on."""
+        """True if recordings wait for live requests because cores are few; a clip on spare cores is encoded all the same."""
         if not self._limits.encode_lanes:
             return False
         return bool(self._live_waiting and self._free_slots) or any(map(is_live, self._with_slots()))
 
     @property
     def _has_free_lane(self) -> bool:
-        """While rows are decoded, some cores are theirs: with company on them everything would take longer, finals too."""
+        """True if a lane may encode. While rows are decoded, some cores are theirs: sharing them would delay finals, too."""
         limits = self._limits
         taken = self._lanes_taken - (self._lanes_taken_by_files if self._files_rest else 0)
         return taken < (limits.lanes_beside_decode if any(map(self._going_on, self._groups)) else limits.encode_lanes)
@@ -212,7 +212,7 @@ class Batcher:
         return () if self._files_gather(group) else tuple(jobs)
 
     def _files_gather(self, group: Group) -> bool:
-        """Where recordings need not rest, and so no row is live: do rows wait for company, while all cores encode?"""
+        """True if rows of recordings wait for each other while all cores encode, because no row is live."""
         if not self._limits.encode_lanes or len(group.in_flight) >= FILES_TOGETHER:
             return False
         return bool(self._lanes_taken or (self._waiting[Priority.FILE] and self._slots_for_files))
@@ -229,7 +229,7 @@ class Batcher:
         return Decode(jobs, rows)
 
     def seconds_to_deadline(self, now: float) -> float | None:
-        """How long plan() may be left alone if nothing new arrives; None for as long as it takes."""
+        """Seconds until plan() must be called if nothing new arrives; None means no deadline."""
         may_encode = self._lanes_taken and self._has_free_lane and any(map(self._may_begin, self._groups))
         if may_encode or any(group.to_align or self._going_on(group) for group in self._groups):
             return 0.0
@@ -241,7 +241,7 @@ class Batcher:
         return min((next(iter(jobs.values())) for jobs in self._waiting.values() if jobs), key=lambda job: job.submitted_at)
 
     def _company_is_complete(self, now: float) -> bool:
-        """Is it time to start, with the engine idle?"""
+        """True if a step should start now, with the engine idle."""
         if self._waiting[Priority.FINAL] or self.waiting >= self._free_slots:
             return True
         if self.waiting >= len(self._streams):

@@ -1,4 +1,4 @@
-"""How many live streams an engine carries on this machine, from a few seconds of measuring."""
+"""Capacity of this machine: the number of live streams that an engine carries, from a few seconds of measuring."""
 
 import time
 from collections.abc import Callable
@@ -16,7 +16,7 @@ ROWS = 8  # updates that share these passes
 MEASUREMENTS = 5
 UPDATES_PER_SECOND = 1.0  # of a stream; idle machines make more
 SHARE_FOR_STREAMS = 0.5
-"""Of the time; the rest is for connections, for finals and for chance. By it two cores with VNNI carry 16 streams; the strict
+"""Share of the time for streams; the rest is for connections, finals and chance. By it two cores with VNNI carry 16; the strict
 rule found 17 over WebRTC there (docs/performance.md)."""
 
 

@@ -23,7 +23,7 @@ class Decoding:
         self.passes = 0
         self.single_steps = 0
         self.cut_short = False
-        """Did it reach the longest result there may be, without an end?"""
+        """True if it reached the token limit without an end token."""
         self._draft = list(draft[:max_tokens])
         self._forced = min(forced, max_tokens)
         self._max_tokens = max_tokens
@@ -41,7 +41,7 @@ class Decoding:
 
     @property
     def may_continue_unseen(self) -> bool:
-        """Can the step after the next one be fed before the next one's answer is read?
+        """True if the step after the next one can be fed before the next one's answer is read.
 
         It can where next_tokens() is a single step: whatever the model says to it is fed then. If that turns out to be the end,
         or a word that the rest of the draft goes on behind, the step was in vain, or less than it could have been; never wrong.
@@ -93,7 +93,7 @@ class Decoding:
 
 
 def count_agreed(choices: Sequence[int], fed: Sequence[int]) -> int:
-    """How many of the choices are the token that was fed next."""
+    """Number of choices that equal the token that was fed next."""
     for index in range(1, len(fed)):
         if choices[index - 1] != fed[index]:
             return index - 1

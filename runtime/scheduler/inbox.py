@@ -1,4 +1,4 @@
-"""Where others leave messages for the engine loop, and where it waits for them."""
+"""The inbox of the engine loop: others put messages in, and the loop waits for them."""
 
 import queue
 from collections.abc import Iterator
@@ -7,15 +7,15 @@ from typing import Protocol
 
 class Inbox(Protocol):
     def put(self, message: object) -> None:
-        """From any thread."""
+        """Add a message. May be called on any thread."""
 
     def take(self, timeout_seconds: float | None) -> Iterator[object]:
-        """What has come in, in order; waits for the first message as long as it may (None: for any time). Of the loop's thread.
+        """Return the messages in order; waits for the first one for so long at most (None: for ever). For the loop's thread.
         It may find nothing before the time is up."""
 
 
 class QueueInbox(Inbox):
-    """Of this process alone."""
+    """An inbox for messages of this process."""
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue = queue.SimpleQueue()

@@ -44,7 +44,7 @@ class CloseStream:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class LaneResult:
     """A clip has been encoded on a lane of its own."""
 
     step: Encode
@@ -58,8 +58,8 @@ class Stop:
 
 
 @dataclass(frozen=True)
-class Unanswered:
-    """What the engine was asked for and has not answered."""
+class LaunchedStep:
+    """A step that the engine has not answered yet."""
 
     step: Decode | Align
     pending: Pending
@@ -96,7 +96,7 @@ class EngineLoop:
         self._inbox = inbox or QueueInbox()
         self._callbacks: dict[int, tuple[Request, OnResult]] = {}  # by request id
         self._streams: dict[str, OnLost] = {}
-        self._unanswered: list[Unanswered] = []  # in the order they were asked for; of a group's decodes one at most
+        self._unanswered: list[LaunchedStep] = []  # in the order they were asked for; of a group's decodes one at most
         self._failures = 0
         self._stopping = False
         self._lock = threading.Lock()  # orders submissions against the end of the loop: none may slip in behind it
@@ -154,7 +154,7 @@ class EngineLoop:
 
     @property
     def has_ended(self) -> bool:
-        """After stop(): a step that hangs outlasts it."""
+        """True if stop() ended the loop; a step that hangs outlasts it."""
         return not self._thread.is_alive()
 
     def _post(self, message: object) -> None:
@@ -219,7 +219,7 @@ class EngineLoop:
             case CloseStream(stream_id):
                 self._streams.pop(stream_id, None)
                 self._publish(self._batcher.close_stream(stream_id))
-            case Encoded() as encoded:
+            case LaneResult() as encoded:
                 self._finish_encode(encoded)
             case Stop():
                 self._stopping = True
@@ -238,7 +238,7 @@ class EngineLoop:
                     self._watch.end(job.request.request_id)
                     self._batcher.encoded(step)
                 else:
-                    encoding.when_done(lambda: self._inbox.put(Encoded(step, encoding, began)))
+                    encoding.when_done(lambda: self._inbox.put(LaneResult(step, encoding, began)))
             case Encode(jobs):
                 with self._fails(step, began):
                     self._engine.encode([job.slot for job in jobs], [job.request.clip for job in jobs])
@@ -246,15 +246,15 @@ class EngineLoop:
             case Align(jobs):
                 with self._fails(step, began):
                     pending = self._engine.align([job.slot for job in jobs], [job.decoding.tokens for job in jobs])
-                    self._unanswered.append(Unanswered(step, pending, began))
+                    self._unanswered.append(LaunchedStep(step, pending, began))
             case Decode(rows=rows):
                 previous = [each for each in self._unanswered if isinstance(each.step, Decode) and same_group(each.step, step)]
                 with self._fails(step, began):
-                    self._unanswered.append(Unanswered(step, self._engine.launch(rows), began))
+                    self._unanswered.append(LaunchedStep(step, self._engine.launch(rows), began))
                 for each in previous:
                     self._finish(each)
 
-    def _finish_encode(self, encoded: Encoded) -> None:
+    def _finish_encode(self, encoded: LaneResult) -> None:
         """Put what a lane has encoded into its slot; from now on the row can be decoded."""
         (job,) = encoded.step.jobs
         self._watch.end(job.request.request_id)
@@ -269,7 +269,7 @@ class EngineLoop:
         for unanswered in ready or (self._unanswered[:1] if waits else ()):
             self._finish(unanswered)
 
-    def _finish(self, unanswered: Unanswered) -> None:
+    def _finish(self, unanswered: LaunchedStep) -> None:
         """Wait for an answer and publish what is complete with it."""
         self._unanswered.remove(unanswered)
         step, results = unanswered.step, []
@@ -320,7 +320,7 @@ class EngineLoop:
 
 
 def is_ready(pending: Pending) -> bool:
-    """What has failed is: result() says how."""
+    """True also for one that has failed: result() raises its error."""
     try:
         return pending.ready
     except EngineError:

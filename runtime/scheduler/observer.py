@@ -1,4 +1,4 @@
-"""Where the engine loop reports what it does. The default listens to nothing; the server turns it into metrics."""
+"""The observer of the engine loop. The default ignores everything; the server makes metrics of it."""
 
 from collections.abc import Sequence
 

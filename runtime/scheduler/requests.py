@@ -1,4 +1,4 @@
-"""What crosses between a session and the engine loop: small messages, one result for every request."""
+"""Messages between a session and the engine loop, with one result for every request."""
 
 import enum
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ TOKENS_PER_SECOND = 9.0
 """Most that audio can hold: a result that reaches it has run away. The authors' limit is 6.5; people who spell or count
 reach 6.3 on the even clips of an4, and quick counting (synthesised) 7.4."""
 NEW_TOKENS_PER_SECOND = 6.5
-"""Of audio that an interim's draft has not heard: it ends in the middle of a word, behind which the model invents more."""
+"""Rate limit for audio that an interim's draft does not cover: it ends within a word, after which the model invents more."""
 SPARE_TOKENS = 3  # so that a word of half a second still fits
 SPARE_NEW_TOKENS = 5  # beyond those of the unheard audio: what the draft had missed
 
@@ -21,7 +21,7 @@ class Priority(enum.IntEnum):
     FINAL = 0
     INTERIM = 1
     FILE = 2
-    """Of a recording, behind whoever is speaking."""
+    """A recording, which waits for live speech."""
 
 
 @dataclass(frozen=True)
@@ -34,17 +34,17 @@ class Request:
     draft: tuple[int, ...] = ()
     """Tokens the result is likely to begin with; they save time and never change the result."""
     forced: int = 0
-    """How many leading tokens of the draft are taken unseen: text that was already promised."""
+    """Number of leading tokens of the draft that are kept unchecked: text that is stable already."""
     priority: Priority = Priority.INTERIM
     end_bias: float = 0.0
     """Subtracted from the end token's logit at the first step, against empty results for quiet audio."""
     unheard_seconds: float | None = None
-    """Of an interim: how much of the clip the draft has not heard. It bounds what may be new, for a clip that ends in the middle
+    """Seconds of an interim's clip that the draft does not cover. They bound what may be new, for a clip that ends in the middle
     of a word makes the model go on by itself. None: only the clip's length counts."""
     is_retry: bool = False
-    """Is it asked once more, because the result before is doubted?"""
+    """True for a second attempt, made because the first result is doubted."""
     align: bool = False
-    """Is it asked where in the clip the tokens were heard?"""
+    """True if the positions of the tokens in the clip are wanted."""
 
     def __post_init__(self):
         if not 0 <= self.forced <= len(self.draft):
@@ -66,12 +66,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Timings:
-    """How one request was served."""
+    """Timings of one request."""
 
     queue_ms: float = 0.0
-    """From submission to its slot."""
+    """Milliseconds from submission to a slot."""
     total_ms: float = 0.0
-    """From submission to its result."""
+    """Milliseconds from submission to the result."""
     passes: int = 0
     """Decoder passes it took part in."""
     single_steps: int = 0
@@ -84,12 +84,12 @@ class Result:
 
     request: Request
     tokens: tuple[int, ...] = ()
-    """Without start and end token."""
+    """Tokens without start and end token."""
     log_probs: tuple[float, ...] = ()
-    """Of each token, as the decoder saw it, without the end bias."""
+    """Log probability of each token, as the decoder gave it, without the end bias."""
     error: EngineError | None = None
     cut_short: bool = False
-    """Did it reach the most tokens it might have, without an end?"""
+    """True if it reached the token limit without an end token."""
     first_frames: tuple[int, ...] | None = None
-    """Where it was asked for: the first frame of each token in the clip, and the one behind the last."""
+    """First frame of each token in the clip, and the end of the last one; only if alignment was asked for."""
     timings: Timings = field(default_factory=Timings)

@@ -1,4 +1,4 @@
-"""Which request has which row of the engine's buffers."""
+"""The table of slots: which request has which row of the engine's buffers."""
 
 import heapq
 

@@ -1,4 +1,4 @@
-"""What transcribes, as sessions see it: an engine loop of this process, or engine processes elsewhere."""
+"""The interface of a transcriber: an engine loop of this process, or engine processes elsewhere."""
 
 import enum
 from collections.abc import Callable
@@ -39,10 +39,10 @@ class Transcriber(Protocol):
         """Sessions of other processes on the same engines."""
 
     def count_sessions(self, sessions: int) -> None:
-        """So many sessions of this process have a place; other processes on the same engines are told."""
+        """Report the number of sessions in this process, so that other processes on the same engines can count them."""
 
     def open_stream(self, stream_id: str, on_lost: OnLost) -> None:
-        """From now on this stream may submit requests. Raises EngineStopped where there is no engine to take it."""
+        """Let this stream submit requests. Raises EngineStopped if there is no engine for it."""
 
     def close_stream(self, stream_id: str) -> None:
         """Cancel what the stream has waiting or in flight. Harmless for an unknown stream."""

@@ -1,4 +1,4 @@
-"""How long the engine has been at what it does: what hangs shows here, and nowhere else."""
+"""Watch over the engine: the time it has spent on its present work, by which a hang is noticed."""
 
 from collections.abc import Callable, Hashable
 
@@ -9,7 +9,7 @@ GIVE_UP_SECONDS = 7.0  # beyond that
 
 
 class Watch:
-    """What is begun on one thread can be looked at from any other."""
+    """Work that is begun on one thread can be looked at from any other."""
 
     def __init__(self, clock: Callable[[], float]):
         self._clock = clock
@@ -27,7 +27,7 @@ class Watch:
 
     @property
     def seconds(self) -> float:
-        """Of what has been under way longest; 0 where nothing is."""
+        """Seconds that the longest work has been under way; 0 if there is none."""
         begun = list(self._begun.values())
         return self._clock() - min(begun) if begun else 0.0
 

@@ -1,4 +1,4 @@
-"""What clients send as JSON is an object, or is refused."""
+"""JSON as clients send it."""
 
 import json
 from typing import Any
@@ -7,7 +7,7 @@ from server.errors import ClientError, Code
 
 
 def parse_object(text: str | bytes, what: str) -> dict[str, Any]:
-    """what: the text's name in the error. Raises ClientError."""
+    """Parse a JSON object. what: the text's name in the error. Raises ClientError."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as exc:

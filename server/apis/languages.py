@@ -1,4 +1,4 @@
-"""Which language a client asks for, and whether the model transcribes it."""
+"""The language that a client asks for, checked against the model's."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from runtime.languages import Language, language_of
 from server.errors import ClientError, Code
 
 ANY = ("", "auto", "automatic", "detect", "multi", "none", "null", "und", "unknown")
-"""How clients say that they name no language."""
+"""Values by which clients name no language."""
 
 
 def check(asked: Sequence[str], model_id: str) -> Language:

@@ -8,12 +8,12 @@ from server.errors import ClientError, Code
 
 RANDOM_BYTES = 24  # who knows a session's address may end it
 NAME = r"(?P<replica>[A-Za-z0-9._-]+)\.(?P<gateway>[0-9]{1,3})-[A-Za-z0-9_-]+"
-"""What is random in a name has no dot."""
+"""Pattern of a session's name; its random part has no dot."""
 SESSION_PATH = re.compile(rf"/(?:whip/session/|v1/realtime/calls/rtc_){NAME}(?:/events|/captions\.vtt|/hangup)?")
 """All of a path: what follows it could lead elsewhere."""
 CHANNEL_PATH = re.compile(r"/whip/(?!session/)(?P<channel>[^/]+)(?:/events|/captions\.vtt)?")
 CHANNEL_WORDS_PATH = re.compile(r"/whip/(?!session/)[^/]+/(?:events|captions\.vtt)")
-"""Of a channel's words, which any gateway may have."""
+"""Paths of a channel's words, which any gateway may have."""
 WANTED, LIVE, ANYBODY = "x-moonshine-wanted", "live", "anybody"
 """A header between gateways: of a channel, only who sends now, or who has sent, too."""
 
@@ -24,7 +24,7 @@ class Owner:
 
     replica: str
     gateway: int = 0
-    """Among several that share the port; 0: there is one."""
+    """Number among the gateways that share the port; 0 if there is one."""
 
     def new_name(self) -> str:
         return f"{self.replica}.{self.gateway}-{secrets.token_urlsafe(RANDOM_BYTES)}"

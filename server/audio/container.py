@@ -34,7 +34,7 @@ UNDECODABLE = ClientError(Code.INVALID_FILE, "the stream could not be decoded: i
 
 async def decode(source: IO[bytes], max_seconds: float) -> AsyncGenerator[bytes, None]:
     """PCM16 mono at 16 kHz, in blocks of about a second. Raises ClientError for what is no audio, or too long."""
-    reading = Reading(source, max_seconds)
+    reading = DecodedFrames(source, max_seconds)
     reading.start()
     try:
         while (block := await reading.queue.get()) is not None:
@@ -45,7 +45,7 @@ async def decode(source: IO[bytes], max_seconds: float) -> AsyncGenerator[bytes,
         await reading.stop()
 
 
-class Reading:
+class DecodedFrames:
     """The thread that decodes."""
 
     def __init__(self, source: IO[bytes], max_seconds: float):
@@ -149,15 +149,15 @@ def decoded(container: "av.container.InputContainer", start: float | None) -> It
 
 
 class Timeline:
-    """Where in a recording its frames belong, by their timestamps."""
+    """The position of frames in a recording, by their timestamps."""
 
     def __init__(self, start: float | None):
         """start: see decoded()."""
         self._start = start
         self.seconds = 0.0
-        """Of the recording, up to the end of the last frame."""
+        """Seconds of the recording up to the end of the last frame."""
         self.filled = 0.0
-        """Of these, how many were gaps."""
+        """Seconds of these that were gaps."""
 
     def gap_before(self, frame: "av.AudioFrame") -> float:
         """Return how many seconds are missing before a frame, and go on to its end."""
@@ -203,7 +203,7 @@ def check_rate(rate: int) -> None:
 
 
 class Pieces:
-    """What has come of a stream so far, as a file that a decoder reads."""
+    """The received part of a stream, as a file that a decoder reads."""
 
     def __init__(self, on_empty: Callable[[], None]):
         self._queue: queue.SimpleQueue[bytes] = queue.SimpleQueue()
@@ -268,7 +268,7 @@ class LiveDecoder:
         await self._put(b"")
 
     def stop(self) -> None:
-        """At once, whatever is left of a piece that may hold hours."""
+        """Stop at once, whatever is left of a piece that may hold hours."""
         self._is_stopped.set()
         self._pieces.stop()
 

@@ -18,8 +18,8 @@ MIN_RATE, MAX_RATE = 8_000, 48_000
 MAX_CHANNELS = 8
 
 
-class Encoding(enum.StrEnum):
-    """How a sample is written."""
+class SampleEncoding(enum.StrEnum):
+    """Encoding of a sample."""
 
     PCM16 = "s16le"
     MULAW = "mulaw"
@@ -29,14 +29,14 @@ class Encoding(enum.StrEnum):
 
     @property
     def sample_bytes(self) -> int:
-        return {Encoding.PCM16: 2, Encoding.PCM32: 4}.get(self, 1)
+        return {SampleEncoding.PCM16: 2, SampleEncoding.PCM32: 4}.get(self, 1)
 
 
 @dataclass(frozen=True)
 class AudioFormat:
     """Interleaved samples without a container."""
 
-    encoding: Encoding = Encoding.PCM16
+    encoding: SampleEncoding = SampleEncoding.PCM16
     rate: int = SAMPLE_RATE
     channels: int = 1
 
@@ -48,7 +48,7 @@ class AudioFormat:
 
     @property
     def frame_bytes(self) -> int:
-        """Of one sample of every channel."""
+        """Bytes of one sample of every channel."""
         return self.encoding.sample_bytes * self.channels
 
 
@@ -74,13 +74,13 @@ class AudioInput:
         return self._resampled(mixed(self._decoded(audio[:whole]), self._format.channels))
 
     def finish(self) -> bytes:
-        """What was held back. A sample that was never completed is left out."""
+        """Return what was held back. A sample that was never completed is left out."""
         return b"".join(self._resampler.finish()) if self._resampler else b""
 
     def _decoded(self, audio: bytes) -> np.ndarray:
-        if self._format.encoding is Encoding.PCM16:
+        if self._format.encoding is SampleEncoding.PCM16:
             return np.frombuffer(audio, np.int16)
-        if self._format.encoding is Encoding.PCM32:
+        if self._format.encoding is SampleEncoding.PCM32:
             return (np.frombuffer(audio, np.int32) >> 16).astype(np.int16)
         return TABLES[self._format.encoding][np.frombuffer(audio, np.uint8)]
 
@@ -150,4 +150,4 @@ def pcm8_table() -> np.ndarray:
     return np.array((np.arange(256) - 128) * 256, np.int16)
 
 
-TABLES = {Encoding.MULAW: mulaw_table(), Encoding.ALAW: alaw_table(), Encoding.PCM8: pcm8_table()}
+TABLES = {SampleEncoding.MULAW: mulaw_table(), SampleEncoding.ALAW: alaw_table(), SampleEncoding.PCM8: pcm8_table()}

@@ -1,4 +1,4 @@
-"""Who comes in over HTTP: keys, where a browser's request comes from, and how often somebody asks."""
+"""Access over HTTP: keys, the origin of a browser's request, and rates."""
 
 import ipaddress
 import re
@@ -38,7 +38,7 @@ READING_METHODS = ("GET", "HEAD", "OPTIONS")
 
 @dataclass(frozen=True)
 class ApiAccess:
-    """What is particular to the paths of one API."""
+    """Access rules that are particular to the paths of one API."""
 
     prefix: str
     refuse: Callable[[ServerError], Response]
@@ -50,11 +50,11 @@ class ApiAccess:
     takes_secrets: bool = False
     """Whether client secrets let in."""
     issuing_paths: tuple[str, ...] = ()
-    """Where only a key itself counts: a token would beget the next one, for ever."""
+    """Paths where only a key itself counts: a token would beget the next one, for ever."""
 
 
 class AccessControl:
-    """In front of the app. What gets past it carries its caller, and the key that the client brought."""
+    """Middleware before the app. A request that it lets in carries its caller, and the key that the client sent."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class AccessControl:
         return path in OPEN_PATHS or path.startswith(OPEN_PREFIXES) or bool(self._named_sessions.fullmatch(path))
 
     def _key(self, connection: HTTPConnection) -> str:
-        """What a client brings, wherever its API has room for it. Empty where it brings none.
+        """Read the key from wherever the client's API puts it; empty if there is none.
 
         A browser cannot set a WebSocket's headers and brings its key as a subprotocol. Addresses get into logs, so that only a
         token, which lets in once, is taken from one.
@@ -176,7 +176,7 @@ def key_of(connection: HTTPConnection) -> str:
 
 
 def is_internal(scope: Scope) -> bool:
-    """From another gateway of this server, over its Unix socket: let in there."""
+    """True if another gateway of this server sent it, over its Unix socket; it was let in there."""
     match scope.get("server"):
         case [_, None]:
             return True
@@ -189,7 +189,7 @@ def has_dots(scope: Scope) -> bool:
 
 
 def is_at(scope: Scope, port: int) -> bool:
-    """Did it come to this port of the server?"""
+    """True if the request came to this port of the server."""
     match scope.get("server"):
         case [_, int(found)]:
             return found == port > 0
@@ -226,7 +226,7 @@ def is_address(name: str) -> bool:
 
 
 def network_of(address: str) -> str:
-    """What is counted as one: whoever has an IPv6 address has 2^64 of them."""
+    """Network that is counted as one address: an IPv6 customer has 2^64 of them."""
     try:
         found = ipaddress.ip_address(address)
     except ValueError:
@@ -239,7 +239,7 @@ def network_of(address: str) -> str:
 
 
 def is_foreign(headers: Headers, allowed: Sequence[str]) -> bool:
-    """Does a web page of another origin ask, that none of the allowed names? Programs name no origin."""
+    """True if a web page of another origin asks, and none of the allowed. Programs name no origin."""
     origin = headers.get("origin")
     if origin is None or origin in allowed or "*" in allowed:
         return False

@@ -101,7 +101,7 @@ class PunctualHttp(HttpToolsProtocol):
 
 
 def is_whole(head: bytes | bytearray) -> bool:
-    """Is there the end of a head, or what no head begins with and is better refused at once?"""
+    """True if the head has ended, or begins so wrongly that it is better refused at once."""
     return END_OF_HEAD in head or b"\n\n" in head or not head[:1].isalpha()
 
 

@@ -10,14 +10,14 @@ RETRY_AFTER_SECONDS, WARM_AFTER_SECONDS = 5, 2
 
 
 def headers_of(error: ServerError) -> dict[str, str]:
-    """When to come again, where that may help."""
+    """Headers of an error's answer: Retry-After, where trying again may help."""
     if not isinstance(error, Refused):
         return {}
     return {"Retry-After": str(WARM_AFTER_SECONDS if error.code is Code.WARMING_UP else RETRY_AFTER_SECONDS)}
 
 
 async def answer_error(_: Request, error: Exception) -> Response:
-    """What FastAPI calls."""
+    """Answer with an error that a route raised. FastAPI calls it."""
     assert isinstance(error, ServerError), "registered for this class alone"
     return error_response(error)
 

@@ -1,4 +1,4 @@
-"""Is the server alive, does it take sessions, and what does it count?"""
+"""Health: whether the engine is alive, whether sessions are taken, and the metrics."""
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse

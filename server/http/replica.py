@@ -1,4 +1,4 @@
-"""Which replica answers: who has many of them behind one address sees where a request went."""
+"""The name of the replica in every answer, for servers that share one address."""
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -8,7 +8,7 @@ ANSWERS = ("http.response.start", "websocket.accept", "websocket.http.response.s
 
 
 class ReplicaHeader:
-    """In front of everything that answers."""
+    """Middleware before everything that answers."""
 
     def __init__(self, app: ASGIApp, replica: str):
         self._app, self._replica = app, replica

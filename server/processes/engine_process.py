@@ -39,7 +39,7 @@ Open = Callable[[Settings, Metrics, Inbox], tuple[EngineLoop, Engine]]
 
 
 async def serve(settings: Settings, address: str, parent: int, open_engine: Open) -> int:
-    """Until SIGTERM or the end of the supervisor, the process `parent`; returns the exit status."""
+    """Serve until SIGTERM or the end of the supervisor, the process `parent`; returns the exit status."""
     metrics, mailbox = Metrics(), Mailbox(address)
     server = EngineServer(mailbox)
     engine_loop, engine = open_engine(settings, metrics, server)
@@ -73,7 +73,7 @@ async def serve(settings: Settings, address: str, parent: int, open_engine: Open
 
 
 def open_pulse(address: str) -> zmq.Socket[bytes]:
-    """Where every gateway listens."""
+    """Open the socket that every gateway listens to."""
     pulse: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUB)
     pulse.setsockopt(zmq.LINGER, 0)
     pulse.bind(pulse_address(address))

@@ -1,4 +1,4 @@
-"""What gateways ask of an engine loop: their streams, with the audio of each one's open segment, so that audio crosses once."""
+"""The engine loop's side of the gateways: their streams, and the audio of each open segment, so that audio crosses once."""
 
 import itertools
 import logging
@@ -17,14 +17,22 @@ from runtime.scheduler.inbox import Inbox
 from runtime.scheduler.loop import EngineLoop
 from runtime.scheduler.requests import Result
 from server.processes import messages
-from server.processes.messages import LOST_SECONDS, PULSE_SECONDS, GatewayPulse, HeldAudio, StreamClosed, StreamOpened, Transcribe
+from server.processes.messages import (
+    LOST_SECONDS,
+    PULSE_SECONDS,
+    GatewayPulse,
+    SegmentAudio,
+    StreamClosed,
+    StreamOpened,
+    Transcribe,
+)
 
 logger = logging.getLogger("server.engine")
 
 NO_AUDIO = Clip(np.zeros(0, np.int16))
 
 
-class Letters(Protocol):
+class MailboxInterface(Protocol):
     """A Mailbox, or what stands for it."""
 
     def wait(self, timeout_seconds: float) -> None: ...
@@ -42,18 +50,18 @@ class KnownGateway:
 
     heard_at: float
     sessions: int = 0
-    streams: dict[str, HeldAudio] = field(default_factory=dict)
+    streams: dict[str, SegmentAudio] = field(default_factory=dict)
 
 
 class EngineServer(Inbox):
     """The engine loop's inbox: takes the gateways' messages on the loop's own thread, and answers them from there."""
 
     sessions = 0
-    """Of all gateways, as they last said."""
+    """Sessions of all gateways, as they last reported."""
     streams = 0
-    """On this engine."""
+    """Streams on this engine."""
 
-    def __init__(self, mailbox: Letters, clock: Callable[[], float] = time.monotonic):
+    def __init__(self, mailbox: MailboxInterface, clock: Callable[[], float] = time.monotonic):
         self._mailbox = mailbox
         self._clock = clock
         self._gateways: dict[bytes, KnownGateway] = {}
@@ -63,7 +71,7 @@ class EngineServer(Inbox):
         self._thread = threading.get_ident()
 
     def serve(self, engine_loop: EngineLoop) -> None:
-        """Whose inbox this is; called before it starts."""
+        """Set the loop that this is the inbox of. Called before it starts."""
         self._engine_loop = engine_loop
 
     def put(self, message: object) -> None:
@@ -98,7 +106,7 @@ class EngineServer(Inbox):
             case GatewayPulse(sessions):
                 gateway.sessions = sessions
             case StreamOpened(stream_id):
-                gateway.streams[stream_id] = HeldAudio()
+                gateway.streams[stream_id] = SegmentAudio()
                 self._engine_loop.open_stream(unique_name(identity, stream_id))
             case StreamClosed(stream_id):
                 if gateway.streams.pop(stream_id, None) is not None:
@@ -135,5 +143,5 @@ class EngineServer(Inbox):
 
 
 def unique_name(identity: bytes, stream_id: str) -> str:
-    """Of a stream among those of all gateways."""
+    """Name of a stream that is unique among all gateways."""
     return f"{identity.hex()}/{stream_id}"

@@ -15,7 +15,7 @@ from server.apis.session_names import ANYBODY, CHANNEL_WORDS_PATH, LIVE, SESSION
 from server.errors import ClientError
 from server.http.bodies import read_small_body
 from server.http.error_responses import error_response
-from server.processes.place import Place
+from server.processes.place import GatewayPlace
 from server.settings import Listen
 
 NOT_HANDED_ON = {b"host", b"content-length", b"transfer-encoding", b"connection", WANTED.encode()}
@@ -29,11 +29,11 @@ GONE, NOBODY = error_response(no_session()), error_response(no_sender())
 
 
 class Forwarding:
-    """In front of a gateway's app."""
+    """Middleware before a gateway's app."""
 
-    def __init__(self, app: ASGIApp, place: Place, listen: Listen):
+    def __init__(self, app: ASGIApp, place: GatewayPlace, listen: Listen):
         self._app = app
-        others = (Place(place.directory, number) for number in range(1, listen.workers + 1) if number != place.number)
+        others = (GatewayPlace(place.directory, number) for number in range(1, listen.workers + 1) if number != place.number)
         self._clients = {other.number: client_of(other, listen.has_tls) for other in others}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,7 +48,7 @@ class Forwarding:
             await self._app(scope, receive, send)
 
     async def _find_channel(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Who sends now, at whichever gateway; else who has sent."""
+        """Find the gateway whose sender sends now, or else one whose sender has sent."""
         for wanted in (LIVE, ANYBODY):
             if await self._answered_here(scope, receive, send, wanted):
                 return
@@ -73,8 +73,8 @@ class Forwarding:
         return is_found
 
 
-def client_of(place: Place, has_tls: bool) -> httpx.AsyncClient:
-    """Behind a Unix socket that this server alone can reach, there is no certificate to check.
+def client_of(place: GatewayPlace, has_tls: bool) -> httpx.AsyncClient:
+    """Make a client for another gateway. The Unix socket is this server's alone: there is no certificate to check.
 
     Each reader of words holds a connection for as long as somebody speaks, so their number has no limit here.
     """
@@ -108,7 +108,7 @@ async def hand_on(client: httpx.AsyncClient, request: Request, send: Send, wante
 
 
 def handed_back(answer: httpx.Response) -> StreamingResponse:
-    """As it came, byte for byte, as it comes."""
+    """Pass the answer on byte for byte, while it comes."""
     response = StreamingResponse(body_of(answer), answer.status_code)
     response.raw_headers = [(name.lower(), value) for name, value in answer.headers.raw]
     return response

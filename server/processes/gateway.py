@@ -11,7 +11,7 @@ from runtime.tokenizer import Tokenizer
 from server import serving
 from server.processes.forwarding import Forwarding
 from server.processes.messages import SOCKET_VARIABLE as ENGINE_VARIABLE
-from server.processes.place import SOCKET_VARIABLE, Place
+from server.processes.place import SOCKET_VARIABLE, GatewayPlace
 from server.processes.remote_engine import RemoteEngine
 from server.serving import SharedPort
 from server.settings import Settings
@@ -26,7 +26,7 @@ ORPHAN_CHECK_SECONDS = 1.0
 def run(settings: Settings) -> int:
     tokenizer = Tokenizer.load(choice_of(settings).directory)
     listeners = listen_everywhere(settings.listen, shared=True)
-    remote_engine, place = RemoteEngine(os.environ[ENGINE_VARIABLE].split()), Place.of(os.environ[SOCKET_VARIABLE])
+    remote_engine, place = RemoteEngine(os.environ[ENGINE_VARIABLE].split()), GatewayPlace.of(os.environ[SOCKET_VARIABLE])
     forwarding = Middleware(Forwarding, place=place, listen=settings.listen)
     shared_port = SharedPort(place.number, place.directory, forwarding, place.listen, until_orphaned)
     return serving.serve(settings, remote_engine, tokenizer, Metrics(), listeners, shared_port)

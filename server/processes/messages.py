@@ -1,4 +1,4 @@
-"""What crosses between gateway processes and the engine process: small messages, and audio once."""
+"""Messages between gateway processes and the engine process; audio crosses once."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,15 +13,15 @@ from runtime.exceptions import EngineError, EngineFailed
 from runtime.scheduler.requests import Priority, Request, Result, Timings
 
 SOCKET_VARIABLE = "ASR_ENGINE_SOCKET"
-"""From the supervisor: where gateways and engine process meet; to a gateway, of every engine process, separated by spaces."""
+"""Set by the supervisor: the engine process's socket; for a gateway those of all engine processes, separated by spaces."""
 PULSE_SECONDS = 0.25
 """Each side says so often that it is there,"""
 LOST_SECONDS = 2.5
-"""and is given up when nothing was heard for so long: an engine process loads a network meanwhile, which takes a second."""
+"""Time without a pulse after which the other side is given up: an engine process may load a network for a second."""
 
 
 def pulse_address(address: str) -> str:
-    """Where an engine process, met at `address`, says how it is."""
+    """Address of the pulse of the engine process at `address`."""
     return f"{address}-pulse"
 
 
@@ -29,7 +29,7 @@ class GatewayPulse(msgspec.Struct, frozen=True, tag=True):
     """A gateway is there."""
 
     sessions: int
-    """That have a place at this gateway, whichever engine process their streams are on."""
+    """Sessions that have a place at this gateway, whichever engine process their streams are on."""
 
 
 class StreamOpened(msgspec.Struct, frozen=True, tag=True):
@@ -82,17 +82,17 @@ class EnginePulse(msgspec.Struct, frozen=True, tag=True):
     """The engine process is there; its status says whether it is warm."""
 
     epoch: str
-    """Of this one process: another one knows nothing of the streams before."""
+    """Name of this one process: another one knows nothing of the streams before."""
     status: str
     """A runtime.scheduler.transcriber.Status."""
     max_samples: int
     sessions: int
-    """Of all gateways, as they last said."""
+    """Sessions of all gateways, as they last reported."""
     streams: int
-    """On this engine process."""
+    """Streams on this engine process."""
 
 
-class Answered(msgspec.Struct, frozen=True, kw_only=True):
+class ResultFields(msgspec.Struct, frozen=True, kw_only=True):
     """A Result, less its request."""
 
     tokens: tuple[int, ...]
@@ -108,7 +108,7 @@ class Answer(msgspec.Struct, frozen=True, tag=True):
     """The answer to one request."""
 
     request_id: int
-    result: Answered
+    result: ResultFields
 
 
 ToEngine = GatewayPulse | StreamOpened | StreamClosed | Transcribe
@@ -143,7 +143,7 @@ class SentAudio:
         return Transcribe(RequestFields(**fields_of(request, REQUEST_FIELDS)), audio)
 
 
-class HeldAudio:
+class SegmentAudio:
     """The engine process's side: the open segment. Clips are views of it, so it is written behind them only."""
 
     def __init__(self) -> None:
@@ -188,7 +188,7 @@ def request_of(asked: RequestFields, clip: Clip, request_id: int, stream_id: str
 
 def answer_of(result: Result, request_id: int) -> Answer:
     error = result.error and (type(result.error).__name__, str(result.error))
-    return Answer(request_id, Answered(**fields_of(result, RESULT_FIELDS) | {"error": error}))
+    return Answer(request_id, ResultFields(**fields_of(result, RESULT_FIELDS) | {"error": error}))
 
 
 def result_of(answer: Answer, request: Request) -> Result:

@@ -1,23 +1,23 @@
-"""Where a gateway is among the others, and where it listens for them."""
+"""The place of a gateway among the others: its number and its socket."""
 
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 
 SOCKET_VARIABLE = "ASR_GATEWAY_SOCKET"
-"""From the supervisor: where a gateway listens for the others."""
+"""Set by the supervisor: the socket where a gateway listens for the others."""
 
 
 @dataclass(frozen=True)
-class Place:
+class GatewayPlace:
     """A gateway among the others."""
 
     directory: Path
     number: int
-    """From 1."""
+    """Number, from 1."""
 
     @classmethod
-    def of(cls, path: str) -> "Place":
+    def of(cls, path: str) -> "GatewayPlace":
         return cls(Path(path).parent, int(Path(path).name.rpartition("-")[2]))
 
     @property
@@ -25,7 +25,7 @@ class Place:
         return self.directory / f"gateway-{self.number}"
 
     def listen(self) -> socket.socket:
-        """For what the others hand on. A socket that was left behind by a process that died is taken over."""
+        """Listen for requests that the others hand on. A socket of a process that died is taken over."""
         self.path.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(self.path))

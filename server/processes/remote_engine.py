@@ -37,7 +37,7 @@ class RemoteEngine:
         await asyncio.gather(*(link.beat() for link in self._links))
 
     def status(self) -> Status:
-        """Of the engine process that is doing best: one that is away or hangs is no reason to end the others."""
+        """Status of the engine process that is doing best: one that is away or hangs is no reason to end the others."""
         found = {link.status() for link in self._links}
         best_first = (Status.READY, Status.RESTARTING, Status.STARTING, Status.HUNG, Status.FAILED)
         return next(status for status in best_first if status in found)
@@ -82,7 +82,7 @@ class Link:
         self._streams: dict[str, tuple[SentAudio, OnLost]] = {}
         self._unanswered: dict[int, tuple[Request, OnResult]] = {}  # by request id
         self.sessions = 0
-        """Of this gateway."""
+        """Sessions of this gateway."""
         self._told_sessions = self._told_streams = 0  # with the last pulse
         self._pulse: EnginePulse | None = None  # the newest, of the engine process that has the streams
         self._heard_at = float("-inf")
@@ -108,7 +108,7 @@ class Link:
 
     @property
     def sessions_elsewhere(self) -> int:
-        """Of the other gateways, as of the last pulse."""
+        """Sessions of the other gateways, as of the last pulse."""
         return max(0, self._pulse.sessions - self._told_sessions) if self._pulse else 0
 
     def open_stream(self, stream_id: str, on_lost: OnLost) -> None:
@@ -125,7 +125,7 @@ class Link:
         self._send(sent_audio.message_for(request))
 
     def close_stream(self, stream_id: str) -> None:
-        """What it has waiting is answered by the engine process, as cancelled."""
+        """Close the stream; the engine process answers its open requests as cancelled."""
         if self._streams.pop(stream_id, None) is not None:
             self._send(messages.StreamClosed(stream_id))
 

@@ -32,7 +32,7 @@ class EventSocket:
         self._is_looking = False
 
     def receive(self, take: Callable[[bytes], None]) -> None:
-        """From now on hand every message to `take`."""
+        """Pass every message to `take`, from now on."""
         self._take = take
         self._loop.add_reader(self._told, self._look)
         self._look_soon()
@@ -95,7 +95,7 @@ class Mailbox:
             self._waker.send(b"\0")
 
     def wait(self, timeout_seconds: float) -> None:
-        """Until there is a message, wake() is called or the time is up."""
+        """Wait for a message, for wake(), or until the time is up."""
         if any(ready == self._woken.fileno() for ready, _ in self._poller.poll(max(1, int(timeout_seconds * 1000)))):
             with contextlib.suppress(BlockingIOError):
                 self._woken.recv(4096)

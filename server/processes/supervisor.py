@@ -57,19 +57,19 @@ class ChildProcess:
 
 @dataclass
 class Supervisor:
-    """Of one server."""
+    """The supervisor of one server."""
 
     settings: Settings
     directory: Path
-    """Where the processes meet, and share what they count; its owner alone may look into it."""
+    """Directory where the processes meet and share their metrics; only its owner may look into it."""
     status: int = 0
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _signal: signal.Signals = signal.SIGTERM
-    """What the end began with. SIGINT, unlike SIGTERM, does not drain."""
+    """Signal that began the end. SIGINT, unlike SIGTERM, does not drain."""
     _draining: list[ChildProcess] = field(default_factory=list)
 
     async def run(self) -> int:
-        """Until SIGTERM or SIGINT, or until a process cannot be kept running; returns the exit status."""
+        """Run until SIGTERM or SIGINT, or until a process cannot be kept running; returns the exit status."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
@@ -128,7 +128,7 @@ class Supervisor:
             self._child(
                 f"gateway {number}",
                 "server.processes.gateway",
-                variables | {place.SOCKET_VARIABLE: str(place.Place(self.directory, number).path)},
+                variables | {place.SOCKET_VARIABLE: str(place.GatewayPlace(self.directory, number).path)},
             )
             for number in range(1, self.settings.listen.workers + 1)
         ]
@@ -138,7 +138,7 @@ class Supervisor:
         return ChildProcess(name, module, {**variables, heartbeat.PATH_VARIABLE: str(path)}, path)
 
     async def _keep_running(self, child: ChildProcess) -> None:
-        """Until all stops. An error of its own stops all: a child that nobody watches would be missed by nobody."""
+        """Keep a child running until all stops. An error of its own stops all: nobody would miss a child that is not watched."""
         try:
             await self._start_again_and_again(child)
         except Exception:
@@ -162,7 +162,7 @@ class Supervisor:
             await asyncio.sleep(PAUSE_SECONDS * 2**child.early_deaths)
 
     async def _run_once(self, child: ChildProcess) -> str:
-        """From its start to its end; returns how that came."""
+        """Run the child once; returns how it ended."""
         command = [sys.executable, "-m", child.module]
         child.heartbeat.unlink(missing_ok=True)
         try:

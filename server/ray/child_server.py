@@ -23,7 +23,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from server.parent_process import end_with
 from server.processes.forwarding import handed_back
 from server.sessions.admission import Counts
-from server.settings import Settings, variable_names
+from server.settings import API_PORT_VARIABLES, Settings, variable_names
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +37,11 @@ NOT_HANDED_ON = {
     b"connection", b"content-length", b"transfer-encoding", b"upgrade", b"x-forwarded-for",
     b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-extensions", b"sec-websocket-protocol",
 }  # fmt: skip
-"""What belongs to one connection. The body's length comes with the body."""
-ALONE = {"ASR_TLS_CERT": "", "ASR_TLS_KEY": "", "ASR_TRUSTED_PROXIES": LOOPBACK, "ASR_ADMIN_PORT": "", "ASR_WYOMING_PORT": ""}
+"""Headers that belong to one connection. The body's length comes with the body."""
+ALONE = {
+    "ASR_TLS_CERT": "", "ASR_TLS_KEY": "", "ASR_TRUSTED_PROXIES": LOOPBACK, "ASR_ADMIN_PORT": "",
+    **dict.fromkeys(API_PORT_VARIABLES, ""),
+}  # fmt: skip
 """It is asked by this process, and nobody else. Several on one machine could not have the same ports."""
 GOING_AWAY = 1001
 
@@ -111,7 +114,7 @@ class ChildServer:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _look(self) -> bool:
-        """Does it take sessions?"""
+        """True if the server takes sessions."""
         try:
             answer = await self._http.get("/acceptz", timeout=CONNECT_SECONDS)
             told = answer.json()
@@ -188,7 +191,7 @@ class ChildServer:
 
 
 async def joined(client: WebSocket, server: ClientConnection) -> None:
-    """Until either end closes; the other is closed the same way."""
+    """Pass messages both ways until either end closes; the other is closed the same way."""
     upwards = asyncio.create_task(carry_up(client, server))
     try:
         async for message in server:

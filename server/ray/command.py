@@ -58,7 +58,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def share_cores(replicas: int) -> None:
-    """Among replicas of one machine; each would take all of them."""
+    """Share the cores of one machine among its replicas; each would take all of them."""
     os.environ.setdefault(THREADS_VARIABLE, str(max(1, (os.cpu_count() or 1) // max(1, replicas))))
 
 
@@ -77,7 +77,7 @@ async def run(options: argparse.Namespace, settings: Settings) -> None:
 
 
 async def end(settings: Settings) -> None:
-    """Not by Serve's own shutdown: it ends the proxies first, and every WebSocket with them. A second signal cuts it short."""
+    """End the application; Serve's own shutdown would first end the proxies and every WebSocket. A second signal ends at once."""
     seconds = settings.listen.drain_seconds
     print(f"open sessions may go on for {seconds:g} s, then get their finals", file=sys.stderr, flush=True)
     signal_again = asyncio.create_task(until_signal())
@@ -107,7 +107,7 @@ def http_options(settings: Settings) -> HTTPOptions:
 
 
 def addresses(settings: Settings) -> list[str]:
-    """Where to talk to it: every node has a proxy."""
+    """Addresses of the cluster: every node has a proxy."""
     listening = settings.listen
     scheme, port = "https" if listening.has_tls else "http", listening.port
     nodes = sorted({node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]})

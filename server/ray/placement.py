@@ -1,4 +1,4 @@
-"""Which replica takes a new session: of two at random that have room, the one that is less full.
+"""Placement of new sessions: of two random replicas that have room, the less full one.
 
 Two random choices need nothing fresh and nothing shared: with counts that are seconds old they place sessions about as evenly
 as perfect knowledge would, and routers that know nothing of each other do not all run to the same replica (Mitzenmacher, 2001).
@@ -15,14 +15,14 @@ MARGIN_SECONDS = 0.2  # an offer that was sent so long before the replica counte
 
 @dataclass
 class Load:
-    """What one router knows of one replica."""
+    """Load of one replica, as one router knows it."""
 
     sessions: float = 0.0
     places: float = 1.0
     _sent_at: deque[float] = field(default_factory=deque)
 
     def count(self, sessions: float, places: float, counted_at: float) -> None:
-        """What the replica says of itself. Harmless when it says so again. counted_at: on the clock of sent()."""
+        """Take the replica's own counts. Harmless if they come again. counted_at: on the clock of sent()."""
         self.sessions, self.places = sessions, max(places, 1.0)
         while self._sent_at and self._sent_at[0] < counted_at - MARGIN_SECONDS:
             self._sent_at.popleft()
@@ -33,7 +33,7 @@ class Load:
 
     @property
     def share(self) -> float:
-        """Of its places, how many are taken, with those that were sent there and are not counted yet."""
+        """Share of the places that are taken, with sessions that were sent there and are not counted yet."""
         return (self.sessions + len(self._sent_at)) / self.places
 
 

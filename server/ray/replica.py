@@ -52,10 +52,10 @@ ROUTER, POLICY = "server.ray.router:SessionRouter", "server.ray.replica:BySessio
 ICE_VARIABLE, REPLICA_VARIABLE = "ASR_ICE_ADDRESSES", "ASR_REPLICA"
 PLACES_VARIABLE, ENGINES_VARIABLE = "ASR_MAX_SESSIONS", "ASR_ENGINE_DIR"
 NODE_VARIABLES = (ICE_VARIABLE, "ASR_ADVERTISED_ADDRESS", "ASR_UDP_PORTS", ENGINES_VARIABLE)
-"""What each node may have of its own, in the environment that Ray was started in there."""
+"""Variables that each node may have of its own, in the environment that Ray was started in there."""
 
 
-class Served(Protocol):
+class ReplicaServer(Protocol):
     """The server of a replica: in this process, or a child of it."""
 
     @property
@@ -70,8 +70,8 @@ class Served(Protocol):
         """Take no new sessions, let the open ones go on for their time, then give them their finals. May be asked for twice."""
 
 
-class Inside:
-    """In the replica's own process, with one engine and one event loop."""
+class InProcessServer:
+    """A server in the replica's own process, with one engine and one event loop."""
 
     def __init__(self, settings: Settings, opener: Opener):
         self._metrics = Metrics()
@@ -124,7 +124,7 @@ class Inside:
 
 @serve.ingress()
 class Replica:
-    """What Ray runs. Its methods are Ray Serve's hooks: coroutines, for Ray calls any other function in a thread."""
+    """The class that Ray runs. Its methods are Ray Serve's hooks: coroutines, for Ray calls any other function in a thread."""
 
     def __init__(self, variables: Mapping[str, str], opener: str):
         """variables: settings, of whoever deploys.
@@ -137,7 +137,9 @@ class Replica:
         raise_file_limit()
         self._proxies = [str(network) for network in settings.listen.trusted_proxies]
         has_processes = settings.listen.workers > 1
-        self._server: Served = ChildServer(settings, own) if has_processes else Inside(settings, pkgutil.resolve_name(opener))
+        self._server: ReplicaServer = (
+            ChildServer(settings, own) if has_processes else InProcessServer(settings, pkgutil.resolve_name(opener))
+        )
         self._gauges = gauges()
         self._asked_at = time.monotonic()
         self._watching: asyncio.Task[None] | None = None
@@ -183,7 +185,7 @@ class Replica:
 
 
 def is_one_stopping() -> bool:
-    """Is any replica of the deployment, or all of it? Who is not asked any more meanwhile is one."""
+    """True if any replica of the deployment is stopping. A replica that is not asked any more meanwhile is one."""
     application = serve.status().applications.get(serve.get_replica_context().app_name)
     deployment = application.deployments.get(NAME) if application else None
     return deployment is None or deployment.replica_states.get(ReplicaState.STOPPING, 0) > 0
@@ -199,7 +201,7 @@ def gauges() -> list[Gauge]:
 
 
 def variables_of(variables: Mapping[str, str], replica: str, address: str) -> dict[str, str]:
-    """Of a replica on a node with this address: clients find it there, whoever deploys it from wherever."""
+    """Variables of a replica on a node with this address: clients find it there, whoever deploys it from wherever."""
     return {ICE_VARIABLE: address, **variables, **found(NODE_VARIABLES), REPLICA_VARIABLE: replica}
 
 
@@ -254,7 +256,7 @@ def build(arguments: Mapping[str, Any]) -> serve.Application:
 
 
 def size_of(arguments: Mapping[str, Any], places: int) -> dict[str, Any]:
-    """How many replicas."""
+    """Options for the number of replicas."""
     surge = {"max_surge_percent": int(arguments["surge_percent"])} if "surge_percent" in arguments else {}
     if "max_replicas" not in arguments:
         return surge | {"num_replicas": int(arguments.get("replicas", REPLICAS))}
@@ -272,7 +274,7 @@ def size_of(arguments: Mapping[str, Any], places: int) -> dict[str, Any]:
 
 
 def resources_of(settings: Settings) -> dict[str, Any]:
-    """Of a replica: a GPU where the cluster has any; else cores. One that takes all of its node's wants no other one there."""
+    """Resources of a replica: a GPU if the cluster has any, else cores. One that takes all cores of its node wants it alone."""
     if ray.is_initialized() and ray.cluster_resources().get("GPU"):
         return {"ray_actor_options": {"num_gpus": 1, "num_cpus": 1}}
     threads = settings.model.cpu_threads

@@ -1,4 +1,4 @@
-"""Who may have a session. Decided here alone, before anything is spent on it."""
+"""Admission decides who may have a session, before anything is spent on it."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from server.errors import Code, Refused
 
 @dataclass(frozen=True)
 class Counts:
-    """Of one server, all its gateways together: what those who place sessions ask."""
+    """Counts of one server, all its gateways together, for those who place sessions."""
 
     sessions: int
     max_sessions: int
@@ -40,7 +40,7 @@ class Admission:
         self._is_shutting_down = False
 
     def refusal(self) -> Refused | None:
-        """What keeps a new session out."""
+        """The reason to refuse a new session, if there is one."""
         status = self._transcriber.status()
         if status is Status.FAILED:
             return Refused(Code.ENGINE_FAILED, "the engine has stopped")
@@ -58,7 +58,7 @@ class Admission:
         return Counts(self._taken + self._transcriber.sessions_elsewhere, self._max_sessions, self._is_shutting_down)
 
     def begin_waiting(self, caller: Caller) -> None:
-        """For a connection that is to be there, and to say what it wants. It takes no place. Raises Refused."""
+        """Count a connection that has not begun, and takes no place. Raises Refused."""
         if refused := self.refusal():
             raise refused
         if self._waiting_of_address.total() >= MAX_WAITING:
@@ -97,7 +97,7 @@ class Admission:
         return None
 
     def shut(self) -> None:
-        """From now on nobody is let in."""
+        """Refuse everybody from now on."""
         self._is_shutting_down = True
 
 

@@ -1,4 +1,4 @@
-"""How fast one client may send. A client that sends faster is read more slowly, and loses nothing."""
+"""The rate limit of one client. A client that sends faster is read more slowly, and loses nothing."""
 
 MESSAGES_A_SECOND = 500.0  # ten times as many as a client needs for 20 ms each
 TEXT_CHARACTERS_A_SECOND = 8_000_000.0  # of long messages, which take time to parse whatever is in them

@@ -1,4 +1,4 @@
-"""What is logged of a session at its end: who, how long, how late, and why it ended. No audio, and no text unless asked."""
+"""The record of a session for the log: who, how long, how late, and why it ended. No audio, and no text unless asked."""
 
 import statistics
 from collections import deque
@@ -11,7 +11,7 @@ from server.telemetry.tracing import Trace
 
 MOST_LATENCIES = 1000  # of the newest updates: their median says enough
 FINISHED, LEFT = "final", "left"
-"""Why a session ended, beside the codes of errors: it had its final, or the client went without one."""
+"""Reasons for the end of a session, beside the codes of errors: it had its final, or the client went without one."""
 
 
 @dataclass

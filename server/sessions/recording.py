@@ -18,12 +18,12 @@ from server.settings import Files
 from server.stream.events import Event, Failed, Final
 from server.stream.stream import Options
 from server.stream.transcript import Segment
-from server.stream.words import Word
+from server.stream.word_times import Word
 
 
 @dataclass(frozen=True)
 class ChunkText:
-    """What was said in one chunk. Times are of the recording."""
+    """Text of one chunk. Times are of the recording."""
 
     text: str
     segments: tuple[Segment, ...]
@@ -31,7 +31,7 @@ class ChunkText:
 
 
 @dataclass(frozen=True)
-class Transcription:
+class RecordingText:
     """A whole recording, transcribed."""
 
     text: str
@@ -73,10 +73,10 @@ class Recording(Session):
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def transcribe_file(self, file: BinaryIO, files: Files, words: bool) -> AsyncGenerator[ChunkText, None]:
-        """As transcribe(), of a file of any format. Raises ServerError, also where the file cannot be decoded."""
+        """Transcribe a file of any format. Raises ServerError, also if the file cannot be decoded."""
         audio = container.decode(file, files.max_file_seconds)
         async with contextlib.aclosing(audio), contextlib.aclosing(
-            self.transcribe(audio, words, files.parallel_stretches)
+            self.transcribe(audio, words, files.parallel_chunks)
         ) as texts:  # fmt: skip
             async for text in texts:
                 yield text
@@ -130,15 +130,15 @@ async def chunks_of(audio: AsyncIterator[bytes]) -> AsyncIterator[Chunk]:
         yield chunk
 
 
-async def whole(texts: AsyncIterator[ChunkText]) -> Transcription:
+async def whole(texts: AsyncIterator[ChunkText]) -> RecordingText:
     return joined([text async for text in texts])
 
 
-def joined(texts: Sequence[ChunkText]) -> Transcription:
+def joined(texts: Sequence[ChunkText]) -> RecordingText:
     """The transcription of chunks that follow each other."""
     text = " ".join(each.text for each in texts if each.text)
     seconds = texts[-1].end_ms / 1000 if texts else 0.0
-    return Transcription(text, tuple(segment for each in texts for segment in each.segments), seconds)
+    return RecordingText(text, tuple(segment for each in texts for segment in each.segments), seconds)
 
 
 def text_of(final: Final, start: int) -> ChunkText:

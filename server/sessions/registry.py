@@ -26,7 +26,7 @@ session_numbers = itertools.count(1)
 
 
 def do_nothing() -> None:
-    """For a seat whose end nobody waits for."""
+    """Default for a seat whose end nobody waits for."""
 
 
 class Sessions:
@@ -164,7 +164,7 @@ class Sessions:
         await self._is_warm.wait()
 
     async def until_tick(self) -> None:
-        """Until all sessions have next been told the time."""
+        """Wait until all sessions have next been told the time."""
         await self._shared.ticked.wait()
 
     # Health
@@ -176,7 +176,7 @@ class Sessions:
         return has_tasks and self._shared.transcriber.status() is not Status.FAILED
 
     def refusal(self) -> Refused | None:
-        """What keeps a new session out."""
+        """The reason to refuse a new session, if there is one."""
         return self._shared.admission.refusal()
 
     def __len__(self) -> int:

@@ -37,7 +37,7 @@ DEFECT = ServerError(Code.INTERNAL_ERROR, "the server met a defect of its own in
 
 @dataclass
 class Shared:
-    """What all seats of a process use together."""
+    """Objects that all seats of a process share."""
 
     transcriber: Transcriber
     tokenizer: Tokenizer
@@ -70,7 +70,7 @@ class Seat:
         on_end: Callable[["Seat"], None],
         has_place: bool,
     ):
-        """has_place: admission has given it a place; else admission counts it as one that waits.
+        """Make a seat. has_place: admission has given it a place; else admission counts it as one that waits.
 
         on_end: called once, after everything else.
         """
@@ -133,7 +133,7 @@ class Seat:
         """Begin a stream that receives all of its audio at once: PCM16 mono at 16 kHz. Raises Refused."""
         opened = self.open_stream(say, options, self._shared.clock())
         self.count_audio(pcm)
-        self._guard(opened.hear_all, pcm, self._shared.clock())
+        self._guard(opened.receive_all, pcm, self._shared.clock())
         return opened
 
     def _open_in_transcriber(self, stream_id: str) -> None:
@@ -249,10 +249,10 @@ class Seat:
         """Return once at most this share of the audio that may wait does. A client that is held back meanwhile is not idle."""
         while self._share_waiting() > share:
             await self._shared.ticked.wait()
-            self.session.still_there(self._shared.clock())
+            self.session.reset_idle(self._shared.clock())
 
     def _share_waiting(self) -> float:
-        """How much of the audio that may wait to be transcribed does wait; or how far the client exceeds its rate."""
+        """Share of the audio that may wait to be transcribed which does wait, or by which the client exceeds its rate."""
         if self._has_ended:
             return 0.0
         waiting_seconds = max((each.waiting_seconds for each in self._streams.values()), default=0.0)

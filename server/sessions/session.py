@@ -13,15 +13,14 @@ from runtime.audio import SAMPLE_RATE
 from server.audio.input import MONO_16_KHZ, AudioFormat, AudioInput
 from server.errors import ClientError, Code, ServerError
 from server.sessions.record import FINISHED, LEFT
-from server.stream import stream
 from server.stream.events import Event, Failed, Final
-from server.stream.stream import Options, Stream
+from server.stream.stream import Options, Stream, StreamState
 
 PLAIN = Options()
 NORMAL, POLICY_VIOLATION, INTERNAL_ERROR = 1000, 1008, 1011  # close codes of WebSockets: RFC 6455, 7.4.1
 
 
-class State(enum.Enum):
+class SessionState(enum.Enum):
     WAITING = "waiting"
     """No audio has come, or the client has not said what it wants."""
     STREAMING = "streaming"
@@ -31,7 +30,7 @@ class State(enum.Enum):
 
 
 class SeatInterface(Protocol):
-    """What a session asks of its seat."""
+    """The part of a seat that its session uses."""
 
     @property
     def session_id(self) -> str: ...
@@ -73,7 +72,7 @@ class Session(abc.ABC):
         """idle_seconds: a client that sends nothing for longer is given up."""
         self.seat = seat
         self.close_code, self.close_reason = NORMAL, ""
-        """How a WebSocket is closed after the last message."""
+        """Close code and reason of a WebSocket, after the last message."""
         self._options, self._idle_seconds = options, idle_seconds
         self._input = AudioInput(audio_format)
         self._stream: Stream | None = None
@@ -82,17 +81,17 @@ class Session(abc.ABC):
         seat.attach(self)
 
     @property
-    def state(self) -> State:
+    def state(self) -> SessionState:
         if self._has_ended:
-            return State.ENDED
+            return SessionState.ENDED
         if self._stream is None:
-            return State.WAITING
-        return State.STREAMING if self._stream.state is stream.State.OPEN else State.FINISHING
+            return SessionState.WAITING
+        return SessionState.STREAMING if self._stream.state is StreamState.OPEN else SessionState.FINISHING
 
     @property
     def is_finishing(self) -> bool:
         """Whether audio that comes now is too late."""
-        return self.state in (State.FINISHING, State.ENDED)
+        return self.state in (SessionState.FINISHING, SessionState.ENDED)
 
     # What the client does
 
@@ -124,14 +123,14 @@ class Session(abc.ABC):
         elif self._stream is not None:
             self._stream.on_time(now)
 
-    def still_there(self, now: float) -> None:
+    def reset_idle(self, now: float) -> None:
         """Reset the idle timer: the client waits because the server is not reading."""
         self._last_received_at = now
 
     # What subclasses do
 
     def read_text(self, text: str, now: float) -> None:
-        """Do what a message asks for. Raises ServerError, which ends the session."""
+        """Handle a text message. Raises ServerError, which ends the session."""
         raise ClientError(Code.BAD_MESSAGE, "no text is taken here")
 
     def read_audio(self, audio: bytes, now: float) -> None:

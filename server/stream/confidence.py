@@ -1,4 +1,4 @@
-"""Is a hypothesis speech at all, and is it to be doubted? The evidence is the model's own confidence.
+"""Confidence: whether a hypothesis is speech at all, and whether to doubt it. The evidence is the model's own confidence.
 
 The thresholds were chosen on librispeech_train and on the even clips of the other sets of speech and of nonspeech.
 """
@@ -12,17 +12,17 @@ and hum begin 3 to 13 below it: the stock phrases ("Thank you for watching", not
 and lone fillers ("You", "O.") that is_speech() tells from speech."""
 
 FIRM_END_BIAS = 14.0
-"""Where a segment with sound in it has come out empty: accents and children begin up to 9 below the end token."""
+"""End bias for a segment with sound that came out empty: accents and children begin up to 9 below the end token."""
 
 MIN_MEAN_LOG_PROB = -1.5
-"""Of all tokens. Measured: speech -0.44 and up, the filler words invented for noise, tones and chords -2.06 and down."""
+"""Least mean over all tokens. Measured: speech -0.44 and up, filler words invented for noise, tones and chords -2.06 and down."""
 
 INVENTED_FIRST_LOG_PROB, INVENTED_MEAN_LOG_PROB = -3.3, -0.8
 """Music and cheering begin below the first and stay below the second ("Thank you for watching": -3.9 and -1.0). Speech begins
 there too where it could be written in many ways (telephone numbers: -6.8), and is then sure of itself: -0.74 and up."""
 
 SURE_TOKENS, SURE_LOG_PROB = 8, -0.6
-"""So many tokens behind the first that are believed so much are speech, however it began."""
+"""Number and belief of tokens after the first that make a hypothesis speech, however it began."""
 
 DOUBTED_LOG_PROB = -0.3
 """A text that is believed less, as a whole, is asked for once more with other edges."""
@@ -31,7 +31,7 @@ SIGNS = "♪♫¶©"  # of music and credits: what the model was taught to say w
 
 
 def is_speech(log_probs: Sequence[float], text: str) -> bool:
-    """Does the model believe its own words? Text without a letter or digit (a note sign, dots) is none either."""
+    """True if the model believes its own words. Text without a letter or digit (a note sign, dots) is no speech either."""
     if not any(map(str.isalnum, text)) or any(sign in text for sign in SIGNS):
         return False
     return mean(log_probs) >= MIN_MEAN_LOG_PROB and not is_invented(log_probs)

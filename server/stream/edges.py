@@ -1,4 +1,4 @@
-"""How much quiet is heard before and behind what is said, where a segment's text is final.
+"""The quiet that is kept before and after what is said, in a segment whose text is final.
 
 Moonshine repeats or mishears a short utterance that ends with its sound, and hears another word where its beginning lies
 elsewhere. No edges are best for all; of several hypotheses the one that the model believes most is right most often. Beyond 4 s

@@ -1,4 +1,4 @@
-"""What a stream says. Dialects turn it into the messages of their clients."""
+"""Events of a stream. Each API turns them into its messages."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ class Update:
     segments: Sequence[Segment]
     """All that are closed; the stream's own list, which grows."""
     audio_ms: int
-    """How much audio the text covers."""
+    """Milliseconds of audio that the text covers."""
     latency_ms: float
-    """From the newest audio in it to its being said."""
+    """Milliseconds from the newest audio in the text to this event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class SpeechStarted:
     """Somebody has begun to speak."""
 
     at_ms: int
-    """Of the stream."""
+    """Milliseconds from the start of the stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class SpeechStopped:
     """Nobody has spoken for as long as was asked for."""
 
     at_ms: int
-    """Of the stream: where the last sound ended."""
+    """Milliseconds from the start of the stream to the end of the last sound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,9 @@ class Flushed:
     text: str
     segments: Sequence[Segment]
     audio_ms: int
-    """Where the flush was."""
+    """Milliseconds from the start of the stream to the flush."""
     latency_ms: float
-    """From when it was asked for to its being said."""
+    """Milliseconds from the request for the flush to this event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Final:
     segments: Sequence[Segment]
     audio_ms: int
     latency_ms: float
-    """From when it was asked for to its being said."""
+    """Milliseconds from the request for the end to this event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Failed:
     """The stable text, which may be kept."""
     segments: Sequence[Segment]
     audio_ms: int
-    """How far the closed segments reach."""
+    """Milliseconds of audio that the closed segments cover."""
 
 
 Event = Update | SpeechStarted | SpeechStopped | Flushed | Final | Failed

@@ -1,4 +1,4 @@
-"""What in the audio is sound, and how loud its speaker is: a function of the levels so far."""
+"""Sound and silence in the audio, and the loudness of its speaker: a function of the levels so far."""
 
 import collections
 import math
@@ -36,7 +36,7 @@ class Loudness:
         self._speech_db: float | None = None  # of the loudest syllables; None before there was sound
         self._recent = RecentLevels()
         self.gain_db = 0.0
-        """By how much the speaker is to be raised."""
+        """Decibels by which the speaker is to be raised."""
 
     @property
     def quiet_db(self) -> float:
@@ -122,6 +122,6 @@ def levels_of(pcm: np.ndarray) -> list[float]:
 
 
 def level_of(total: float, squares: float) -> float:
-    """Of LEVEL_SAMPLES samples, by their sum and the sum of their squares."""
+    """Level of LEVEL_SAMPLES samples, from their sum and the sum of their squares."""
     power = (squares - total * total / LEVEL_SAMPLES) / (LEVEL_SAMPLES * 32_768**2)
     return max(10 * math.log10(power + 1e-12), QUIETEST_DB)

@@ -1,4 +1,4 @@
-"""Where a hypothesis has run away: the model says a phrase for ever and hears no end.
+"""Repetition: a hypothesis that has run away, because the model says a phrase again and again.
 
 People do say a word eight times, and the model then ends by itself. It has run away only where it reached the most tokens that
 its audio can hold, in the middle of a repetition.
@@ -10,7 +10,7 @@ LONGEST_PHRASE_TOKENS = 24
 
 
 def said_once(tokens: Sequence[int]) -> int | None:
-    """How many tokens of a hypothesis that was cut short come up to the end of the first phrase that it repeats; None where it
+    """Tokens up to the end of the first phrase that a hypothesis repeats, if it was cut short; None where it
     does not end in a repetition."""
     for length in range(1, min(LONGEST_PHRASE_TOKENS, len(tokens) // 2) + 1):
         repeated = next((count for count, index in enumerate(range(len(tokens) - 1, length - 1, -1))

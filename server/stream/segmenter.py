@@ -37,7 +37,7 @@ PAUSE_LEVELS: list[float] = (
         [pause for _, pause in PAUSES],
     )
 ).tolist()
-"""By how many levels are heard; the last also where it is more."""
+"""Longest pauses by the number of levels received; the last one also for more."""
 HEARD_PAUSE_SECONDS = 0.6  # of a longer pause, this much is heard: half at each end
 HEARD_PAUSE_LEVELS = int(HEARD_PAUSE_SECONDS * LEVELS_PER_SECOND)
 NEAR_LEVELS = 6  # 120 ms
@@ -53,13 +53,13 @@ class CutKind(enum.Enum):
 
 @dataclass(frozen=True)
 class Cut:
-    """Where the open segment should end."""
+    """A position where the open segment should end."""
 
     position: int
     """Sample index within the stream, after the last sample of the segment; of a cut by length, the latest there may be."""
     kind: CutKind
     earliest: int | None = None
-    """Of a cut by length: where its window begins. place() decides within it."""
+    """Start of the search window in samples, for a cut by length; place() decides within it."""
 
 
 class Segmenter:
@@ -94,7 +94,7 @@ class Segmenter:
 
     @property
     def has_sound(self) -> bool:
-        """Has anything in the open segment risen above the background?"""
+        """True if anything in the open segment has risen above the background."""
         return self._sound_at is not None
 
     @property
@@ -103,7 +103,7 @@ class Segmenter:
         return self._position_of(self._loud_until)
 
     def is_quiet_from(self, position: int, end: int | None = None) -> bool:
-        """Is nothing loud from there to `end`, by default of all samples: the newest included that have no level yet?"""
+        """True if nothing is loud from there to `end`; by default to the end of all samples, also those without a level yet."""
         first, last = (max(each, self.start) - self.start for each in (position, self.end if end is None else end))
         if first >= last:
             return True
@@ -147,7 +147,7 @@ class Segmenter:
         return Clip(samples, self.start, tuple(stretches), offset, gain, quiet_before, quiet_behind)
 
     def _gain(self, end: int) -> float:
-        """As of the last level before position `end`, whenever it is asked for: a repeat hears what the first one heard."""
+        """Gain as of the last level before position `end`, so that a second attempt receives what the first one did."""
         levels = self._gains_db[: (end - self.start) // LEVEL_SAMPLES]
         return float(10 ** (levels[-1] / 20)) if levels else 1.0
 
@@ -201,7 +201,7 @@ class Segmenter:
         self._sound_at = 0
 
     def _measure_levels(self) -> list[bool]:
-        """Of each new one, whether it is sound."""
+        """Measure the new levels; returns whether each of them is sound."""
         measured = len(self._levels)
         count = (len(self._pcm) // (2 * LEVEL_SAMPLES) - measured) // BLOCK_LEVELS * BLOCK_LEVELS
         if count <= 0:
@@ -246,7 +246,7 @@ class Segmenter:
         return Cut(self._position_of(level), kind)
 
     def place(self, cut: Cut, between_words: Sequence[int]) -> int:
-        """Where in its window to make a cut by length: where it is quietest near one of these positions; without one, anywhere.
+        """Choose where in its window to cut by length: where it is quietest near one of these positions, if there are any.
 
         A position is near within NEAR_LEVELS, for the model's idea of where a word ends may be off by some frames.
         """

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runtime.tokenizer import Tokenizer
-from server.stream.words import Word
+from server.stream.word_times import Word
 
 Span = tuple[int, int]
 """First token of a word and the one behind its last."""
@@ -20,38 +20,45 @@ ANY = float("-inf")
 
 
 @dataclass(frozen=True)
-class Rule:
-    """What must be so of a word, and of all before it."""
+class StabilityRule:
+    """A condition on a word and on all before it."""
 
     hypotheses: float
-    """So many in a row have it,"""
+    """Number of hypotheses in a row that must have it."""
     least: float
-    """none of them gives any of its tokens less than this log-probability,"""
+    """Least log-probability that any of them may give any of its tokens."""
     behind: int = 1
-    """and so many words follow it in the newest; a pause counts as one."""
+    """Number of words that must follow it in the newest; a pause counts as one."""
 
 
 @dataclass(frozen=True)
-class Judged:
+class WordBeliefs:
     """A word of the newest hypothesis."""
 
     word: Span
     behind: int
-    """How many follow it; a pause counts as one."""
+    """Number of words that follow it; a pause counts as one."""
     beliefs: Sequence[Belief]
-    """What the newest hypothesis gives it, the newest two, and so on, as far as they have it and all before it."""
+    """Beliefs of the newest hypothesis, of the newest two, and so on, as far as they have the word and all before it."""
 
-    def meets(self, rules: Sequence[Rule]) -> bool:
+    def meets(self, rules: Sequence[StabilityRule]) -> bool:
         return any(self._meets(rule) for rule in rules)
 
-    def _meets(self, rule: Rule) -> bool:
+    def _meets(self, rule: StabilityRule) -> bool:
         if self.behind < rule.behind or len(self.beliefs) < rule.hypotheses:
             return False
         word, punctuation = self.beliefs[int(rule.hypotheses) - 1]
         return word >= rule.least and punctuation >= min(rule.least, PUNCTUATION_LOG_PROB)
 
 
-STABLE_RULES = (Rule(1, -0.05), Rule(1.5, -0.3), Rule(2, -0.5), Rule(4, -1.0), Rule(1, -0.3, behind=3), Rule(1.5, ANY, behind=8))
+STABLE_RULES = (
+    StabilityRule(1, -0.05),
+    StabilityRule(1.5, -0.3),
+    StabilityRule(2, -0.5),
+    StabilityRule(4, -1.0),
+    StabilityRule(1, -0.3, behind=3),
+    StabilityRule(1.5, ANY, behind=8),
+)
 """A word is stable when one of these is met, hypotheses counted in units of the agreement asked for: the more the model believes
 it and the more it has heard behind it, the fewer are needed. Chosen on librispeech_train, dictation_long and the even clips of
 the other sets."""
@@ -60,7 +67,7 @@ PUNCTUATION_LOG_PROB = -1.0
 """Asked of punctuation where more would be asked of a word. Without it mid.wav's words, between whose clauses a comma is as good
 as a full stop, are stable after 2.5 s instead of 1.8 s."""
 
-SHOWN_RULES = (Rule(1, -0.5), Rule(2, -1.0, behind=0), Rule(2, ANY), Rule(1, ANY, behind=4))
+SHOWN_RULES = (StabilityRule(1, -0.5), StabilityRule(2, -1.0, behind=0), StabilityRule(2, ANY), StabilityRule(1, ANY, behind=4))
 """A word is in sight when one of these is met. Chosen like STABLE_RULES: showing all of every hypothesis gives a UPWR of 1.0."""
 
 FEW_BEHIND = 3  # Words in sight are replaced where two hypotheses in a row say otherwise, and alike; three where so many follow
@@ -87,7 +94,7 @@ NO_BELIEF = float("-inf")
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """What the model says of the open segment."""
+    """The model's tokens for the open segment."""
 
     tokens: tuple[int, ...] = ()
     log_probs: tuple[float, ...] = ()
@@ -131,7 +138,7 @@ class Transcript:
         self.draft: tuple[int, ...] = ()
         """The newest hypothesis of the open segment."""
         self.forced = 0
-        """How many of the draft's tokens are stable."""
+        """Number of the draft's tokens that are stable."""
         self._shown: tuple[int, ...] = ()  # the tokens in sight
         self._recent: deque[Hypothesis] = deque(maxlen=self._most_hypotheses)  # newest last
 
@@ -154,13 +161,13 @@ class Transcript:
         self.draft = newest.tokens
         words = self._words(self.draft)
         behind = range(len(words) - 1 + complete, -1, -1)
-        judged = [Judged(word, count, self._beliefs(*word)) for word, count in zip(words, behind, strict=False)
+        judged = [WordBeliefs(word, count, self._beliefs(*word)) for word, count in zip(words, behind, strict=False)
                   if word[1] > self.forced]  # fmt: skip
         self._confirm(judged)
         self._show(judged, words[: len(words) - 1 + complete])
 
     def has_lost_sight(self, tokens: Sequence[int]) -> bool:
-        """Has a final hypothesis so few words, beside those in sight, that it must have failed? Quiet does that to Moonshine.
+        """True if a final hypothesis has so few of the words in sight that it must have failed. Quiet does that to Moonshine.
 
         With bias, dither and the segmenter's cuts it was not seen once in 360 results over speech with seconds of quiet in it.
         """
@@ -175,7 +182,7 @@ class Transcript:
 
     @property
     def newest(self) -> Hypothesis:
-        """Of the open segment."""
+        """The newest hypothesis of the open segment."""
         return self._recent[-1] if self._recent else NOTHING
 
     def commit(self, tokens: Sequence[int], start_ms: int, end_ms: int, rest: Hypothesis = NOTHING,
@@ -195,12 +202,12 @@ class Transcript:
         self.draft, self.forced = rest.tokens, stable
         self._shown = rest.tokens[: max([stable, *(end for _, end in self._words(rest.tokens)[: max(0, in_sight)])])]
 
-    def _confirm(self, judged: Sequence[Judged]) -> None:
+    def _confirm(self, judged: Sequence[WordBeliefs]) -> None:
         """Make words stable, in order, as far as the rules go."""
         for each in itertools.takewhile(lambda each: each.meets(self._stable_rules), judged):
             self.forced = each.word[1]
 
-    def _show(self, judged: Sequence[Judged], whole: Sequence[Span]) -> None:
+    def _show(self, judged: Sequence[WordBeliefs], whole: Sequence[Span]) -> None:
         """Decide what is in sight: the newest hypothesis as far as the rules go, in its own words where it goes on from those in
         sight or they are contradicted, and else behind them. whole: its words with others or a pause behind them."""
         kept, end = common_prefix(self._shown, self.draft), self.forced
@@ -216,7 +223,7 @@ class Transcript:
             self._shown += self._news(self.draft[:end])
 
     def _news(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
-        """What of them goes beyond the words in sight, from the last word on that both have."""
+        """Tokens that go beyond the words in sight, from the last word on that both have."""
         in_sight, newest = self._spelled(self._shown), self._spelled(tokens)
         *_, last, _ = [difflib.Match(0, 0, 0), *difflib.SequenceMatcher(None, in_sight, newest, False).get_matching_blocks()]
         begin = last.b + len(in_sight) - last.a
@@ -228,7 +235,7 @@ class Transcript:
                 for first, end in self._words(tokens)]  # fmt: skip
 
     def _is_contradicted(self) -> bool:
-        """Have the newest hypotheses left what is in sight at the same place, and for the same word?"""
+        """True if the newest hypotheses left what is in sight at the same place, and for the same word."""
         ours, newest = self._split(self._shown), self._split(self.draft)
         kept = common_prefix(ours, newest)
         needed = 2 if len(ours) - kept < FEW_BEHIND else 3
@@ -241,7 +248,7 @@ class Transcript:
         return [tokens[first:end] for first, end in self._words(tokens)]
 
     def _beliefs(self, begin: int, end: int) -> list[Belief]:
-        """Of the word that these tokens of the draft are; see Judged."""
+        """Beliefs of the word that these tokens of the draft are."""
         found, word, punctuation = [], math.inf, math.inf
         for hypothesis in itertools.takewhile(lambda each: self._has_word(each, end), reversed(self._recent)):
             for token, log_prob in zip(self.draft[begin:end], hypothesis.log_probs[begin:end], strict=True):
@@ -266,5 +273,5 @@ def join(first: str, second: str) -> str:
 
 
 def common_prefix(first: Sequence[object], second: Sequence[object]) -> int:
-    """How many leading items both have."""
+    """Number of leading items that both have."""
     return next((index for index, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))

@@ -1,4 +1,4 @@
-"""When somebody begins and ends to speak: a function of which levels are sound."""
+"""Turns: when somebody begins and ends to speak, as a function of which levels are sound."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -28,7 +28,7 @@ class Turns:
         self._recent.clear()
 
     def hear(self, loud: Iterable[bool]) -> Iterator[SpeechStarted | SpeechStopped]:
-        """What has begun and ended within these levels."""
+        """Take levels in order; yields the turns that begin and end within them."""
         for is_loud in loud:
             self._heard += 1
             self._recent.append(is_loud)

@@ -1,4 +1,4 @@
-"""Does the event loop still turn? It beats; a thread of its own process listens, and the supervisor where there is one.
+"""The heartbeat of the event loop: a thread of its own process listens, and the supervisor if there is one.
 
 A thread alone would not do, for it stops with a process that is stopped; nor would the supervisor, for it cannot see what the
 loop is at.
@@ -27,7 +27,7 @@ STACK_DEPTH = 8
 
 
 class Heartbeat:
-    """Of one event loop."""
+    """The heartbeat of one event loop."""
 
     def __init__(self, observe_lag: Callable[[float], None], path: Path | None = None):
         """observe_lag: takes the seconds by which a beat was late. path: touched with each beat."""
@@ -47,7 +47,7 @@ class Heartbeat:
 
 
 class Listener:
-    """To one heartbeat.
+    """The listener to one heartbeat.
 
     It adds up its own looks: a process that was stopped and goes on, listener and all, has missed none.
     """
@@ -108,13 +108,13 @@ def say_stalled(thread: int) -> None:
 
 
 def end_process() -> None:
-    """At once: what would end it in order needs the event loop."""
+    """End at once: an orderly end needs the event loop."""
     aside(lambda: logger.error("the event loop does not go on; the process ends"))
     exit_at_once(STALLED_STATUS)
 
 
 def exit_at_once(status: int) -> NoReturn:
-    """With the log written: the interpreter's own end would wait for threads that hang."""
+    """End with the log written: the interpreter's own end would wait for threads that hang."""
     aside(logging.shutdown)
     os._exit(status)
 

@@ -1,4 +1,4 @@
-"""How the log is written: for people, or as JSON for what collects it."""
+"""The format of the log: for people, or as JSON for programs that collect it."""
 
 import datetime
 import json

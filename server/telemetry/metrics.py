@@ -1,4 +1,4 @@
-"""What the server counts, for Prometheus."""
+"""Metrics of the server, for Prometheus."""
 
 import contextlib
 import enum
@@ -28,7 +28,7 @@ ALARMING_REFUSALS = (
     Code.SERVER_FULL, Code.CONNECT_TIMEOUT, Code.INVALID_KEY, Code.FORBIDDEN_ORIGIN, Code.FORBIDDEN_HOST, Code.RATE_LIMITED,
     Code.TOO_MANY_SESSIONS,
 )  # fmt: skip
-"""What docker/alerts.yaml watches. A counter that appears with its first event has not increased, so these begin at 0."""
+"""Refusals that docker/alerts.yaml watches. A counter that appears with its first event has not increased: these begin at 0."""
 PRIORITY_NAMES = {priority: priority.name.lower() for priority in Priority}
 PASSES = (1, 2, 3, 4, 6, 8, 12, 20, 40, 80)
 
@@ -78,7 +78,13 @@ class Metrics(Observer):
     def __init__(self) -> None:
         self._engine: Engine | None = None
         disable_created_metrics()
-        self.registry = registry = CollectorRegistry()
+        self.registry = CollectorRegistry()
+        self._add_sessions(self.registry)
+        self._add_messages(self.registry)
+        self._add_engine(self.registry)
+        self._show_from_the_beginning()
+
+    def _add_sessions(self, registry: CollectorRegistry) -> None:
         self.sessions = Gauge(
             "asr_sessions_open", "Sessions connected now", ["api"], registry=registry, multiprocess_mode="livesum"
         )
@@ -93,7 +99,8 @@ class Metrics(Observer):
         self.errors_total = Counter(
             "asr_session_errors_total", "Sessions ended by an error", ["api", "reason"], registry=registry
         )
-        self._show_from_the_beginning()
+
+    def _add_messages(self, registry: CollectorRegistry) -> None:
         self.audio_seconds_total = GatheredCounter(Counter("asr_audio_seconds_total", "Audio received", registry=registry))
         self.messages_total = Counter("asr_messages_sent_total", "Messages sent", ["api", "op"], registry=registry)
         self.interims_dropped_total = Counter(
@@ -119,6 +126,8 @@ class Metrics(Observer):
         self.loop_lag = Histogram(
             "asr_event_loop_lag_seconds", "How late the event loop comes to what is due", buckets=LAG_SECONDS, registry=registry
         )
+
+    def _add_engine(self, registry: CollectorRegistry) -> None:
         self.step_seconds = Histogram(
             "asr_engine_step_seconds", "Engine steps", ["kind"], buckets=STEP_SECONDS, registry=registry
         )
@@ -168,7 +177,7 @@ class Metrics(Observer):
             self.uncaptured_runs.set(self._engine.uncaptured_runs)
 
     def results(self, results: Sequence[Result]) -> None:
-        """What is only counted is counted once for all of them: where processes share their counts, each one takes its time."""
+        """Count the results together: where processes share their counts, adding to each counter takes time."""
         for (priority, outcome), count in Counted((each.request.priority, outcome_of(each)) for each in results).items():
             self.requests_total.labels(PRIORITY_NAMES[priority], outcome).inc(count)
         done = [each for each in results if each.error is None]

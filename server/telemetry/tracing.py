@@ -25,11 +25,11 @@ SERVICE_NAME = "moonshine-asr"
 END_SECONDS = 2.0  # to send what is left
 UPDATES_A_SPAN = 10  # of so many updates one is told: a session has two a second
 SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
-"""Of a metric's samples, by its kind, as Prometheus names them."""
+"""Suffixes of a metric's samples, by its kind, as Prometheus names them."""
 
 
 class Trace:
-    """Of one session. This one tells nobody."""
+    """The trace of one session. This one goes nowhere."""
 
     def connected(self) -> None:
         """Its first stream has begun."""
@@ -116,7 +116,7 @@ def has_endpoint(signal: str) -> bool:
 
 
 def end_all(ends: Sequence[Callable[[], object]]) -> None:
-    """What was not sent is sent. A collector that is away must not hold up the end of the process."""
+    """Send what was not sent. A collector that is away must not hold up the end of the process."""
     threads = [threading.Thread(target=end, daemon=True) for end in ends]
     for thread in threads:
         thread.start()
@@ -126,7 +126,7 @@ def end_all(ends: Sequence[Callable[[], object]]) -> None:
 
 
 def export_traces() -> tuple[Tracing, Callable[[], object]]:
-    """And what ends it. Raises ImportError."""
+    """Begin to export traces; returns the tracing and a function that ends it. Raises ImportError."""
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -149,7 +149,7 @@ def export_metrics(registry: CollectorRegistry) -> Callable[[], object]:
 
 
 def resource() -> "Resource":
-    """Who sends it; what the environment says of it counts more."""
+    """Describe the sender; the environment's description counts more."""
     from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 
     instance = f"{socket.gethostname()}-{os.getpid()}"

@@ -1,4 +1,4 @@
-"""What is sent to one client, however slowly it reads: once for all transports."""
+"""The outbox of one client, which may read slowly: the same for all transports."""
 
 import asyncio
 from collections import deque
@@ -17,7 +17,7 @@ class TooLong(Exception):
     """The message is longer than the client takes."""
 
 
-class Transport(Protocol):
+class Sink(Protocol):
     """A connection, as far as the outbox is concerned."""
 
     @property
@@ -30,7 +30,7 @@ class Transport(Protocol):
         """Hand over a message; False where the connection is closing. Raises TooLong."""
 
 
-class Message(Protocol):
+class OutgoingMessage(Protocol):
     """A message of an API."""
 
     @property
@@ -39,7 +39,7 @@ class Message(Protocol):
     @property
     def op(self) -> str: ...
 
-    def forms(self) -> Iterator["Message"]:
+    def forms(self) -> Iterator["OutgoingMessage"]:
         """The message, and what to send in its place where it is longer than the client takes."""
 
     def encode(self) -> str: ...
@@ -49,7 +49,7 @@ class Outbox:
     """Counts what was sent; gives up a client that does not read."""
 
     def __init__(
-        self, api: Api, transport: Transport, metrics: Metrics, clock: Callable[[], float], give_up: Callable[[ServerError], None]
+        self, api: Api, transport: Sink, metrics: Metrics, clock: Callable[[], float], give_up: Callable[[ServerError], None]
     ):
         """give_up: told once when the client has not read for too long. It must not send from within the call."""
         self._api = api
@@ -59,7 +59,7 @@ class Outbox:
         self._give_up = give_up
         self._slow_since: float | None = None  # when the unsent messages rose above the high mark
 
-    def send(self, message: Message) -> bool:
+    def send(self, message: OutgoingMessage) -> bool:
         """False where the message was dropped."""
         if not self._transport.is_open:
             return False
@@ -77,7 +77,7 @@ class Outbox:
         return False
 
     def _is_behind(self) -> bool:
-        """Does the client read more slowly than it is written to?"""
+        """True if the client reads more slowly than it is written to."""
         if self._transport.unsent_bytes <= HIGH_MARK_BYTES:
             self._slow_since = None
             return False
@@ -90,7 +90,7 @@ class Outbox:
         return True
 
 
-class Unsent:
+class MessageQueue:
     """Messages that a task of its own writes."""
 
     def __init__(self) -> None:
@@ -106,7 +106,7 @@ class Unsent:
         return True
 
     def end(self) -> None:
-        """What is unsent is the last."""
+        """Take no more messages; the unsent ones are the last."""
         self.is_open = False
         self._has_news.set()
 

@@ -9,7 +9,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from server.errors import ServerError
 from server.sessions.seat import Seat
 from server.telemetry.metrics import Api, Metrics
-from server.transports.outbox import Outbox, Unsent
+from server.transports.outbox import MessageQueue, Outbox
 
 LINGER_SECONDS = 5.0  # for the last messages to be written
 
@@ -20,10 +20,10 @@ class WebSocketConnection:
     def __init__(self, socket: WebSocket, api: Api, metrics: Metrics):
         self._socket = socket
         self._seat: Seat | None = None
-        self._unsent = Unsent()
+        self._unsent = MessageQueue()
         outbox = Outbox(api, self._unsent, metrics, asyncio.get_running_loop().time, self._give_up)
         self.send, self.end = outbox.send, self._unsent.end
-        """What a session sends its messages to, and what is called after the last one."""
+        """Functions for a session: one takes its messages, the other is called after the last one."""
 
     async def run(self, seat: Seat, subprotocol: str | None = None, headers: Mapping[str, str] = {}) -> None:
         """Serve the seat's session until the client has left, or the session's last message is written."""

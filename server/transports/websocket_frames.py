@@ -1,7 +1,7 @@
 """The WebSocket protocol on the wire, with a bound for everything that a stranger may send."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
@@ -11,8 +11,6 @@ PIECE_BYTES = 8 * 1024  # parsed in one turn of the event loop: at most 1,365 fr
 MOST_FRAGMENTS = 16_384  # of one message; clients that split messages at all do so at 16 KiB and more
 MOST_UNREAD_BYTES = 1024 * 1024  # of pongs, for a client that does not read
 MESSAGE_BYTES = 2 * 1024 * 1024
-LONG_MESSAGES = {"/v1/realtime": 21 * 1024 * 1024}
-"""Largest messages of the paths that take larger ones than MESSAGE_BYTES: OpenAI's takes 15 MiB of audio in base64 at once."""
 NO_HANDSHAKE = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
     b"this is no WebSocket handshake\n"
@@ -22,6 +20,14 @@ NOT_TEXT, POLICY = 1007, 1008  # RFC 6455, 7.4.1
 
 class BoundedWebSocket(WebSocketsSansIOProtocol):
     """uvicorn's, which parses whatever has come in one go, and holds any number of fragments."""
+
+    long_messages: ClassVar[Mapping[str, int]] = {}
+    """Largest messages, in bytes, of the paths that take larger ones than MESSAGE_BYTES."""
+
+    @classmethod
+    def with_long_messages(cls, long_messages: Mapping[str, int]) -> type["BoundedWebSocket"]:
+        """The same with larger messages at some paths."""
+        return type(cls.__name__, (cls,), {"long_messages": long_messages})
 
     def __init__(self, *arguments: Any, **named: Any):
         super().__init__(*arguments, **named)
@@ -67,7 +73,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
             self.transport.close()
 
     def handle_connect(self, event: Request) -> None:
-        self.conn.max_size = LONG_MESSAGES.get(event.path.partition("?")[0], MESSAGE_BYTES)
+        self.conn.max_size = self.long_messages.get(event.path.partition("?")[0], MESSAGE_BYTES)
         super().handle_connect(event)
 
     def handle_cont(self, event: Frame) -> None:
@@ -89,7 +95,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self.handle_parser_exception()
 
     def handle_parser_exception(self) -> None:
-        """Before the handshake is answered there is nobody to tell."""
+        """Close the connection; before the handshake is answered there is nobody to tell."""
         if self.conn.close_sent is None:
             self.transport.abort()
         else:

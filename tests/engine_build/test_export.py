@@ -13,7 +13,8 @@ from transformers import MoonshineConfig, MoonshineForConditionalGeneration
 
 from benchmarks import transformers_model
 from benchmarks.accuracy import word_error_rate
-from engine_build import build, checkpoint, export, graphs, scripts
+from engine_build import build, checkpoint, export, graphs
+from engine_build import writing_systems as scripts
 from engine_build.checkpoint import TINY_MODEL, CheckpointError
 from engine_build.parameters import decoder_parameters, encoder_parameters
 from runtime import audio

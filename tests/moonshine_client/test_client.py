@@ -10,7 +10,7 @@ import uvicorn
 
 from benchmarks.null_server import NullEngine
 from moonshine_client import StreamError, StreamingClient, transcribe
-from moonshine_client.told import Message
+from moonshine_client.transcripts import Message
 from runtime.scheduler.loop import EngineLoop
 from runtime.tokenizer import Tokenizer
 from server.app import create_app

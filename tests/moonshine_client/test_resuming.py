@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from moonshine_client import StreamError, StreamingClient
-from moonshine_client.told import Message
+from moonshine_client.transcripts import Message
 from runtime.scheduler.requests import Request
 from runtime.scheduler.transcriber import OnResult, Status
 from server.app import create_app

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from moonshine_client import subtitles
 from server.stream.transcript import Segment
-from server.stream.words import Word
+from server.stream.word_times import Word
 
 TEXTS = st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=12) | st.sampled_from(["end.", "why?", "a<b>&c"])
 STEPS = st.tuples(TEXTS, st.integers(1, 2000), st.integers(0, 2000))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.access import ANYONE, TOKEN_SECONDS, Caller, ClientSecrets, Gate, Keys, Tokens, Used, read_keys
+from server.access import ANYONE, TOKEN_SECONDS, Caller, ClientSecrets, Gate, Keys, Tokens, UsedTokens, read_keys
 from server.errors import ClientError, Code, Refused, StartError
 from server.sessions.admission import Admission
 from server.settings import Settings, load
@@ -90,7 +90,7 @@ def clock() -> Clock:
 @pytest.fixture
 def gate(clock, tmp_path) -> Gate:
     keys = Keys(f"{ALICE} name=alice sessions=1")
-    return Gate(keys, Tokens("signing key", Used(tmp_path / "used", clock), clock), ClientSecrets("signing key", clock))
+    return Gate(keys, Tokens("signing key", UsedTokens(tmp_path / "used", clock), clock), ClientSecrets("signing key", clock))
 
 
 def let_in(gate: Gate, key: str, takes_tokens: bool = True, takes_secrets: bool = False) -> Caller | Code:
@@ -113,13 +113,13 @@ def test_a_token_lets_in_once_and_within_its_time(gate, clock):
 
 
 def test_two_processes_take_a_token_once_between_them(tmp_path, clock):
-    here, there = (Tokens("signing key", Used(tmp_path / "used", clock), clock) for _ in range(2))
+    here, there = (Tokens("signing key", UsedTokens(tmp_path / "used", clock), clock) for _ in range(2))
     token = here.issue(ANYONE).value
     assert there.take(token) == "anyone"
     with pytest.raises(ClientError, match="used before"):
         here.take(token)
     with pytest.raises(ClientError, match="not issued"):
-        Tokens("another key", Used(tmp_path / "used", clock), clock).take(token)
+        Tokens("another key", UsedTokens(tmp_path / "used", clock), clock).take(token)
 
 
 def test_a_client_secret_opens_realtime_sessions_and_nothing_else(gate):

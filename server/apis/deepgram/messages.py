@@ -12,14 +12,14 @@ from typing import Any, ClassVar
 from server.apis import languages
 from server.apis.json_object import parse_object
 from server.apis.json_text import encoded
-from server.audio.input import AudioFormat, Encoding
+from server.audio.input import AudioFormat, SampleEncoding
 from server.errors import ClientError, Code, ServerError
 from server.stream.events import Event, Final, Flushed, SpeechStarted, SpeechStopped, Update
 from server.stream.stream import Options
 from server.stream.transcript import Segment
-from server.stream.words import Word
+from server.stream.word_times import Word
 
-ENCODINGS = {"linear16": Encoding.PCM16, "mulaw": Encoding.MULAW, "alaw": Encoding.ALAW}
+ENCODINGS = {"linear16": SampleEncoding.PCM16, "mulaw": SampleEncoding.MULAW, "alaw": SampleEncoding.ALAW}
 LEAST_UTTERANCE_END_MS = 1000  # Deepgram's
 DEFAULT_ENDPOINTING_MS, LEAST_ENDPOINTING_MS, MOST_ENDPOINTING_MS = 10, 200, 10_000  # a shorter one ends turns within words
 VAD_SILENCE_SECONDS = 1.0  # where speech is told and no turn is ended
@@ -27,7 +27,7 @@ VAD_SILENCE_SECONDS = 1.0  # where speech is told and no turn is ended
 
 @dataclass(frozen=True)
 class ListenParameters:
-    """What a client wants of a stream."""
+    """Parameters of a live stream."""
 
     audio_format: AudioFormat | None
     """None: a container, which says it itself."""
@@ -46,7 +46,7 @@ class ListenParameters:
 
 
 def parse(query: Mapping[str, str], model_id: str) -> ListenParameters:
-    """Of a stream. What is not known is left alone. Raises ClientError."""
+    """Parse the query of a live stream; unknown parameters are ignored. Raises ClientError."""
     check(query, model_id)
     audio_format = parse_format(query) if query.get("encoding") else None
     interims, tells_speech = is_true(query, "interim_results"), is_true(query, "vad_events")
@@ -66,7 +66,7 @@ def parse_format(query: Mapping[str, str]) -> AudioFormat:
 
 
 def check(query: Mapping[str, str], model_id: str) -> None:
-    """Of a stream or a recording. Raises ClientError."""
+    """Check the query of a stream or a recording. Raises ClientError."""
     languages.check([query.get("language", "")], model_id)
     for name in ("callback", "multichannel"):
         if query.get(name, "false").lower() not in ("false", ""):
@@ -99,8 +99,8 @@ def parse_utterance_end(query: Mapping[str, str]) -> int | None:
 
 
 @dataclass(frozen=True)
-class ServerMessage:
-    """As it goes to the client."""
+class DeepgramMessage:
+    """A message to the client."""
 
     fields: Mapping[str, Any]
     droppable: bool = False
@@ -110,7 +110,7 @@ class ServerMessage:
     def op(self) -> str:
         return str(self.fields["type"])
 
-    def forms(self) -> "Iterator[ServerMessage]":
+    def forms(self) -> "Iterator[DeepgramMessage]":
         yield self
 
     def encode(self) -> str:
@@ -130,7 +130,7 @@ class ResultsWriter:
     _final_characters: int = 0
     _final_ms: int = 0
     _flushes: deque[str] = field(default_factory=deque)
-    """Why each was asked for, the oldest first."""
+    """Reasons of the flushes under way, the oldest first."""
     _silent_since_ms: int | None = None
     _last_word_end_ms: int | None = None
 
@@ -138,21 +138,21 @@ class ResultsWriter:
         """The client has asked for a flush."""
         self._flushes.append(self.FINALIZE)
 
-    def receive(self, audio_ms: int) -> Iterator[ServerMessage]:
-        """So much audio has come: has an utterance ended?"""
+    def receive(self, audio_ms: int) -> Iterator[DeepgramMessage]:
+        """Write UtteranceEnd if an utterance has ended by now. audio_ms: milliseconds of audio received so far."""
         since, after = self._silent_since_ms, self.parameters.utterance_end_ms
         if since is None or after is None or audio_ms - since < after or self._flushes:
             return
         self._silent_since_ms = None
         last = -1 if self._last_word_end_ms is None else self._last_word_end_ms / 1000
-        yield ServerMessage({"type": "UtteranceEnd", "channel": [0, 1], "last_word_end": last})
+        yield DeepgramMessage({"type": "UtteranceEnd", "channel": [0, 1], "last_word_end": last})
 
-    def write(self, event: Event) -> Iterator[ServerMessage]:
+    def write(self, event: Event) -> Iterator[DeepgramMessage]:
         match event:
             case SpeechStarted(at_ms):
                 self._silent_since_ms = None
                 if self.parameters.tells_speech:
-                    yield ServerMessage({"type": "SpeechStarted", "channel": [0, 1], "timestamp": at_ms / 1000})
+                    yield DeepgramMessage({"type": "SpeechStarted", "channel": [0, 1], "timestamp": at_ms / 1000})
             case SpeechStopped(at_ms):
                 self._silent_since_ms = at_ms
                 if self.parameters.endpointing_ms is not None:
@@ -167,8 +167,8 @@ class ResultsWriter:
                 yield from self._closed(event.segments, self.FINALIZE if self._flushes else None, event.audio_ms)
                 yield self._metadata(event.audio_ms)
 
-    def _closed(self, segments: Sequence[Segment], why: str | None = None, until_ms: int = 0) -> Iterator[ServerMessage]:
-        """What is final since the last: the last of it says why. With a reason something is said even where nothing is new."""
+    def _closed(self, segments: Sequence[Segment], why: str | None = None, until_ms: int = 0) -> Iterator[DeepgramMessage]:
+        """Write the segments that have closed since the last call; the last of them gives the reason, if there is one."""
         new = segments[self._final_segments :]
         self._final_segments = len(segments)
         for number, segment in enumerate(new, start=1):
@@ -180,14 +180,14 @@ class ResultsWriter:
         if why and not new:
             yield self._results("", max(until_ms, self._final_ms), (), 0.0, why)
 
-    def _results(self, text: str, end_ms: int, words: Sequence[Word], log_prob: float, why: str | None) -> ServerMessage:
+    def _results(self, text: str, end_ms: int, words: Sequence[Word], log_prob: float, why: str | None) -> DeepgramMessage:
         message = self._message(text, end_ms, words, log_prob) | {"is_final": True} | ({why: True} if why else {})
         self._final_ms = end_ms
-        return ServerMessage(message)
+        return DeepgramMessage(message)
 
-    def _interim(self, update: Update) -> ServerMessage:
+    def _interim(self, update: Update) -> DeepgramMessage:
         text = update.text[self._final_characters :].lstrip()
-        return ServerMessage(self._message(text, max(update.audio_ms, self._final_ms), (), 0.0), droppable=True,
+        return DeepgramMessage(self._message(text, max(update.audio_ms, self._final_ms), (), 0.0), droppable=True,
                              latency_ms=update.latency_ms)  # fmt: skip
 
     def _message(self, text: str, end_ms: int, words: Sequence[Word], log_prob: float) -> dict[str, Any]:
@@ -199,8 +199,8 @@ class ResultsWriter:
                          "model_info": model_info(self.model_id)},
         }  # fmt: skip
 
-    def _metadata(self, audio_ms: int) -> ServerMessage:
-        return ServerMessage({"type": "Metadata"} | metadata(self.parameters.request_id, self.model_id, audio_ms / 1000, ""))
+    def _metadata(self, audio_ms: int) -> DeepgramMessage:
+        return DeepgramMessage({"type": "Metadata"} | metadata(self.parameters.request_id, self.model_id, audio_ms / 1000, ""))
 
 
 def alternative(text: str, words: Sequence[Word], log_prob: float) -> dict[str, Any]:
@@ -256,15 +256,15 @@ def closes_stream(text: str) -> bool:
     return parse_message(text).get("type") == "CloseStream"
 
 
-def configured(request_id: str, message: Mapping[str, Any]) -> ServerMessage:
+def configured(request_id: str, message: Mapping[str, Any]) -> DeepgramMessage:
     """The answer to Configure. Features are taken as they are: what is told was asked for at the beginning."""
     if not message.get("keyterms"):
-        return ServerMessage({"type": "ConfigureSuccess", "request_id": request_id})
-    return ServerMessage({
+        return DeepgramMessage({"type": "ConfigureSuccess", "request_id": request_id})
+    return DeepgramMessage({
         "type": "ConfigureFailure", "request_id": request_id, "code": "CONFIGURE_KEYTERMS_NOT_SUPPORTED",
         "description": "Moonshine has no vocabulary bias",
     })  # fmt: skip
 
 
-def schema_error(message: str) -> ServerMessage:
-    return ServerMessage({"type": "Error", "variant": "SchemaError", "description": message, "message": message})
+def schema_error(message: str) -> DeepgramMessage:
+    return DeepgramMessage({"type": "Error", "variant": "SchemaError", "description": message, "message": message})

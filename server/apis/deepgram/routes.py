@@ -27,7 +27,7 @@ PATH = "/v1/listen"
 
 
 def refuse(error: ServerError) -> Response:
-    """In Deepgram's shape."""
+    """Answer with an error in Deepgram's shape."""
     return JSONResponse(messages.error_body(error), status_code=error.code.http_status, headers=headers_of(error))
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from server.apis.deepgram import messages
-from server.apis.deepgram.messages import ListenParameters, ResultsWriter, ServerMessage
+from server.apis.deepgram.messages import DeepgramMessage, ListenParameters, ResultsWriter
 from server.audio.input import MONO_16_KHZ
 from server.errors import Code, ServerError
 from server.sessions.session import INTERNAL_ERROR, POLICY_VIOLATION, SeatInterface, Session
@@ -13,7 +13,7 @@ from server.stream.stream import Stream
 SILENT_SECONDS = 10.0  # without audio or KeepAlive: Deepgram ends the stream, and its clients know that
 NOTHING_CAME, LOST, UNDECODABLE = "NET-0001", "NET-0000", "DATA-0000"  # Deepgram's names
 
-Send = Callable[[ServerMessage], bool]
+Send = Callable[[DeepgramMessage], bool]
 
 
 class DeepgramSession(Session):

@@ -17,7 +17,7 @@ from server.errors import ClientError, Code, ServerError
 from server.stream.events import Event, Failed, Final, Flushed, SpeechStarted, SpeechStopped, Update
 from server.stream.stream import Options
 from server.stream.transcript import Segment
-from server.stream.words import Word
+from server.stream.word_times import Word
 
 MAX_TEXT_BYTES = 4096  # of a client's JSON message
 MAX_AUDIO_BYTES = 5 * SAMPLE_RATE * 2  # of one binary message: 5 s; SCTP as aiortc speaks it ends at 256 KiB
@@ -41,7 +41,7 @@ class Init(Struct, frozen=True, tag="init", tag_field="op"):
     tail: bool = False
     """Whether messages say only what is new, so that none grows with the length of the session."""
     silence_ms: Annotated[int, Meta(ge=MIN_SILENCE_MS, le=MAX_SILENCE_MS)] | UnsetType = UNSET
-    """How long a silence ends a turn. Given, speech_started and speech_stopped are said."""
+    """Silence that ends a turn. If it is given, the server sends speech_started and speech_stopped."""
     flush_turns: bool = False
     """Whether the end of each turn is a flush."""
     pulse: bool = False
@@ -49,7 +49,7 @@ class Init(Struct, frozen=True, tag="init", tag_field="op"):
     moving: bool = False
     """Whether the server says moving when it is about to end."""
     from_ms: Annotated[int, Meta(ge=0, le=MAX_FROM_MS)] = 0
-    """Where the stream goes on that another session has begun: all times count from that one's beginning."""
+    """Start of this stream's audio in a session that another connection began; all times count from that session's beginning."""
 
     @property
     def options(self) -> Options:
@@ -75,10 +75,10 @@ class SegmentMessage(Struct, frozen=True):
 
 
 class Message(Struct, frozen=True, tag_field="op"):
-    """What the server says."""
+    """A message of the server."""
 
     droppable: ClassVar[bool] = False
-    """May it be left out for a client that reads too slowly?"""
+    """True if the message may be left out for a client that reads too slowly."""
 
     @property
     def op(self) -> str:
@@ -101,7 +101,7 @@ class Ready(Message, frozen=True, tag="ready"):
     sid: SessionId
     max_batch: Count
     replica: str
-    """Which server it is, among others behind the same address."""
+    """Name of the server, among others behind the same address."""
 
 
 class Pulse(Message, frozen=True, tag="pulse"):
@@ -186,7 +186,7 @@ class FinalMessage(Message, frozen=True, tag="final"):
 
 
 class Error(Message, frozen=True, tag="error"):
-    """What is wrong; then the channel closes. After init, with the text that may be kept."""
+    """The error that ends the session; then the channel closes. After init it carries the text that may be kept."""
 
     reason: Code
     message: str
@@ -208,8 +208,8 @@ TEXT_TOO_LONG = Error(Code.TEXT_TOO_LONG, "the text is longer than a message to 
 
 
 @dataclass
-class Confirmed:
-    """What the client has been told, in messages that were not dropped."""
+class ClientKnowledge:
+    """State that the client knows, from messages that were not dropped."""
 
     messages: int = 0
     stable: int = 0
@@ -221,7 +221,7 @@ class NativeWriter:
 
     def __init__(self, init: Init):
         self._init = init
-        self._told = Confirmed()
+        self._told = ClientKnowledge()
 
     @property
     def wants_pulse(self) -> bool:
@@ -257,9 +257,9 @@ class NativeWriter:
     def confirm(self, event: Event) -> None:
         """The event's message was sent."""
         if isinstance(event, Update):
-            self._told = Confirmed(self._told.messages + 1, event.stable, len(event.segments))
+            self._told = ClientKnowledge(self._told.messages + 1, event.stable, len(event.segments))
         elif isinstance(event, Flushed):
-            self._told = Confirmed(self._told.messages, len(event.text), len(event.segments))
+            self._told = ClientKnowledge(self._told.messages, len(event.text), len(event.segments))
 
     def _write_update(self, update: Update) -> Interim:
         tail = self._tail(update.segments) if self._init.tail else {}
@@ -307,13 +307,13 @@ class NativeWriter:
         return {"offset": self._told.stable, "segments": described(segments[self._told.segments :], self._init.from_ms)}
 
     def _moved(self, ms: int) -> int:
-        """On the client's own clock."""
+        """Convert to the client's own clock."""
         return self._init.from_ms + ms
 
 
 @dataclass(frozen=True)
 class Server:
-    """What it says of itself."""
+    """Facts about the server that `ready` tells."""
 
     max_batch: int
     replica: str
@@ -324,7 +324,7 @@ def ready(init: Init, server: Server) -> Message:
 
 
 def error(error: ServerError) -> Message:
-    """Of a connection that has no stream yet."""
+    """Write the error of a connection that has no stream yet."""
     return Error(error.code, error.message)
 
 
@@ -414,7 +414,7 @@ def check_audio(pcm: bytes) -> None:
 
 
 def json_schema() -> dict[str, Any]:
-    """Of the JSON messages of both sides."""
+    """JSON schema of the messages of both sides."""
     (client, server), components = msgspec.json.schema_components((Init | Flush | Close, Said), ref_template="#/$defs/{name}")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -8,7 +8,7 @@ from server.sessions.registry import Sessions
 from server.sessions.seat import Seat
 from server.settings import SessionLimits
 from server.telemetry.metrics import Api
-from server.transports.webrtc.offers import Offered
+from server.transports.webrtc.offers import OfferContents
 from server.transports.webrtc.peer import Peer, WebRtcTransport
 
 TWO_SOURCES = ClientError(Code.BAD_AUDIO, "audio comes by the track of this connection, not over the data channel")
@@ -48,7 +48,7 @@ class NativePeer(Peer):
 
 def has_track(sdp: str) -> bool:
     """Whether an offer has an audio track. Raises BadOffer where it cannot be answered."""
-    offered = Offered.read(sdp)
+    offered = OfferContents.read(sdp)
     offered.check_channel()
     offered.check_tracks(most_audio=1)
     return offered.audio > 0

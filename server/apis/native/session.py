@@ -6,7 +6,7 @@ from server.apis.native import messages
 from server.apis.native.messages import Close, Flush, Init, Message, NativeWriter
 from server.audio.input import MONO_16_KHZ, AudioFormat, AudioInput
 from server.errors import ClientError, Code, ServerError
-from server.sessions.session import SeatInterface, Session, State
+from server.sessions.session import SeatInterface, Session, SessionState
 from server.settings import SessionLimits
 from server.stream.events import Event, Failed, Final
 from server.stream.stream import Stream
@@ -21,7 +21,7 @@ class NativeSession(Session):
     """Takes its place with init. The client's own name for the session, `sid`, need not be unique."""
 
     def __init__(self, seat: SeatInterface, limits: SessionLimits, server: messages.Server, send: Send, has_track: bool = False):
-        """has_track: audio comes by an audio track, as PCM16 mono at 16 kHz."""
+        """Make a session that begins with init. has_track: audio comes by an audio track, as PCM16 mono at 16 kHz."""
         super().__init__(seat, limits.idle_timeout_seconds)
         self._limits, self._server, self._send, self._has_track = limits, server, send, has_track
         self._writer: NativeWriter | None = None
@@ -52,7 +52,7 @@ class NativeSession(Session):
 
     def on_time(self, now: float) -> None:
         super().on_time(now)
-        if self.state in (State.STREAMING, State.FINISHING):
+        if self.state in (SessionState.STREAMING, SessionState.FINISHING):
             self._write_pulse(now)
 
     def _init(self, init: Init, now: float) -> None:
@@ -76,7 +76,7 @@ class NativeSession(Session):
     # What the server does
 
     def idle_error(self, quiet_seconds: float) -> ServerError | None:
-        if self.state is not State.WAITING:
+        if self.state is not SessionState.WAITING:
             return super().idle_error(quiet_seconds)
         if quiet_seconds <= self._limits.init_timeout_seconds:
             return None
@@ -86,7 +86,7 @@ class NativeSession(Session):
         self.fail(ServerError(Code.SHUTTING_DOWN, "the server is shutting down"))
 
     def move(self, seconds: float) -> None:
-        if self._writer is not None and self._writer.wants_moving and self.state is not State.ENDED:
+        if self._writer is not None and self._writer.wants_moving and self.state is not SessionState.ENDED:
             self._send_message(self._writer.moving(seconds))
 
     # What it writes

@@ -10,7 +10,7 @@ from server.sessions.registry import Sessions
 from server.sessions.seat import Seat
 from server.settings import Settings
 from server.telemetry.metrics import Api
-from server.transports.webrtc.offers import Offered
+from server.transports.webrtc.offers import OfferContents
 from server.transports.webrtc.peer import Peer, WebRtcTransport
 
 
@@ -24,7 +24,7 @@ class Calls:
 
     async def open(self, sdp: str, session: object | None, caller: Caller) -> tuple["CallPeer", str]:
         """The call and the answer. session: an object as clients send it. Raises BadOffer, Refused, or ClientError for it."""
-        offered = Offered.read(sdp)
+        offered = OfferContents.read(sdp)
         offered.check_channel()
         offered.check_tracks(most_audio=1, least_audio=1)
         peer = CallPeer(self, Configuration.of(session, self.model_id), caller)
@@ -69,6 +69,6 @@ class CallPeer(Peer):
         super().on_session_end()
 
     def hang_up(self) -> None:
-        """What was said so far is completed."""
+        """Complete what was said so far, and end the call."""
         if self._seat is not None:
             self._seat.finish()

@@ -14,7 +14,7 @@ from server.http.error_responses import headers_of
 
 
 def refuse(error: ServerError) -> Response:
-    """In OpenAI's shape. A file that the engine failed on would fail again: the SDK would send it twice more."""
+    """Answer with an error in OpenAI's shape. The SDK is told not to send a file again that made the engine fail."""
     fails_again = error.code in (Code.ENGINE_FAILED, Code.INTERNAL_ERROR) and not isinstance(error, Refused)
     headers = {"x-should-retry": "false"} if fails_again else headers_of(error)
     return JSONResponse(transcription.error_body(error), status_code=error.code.http_status, headers=headers)

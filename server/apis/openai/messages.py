@@ -13,13 +13,13 @@ from runtime.languages import language_of
 from server.apis import languages
 from server.apis.json_text import encoded
 from server.apis.openai.transcription import SERVER_ERROR, check_model
-from server.audio.input import MAX_RATE, MIN_RATE, AudioFormat, Encoding
+from server.audio.input import MAX_RATE, MIN_RATE, AudioFormat, SampleEncoding
 from server.errors import ClientError, Code, ServerError
 from server.stream.events import Event, Flushed, SpeechStarted, SpeechStopped, Update
 from server.stream.stream import Options
 
 DEFAULT_RATE = 24_000  # OpenAI's
-ENCODINGS = {"audio/pcm": Encoding.PCM16, "audio/pcmu": Encoding.MULAW, "audio/pcma": Encoding.ALAW}
+ENCODINGS = {"audio/pcm": SampleEncoding.PCM16, "audio/pcmu": SampleEncoding.MULAW, "audio/pcma": SampleEncoding.ALAW}
 TELEPHONE_RATE = 8_000
 SERVER_VAD = {"type": "server_vad", "threshold": 0.5, "prefix_padding_ms": 300, "silence_duration_ms": 500}
 MOST_PREFIX_MS = 10_000
@@ -32,7 +32,7 @@ EXPIRES_SECONDS = 0  # never: said as the protocol has a field for it
 
 @dataclass(frozen=True)
 class ServerEvent:
-    """As it goes to the client."""
+    """An event to the client."""
 
     droppable: ClassVar[bool] = False
     fields: Mapping[str, Any]
@@ -53,7 +53,7 @@ def new_id(kind: str) -> str:
 
 
 class Configuration:
-    """What session.update has asked for so far."""
+    """Configuration of a session: the defaults, and the changes by session.update."""
 
     def __init__(self, model_id: str):
         self.model_id = model_id
@@ -110,7 +110,7 @@ class Configuration:
 
     @property
     def prefix_ms(self) -> int:
-        """So long before its first sound a turn is said to begin."""
+        """Milliseconds by which a turn begins before its first sound."""
         return prefix_ms(self._input["turn_detection"])
 
     def as_json(self) -> dict[str, Any]:
@@ -132,14 +132,14 @@ def parse_format(value: object) -> AudioFormat:
     encoding = ENCODINGS.get(str(asked.get("type")))
     if encoding is None:
         raise ClientError(Code.UNSUPPORTED_VALUE, f"the type must be one of {', '.join(ENCODINGS)}", name)
-    rate = asked.get("rate") or DEFAULT_RATE if encoding is Encoding.PCM16 else TELEPHONE_RATE
+    rate = asked.get("rate") or DEFAULT_RATE if encoding is SampleEncoding.PCM16 else TELEPHONE_RATE
     if not isinstance(rate, int) or not MIN_RATE <= rate <= MAX_RATE:
         raise ClientError(Code.UNSUPPORTED_VALUE, f"the rate must be from {MIN_RATE} to {MAX_RATE}", name)
     return AudioFormat(encoding, rate)
 
 
 def silence_ms(detection: object) -> int | None:
-    """Of a turn_detection; None where the client commits by itself."""
+    """Silence that ends a turn, from a turn_detection; None if the client commits turns itself."""
     if detection is None:
         return None
     name = "session.audio.input.turn_detection"
@@ -157,7 +157,7 @@ def silence_ms(detection: object) -> int | None:
 
 
 def prefix_ms(detection: object) -> int:
-    """Of a turn_detection. Raises ClientError."""
+    """Milliseconds of padding, from a turn_detection. Raises ClientError."""
     name = "session.audio.input.turn_detection"
     padding = mapping(detection or {}, name).get("prefix_padding_ms") or 0
     if not isinstance(padding, int | float) or not 0 <= padding <= MOST_PREFIX_MS:
@@ -183,7 +183,7 @@ class Items:
         previous: the id of the item before.
         """
         self.received_ms = start_ms
-        """Of the session's audio: so much has come."""
+        """Milliseconds of the session's audio that have come."""
         self._language, self._start_ms, self._previous = language, start_ms, previous
         self._begun = 0  # characters of the stream's text that belong to items before
         self._item: Item | None = None  # whose audio comes in
@@ -197,16 +197,16 @@ class Items:
 
     @property
     def is_open(self) -> bool:
-        """Does audio come in for an item?"""
+        """True if audio comes in for an item."""
         return self._item is not None
 
     @property
     def awaited(self) -> int:
-        """How many committed items have no text yet."""
+        """Number of committed items that have no text yet."""
         return len(self._committed)
 
     def write(self, event: Event, prefix_ms: int) -> Iterator[ServerEvent]:
-        """Of what is no end of the stream."""
+        """Write an event of the stream, except for its end."""
         match event:
             case SpeechStarted(at_ms):
                 item = self.open()

@@ -24,6 +24,7 @@ from server.transports.websocket import WebSocketConnection
 
 PREFIX = "/v1/realtime"
 SUBPROTOCOL = "realtime"
+MESSAGE_BYTES = 21 * 1024 * 1024  # an append may have 15 MiB of audio, in base64
 ACCESS = ApiAccess(
     prefix=PREFIX,
     refuse=refuse,
@@ -55,16 +56,11 @@ def realtime_socket_router(sessions: Sessions, secrets: ClientSecrets, settings:
     return router
 
 
-def calls_router(calls: Calls, secrets: ClientSecrets, settings: Settings) -> APIRouter:
+def calls_router(calls: Calls, secrets: ClientSecrets) -> APIRouter:
     router = APIRouter(prefix=PREFIX, route_class=OpenAIRoute)
-    model_id = settings.model.model_id
 
     offer = {SDP: STRING, "multipart/form-data": fields({"sdp": STRING}, {"session": STRING})}
     more: dict[str, Any] = {"error": OPENAI_ERROR, "errors": (400, 401, 413, 503)}
-    secret = fields({"value": STRING, "expires_at": {"type": "integer"}, "session": OBJECT})
-    lifetime = fields({}, {"anchor": {"const": "created_at"}, "seconds": {
-        "type": "integer", "minimum": LEAST_SECONDS, "maximum": MOST_SECONDS, "default": DEFAULT_SECONDS,
-    }})  # fmt: skip
 
     @router.post("", **described("OpenAI", "A call, by its former address", {201: ("the answer", {SDP: STRING})}, offer, **more))
     @router.post("/calls", **described(
@@ -87,11 +83,24 @@ def calls_router(calls: Calls, secrets: ClientSecrets, settings: Settings) -> AP
         peer.hang_up()
         return Response(status_code=200)
 
+    return router
+
+
+def secrets_router(secrets: ClientSecrets, settings: Settings) -> APIRouter:
+    """The secrets that browsers open sessions with."""
+    router = APIRouter(prefix=PREFIX, route_class=OpenAIRoute)
+    model_id = settings.model.model_id
+
+    secret = fields({"value": STRING, "expires_at": {"type": "integer"}, "session": OBJECT})
+    lifetime = fields({}, {"anchor": {"const": "created_at"}, "seconds": {
+        "type": "integer", "minimum": LEAST_SECONDS, "maximum": MOST_SECONDS, "default": DEFAULT_SECONDS,
+    }})  # fmt: skip
+
     @router.post("/transcription_sessions", **described(
         "OpenAI", "A session of the beta, with its secret", {200: ("the session", {JSON: OBJECT})}, error=OPENAI_ERROR
     ))  # fmt: skip
     async def beta_session(request: Request) -> Response:
-        """Of OpenAI's beta and of NVIDIA's Riva, which echoes what it gets."""
+        """Answer OpenAI's beta and NVIDIA's Riva, which echoes what it gets."""
         issued = secrets.issue({}, caller=caller_of(request))
         session = shapes.beta_session(Configuration(model_id).as_json())
         riva = {"input_audio_params": {"sample_rate_hz": 16_000, "num_channels": 1}, "recognition_config": {}}
@@ -141,6 +150,6 @@ def lifetime_seconds(expires_after: object) -> int:
 
 
 def secret_session(request: Request, secrets: ClientSecrets) -> Any:
-    """What the client's secret was issued for. Raises ClientError."""
+    """Session that the client's secret was issued for. Raises ClientError."""
     secret = secrets.read(key_of(request))
     return secret.session if secret else None

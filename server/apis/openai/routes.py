@@ -26,7 +26,7 @@ ACCESS = ApiAccess(prefix="/v1/", refuse=refuse)
 MAX_FIELDS, MAX_FIELD_BYTES = 200, 64 * 1024
 FORM = "multipart/form-data"
 UPLOAD = fields({"file": BINARY, "model": STRING}, {
-    "language": STRING, "response_format": one_of(*transcription.Format, default="json"),
+    "language": STRING, "response_format": one_of(*transcription.ResponseFormat, default="json"),
     "timestamp_granularities[]": {"type": "array", "items": one_of("segment", "word")},
     "stream": {"type": "boolean", "default": False}, "temperature": {"type": "number", "minimum": 0, "maximum": 1},
     "prompt": STRING,

@@ -9,7 +9,7 @@ from runtime.languages import language_of
 from server.apis.json_object import parse_object
 from server.apis.openai import messages, shapes
 from server.apis.openai.messages import Configuration, Items, ServerEvent
-from server.apis.openai.shapes import ENDED, Present
+from server.apis.openai.shapes import ENDED, CurrentShape
 from server.audio.input import MONO_16_KHZ, AudioInput
 from server.errors import ClientError, Code, ServerError
 from server.sessions.record import FINISHED
@@ -30,16 +30,16 @@ class RealtimeSession(Session):
         idle_seconds: float,
         configuration: Configuration,
         send: Send,
-        shape: Present | None = None,
+        shape: CurrentShape | None = None,
         has_track: bool = False,
     ):
-        """has_track: audio comes by an audio track, as PCM16 mono at 16 kHz."""
+        """Make a session and send session.created. has_track: audio comes by an audio track, as PCM16 mono at 16 kHz."""
         super().__init__(seat, idle_seconds)
         self._configuration, self._send, self._has_track = configuration, send, has_track
         self._items = Items(language_of(configuration.model_id).code)
         self._completing: dict[str, tuple[Stream, Items]] = {}
         """Streams of before a clear, by their ids, until the turns that were committed to them have their texts."""
-        self._shape = shape or Present()
+        self._shape = shape or CurrentShape()
         self._has_new_audio = False  # since the last commit
         self._has_final = False
         self._input = self._new_input()
@@ -118,7 +118,7 @@ class RealtimeSession(Session):
         return begun
 
     def _commit(self, now: float) -> None:
-        """With turn detection the audio may all be committed already: that is no error."""
+        """Commit the audio. If turns are detected it may all be committed already, which is no error."""
         if self._stream is None or not self._has_new_audio:
             if self._commits_itself:
                 raise ClientError(Code.COMMIT_EMPTY, "the buffer has no audio that is not committed")
@@ -130,7 +130,7 @@ class RealtimeSession(Session):
             self._stream.flush(now)
 
     def _clear(self) -> None:
-        """What is not committed was never said; what is committed is completed."""
+        """Discard audio that is not committed; committed turns are completed."""
         if self._stream is not None:
             if self._items.awaited:
                 self._completing[self._stream.stream_id] = (self._stream, self._items)

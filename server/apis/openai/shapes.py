@@ -10,13 +10,13 @@ from server.apis.openai.messages import TRANSCRIPTION, ServerEvent, event_of, ma
 
 Message = Mapping[str, Any]
 ENDED = "session.ended"
-"""Of a session that has ended as it should; never sent: for the shapes that have a last word."""
+"""Internal event for the end of a session, for shapes that have a last message."""
 TOKEN_PROTOCOL, BETA_PROTOCOL, BETA_HEADER = "realtime-token.", "openai-beta.realtime-v1", "realtime=v1"
 BETA_FORMATS = {"pcm16": {"type": "audio/pcm"}, "g711_ulaw": {"type": "audio/pcmu"}, "g711_alaw": {"type": "audio/pcma"}}
 VLLM_RATE = 16_000
 
 
-class Present:
+class CurrentShape:
     """The API as it is."""
 
     def read(self, message: Message) -> Message | None:
@@ -29,7 +29,7 @@ class Present:
             yield event
 
 
-class Beta(Present):
+class BetaShape(CurrentShape):
     """`transcription_session.*`, and one `conversation.item.created` for each item."""
 
     def read(self, message: Message) -> Message | None:
@@ -76,7 +76,7 @@ def beta_session(session: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-class Riva(Beta):
+class RivaShape(BetaShape):
     """NVIDIA's: a commit behind every chunk means nothing, `input_audio_buffer.done` is the end, the last text is all of it."""
 
     def __init__(self) -> None:
@@ -114,7 +114,7 @@ class Riva(Beta):
                 yield from super().write(event)
 
 
-class Vllm(Present):
+class VllmShape(CurrentShape):
     """vLLM's: the model beside the type, commits with `final`, and text without items."""
 
     def read(self, message: Message) -> Message | None:
@@ -141,22 +141,22 @@ class Vllm(Present):
                 yield event
 
 
-def offered(beta: str, subprotocols: Sequence[str]) -> Present:
+def offered(beta: str, subprotocols: Sequence[str]) -> CurrentShape:
     """The shape that a handshake asks for. beta: the header OpenAI-Beta."""
     if any(protocol.startswith(TOKEN_PROTOCOL) for protocol in subprotocols):
-        return Riva()
-    return Beta() if BETA_HEADER in beta or BETA_PROTOCOL in subprotocols else Present()
+        return RivaShape()
+    return BetaShape() if BETA_HEADER in beta or BETA_PROTOCOL in subprotocols else CurrentShape()
 
 
-def recognised(message: Message, shape: Present) -> Present:
+def recognised(message: Message, shape: CurrentShape) -> CurrentShape:
     """The shape that a client's message shows; the one so far where it shows none."""
     session = message.get("session")
     match message.get("type"):
         case "transcription_session.update" if isinstance(session, dict) and "input_audio_params" in session:
-            return shape if isinstance(shape, Riva) else Riva()
+            return shape if isinstance(shape, RivaShape) else RivaShape()
         case "transcription_session.update":
-            return shape if isinstance(shape, Beta) else Beta()
+            return shape if isinstance(shape, BetaShape) else BetaShape()
         case "session.update" if session is None and "model" in message:
-            return shape if isinstance(shape, Vllm) else Vllm()
+            return shape if isinstance(shape, VllmShape) else VllmShape()
         case _:
             return shape

@@ -11,7 +11,7 @@ from runtime.languages import ENGLISH, Language
 from server.apis import languages
 from server.apis.json_text import encoded
 from server.errors import ClientError, Code, Refused, ServerError
-from server.sessions.recording import Transcription
+from server.sessions.recording import RecordingText
 from server.stream.transcript import Segment
 
 ALIASES = (
@@ -23,7 +23,7 @@ SPEAKER_FIELDS = ("known_speaker_names", "known_speaker_references")
 SERVER_ERROR, CLIENT_ERROR = "server_error", "invalid_request_error"
 
 
-class Format(enum.StrEnum):
+class ResponseFormat(enum.StrEnum):
     JSON = "json"
     TEXT = "text"
     SRT = "srt"
@@ -33,20 +33,20 @@ class Format(enum.StrEnum):
 
 @dataclass(frozen=True)
 class TranscriptionParameters:
-    """What a client wants of a recording."""
+    """Parameters of a recording."""
 
-    format: Format
+    format: ResponseFormat
     granularities: frozenset[str]
-    """Of verbose_json: segment, word."""
+    """Granularities of verbose_json: segment, word."""
     is_streamed: bool
-    """Are events wanted while it is transcribed?"""
+    """True if events are wanted while the recording is transcribed."""
     language: Language = ENGLISH
-    """Of the model."""
+    """Language of the model."""
 
     @property
     def words(self) -> bool:
-        """Are the times of words needed?"""
-        return self.format in (Format.SRT, Format.VTT) or "word" in self.granularities
+        """True if the times of words are needed."""
+        return self.format in (ResponseFormat.SRT, ResponseFormat.VTT) or "word" in self.granularities
 
 
 def parse(fields: Sequence[tuple[str, str]], model_id: str) -> TranscriptionParameters:
@@ -58,16 +58,19 @@ def parse(fields: Sequence[tuple[str, str]], model_id: str) -> TranscriptionPara
     for name in SPEAKER_FIELDS:
         if values.get(name):
             raise ClientError(Code.UNSUPPORTED_PARAMETER, "speakers are not told apart here", name)
-    wanted = parse_format(last(values, "response_format") or Format.JSON)
+    wanted = parse_format(last(values, "response_format") or ResponseFormat.JSON)
     granularities = (
-        parse_granularities(values.get("timestamp_granularities", [])) if wanted is Format.VERBOSE_JSON else frozenset()
+        parse_granularities(values.get("timestamp_granularities", [])) if wanted is ResponseFormat.VERBOSE_JSON else frozenset()
     )
-    streamed = (last(values, "stream") or "").lower() in ("true", "1") and wanted in (Format.JSON, Format.VERBOSE_JSON)
+    streamed = (last(values, "stream") or "").lower() in ("true", "1") and wanted in (
+        ResponseFormat.JSON,
+        ResponseFormat.VERBOSE_JSON,
+    )
     return TranscriptionParameters(wanted, granularities, streamed, language)
 
 
 def grouped(fields: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
-    """By name: `languages[]` and `languages` are one."""
+    """Group the values by name: `languages[]` and `languages` are one."""
     values: dict[str, list[str]] = {}
     for name, value in fields:
         values.setdefault(name.removesuffix("[]"), []).append(value)
@@ -100,11 +103,11 @@ def check_temperature(asked: str | None) -> None:
         raise ClientError(Code.INVALID_VALUE, "temperature must be a number from 0 to 1", "temperature")
 
 
-def parse_format(asked: str) -> Format:
+def parse_format(asked: str) -> ResponseFormat:
     try:
-        return Format(asked)
+        return ResponseFormat(asked)
     except ValueError:
-        known = ", ".join(Format)
+        known = ", ".join(ResponseFormat)
         raise ClientError(
             Code.UNSUPPORTED_VALUE, f"response_format {asked[:40]!r} is not one of {known}", "response_format"
         ) from None
@@ -119,23 +122,23 @@ def parse_granularities(asked: Sequence[str]) -> frozenset[str]:
     return frozenset(named or {"segment"})
 
 
-def body(parameters: TranscriptionParameters, found: Transcription) -> tuple[str, str]:
+def body(parameters: TranscriptionParameters, found: RecordingText) -> tuple[str, str]:
     """The answer and its media type."""
     match parameters.format:
-        case Format.TEXT:
+        case ResponseFormat.TEXT:
             return found.text + "\n", "text/plain; charset=utf-8"
-        case Format.SRT:
+        case ResponseFormat.SRT:
             return subtitles.srt(found.segments), "text/plain; charset=utf-8"
-        case Format.VTT:
+        case ResponseFormat.VTT:
             return subtitles.vtt(found.segments), "text/vtt; charset=utf-8"
-        case Format.VERBOSE_JSON:
+        case ResponseFormat.VERBOSE_JSON:
             return encoded(verbose(parameters, found)), "application/json"
-        case Format.JSON:
+        case ResponseFormat.JSON:
             plain = {"text": found.text, "languages": [{"code": parameters.language.code}], "usage": usage(found)}
             return encoded(plain), "application/json"
 
 
-def verbose(parameters: TranscriptionParameters, found: Transcription) -> dict[str, Any]:
+def verbose(parameters: TranscriptionParameters, found: RecordingText) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "task": "transcribe", "language": parameters.language.name, "duration": found.seconds, "text": found.text,
     }  # fmt: skip
@@ -156,19 +159,19 @@ def described(number: int, segment: Segment) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def usage(found: Transcription) -> dict[str, Any]:
+def usage(found: RecordingText) -> dict[str, Any]:
     return {"type": "duration", "seconds": found.seconds}
 
 
-def delta(parameters: TranscriptionParameters, text: str, found: Transcription) -> str:
+def delta(parameters: TranscriptionParameters, text: str, found: RecordingText) -> str:
     """text: with the space before it. found: of this chunk. With verbose_json it has that answer's fields, too."""
-    more = verbose(parameters, found) if parameters.format is Format.VERBOSE_JSON else {}
+    more = verbose(parameters, found) if parameters.format is ResponseFormat.VERBOSE_JSON else {}
     return server_sent(more | {"type": "transcript.text.delta", "delta": text})
 
 
-def done(parameters: TranscriptionParameters, found: Transcription) -> str:
-    """With verbose_json it has that answer's fields, too."""
-    more = verbose(parameters, found) if parameters.format is Format.VERBOSE_JSON else {}
+def done(parameters: TranscriptionParameters, found: RecordingText) -> str:
+    """Write the last event. If verbose_json was asked for it has that answer's fields, too."""
+    more = verbose(parameters, found) if parameters.format is ResponseFormat.VERBOSE_JSON else {}
     languages = [{"code": parameters.language.code}]
     event = {"type": "transcript.text.done", "text": found.text, "languages": languages, "usage": usage(found)}
     return server_sent(more | event)

@@ -48,7 +48,7 @@ def whip_router(senders: Senders, ice_servers: tuple[IceServer, ...]) -> APIRout
         "WHIP", "Add ICE candidates", {204: ("they are added", {})}, {TRICKLE: STRING}, errors=(400, 404, 412, 415, 422, 428)
     ))  # fmt: skip
     async def patch(request: Request, name: str) -> Response:
-        peer = find_live(name)
+        peer = find_live(senders, name)
         fragment = (await read_small_body(request)).decode(errors="replace")
         if refusal := refusal_of(request, peer, fragment):
             return refusal
@@ -57,50 +57,63 @@ def whip_router(senders: Senders, ice_servers: tuple[IceServer, ...]) -> APIRout
 
     @router.delete("/whip/session/{name}", **described("WHIP", "End the session", {200: ("it ends", {})}, errors=(404,)))
     async def delete(name: str) -> Response:
-        find_live(name).end()
+        find_live(senders, name).end()
         return Response(status_code=200)
+
+    return router
+
+
+def whip_words_router(senders: Senders) -> APIRouter:
+    """The words of a session, or of a channel."""
+    router = APIRouter()
 
     @router.get("/whip/session/{name}/events", **described(
         "WHIP", "The words as they come", {200: ("messages of the data channel", {EVENTS: STRING})}, errors=(404,)
     ))  # fmt: skip
     async def events(name: str) -> Response:
-        return events_of(find(name))
+        return events_of(find(senders, name))
 
     @router.get("/whip/session/{name}/captions.vtt", **described(
         "WHIP", "Captions so far", {200: ("WebVTT", {"text/vtt": STRING})}, errors=(404,)
     ))  # fmt: skip
     async def captions(name: str) -> Response:
-        return captions_of(find(name))
+        return captions_of(find(senders, name))
 
     @router.get("/whip/{channel}/events", **described(
         "WHIP", "The words of a channel as they come", {200: ("messages of the data channel", {EVENTS: STRING})}, errors=(404,)
     ))  # fmt: skip
     async def channel_events(request: Request, channel: str) -> Response:
-        return events_of(find_channel(request, channel))
+        return events_of(find_channel(senders, request, channel))
 
     @router.get("/whip/{channel}/captions.vtt", **described(
         "WHIP", "Captions of a channel so far", {200: ("WebVTT", {"text/vtt": STRING})}, errors=(404,)
     ))  # fmt: skip
     async def channel_captions(request: Request, channel: str) -> Response:
-        return captions_of(find_channel(request, channel))
-
-    def find(name: str) -> WhipPeer:
-        if peer := senders.find(name):
-            return peer
-        raise no_session()
-
-    def find_channel(request: Request, channel: str) -> WhipPeer:
-        peer = senders.find_channel(channel)
-        if peer and not (request.headers.get(WANTED) == LIVE and peer.has_left):
-            return peer
-        raise no_sender()
-
-    def find_live(name: str) -> WhipPeer:
-        if (peer := find(name)).has_left:
-            raise no_session()
-        return peer
+        return captions_of(find_channel(senders, request, channel))
 
     return router
+
+
+def find(senders: Senders, name: str) -> WhipPeer:
+    """Raises ClientError where there is none."""
+    if peer := senders.find(name):
+        return peer
+    raise no_session()
+
+
+def find_live(senders: Senders, name: str) -> WhipPeer:
+    """A sender that has not left. Raises ClientError."""
+    if (peer := find(senders, name)).has_left:
+        raise no_session()
+    return peer
+
+
+def find_channel(senders: Senders, request: Request, channel: str) -> WhipPeer:
+    """Raises ClientError."""
+    peer = senders.find_channel(channel)
+    if peer and not (request.headers.get(WANTED) == LIVE and peer.has_left):
+        return peer
+    raise no_sender()
 
 
 def events_of(peer: WhipPeer) -> Response:
@@ -112,7 +125,7 @@ def captions_of(peer: WhipPeer) -> Response:
 
 
 def refusal_of(request: Request, peer: WhipPeer, fragment: str) -> Response | None:
-    """Of a PATCH (RFC 9725, 4.3)."""
+    """Check the conditions of a PATCH (RFC 9725, 4.3)."""
     tag = request.headers.get("if-match")
     if content_type(request) != TRICKLE:
         return refused(415, Code.BAD_OFFER, f"the body must be {TRICKLE}")

@@ -17,9 +17,9 @@ from server.sessions.registry import Sessions
 from server.sessions.seat import Seat
 from server.stream.transcript import Segment
 from server.telemetry.metrics import Api
-from server.transports.outbox import Outbox, Unsent
+from server.transports.outbox import MessageQueue, Outbox
 from server.transports.webrtc import ice
-from server.transports.webrtc.offers import MAX_CANDIDATES, BadOffer, Offered
+from server.transports.webrtc.offers import MAX_CANDIDATES, BadOffer, OfferContents
 from server.transports.webrtc.peer import Peer, WebRtcTransport
 
 KEPT_SECONDS = 300.0  # of what was said, behind its end
@@ -36,7 +36,7 @@ class Senders:
 
     async def open(self, sdp: str, channel: str, caller: Caller) -> tuple["WhipPeer", str]:
         """The sender and the answer. channel: a name that readers know. Raises BadOffer or Refused."""
-        Offered.read(sdp).check_tracks(most_audio=1, least_audio=1, video=True)
+        OfferContents.read(sdp).check_tracks(most_audio=1, least_audio=1, video=True)
         peer = WhipPeer(self, channel, caller)
         answer = await peer.answer(sdp)
         if channel:
@@ -110,7 +110,7 @@ class WhipPeer(Peer):
         """A sender's data channel is for words alone."""
 
     def leave(self) -> None:
-        """What the sender said is told to the end."""
+        """Finish the session: its readers get what the sender said to the end."""
         if self._seat is not None:
             self._seat.finish()
 
@@ -123,7 +123,7 @@ class WhipPeer(Peer):
         self.leave()
 
     async def add_candidates(self, fragment: str) -> None:
-        """Of an SDP fragment (RFC 8840). Raises BadOffer."""
+        """Add the candidates of an SDP fragment (RFC 8840). Raises BadOffer."""
         middle = "0"
         for line in ice.with_usable_candidates(fragment, self._caller.address).splitlines():
             if line.startswith("a=mid:"):
@@ -145,7 +145,7 @@ class WhipPeer(Peer):
     async def events(self) -> AsyncIterator[str]:
         """Server-sent events: the messages of the data channel, from the text so far to the final."""
         assert self._broadcast is not None, "it was opened before anybody knows the name"
-        unsent = Unsent()
+        unsent = MessageQueue()
 
         def give_up(_: ServerError) -> None:
             unsent.end()
@@ -159,7 +159,7 @@ class WhipPeer(Peer):
             remove()
 
 
-async def until_ended(unsent: Unsent) -> AsyncIterator[str]:
+async def until_ended(unsent: MessageQueue) -> AsyncIterator[str]:
     while True:
         try:
             text = await asyncio.wait_for(unsent.next(), PING_SECONDS)

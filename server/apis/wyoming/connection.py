@@ -50,7 +50,7 @@ class WyomingConnection:
         self._is_idle.set()
 
     async def run(self) -> None:
-        """Until the client leaves, or is told what is wrong."""
+        """Serve the connection until the client leaves, or is told what is wrong."""
         try:
             with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, TimeoutError):
                 await self._read()
@@ -83,7 +83,7 @@ class WyomingConnection:
             raise ClientError(Code.MESSAGE_TOO_LARGE, f"a header may have {messages.MAX_HEADER_BYTES} bytes") from exc
 
     async def _take(self, kind: str, data: Mapping[str, Any], payload: bytes) -> None:
-        """What is not known is left alone."""
+        """Handle one message; unknown ones are ignored."""
         match kind:
             case "describe":
                 self._outbox.send(messages.info(self._model_id))

@@ -9,14 +9,14 @@ from runtime.languages import language_of
 from runtime.version import version
 from server.apis import languages
 from server.apis.json_text import encoded
-from server.audio.input import AudioFormat, Encoding
+from server.audio.input import AudioFormat, SampleEncoding
 from server.errors import ClientError, Code, ServerError
 from server.stream.events import Event, Final, Update
 
 MAX_HEADER_BYTES = 64 * 1024
 MAX_BLOCK_BYTES = 1024 * 1024  # of data, and of payload
-ENCODINGS = {1: Encoding.PCM8, 2: Encoding.PCM16, 4: Encoding.PCM32}
-"""By the bytes of a sample."""
+ENCODINGS = {1: SampleEncoding.PCM8, 2: SampleEncoding.PCM16, 4: SampleEncoding.PCM32}
+"""Encodings by the bytes of a sample."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def parse_object(text: bytes) -> dict[str, Any]:
 
 
 def audio_format(data: Mapping[str, Any]) -> AudioFormat:
-    """Of audio-start or audio-chunk. Raises ClientError."""
+    """Parse the format in audio-start or audio-chunk. Raises ClientError."""
     width, rate, channels = data.get("width", 2), data.get("rate", 16_000), data.get("channels", 1)
     encoding = ENCODINGS.get(width) if isinstance(width, int) else None
     if encoding is None or not isinstance(rate, int) or not isinstance(channels, int):
@@ -75,8 +75,8 @@ def check_transcribe(data: Mapping[str, Any], model_id: str) -> None:
 
 
 @dataclass(frozen=True)
-class ServerMessage:
-    """As it goes to the client."""
+class WyomingMessage:
+    """A message to the client."""
 
     op: str
     data: Mapping[str, Any] = field(default_factory=dict)
@@ -87,7 +87,7 @@ class ServerMessage:
     def reason(self) -> str:
         return str(self.data.get("code"))
 
-    def forms(self) -> "Iterator[ServerMessage]":
+    def forms(self) -> "Iterator[WyomingMessage]":
         yield self
 
     def encode(self) -> str:
@@ -102,7 +102,7 @@ class TranscriptWriter:
         self._language = language
         self._told = 0  # characters
 
-    def write(self, event: Event) -> Iterator[ServerMessage]:
+    def write(self, event: Event) -> Iterator[WyomingMessage]:
         match event:
             case Update(text=text, stable=stable) if stable > self._told:
                 yield from self._chunk(text[:stable])
@@ -112,29 +112,29 @@ class TranscriptWriter:
                     yield from self._chunk(text)
                 yield transcript(text, self._language, latency_ms)
                 if is_streamed:
-                    yield ServerMessage("transcript-stop")
+                    yield WyomingMessage("transcript-stop")
 
-    def _chunk(self, text: str) -> Iterator[ServerMessage]:
+    def _chunk(self, text: str) -> Iterator[WyomingMessage]:
         if not self._told:
-            yield ServerMessage("transcript-start", {"language": self._language})
-        yield ServerMessage("transcript-chunk", {"text": text[self._told :]})
+            yield WyomingMessage("transcript-start", {"language": self._language})
+        yield WyomingMessage("transcript-chunk", {"text": text[self._told :]})
         self._told = len(text)
 
 
-def transcript(text: str, language: str, latency_ms: float | None = None) -> ServerMessage:
-    return ServerMessage("transcript", {"text": text, "language": language}, latency_ms)
+def transcript(text: str, language: str, latency_ms: float | None = None) -> WyomingMessage:
+    return WyomingMessage("transcript", {"text": text, "language": language}, latency_ms)
 
 
-def pong(data: Mapping[str, Any]) -> ServerMessage:
-    return ServerMessage("pong", {"text": data.get("text")})
+def pong(data: Mapping[str, Any]) -> WyomingMessage:
+    return WyomingMessage("pong", {"text": data.get("text")})
 
 
-def error(failure: ServerError) -> ServerMessage:
-    return ServerMessage("error", {"text": failure.message, "code": failure.code.value})
+def error(failure: ServerError) -> WyomingMessage:
+    return WyomingMessage("error", {"text": failure.message, "code": failure.code.value})
 
 
-def info(model_id: str) -> ServerMessage:
-    """What Home Assistant asks for before it offers the server to its users."""
+def info(model_id: str) -> WyomingMessage:
+    """Describe the server: Home Assistant asks for it before it offers the server to its users."""
     described = {
         "attribution": {"name": "Moonshine AI", "url": "https://github.com/moonshine-ai/moonshine"}, "installed": True,
         "version": version(),
@@ -145,4 +145,4 @@ def info(model_id: str) -> ServerMessage:
         "supports_transcript_streaming": True, "requires_external_vad": True,
     }  # fmt: skip
     others: dict[str, list[Any]] = {kind: [] for kind in ("tts", "handle", "intent", "wake", "mic", "snd")}
-    return ServerMessage("info", {"asr": [program]} | others)
+    return WyomingMessage("info", {"asr": [program]} | others)

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 
 from server.apis.wyoming import messages
-from server.apis.wyoming.messages import ServerMessage, TranscriptWriter
+from server.apis.wyoming.messages import TranscriptWriter, WyomingMessage
 from server.audio.input import AudioFormat
 from server.errors import ServerError
 from server.sessions.session import SeatInterface, Session
 from server.stream.events import Event, Failed
 
-Send = Callable[[ServerMessage], bool]
+Send = Callable[[WyomingMessage], bool]
 
 
 class UtteranceSession(Session):

@@ -14,7 +14,7 @@ MOST_MISSING_SECONDS = 5.0  # at once; a longer hole is a clock that was set ane
 
 
 async def received(track: MediaStreamTrack) -> AsyncIterator[bytes]:
-    """Until the track ends. What was lost, or was not sent because it was silence, is silence: times stay right."""
+    """Yield the track's audio until it ends. Lost audio, and silence that was not sent, is silence: times stay right."""
     resampler, expected = Resampler(), None
     while (frame := await next_frame(track)) is not None:
         if expected is not None and frame.pts is not None and frame.pts > expected:

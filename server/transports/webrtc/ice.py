@@ -27,7 +27,7 @@ class IceServers:
 
     @property
     def configuration(self) -> RTCConfiguration:
-        """For the next connection."""
+        """Configuration of the next connection."""
         return RTCConfiguration(iceServers=[each for number, each in enumerate(self._servers) if number not in self._silent])
 
     async def watch(self) -> None:
@@ -36,7 +36,7 @@ class IceServers:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def look(self) -> None:
-        """At each of them, all at once."""
+        """Ask all of them at once."""
         for number, seconds in enumerate(await asyncio.gather(*map(answer_seconds, self._servers))):
             self._note(number, seconds)
 
@@ -53,7 +53,7 @@ class IceServers:
 
 
 async def answer_seconds(server: RTCIceServer) -> float | None:
-    """How long an ICE server takes; None where it does not answer."""
+    """Seconds that an ICE server takes to answer; None if it does not."""
     connection, began = ice.Connection(ice_controlling=False, **connection_kwargs([server])), time.monotonic()
     try:
         await connection.gather_candidates()
@@ -68,7 +68,7 @@ def count_candidates(sdp: str) -> int:
 
 
 def with_usable_candidates(sdp: str, asker: str) -> str:
-    """Without candidates that an asker at a public address cannot mean: each would be sent to, at addresses of its choice.
+    """Remove candidates that an asker at a public address cannot mean: each would be sent to, at addresses of its choice.
 
     And without the word that these are all: the server's own may be reached from ones that it was not told of (RFC 8863).
     Lines and words are told apart as aiortc does it.

@@ -1,4 +1,4 @@
-"""What an SDP offer has, and whether it can be answered."""
+"""The contents of an SDP offer, and whether it can be answered."""
 
 from dataclasses import dataclass
 
@@ -18,15 +18,15 @@ class BadOffer(ClientError):
 
 
 @dataclass(frozen=True)
-class Offered:
-    """What an offer has, by kind."""
+class OfferContents:
+    """Sections of an offer by kind."""
 
     audio: int
     video: int
     channels: int
 
     @classmethod
-    def read(cls, sdp: str) -> "Offered":
+    def read(cls, sdp: str) -> "OfferContents":
         """Raises BadOffer."""
         try:
             description = SessionDescription.parse(sdp)

@@ -42,7 +42,7 @@ UNUSABLE = (
     OperationError,
     InvalidAccessError,
 )
-"""What aiortc raises on a description that it parsed and cannot use."""
+"""Errors that aiortc raises on a description that it parsed and cannot use."""
 
 
 class WebRtcTransport:
@@ -63,7 +63,7 @@ class WebRtcTransport:
         return RTCPeerConnection(self.ice_servers.configuration)
 
     def keep(self, peer: "Peer") -> None:
-        """Until forget()."""
+        """Keep the peer until forget()."""
         self._peers.add(peer)
 
     def forget(self, peer: "Peer") -> None:
@@ -184,7 +184,7 @@ class Peer(abc.ABC):
             self._holding_back = asyncio.create_task(self._let_go_on(seat, association))
 
     async def _let_go_on(self, seat: Seat, association: sctp.PatientSctpTransport) -> None:
-        """Not with every message: the sender has to send again what was dropped, later and later."""
+        """Let the sender go on, but not after every message: it has to send again what was dropped, later and later."""
         await seat.until_waiting(BEHIND_SHARE / 2)
         self._holding_back = None
         await association.go_on()

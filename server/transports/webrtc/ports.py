@@ -1,4 +1,4 @@
-"""Where clients find a connection: the addresses and UDP ports that it has, and what its answer calls them.
+"""The addresses and UDP ports of a connection, and how its answer names them.
 
 aioice takes every address of the machine, and ports of the kernel's choice.
 """
@@ -67,7 +67,7 @@ class FindableConnection(ice.Connection):
         return protocol
 
     async def _candidate_of_stun(self, protocol: ice.StunProtocol) -> list[Candidate]:
-        """What a STUN server says of the address; STUN servers have IPv4 only, as aioice asks them."""
+        """Ask a STUN server for the address; aioice asks them over IPv4 only."""
         if not self.stun_server or is_ipv6(protocol.local_candidate.host):
             return []
         try:
@@ -78,7 +78,7 @@ class FindableConnection(ice.Connection):
 
 
 def install(settings: Ice) -> None:
-    """Have aiortc's connections use it; there is no other way to choose the class."""
+    """Make aiortc's connections use it; there is no other way to choose the class."""
     rtcicetransport.Connection = functools.partial(FindableConnection, settings=settings)  # type: ignore[assignment,misc]
 
 

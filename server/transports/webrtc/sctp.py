@@ -19,7 +19,7 @@ MALFORMED = "malformed"
 """Said by a channel: what came on it is no message."""
 ACKNOWLEDGED_PACKETS = 2
 WINDOW_BYTES = 96 * 1024
-"""What a sender may have under way: more than the largest message. One that is held back still sends as much: 3 s of audio."""
+"""Bytes that a sender may have under way: more than the largest message. One that is held back sends as much: 3 s of audio."""
 LEAST_BYTES = 256  # that a message counts for while its sender is held back: tiny ones cost no less to take
 IMMEDIATE_FLAG = 0x08  # of a chunk whose sender asks not to be kept waiting
 DELAY_SECONDS = 0.1  # for a packet that no other one follows; half of what RFC 9260 allows
@@ -39,7 +39,7 @@ class PatientSctpTransport(RTCSctpTransport):
         self._kept_bytes = 0  # came while holding back
 
     def hold_back(self) -> None:
-        """What comes from now on uses the window up; what comes then is dropped, for the sender to send again (RFC 9260, 6.2)."""
+        """Stop reading: new data uses the window up, and is then dropped, for the sender to send again (RFC 9260, 6.2)."""
         self._is_holding_back = True
 
     async def go_on(self) -> None:
@@ -101,5 +101,5 @@ class PatientSctpTransport(RTCSctpTransport):
 
 
 def install() -> None:
-    """Have aiortc's connections use it; there is no other way to choose the class."""
+    """Make aiortc's connections use it; there is no other way to choose the class."""
     rtcpeerconnection.RTCSctpTransport = PatientSctpTransport  # type: ignore[misc]

@@ -9,11 +9,11 @@ GROUP = re.compile(r"(?m)^a=group:BUNDLE(.*)$")
 
 
 @dataclass(frozen=True)
-class Rejected:
+class RejectedSection:
     """A section of an offer that the answer says no to."""
 
     place: int
-    """Among the sections."""
+    """Index among the sections."""
     mid: str | None
     media: str
     """The m= line's, without its port: kind, protocol, formats."""
@@ -25,7 +25,7 @@ class Rejected:
         return f"m={kind} 0 {rest}\r\nc=IN IP4 0.0.0.0\r\na=inactive\r\n{mid}"
 
 
-def without_video(offer: str) -> tuple[str, list[Rejected]]:
+def without_video(offer: str) -> tuple[str, list[RejectedSection]]:
     """The offer without its sections of video, and those."""
     head, *sections = SECTION.split(offer)
     kept, rejected = [], []
@@ -39,13 +39,13 @@ def without_video(offer: str) -> tuple[str, list[Rejected]]:
     return head + "".join(kept), rejected
 
 
-def rejected_of(place: int, section: str) -> Rejected:
+def rejected_of(place: int, section: str) -> RejectedSection:
     kind, _, rest = section.splitlines()[0].removeprefix("m=").split(" ", 2)
     mid = MID.search(section)
-    return Rejected(place, mid[1] if mid else None, f"{kind} {rest}")
+    return RejectedSection(place, mid[1] if mid else None, f"{kind} {rest}")
 
 
-def with_rejected(answer: str, rejected: list[Rejected]) -> str:
+def with_rejected(answer: str, rejected: list[RejectedSection]) -> str:
     """An answer has a section for each of the offer's, in its order (RFC 3264, 6)."""
     head, *sections = SECTION.split(answer)
     for each in rejected:

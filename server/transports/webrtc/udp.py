@@ -24,7 +24,7 @@ class Unreachable(Refused):
 
 
 def bind_all(addresses: Sequence[str], ports: range) -> list[socket.socket]:
-    """At every address that can be bound. Raises Unreachable."""
+    """Bind a socket at every address that can be bound. Raises Unreachable."""
     bound: list[socket.socket] = []
     try:
         for address in addresses:
@@ -40,7 +40,7 @@ def bind_all(addresses: Sequence[str], ports: range) -> list[socket.socket]:
 
 
 def bind(address: str, ports: range) -> socket.socket:
-    """From a port of the range at random: other processes may share it. Raises Unreachable, or OSError for the address."""
+    """Bind a random port of the range: other processes may share it. Raises Unreachable, or OSError for the address."""
     found = socket.socket(socket.AF_INET6 if is_ipv6(address) else socket.AF_INET, socket.SOCK_DGRAM)
     found.setblocking(False)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)

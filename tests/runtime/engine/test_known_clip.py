@@ -5,7 +5,7 @@ import pytest
 
 from runtime.engine import known_clip, selection
 from runtime.engine.manifest import FILE_NAME, ONNXRUNTIME, Manifest
-from runtime.engine.protocol import Engine, Limits, Prediction, Ready
+from runtime.engine.protocol import Answered, Engine, Limits, Prediction
 from runtime.exceptions import EngineFailed
 from runtime.tokenizer import Tokenizer
 from tests.conftest import ENGINES, MODEL
@@ -31,10 +31,10 @@ class Says(Engine):
     def launch(self, rows):
         (row,) = rows
         said = (*self._groups[row.slot // 4], 2)
-        return Ready([Prediction(np.array([said[row.past_length]]), np.array([self._log_prob]))])
+        return Answered([Prediction(np.array([said[row.past_length]]), np.array([self._log_prob]))])
 
     def align(self, slots, tokens):
-        return Ready([np.ones((len(said), 5), np.float32) for said in tokens])
+        return Answered([np.ones((len(said), 5), np.float32) for said in tokens])
 
     def free(self, slot: int) -> None:
         self.freed.append(slot)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.audio import Clip
-from runtime.engine.protocol import CONTINUED, Limits, Prediction, Ready, Row
+from runtime.engine.protocol import CONTINUED, Answered, Limits, Prediction, Row
 from runtime.exceptions import EngineFailed, EngineStopped, RequestCancelled
 from runtime.scheduler.inbox import QueueInbox
 from runtime.scheduler.loop import FAILURES_TO_GIVE_UP, EngineLoop
@@ -44,14 +44,14 @@ class FakeEngine:
     def launch(self, rows):
         self._before_step("decode")
         assert {row.slot for row in rows} <= self.busy
-        return Ready(
+        return Answered(
             [Prediction(np.array([2 if row.past_length else 9] * len(row.tokens)), np.zeros(len(row.tokens))) for row in rows]
         )
 
     def align(self, slots, tokens):
         self._before_step("align")
         assert self.busy.issuperset(slots)
-        return Ready([np.ones((len(said), 5), np.float32) for said in tokens])
+        return Answered([np.ones((len(said), 5), np.float32) for said in tokens])
 
     def free(self, slot):
         self.busy.discard(slot)
@@ -321,7 +321,7 @@ class PoisonedEngine(FakeEngine):
 
     def launch(self, rows):
         sound = super().launch(rows).result()
-        return Ready([
+        return Answered([
             dataclasses.replace(each, log_probs=np.full(len(each.tokens), np.nan)) if row.slot in self.poisoned else each
             for row, each in zip(rows, sound, strict=True)
         ])  # fmt: skip

@@ -63,7 +63,7 @@ def test_a_session_of_openai_is_taken_or_refused(at):
         event_of("session.updated", session=configuration.as_json()).encode().encode()
 
 
-@pytest.mark.parametrize("shape", [realtime_shapes.Beta, realtime_shapes.Riva, realtime_shapes.Vllm])
+@pytest.mark.parametrize("shape", [realtime_shapes.BetaShape, realtime_shapes.RivaShape, realtime_shapes.VllmShape])
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: message["type"])
 def test_a_message_of_another_shape_is_taken_or_refused(shape, message):
     for at in places(message):

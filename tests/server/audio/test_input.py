@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.audio import SAMPLE_RATE
-from server.audio.input import TABLES, AudioFormat, AudioInput, Encoding
+from server.audio.input import TABLES, AudioFormat, AudioInput, SampleEncoding
 
 
 def tone(rate: int, seconds: float = 1.0, hertz: float = 440.0) -> np.ndarray:
@@ -39,7 +39,7 @@ def test_every_rate_is_heard_at_16_khz_and_no_sample_is_lost(rate):
     assert likeness(heard, tone(SAMPLE_RATE)) > 0.999
 
 
-@pytest.mark.parametrize("encoding", [Encoding.MULAW, Encoding.ALAW])
+@pytest.mark.parametrize("encoding", [SampleEncoding.MULAW, SampleEncoding.ALAW])
 def test_telephone_codes_are_decoded_as_ffmpeg_decodes_them(encoding):
     codes = bytes(range(256))
     decoder = av.CodecContext.create(f"pcm_{encoding.value}", "r")
@@ -48,7 +48,9 @@ def test_telephone_codes_are_decoded_as_ffmpeg_decodes_them(encoding):
     assert np.array_equal(TABLES[encoding], expected)
 
 
-@pytest.mark.parametrize(("encoding", "dtype", "shift"), [(Encoding.PCM8, np.uint8, 8), (Encoding.PCM32, np.int32, -16)])
+@pytest.mark.parametrize(
+    ("encoding", "dtype", "shift"), [(SampleEncoding.PCM8, np.uint8, 8), (SampleEncoding.PCM32, np.int32, -16)]
+)
 def test_a_wider_and_a_narrower_sample_sound_alike(encoding, dtype, shift):
     samples = tone(SAMPLE_RATE).astype(np.int64)
     written = (samples >> shift) + 128 if shift > 0 else samples << -shift
@@ -58,7 +60,7 @@ def test_a_wider_and_a_narrower_sample_sound_alike(encoding, dtype, shift):
 
 @settings(max_examples=40)
 @given(
-    encoding=st.sampled_from(Encoding),
+    encoding=st.sampled_from(SampleEncoding),
     rate=st.sampled_from([8_000, 16_000, 44_100]),
     channels=st.integers(1, 3),
     cuts=st.lists(st.integers(0, 2000), max_size=8),

@@ -9,7 +9,7 @@ from aiortc import RTCPeerConnection, RTCSessionDescription
 from aiortc.contrib.media import MediaPlayer
 
 from server.apis.session_names import SESSION_PATH, Owner
-from server.processes.forwarding import Place
+from server.processes.forwarding import GatewayPlace
 from tests.conftest import PROJECT, RunningServer
 
 REQUESTS = 12  # each on a connection of its own, which the kernel gives to any gateway
@@ -134,4 +134,4 @@ def test_a_name_says_whose_it_is(tmp_path):
             found = SESSION_PATH.fullmatch(f"/whip/session/{name}/events")
             assert (found["replica"], found["gateway"]) == (replica, "12")
             assert SESSION_PATH.fullmatch(f"/v1/realtime/calls/rtc_{name}/hangup") and not SESSION_PATH.fullmatch(f"/whip/{name}")
-    assert Place.of(str(Place(tmp_path, 3).path)) == Place(tmp_path, 3)
+    assert GatewayPlace.of(str(GatewayPlace(tmp_path, 3).path)) == GatewayPlace(tmp_path, 3)

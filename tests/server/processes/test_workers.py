@@ -23,7 +23,7 @@ from runtime.audio import SAMPLE_RATE, Clip
 from runtime.exceptions import EngineFailed, EngineStopped, RequestCancelled
 from runtime.scheduler.requests import Priority, Request, Result, Timings
 from server.processes import messages
-from server.processes.messages import HeldAudio, SentAudio
+from server.processes.messages import SegmentAudio, SentAudio
 from server.stream.segmenter import Segmenter
 from tests.conftest import RunningServer
 
@@ -40,7 +40,7 @@ FINAL_SECONDS = 15.0  # for a final, where there is somebody to give it
 def test_the_engine_process_hears_what_the_session_means_and_audio_crosses_once(loudness, asks):
     """Whatever is loud, quiet or cut, a request's clip on the other side is the clip, from audio that was sent once."""
     random = np.random.default_rng(len(loudness))
-    segmenter, sent, held, crossed = Segmenter(max_seconds=5.0), SentAudio(), HeldAudio(), 0
+    segmenter, sent, held, crossed = Segmenter(max_seconds=5.0), SentAudio(), SegmentAudio(), 0
     heard: list[tuple[Clip, Clip]] = []
     for step, (level, ask) in enumerate(zip(loudness, asks, strict=False)):
         segmenter.append((random.standard_normal(SAMPLE_RATE // 2) * level + 300).astype(np.int16).tobytes())
@@ -113,7 +113,7 @@ def as_fields(value: Request | Result) -> dict[str, object]:
 @given(request=REQUESTS)
 def test_every_field_of_a_request_survives_the_crossing(request):
     message = messages.decode_to_engine(messages.encode(SentAudio().message_for(request)))
-    clip = HeldAudio().clip_of(message.audio)
+    clip = SegmentAudio().clip_of(message.audio)
     there = messages.request_of(message.asked, clip, request.request_id, request.stream_id)
     assert as_fields(there) == as_fields(request)
 
@@ -129,7 +129,7 @@ def test_audio_that_is_missing_is_noticed():
     message = SentAudio().message_for(Request(1, "s", Clip(np.zeros(640, np.int16))))
     audio = msgspec.structs.replace(message.audio, new_from=320)
     with pytest.raises(ValueError, match="audio up to 0 is here, and what comes begins at 320"):
-        HeldAudio().clip_of(audio)
+        SegmentAudio().clip_of(audio)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from runtime.scheduler.requests import Request, Result, Timings
 from runtime.tokenizer import Tokenizer
 from server.sessions.session import Session
 from server.settings import SessionLimits
-from server.stream.stream import LONG_INTERVALS, LONG_SECONDS
+from server.stream.update_clock import LONG_INTERVALS, LONG_SECONDS
 
 LIMITS = SessionLimits(
     max_buffer_seconds=60,

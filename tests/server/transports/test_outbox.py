@@ -9,7 +9,7 @@ from server.apis.native import messages
 from server.apis.native.messages import FinalMessage, Init, Interim, SegmentMessage
 from server.errors import ClientError, Code, ServerError
 from server.stream.events import Failed
-from server.stream.words import Word
+from server.stream.word_times import Word
 from server.telemetry.metrics import Api, Metrics
 from server.transports.outbox import HIGH_MARK_BYTES, SLOW_SECONDS, Outbox, TooLong
 

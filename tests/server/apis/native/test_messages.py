@@ -12,7 +12,7 @@ from server.apis.native.messages import Close, Init, NativeWriter
 from server.errors import ClientError, Code
 from server.stream.events import Failed, Final, Flushed, SpeechStarted, SpeechStopped, Update
 from server.stream.transcript import Segment
-from server.stream.words import Word
+from server.stream.word_times import Word
 
 SEGMENTS = (
     Segment("one two", 0, 900, (Word("one", 0, 400), Word("two", 420, 900))),

@@ -12,7 +12,7 @@ from runtime.audio import SAMPLE_RATE, count_frames
 from runtime.exceptions import EngineFailed, EngineStopped
 from runtime.scheduler.requests import Priority, Request, Result, Timings
 from runtime.tokenizer import Tokenizer
-from server.sessions.session import State
+from server.sessions.session import SessionState
 from server.settings import SessionLimits
 from server.stream.edges import SHORT_LEADS
 
@@ -83,7 +83,7 @@ class Stream:
 
     @property
     def error(self) -> dict:
-        assert self.messages[-1]["op"] == "error" and self.finished == 1 and self.session.state is State.ENDED
+        assert self.messages[-1]["op"] == "error" and self.finished == 1 and self.session.state is SessionState.ENDED
         return self.messages[-1]
 
 
@@ -223,7 +223,7 @@ def test_a_cut_through_speech_divides_words_and_text_without_loss():
         tokens = (*request.draft[: request.forced], *((3 + index % 3) for index in range(request.forced, count)))
         stream.answer(*tokens)
     stream.text(CLOSE)
-    while stream.session.state is not State.ENDED:
+    while stream.session.state is not SessionState.ENDED:
         stream.answer(*stream.requests[-1].draft)
     final = stream.messages[-1]
     assert len(final["segments"]) >= 2

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.apis.openai import transcription as openai
-from server.apis.openai.transcription import Format
+from server.apis.openai.transcription import ResponseFormat
 from server.errors import ClientError, Code, Refused, ServerError
 
 MODEL = "UsefulSensors/moonshine-base"
@@ -21,7 +21,7 @@ def test_any_form_is_a_request_or_a_client_error(fields):
         body = openai.error_body(error)["error"]
         assert body["type"] == "invalid_request_error" and body["message"] and body["code"]
     else:
-        assert asked.format in Format and asked.granularities <= {"word", "segment"}
+        assert asked.format in ResponseFormat and asked.granularities <= {"word", "segment"}
 
 
 @pytest.mark.parametrize("name", ["timestamp_granularities[]", "timestamp_granularities"])

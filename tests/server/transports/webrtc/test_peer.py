@@ -25,7 +25,7 @@ from server.sessions.registry import Sessions
 from server.settings import Ice, IceServer
 from server.telemetry.metrics import Metrics
 from server.transports.webrtc import ice
-from server.transports.webrtc.offers import MAX_CANDIDATES, BadOffer, Offered
+from server.transports.webrtc.offers import MAX_CANDIDATES, BadOffer, OfferContents
 from server.transports.webrtc.peer import WebRtcTransport, ice_server
 from tests.server.sessions.test_registry import INIT, LIMITS, SERVER, FakeTranscriber, make_sessions
 
@@ -188,15 +188,15 @@ def test_nobody_has_the_server_send_to_addresses_of_their_choice():
     section = "m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\nc=IN IP4 0.0.0.0\r\n"
     head = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n"
     with pytest.raises(BadOffer, match="candidates"):
-        Offered.read(head + section + candidate("8.8.8.8") * (MAX_CANDIDATES + 1))
+        OfferContents.read(head + section + candidate("8.8.8.8") * (MAX_CANDIDATES + 1))
 
 
 def test_a_section_that_the_offer_itself_rejects_is_none():
     head = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n"
     rejected = "m=audio 0 UDP/TLS/RTP/SAVPF 111\r\nc=IN IP4 0.0.0.0\r\na=mid:0\r\n"
     bundled = rejected.replace("mid:0", "mid:1") + "a=ice-ufrag:abcd\r\na=ice-pwd:0123456789012345678901\r\na=bundle-only\r\n"
-    assert Offered.read(head + rejected).audio == 0
-    assert Offered.read(head + rejected + bundled).audio == 1
+    assert OfferContents.read(head + rejected).audio == 0
+    assert OfferContents.read(head + rejected + bundled).audio == 1
 
 
 def offered() -> list[str]:

@@ -5,7 +5,7 @@ BYTES_PER_MS = SAMPLE_RATE * 2 // 1000
 FRAME_MS = 20  # what audio is sent in, where nothing else decides
 
 
-class HeldAudio:
+class ResendBuffer:
     """PCM16. Positions are in bytes of the whole stream."""
 
     def __init__(self) -> None:
@@ -32,6 +32,6 @@ class HeldAudio:
             self.start = position
 
     def read(self, position: int, most: int) -> bytes:
-        """So many bytes at most, from a position that is held."""
+        """Read at most so many bytes, from a position that is held."""
         first = position - self.start
         return bytes(self._pcm[first : first + most])

@@ -1,11 +1,11 @@
-"""What the server has told of a stream, over all the sessions that it took."""
+"""The transcript of a stream, put together over all the sessions that it took."""
 
 from typing import Any
 
 Message = dict[str, Any]
 
 
-class Told:
+class TranscriptAssembler:
     """Puts messages that say what is new together into whole ones."""
 
     def __init__(self, has_words: bool):

@@ -1,4 +1,4 @@
-"""Where in the stream the words of a hypothesis were spoken: from the frames of its clip to milliseconds."""
+"""Word times: from the frames of a clip to milliseconds of the stream."""
 
 import bisect
 import itertools
@@ -18,10 +18,10 @@ Stretch = tuple[int, int]
 
 @dataclass(frozen=True)
 class Word:
-    """As it stands in messages."""
+    """A word and its times, as messages carry it."""
 
     w: str
-    """As in the text, with its punctuation."""
+    """The word as in the text, with its punctuation."""
     start_ms: int
     end_ms: int
 
@@ -34,7 +34,7 @@ class TimedHypothesis:
     begins: list[int]
     """Index of each word's first token, and the number of tokens."""
     gaps: list[Stretch]
-    """What lies before each word and behind the last: a pause, or an empty stretch."""
+    """Gaps before each word and after the last: pauses, or empty ranges."""
 
     @property
     def between_words(self) -> list[int]:
@@ -47,12 +47,12 @@ class TimedHypothesis:
         return [(first + last) // 2 for first, last in self.gaps]
 
     def words_before(self, position: int) -> int:
-        """How many words lie before a position in or near a gap."""
+        """Number of words before a position in or near a gap."""
         middles = self._middles
         return min(range(len(middles)), key=lambda index: abs(middles[index] - position))
 
     def whole_words(self, tokens: int) -> int:
-        """How many words lie within the first `tokens` tokens."""
+        """Number of whole words within the first `tokens` tokens."""
         return bisect.bisect_right(self.begins, tokens) - 1
 
     def end_of(self, count: int, default: int) -> int:
@@ -72,7 +72,7 @@ class TimedHypothesis:
 
 def locate(tokens: Sequence[int], first_frames: Sequence[int], tokenizer: Tokenizer, clip: Clip,
            pauses: Sequence[Stretch]) -> TimedHypothesis:  # fmt: skip
-    """Where the words of a hypothesis of the clip were spoken.
+    """Find the words of a clip's hypothesis in the stream.
 
     first_frames: of each token in the clip, and the one behind the last. pauses: the quiet stretches of the stream there.
     """
@@ -88,7 +88,7 @@ def locate(tokens: Sequence[int], first_frames: Sequence[int], tokenizer: Tokeni
 
 
 def fit_pauses(limits: Sequence[int], pauses: Sequence[Stretch]) -> list[Stretch]:
-    """What lies between the words on both sides of each limit: the pause it meant, where there is one, or nothing.
+    """Fit the limits between words to pauses: the pause that a limit meant, if there is one, or nothing.
 
     Attention says on which side of a pause a word is, not where in the pause it ends, and may err by some frames. A pause goes
     to the limit nearest to it, if that is within REACH.
@@ -107,7 +107,7 @@ def fit_pauses(limits: Sequence[int], pauses: Sequence[Stretch]) -> list[Stretch
 
 
 def stream_position(heard: Sequence[Stretch], sample: int, is_end: bool = False) -> int:
-    """Where in the stream a sample of the clip lies. One between two stretches is in the later one; as an end, in the former."""
+    """Position in the stream of a sample of the clip. One between two pieces is in the later one; as an end, in the former."""
     ends = list(itertools.accumulate(last - first for first, last in heard))  # within the clip
     place = bisect.bisect_left(ends, sample) if is_end else bisect.bisect_right(ends, sample)
     if place >= len(heard):

@@ -1,4 +1,4 @@
-"""Which tokens a checkpoint of one script may say.
+"""The tokens that a checkpoint of one script may say.
 
 Moonshine's vocabulary holds pieces of all scripts. A checkpoint that was trained on English falls into another one where it
 understands nothing (accents, children, single words), and an English client can do nothing with that.
@@ -13,7 +13,7 @@ import numpy as np
 LATIN, ANY = "latin", "any"
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 LATIN_BYTES = (range(0x80), range(0x80, 0xCC), (0xE2,))
-"""Of UTF-8: ASCII, what continues a character or begins a Latin one, and what begins general punctuation and currency."""
+"""Bytes of UTF-8: ASCII, continuations, first bytes of Latin characters, of general punctuation and of currency."""
 
 LATIN_SIGNS = "ªºµ"  # letters to Unicode
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from engine_build import checkpoint, scripts
+from engine_build import checkpoint
+from engine_build import writing_systems as scripts
 
 ENGLISH = ("", "▁hello", "’", "▁café", "♪", "½", "€", "µ", "<0x41>", "<0xC3>", "<0xA9>", "<0xE2>")
 FOREIGN = ("你", "▁م", "한", "▁Д", "ि", "１", "<0xE4>", "<0xD9>", "a你")

@@ -14,7 +14,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
 from moonshine_client.errors import StreamError
-from moonshine_client.told import Message
+from moonshine_client.transcripts import Message
 
 HIGH_MARK_BYTES = 256 * 1024  # of audio that is not sent yet: the sender waits
 KEY_VARIABLE = "ASR_API_KEY"
@@ -22,7 +22,7 @@ HTTP_SECONDS = 15.0
 Raw = str | bytes
 
 
-class Wire(Protocol):
+class Transport(Protocol):
     """One connection. After open() every message and, once, the end of it are told."""
 
     @property
@@ -35,13 +35,13 @@ class Wire(Protocol):
         """False where the connection is closing: nothing more goes out."""
 
     async def until_drained(self) -> None:
-        """Until half of HIGH_MARK_BYTES is unsent at most, or the connection is lost."""
+        """Wait until at most half of HIGH_MARK_BYTES is unsent, or the connection is lost."""
 
     async def close(self) -> None: ...
 
 
 class Backlog:
-    """What a wire has not sent yet, as far as its sender waits for it: nobody is left waiting when the wire is lost or closed."""
+    """Unsent bytes of a transport, as far as its sender waits for them: nobody is left waiting when it is lost or closed."""
 
     def __init__(self) -> None:
         self._drained = asyncio.Event()

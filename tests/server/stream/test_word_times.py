@@ -15,7 +15,7 @@ from moonshine_client import audio_file
 from runtime.audio import SAMPLES_PER_FRAME, Clip
 from runtime.scheduler.alignment import LEAST_SHARE, first_frames
 from runtime.tokenizer import Tokenizer
-from server.stream.words import fit_pauses, locate, stream_position
+from server.stream.word_times import fit_pauses, locate, stream_position
 from tests.conftest import PROJECT
 
 KNOWN = PROJECT / "tests" / "data" / "words"

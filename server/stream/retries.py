@@ -1,4 +1,4 @@
-"""What is heard in a segment that is to be closed, and what to try where that is doubted."""
+"""Attempts at a segment that is to be closed, and when to try again."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Attempt:
     """Nothing where the result is no speech; where it has run away, what it said before it repeated itself."""
     ran_away: bool
     lost_sight: bool
-    """Has it lost most of the words that were in sight?"""
+    """True if it has lost most of the words that were in sight."""
 
     @property
     def is_doubted(self) -> bool:
@@ -39,7 +39,7 @@ def attempt_of(result: Result, tokenizer: Tokenizer, has_lost_sight: Callable[[S
 
 
 def hypothesis_of(result: Result, tokenizer: Tokenizer) -> Hypothesis:
-    """What the model says and believes itself; what was promised is kept regardless."""
+    """Hypothesis of a result, without what the model does not believe; text that was promised is kept regardless."""
     tokens, forced = result.tokens, result.request.forced
     if not tokens or (not forced and not is_speech(result.log_probs, tokenizer.text(tokens))):
         return NOTHING
@@ -49,5 +49,5 @@ def hypothesis_of(result: Result, tokenizer: Tokenizer) -> Hypothesis:
 
 
 def end_bias(before: Sequence[Attempt]) -> float:
-    """Of the next attempt: firm where one has come out empty."""
+    """End bias of the next attempt: firm after one that came out empty."""
     return END_BIAS if all(each.heard.tokens for each in before) else FIRM_END_BIAS

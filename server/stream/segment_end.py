@@ -1,0 +1,47 @@
+"""The end of a segment: how much of an attempt is committed, and where the next segment begins."""
+
+from dataclasses import dataclass
+
+from runtime.tokenizer import Tokenizer
+from server.stream.retries import Attempt
+from server.stream.segmenter import Cut, CutKind, Segmenter
+from server.stream.transcript import NOTHING, Hypothesis
+from server.stream.word_times import TimedHypothesis, Word, locate
+
+
+@dataclass(frozen=True)
+class SegmentEnd:
+    """The committed part of an attempt."""
+
+    committed: Hypothesis
+    position: int
+    """Position where the segment ends and the next one begins."""
+    words: tuple[Word, ...] = ()
+    """Times of the committed words, if they are known."""
+    rest: Hypothesis = NOTHING
+    """Tokens that belong to the next segment."""
+
+
+def end_of(attempt: Attempt, cut: Cut, segmenter: Segmenter, tokenizer: Tokenizer) -> SegmentEnd:
+    """Commit an attempt up to the cut, or up to where it can be trusted: the rest is asked for again."""
+    heard, position, rest = attempt.heard, cut.position, NOTHING
+    spoken = located(attempt, cut.position, segmenter, tokenizer)
+    count = len(spoken.begins) - 1 if spoken else 0
+    if spoken and attempt.ran_away:
+        count = spoken.whole_words(len(heard.tokens))
+        position = spoken.end_of(count, default=cut.position)
+        heard, _ = heard.divided(spoken.begins[count])
+    elif cut.kind is CutKind.LENGTH:
+        position = segmenter.place(cut, spoken.between_words if spoken else ())
+        count = spoken.words_before(position) if spoken else 0
+        heard, rest = heard.divided(spoken.begins[count] if spoken else 0)
+    words = spoken.words(tokenizer, count, position) if spoken else ()
+    return SegmentEnd(heard, position, words, rest)
+
+
+def located(attempt: Attempt, end: int, segmenter: Segmenter, tokenizer: Tokenizer) -> TimedHypothesis | None:
+    """The words of an attempt in the stream; None if it has none, or was not asked for their times."""
+    result = attempt.result
+    if not attempt.heard.tokens or not result.first_frames:
+        return None
+    return locate(result.tokens, result.first_frames, tokenizer, result.request.clip, segmenter.pauses(end))

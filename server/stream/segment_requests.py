@@ -1,0 +1,91 @@
+"""Requests about the open segment: what the engine is asked for an update, and for a segment that is to be closed."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from runtime.audio import SAMPLE_RATE, Clip
+from runtime.scheduler.requests import Priority, Request
+from server.stream import edges, retries
+from server.stream.confidence import END_BIAS
+from server.stream.retries import Attempt
+from server.stream.segmenter import Cut, CutKind, Segmenter
+from server.stream.transcript import Transcript
+
+request_ids = itertools.count()
+
+
+@dataclass(frozen=True)
+class OutstandingRequest:
+    """The one request under way."""
+
+    request: Request
+    end: int
+    """Position after its last sample."""
+    cut: Cut | None
+    """The cut it closes a segment at; None for an interim."""
+    attempts: tuple[Attempt, ...]
+    """Earlier attempts at the segment, with other edges."""
+    complete_at: int | None
+    """Position after the last sound, if there is quiet enough after it for the last word to be whole."""
+    heard_at: float
+    """Time when the newest sample known at the submission came in."""
+    late_seconds: float
+    """Seconds that it had been due when it was submitted."""
+
+
+class SegmentRequests:
+    """Makes the requests of one stream."""
+
+    def __init__(self, stream_id: str, segmenter: Segmenter, transcript: Transcript):
+        self._stream_id, self._segmenter, self._transcript = stream_id, segmenter, transcript
+
+    def interim(self, end: int, transcribed_until: int) -> Request:
+        """Ask for the open segment up to a position. transcribed_until: position up to which results cover the audio."""
+        transcript = self._transcript
+        unheard_seconds = (end - max(transcribed_until, self._segmenter.start)) / SAMPLE_RATE
+        return Request(
+            request_id=next(request_ids),
+            stream_id=self._stream_id,
+            clip=self._segmenter.clip_so_far(end),
+            unheard_seconds=unheard_seconds if transcript.draft else None,
+            draft=transcript.draft,
+            forced=transcript.forced,
+            end_bias=END_BIAS,
+        )
+
+    def segment(self, cut: Cut, before: tuple[Attempt, ...], priority: Priority, words: bool) -> Request:
+        """Ask for a segment that is to be closed. before: earlier attempts at it, with other edges."""
+        draft, forced = self._transcript.draft, self._transcript.forced
+        if before and not before[-1].ran_away and len(before[-1].result.tokens) >= forced:
+            draft = draft[:forced] + before[-1].result.tokens[forced:]
+        return Request(
+            request_id=next(request_ids),
+            stream_id=self._stream_id,
+            clip=self._clip_of(cut, len(before)),
+            is_retry=bool(before),
+            draft=draft,
+            forced=forced,
+            priority=priority,
+            end_bias=retries.end_bias(before),
+            align=words or cut.kind is CutKind.LENGTH or bool(before),
+        )
+
+    def can_try_again(self, cut: Cut, attempts: Sequence[Attempt]) -> bool:
+        """True if the newest attempt is doubted and another can be made. A cut by length gets one more if it failed."""
+        newest = attempts[-1]
+        has_failed = newest.ran_away or newest.lost_sight or not newest.heard.tokens
+        if cut.kind is CutKind.QUIET or len(attempts) >= len(self._leads(cut)):
+            return False
+        return self._segmenter.has_sound and (has_failed if cut.kind is CutKind.LENGTH else newest.is_doubted)
+
+    def _clip_of(self, cut: Cut, attempt: int) -> Clip:
+        """A cut by length goes through what is said, and a quiet one has no edges."""
+        if cut.kind is CutKind.QUIET or (cut.kind is CutKind.LENGTH and not attempt):
+            return self._segmenter.clip(cut.position)
+        leads = self._leads(cut)
+        return self._segmenter.clip_between(cut.position, leads[min(attempt, len(leads) - 1)])
+
+    def _leads(self, cut: Cut) -> Sequence[edges.Lead]:
+        first, last = self._segmenter.sound(cut.position)
+        return edges.leads(last - first)
