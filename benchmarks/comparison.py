@@ -8,8 +8,18 @@ from benchmarks import speech
 from benchmarks.speech import Heard
 
 LABELS = (
-    "name", "file_set", "way", "engine", "batch", "audio_seconds", "sessions", "interval_ms", "precision", "drafts", "workers"
-)  # fmt: skip
+    "name",
+    "file_set",
+    "way",
+    "engine",
+    "batch",
+    "audio_seconds",
+    "sessions",
+    "interval_ms",
+    "precision",
+    "drafts",
+    "workers",
+)
 """Fields that say what was measured; all other numbers are measurements."""
 LEFT_OUT = ("machine", "settings", "seed", "trials", "one_more", "clips")
 CONTAINERS = ("result", "results", "run", "measurements", "trial")  # their own names say nothing

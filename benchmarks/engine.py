@@ -126,9 +126,17 @@ def measure(engine: Engine, name: str, batch: int, seconds: float) -> Measuremen
     for slot in slots:
         engine.free(slot)
     return Measurement(
-        name, batch, seconds, encoder_ms, verification_ms, step_ms, tokens, transcription_ms,
-        bytes_in=engine.bytes_in - before[0], bytes_out=engine.bytes_out - before[1],
-    )  # fmt: skip
+        name,
+        batch,
+        seconds,
+        encoder_ms,
+        verification_ms,
+        step_ms,
+        tokens,
+        transcription_ms,
+        bytes_in=engine.bytes_in - before[0],
+        bytes_out=engine.bytes_out - before[1],
+    )
 
 
 def decode_greedily(engine: Engine, batch: int, seconds: float) -> int:
@@ -204,9 +212,14 @@ def opened(target: str, directory: Path, found: Manifest, max_batch: int, max_se
 
 
 def run(
-    engines: Path, targets: Sequence[str], precision: str, batches: Sequence[int], seconds: Sequence[float],
-    on_progress: Callable[[str], None], has_peer: bool = True,
-) -> Iterator[EngineRun]:  # fmt: skip
+    engines: Path,
+    targets: Sequence[str],
+    precision: str,
+    batches: Sequence[int],
+    seconds: Sequence[float],
+    on_progress: Callable[[str], None],
+    has_peer: bool = True,
+) -> Iterator[EngineRun]:
     """Measure every target that has an engine, and transformers last; each run is given as soon as it is done.
 
     What fails is said in its run, and the next one goes on.
@@ -235,9 +248,16 @@ def run(
 
 
 def measure_engine(
-    done: EngineRun, engines: Path, target: str, precision: str, graphs: bool, batches: Sequence[int], seconds: Sequence[float],
-    ceilings: tuple[float, float], on_progress: Callable[[str], None],
-) -> None:  # fmt: skip
+    done: EngineRun,
+    engines: Path,
+    target: str,
+    precision: str,
+    graphs: bool,
+    batches: Sequence[int],
+    seconds: Sequence[float],
+    ceilings: tuple[float, float],
+    on_progress: Callable[[str], None],
+) -> None:
     """Open one engine and fill its run."""
     before, began = machine.gpu_memory_mib(), time.perf_counter()
     directory = engines / manifest.directory_name(MODEL, target, precision)

@@ -223,8 +223,11 @@ class Grown:
     """Of the offers of half an hour."""
 
 
-GROWTHS: dict[str, tuple[float, float]] = {"twice as many at once": (2.0, 0.0), "twice as many in 10 min": (2.0, 600.0),
-                                           "three times as many in 10 min": (3.0, 600.0)}  # fmt: skip
+GROWTHS: dict[str, tuple[float, float]] = {
+    "twice as many at once": (2.0, 0.0),
+    "twice as many in 10 min": (2.0, 600.0),
+    "three times as many in 10 min": (3.0, 600.0),
+}
 START_SECONDS = (30.0, 120.0, 300.0)
 TARGETS = (0.85, 0.7, 0.6)
 GROWN_REPLICAS, GROWN_PLACES, RUSH_SECONDS, SCALER_SECONDS = 20, 64, 1800.0, 15.0
@@ -351,6 +354,9 @@ def announced(sizes: Sequence[tuple[int, int]], progress: Callable[[str], None])
 
 def median(results: Sequence[Any]) -> Any:
     """Of runs that differ in their seed, each figure's."""
-    figures = {name: float(np.median([getattr(each, name) for each in results]))
-               for name, value in asdict(results[0]).items() if isinstance(value, float)}  # fmt: skip
+    figures = {
+        name: float(np.median([getattr(each, name) for each in results]))
+        for name, value in asdict(results[0]).items()
+        if isinstance(value, float)
+    }
     return replace(results[0], **figures)

@@ -67,8 +67,13 @@ def run(
     engines: Path, precision: str, streams: int, seconds: float, progress: Callable[[str], None]
 ) -> Iterator[Flooded | Refusing]:
     address = free_address()
-    variables = {"ASR_ENGINE_DIR": str(engines.resolve()), "MOONSHINE_PRECISION": precision, "ASR_TARGET": "onnxruntime",
-                 "ASR_LOG_LEVEL": "error", "ASR_API_KEYS": f"{KEY}, {ATTACKERS_KEY} name=attacker {LIMITS}"}  # fmt: skip
+    variables = {
+        "ASR_ENGINE_DIR": str(engines.resolve()),
+        "MOONSHINE_PRECISION": precision,
+        "ASR_TARGET": "onnxruntime",
+        "ASR_LOG_LEVEL": "error",
+        "ASR_API_KEYS": f"{KEY}, {ATTACKERS_KEY} name=attacker {LIMITS}",
+    }
     with running_process(["-m", "server"], address, variables) as server:
         progress("requests without a key")
         yield refusing(address, server.pid)
@@ -115,13 +120,18 @@ async def measure(attack: str, address: str, streams: int, seconds: float) -> Fl
     audio = audio_file.load(max(samples(), key=lambda each: each.path.stat().st_size).path)[: int(seconds * SAMPLE_RATE)]
     health_ms: list[float] = []
     looking = asyncio.create_task(look_at_health(address, health_ms))
-    outcomes = await asyncio.gather(*(speak(address, audio, seconds / streams / 4 * number) for number in range(streams)),
-                                    return_exceptions=True)  # fmt: skip
+    outcomes = await asyncio.gather(
+        *(speak(address, audio, seconds / streams / 4 * number) for number in range(streams)), return_exceptions=True
+    )
     looking.cancel()
     heard = [each for each in outcomes if not isinstance(each, BaseException)]
     updates_ms, finals_ms = [latency for updates, _ in heard for latency in updates], [final for _, final in heard]
-    return Flooded(attack, *(round(float(np.percentile(each or [np.nan], 95)), 1) for each in (updates_ms, finals_ms)),
-                   len(outcomes) - len(heard), round(max(health_ms), 1))  # fmt: skip
+    return Flooded(
+        attack,
+        *(round(float(np.percentile(each or [np.nan], 95)), 1) for each in (updates_ms, finals_ms)),
+        len(outcomes) - len(heard),
+        round(max(health_ms), 1),
+    )
 
 
 async def look_at_health(address: str, found_ms: list[float]) -> None:

@@ -67,8 +67,12 @@ class Churn:
 @contextlib.contextmanager
 def null_server() -> Iterator[str]:
     address = free_address()
-    variables = {"ASR_MAX_SESSIONS": "100000", "ASR_LOG_LEVEL": "warning", "ASR_IDLE_TIMEOUT_SECONDS": "600",
-                 "ASR_ICE_SERVERS": ""}  # fmt: skip
+    variables = {
+        "ASR_MAX_SESSIONS": "100000",
+        "ASR_LOG_LEVEL": "warning",
+        "ASR_IDLE_TIMEOUT_SECONDS": "600",
+        "ASR_ICE_SERVERS": "",
+    }
     with running_process(["-m", "benchmarks.null_server"], address, variables) as process:
         if (os.cpu_count() or 1) > 1:
             os.sched_setaffinity(process.pid, {0})
@@ -159,8 +163,13 @@ def churn(sessions: int, progress: Callable[[str], None]) -> Churn:
         seconds = asyncio.run(many(sessions))
         time.sleep(TORN_DOWN_SECONDS)
         after = read(address)["bench_memory_bytes"]
-    return Churn(sessions, round(before / 2**20, 1), round(after / 2**20, 1), round(after / before - 1, 4),
-                 round(seconds / sessions * 1000, 1))  # fmt: skip
+    return Churn(
+        sessions,
+        round(before / 2**20, 1),
+        round(after / 2**20, 1),
+        round(after / before - 1, 4),
+        round(seconds / sessions * 1000, 1),
+    )
 
 
 def run(

@@ -77,10 +77,12 @@ async def load(address: str, way: str, count: int, seconds: float, frame_ms: flo
     print("connected", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
     frame_bytes = 2 * round(SAMPLE_RATE * frame_ms / 1000)
-    behind = await asyncio.gather(*(
-        send_stamped(client, audio, frame_bytes, ARRIVAL_SECONDS * number / count, seconds)
-        for number, client in enumerate(clients)
-    ))  # fmt: skip
+    behind = await asyncio.gather(
+        *(
+            send_stamped(client, audio, frame_bytes, ARRIVAL_SECONDS * number / count, seconds)
+            for number, client in enumerate(clients)
+        )
+    )
     print(f"sent {max(behind, default=0.0):.3f}", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
     await asyncio.gather(*(client.__aexit__(None, None, None) for client in clients))

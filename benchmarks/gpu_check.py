@@ -25,8 +25,25 @@ from runtime.engine.manifest import TENSORRT, TORCH
 
 PROJECT = Path(__file__).resolve().parent.parent
 LIMIT_SECONDS = 570  # for everything; the rest of ten minutes is for starting and reporting
-NEEDED = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "moonshine_cpp", "pydantic", "rich", "httpx", "pytest",
-          "hypothesis", "uvloop", "prometheus_client", "msgspec", "zmq", "itsdangerous", "whisper_normalizer")  # fmt: skip
+NEEDED = (
+    "torch",
+    "transformers",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "moonshine_cpp",
+    "pydantic",
+    "rich",
+    "httpx",
+    "pytest",
+    "hypothesis",
+    "uvloop",
+    "prometheus_client",
+    "msgspec",
+    "zmq",
+    "itsdangerous",
+    "whisper_normalizer",
+)
 TENSORRT_NEEDS = ("cuda.core", "cuda.bindings")
 KEPT_CHARACTERS = 24_000  # of a stage's output
 REQUIREMENTS = "requirements"
@@ -132,14 +149,27 @@ def plan(engines: Path, outdir: Path, size: Size) -> list[Stage]:
         build(TORCH),
         tested("correct on the device", 200, *size.tests),
         benchmark(
-            "live streams", 100 + len(size.intervals_ms) * len(size.counts) * (size.trial_seconds + 8), "streams",
-            "--target", TORCH, "--precisions", precision, "--counts", *map(str, size.counts),
-            "--interval-ms", *map(str, size.intervals_ms), "--max-batch", batches[-1],
-            "--workers", str(max(1, min(10, (os.cpu_count() or 2) - 4))), "--seconds", f"{size.trial_seconds:g}",
+            "live streams",
+            100 + len(size.intervals_ms) * len(size.counts) * (size.trial_seconds + 8),
+            "streams",
+            "--target",
+            TORCH,
+            "--precisions",
+            precision,
+            "--counts",
+            *map(str, size.counts),
+            "--interval-ms",
+            *map(str, size.intervals_ms),
+            "--max-batch",
+            batches[-1],
+            "--workers",
+            str(max(1, min(10, (os.cpu_count() or 2) - 4))),
+            "--seconds",
+            f"{size.trial_seconds:g}",
         ),
         benchmark("engine benchmark", 120, *engine, "--peer", "no"),
         benchmark("beside transformers", 100, *engine, "--peer", "only"),
-    ]  # fmt: skip
+    ]
     if hardware.find_gpu() and tensorrt_package.find():
         stages += [
             Stage("does this TensorRT run on this GPU?", (python, "-m", "benchmarks.tensorrt_probe"), 60),
@@ -173,9 +203,15 @@ def run_process(stage: Stage, limit_seconds: float) -> tuple[bool, str]:
     )
     try:
         process = subprocess.Popen(
-            stage.command, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            errors="replace", start_new_session=True,
-        )  # fmt: skip
+            stage.command,
+            cwd=PROJECT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
     except OSError as exc:
         return False, f"{stage.command[0]} could not be started: {exc}"
     try:
@@ -209,11 +245,16 @@ def report(found: dict, outcomes: Sequence[Outcome]) -> str:
     card = f"{about['gpu'] or 'no GPU'} (compute capability {about['compute_capability']}, driver {about['driver']})"
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     lines = [
-        "# GPU check", "", f"{card}, {about['cpu']}, {about['cores']} cores, commit {about['commit']}, {about['date']}",
-        "", f"Versions: {versions}",
-        "", "| stage | outcome | seconds |", "|---|---|---|",
+        "# GPU check",
+        "",
+        f"{card}, {about['cpu']}, {about['cores']} cores, commit {about['commit']}, {about['date']}",
+        "",
+        f"Versions: {versions}",
+        "",
+        "| stage | outcome | seconds |",
+        "|---|---|---|",
         *(f"| {each.name} | {'passed' if each.passed else '**failed**'} | {each.seconds:.0f} |" for each in outcomes),
-    ]  # fmt: skip
+    ]
     for each in outcomes:
         lines += ["", f"## {each.name}", "", "```", each.said.strip(), "```"]
     return "\n".join(lines) + "\n"

@@ -13,8 +13,18 @@ import numpy as np
 from runtime import hardware
 
 PROJECT = Path(__file__).resolve().parent.parent
-PACKAGES = ("numpy", "onnxruntime", "torch", "triton", "transformers", "tensorrt", "tensorrt-rtx-cu13", "cuda-core",
-            "cuda-bindings", "aiortc")  # fmt: skip
+PACKAGES = (
+    "numpy",
+    "onnxruntime",
+    "torch",
+    "triton",
+    "transformers",
+    "tensorrt",
+    "tensorrt-rtx-cu13",
+    "cuda-core",
+    "cuda-bindings",
+    "aiortc",
+)
 
 
 def describe() -> dict:

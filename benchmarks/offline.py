@@ -178,8 +178,14 @@ def run_peer(peer: Peer, recordings: Sequence[Recording]) -> Offline:
     return outcome(peer.name, recordings, [said["seconds"]], said["texts"], 1)
 
 
-def run(engine_directory: Path, targets: Sequence[str], precisions: Sequence[str], batches: Sequence[int], with_peers: bool,
-        progress: Callable[[str], None]) -> Iterator[Offline]:  # fmt: skip
+def run(
+    engine_directory: Path,
+    targets: Sequence[str],
+    precisions: Sequence[str],
+    batches: Sequence[int],
+    with_peers: bool,
+    progress: Callable[[str], None],
+) -> Iterator[Offline]:
     """Ours, then transformers in several batch sizes, then the peers if asked for."""
     recordings = corpus()
     for target, precision, batch in itertools.product(targets, precisions, batches):

@@ -67,12 +67,16 @@ def plot_speech(found: Mapping[str, Sequence[Heard]], path: Path) -> None:
         rows = [(condition, scores.scores(heard)[-1]) for condition, heard in found.items()]
     figure, (rates, delays) = pyplot.subplots(1, 2, figsize=(13, 1.5 + 0.5 * len(rows)))
     names, places = [name for name, _ in rows], np.arange(len(rows))
-    for offset, label, values in ((-0.2, "in one go", [row.offline for _, row in rows]),
-                                  (0.2, "streamed", [row.streamed for _, row in rows])):  # fmt: skip
+    for offset, label, values in (
+        (-0.2, "in one go", [row.offline for _, row in rows]),
+        (0.2, "streamed", [row.streamed for _, row in rows]),
+    ):
         reach = [[max(0.0, each.value - each.low) for each in values], [max(0.0, each.high - each.value) for each in values]]
         rates.barh(places + offset, [each.value for each in values], 0.38, xerr=reach, label=label)
-    for offset, label, spreads in ((-0.2, "in sight", [row.appeared_ms or NONE for _, row in rows]),
-                                   (0.2, "stable", [row.stable_ms or NONE for _, row in rows])):  # fmt: skip
+    for offset, label, spreads in (
+        (-0.2, "in sight", [row.appeared_ms or NONE for _, row in rows]),
+        (0.2, "stable", [row.stable_ms or NONE for _, row in rows]),
+    ):
         delays.barh(places + offset, [each.p95 / 1000 for each in spreads], 0.38, alpha=0.5, label=f"{label}, 95% of words")
         delays.barh(places + offset, [each.p50 / 1000 for each in spreads], 0.38, label=f"{label}, half of them")
     for axes in (rates, delays):

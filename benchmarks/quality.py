@@ -108,8 +108,14 @@ def stream_over_webrtc(address: str, recording: Recording) -> Run:
     return Run(recording, done.final["text"], listen(messages, closed_at))
 
 
-def measure(file_set: str, way: str, recordings: Sequence[Recording], offline_wer: float | None,
-            stream: Callable[[Recording], Run], progress: Callable[[str], None]) -> Quality:  # fmt: skip
+def measure(
+    file_set: str,
+    way: str,
+    recordings: Sequence[Recording],
+    offline_wer: float | None,
+    stream: Callable[[Recording], Run],
+    progress: Callable[[str], None],
+) -> Quality:
     runs = []
     for number, recording in enumerate(recordings, start=1):
         progress(f"{file_set}, {way}: {number} of {len(recordings)}")
@@ -122,7 +128,10 @@ def measure(file_set: str, way: str, recordings: Sequence[Recording], offline_we
         return round(sum(getattr(each.timings, count) for each in results) / len(results), 2) if results else None
 
     return Quality(
-        file_set=file_set, way=way, audio_seconds=round(audio_seconds, 1), words=len(words),
+        file_set=file_set,
+        way=way,
+        audio_seconds=round(audio_seconds, 1),
+        words=len(words),
         wer=round(word_error_rate([run.recording.text for run in runs], [run.text for run in runs]), 2),
         offline_wer=offline_wer,
         appeared_ms=Spread.of([word.appeared_ms - word.end_ms for word in words]),
@@ -133,9 +142,10 @@ def measure(file_set: str, way: str, recordings: Sequence[Recording], offline_we
         final_ms=Spread.of([run.heard.final_latency_ms for run in runs]),
         updates=len(results) or sum(run.heard.interims + 1 for run in runs),
         compute_share=round(sum(run.simulation.compute_seconds for run in runs) / audio_seconds, 3) if results else None,
-        passes=per_update("passes"), single_steps=per_update("single_steps"),
+        passes=per_update("passes"),
+        single_steps=per_update("single_steps"),
         timeline=tuple(max(runs, key=lambda run: len(run.recording.samples)).heard.words),
-    )  # fmt: skip
+    )
 
 
 def offline_rate(engine: Engine, tokenizer: Tokenizer, pieces: Sequence[Piece]) -> float | None:

@@ -61,8 +61,14 @@ def run(engines: Path, target: str, precision: str, seconds: float, progress: Ca
     progress("the engine alone")
     engine = offline.transcribe_all(engines, target, precision, offline.corpus(), BATCH)
     assert engine.rtfx is not None, "the engine transcribes its own recordings"
-    variables = {"ASR_ENGINE_DIR": str(engines.resolve()), "MOONSHINE_PRECISION": precision, "ASR_TARGET": target,
-                 "ASR_LOG_LEVEL": "warning", "ASR_FILE_STRETCHES": str(BATCH), "ASR_MAX_UPLOAD_MB": "1000"}  # fmt: skip
+    variables = {
+        "ASR_ENGINE_DIR": str(engines.resolve()),
+        "MOONSHINE_PRECISION": precision,
+        "ASR_TARGET": target,
+        "ASR_LOG_LEVEL": "warning",
+        "ASR_FILE_STRETCHES": str(BATCH),
+        "ASR_MAX_UPLOAD_MB": "1000",
+    }
     address = free_address()
     with running_process(["-m", "server"], address, variables) as server:
         progress("a live stream alone")
@@ -75,9 +81,16 @@ def run(engines: Path, target: str, precision: str, seconds: float, progress: Ca
         beside = live_beside(address, recording(seconds))
     rtfx = seconds / took
     return Recorded(
-        seconds, round(took, 1), round(rtfx, 1), engine.rtfx, round(rtfx / engine.rtfx, 3), before,
-        [max(tenth) for tenth in tenths(seen)], alone, beside,
-    )  # fmt: skip
+        seconds,
+        round(took, 1),
+        round(rtfx, 1),
+        engine.rtfx,
+        round(rtfx / engine.rtfx, 3),
+        before,
+        [max(tenth) for tenth in tenths(seen)],
+        alone,
+        beside,
+    )
 
 
 def tenths(values: list[float]) -> list[list[float]]:
@@ -102,8 +115,9 @@ def upload(address: str, sound: bytes) -> float:
     """How many seconds it took."""
     began = time.monotonic()
     files = {"file": ("long.wav", sound)}
-    answer = httpx.post(f"http://{address}/v1/audio/transcriptions", files=files, data={"model": "default"}, timeout=None,
-                        trust_env=False)  # fmt: skip
+    answer = httpx.post(
+        f"http://{address}/v1/audio/transcriptions", files=files, data={"model": "default"}, timeout=None, trust_env=False
+    )
     answer.raise_for_status()
     return time.monotonic() - began
 

@@ -107,17 +107,27 @@ def add_streams_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--precisions", nargs="+", default=["int8" if hardware.find_gpu() is None else "fp16"], choices=PRECISIONS
     )
-    command.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS,
-                         help="plain: in process without drafts, all but stable text decoded anew")  # fmt: skip
+    command.add_argument(
+        "--ways",
+        nargs="+",
+        default=list(WAYS),
+        choices=WAYS,
+        help="plain: in process without drafts, all but stable text decoded anew",
+    )
     command.add_argument("--interval-ms", type=float, nargs="+", default=[1000.0], help="shortest time between updates")
     command.add_argument("--workers", type=int, default=1, help="gateway processes, over WebRTC")
     command.add_argument("--speech", type=Path, metavar="DIR", help="folders of real recordings to speak, instead of the clips")
     command.add_argument("--start", type=int, default=8, help="streams of the first trial")
     command.add_argument("--step", type=int, default=4, help="streams more or fewer until a trial fails or passes")
     command.add_argument("--seconds", type=float, default=40.0, help="of a trial")
-    command.add_argument("--counts", type=int, nargs="+", metavar="N",
-                         help="no search: one trial for each of these counts, with an engine process and --workers processes "
-                              "of sessions and speakers in front of it")  # fmt: skip
+    command.add_argument(
+        "--counts",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="no search: one trial for each of these counts, with an engine process and --workers processes "
+        "of sessions and speakers in front of it",
+    )
     command.add_argument("--max-batch", type=int, default=32, help="MAX_BATCH_SIZE")
     command.add_argument("--long-seconds", type=float, default=120.0, help="of the trial that confirms")
 
@@ -130,8 +140,13 @@ def add_host_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--workers", type=int, default=2, help="processes of sessions and speakers")
     command.add_argument("--max-batch", type=int, default=128, help="MAX_BATCH_SIZE of the trials")
     command.add_argument("--seconds", type=float, default=20.0, help="of a trial")
-    command.add_argument("--costs", type=json.loads, default={}, metavar="JSON",
-                         help="what the modelled device takes, as modelled_device.Costs; default: an H100's")  # fmt: skip
+    command.add_argument(
+        "--costs",
+        type=json.loads,
+        default={},
+        metavar="JSON",
+        help="what the modelled device takes, as modelled_device.Costs; default: an H100's",
+    )
     command.add_argument("--quick", action="store_true", help="one count of streams, short")
 
 
@@ -160,8 +175,14 @@ def add_recording_options(command: argparse.ArgumentParser) -> None:
 
 
 def add_gateway_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--ways", nargs="+", default=list(GATEWAY_WAYS), choices=GATEWAY_WAYS, metavar="WAY",
-                         help="default: " + ", ".join(GATEWAY_WAYS))  # fmt: skip
+    command.add_argument(
+        "--ways",
+        nargs="+",
+        default=list(GATEWAY_WAYS),
+        choices=GATEWAY_WAYS,
+        metavar="WAY",
+        help="default: " + ", ".join(GATEWAY_WAYS),
+    )
     command.add_argument("--sessions", type=int, nargs="+", default=[50, 100, 150, 200])
     command.add_argument("--frame-ms", type=float, default=20.0)
     command.add_argument("--seconds", type=float, default=15.0, help="for each count of sessions")
@@ -172,21 +193,39 @@ def add_quality_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--target", default=selection.detect_target(), choices=selection.TARGETS)
     command.add_argument("--precision", default=DEFAULT_PRECISION, choices=PRECISIONS)
     command.add_argument("--sets", nargs="+", metavar="SET", help="file sets, default all: " + "; ".join(FILE_SETS))
-    command.add_argument("--webrtc-sets", nargs="*", default=["clips", "samples"], choices=list(FILE_SETS), metavar="SET",
-                         help="those streamed over WebRTC as well, in real time")  # fmt: skip
+    command.add_argument(
+        "--webrtc-sets",
+        nargs="*",
+        default=["clips", "samples"],
+        choices=list(FILE_SETS),
+        metavar="SET",
+        help="those streamed over WebRTC as well, in real time",
+    )
     command.add_argument("--seconds", type=float, default=600.0, help="of the joined recordings")
     command.add_argument("--interval-ms", type=float, default=500.0, help="shortest time between updates")
     command.add_argument("--compute", choices=("counted", "not counted"), help="only with or without the time of computing")
-    command.add_argument("--speech", type=Path, metavar="DIR",
-                         help="instead: folders of real recordings with a manifest.json; --sets are their names")  # fmt: skip
+    command.add_argument(
+        "--speech",
+        type=Path,
+        metavar="DIR",
+        help="instead: folders of real recordings with a manifest.json; --sets are their names",
+    )
     command.add_argument(
         "--half", choices=list(speech_sets.HALVES), help="with --speech: thresholds were chosen on the even clips"
     )
     command.add_argument("--every", type=int, default=1, metavar="N", help="with --speech: only every Nth clip")
-    command.add_argument("--hard", nargs="*", metavar="CONDITION",
-                         help="with --speech: the same recordings made harder to hear; without a name in every way")  # fmt: skip
-    command.add_argument("--joined", type=float, metavar="SECONDS",
-                         help="with --speech: instead of clip by clip, joined into one recording of about so long")  # fmt: skip
+    command.add_argument(
+        "--hard",
+        nargs="*",
+        metavar="CONDITION",
+        help="with --speech: the same recordings made harder to hear; without a name in every way",
+    )
+    command.add_argument(
+        "--joined",
+        type=float,
+        metavar="SECONDS",
+        help="with --speech: instead of clip by clip, joined into one recording of about so long",
+    )
     command.add_argument("--processes", type=int, default=1, help="with --speech: clips heard side by side")
 
 
@@ -240,8 +279,9 @@ def run_offline(arguments: argparse.Namespace) -> int:
 
     about, results = {"benchmark": "offline", "machine": machine.describe(), "settings": settings_of(arguments)}, []
     with console.status("…") as status:
-        for each in offline.run(arguments.engines, arguments.targets, arguments.precisions, arguments.batches, arguments.peers,
-                                status.update):  # fmt: skip
+        for each in offline.run(
+            arguments.engines, arguments.targets, arguments.precisions, arguments.batches, arguments.peers, status.update
+        ):
             results.append(each)
             console.print(each.name, each.failure or f"RTFx {each.rtfx:,.0f}", highlight=False)
             write_line(arguments.out, about | {"result": each.as_json()})
@@ -307,12 +347,18 @@ def searches_of(arguments: argparse.Namespace) -> list[Trial]:
 
     def of(way: str, precision: str, interval_ms: float) -> Trial:
         return Trial(
-            WAYS.get(way, way), 0, arguments.seconds, interval_ms, str(arguments.engines.resolve()), arguments.target, precision,
+            WAYS.get(way, way),
+            0,
+            arguments.seconds,
+            interval_ms,
+            str(arguments.engines.resolve()),
+            arguments.target,
+            precision,
             drafts=way != "plain",
             workers=arguments.workers if way in ("webrtc", "processes") else 1,
             max_batch=arguments.max_batch,
             speech=str(arguments.speech.resolve()) if arguments.speech else "",
-        )  # fmt: skip
+        )
 
     ways = ["processes"] if arguments.counts else arguments.ways
     return [of(way, *each) for *each, way in itertools.product(arguments.precisions, arguments.interval_ms, ways)]
@@ -345,8 +391,15 @@ def run_soak(arguments: argparse.Namespace) -> int:
 
     about = {"benchmark": "soak", "machine": machine.describe(), "settings": settings_of(arguments)}
     with console.status("soak") as status:
-        found = soak.run(arguments.engines, arguments.target, arguments.precision, arguments.minutes, arguments.clients,
-                         arguments.kills, status.update)  # fmt: skip
+        found = soak.run(
+            arguments.engines,
+            arguments.target,
+            arguments.precision,
+            arguments.minutes,
+            arguments.clients,
+            arguments.kills,
+            status.update,
+        )
     console.print(tables.soak_table(found))
     write_line(arguments.out, about | {"result": found.as_json()})
     if arguments.plot:
@@ -435,8 +488,12 @@ def run_quality(arguments: argparse.Namespace) -> int:
         return run_speech(arguments)
     choice = selection.choose(arguments.engines, DEFAULT_MODEL, arguments.precision, arguments.target)
     opened, tokenizer, _ = selection.open_engine(choice, max_batch=1)
-    about = {"benchmark": "quality", "machine": machine.describe(), "engine": opened.name,
-             "settings": {name: getattr(arguments, name) for name in ("interval_ms", "seconds")}}  # fmt: skip
+    about = {
+        "benchmark": "quality",
+        "machine": machine.describe(),
+        "engine": opened.name,
+        "settings": {name: getattr(arguments, name) for name in ("interval_ms", "seconds")},
+    }
     title, done = f"{opened.name}, an update every {arguments.interval_ms:g} ms", []
     with console.status("…") as status:
         for name in arguments.sets or FILE_SETS:
@@ -513,8 +570,14 @@ def conditions_of(arguments: argparse.Namespace) -> dict[str, speech_sets.Change
     return {name: known[name] for name in arguments.hard or known}
 
 
-def measure_set(arguments: argparse.Namespace, name: str, precision: str, opened: Engine, tokenizer: Tokenizer,
-                progress: Callable[[str], None]) -> list[Quality]:  # fmt: skip
+def measure_set(
+    arguments: argparse.Namespace,
+    name: str,
+    precision: str,
+    opened: Engine,
+    tokenizer: Tokenizer,
+    progress: Callable[[str], None],
+) -> list[Quality]:
     """One file set in every way that is asked for."""
     from benchmarks import quality
     from benchmarks.servers import running_server

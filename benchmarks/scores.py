@@ -63,16 +63,24 @@ def score(name: str, heard: Sequence[Heard]) -> Score:
     raw, characters = errors_of(heard, "streamed", normalise), errors_of(heard, "streamed", spelled)
     seen = sum(len(each.appeared_ms) for each in heard)
     return Score(
-        name, len(heard), int(words.sum()), rate(offline[:, 0], words), rate(streamed[:, 0], words),
-        rate(streamed[:, 0] - offline[:, 0], words), percent(raw), percent(characters),
-        right=int((streamed[:, 0] == 0).sum()), empty=sum(not each.streamed for each in heard),
+        name,
+        len(heard),
+        int(words.sum()),
+        rate(offline[:, 0], words),
+        rate(streamed[:, 0], words),
+        rate(streamed[:, 0] - offline[:, 0], words),
+        percent(raw),
+        percent(characters),
+        right=int((streamed[:, 0] == 0).sum()),
+        empty=sum(not each.streamed for each in heard),
         appeared_ms=Spread.of([delay for each in heard for delay in each.appeared_ms]),
         stable_ms=Spread.of([delay for each in heard for delay in each.stable_ms]),
         unstable_ratio=round(sum(each.unstable_words for each in heard) / max(1, seen), 3),
-        violations=sum(each.violations for each in heard), final_ms=Spread.of([each.final_ms for each in heard]),
+        violations=sum(each.violations for each in heard),
+        final_ms=Spread.of([each.final_ms for each in heard]),
         retries=round(sum(each.retries for each in heard) / len(heard), 2),
         compute_share=round(sum(each.compute_seconds for each in heard) / sum(each.seconds for each in heard), 3),
-    )  # fmt: skip
+    )
 
 
 def scores(heard: Sequence[Heard]) -> list[Score]:
@@ -136,5 +144,13 @@ def pair(before: Sequence[Heard], now: Sequence[Heard]) -> list[Paired]:
 def paired(name: str, both: Sequence[tuple[Heard, Heard]]) -> Paired:
     before, now = (errors_of([two[side] for two in both], "streamed") for side in (0, 1))
     change = now[:, 0] - before[:, 0]
-    return Paired(name, len(both), int(now[:, 1].sum()), percent(before), percent(now), rate(change, now[:, 1]),
-                  better=int((change < 0).sum()), worse=int((change > 0).sum()))  # fmt: skip
+    return Paired(
+        name,
+        len(both),
+        int(now[:, 1].sum()),
+        percent(before),
+        percent(now),
+        rate(change, now[:, 1]),
+        better=int((change < 0).sum()),
+        worse=int((change > 0).sum()),
+    )

@@ -20,8 +20,12 @@ STOP_SECONDS = 40.0
 def running_server(engines: Path, precision: str, variables: dict[str, str]) -> Iterator[str]:
     """python -m server, ready; yields HOST:PORT. Raises RuntimeError where it does not start."""
     address = free_address()
-    own = {"ASR_ENGINE_DIR": str(engines.resolve()), "MOONSHINE_PRECISION": precision, "ASR_LOG_LEVEL": "warning",
-           "ASR_MAX_SESSIONS": "12"}  # fmt: skip
+    own = {
+        "ASR_ENGINE_DIR": str(engines.resolve()),
+        "MOONSHINE_PRECISION": precision,
+        "ASR_LOG_LEVEL": "warning",
+        "ASR_MAX_SESSIONS": "12",
+    }
     with running_process(["-m", "server"], address, own | variables):
         yield address
 

@@ -98,8 +98,14 @@ def run(
     engines: Path, target: str, precision: str, minutes: float, clients: int, kills: int, progress: Callable[[str], None]
 ) -> Soaked:
     """kills: how many processes of the server are killed, spread over the time."""
-    variables = {"ASR_ENGINE_DIR": str(engines.resolve()), "MOONSHINE_PRECISION": precision, "ASR_TARGET": target,
-                 "ASR_CPU_THREADS": "1", "ASR_MAX_SESSIONS": "100", "ASR_LOG_LEVEL": "warning"}  # fmt: skip
+    variables = {
+        "ASR_ENGINE_DIR": str(engines.resolve()),
+        "MOONSHINE_PRECISION": precision,
+        "ASR_TARGET": target,
+        "ASR_CPU_THREADS": "1",
+        "ASR_MAX_SESSIONS": "100",
+        "ASR_LOG_LEVEL": "warning",
+    }
     recovered = recovery(variables, progress) if kills else []
     address = free_address()
     with tempfile.NamedTemporaryFile("r") as log:

@@ -60,10 +60,15 @@ def engine_process(trial: Trial) -> Iterator[EngineProcess]:
     with tempfile.TemporaryDirectory(prefix="speakers-") as name:
         directory = Path(name)
         variables = {
-            SOCKET_VARIABLE: f"ipc://{name}/engine", SHARED_VARIABLE: name, "ASR_ENGINE_DIR": trial.engines,
-            "MOONSHINE_PRECISION": trial.precision, "ASR_TARGET": trial.target, "MAX_BATCH_SIZE": str(trial.max_batch),
-            "ASR_MAX_SEGMENT_SECONDS": f"{trial.max_segment_seconds:g}", "ASR_LOG_LEVEL": "warning",
-        }  # fmt: skip
+            SOCKET_VARIABLE: f"ipc://{name}/engine",
+            SHARED_VARIABLE: name,
+            "ASR_ENGINE_DIR": trial.engines,
+            "MOONSHINE_PRECISION": trial.precision,
+            "ASR_TARGET": trial.target,
+            "MAX_BATCH_SIZE": str(trial.max_batch),
+            "ASR_MAX_SEGMENT_SECONDS": f"{trial.max_segment_seconds:g}",
+            "ASR_LOG_LEVEL": "warning",
+        }
         if trial.modelled:
             variables[COSTS_VARIABLE] = json.dumps(trial.modelled)
         command = [sys.executable, "-m", MODELLED_ENGINE if trial.modelled else "server.processes.engine_process"]
@@ -102,9 +107,13 @@ def try_in_processes(trial: Trial, references: dict[str, str], engine: EnginePro
 def start_speakers(trial: Trial, number: int, address: str, directory: Path) -> subprocess.Popen:
     asked = {"trial": dataclasses.asdict(trial), "number": number, "address": address}
     return subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.speakers", json.dumps(asked)], cwd=PROJECT, stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, text=True, env=os.environ | {SHARED_VARIABLE: str(directory)},
-    )  # fmt: skip
+        [sys.executable, "-m", "benchmarks.speakers", json.dumps(asked)],
+        cwd=PROJECT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {SHARED_VARIABLE: str(directory)},
+    )
 
 
 def wait_until_ready(speakers: Sequence[subprocess.Popen], engine: EngineProcess) -> None:
@@ -166,9 +175,11 @@ async def speak(trial: Trial, number: int, address: str) -> Spoken:
     print("ready", flush=True)
     began = float(sys.stdin.readline())
     spoken = await trials.speak_all(
-        trial, range(number, trial.streams, trial.workers), began,
+        trial,
+        range(number, trial.streams, trial.workers),
+        began,
         lambda recording, end: trials.speak_in_process(sessions, recording, end),
-    )  # fmt: skip
+    )
     await sessions.shut_down(timeout_seconds=10.0)
     return spoken
 

@@ -99,16 +99,22 @@ def hear(clip: Clip) -> Heard:
     assert run.simulation is not None, "it was streamed in this process"
     results = run.simulation.results
     return Heard(
-        clip.set_name, clip.file, clip.kind, clip.text,
+        clip.set_name,
+        clip.file,
+        clip.kind,
+        clip.text,
         offline=in_one_go(listener, clip),
-        streamed=run.text, seconds=round(len(clip.samples) / SAMPLE_RATE, 2),
+        streamed=run.text,
+        seconds=round(len(clip.samples) / SAMPLE_RATE, 2),
         appeared_ms=tuple(round(word.appeared_ms - word.end_ms) for word in run.heard.words),
         stable_ms=tuple(round(word.stable_ms - word.end_ms) for word in run.heard.words),
-        unstable_words=run.heard.unstable_words, violations=run.heard.violations,
+        unstable_words=run.heard.unstable_words,
+        violations=run.heard.violations,
         final_ms=round(run.heard.final_latency_ms, 1),
-        requests=len(results), retries=sum(each.request.is_retry for each in results),
+        requests=len(results),
+        retries=sum(each.request.is_retry for each in results),
         compute_seconds=round(run.simulation.compute_seconds, 3),
-    )  # fmt: skip
+    )
 
 
 def stream_whole(clip: Clip, way: Way) -> dict:

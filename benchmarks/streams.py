@@ -82,8 +82,9 @@ def run_in_fresh_process(trial: Trial, references: dict[str, str]) -> Outcome:
     """Raises RuntimeError where the process fails."""
     asked = {"trial": dataclasses.asdict(trial), "references": references}
     command = [sys.executable, "-m", "benchmarks.trial", json.dumps(asked)]
-    with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                          start_new_session=True) as process:  # fmt: skip
+    with subprocess.Popen(
+        command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
         try:
             out, err = process.communicate(timeout=trial.seconds + TRIAL_LIMIT_SECONDS)
         except subprocess.TimeoutExpired:
@@ -94,8 +95,9 @@ def run_in_fresh_process(trial: Trial, references: dict[str, str]) -> Outcome:
     return Outcome(**json.loads(out.splitlines()[-1]))
 
 
-def search(settings: Trial, start: int, step: int, long_seconds: float, run: Callable[[Trial], Outcome],
-           progress: Callable[[str], None]) -> Capacity:  # fmt: skip
+def search(
+    settings: Trial, start: int, step: int, long_seconds: float, run: Callable[[Trial], Outcome], progress: Callable[[str], None]
+) -> Capacity:
     """The largest number of streams that passes trials of settings.seconds and one of long_seconds.
 
     Steps up from `start` until a trial fails, or down until one passes; bisects; confirms with the long trial, with one stream

@@ -26,9 +26,17 @@ if TYPE_CHECKING:  # each benchmark imports what it needs, and a table of one mu
     from benchmarks.trial import Outcome, Trial
 
 COLUMNS = (
-    "batch", "audio s", "encoder ms (floor)", "verify 32 ms", "step ms (floor)", "tokens/s", "transcription ms", "RTFx",
-    "over transformers", "KiB in / out",
-)  # fmt: skip
+    "batch",
+    "audio s",
+    "encoder ms (floor)",
+    "verify 32 ms",
+    "step ms (floor)",
+    "tokens/s",
+    "transcription ms",
+    "RTFx",
+    "over transformers",
+    "KiB in / out",
+)
 
 
 def engine_table(run: EngineRun, peer: EngineRun | None) -> Table:
@@ -62,9 +70,20 @@ def row_of(each: Measurement, peer: Measurement | None) -> list[str]:
 
 
 QUALITY_COLUMNS = (
-    "set", "way", "audio s", "WER %", "offline %", "seen ms", "stable ms", "UPWR (as shown)", "violations", "final ms",
-    "passes", "single steps", "compute",
-)  # fmt: skip
+    "set",
+    "way",
+    "audio s",
+    "WER %",
+    "offline %",
+    "seen ms",
+    "stable ms",
+    "UPWR (as shown)",
+    "violations",
+    "final ms",
+    "passes",
+    "single steps",
+    "compute",
+)
 
 
 def quality_table(results: Sequence[Quality], title: str) -> Table:
@@ -74,19 +93,41 @@ def quality_table(results: Sequence[Quality], title: str) -> Table:
         table.add_column(column, justify="left" if column in ("set", "way") else "right")
     for each in results:
         table.add_row(
-            each.file_set, each.way, f"{each.audio_seconds:.0f}", f"{each.wer:.2f}", optional(each.offline_wer, "{:.2f}"),
+            each.file_set,
+            each.way,
+            f"{each.audio_seconds:.0f}",
+            f"{each.wer:.2f}",
+            optional(each.offline_wer, "{:.2f}"),
             *(optional(spread, "{0.p50:,.0f} / {0.p95:,.0f}") for spread in (each.appeared_ms, each.stable_ms)),
-            f"{each.unstable_ratio:.2f} ({each.unstable_ratio_as_shown:.2f})", str(each.violations),
-            f"{each.final_ms.p50:,.0f} / {each.final_ms.p95:,.0f}", optional(each.passes, "{:.1f}"),
-            optional(each.single_steps, "{:.1f}"), optional(each.compute_share, "{:.2f}"),
-        )  # fmt: skip
+            f"{each.unstable_ratio:.2f} ({each.unstable_ratio_as_shown:.2f})",
+            str(each.violations),
+            f"{each.final_ms.p50:,.0f} / {each.final_ms.p95:,.0f}",
+            optional(each.passes, "{:.1f}"),
+            optional(each.single_steps, "{:.1f}"),
+            optional(each.compute_share, "{:.2f}"),
+        )
     return table
 
 
 SPEECH_COLUMNS = (
-    "set", "clips", "words", "offline %", "streamed %", "difference", "raw %", "CER %", "right", "empty", "seen ms", "stable ms",
-    "UPWR", "violations", "final ms", "retries", "compute",
-)  # fmt: skip
+    "set",
+    "clips",
+    "words",
+    "offline %",
+    "streamed %",
+    "difference",
+    "raw %",
+    "CER %",
+    "right",
+    "empty",
+    "seen ms",
+    "stable ms",
+    "UPWR",
+    "violations",
+    "final ms",
+    "retries",
+    "compute",
+)
 
 
 def speech_table(found: Sequence[Score], title: str) -> Table:
@@ -94,12 +135,23 @@ def speech_table(found: Sequence[Score], title: str) -> Table:
     table = make_table(title, SPEECH_COLUMNS, left=1)
     for each in found:
         table.add_row(
-            each.name, str(each.clips), str(each.words), f"{each.offline.value:.2f}", interval(each.streamed),
-            interval(each.difference), f"{each.raw:.1f}", f"{each.characters:.2f}", str(each.right), str(each.empty),
+            each.name,
+            str(each.clips),
+            str(each.words),
+            f"{each.offline.value:.2f}",
+            interval(each.streamed),
+            interval(each.difference),
+            f"{each.raw:.1f}",
+            f"{each.characters:.2f}",
+            str(each.right),
+            str(each.empty),
             *(optional(spread, "{0.p50:,.0f} / {0.p95:,.0f}") for spread in (each.appeared_ms, each.stable_ms)),
-            f"{each.unstable_ratio:.2f}", str(each.violations), optional(each.final_ms, "{0.p50:,.0f} / {0.p95:,.0f}"),
-            f"{each.retries:.2f}", f"{each.compute_share:.2f}",
-        )  # fmt: skip
+            f"{each.unstable_ratio:.2f}",
+            str(each.violations),
+            optional(each.final_ms, "{0.p50:,.0f} / {0.p95:,.0f}"),
+            f"{each.retries:.2f}",
+            f"{each.compute_share:.2f}",
+        )
     return table
 
 
@@ -123,8 +175,16 @@ def paired_table(pairs: Sequence[Paired], condition: str) -> Table:
     columns = ("set", "clips", "words", "before %", "now %", "difference", "better", "worse")
     table = make_table(f"{condition}, against the earlier run", columns, left=1)
     for each in pairs:
-        table.add_row(each.name, str(each.clips), str(each.words), f"{each.before:.2f}", f"{each.now:.2f}",
-                      interval(each.difference), str(each.better), str(each.worse))  # fmt: skip
+        table.add_row(
+            each.name,
+            str(each.clips),
+            str(each.words),
+            f"{each.before:.2f}",
+            f"{each.now:.2f}",
+            interval(each.difference),
+            str(each.better),
+            str(each.worse),
+        )
     return table
 
 
@@ -156,37 +216,77 @@ def offline_table(results: Sequence[Offline]) -> Table:
 
 def streams_table(found: Sequence[Capacity]) -> Table:
     """One row for each search: what passed, and what broke first with one stream more."""
-    columns = ("way", "precision", "drafts", "interval ms", "streams", "late updates", "update ms p50 / p95",
-               "final ms p50 / p95", "backlog s",
-               "WER % (alone)", "with one more")  # fmt: skip
+    columns = (
+        "way",
+        "precision",
+        "drafts",
+        "interval ms",
+        "streams",
+        "late updates",
+        "update ms p50 / p95",
+        "final ms p50 / p95",
+        "backlog s",
+        "WER % (alone)",
+        "with one more",
+    )
     table = make_table("live streams under the strict rule", columns, left=2)
     for each in found:
         trial, passed = each.trial, each.confirmed
         figures = [""] * 5
         if passed is not None:
             figures = [
-                f"{passed.late_share:.2%}", f"{passed.update_p50_ms:,.0f} / {passed.update_p95_ms:,.0f}",
-                f"{passed.final_p50_ms:,.0f} / {passed.final_p95_ms:,.0f}", f"{passed.backlog_seconds:.1f}",
+                f"{passed.late_share:.2%}",
+                f"{passed.update_p50_ms:,.0f} / {passed.update_p95_ms:,.0f}",
+                f"{passed.final_p50_ms:,.0f} / {passed.final_p95_ms:,.0f}",
+                f"{passed.backlog_seconds:.1f}",
                 f"{passed.wer:.2f} ({passed.reference_wer:.2f})",
-            ]  # fmt: skip
+            ]
         way = trial.way + (f", {trial.workers} gateways" if trial.workers > 1 else "")
-        table.add_row(way, trial.precision, "yes" if trial.drafts else "no", f"{trial.interval_ms:g}", str(trial.streams),
-                      *figures, "; ".join(each.one_more.broken) if each.one_more else "")  # fmt: skip
+        table.add_row(
+            way,
+            trial.precision,
+            "yes" if trial.drafts else "no",
+            f"{trial.interval_ms:g}",
+            str(trial.streams),
+            *figures,
+            "; ".join(each.one_more.broken) if each.one_more else "",
+        )
     return table
 
 
 def trials_table(found: Sequence[tuple[Trial, Outcome]]) -> Table:
-    columns = ("engine", "batches to", "interval ms", "streams", "updates/s", "late updates", "update ms p50 / p95",
-               "final ms p50 / p95", "backlog s", "WER % (alone)", "steps", "engine's cores", "not held")  # fmt: skip
+    columns = (
+        "engine",
+        "batches to",
+        "interval ms",
+        "streams",
+        "updates/s",
+        "late updates",
+        "update ms p50 / p95",
+        "final ms p50 / p95",
+        "backlog s",
+        "WER % (alone)",
+        "steps",
+        "engine's cores",
+        "not held",
+    )
     table = make_table("live streams at fixed counts", columns, left=1)
     for trial, done in found:
         table.add_row(
-            f"{trial.target} {trial.precision}", str(trial.max_batch), f"{trial.interval_ms:g}", str(trial.streams),
-            f"{done.updates / done.seconds:,.0f}", f"{done.late_share:.2%}",
-            f"{done.update_p50_ms:,.0f} / {done.update_p95_ms:,.0f}", f"{done.final_p50_ms:,.0f} / {done.final_p95_ms:,.0f}",
-            f"{done.backlog_seconds:.1f}", f"{done.wer:.2f} ({done.reference_wer:.2f})", f"{done.steps_share:.0%}",
-            f"{done.engine_cores:g}", "; ".join(done.broken) or "nothing",
-        )  # fmt: skip
+            f"{trial.target} {trial.precision}",
+            str(trial.max_batch),
+            f"{trial.interval_ms:g}",
+            str(trial.streams),
+            f"{done.updates / done.seconds:,.0f}",
+            f"{done.late_share:.2%}",
+            f"{done.update_p50_ms:,.0f} / {done.update_p95_ms:,.0f}",
+            f"{done.final_p50_ms:,.0f} / {done.final_p95_ms:,.0f}",
+            f"{done.backlog_seconds:.1f}",
+            f"{done.wer:.2f} ({done.reference_wer:.2f})",
+            f"{done.steps_share:.0%}",
+            f"{done.engine_cores:g}",
+            "; ".join(done.broken) or "nothing",
+        )
     return table
 
 
@@ -240,24 +340,40 @@ def flood_table(found: Sequence[Flooded | Refusing]) -> Table:
     update_ms, final_ms = (np.mean([getattr(each, name) for each in alone]) for name in ("update_p95_ms", "final_p95_ms"))
     for each in beside:
         table.add_row(
-            each.attack, f"{each.update_p95_ms:g}", f"{each.final_p95_ms:g}",
+            each.attack,
+            f"{each.update_p95_ms:g}",
+            f"{each.final_p95_ms:g}",
             f"{each.update_p95_ms / update_ms - 1:+.0%} / {each.final_p95_ms / final_ms - 1:+.0%}",
-            str(each.failed), f"{each.health_ms:g}",
-        )  # fmt: skip
+            str(each.failed),
+            f"{each.health_ms:g}",
+        )
     return table
 
 
 def networks_table(found: Sequence[Crossed]) -> Table:
-    columns = ("network", "streams", "went on", "failed", "words: missing / added / changed of", "audio unheard s",
-               "longest silence s", "update behind its audio, ms: p50 / p95")  # fmt: skip
+    columns = (
+        "network",
+        "streams",
+        "went on",
+        "failed",
+        "words: missing / added / changed of",
+        "audio unheard s",
+        "longest silence s",
+        "update behind its audio, ms: p50 / p95",
+    )
     table = make_table("live speech over bad networks", columns, left=1)
     for each in found:
         behind_ms = each.update_ms or [0.0]
         table.add_row(
-            each.network, str(each.streams), str(each.went_on), ", ".join(each.failed) or "0",
-            f"{each.missing} / {each.added} / {each.changed} of {each.words}", f"{each.unheard_seconds:.2f}",
-            f"{each.silent_seconds:.1f}", f"{np.median(behind_ms):.0f} / {np.percentile(behind_ms, 95):.0f}",
-        )  # fmt: skip
+            each.network,
+            str(each.streams),
+            str(each.went_on),
+            ", ".join(each.failed) or "0",
+            f"{each.missing} / {each.added} / {each.changed} of {each.words}",
+            f"{each.unheard_seconds:.2f}",
+            f"{each.silent_seconds:.1f}",
+            f"{np.median(behind_ms):.0f} / {np.percentile(behind_ms, 95):.0f}",
+        )
     return table
 
 
@@ -266,11 +382,13 @@ def recording_table(found: Recorded) -> Table:
     for name, value in (
         ("audio, s", f"{found.audio_seconds:g}"),
         ("times real time: REST / the engine alone", f"{found.rtfx:g} / {found.engine_rtfx:g} ({found.share:.0%})"),
-        ("MiB before / in the 1st, 4th, 7th and 10th tenth",
-         " / ".join(f"{mib:.0f}" for mib in (found.memory_before_mib, *found.memory_tenths_mib[::3]))),
+        (
+            "MiB before / in the 1st, 4th, 7th and 10th tenth",
+            " / ".join(f"{mib:.0f}" for mib in (found.memory_before_mib, *found.memory_tenths_mib[::3])),
+        ),
         ("live update, median ms: alone / beside it", f"{found.alone.interim_ms:g} / {found.beside.interim_ms:g}"),
         ("live final, median ms: alone / beside it", f"{found.alone.final_ms:g} / {found.beside.final_ms:g}"),
-    ):  # fmt: skip
+    ):
         table.add_row(name, value)
     return table
 
@@ -298,8 +416,11 @@ def grown_table(found: Sequence[Grown]) -> Table:
 
 def failed_table(found: Sequence[Failed]) -> Table:
     loads = list(dict.fromkeys(each.load for each in found))
-    table = make_table("a replica dies: sessions that wait, %, and for how long at most", ("replicas x places",
-                       *(f"{load:.0%} taken" for load in loads)), left=1)  # fmt: skip
+    table = make_table(
+        "a replica dies: sessions that wait, %, and for how long at most",
+        ("replicas x places", *(f"{load:.0%} taken" for load in loads)),
+        left=1,
+    )
     for replicas, places in dict.fromkeys((each.replicas, each.places) for each in found):
         chosen = [each for each in found if (each.replicas, each.places) == (replicas, places)]
         table.add_row(
@@ -324,22 +445,42 @@ def as_markdown(table: Table) -> str:
 
 
 def gateway_table(loads: Sequence[GatewayLoad]) -> Table:
-    columns = ("way", "sessions", "frame ms", "CPU us / message", "share of a core", "handling ms p50 / p99", "sender behind ms",
-               "KiB / idle session", "lost")  # fmt: skip
+    columns = (
+        "way",
+        "sessions",
+        "frame ms",
+        "CPU us / message",
+        "share of a core",
+        "handling ms p50 / p99",
+        "sender behind ms",
+        "KiB / idle session",
+        "lost",
+    )
     table = make_table("the gateway on one core, without an engine", columns, left=1)
     for each in loads:
         table.add_row(
-            each.way, str(each.sessions), f"{each.frame_ms:g}", f"{each.cpu_us:.0f}", f"{each.core_share:.2f}",
-            f"{each.handling_p50_ms:g} / {each.handling_p99_ms:g}", f"{each.sender_behind_ms:.0f}", f"{each.memory_kib:.0f}",
+            each.way,
+            str(each.sessions),
+            f"{each.frame_ms:g}",
+            f"{each.cpu_us:.0f}",
+            f"{each.core_share:.2f}",
+            f"{each.handling_p50_ms:g} / {each.handling_p99_ms:g}",
+            f"{each.sender_behind_ms:.0f}",
+            f"{each.memory_kib:.0f}",
             str(each.messages_lost),
-        )  # fmt: skip
+        )
     return table
 
 
 def churn_table(churn: Churn) -> Table:
     table = make_table("sessions opened and closed", ("sessions", "MiB before", "MiB after", "growth", "ms to open one"))
-    table.add_row(str(churn.sessions), f"{churn.memory_before_mib:.1f}", f"{churn.memory_after_mib:.1f}", f"{churn.growth:.1%}",
-                  f"{churn.connect_ms:.0f}")  # fmt: skip
+    table.add_row(
+        str(churn.sessions),
+        f"{churn.memory_before_mib:.1f}",
+        f"{churn.memory_after_mib:.1f}",
+        f"{churn.growth:.1%}",
+        f"{churn.connect_ms:.0f}",
+    )
     return table
 
 

@@ -77,8 +77,10 @@ def runs_right(trt: ModuleType, plan: bytes, open_cuda: Callable, expected: np.n
     cuda.record().sync()
     found = answer.view(np.float32).reshape(expected.shape)
     difference = float(np.abs(found - expected).max())
-    print(f"it {'ran' if ran else 'did NOT run'}; {np.count_nonzero(found)} of {found.size} numbers are not zero, "
-          f"they differ by {difference:.2g} at most from those of the host")  # fmt: skip
+    print(
+        f"it {'ran' if ran else 'did NOT run'}; {np.count_nonzero(found)} of {found.size} numbers are not zero, "
+        f"they differ by {difference:.2g} at most from those of the host"
+    )
     return bool(ran) and difference <= LARGEST_DIFFERENCE
 
 

@@ -12,12 +12,17 @@ def load(name: str = checkpoint.DEFAULT_MODEL) -> MoonshineForConditionalGenerat
     shape = weights.config
     factor = shape.rotary_dim / shape.head_dim + 1e-6  # transformers rounds down
     config = MoonshineConfig(
-        vocab_size=shape.vocabulary, hidden_size=shape.dim, intermediate_size=shape.mlp_dim,
-        encoder_num_attention_heads=shape.heads, decoder_num_attention_heads=shape.heads,
-        encoder_num_hidden_layers=shape.encoder_layers, decoder_num_hidden_layers=shape.decoder_layers,
-        max_position_embeddings=shape.max_positions, partial_rotary_factor=factor,
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.dim,
+        intermediate_size=shape.mlp_dim,
+        encoder_num_attention_heads=shape.heads,
+        decoder_num_attention_heads=shape.heads,
+        encoder_num_hidden_layers=shape.encoder_layers,
+        decoder_num_hidden_layers=shape.decoder_layers,
+        max_position_embeddings=shape.max_positions,
+        partial_rotary_factor=factor,
         rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta, "partial_rotary_factor": factor},
-    )  # fmt: skip
+    )
     model = MoonshineForConditionalGeneration(config).eval()
     state = {name: torch.tensor(tensor) for name, tensor in weights.tensors.items()}
     loaded = model.load_state_dict(state, strict=False)

@@ -154,9 +154,11 @@ def judge(outcome: Outcome) -> list[str]:
         (outcome.late_share > LATE_SHARE, f"{outcome.late_share:.2%} of updates were more than an interval late"),
         (outcome.final_p95_ms > FINAL_P95_MS, f"p95 final latency was {outcome.final_p95_ms:,.0f} ms"),
         (outcome.backlog_seconds > BACKLOG_SECONDS, f"backlog reached {outcome.backlog_seconds:.1f} s"),
-        (outcome.words >= WER_WORDS and outcome.wer > outcome.reference_wer * (1 + WER_TOLERANCE),
-         f"WER was {outcome.wer:.2f}%, of one stream alone {outcome.reference_wer:.2f}%"),
-    )  # fmt: skip
+        (
+            outcome.words >= WER_WORDS and outcome.wer > outcome.reference_wer * (1 + WER_TOLERANCE),
+            f"WER was {outcome.wer:.2f}%, of one stream alone {outcome.reference_wer:.2f}%",
+        ),
+    )
     return [said for is_broken, said in checks if is_broken]
 
 
@@ -204,9 +206,14 @@ async def speak_all(trial: Trial, numbers: Iterable[int], began: float, speak: S
 
 
 def outcome_of(
-    trial: Trial, seconds: float, spoken: Spoken, references: dict[str, str], backlogs: Sequence[float],
-    late_updates: tuple[int, int], steps_seconds: float,
-) -> Outcome:  # fmt: skip
+    trial: Trial,
+    seconds: float,
+    spoken: Spoken,
+    references: dict[str, str],
+    backlogs: Sequence[float],
+    late_updates: tuple[int, int],
+    steps_seconds: float,
+) -> Outcome:
     """late_updates: those that were late, and all."""
     utterances, (late, updates) = spoken.utterances, late_updates
     finals = [each.final_ms for each in utterances] or [float("inf")]
@@ -276,8 +283,9 @@ def backlog_seconds(text: str) -> float:
 
 def late_updates(text: str) -> tuple[int, int]:
     """Updates that began more than LATE_INTERVALS late, and all."""
-    buckets = {sample.labels["le"]: sample.value for sample in samples_in(text)
-               if sample.name == "asr_update_late_intervals_bucket"}  # fmt: skip
+    buckets = {
+        sample.labels["le"]: sample.value for sample in samples_in(text) if sample.name == "asr_update_late_intervals_bucket"
+    }
     everything = buckets.pop("+Inf", 0.0)
     return int(everything - buckets.get(str(LATE_INTERVALS), 0.0)), int(everything)
 
@@ -402,10 +410,13 @@ async def try_in_process(trial: Trial, references: dict[str, str]) -> Outcome:
 
 async def try_over_webrtc(trial: Trial, references: dict[str, str]) -> Outcome:
     variables = {
-        "ASR_INTERIM_INTERVAL_MS": f"{trial.interval_ms:g}", "ASR_TARGET": trial.target, "ASR_MAX_SESSIONS": "100000",
-        "ASR_MAX_SEGMENT_SECONDS": f"{trial.max_segment_seconds:g}", "ASR_WORKERS": str(trial.workers),
+        "ASR_INTERIM_INTERVAL_MS": f"{trial.interval_ms:g}",
+        "ASR_TARGET": trial.target,
+        "ASR_MAX_SESSIONS": "100000",
+        "ASR_MAX_SEGMENT_SECONDS": f"{trial.max_segment_seconds:g}",
+        "ASR_WORKERS": str(trial.workers),
         "MAX_BATCH_SIZE": str(trial.max_batch),
-    }  # fmt: skip
+    }
     with running_server(Path(trial.engines), trial.precision, variables) as address:
         async with httpx.AsyncClient(trust_env=False) as http:
 

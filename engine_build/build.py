@@ -69,39 +69,63 @@ def failed(console: Console, reason: str) -> int:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.max_batch < 1:
+        parser.error(f"--max-batch {arguments.max_batch}: expected 1 or more")
+    return arguments
+
+
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="engine_build/build.py",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         description="Builds the engines that the server runs: reads a checkpoint's weights, makes them into an engine for this "
         "machine, and writes it with a manifest.json to a directory below --out.",
     )
-    parser.add_argument("--model", default=DEFAULT_MODEL, metavar="ID_OR_DIR",
-                        help="a Moonshine checkpoint: a hub id, or a directory with config.json, model.safetensors and "
-                        "tokenizer.json; where the default cannot be had, moonshine-cpp's weights are used")  # fmt: skip
-    parser.add_argument("--revision", help="commit, tag or branch of the model's repository on the hub; default: what is in the "
-                        "local cache, else the newest; the manifest says which it was")  # fmt: skip
+    parser.add_argument(
+        "--model",
+        default=DEFAULT_MODEL,
+        metavar="ID_OR_DIR",
+        help="a Moonshine checkpoint: a hub id, or a directory with config.json, model.safetensors and "
+        "tokenizer.json; where the default cannot be had, moonshine-cpp's weights are used",
+    )
+    parser.add_argument(
+        "--revision",
+        help="commit, tag or branch of the model's repository on the hub; default: what is in the "
+        "local cache, else the newest; the manifest says which it was",
+    )
     parser.add_argument("--weights-sha256", metavar="HEX", help="refuse weights with any other SHA-256")
-    parser.add_argument("--script", choices=(scripts.LATIN, scripts.ANY),
-                        help="latin: never write letters of another script, as English checkpoints do where they understand "
-                        f"nothing; default: latin for {' and '.join(checkpoint.PACKAGES)}, any for others")  # fmt: skip
-    parser.add_argument("--precision", choices=PRECISIONS,
-                        help="what to compute in; default: fp16 for a GPU, int8 for a processor with VNNI, else fp32. "
-                        "onnxruntime: fp16 and bf16 build fp32, int8 computes products in int8; native: no fp16; "
-                        "tensorrt: int8 is int8 weights in fp16 arithmetic; torch: no int8")  # fmt: skip
-    parser.add_argument("--target", choices=("auto", *selection.TARGETS), default="auto",
-                        help="auto: tensorrt where a GPU and a TensorRT package are present, torch where there is a GPU and "
-                        "torch, native for int8 where the processor and a compiler allow, else onnxruntime")  # fmt: skip
-    parser.add_argument("--flavour", choices=tuple(tensorrt_package.FLAVOURS),
-                        help="of TensorRT, where both are installed; default: whichever is")  # fmt: skip
-    parser.add_argument("--out", type=Path, default=manifest.default_engines(),
-                        help="the engine's directory is made below this one")  # fmt: skip
+    parser.add_argument(
+        "--script",
+        choices=(scripts.LATIN, scripts.ANY),
+        help="latin: never write letters of another script, as English checkpoints do where they understand "
+        f"nothing; default: latin for {' and '.join(checkpoint.PACKAGES)}, any for others",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="what to compute in; default: fp16 for a GPU, int8 for a processor with VNNI, else fp32. "
+        "onnxruntime: fp16 and bf16 build fp32, int8 computes products in int8; native: no fp16; "
+        "tensorrt: int8 is int8 weights in fp16 arithmetic; torch: no int8",
+    )
+    parser.add_argument(
+        "--target",
+        choices=("auto", *selection.TARGETS),
+        default="auto",
+        help="auto: tensorrt where a GPU and a TensorRT package are present, torch where there is a GPU and "
+        "torch, native for int8 where the processor and a compiler allow, else onnxruntime",
+    )
+    parser.add_argument(
+        "--flavour", choices=tuple(tensorrt_package.FLAVOURS), help="of TensorRT, where both are installed; default: whichever is"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=manifest.default_engines(), help="the engine's directory is made below this one"
+    )
     parser.add_argument("--max-batch", type=int, default=32, help="most streams in one step")
     parser.add_argument("--cpu-threads", type=int, help="that the engine will have while serving; default: one for each core")
     parser.add_argument("--force", action="store_true", help="build even if an unchanged engine is there")
-    arguments = parser.parse_args(argv)
-    if arguments.max_batch < 1:
-        parser.error(f"--max-batch {arguments.max_batch}: expected 1 or more")
-    return arguments
+    return parser
 
 
 def build(arguments: argparse.Namespace, console: Console) -> Path:

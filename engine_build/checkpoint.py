@@ -81,13 +81,27 @@ class ModelConfig:
 
 
 BASE_CONFIG = ModelConfig(
-    dim=416, heads=8, encoder_layers=8, decoder_layers=8, mlp_dim=1664, rotary_dim=32, rope_theta=10_000.0,
-    vocabulary=32_768, max_positions=194,
-)  # fmt: skip
+    dim=416,
+    heads=8,
+    encoder_layers=8,
+    decoder_layers=8,
+    mlp_dim=1664,
+    rotary_dim=32,
+    rope_theta=10_000.0,
+    vocabulary=32_768,
+    max_positions=194,
+)
 TINY_CONFIG = ModelConfig(
-    dim=288, heads=8, encoder_layers=6, decoder_layers=6, mlp_dim=1152, rotary_dim=32, rope_theta=10_000.0,
-    vocabulary=32_768, max_positions=194,
-)  # fmt: skip
+    dim=288,
+    heads=8,
+    encoder_layers=6,
+    decoder_layers=6,
+    mlp_dim=1152,
+    rotary_dim=32,
+    rope_theta=10_000.0,
+    vocabulary=32_768,
+    max_positions=194,
+)
 
 
 @dataclass(frozen=True)
@@ -126,16 +140,27 @@ class Package:
 
 
 PACKAGES = {
-    DEFAULT_MODEL: Package("moonshine-cpp", "0.1.4", "models/base-en",
-                           "da043f662c8c5e3c01340a177b179cc5846b4d6708bad76ea5e309f5c0bf0107", BASE_CONFIG),
-    TINY_MODEL: Package("moonshine-voice", "0.1.0", "assets/tiny-en",
-                        "bea00e0cd646727a948c3a8bdebeea397d9f9d554cfbf2023b1f81814a59a6f9", TINY_CONFIG),
-}  # fmt: skip
+    DEFAULT_MODEL: Package(
+        "moonshine-cpp",
+        "0.1.4",
+        "models/base-en",
+        "da043f662c8c5e3c01340a177b179cc5846b4d6708bad76ea5e309f5c0bf0107",
+        BASE_CONFIG,
+    ),
+    TINY_MODEL: Package(
+        "moonshine-voice",
+        "0.1.0",
+        "assets/tiny-en",
+        "bea00e0cd646727a948c3a8bdebeea397d9f9d554cfbf2023b1f81814a59a6f9",
+        TINY_CONFIG,
+    ),
+}
 """Packages by model. The hub's weights are pinned by --revision and --weights-sha256: their checksums are not known here."""
 
 
-def load(model: str, say: Callable[[str], None], revision: str | None = None, sha256: str | None = None,
-         script: str | None = None) -> Checkpoint:  # fmt: skip
+def load(
+    model: str, say: Callable[[str], None], revision: str | None = None, sha256: str | None = None, script: str | None = None
+) -> Checkpoint:
     """Load `model`, a checkpoint directory or a hub id; `say` receives one line where a substitute is used.
 
     revision: of the hub's repository, a commit, tag or branch; None: what is in the local cache, else the newest.
@@ -236,8 +261,9 @@ def load_package(model: str, package: Package) -> Checkpoint:
     files = [directory / ort_weights.ENCODER_FILE, directory / ort_weights.DECODER_FILE]
     sha256 = sha256_of(*files)
     if version == package.version and sha256 != package.sha256:
-        raise CheckpointError(f"the weights in {package.requirement} are damaged: "
-                              f"pip install --no-deps --force-reinstall {package.requirement}")  # fmt: skip
+        raise CheckpointError(
+            f"the weights in {package.requirement} are damaged: pip install --no-deps --force-reinstall {package.requirement}"
+        )
     pieces = ort_weights.read_tokenizer(directory / ort_weights.TOKENIZER_FILE)
     pieces += [""] * (package.config.vocabulary - len(pieces))
     return Checkpoint(

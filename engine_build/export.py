@@ -108,9 +108,12 @@ def decoder_example(decoder: Decoder, config: ModelConfig) -> tuple[tuple, tuple
     ]
     axes = [{0: batch, 2: past}, {0: batch, 2: past}, {0: batch, 2: frames}, {0: batch, 2: frames}]
     example = (
-        torch.ones(rows, new_tokens, dtype=torch.int64), torch.tensor([5, 0]), torch.tensor([41, 20]), torch.zeros(rows),
+        torch.ones(rows, new_tokens, dtype=torch.int64),
+        torch.tensor([5, 0]),
+        torch.tensor([41, 20]),
+        torch.zeros(rows),
         *caches,
-    )  # fmt: skip
+    )
     per_row = {0: batch}
     return example, ({0: batch, 1: new}, per_row, per_row, per_row, tuple(axes * config.decoder_layers))
 
@@ -128,9 +131,18 @@ def to_onnx(module: nn.Module, example: tuple, dynamic_shapes: tuple, inputs: li
     with tempfile.TemporaryDirectory() as directory, quiet_exporter():
         path = Path(directory) / "exported.onnx"
         torch.onnx.export(
-            module, example, path, input_names=inputs, output_names=outputs, dynamic_shapes=dynamic_shapes,
-            opset_version=OPSET, dynamo=True, external_data=False, optimize=True, verbose=False,
-        )  # fmt: skip
+            module,
+            example,
+            path,
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_shapes=dynamic_shapes,
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            optimize=True,
+            verbose=False,
+        )
         return onnx.load(path)
 
 

@@ -170,8 +170,18 @@ class DecoderLayer(nn.Module):
         self.fc1 = nn.Linear(config.dim, 2 * config.mlp_dim)
         self.fc2 = nn.Linear(config.mlp_dim, config.dim)
 
-    def forward(self, x: Tensor, rotary: Rotary, table: Tensor, self_mask: Tensor, cross_mask: Tensor,
-                past_key: Tensor, past_value: Tensor, cross_key: Tensor, cross_value: Tensor):  # fmt: skip
+    def forward(
+        self,
+        x: Tensor,
+        rotary: Rotary,
+        table: Tensor,
+        self_mask: Tensor,
+        cross_mask: Tensor,
+        past_key: Tensor,
+        past_value: Tensor,
+        cross_key: Tensor,
+        cross_value: Tensor,
+    ):
         """Returns x and the new keys and values, stacked (2, batch, heads, new, head_dim)."""
         query, key, value = self.self_attn(self.input_layernorm(x), rotary, table)
         # Scores against the cache and against the new tokens are joined, not the keys: the cache is never copied.

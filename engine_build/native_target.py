@@ -22,9 +22,11 @@ ENCODER_PRODUCTS = {"qkv": "self_attn.qkv_proj", "out": "o_proj", "fc1": "fc1", 
 FINER = "conv3"  # one in 25 multiplications; in int8 it made a third of the error that all products make
 DECODER_PRODUCTS = ENCODER_PRODUCTS | {"cross_query": "cross_q_proj", "cross_out": "cross_o_proj"}
 ENCODER_TABLES = {
-    "attention_norm": "input_layernorm.weight", "mlp_norm": "post_attention_layernorm.weight",
-    "fc1.bias": "fc1.bias", "fc2.bias": "fc2.bias",
-}  # fmt: skip
+    "attention_norm": "input_layernorm.weight",
+    "mlp_norm": "post_attention_layernorm.weight",
+    "fc1.bias": "fc1.bias",
+    "fc2.bias": "fc2.bias",
+}
 DECODER_TABLES = ENCODER_TABLES | {"cross_norm": "post_attention_layernorm.weight", "mlp_norm": "final_layernorm.weight"}
 
 
@@ -42,9 +44,12 @@ def write(options: BuildOptions, weights: Checkpoint, built: Manifest, directory
             arrays[f"{name}.int8"], arrays[f"{name}.scales"] = quantised(weight)
     np.savez(directory / NATIVE_WEIGHTS, **arrays)
     levels, made_by = native_libraries.provide(directory, options.precision, stages)
-    return built.model_copy(update={
-        "libraries": {level.library: level.flags for level in levels}, "versions": built.versions | {"compiler": made_by},
-    })  # fmt: skip
+    return built.model_copy(
+        update={
+            "libraries": {level.library: level.flags for level in levels},
+            "versions": built.versions | {"compiler": made_by},
+        }
+    )
 
 
 def is_current(options: BuildOptions, built: Manifest) -> bool:

@@ -24,8 +24,9 @@ class PackedEncoder(nn.Module):
         super().__init__()
         self.encoder, self.longest_frames = encoder, longest_frames
 
-    def forward(self, pcm: Tensor, dither: Tensor, starts: Tensor, lengths: Tensor, positions: Tensor,
-                offsets: Tensor, gains: Tensor):  # fmt: skip
+    def forward(
+        self, pcm: Tensor, dither: Tensor, starts: Tensor, lengths: Tensor, positions: Tensor, offsets: Tensor, gains: Tensor
+    ):
         """pcm: int16 (samples,), rows one behind the other, each from a multiple of SAMPLES_PER_FRAME on; of any content between
         them. dither: float32 (period,), see runtime.audio. starts: int32 (rows + 1,), the first frame of each row, and the one
         behind the last; a row without audio begins where the next one does. lengths: int64 (rows,), samples. positions: int64

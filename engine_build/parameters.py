@@ -24,11 +24,13 @@ def encoder_parameters(weights: Checkpoint) -> Parameters:
     """Return the encoder's parameters and its rotary table, float32. Raises CheckpointError for what is missing or misshapen."""
     config, tensors = weights.config, weights.tensors
     found = parameters_of(weights, ENCODER, config.encoder_layers)
-    found["cross_proj.weight"] = np.concatenate([
-        tensors[f"{DECODER}layers.{layer}.encoder_attn.{name}_proj.weight"]
-        for layer in range(config.decoder_layers)
-        for name in "kv"
-    ])  # fmt: skip
+    found["cross_proj.weight"] = np.concatenate(
+        [
+            tensors[f"{DECODER}layers.{layer}.encoder_attn.{name}_proj.weight"]
+            for layer in range(config.decoder_layers)
+            for name in "kv"
+        ]
+    )
     return found | {"rotary.table": rotary_table(config, count_frames(int(MAX_SECONDS * SAMPLE_RATE)))}
 
 
@@ -113,12 +115,17 @@ def shapes_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Return the shape of every tensor of a checkpoint, by its name in transformers' `MoonshineForConditionalGeneration`."""
     dim, inner = config.dim, config.mlp_dim
     shapes: dict[str, tuple[int, ...]] = {
-        f"{ENCODER}conv1.weight": (dim, 1, 127), f"{ENCODER}groupnorm.weight": (dim,), f"{ENCODER}groupnorm.bias": (dim,),
-        f"{ENCODER}conv2.weight": (2 * dim, dim, 7), f"{ENCODER}conv2.bias": (2 * dim,),
-        f"{ENCODER}conv3.weight": (dim, 2 * dim, 3), f"{ENCODER}conv3.bias": (dim,),
-        f"{ENCODER}layer_norm.weight": (dim,), f"{DECODER}norm.weight": (dim,),
+        f"{ENCODER}conv1.weight": (dim, 1, 127),
+        f"{ENCODER}groupnorm.weight": (dim,),
+        f"{ENCODER}groupnorm.bias": (dim,),
+        f"{ENCODER}conv2.weight": (2 * dim, dim, 7),
+        f"{ENCODER}conv2.bias": (2 * dim,),
+        f"{ENCODER}conv3.weight": (dim, 2 * dim, 3),
+        f"{ENCODER}conv3.bias": (dim,),
+        f"{ENCODER}layer_norm.weight": (dim,),
+        f"{DECODER}norm.weight": (dim,),
         f"{DECODER}embed_tokens.weight": (config.vocabulary, dim),
-    }  # fmt: skip
+    }
     sides = (
         (ENCODER, config.encoder_layers, ("self_attn",), ("input", "post_attention"), inner),
         (DECODER, config.decoder_layers, ("self_attn", "encoder_attn"), ("input", "post_attention", "final"), 2 * inner),
@@ -128,7 +135,9 @@ def shapes_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:
             shapes |= {f"{layer}{attention}.{each}_proj.weight": (dim, dim) for attention in attentions for each in "qkvo"}
             shapes |= {f"{layer}{norm}_layernorm.weight": (dim,) for norm in norms}
             shapes |= {
-                f"{layer}mlp.fc1.weight": (first, dim), f"{layer}mlp.fc1.bias": (first,),
-                f"{layer}mlp.fc2.weight": (dim, inner), f"{layer}mlp.fc2.bias": (dim,),
-            }  # fmt: skip
+                f"{layer}mlp.fc1.weight": (first, dim),
+                f"{layer}mlp.fc1.bias": (first,),
+                f"{layer}mlp.fc2.weight": (dim, inner),
+                f"{layer}mlp.fc2.bias": (dim,),
+            }
     return shapes

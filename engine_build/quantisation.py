@@ -50,8 +50,15 @@ def multiply_rows(nodes: Nodes, x: str, weight: np.ndarray, largest_weight: int)
     per_row = nodes.add("Div", nodes.constant(np.float32(127)), nodes.add("Max", largest, nodes.constant(SMALLEST_ROW)))
     one, zero_point = nodes.constant(np.float32(1)), nodes.constant(ZERO_POINT)
     quantised = nodes.add("QuantizeLinear", nodes.add("Mul", x, per_row), one, zero_point)
-    product = nodes.add("MatMulIntegerToFloat", quantised, nodes.constant(rounded), one,
-                        nodes.constant(scale.astype(np.float32)), zero_point, domain=CONTRIBUTED)  # fmt: skip
+    product = nodes.add(
+        "MatMulIntegerToFloat",
+        quantised,
+        nodes.constant(rounded),
+        one,
+        nodes.constant(scale.astype(np.float32)),
+        zero_point,
+        domain=CONTRIBUTED,
+    )
     return nodes.add("Div", product, per_row)
 
 

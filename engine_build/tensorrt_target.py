@@ -64,8 +64,13 @@ def write(options: BuildOptions, weights: Checkpoint, built: Manifest, directory
     ranges = aligner_ranges(built)
     data = compile_plan(package, ALIGNER_FILE, models[ALIGNER_FILE].SerializeToString(), [ranges], stages)
     (directory / ALIGNER_PLAN).write_bytes(data)
-    plans = Plans(flavour=package.flavour, version=package.version, compute_capabilities=capabilities_of(package),
-                  cache_positions=positions, profiles=tuple(shapes))  # fmt: skip
+    plans = Plans(
+        flavour=package.flavour,
+        version=package.version,
+        compute_capabilities=capabilities_of(package),
+        cache_positions=positions,
+        profiles=tuple(shapes),
+    )
     return built.model_copy(update={"plans": plans, "versions": built.versions | {package.flavour: package.version}})
 
 

@@ -9,9 +9,13 @@ if TYPE_CHECKING:
     from moonshine_client.errors import StreamError
 
 PLACES = {
-    "AudioFileError": "audio_file", "StreamError": "errors", "StreamingClient": "client", "Transcription": "client",
-    "load": "audio_file", "transcribe": "client",
-}  # fmt: skip
+    "AudioFileError": "audio_file",
+    "StreamError": "errors",
+    "StreamingClient": "client",
+    "Transcription": "client",
+    "load": "audio_file",
+    "transcribe": "client",
+}
 
 __all__ = ["AudioFileError", "StreamError", "StreamingClient", "Transcription", "load", "transcribe"]
 

@@ -146,9 +146,13 @@ def own_server(console: Console) -> Iterator[str]:
         port = probe.getsockname()[1]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("ASR_") or name in OF_THE_ENGINE}
     variables = {
-        "ASR_HOST": "127.0.0.1", "ASR_PORT": str(port), "ASR_MAX_SESSIONS": "10000", "ASR_INTERIM_INTERVAL_MS": "1000",
-        "ASR_LOG_LEVEL": "warning", "ASR_LOG_FORMAT": "json",
-    }  # fmt: skip
+        "ASR_HOST": "127.0.0.1",
+        "ASR_PORT": str(port),
+        "ASR_MAX_SESSIONS": "10000",
+        "ASR_INTERIM_INTERVAL_MS": "1000",
+        "ASR_LOG_LEVEL": "warning",
+        "ASR_LOG_FORMAT": "json",
+    }
     console.print("Starting a server …", highlight=False)
     process = subprocess.Popen([sys.executable, "-m", "server.command"], env=inherited | variables)
     try:

@@ -38,9 +38,17 @@ HELD_SECONDS = 120.0  # of audio, while there is no session
 SOONEST_SECONDS, LATEST_SECONDS = 0.25, 5.0  # between two tries to go on
 MOST_VAIN = 5  # sessions in a row that closed nothing: it would go on for ever
 PASSING = {
-    "connection_lost", "engine_failed", "shutting_down", "internal_error", "server_full", "warming_up", "too_many_sessions",
-    "rate_limit_exceeded", "connect_timeout", "bad_answer",
-}  # fmt: skip
+    "connection_lost",
+    "engine_failed",
+    "shutting_down",
+    "internal_error",
+    "server_full",
+    "warming_up",
+    "too_many_sessions",
+    "rate_limit_exceeded",
+    "connect_timeout",
+    "bad_answer",
+}
 """Reasons why a session ended that another one need not meet."""
 
 

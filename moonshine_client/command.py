@@ -96,16 +96,25 @@ def add_listen(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="transcribe a microphone, or audio from a pipe, as it is spoken",
         description="Words as they come on standard error, the text on standard output when the audio ends or Ctrl-C is pressed.",
     )
-    command.add_argument("source", nargs="?", default=MICROPHONE, choices=[MICROPHONE, PIPE],
-                         help="mic, or - for PCM16 at 16 kHz, mono, on standard input (default: %(default)s)")  # fmt: skip
+    command.add_argument(
+        "source",
+        nargs="?",
+        default=MICROPHONE,
+        choices=[MICROPHONE, PIPE],
+        help="mic, or - for PCM16 at 16 kHz, mono, on standard input (default: %(default)s)",
+    )
     add_common(command)
     command.add_argument("--device", help="name or number of the microphone")
     command.set_defaults(run=listen)
 
 
 def add_common(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--server", default=default_server(), metavar="HOST:PORT",
-                         help="where it is; else ASR_SERVER, or ASR_HOST and ASR_PORT (default: %(default)s)")  # fmt: skip
+    command.add_argument(
+        "--server",
+        default=default_server(),
+        metavar="HOST:PORT",
+        help="where it is; else ASR_SERVER, or ASR_HOST and ASR_PORT (default: %(default)s)",
+    )
     command.add_argument(
         "--format", type=OutputFormat, choices=list(OutputFormat), default=OutputFormat.TXT, help="what is printed (default: txt)"
     )

@@ -109,8 +109,10 @@ def segments_of(message: Message) -> tuple[SubtitleSegment, ...]:
     """Segments of a final, as subtitles take them."""
     return tuple(
         SimpleNamespace(
-            text=each["text"], start_ms=each["start_ms"], end_ms=each["end_ms"],
+            text=each["text"],
+            start_ms=each["start_ms"],
+            end_ms=each["end_ms"],
             words=[SimpleNamespace(**word) for word in each.get("words", ())],
         )
         for each in message["segments"]
-    )  # fmt: skip
+    )

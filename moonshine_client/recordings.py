@@ -15,8 +15,11 @@ from moonshine_client.transports import authorization, reason_of, trusted
 
 PATH = "/v1/audio/transcriptions"
 FIELDS = {
-    "model": "default", "response_format": "verbose_json", "stream": "true", "timestamp_granularities[]": ["word", "segment"],
-}  # fmt: skip
+    "model": "default",
+    "response_format": "verbose_json",
+    "stream": "true",
+    "timestamp_granularities[]": ["word", "segment"],
+}
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,10 @@ def transcribe_file(server: str, file: IO[bytes], name: str) -> Iterator[ChunkRe
     url = (server if "://" in server else f"http://{server}").rstrip("/") + PATH
     timeout = httpx.Timeout(CONNECT_SECONDS, read=None)
     try:
-        with httpx.Client(timeout=timeout, trust_env=False, verify=trusted(), headers=authorization()) as http, http.stream(
-            "POST", url, files={"file": (name, file)}, data=FIELDS
-        ) as response:  # fmt: skip
+        with (
+            httpx.Client(timeout=timeout, trust_env=False, verify=trusted(), headers=authorization()) as http,
+            http.stream("POST", url, files={"file": (name, file)}, data=FIELDS) as response,
+        ):
             if response.status_code != 200:
                 raise failure_of(json_of(response.read()), response.status_code)
             for line in response.iter_lines():

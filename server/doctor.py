@@ -117,8 +117,11 @@ def engine(settings: Settings) -> CheckResult:
     try:
         found = selection.check(choice, max_batch)
     except EngineError as exc:
-        return CheckResult("engine", str(exc).partition("; run:")[0], "bash scripts/start.sh builds it" if manifest.in_checkout()
-                       else "moonshine-asr serve builds it")  # fmt: skip
+        return CheckResult(
+            "engine",
+            str(exc).partition("; run:")[0],
+            "bash scripts/start.sh builds it" if manifest.in_checkout() else "moonshine-asr serve builds it",
+        )
     carried = f", carries {found.live_streams} live streams" if found.live_streams else ""
     return CheckResult("engine", f"{found.target} {found.precision} of {found.model}{carried}: {choice.directory}")
 

@@ -44,8 +44,10 @@ async def run_sessions(options, audio) -> tuple[list[Transcription], list[Except
                     progress.advance(task)
 
         outcomes = await asyncio.gather(*(one() for _ in range(options.n)))
-    return ([each for each in outcomes if isinstance(each, Transcription)],
-            [each for each in outcomes if isinstance(each, Exception)])  # fmt: skip
+    return (
+        [each for each in outcomes if isinstance(each, Transcription)],
+        [each for each in outcomes if isinstance(each, Exception)],
+    )
 
 
 def report(done: list[Transcription], failed: list[Exception], full_text: bool) -> None:
@@ -61,8 +63,10 @@ def report(done: list[Transcription], failed: list[Exception], full_text: bool) 
     console.print(table)
     audio_seconds = sum(each.audio_seconds for each in done)
     texts = {each.final["text"] for each in done}
-    console.print(f"{len(done)} sessions, {audio_seconds:.0f} s of audio, {len(texts)} different texts, {len(failed)} failed",
-                  highlight=False)  # fmt: skip
+    console.print(
+        f"{len(done)} sessions, {audio_seconds:.0f} s of audio, {len(texts)} different texts, {len(failed)} failed",
+        highlight=False,
+    )
     for error in failed[:5]:
         console.print(f"[red]failed:[/] {reason_of(error)}", highlight=False)
     if full_text:

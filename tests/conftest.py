@@ -186,9 +186,13 @@ def start_server(built, tmp_path_factory) -> Iterator[Callable[..., RunningServe
         port = int(variables.get("ASR_PORT") or free_port())
         log = tmp_path_factory.mktemp("server") / "log"
         environment = os.environ | {
-            "ASR_HOST": "127.0.0.1", "ASR_PORT": str(port), "ASR_ENGINE_DIR": str(ENGINES), "MOONSHINE_PRECISION": precision,
-            "ASR_TARGET": "onnxruntime", "ASR_MAX_SESSIONS": "12",
-        }  # fmt: skip
+            "ASR_HOST": "127.0.0.1",
+            "ASR_PORT": str(port),
+            "ASR_ENGINE_DIR": str(ENGINES),
+            "MOONSHINE_PRECISION": precision,
+            "ASR_TARGET": "onnxruntime",
+            "ASR_MAX_SESSIONS": "12",
+        }
         process = subprocess.Popen(
             [sys.executable, "-m", "server"],
             cwd=PROJECT,

@@ -43,9 +43,11 @@ def main() -> None:
         tokens = Path(directory) / "tokens.txt"
         write_tokens(weights, tokens)
         recogniser = sherpa_onnx.OfflineRecognizer.from_moonshine_v2(
-            encoder=str(weights / "encoder_model.ort"), decoder=str(weights / "decoder_model_merged.ort"), tokens=str(tokens),
+            encoder=str(weights / "encoder_model.ort"),
+            decoder=str(weights / "decoder_model_merged.ort"),
+            tokens=str(tokens),
             num_threads=os.cpu_count(),
-        )  # fmt: skip
+        )
 
     def transcribe(samples: np.ndarray) -> str:
         stream = recogniser.create_stream()

@@ -165,8 +165,10 @@ def load(directory: Path, model: str, target: str, precision: str, max_batch: in
     if manifest.format != FORMAT:
         raise EngineDirectoryError(f"{directory} has format {manifest.format}, this version reads {FORMAT}; {advice}")
     for name, built, asked in (
-        ("model", manifest.model, model), ("target", manifest.target, target), ("precision", manifest.precision, precision),
-    ):  # fmt: skip
+        ("model", manifest.model, model),
+        ("target", manifest.target, target),
+        ("precision", manifest.precision, precision),
+    ):
         if built != asked:
             raise EngineDirectoryError(f"{directory} was built for {name} {built!r}, not {asked!r}; {advice}")
     if manifest.max_batch < max_batch:

@@ -121,9 +121,14 @@ class NativeEngine(Engine):
     def _align(self, slot: int, tokens: Sequence[int]) -> np.ndarray:
         fed, heard = np.array([self.limits.start_token, *tokens], np.int64), self._heard[slot]
         shares = self._model.align(
-            self._team_to_decode, fed, heard.frames, self._own_to_align.ctypes.data, heard.cross.ctypes.data, self._own_positions,
+            self._team_to_decode,
+            fed,
+            heard.frames,
+            self._own_to_align.ctypes.data,
+            heard.cross.ctypes.data,
+            self._own_positions,
             self._alignment_heads,
-        )  # fmt: skip
+        )
         return shares[:-1] if self._predicts else shares[1:]  # whether heads look for the token fed or for the one they name
 
     def free(self, slot: int) -> None:
@@ -147,6 +152,14 @@ def shape_of(manifest: Manifest, weights: Mapping[str, np.ndarray]) -> list[int]
     mlp_dim = len(weights["encoder.0.fc1.bias"])
     rotary_dim = int(np.count_nonzero(weights["rotary"][1, 1]))  # the sines of the second position
     return [
-        manifest.dim, manifest.heads, manifest.head_dim, rotary_dim, mlp_dim, manifest.encoder_layers, manifest.decoder_layers,
-        manifest.vocabulary, manifest.max_positions, manifest.end_token,
-    ]  # fmt: skip
+        manifest.dim,
+        manifest.heads,
+        manifest.head_dim,
+        rotary_dim,
+        mlp_dim,
+        manifest.encoder_layers,
+        manifest.decoder_layers,
+        manifest.vocabulary,
+        manifest.max_positions,
+        manifest.end_token,
+    ]

@@ -14,8 +14,18 @@ import numpy as np
 from runtime.exceptions import EngineDirectoryError, EngineFailed
 
 ERROR_BYTES = 256  # as engine.cpp has it
-SHAPE = ("dim", "heads", "head_dim", "rotary_dim", "mlp_dim", "encoder_layers", "decoder_layers", "vocabulary", "max_positions",
-         "end_token")  # fmt: skip
+SHAPE = (
+    "dim",
+    "heads",
+    "head_dim",
+    "rotary_dim",
+    "mlp_dim",
+    "encoder_layers",
+    "decoder_layers",
+    "vocabulary",
+    "max_positions",
+    "end_token",
+)
 """Arguments of moonshine_open, in order."""
 
 
@@ -92,18 +102,37 @@ class NativeModel:
             self._call("moonshine_encode", threads, pointer(audio), len(audio), pointer(cross), positions)
 
     def decode(
-        self, team: Team, tokens: np.ndarray, counts: np.ndarray, pasts: np.ndarray, frames: np.ndarray, end_biases: np.ndarray,
-        own: Sequence[int], cross: Sequence[int], own_positions: int,
-    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+        self,
+        team: Team,
+        tokens: np.ndarray,
+        counts: np.ndarray,
+        pasts: np.ndarray,
+        frames: np.ndarray,
+        end_biases: np.ndarray,
+        own: Sequence[int],
+        cross: Sequence[int],
+        own_positions: int,
+    ) -> tuple[np.ndarray, np.ndarray]:
         """tokens: int64, of all rows one behind the other; counts, pasts, frames: int32 (rows,); end_biases: float32 (rows,);
         own, cross: addresses of what each row's slot keeps. Returns int64 and float32 like tokens. Raises EngineFailed."""
         chosen, log_probs = np.empty(len(tokens), np.int64), np.empty(len(tokens), np.float32)
         addresses = c_void_p * len(counts)
         with team as threads:
             self._call(
-                "moonshine_decode", threads, len(counts), pointer(tokens), pointer(counts), pointer(pasts), pointer(frames),
-                pointer(end_biases), addresses(*own), addresses(*cross), own_positions, pointer(chosen), pointer(log_probs),
-            )  # fmt: skip
+                "moonshine_decode",
+                threads,
+                len(counts),
+                pointer(tokens),
+                pointer(counts),
+                pointer(pasts),
+                pointer(frames),
+                pointer(end_biases),
+                addresses(*own),
+                addresses(*cross),
+                own_positions,
+                pointer(chosen),
+                pointer(log_probs),
+            )
         return chosen, log_probs
 
     def align(
@@ -113,9 +142,18 @@ class NativeModel:
         shares = np.empty((len(tokens), frames), np.float32)
         with team as threads:
             self._call(
-                "moonshine_align", threads, pointer(tokens), len(tokens), frames, own, cross, own_positions, pointer(heads),
-                len(heads), pointer(shares),
-            )  # fmt: skip
+                "moonshine_align",
+                threads,
+                pointer(tokens),
+                len(tokens),
+                frames,
+                own,
+                cross,
+                own_positions,
+                pointer(heads),
+                len(heads),
+                pointer(shares),
+            )
         return shares
 
     def close(self) -> None:
@@ -150,9 +188,10 @@ def declared(library: ctypes.CDLL) -> ctypes.CDLL:
         "moonshine_encode": (c_int, (pointers, pointers, pointers, c_int, pointers, c_int, c_char_p)),
         "moonshine_decode": (c_int, (pointers, pointers, c_int, *(pointers,) * 7, c_int, pointers, pointers, c_char_p)),
         "moonshine_align": (
-            c_int, (pointers, pointers, pointers, c_int, c_int, pointers, pointers, c_int, pointers, c_int, pointers, c_char_p),
+            c_int,
+            (pointers, pointers, pointers, c_int, c_int, pointers, pointers, c_int, pointers, c_int, pointers, c_char_p),
         ),
-    }  # fmt: skip
+    }
     for name, (returns, takes) in signatures.items():
         function = getattr(library, name)
         function.restype, function.argtypes = returns, takes

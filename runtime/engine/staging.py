@@ -82,9 +82,14 @@ def request_layout(shape: Shape) -> Layout:
     if shape.component == "packed encoder":
         starts, loudness = (np.int32, (batch + 1,)), (np.float32, (batch,))
         return Layout(
-            lengths=per_row, positions=per_row, slots=per_row, starts=starts, offsets=loudness, gains=loudness,
+            lengths=per_row,
+            positions=per_row,
+            slots=per_row,
+            starts=starts,
+            offsets=loudness,
+            gains=loudness,
             pcm=(np.int16, (length,)),
-        )  # fmt: skip
+        )
     if shape.component == "encoder":
         return Layout(lengths=per_row, positions=per_row, slots=per_row, pcm=(np.int16, (batch, length)))
     return Layout(past_lengths=per_row, counts=per_row, end_bias=(np.float32, (batch,)), tokens=(np.int64, (batch, length)))

@@ -287,16 +287,20 @@ class TensorRtDevice:
             return self._request_address(shape, name)
 
         self._cuda.launch(
-            "hear", shape.length, (shape.batch, 1),
+            "hear",
+            shape.length,
+            (shape.batch, 1),
             (given("pcm"), given("lengths"), given("positions"), self._dither, self._audio),
             (DITHER_PERIOD_SAMPLES, shape.length),
-        )  # fmt: skip
+        )
         self._execute(shape)
         self._cuda.launch(
-            "keep_cross", frames * built.head_dim, (built.heads, self._planes * shape.batch),
+            "keep_cross",
+            frames * built.head_dim,
+            (built.heads, self._planes * shape.batch),
             (self._cross_kv, given("slots"), self._row_frames, self._cross, self._slot_frames),
             (shape.batch, built.heads, frames, built.head_dim, self._slots, self._cache_frames),
-        )  # fmt: skip
+        )
 
     def _run_decoder(self, shape: Shape) -> None:
         built, batch, new = self._manifest, shape.batch, shape.length
@@ -308,10 +312,12 @@ class TensorRtDevice:
         self._execute(shape)
         next_tokens = self._answer + answer_layout(shape).fields["tokens"].offset
         self._cuda.launch(
-            "keep_past", new * built.head_dim, (built.heads, self._planes * batch),
+            "keep_past",
+            new * built.head_dim,
+            (built.heads, self._planes * batch),
             (self._new_kv, given("past_lengths"), given("counts"), next_tokens, self._past, self._last_tokens),
             (batch, built.heads, new, built.head_dim, self._slots, self._cache_positions),
-        )  # fmt: skip
+        )
 
     def _execute(self, shape: Shape) -> None:
         if not self._contexts[shape].execute_async_v3(self._cuda.stream_handle):

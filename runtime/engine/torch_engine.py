@@ -69,9 +69,15 @@ class TorchPrograms:
     """The model's programs on their device, and the shapes they are run in."""
 
     def __init__(
-        self, directory: Path, manifest: Manifest, device: torch.device, max_batch: int, max_seconds: float | None,
-        compiles: bool, packs: bool,
-    ):  # fmt: skip
+        self,
+        directory: Path,
+        manifest: Manifest,
+        device: torch.device,
+        max_batch: int,
+        max_seconds: float | None,
+        compiles: bool,
+        packs: bool,
+    ):
         self.device = device
         self.encoder = load_program(directory / (PACKED_ENCODER_PROGRAM if packs else ENCODER_PROGRAM), device)
         self.decoder = load_program(directory / DECODER_PROGRAM, device)

@@ -25,10 +25,14 @@ def health_router(sessions: Sessions, metrics: Metrics, replica: str) -> APIRout
     async def readyz() -> Response:
         return answered(sessions.refusal())
 
-    @router.get("/acceptz", **described(
-        "Health", "As readyz, but a server that is only full says yes: balancers that try another one ask this",
-        {200: ("yes", {JSON: OBJECT}), 503: ("no, and why", {JSON: OBJECT})},
-    ))  # fmt: skip
+    @router.get(
+        "/acceptz",
+        **described(
+            "Health",
+            "As readyz, but a server that is only full says yes: balancers that try another one ask this",
+            {200: ("yes", {JSON: OBJECT}), 503: ("no, and why", {JSON: OBJECT})},
+        ),
+    )
     async def acceptz() -> Response:
         refusal = sessions.refusal()
         return answered(None if refusal and refusal.code is Code.SERVER_FULL else refusal)
@@ -36,9 +40,12 @@ def health_router(sessions: Sessions, metrics: Metrics, replica: str) -> APIRout
     def answered(refusal: Refused | None) -> Response:
         counts = sessions.counts()
         told = {
-            "ready": refusal is None, "sessions": counts.sessions, "max_sessions": counts.max_sessions,
-            "draining": counts.is_draining, "replica": replica,
-        }  # fmt: skip
+            "ready": refusal is None,
+            "sessions": counts.sessions,
+            "max_sessions": counts.max_sessions,
+            "draining": counts.is_draining,
+            "replica": replica,
+        }
         why = {"reason": refusal.code.value, "why": refusal.message} if refusal else {}
         return JSONResponse(told | why, status_code=503 if refusal else 200)
 

@@ -81,9 +81,13 @@ def described(
     may_be = sorted({*errors, *(() if tag == "Health" else ACCESS_ERRORS)})
     refused = {status: {"description": REASONS[status], "content": content({JSON: error})} for status in may_be}
     return {
-        "tags": [tag], "summary": summary, "openapi_extra": extra, "response_class": Response, "responses": {**said, **refused},
+        "tags": [tag],
+        "summary": summary,
+        "openapi_extra": extra,
+        "response_class": Response,
+        "responses": {**said, **refused},
         "status_code": min(answers),
-    }  # fmt: skip
+    }
 
 
 def content(schemas: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -13,9 +13,14 @@ def tokens_router(tokens: Tokens) -> APIRouter:
 
     token = fields({"token": STRING, "expires_at": {"type": "integer"}})
 
-    @router.post(TOKENS_PATH, **described(
-        "Access", f"A token that lets a browser in once, within {TOKEN_SECONDS} s", {200: ("the token", {JSON: token})},
-    ))  # fmt: skip
+    @router.post(
+        TOKENS_PATH,
+        **described(
+            "Access",
+            f"A token that lets a browser in once, within {TOKEN_SECONDS} s",
+            {200: ("the token", {JSON: token})},
+        ),
+    )
     async def issue(request: Request) -> Response:
         """It lets in wherever a key does, also as ?token= of a WebSocket's address."""
         issued = tokens.issue(caller_of(request))

@@ -121,9 +121,10 @@ class Supervisor:
 
     def _gateways(self) -> list[ChildProcess]:
         variables = {
-            messages.SOCKET_VARIABLE: " ".join(self._addresses()), SHARED_VARIABLE: str(self._shared),
+            messages.SOCKET_VARIABLE: " ".join(self._addresses()),
+            SHARED_VARIABLE: str(self._shared),
             SECRET_KEY_VARIABLE: self.settings.access.signing_key,
-        }  # fmt: skip
+        }
         return [
             self._child(
                 f"gateway {number}",

@@ -34,14 +34,24 @@ KILL_SECONDS = 15.0  # beyond its own limits, for it to end
 CONNECT_SECONDS = 10.0
 KEPT_CONNECTIONS = 50
 NOT_HANDED_ON = {
-    b"connection", b"content-length", b"transfer-encoding", b"upgrade", b"x-forwarded-for",
-    b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-extensions", b"sec-websocket-protocol",
-}  # fmt: skip
+    b"connection",
+    b"content-length",
+    b"transfer-encoding",
+    b"upgrade",
+    b"x-forwarded-for",
+    b"sec-websocket-key",
+    b"sec-websocket-version",
+    b"sec-websocket-extensions",
+    b"sec-websocket-protocol",
+}
 """Headers that belong to one connection. The body's length comes with the body."""
 ALONE = {
-    "ASR_TLS_CERT": "", "ASR_TLS_KEY": "", "ASR_TRUSTED_PROXIES": LOOPBACK, "ASR_ADMIN_PORT": "",
+    "ASR_TLS_CERT": "",
+    "ASR_TLS_KEY": "",
+    "ASR_TRUSTED_PROXIES": LOOPBACK,
+    "ASR_ADMIN_PORT": "",
     **dict.fromkeys(API_PORT_VARIABLES, ""),
-}  # fmt: skip
+}
 """It is asked by this process, and nobody else. Several on one machine could not have the same ports."""
 GOING_AWAY = 1001
 
@@ -174,10 +184,17 @@ class ChildServer:
         headers = [(key.decode("latin-1"), value.decode("latin-1")) for key, value in headers_of(client.scope) if key != b"host"]
         try:
             server = await connect(
-                f"ws://{name}{target_of(client.scope).decode('latin-1')}", host=LOOPBACK, port=self._port,
-                additional_headers=headers, subprotocols=client.scope.get("subprotocols") or None, user_agent_header=None,
-                compression=None, max_size=None, proxy=None, ping_interval=None,
-            )  # fmt: skip
+                f"ws://{name}{target_of(client.scope).decode('latin-1')}",
+                host=LOOPBACK,
+                port=self._port,
+                additional_headers=headers,
+                subprotocols=client.scope.get("subprotocols") or None,
+                user_agent_header=None,
+                compression=None,
+                max_size=None,
+                proxy=None,
+                ping_interval=None,
+            )
         except InvalidStatus as refused:
             await client.send_denial_response(
                 Response(bytes(refused.response.body or b""), refused.response.status_code, media_type="application/json")

@@ -261,16 +261,18 @@ def size_of(arguments: Mapping[str, Any], places: int) -> dict[str, Any]:
     if "max_replicas" not in arguments:
         return surge | {"num_replicas": int(arguments.get("replicas", REPLICAS))}
     wanted = max(1.0, float(arguments.get("target", TARGET_SHARE)) * places)
-    return surge | {"autoscaling_config": AutoscalingConfig(
-        min_replicas=int(arguments.get("min_replicas", 1)),
-        max_replicas=int(arguments["max_replicas"]),
-        policy=AutoscalingPolicy(policy_function=POLICY, policy_kwargs={"sessions_wanted": wanted}),
-        metrics_interval_s=COUNT_SECONDS / 2,
-        look_back_period_s=LOOK_BACK_SECONDS,
-        aggregation_function="max",  # a mean would follow a rush seconds late
-        upscale_delay_s=0,
-        downscale_delay_s=float(arguments.get("scale_down_seconds", SCALE_DOWN_SECONDS)),
-    )}  # fmt: skip
+    return surge | {
+        "autoscaling_config": AutoscalingConfig(
+            min_replicas=int(arguments.get("min_replicas", 1)),
+            max_replicas=int(arguments["max_replicas"]),
+            policy=AutoscalingPolicy(policy_function=POLICY, policy_kwargs={"sessions_wanted": wanted}),
+            metrics_interval_s=COUNT_SECONDS / 2,
+            look_back_period_s=LOOK_BACK_SECONDS,
+            aggregation_function="max",  # a mean would follow a rush seconds late
+            upscale_delay_s=0,
+            downscale_delay_s=float(arguments.get("scale_down_seconds", SCALE_DOWN_SECONDS)),
+        )
+    }
 
 
 def resources_of(settings: Settings) -> dict[str, Any]:

@@ -75,9 +75,7 @@ class Recording(Session):
     async def transcribe_file(self, file: BinaryIO, files: Files, words: bool) -> AsyncGenerator[ChunkText, None]:
         """Transcribe a file of any format. Raises ServerError, also if the file cannot be decoded."""
         audio = container.decode(file, files.max_file_seconds)
-        async with contextlib.aclosing(audio), contextlib.aclosing(
-            self.transcribe(audio, words, files.parallel_chunks)
-        ) as texts:  # fmt: skip
+        async with contextlib.aclosing(audio), contextlib.aclosing(self.transcribe(audio, words, files.parallel_chunks)) as texts:
             async for text in texts:
                 yield text
 

@@ -13,8 +13,14 @@ def said_once(tokens: Sequence[int]) -> int | None:
     """Tokens up to the end of the first phrase that a hypothesis repeats, if it was cut short; None where it
     does not end in a repetition."""
     for length in range(1, min(LONGEST_PHRASE_TOKENS, len(tokens) // 2) + 1):
-        repeated = next((count for count, index in enumerate(range(len(tokens) - 1, length - 1, -1))
-                         if tokens[index] != tokens[index - length]), len(tokens) - length)  # fmt: skip
+        repeated = next(
+            (
+                count
+                for count, index in enumerate(range(len(tokens) - 1, length - 1, -1))
+                if tokens[index] != tokens[index - length]
+            ),
+            len(tokens) - length,
+        )
         if repeated >= length:
             return len(tokens) - repeated
     return None

@@ -173,8 +173,11 @@ class Segmenter:
     def pauses(self, end: int) -> list[tuple[int, int]]:
         """The quiet stretches before position `end` that are long enough to lie between words; like heard()."""
         loud = self._loud[: (end - self.start) // LEVEL_SAMPLES]
-        stretches = [(self._position_of(first), self._position_of(last)) for first, last in quiet_stretches(loud)
-                     if last - first >= BETWEEN_WORDS_LEVELS]  # fmt: skip
+        stretches = [
+            (self._position_of(first), self._position_of(last))
+            for first, last in quiet_stretches(loud)
+            if last - first >= BETWEEN_WORDS_LEVELS
+        ]
         if stretches and stretches[-1][1] == self._position_of(len(loud)):
             stretches[-1] = (stretches[-1][0], end)  # the last samples have no level yet
         return stretches

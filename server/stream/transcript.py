@@ -161,8 +161,11 @@ class Transcript:
         self.draft = newest.tokens
         words = self._words(self.draft)
         behind = range(len(words) - 1 + complete, -1, -1)
-        judged = [WordBeliefs(word, count, self._beliefs(*word)) for word, count in zip(words, behind, strict=False)
-                  if word[1] > self.forced]  # fmt: skip
+        judged = [
+            WordBeliefs(word, count, self._beliefs(*word))
+            for word, count in zip(words, behind, strict=False)
+            if word[1] > self.forced
+        ]
         self._confirm(judged)
         self._show(judged, words[: len(words) - 1 + complete])
 
@@ -185,8 +188,15 @@ class Transcript:
         """The newest hypothesis of the open segment."""
         return self._recent[-1] if self._recent else NOTHING
 
-    def commit(self, tokens: Sequence[int], start_ms: int, end_ms: int, rest: Hypothesis = NOTHING,
-               words: tuple[Word, ...] | None = None, log_prob: float = 0.0) -> None:  # fmt: skip
+    def commit(
+        self,
+        tokens: Sequence[int],
+        start_ms: int,
+        end_ms: int,
+        rest: Hypothesis = NOTHING,
+        words: tuple[Word, ...] | None = None,
+        log_prob: float = 0.0,
+    ) -> None:
         """Close the open segment with its final tokens, which begin with what was forced or are the beginning of that.
 
         rest: what the same hypothesis has behind them. It is the first hypothesis of the next segment: what of it is stable
@@ -231,8 +241,10 @@ class Transcript:
 
     def _spelled(self, tokens: tuple[int, ...]) -> list[tuple[int, ...]]:
         """Its words without punctuation."""
-        return [tuple(token for token in tokens[first:end] if not self._tokenizer.is_punctuation(token))
-                for first, end in self._words(tokens)]  # fmt: skip
+        return [
+            tuple(token for token in tokens[first:end] if not self._tokenizer.is_punctuation(token))
+            for first, end in self._words(tokens)
+        ]
 
     def _is_contradicted(self) -> bool:
         """True if the newest hypotheses left what is in sight at the same place, and for the same word."""

@@ -70,8 +70,9 @@ class TimedHypothesis:
         return tuple(words)
 
 
-def locate(tokens: Sequence[int], first_frames: Sequence[int], tokenizer: Tokenizer, clip: Clip,
-           pauses: Sequence[Stretch]) -> TimedHypothesis:  # fmt: skip
+def locate(
+    tokens: Sequence[int], first_frames: Sequence[int], tokenizer: Tokenizer, clip: Clip, pauses: Sequence[Stretch]
+) -> TimedHypothesis:
     """Find the words of a clip's hypothesis in the stream.
 
     first_frames: of each token in the clip, and the one behind the last. pauses: the quiet stretches of the stream there.

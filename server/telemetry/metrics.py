@@ -25,9 +25,14 @@ SHARED_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # prometheus-client's: where proce
 LAG_SECONDS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 ALARMING_ERRORS = (Code.ENGINE_FAILED, Code.INTERNAL_ERROR, Code.SLOW_READER)
 ALARMING_REFUSALS = (
-    Code.SERVER_FULL, Code.CONNECT_TIMEOUT, Code.INVALID_KEY, Code.FORBIDDEN_ORIGIN, Code.FORBIDDEN_HOST, Code.RATE_LIMITED,
+    Code.SERVER_FULL,
+    Code.CONNECT_TIMEOUT,
+    Code.INVALID_KEY,
+    Code.FORBIDDEN_ORIGIN,
+    Code.FORBIDDEN_HOST,
+    Code.RATE_LIMITED,
     Code.TOO_MANY_SESSIONS,
-)  # fmt: skip
+)
 """Refusals that docker/alerts.yaml watches. A counter that appears with its first event has not increased: these begin at 0."""
 PRIORITY_NAMES = {priority: priority.name.lower() for priority in Priority}
 PASSES = (1, 2, 3, 4, 6, 8, 12, 20, 40, 80)
@@ -107,13 +112,18 @@ class Metrics(Observer):
             "asr_interims_dropped_total", "Interims not sent because the client reads too slowly", registry=registry
         )
         self.latency = Histogram(
-            "asr_message_latency_seconds", "latency_ms of the messages sent", ["api", "op"], buckets=LATENCY_SECONDS,
+            "asr_message_latency_seconds",
+            "latency_ms of the messages sent",
+            ["api", "op"],
+            buckets=LATENCY_SECONDS,
             registry=registry,
-        )  # fmt: skip
+        )
         self.update_late = Histogram(
-            "asr_update_late_intervals", "From when an update was due to its start, in update intervals", buckets=LATE_INTERVALS,
+            "asr_update_late_intervals",
+            "From when an update was due to its start, in update intervals",
+            buckets=LATE_INTERVALS,
             registry=registry,
-        )  # fmt: skip
+        )
         self.backlog_seconds = Gauge(
             "asr_backlog_seconds_max",
             "Of all sessions, the most audio that waits to be transcribed",

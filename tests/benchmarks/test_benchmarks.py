@@ -191,15 +191,22 @@ def test_a_trial_streams_real_audio_in_a_process_of_its_own(way, built):
 def test_the_streams_benchmark_searches_tells_the_rule_and_draws(built, tmp_path, capsys, monkeypatch):
     built("fp32")
     monkeypatch.setattr(streams, "references_of", lambda trial: {})
-    monkeypatch.setattr(streams, "run_in_fresh_process", lambda trial, references: outcome(
-        trial.streams, broken=[] if trial.streams <= 4 + trial.drafts else ["backlog reached 4.0 s"]))  # fmt: skip
+    monkeypatch.setattr(
+        streams,
+        "run_in_fresh_process",
+        lambda trial, references: outcome(
+            trial.streams, broken=[] if trial.streams <= 4 + trial.drafts else ["backlog reached 4.0 s"]
+        ),
+    )
     out, plot = tmp_path / "streams.jsonl", tmp_path / "streams.png"
     options = ["--precisions", "fp32", "--target", ONNXRUNTIME, "--start", "4", "--step", "2"]
     assert run.main(["streams", *options, "--out", str(out), "--plot", str(plot), "--compare", str(out)]) == 0
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert [(line["result"]["trial"]["way"], line["result"]["trial"]["drafts"]) for line in lines] == [
-        ("in process", True), ("WebRTC", True), ("in process", False)
-    ]  # fmt: skip
+        ("in process", True),
+        ("WebRTC", True),
+        ("in process", False),
+    ]
     assert [line["result"]["trial"]["streams"] for line in lines] == [5, 5, 4]
     assert all("at most 0.1% of updates" in line["rule"] and line["machine"]["cores"] for line in lines)
     printed = capsys.readouterr().out

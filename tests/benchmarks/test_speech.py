@@ -18,8 +18,23 @@ WORDS = st.lists(st.sampled_from(["one", "two", "three", "four"]), max_size=8).m
 
 
 def heard_of(set_name: str, file: str, reference: str, offline: str, streamed: str) -> Heard:
-    return Heard(set_name, file, "", reference, offline, streamed, seconds=1.0, appeared_ms=(500.0,), stable_ms=(900.0,),
-                 unstable_words=0, violations=0, final_ms=100.0, requests=3, retries=0, compute_seconds=0.1)  # fmt: skip
+    return Heard(
+        set_name,
+        file,
+        "",
+        reference,
+        offline,
+        streamed,
+        seconds=1.0,
+        appeared_ms=(500.0,),
+        stable_ms=(900.0,),
+        unstable_words=0,
+        violations=0,
+        final_ms=100.0,
+        requests=3,
+        retries=0,
+        compute_seconds=0.1,
+    )
 
 
 def heard_all(texts: list[tuple[str, str, str]]) -> list[Heard]:

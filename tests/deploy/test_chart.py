@@ -31,11 +31,13 @@ VALUES: Mapping[str, Mapping[str, Any]] = {
     "engines in the image": {"engines": {"source": "image"}, "signingKeySecret": SECRET, "podAnnotations": {"a": "b"}},
     "everything off": {name: {"enabled": False} for name in ("autoscaling", "podDisruptionBudget", "monitor")},
     "placed": {
-        "nodeSelector": {"gpu": "h100"}, "tolerations": [{"key": "gpu", "operator": "Exists"}],
-        "affinity": {"podAntiAffinity": {}}, "imagePullSecrets": [{"name": "registry"}],
+        "nodeSelector": {"gpu": "h100"},
+        "tolerations": [{"key": "gpu", "operator": "Exists"}],
+        "affinity": {"podAntiAffinity": {}},
+        "imagePullSecrets": [{"name": "registry"}],
         "monitor": {"enabled": True, "labels": {"release": "prometheus"}},
     },
-}  # fmt: skip
+}
 
 
 def rendered(values: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -175,11 +177,15 @@ def test_the_scaler_counts_the_sessions_of_this_release_but_those_of_pods_that_d
     ]
     all_series = [each for pod in pods for each in series(*pod)] + series("asr-6d4cf56db6-aaaaa", 160, 0, "elsewhere")
     tests = [
-        {"interval": "30s", "input_series": found, "promql_expr_test": [
-            {"expr": query, "eval_time": "1m", "exp_samples": [{"labels": "{}", "value": value} for value in values]}
-        ]}
+        {
+            "interval": "30s",
+            "input_series": found,
+            "promql_expr_test": [
+                {"expr": query, "eval_time": "1m", "exp_samples": [{"labels": "{}", "value": value} for value in values]}
+            ],
+        }
         for found, values in ((all_series, [32]), ([], []))
-    ]  # fmt: skip
+    ]
     (tmp_path / "test.yaml").write_text(yaml.safe_dump({"tests": tests}))
     done = subprocess.run(["promtool", "test", "rules", tmp_path / "test.yaml"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -197,13 +203,22 @@ def test_the_monitor_asks_the_port_that_needs_no_key():
 @pytest.mark.parametrize(
     "nonsense",
     [
-        {"maxSessions": 0}, {"maxSession": 5}, {"network": {"mode": "udp"}}, {"network": {"mode": "turn"}}, {"drainSeconds": -1},
-        {"network": {"udpPorts": "all"}}, {"engines": {"source": "claim"}}, {"settings": {"PATH": "/"}},
-        {"settings": {"ASR_WORKERS": 2}}, {"readinessPath": "/healthz"}, {"autoscaling": {"target": 1.5}},
-        {"image": {"repository": ""}}, {"gpu": {"count": -1}},
+        {"maxSessions": 0},
+        {"maxSession": 5},
+        {"network": {"mode": "udp"}},
+        {"network": {"mode": "turn"}},
+        {"drainSeconds": -1},
+        {"network": {"udpPorts": "all"}},
+        {"engines": {"source": "claim"}},
+        {"settings": {"PATH": "/"}},
+        {"settings": {"ASR_WORKERS": 2}},
+        {"readinessPath": "/healthz"},
+        {"autoscaling": {"target": 1.5}},
+        {"image": {"repository": ""}},
+        {"gpu": {"count": -1}},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_values_that_make_no_sense_are_refused(nonsense):
     with pytest.raises(helm.HelmError):
         rendered(nonsense)

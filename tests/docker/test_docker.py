@@ -52,9 +52,13 @@ PathFinder.find_spec = classmethod(
 
 def run_entrypoint(tmp_path, *arguments: str, **variables: str) -> subprocess.Popen:
     environment = os.environ | {
-        "PATH": BIN + os.environ["PATH"], "PYTHONPATH": str(tmp_path / "hidden"), "ASR_HOST": "127.0.0.1",
-        "ASR_TARGET": ONNXRUNTIME, "MOONSHINE_PRECISION": "fp32", "ASR_ENGINE_DIR": str(tmp_path / "volume"),
-    }  # fmt: skip
+        "PATH": BIN + os.environ["PATH"],
+        "PYTHONPATH": str(tmp_path / "hidden"),
+        "ASR_HOST": "127.0.0.1",
+        "ASR_TARGET": ONNXRUNTIME,
+        "MOONSHINE_PRECISION": "fp32",
+        "ASR_ENGINE_DIR": str(tmp_path / "volume"),
+    }
     return subprocess.Popen(
         ["bash", DOCKER / "entrypoint.sh", *arguments],
         env=environment | variables,

@@ -123,10 +123,15 @@ def prometheus(watched, tmp_path_factory) -> Iterator[str]:
     (directory / "prometheus.yaml").write_text(yaml.safe_dump(configuration))
     shutil.copy(DOCKER / "alerts.yaml", directory)
     process = subprocess.Popen(
-        ["prometheus", f"--config.file={directory}/prometheus.yaml", f"--storage.tsdb.path={directory}/data",
-         f"--web.listen-address=127.0.0.1:{port}"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        [
+            "prometheus",
+            f"--config.file={directory}/prometheus.yaml",
+            f"--storage.tsdb.path={directory}/data",
+            f"--web.listen-address=127.0.0.1:{port}",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     address = f"http://127.0.0.1:{port}"
     until(lambda: asked(address, "asr_ready"))
     yield address

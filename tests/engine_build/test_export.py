@@ -131,10 +131,15 @@ def make_checkpoint(directory) -> MoonshineForConditionalGeneration:
     """A small Moonshine with random weights, in the files of a hub checkpoint; the head geometry is Tiny's."""
     torch.manual_seed(0)
     config = MoonshineConfig(
-        vocab_size=512, hidden_size=288, intermediate_size=256, encoder_num_hidden_layers=2, decoder_num_hidden_layers=1,
-        max_position_embeddings=64, partial_rotary_factor=0.9,
+        vocab_size=512,
+        hidden_size=288,
+        intermediate_size=256,
+        encoder_num_hidden_layers=2,
+        decoder_num_hidden_layers=1,
+        max_position_embeddings=64,
+        partial_rotary_factor=0.9,
         rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.9},
-    )  # fmt: skip
+    )
     model = MoonshineForConditionalGeneration(config).eval()
     model.save_pretrained(directory)
     pieces = {f"▁w{token}": token for token in range(512)}

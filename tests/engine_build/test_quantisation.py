@@ -16,10 +16,12 @@ from runtime.exceptions import EngineDirectoryError
 def save_model(path, node: onnx.NodeProto, weights: dict[str, np.ndarray], shape: list) -> onnxruntime.InferenceSession:
     """A model of one node from x to y."""
     graph = helper.make_graph(
-        [node], "one", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [node],
+        "one",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(weight, name) for name, weight in weights.items()],
-    )  # fmt: skip
+    )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
     return onnxruntime.InferenceSession(str(path))
 

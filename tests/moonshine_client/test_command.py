@@ -38,8 +38,11 @@ def test_every_variable_is_a_flag_of_serve(capsys):
     assert vars(serve_command.parse(arguments)) == values | {"open": False, "build_only": False}
     short = vars(serve_command.parse(["--model", "mine", "--host", "::1", "--port", "9000", "--precision", "fp32"]))
     assert [short[name] for name in ("MOONSHINE_MODEL_ID", "ASR_HOST", "ASR_PORT", "MOONSHINE_PRECISION")] == [
-        "mine", "::1", "9000", "fp32",
-    ]  # fmt: skip
+        "mine",
+        "::1",
+        "9000",
+        "fp32",
+    ]
     _, help_text, _ = run(capsys, "serve", "--help")
     assert all(flag in help_text for flag in flags.values())
 
@@ -51,12 +54,19 @@ def test_a_flag_that_cannot_be_used_stops_serve_with_one_line():
     assert done.returncode == 2 and done.stderr.startswith("ASR_PORT='eighty' cannot be used") and done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(("arguments", "status", "complaint"), [
-    (("transcribe", "/no/such/file.wav"), 2, "/no/such/file.wav cannot be read"),
-    (("transcribe", "pyproject.toml"), 2, "pyproject.toml holds no audio"),
-    (("transcribe", "samples/short.wav", "--live", "--server", "127.0.0.1:1"), 1, "failed: no server at http://127.0.0.1:1/webrtc"),
-    (("transcribe", "samples/short.wav", "--server", "127.0.0.1:1"), 1, "failed: no answer from http://127.0.0.1:1/v1/audio"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "status", "complaint"),
+    [
+        (("transcribe", "/no/such/file.wav"), 2, "/no/such/file.wav cannot be read"),
+        (("transcribe", "pyproject.toml"), 2, "pyproject.toml holds no audio"),
+        (
+            ("transcribe", "samples/short.wav", "--live", "--server", "127.0.0.1:1"),
+            1,
+            "failed: no server at http://127.0.0.1:1/webrtc",
+        ),
+        (("transcribe", "samples/short.wav", "--server", "127.0.0.1:1"), 1, "failed: no answer from http://127.0.0.1:1/v1/audio"),
+    ],
+)
 def test_what_cannot_be_done_is_said_in_one_line(arguments, status, complaint, capsys, monkeypatch):
     monkeypatch.chdir(PROJECT)
     done, out, err = run(capsys, *arguments)

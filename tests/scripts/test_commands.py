@@ -72,8 +72,13 @@ def test_commands_and_scripts_run_as_written(start_server):
     """Side by side, with the port of the server that is here."""
     port = start_server().address.rpartition(":")[2]
     bin_directory = str(Path(sys.executable).parent)
-    environment = os.environ | {"PATH": f"{bin_directory}:{os.environ['PATH']}", "VENV_PATH": str(Path(bin_directory).parent),
-                                "ASR_SERVER": f"127.0.0.1:{port}", "NO_PROXY": "*", "no_proxy": "*"}  # fmt: skip
+    environment = os.environ | {
+        "PATH": f"{bin_directory}:{os.environ['PATH']}",
+        "VENV_PATH": str(Path(bin_directory).parent),
+        "ASR_SERVER": f"127.0.0.1:{port}",
+        "NO_PROXY": "*",
+        "no_proxy": "*",
+    }
     scripts = [code for _, code in blocks("python") if "await " not in code.replace("async def", "") or "asyncio.run" in code]
     todo = [["bash", "-c", command] for _, command in commands() if is_run(command)]
     todo += [[sys.executable, "-c", code] for code in scripts if "localhost" in code and ("print(" in code)]

@@ -15,9 +15,22 @@ CHECKS = {
     "format": ["ruff", "format", "--check", "."],
     "types": ["mypy"],
     "layers": ["lint-imports", "--no-cache"],
-    "spelling": ["codespell", "runtime", "server", "engine_build", "moonshine_client", "benchmarks", "scripts", "docker", "docs",
-                 "tests", "README.md", "CHANGELOG.md", "SECURITY.md"],
-}  # fmt: skip
+    "spelling": [
+        "codespell",
+        "runtime",
+        "server",
+        "engine_build",
+        "moonshine_client",
+        "benchmarks",
+        "scripts",
+        "docker",
+        "docs",
+        "tests",
+        "README.md",
+        "CHANGELOG.md",
+        "SECURITY.md",
+    ],
+}
 FAST = ("tests/server", "tests/runtime/scheduler", "tests/moonshine_client", "tests/scripts")
 HEAVY = {"torch", "onnxruntime", "transformers"}
 LIGHT_MODULES = (
@@ -126,10 +139,18 @@ NO_BEGINNINGS = frozenset(
 )
 """A docstring that begins like this is no plain sentence and names nothing."""
 APIS = {
-    "deepgram": ("deepgram",), "wyoming": ("wyoming",), "whip": ("whip",), "openai": ("openai", "realtime"),
-}  # fmt: skip
-NAMES_APIS = ("server/app.py", "server/settings.py", "server/telemetry/metrics.py", "server/http/openapi.py",
-              "server/apis/session_names.py")  # fmt: skip
+    "deepgram": ("deepgram",),
+    "wyoming": ("wyoming",),
+    "whip": ("whip",),
+    "openai": ("openai", "realtime"),
+}
+NAMES_APIS = (
+    "server/app.py",
+    "server/settings.py",
+    "server/telemetry/metrics.py",
+    "server/http/openapi.py",
+    "server/apis/session_names.py",
+)
 
 
 def modules() -> list[tuple[str, ast.Module]]:
@@ -177,3 +198,10 @@ def test_an_api_is_named_in_its_own_folder_and_where_all_are(api):
         if any(name in path.read_text().lower() for name in APIS[api])
     }
     assert {path for path in found if not path.startswith(f"server/apis/{api}/")} <= set(NAMES_APIS)
+
+
+def test_the_formatter_decides_everywhere():
+    files = subprocess.run(
+        ["git", "grep", "-lE", r"#\s*fmt: ?(skip|off)", "--", "*.py"], cwd=PROJECT, capture_output=True, text=True
+    )
+    assert files.stdout.split() == []

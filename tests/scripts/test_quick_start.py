@@ -30,8 +30,22 @@ def strangers_environment(**more: str) -> dict[str, str]:
 def resolve(requirements: str, python: str, platform: str, constraints: str, tmp_path: Path) -> str:
     (tmp_path / "requirements.in").write_text(requirements)
     (tmp_path / "constraints.txt").write_text(constraints)
-    command = [UV, "pip", "compile", "requirements.in", "--no-config", "--quiet", "--no-annotate", "--no-header",
-               "--constraint", "constraints.txt", "--python-version", python, "--python-platform", platform]  # fmt: skip
+    command = [
+        UV,
+        "pip",
+        "compile",
+        "requirements.in",
+        "--no-config",
+        "--quiet",
+        "--no-annotate",
+        "--no-header",
+        "--constraint",
+        "constraints.txt",
+        "--python-version",
+        python,
+        "--python-platform",
+        platform,
+    ]
     done = subprocess.run(command, cwd=tmp_path, env=strangers_environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -83,9 +97,13 @@ def test_the_quick_start_runs_from_a_fresh_clone(python, tmp_path, recordings):
     checkout, port = tmp_path / "moonshine-asr", str(free_port())
     subprocess.run(["git", "clone", "--quiet", PROJECT, checkout], check=True)
     environment = strangers_environment(
-        PYTHON_FOR_VENV=python, ASR_HOST="127.0.0.1", ASR_PORT=port, VENV_PATH=str(checkout / ".venv"), HOME=str(tmp_path),
+        PYTHON_FOR_VENV=python,
+        ASR_HOST="127.0.0.1",
+        ASR_PORT=port,
+        VENV_PATH=str(checkout / ".venv"),
+        HOME=str(tmp_path),
         CALLER_DIR=str(checkout),
-    )  # fmt: skip
+    )
     started = subprocess.Popen(["bash", "scripts/start.sh"], cwd=checkout, env=environment, stderr=subprocess.PIPE, text=True)
     said = []
     for line in started.stderr:
@@ -100,11 +118,30 @@ def test_the_quick_start_runs_from_a_fresh_clone(python, tmp_path, recordings):
         assert done.returncode == 0, done.stderr
         assert word_error_rate([recordings["short"].text], [done.stdout.splitlines()[-3]]) <= 15, done.stdout
         for script in ("client", "warmup"):
-            command = [checkout / ".venv" / "bin" / "python", f"tests/{script}.py", "--server", f"127.0.0.1:{port}", "--file",
-                       "short.wav", "--rtf", "10", "--full-text"]  # fmt: skip
+            command = [
+                checkout / ".venv" / "bin" / "python",
+                f"tests/{script}.py",
+                "--server",
+                f"127.0.0.1:{port}",
+                "--file",
+                "short.wav",
+                "--rtf",
+                "10",
+                "--full-text",
+            ]
             assert subprocess.run(command, cwd=checkout, env=environment, capture_output=True, timeout=120).returncode == 0
-        bench = [checkout / ".venv" / "bin" / "python", "tests/bench.py", "--server", f"127.0.0.1:{port}", "--n", "4",
-                 "--concurrency", "2", "--rtf", "10"]  # fmt: skip
+        bench = [
+            checkout / ".venv" / "bin" / "python",
+            "tests/bench.py",
+            "--server",
+            f"127.0.0.1:{port}",
+            "--n",
+            "4",
+            "--concurrency",
+            "2",
+            "--rtf",
+            "10",
+        ]
         assert subprocess.run(bench, cwd=checkout, env=environment, capture_output=True, timeout=120).returncode == 0
         stopped = subprocess.run(
             ["bash", "scripts/stop.sh"], cwd=checkout, env=environment, capture_output=True, text=True, timeout=60

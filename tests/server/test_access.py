@@ -33,9 +33,17 @@ def test_keys_are_read_with_what_they_may():
 
 @pytest.mark.parametrize(
     "text",
-    ["short", f"{ALICE} {BOB}", f"{ALICE} sessions=many", f"{ALICE} seats=3", f"{ALICE},{ALICE}", f"{ALICE} name=a,{BOB} name=a",
-     "tk_0123456789abcdef", "ünicode-0123456789abc"],
-)  # fmt: skip
+    [
+        "short",
+        f"{ALICE} {BOB}",
+        f"{ALICE} sessions=many",
+        f"{ALICE} seats=3",
+        f"{ALICE},{ALICE}",
+        f"{ALICE} name=a,{BOB} name=a",
+        "tk_0123456789abcdef",
+        "ünicode-0123456789abc",
+    ],
+)
 def test_keys_that_cannot_be_used_stop_the_start_and_are_not_shown(text):
     with pytest.raises(StartError) as error:
         Keys(text)

@@ -37,9 +37,12 @@ def served(start_server) -> RunningServer:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_an_example_runs_as_written(served, name):
     environment = os.environ | {
-        "SERVER": served.address, "PYTHONPATH": str(PROJECT), "NO_PROXY": "*", "FFMPEG": imageio_ffmpeg.get_ffmpeg_exe(),
+        "SERVER": served.address,
+        "PYTHONPATH": str(PROJECT),
+        "NO_PROXY": "*",
+        "FFMPEG": imageio_ffmpeg.get_ffmpeg_exe(),
         "WYOMING": f"127.0.0.1:{WYOMING_PORT}",
-    }  # fmt: skip
+    }
     done = subprocess.run(COMMANDS[name], cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert word_error_rate([SHORT.with_suffix(".txt").read_text()], [said_in(name, done.stdout)]) <= 15

@@ -241,12 +241,18 @@ BAD_OFFERS = {
     "not SDP": (400, "bad_offer", {"json": {"sdp": "hello", "type": "offer"}}),
     "empty SDP": (400, "bad_offer", {"json": {"sdp": "", "type": "offer"}}),
     "no data channel": (400, "bad_offer", {"json": {"sdp": AUDIO_ONLY_SDP, "type": "offer"}}),
-    "a track beside the data channel": (400, "bad_offer", {
-        "json": {"sdp": AUDIO_ONLY_SDP + "m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\na=mid:1\r\n", "type": "offer"}}),
-    "half a data channel": (400, "bad_offer", {
-        "json": {"sdp": "v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\nm=application 9 DTLS/SCTP 5000\r\n", "type": "offer"}}),
+    "a track beside the data channel": (
+        400,
+        "bad_offer",
+        {"json": {"sdp": AUDIO_ONLY_SDP + "m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\na=mid:1\r\n", "type": "offer"}},
+    ),
+    "half a data channel": (
+        400,
+        "bad_offer",
+        {"json": {"sdp": "v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\nm=application 9 DTLS/SCTP 5000\r\n", "type": "offer"}},
+    ),
     "too large": (413, "body_too_large", {"content": bytes(70_000)}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD_OFFERS)

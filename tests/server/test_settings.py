@@ -11,21 +11,58 @@ from server.errors import SettingsError
 from server.settings import AdvertisedAddress, IceServer, Settings
 
 DOCUMENTED = {
-    "ASR_HOST": "0.0.0.0", "ASR_PORT": 8000, "ASR_WEBRTC_PATH": "/webrtc", "ASR_WORKERS": 1, "ASR_ICE_SERVERS": (),
-    "ASR_SHUTDOWN_TIMEOUT_SECONDS": 20, "MOONSHINE_MODEL_ID": "UsefulSensors/moonshine-base", "MOONSHINE_PRECISION": None,
-    "ASR_TARGET": "auto", "ASR_ENGINE_DIR": None, "ASR_ENGINES": 0, "ASR_CPU_THREADS": 0, "MODEL_WARMUP_SECONDS": 1.5,
-    "MAX_BATCH_SIZE": 32, "MAX_BATCH_WAIT_MS": 10, "ASR_INTERIM_INTERVAL_MS": 500, "ASR_MAX_SEGMENT_SECONDS": 12,
-    "ASR_STABLE_AGREEMENT": 2, "MAX_BUFFER_SECONDS": 120, "ASR_INIT_TIMEOUT_SECONDS": 10, "ASR_IDLE_TIMEOUT_SECONDS": 60,
-    "ASR_MAX_SESSION_SECONDS": 0, "ASR_CLOSE_TIMEOUT_SECONDS": 30, "ASR_MAX_SESSIONS": 0, "ASR_LOG_LEVEL": "info",
-    "ASR_LOG_FORMAT": "console", "ASR_LOG_TEXT": False,
-    "ASR_WYOMING_PORT": 0, "ASR_WYOMING_HOST": "127.0.0.1", "ASR_MAX_UPLOAD_MB": 100, "ASR_MAX_FILE_SECONDS": 14_400,
-    "ASR_API_KEYS": "", "ASR_API_KEYS_FILE": None, "ASR_CORS_ORIGINS": (), "ASR_ALLOWED_HOSTS": (),
-    "ASR_MAX_SESSIONS_PER_ADDRESS": 0, "ASR_REQUESTS_PER_MINUTE": 0, "ASR_TRUSTED_PROXIES": (),
-    "ASR_MAX_CONNECTING_PER_ADDRESS": 256, "ASR_CONNECT_TIMEOUT_SECONDS": 3, "ASR_DRAIN_SECONDS": 0, "ASR_ADMIN_PORT": 0,
-    "ASR_ADMIN_HOST": "127.0.0.1", "ASR_REPLICA": "", "ASR_UDP_PORTS": None, "ASR_ICE_ADDRESSES": (),
+    "ASR_HOST": "0.0.0.0",
+    "ASR_PORT": 8000,
+    "ASR_WEBRTC_PATH": "/webrtc",
+    "ASR_WORKERS": 1,
+    "ASR_ICE_SERVERS": (),
+    "ASR_SHUTDOWN_TIMEOUT_SECONDS": 20,
+    "MOONSHINE_MODEL_ID": "UsefulSensors/moonshine-base",
+    "MOONSHINE_PRECISION": None,
+    "ASR_TARGET": "auto",
+    "ASR_ENGINE_DIR": None,
+    "ASR_ENGINES": 0,
+    "ASR_CPU_THREADS": 0,
+    "MODEL_WARMUP_SECONDS": 1.5,
+    "MAX_BATCH_SIZE": 32,
+    "MAX_BATCH_WAIT_MS": 10,
+    "ASR_INTERIM_INTERVAL_MS": 500,
+    "ASR_MAX_SEGMENT_SECONDS": 12,
+    "ASR_STABLE_AGREEMENT": 2,
+    "MAX_BUFFER_SECONDS": 120,
+    "ASR_INIT_TIMEOUT_SECONDS": 10,
+    "ASR_IDLE_TIMEOUT_SECONDS": 60,
+    "ASR_MAX_SESSION_SECONDS": 0,
+    "ASR_CLOSE_TIMEOUT_SECONDS": 30,
+    "ASR_MAX_SESSIONS": 0,
+    "ASR_LOG_LEVEL": "info",
+    "ASR_LOG_FORMAT": "console",
+    "ASR_LOG_TEXT": False,
+    "ASR_WYOMING_PORT": 0,
+    "ASR_WYOMING_HOST": "127.0.0.1",
+    "ASR_MAX_UPLOAD_MB": 100,
+    "ASR_MAX_FILE_SECONDS": 14_400,
+    "ASR_API_KEYS": "",
+    "ASR_API_KEYS_FILE": None,
+    "ASR_CORS_ORIGINS": (),
+    "ASR_ALLOWED_HOSTS": (),
+    "ASR_MAX_SESSIONS_PER_ADDRESS": 0,
+    "ASR_REQUESTS_PER_MINUTE": 0,
+    "ASR_TRUSTED_PROXIES": (),
+    "ASR_MAX_CONNECTING_PER_ADDRESS": 256,
+    "ASR_CONNECT_TIMEOUT_SECONDS": 3,
+    "ASR_DRAIN_SECONDS": 0,
+    "ASR_ADMIN_PORT": 0,
+    "ASR_ADMIN_HOST": "127.0.0.1",
+    "ASR_REPLICA": "",
+    "ASR_UDP_PORTS": None,
+    "ASR_ICE_ADDRESSES": (),
     "ASR_ADVERTISED_ADDRESS": None,
-    "ASR_FILE_STRETCHES": 8, "ASR_SECRET_KEY": "", "ASR_TLS_CERT": None, "ASR_TLS_KEY": None,
-}  # fmt: skip
+    "ASR_FILE_STRETCHES": 8,
+    "ASR_SECRET_KEY": "",
+    "ASR_TLS_CERT": None,
+    "ASR_TLS_KEY": None,
+}
 """Names and defaults are part of the product: one that changes breaks somebody's deployment."""
 
 
@@ -83,9 +120,17 @@ def test_turn_servers_carry_their_credentials():
 
 @pytest.mark.parametrize(
     "value",
-    ["example.org", "stun:foo:bar", "turn:user:secret@host:port", "turn:user:secret", "stun:host:0", "http://u:secret@h",
-     "turn:user:secret@host:70000", "stun:[::1]:3478"],
-)  # fmt: skip
+    [
+        "example.org",
+        "stun:foo:bar",
+        "turn:user:secret@host:port",
+        "turn:user:secret",
+        "stun:host:0",
+        "http://u:secret@h",
+        "turn:user:secret@host:70000",
+        "stun:[::1]:3478",
+    ],
+)
 def test_an_ice_server_that_cannot_be_used_is_named_without_its_password(value):
     with pytest.raises(SettingsError) as caught:
         settings.load({"ASR_ICE_SERVERS": value})

@@ -54,8 +54,9 @@ def test_a_temporary_directory_that_is_too_long_for_sockets_stops_the_start(buil
     built("fp32")
     long = tmp_path / ("x" * 100)
     long.mkdir()
-    status, line = start(TMPDIR=str(long), ASR_WORKERS="2", ASR_PORT=str(free_port()), ASR_TARGET="onnxruntime",
-                         ASR_LOG_LEVEL="error")  # fmt: skip
+    status, line = start(
+        TMPDIR=str(long), ASR_WORKERS="2", ASR_PORT=str(free_port()), ASR_TARGET="onnxruntime", ASR_LOG_LEVEL="error"
+    )
     assert status == 1 and line.startswith("TMPDIR is too long") and "\n" not in line
 
 
@@ -64,9 +65,13 @@ def test_a_server_that_is_stopped_while_it_warms_up_ends_without_a_traceback(bui
     built("fp32")
     log = (tmp_path / "log").open("w+")
     variables = {
-        "ASR_HOST": "127.0.0.1", "ASR_PORT": str(free_port()), "ASR_ENGINE_DIR": str(ENGINES), "ASR_TARGET": "onnxruntime",
-        "MOONSHINE_PRECISION": "fp32", "MODEL_WARMUP_SECONDS": "20",
-    }  # fmt: skip
+        "ASR_HOST": "127.0.0.1",
+        "ASR_PORT": str(free_port()),
+        "ASR_ENGINE_DIR": str(ENGINES),
+        "ASR_TARGET": "onnxruntime",
+        "MOONSHINE_PRECISION": "fp32",
+        "MODEL_WARMUP_SECONDS": "20",
+    }
     command = [sys.executable, "-m", "server"]
     with subprocess.Popen(command, cwd=PROJECT, env=os.environ | variables, stderr=log) as process:
         while "Application startup complete" not in (tmp_path / "log").read_text() and process.poll() is None:

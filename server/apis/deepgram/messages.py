@@ -187,17 +187,26 @@ class ResultsWriter:
 
     def _interim(self, update: Update) -> DeepgramMessage:
         text = update.text[self._final_characters :].lstrip()
-        return DeepgramMessage(self._message(text, max(update.audio_ms, self._final_ms), (), 0.0), droppable=True,
-                             latency_ms=update.latency_ms)  # fmt: skip
+        return DeepgramMessage(
+            self._message(text, max(update.audio_ms, self._final_ms), (), 0.0), droppable=True, latency_ms=update.latency_ms
+        )
 
     def _message(self, text: str, end_ms: int, words: Sequence[Word], log_prob: float) -> dict[str, Any]:
         return {
-            "type": "Results", "channel_index": [0, 1], "start": self._final_ms / 1000,
-            "duration": (end_ms - self._final_ms) / 1000, "is_final": False, "speech_final": False, "from_finalize": False,
+            "type": "Results",
+            "channel_index": [0, 1],
+            "start": self._final_ms / 1000,
+            "duration": (end_ms - self._final_ms) / 1000,
+            "is_final": False,
+            "speech_final": False,
+            "from_finalize": False,
             "channel": {"alternatives": [alternative(text, words, log_prob)]},
-            "metadata": {"request_id": self.parameters.request_id, "model_uuid": self.parameters.request_id,
-                         "model_info": model_info(self.model_id)},
-        }  # fmt: skip
+            "metadata": {
+                "request_id": self.parameters.request_id,
+                "model_uuid": self.parameters.request_id,
+                "model_info": model_info(self.model_id),
+            },
+        }
 
     def _metadata(self, audio_ms: int) -> DeepgramMessage:
         return DeepgramMessage({"type": "Metadata"} | metadata(self.parameters.request_id, self.model_id, audio_ms / 1000, ""))
@@ -210,8 +219,13 @@ def alternative(text: str, words: Sequence[Word], log_prob: float) -> dict[str, 
 
 def described(word: Word, confidence: float) -> dict[str, Any]:
     plain = re.sub(r"[^\w'-]", "", word.w.lower())
-    return {"word": plain, "start": word.start_ms / 1000, "end": word.end_ms / 1000, "confidence": confidence,
-            "punctuated_word": word.w}  # fmt: skip
+    return {
+        "word": plain,
+        "start": word.start_ms / 1000,
+        "end": word.end_ms / 1000,
+        "confidence": confidence,
+        "punctuated_word": word.w,
+    }
 
 
 def model_info(model_id: str) -> dict[str, str]:
@@ -220,9 +234,15 @@ def model_info(model_id: str) -> dict[str, str]:
 
 def metadata(request_id: str, model_id: str, seconds: float, sha256: str) -> dict[str, Any]:
     return {
-        "transaction_key": "deprecated", "request_id": request_id, "sha256": sha256, "created": datetime.now(UTC).isoformat(),
-        "duration": seconds, "channels": 1, "models": [request_id], "model_info": {request_id: model_info(model_id)},
-    }  # fmt: skip
+        "transaction_key": "deprecated",
+        "request_id": request_id,
+        "sha256": sha256,
+        "created": datetime.now(UTC).isoformat(),
+        "duration": seconds,
+        "channels": 1,
+        "models": [request_id],
+        "model_info": {request_id: model_info(model_id)},
+    }
 
 
 def whole(text: str, segments: Sequence[Segment], seconds: float, model_id: str, sha256: str, utterances: bool) -> dict[str, Any]:
@@ -260,10 +280,14 @@ def configured(request_id: str, message: Mapping[str, Any]) -> DeepgramMessage:
     """The answer to Configure. Features are taken as they are: what is told was asked for at the beginning."""
     if not message.get("keyterms"):
         return DeepgramMessage({"type": "ConfigureSuccess", "request_id": request_id})
-    return DeepgramMessage({
-        "type": "ConfigureFailure", "request_id": request_id, "code": "CONFIGURE_KEYTERMS_NOT_SUPPORTED",
-        "description": "Moonshine has no vocabulary bias",
-    })  # fmt: skip
+    return DeepgramMessage(
+        {
+            "type": "ConfigureFailure",
+            "request_id": request_id,
+            "code": "CONFIGURE_KEYTERMS_NOT_SUPPORTED",
+            "description": "Moonshine has no vocabulary bias",
+        }
+    )
 
 
 def schema_error(message: str) -> DeepgramMessage:

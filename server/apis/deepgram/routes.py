@@ -38,10 +38,18 @@ def deepgram_router(sessions: Sessions, settings: Settings, metrics: Metrics) ->
     router = APIRouter()
     query = {"model": STRING, "language": STRING, "utterances": {"type": "boolean"}}
 
-    @router.post(PATH, **described(
-        "Deepgram", "A recording, as Deepgram's prerecorded transcription", {200: ("the transcript", {JSON: OBJECT})},
-        {"application/octet-stream": BINARY, "audio/*": BINARY}, query, DEEPGRAM_ERROR, errors=(400, 413, 503),
-    ))  # fmt: skip
+    @router.post(
+        PATH,
+        **described(
+            "Deepgram",
+            "A recording, as Deepgram's prerecorded transcription",
+            {200: ("the transcript", {JSON: OBJECT})},
+            {"application/octet-stream": BINARY, "audio/*": BINARY},
+            query,
+            DEEPGRAM_ERROR,
+            errors=(400, 413, 503),
+        ),
+    )
     async def listen(request: Request) -> Response:
         try:
             return await answer(request, sessions, settings)

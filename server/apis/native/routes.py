@@ -28,10 +28,16 @@ def native_router(transport: WebRtcTransport, sessions: Sessions, settings: Sett
     description = fields({"sdp": STRING, "type": {"const": "offer"}})
     answered = fields({"sdp": STRING, "type": {"const": "answer"}})
 
-    @router.post(settings.listen.webrtc_path, **described(
-        "Live audio", "A stream over WebRTC: a data channel, and an audio track beside it if you like",
-        {200: ("the answer", {JSON: answered})}, {JSON: description}, errors=(400, 413, 503),
-    ))  # fmt: skip
+    @router.post(
+        settings.listen.webrtc_path,
+        **described(
+            "Live audio",
+            "A stream over WebRTC: a data channel, and an audio track beside it if you like",
+            {200: ("the answer", {JSON: answered})},
+            {JSON: description},
+            errors=(400, 413, 503),
+        ),
+    )
     async def offer(request: Request) -> Response:
         sdp = read_offer(await read_small_body(request))
         peer = NativePeer(transport, caller_of(request), sessions, limits, server, has_track(sdp))

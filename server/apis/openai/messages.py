@@ -115,9 +115,13 @@ class Configuration:
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "type": "transcription", "object": "realtime.transcription_session", "id": self._id, "expires_at": EXPIRES_SECONDS,
-            "include": self._include, "audio": {"input": self._input},
-        }  # fmt: skip
+            "type": "transcription",
+            "object": "realtime.transcription_session",
+            "id": self._id,
+            "expires_at": EXPIRES_SECONDS,
+            "include": self._include,
+            "audio": {"input": self._input},
+        }
 
 
 def mapping(value: object, name: str) -> dict[str, Any]:
@@ -232,8 +236,14 @@ class Items:
         self._committed.append(item)
         yield event_of("input_audio_buffer.committed", item_id=item.item_id, previous_item_id=self._previous)
         content = [{"type": "input_audio", "transcript": None}]
-        described = {"id": item.item_id, "object": "realtime.item", "type": "message", "role": "user", "status": "completed",
-                     "content": content}  # fmt: skip
+        described = {
+            "id": item.item_id,
+            "object": "realtime.item",
+            "type": "message",
+            "role": "user",
+            "status": "completed",
+            "content": content,
+        }
         for kind in ("added", "done"):
             yield event_of(f"conversation.item.{kind}", previous_item_id=self._previous, item=described)
         self._previous = item.item_id
@@ -253,8 +263,14 @@ class Items:
             return
         item = self._committed.popleft()
         usage = {"type": "duration", "seconds": seconds}
-        yield event_of(f"{TRANSCRIPTION}.completed", item_id=item.item_id, content_index=0, transcript=item.said, usage=usage,
-                       languages=[{"code": self._language}])  # fmt: skip
+        yield event_of(
+            f"{TRANSCRIPTION}.completed",
+            item_id=item.item_id,
+            content_index=0,
+            transcript=item.said,
+            usage=usage,
+            languages=[{"code": self._language}],
+        )
 
 
 def event_of(kind: str, **fields: Any) -> ServerEvent:
@@ -263,6 +279,11 @@ def event_of(kind: str, **fields: Any) -> ServerEvent:
 
 def error_event(error: ServerError, client_event_id: object = None) -> ServerEvent:
     kind = SERVER_ERROR if error.code.http_status >= 500 else "invalid_request_error"
-    said = {"type": kind, "code": error.code.value, "message": error.message, "param": getattr(error, "parameter", None),
-            "event_id": client_event_id}  # fmt: skip
+    said = {
+        "type": kind,
+        "code": error.code.value,
+        "message": error.message,
+        "param": getattr(error, "parameter", None),
+        "event_id": client_event_id,
+    }
     return ServerEvent({"type": "error", "error": said})

@@ -34,6 +34,11 @@ ACCESS = ApiAccess(
 )
 
 
+SECONDS = {"type": "integer", "minimum": LEAST_SECONDS, "maximum": MOST_SECONDS, "default": DEFAULT_SECONDS}
+LIFETIME = fields({}, {"anchor": {"const": "created_at"}, "seconds": SECONDS})
+SECRET = fields({"value": STRING, "expires_at": {"type": "integer"}, "session": OBJECT})
+
+
 def realtime_socket_router(sessions: Sessions, secrets: ClientSecrets, settings: Settings, metrics: Metrics) -> APIRouter:
     router = APIRouter()
 
@@ -63,19 +68,28 @@ def calls_router(calls: Calls, secrets: ClientSecrets) -> APIRouter:
     more: dict[str, Any] = {"error": OPENAI_ERROR, "errors": (400, 401, 413, 503)}
 
     @router.post("", **described("OpenAI", "A call, by its former address", {201: ("the answer", {SDP: STRING})}, offer, **more))
-    @router.post("/calls", **described(
-        "OpenAI", "A Realtime session over WebRTC; Location is the call's address", {201: ("the answer", {SDP: STRING})}, offer,
-        **more,
-    ))  # fmt: skip
+    @router.post(
+        "/calls",
+        **described(
+            "OpenAI",
+            "A Realtime session over WebRTC; Location is the call's address",
+            {201: ("the answer", {SDP: STRING})},
+            offer,
+            **more,
+        ),
+    )
     async def call(request: Request) -> Response:
         """Browsers send the offer alone, with a client secret; the SDKs a form with the session beside it."""
         sdp, session = await read_call(request)
         peer, answer = await calls.open(sdp, session or secret_session(request, secrets), caller_of(request))
         return Response(answer, 201, {"Location": f"{PREFIX}/calls/{peer.name}"}, SDP)
 
-    @router.post("/calls/{name}/hangup", **described(
-        "OpenAI", "End a call; what was said is completed", {200: ("it ends", {})}, error=OPENAI_ERROR, errors=(404,)
-    ))  # fmt: skip
+    @router.post(
+        "/calls/{name}/hangup",
+        **described(
+            "OpenAI", "End a call; what was said is completed", {200: ("it ends", {})}, error=OPENAI_ERROR, errors=(404,)
+        ),
+    )
     async def hang_up(name: str) -> Response:
         peer = calls.find(name)
         if peer is None:
@@ -91,14 +105,12 @@ def secrets_router(secrets: ClientSecrets, settings: Settings) -> APIRouter:
     router = APIRouter(prefix=PREFIX, route_class=OpenAIRoute)
     model_id = settings.model.model_id
 
-    secret = fields({"value": STRING, "expires_at": {"type": "integer"}, "session": OBJECT})
-    lifetime = fields({}, {"anchor": {"const": "created_at"}, "seconds": {
-        "type": "integer", "minimum": LEAST_SECONDS, "maximum": MOST_SECONDS, "default": DEFAULT_SECONDS,
-    }})  # fmt: skip
-
-    @router.post("/transcription_sessions", **described(
-        "OpenAI", "A session of the beta, with its secret", {200: ("the session", {JSON: OBJECT})}, error=OPENAI_ERROR
-    ))  # fmt: skip
+    @router.post(
+        "/transcription_sessions",
+        **described(
+            "OpenAI", "A session of the beta, with its secret", {200: ("the session", {JSON: OBJECT})}, error=OPENAI_ERROR
+        ),
+    )
     async def beta_session(request: Request) -> Response:
         """Answer OpenAI's beta and NVIDIA's Riva, which echoes what it gets."""
         issued = secrets.issue({}, caller=caller_of(request))
@@ -106,10 +118,17 @@ def secrets_router(secrets: ClientSecrets, settings: Settings) -> APIRouter:
         riva = {"input_audio_params": {"sample_rate_hz": 16_000, "num_channels": 1}, "recognition_config": {}}
         return JSONResponse(session | riva | {"client_secret": {"value": issued.value, "expires_at": issued.expires_at}})
 
-    @router.post("/client_secrets", **described(
-        "OpenAI", "A key for a browser that is good for a while", {200: ("the secret", {JSON: secret})},
-        {JSON: fields({}, {"session": OBJECT, "expires_after": lifetime})}, error=OPENAI_ERROR, errors=(400,),
-    ))  # fmt: skip
+    @router.post(
+        "/client_secrets",
+        **described(
+            "OpenAI",
+            "A key for a browser that is good for a while",
+            {200: ("the secret", {JSON: SECRET})},
+            {JSON: fields({}, {"session": OBJECT, "expires_after": LIFETIME})},
+            error=OPENAI_ERROR,
+            errors=(400,),
+        ),
+    )
     async def client_secret(request: Request) -> Response:
         asked = parse_object(await read_small_body(request) or b"{}", "the body")
         session = {} if asked.get("session") is None else asked["session"]

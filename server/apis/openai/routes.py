@@ -25,27 +25,41 @@ from server.telemetry.metrics import Api
 ACCESS = ApiAccess(prefix="/v1/", refuse=refuse)
 MAX_FIELDS, MAX_FIELD_BYTES = 200, 64 * 1024
 FORM = "multipart/form-data"
-UPLOAD = fields({"file": BINARY, "model": STRING}, {
-    "language": STRING, "response_format": one_of(*transcription.ResponseFormat, default="json"),
-    "timestamp_granularities[]": {"type": "array", "items": one_of("segment", "word")},
-    "stream": {"type": "boolean", "default": False}, "temperature": {"type": "number", "minimum": 0, "maximum": 1},
-    "prompt": STRING,
-})  # fmt: skip
+UPLOAD = fields(
+    {"file": BINARY, "model": STRING},
+    {
+        "language": STRING,
+        "response_format": one_of(*transcription.ResponseFormat, default="json"),
+        "timestamp_granularities[]": {"type": "array", "items": one_of("segment", "word")},
+        "stream": {"type": "boolean", "default": False},
+        "temperature": {"type": "number", "minimum": 0, "maximum": 1},
+        "prompt": STRING,
+    },
+)
 
 
 def transcriptions_router(sessions: Sessions, settings: Settings) -> APIRouter:
     router = APIRouter(prefix="/v1", route_class=OpenAIRoute)
     model_id = settings.model.model_id
 
-    files = {200: ("the transcription, in the format that was asked for", {
-        JSON: OBJECT, TEXT: STRING, "text/vtt": STRING, EVENTS: STRING,
-    })}  # fmt: skip
+    files = {
+        200: (
+            "the transcription, in the format that was asked for",
+            {
+                JSON: OBJECT,
+                TEXT: STRING,
+                "text/vtt": STRING,
+                EVENTS: STRING,
+            },
+        )
+    }
     more: dict[str, Any] = {"error": OPENAI_ERROR, "errors": (400, 404, 413, 503)}
 
     @router.post("/audio/transcriptions", **described("OpenAI", "A recording into text", files, {FORM: UPLOAD}, **more))
-    @router.post("/audio/translations", **described(
-        "OpenAI", "The same: English comes in, English goes out", files, {FORM: UPLOAD}, **more
-    ))  # fmt: skip
+    @router.post(
+        "/audio/translations",
+        **described("OpenAI", "The same: English comes in, English goes out", files, {FORM: UPLOAD}, **more),
+    )
     async def transcribe(request: Request) -> Response:
         return await Upload(request, sessions, settings).answer()
 
@@ -53,9 +67,10 @@ def transcriptions_router(sessions: Sessions, settings: Settings) -> APIRouter:
     async def models() -> Response:
         return JSONResponse(transcription.model_list(model_id))
 
-    @router.get("/models/{name:path}", **described(
-        "OpenAI", "A model by its name", {200: ("the model", {JSON: OBJECT})}, error=OPENAI_ERROR, errors=(404,)
-    ))  # fmt: skip
+    @router.get(
+        "/models/{name:path}",
+        **described("OpenAI", "A model by its name", {200: ("the model", {JSON: OBJECT})}, error=OPENAI_ERROR, errors=(404,)),
+    )
     async def model(name: str) -> Response:
         return JSONResponse(transcription.find_model(name, model_id))
 

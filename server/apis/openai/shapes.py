@@ -41,8 +41,11 @@ class BetaShape(CurrentShape):
         return {"type": "session.update", "session": self._session(session), "event_id": message.get("event_id")}
 
     def _session(self, session: Mapping[str, Any]) -> dict[str, Any]:
-        names = {"input_audio_transcription": "transcription", "turn_detection": "turn_detection",
-                 "input_audio_noise_reduction": "noise_reduction"}  # fmt: skip
+        names = {
+            "input_audio_transcription": "transcription",
+            "turn_detection": "turn_detection",
+            "input_audio_noise_reduction": "noise_reduction",
+        }
         audio = {names[name]: value for name, value in session.items() if name in names}
         if audio_format := self._format(session):
             audio["format"] = audio_format
@@ -69,11 +72,16 @@ def beta_session(session: Mapping[str, Any]) -> dict[str, Any]:
     audio = session["audio"]["input"]
     names = {described["type"]: name for name, described in BETA_FORMATS.items()}
     return {
-        "id": session["id"], "object": "realtime.transcription_session", "modalities": ["audio", "text"],
-        "input_audio_format": names[audio["format"]["type"]], "input_audio_transcription": audio["transcription"],
-        "turn_detection": audio["turn_detection"], "input_audio_noise_reduction": audio["noise_reduction"],
-        "include": session["include"], "expires_at": session["expires_at"],
-    }  # fmt: skip
+        "id": session["id"],
+        "object": "realtime.transcription_session",
+        "modalities": ["audio", "text"],
+        "input_audio_format": names[audio["format"]["type"]],
+        "input_audio_transcription": audio["transcription"],
+        "turn_detection": audio["turn_detection"],
+        "input_audio_noise_reduction": audio["noise_reduction"],
+        "include": session["include"],
+        "expires_at": session["expires_at"],
+    }
 
 
 class RivaShape(BetaShape):

@@ -15,9 +15,15 @@ from server.sessions.recording import RecordingText
 from server.stream.transcript import Segment
 
 ALIASES = (
-    "default", "whisper-1", "gpt-transcribe", "gpt-live-transcribe", "gpt-realtime-whisper", "gpt-4o-transcribe",
-    "gpt-4o-mini-transcribe", "gpt-4o-transcribe-diarize",
-)  # fmt: skip
+    "default",
+    "whisper-1",
+    "gpt-transcribe",
+    "gpt-live-transcribe",
+    "gpt-realtime-whisper",
+    "gpt-4o-transcribe",
+    "gpt-4o-mini-transcribe",
+    "gpt-4o-transcribe-diarize",
+)
 """Names that clients ask for; all of them mean the model that is served."""
 SPEAKER_FIELDS = ("known_speaker_names", "known_speaker_references")
 SERVER_ERROR, CLIENT_ERROR = "server_error", "invalid_request_error"
@@ -140,8 +146,11 @@ def body(parameters: TranscriptionParameters, found: RecordingText) -> tuple[str
 
 def verbose(parameters: TranscriptionParameters, found: RecordingText) -> dict[str, Any]:
     fields: dict[str, Any] = {
-        "task": "transcribe", "language": parameters.language.name, "duration": found.seconds, "text": found.text,
-    }  # fmt: skip
+        "task": "transcribe",
+        "language": parameters.language.name,
+        "duration": found.seconds,
+        "text": found.text,
+    }
     if "segment" in parameters.granularities:
         fields["segments"] = [described(number, segment) for number, segment in enumerate(found.segments)]
     if "word" in parameters.granularities:
@@ -153,10 +162,17 @@ def verbose(parameters: TranscriptionParameters, found: RecordingText) -> dict[s
 def described(number: int, segment: Segment) -> dict[str, Any]:
     text = segment.text.encode()
     return {
-        "id": number, "seek": 0, "start": segment.start_ms / 1000, "end": segment.end_ms / 1000, "text": segment.text,
-        "tokens": [], "temperature": 0.0, "avg_logprob": round(segment.log_prob, 4), "no_speech_prob": 0.0,
+        "id": number,
+        "seek": 0,
+        "start": segment.start_ms / 1000,
+        "end": segment.end_ms / 1000,
+        "text": segment.text,
+        "tokens": [],
+        "temperature": 0.0,
+        "avg_logprob": round(segment.log_prob, 4),
+        "no_speech_prob": 0.0,
         "compression_ratio": round(len(text) / len(zlib.compress(text)), 3),
-    }  # fmt: skip
+    }
 
 
 def usage(found: RecordingText) -> dict[str, Any]:

@@ -23,9 +23,12 @@ def whip_router(senders: Senders, ice_servers: tuple[IceServer, ...]) -> APIRout
     """Those with a password are this server's own: senders that nobody knows are not told it."""
 
     offering = described(
-        "WHIP", "Send an audio track; Location is the session's address", {201: ("the answer", {SDP: STRING})}, {SDP: STRING},
+        "WHIP",
+        "Send an audio track; Location is the session's address",
+        {201: ("the answer", {SDP: STRING})},
+        {SDP: STRING},
         errors=(400, 413, 415, 503),
-    )  # fmt: skip
+    )
 
     @router.post("/whip", **offering)
     @router.post("/whip/{channel}", **offering)
@@ -44,9 +47,12 @@ def whip_router(senders: Senders, ice_servers: tuple[IceServer, ...]) -> APIRout
     async def options(channel: str = "") -> Response:
         return Response(status_code=204, headers={"Accept-Post": SDP})
 
-    @router.patch("/whip/session/{name}", **described(
-        "WHIP", "Add ICE candidates", {204: ("they are added", {})}, {TRICKLE: STRING}, errors=(400, 404, 412, 415, 422, 428)
-    ))  # fmt: skip
+    @router.patch(
+        "/whip/session/{name}",
+        **described(
+            "WHIP", "Add ICE candidates", {204: ("they are added", {})}, {TRICKLE: STRING}, errors=(400, 404, 412, 415, 422, 428)
+        ),
+    )
     async def patch(request: Request, name: str) -> Response:
         peer = find_live(senders, name)
         fragment = (await read_small_body(request)).decode(errors="replace")
@@ -67,27 +73,36 @@ def whip_words_router(senders: Senders) -> APIRouter:
     """The words of a session, or of a channel."""
     router = APIRouter()
 
-    @router.get("/whip/session/{name}/events", **described(
-        "WHIP", "The words as they come", {200: ("messages of the data channel", {EVENTS: STRING})}, errors=(404,)
-    ))  # fmt: skip
+    @router.get(
+        "/whip/session/{name}/events",
+        **described("WHIP", "The words as they come", {200: ("messages of the data channel", {EVENTS: STRING})}, errors=(404,)),
+    )
     async def events(name: str) -> Response:
         return events_of(find(senders, name))
 
-    @router.get("/whip/session/{name}/captions.vtt", **described(
-        "WHIP", "Captions so far", {200: ("WebVTT", {"text/vtt": STRING})}, errors=(404,)
-    ))  # fmt: skip
+    @router.get(
+        "/whip/session/{name}/captions.vtt",
+        **described("WHIP", "Captions so far", {200: ("WebVTT", {"text/vtt": STRING})}, errors=(404,)),
+    )
     async def captions(name: str) -> Response:
         return captions_of(find(senders, name))
 
-    @router.get("/whip/{channel}/events", **described(
-        "WHIP", "The words of a channel as they come", {200: ("messages of the data channel", {EVENTS: STRING})}, errors=(404,)
-    ))  # fmt: skip
+    @router.get(
+        "/whip/{channel}/events",
+        **described(
+            "WHIP",
+            "The words of a channel as they come",
+            {200: ("messages of the data channel", {EVENTS: STRING})},
+            errors=(404,),
+        ),
+    )
     async def channel_events(request: Request, channel: str) -> Response:
         return events_of(find_channel(senders, request, channel))
 
-    @router.get("/whip/{channel}/captions.vtt", **described(
-        "WHIP", "Captions of a channel so far", {200: ("WebVTT", {"text/vtt": STRING})}, errors=(404,)
-    ))  # fmt: skip
+    @router.get(
+        "/whip/{channel}/captions.vtt",
+        **described("WHIP", "Captions of a channel so far", {200: ("WebVTT", {"text/vtt": STRING})}, errors=(404,)),
+    )
     async def channel_captions(request: Request, channel: str) -> Response:
         return captions_of(find_channel(senders, request, channel))
 

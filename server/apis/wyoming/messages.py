@@ -136,13 +136,17 @@ def error(failure: ServerError) -> WyomingMessage:
 def info(model_id: str) -> WyomingMessage:
     """Describe the server: Home Assistant asks for it before it offers the server to its users."""
     described = {
-        "attribution": {"name": "Moonshine AI", "url": "https://github.com/moonshine-ai/moonshine"}, "installed": True,
+        "attribution": {"name": "Moonshine AI", "url": "https://github.com/moonshine-ai/moonshine"},
+        "installed": True,
         "version": version(),
-    }  # fmt: skip
+    }
     model = described | {"name": model_id, "description": model_id, "languages": [language_of(model_id).code]}
     program = described | {
-        "name": "moonshine-asr", "description": "Moonshine speech to text", "models": [model],
-        "supports_transcript_streaming": True, "requires_external_vad": True,
-    }  # fmt: skip
+        "name": "moonshine-asr",
+        "description": "Moonshine speech to text",
+        "models": [model],
+        "supports_transcript_streaming": True,
+        "requires_external_vad": True,
+    }
     others: dict[str, list[Any]] = {kind: [] for kind in ("tts", "handle", "intent", "wake", "mic", "snd")}
     return WyomingMessage("info", {"asr": [program]} | others)

@@ -30,9 +30,14 @@ MAX_SECONDS = 13.0
 
 # Target, precision, largest batch: what scripts/gpu_check.sh has built before.
 ENGINES = [
-    (TENSORRT, "fp16", 32), (TORCH, "fp16", 256), (TORCH, "bf16", 32), (TORCH, "fp32", 32),
-    (TENSORRT, "int8", 8), (TENSORRT, "bf16", 8), (TENSORRT, "fp32", 8),
-]  # fmt: skip
+    (TENSORRT, "fp16", 32),
+    (TORCH, "fp16", 256),
+    (TORCH, "bf16", 32),
+    (TORCH, "fp32", 32),
+    (TENSORRT, "int8", 8),
+    (TENSORRT, "bf16", 8),
+    (TENSORRT, "fp32", 8),
+]
 
 
 @pytest.fixture(scope="module", params=ENGINES, ids=lambda each: "-".join(map(str, each)))
@@ -77,8 +82,10 @@ def test_words_are_those_of_float32(engine, clips):
     found = [greedy.decode(engine, Clip(clip.samples)).tokens for clip in short]
     references = [clip.text for clip in short]
     rates = [word_error_rate(references, [engine.tokenizer.text(each) for each in tokens]) for tokens in (expected, found)]
-    print(f"{engine.name}: WER {rates[1]:.2f}%, float32 {rates[0]:.2f}%; same tokens on "
-          f"{sum(map(np.array_equal, expected, found))} of {len(short)}")  # fmt: skip
+    print(
+        f"{engine.name}: WER {rates[1]:.2f}%, float32 {rates[0]:.2f}%; same tokens on "
+        f"{sum(map(np.array_equal, expected, found))} of {len(short)}"
+    )
     assert abs(rates[1] - rates[0]) <= LARGEST_WER_DIFFERENCE
 
 

@@ -55,8 +55,21 @@ def test_a_rows_keys_and_values_go_to_its_slot_and_nowhere_else(kernels):
         if slot >= 0:
             expected[:, slot, :, : frames[row]] = cross_kv[:, row, :, : frames[row]]
             expected_frames[slot] = frames[row]
-    run(kernels.run_keep_cross, (HEADS, PLANES * BATCH), cross_kv, slots, frames, cache, slot_frames,
-        BATCH, HEADS, shape_frames, HEAD_DIM, SLOTS, cache_frames)  # fmt: skip
+    run(
+        kernels.run_keep_cross,
+        (HEADS, PLANES * BATCH),
+        cross_kv,
+        slots,
+        frames,
+        cache,
+        slot_frames,
+        BATCH,
+        HEADS,
+        shape_frames,
+        HEAD_DIM,
+        SLOTS,
+        cache_frames,
+    )
     assert np.array_equal(cache, expected) and np.array_equal(slot_frames, expected_frames)
 
 
@@ -70,8 +83,22 @@ def test_new_keys_and_values_go_behind_each_rows_past(kernels):
         expected[:, row, :, past : past + count] = new_kv[:, row, :, :count]
         if count:
             expected_last[row] = next_tokens[row, count - 1]
-    run(kernels.run_keep_past, (HEADS, PLANES * BATCH), new_kv, past_lengths, counts, next_tokens, cache, last_tokens,
-        BATCH, HEADS, new, HEAD_DIM, SLOTS, positions)  # fmt: skip
+    run(
+        kernels.run_keep_past,
+        (HEADS, PLANES * BATCH),
+        new_kv,
+        past_lengths,
+        counts,
+        next_tokens,
+        cache,
+        last_tokens,
+        BATCH,
+        HEADS,
+        new,
+        HEAD_DIM,
+        SLOTS,
+        positions,
+    )
     assert np.array_equal(cache, expected) and np.array_equal(last_tokens, expected_last)
 
 

@@ -17,11 +17,29 @@ ANYTHING = st.recursive(
     max_leaves=6,
 )
 WHOLE = {
-    "format": manifest.FORMAT, "model": "a/b", "weights_source": "x", "weights_sha256": "0", "target": "onnxruntime",
-    "precision": "fp32", "builder_sha256": "0", "max_batch": 8, "max_seconds": 26.0, "dim": 416, "heads": 8, "head_dim": 52,
-    "encoder_layers": 8, "decoder_layers": 8, "aligner_layers": 2, "vocabulary": 32768, "max_positions": 194, "start_token": 1,
-    "end_token": 2, "files": {"a.bin": {"bytes": 1, "sha256": "0"}}, "versions": {}, "built_at": "2026-01-01T00:00:00Z",
-}  # fmt: skip
+    "format": manifest.FORMAT,
+    "model": "a/b",
+    "weights_source": "x",
+    "weights_sha256": "0",
+    "target": "onnxruntime",
+    "precision": "fp32",
+    "builder_sha256": "0",
+    "max_batch": 8,
+    "max_seconds": 26.0,
+    "dim": 416,
+    "heads": 8,
+    "head_dim": 52,
+    "encoder_layers": 8,
+    "decoder_layers": 8,
+    "aligner_layers": 2,
+    "vocabulary": 32768,
+    "max_positions": 194,
+    "start_token": 1,
+    "end_token": 2,
+    "files": {"a.bin": {"bytes": 1, "sha256": "0"}},
+    "versions": {},
+    "built_at": "2026-01-01T00:00:00Z",
+}
 
 
 def load(directory: Path, text: str | bytes) -> Manifest:

@@ -118,19 +118,30 @@ def test_what_is_no_number_in_one_slot_is_told_and_reaches_no_other(precision, b
     def decode(slots: list[int]) -> np.ndarray:
         count = len(slots)
         _, log_probs = model.decode(
-            team, np.tile([found.start_token, 700], count), np.full(count, 2, np.int32), np.zeros(count, np.int32),
-            np.full(count, frames, np.int32), np.zeros(count, np.float32), [own[slot].ctypes.data for slot in slots],
-            [cross[slot].ctypes.data for slot in slots], own_positions,
-        )  # fmt: skip
+            team,
+            np.tile([found.start_token, 700], count),
+            np.full(count, 2, np.int32),
+            np.zeros(count, np.int32),
+            np.full(count, frames, np.int32),
+            np.zeros(count, np.float32),
+            [own[slot].ctypes.data for slot in slots],
+            [cross[slot].ctypes.data for slot in slots],
+            own_positions,
+        )
         return log_probs.reshape(count, 2)
 
     together = decode([0, 1, 2])
     assert np.isnan(together[1]).all() and (together[[0, 2]] == decode([0, 2])).all()
     with pytest.raises(EngineFailed, match="token 40000 is none"):
         model.decode(
-            team, np.array([40_000]), *(np.array([number], np.int32) for number in (1, 0, frames)), np.zeros(1, np.float32),
-            [own[0].ctypes.data], [cross[0].ctypes.data], own_positions,
-        )  # fmt: skip
+            team,
+            np.array([40_000]),
+            *(np.array([number], np.int32) for number in (1, 0, frames)),
+            np.zeros(1, np.float32),
+            [own[0].ctypes.data],
+            [cross[0].ctypes.data],
+            own_positions,
+        )
     team.close()
     model.close()
 

@@ -321,10 +321,12 @@ class PoisonedEngine(FakeEngine):
 
     def launch(self, rows):
         sound = super().launch(rows).result()
-        return Answered([
-            dataclasses.replace(each, log_probs=np.full(len(each.tokens), np.nan)) if row.slot in self.poisoned else each
-            for row, each in zip(rows, sound, strict=True)
-        ])  # fmt: skip
+        return Answered(
+            [
+                dataclasses.replace(each, log_probs=np.full(len(each.tokens), np.nan)) if row.slot in self.poisoned else each
+                for row, each in zip(rows, sound, strict=True)
+            ]
+        )
 
     def clear(self, slot: int) -> None:
         assert slot in self.busy, "before anybody else has it"

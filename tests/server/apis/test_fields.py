@@ -17,19 +17,29 @@ ODD = (None, True, 5, -1, 1e300, "", "text", "\ud800", [], [5], {}, {"type": 5},
 SESSION = {
     "type": "transcription",
     "include": ["item.input_audio_transcription.logprobs"],
-    "audio": {"input": {
-        "format": {"type": "audio/pcm", "rate": 24_000}, "noise_reduction": {"type": "near_field"},
-        "transcription": {"model": "whisper-1", "language": "en", "languages": ["en"], "prompt": "words"},
-        "turn_detection": {"type": "server_vad", "silence_duration_ms": 500, "prefix_padding_ms": 300, "eagerness": "auto"},
-    }},
-}  # fmt: skip
+    "audio": {
+        "input": {
+            "format": {"type": "audio/pcm", "rate": 24_000},
+            "noise_reduction": {"type": "near_field"},
+            "transcription": {"model": "whisper-1", "language": "en", "languages": ["en"], "prompt": "words"},
+            "turn_detection": {"type": "server_vad", "silence_duration_ms": 500, "prefix_padding_ms": 300, "eagerness": "auto"},
+        }
+    },
+}
 MESSAGES = (
-    {"type": "transcription_session.update", "session": {"input_audio_format": "pcm16", "input_audio_transcription": {},
-     "turn_detection": {"type": "server_vad"}, "input_audio_params": {"sample_rate_hz": 16_000, "num_channels": 1}}},
+    {
+        "type": "transcription_session.update",
+        "session": {
+            "input_audio_format": "pcm16",
+            "input_audio_transcription": {},
+            "turn_detection": {"type": "server_vad"},
+            "input_audio_params": {"sample_rate_hz": 16_000, "num_channels": 1},
+        },
+    },
     {"type": "input_audio_buffer.append", "audio": "", "runtime_config": {"force_eou": "true"}},
     {"type": "session.update", "model": "whisper-1"},
     {"type": "input_audio_buffer.commit", "final": True, "event_id": "a"},
-)  # fmt: skip
+)
 
 
 def places(value: Any, at: tuple = ()) -> Iterator[tuple]:

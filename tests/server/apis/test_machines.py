@@ -130,9 +130,11 @@ class Conversation(RuleBasedStateMachine):
 
 class Native(Conversation):
     messages = changed(
-        {"op": "init", "sid": "a"}, {"op": "init", "sid": "a", "sr": 16_000, "words": True, "tail": True, "pulse": True},
-        {"op": "flush"}, {"op": "close"},
-    )  # fmt: skip
+        {"op": "init", "sid": "a"},
+        {"op": "init", "sid": "a", "sr": 16_000, "words": True, "tail": True, "pulse": True},
+        {"op": "flush"},
+        {"op": "close"},
+    )
 
     def open(self, seat: SimulatedSeat) -> Session:
         return native_session(seat, LIMITS, self.take_fields)
@@ -172,9 +174,12 @@ class Realtime(Conversation):
         {"type": "session.update", "session": {"audio": {"input": {"format": {"type": "audio/pcmu"}}}}},
         {"type": "session.update", "model": "x"},
         {"type": "transcription_session.update", "session": {"input_audio_format": "pcm16"}},
-        {"type": "input_audio_buffer.append", "audio": "AAAA"}, {"type": "input_audio_buffer.commit", "final": True},
-        {"type": "input_audio_buffer.commit"}, {"type": "input_audio_buffer.clear"}, {"type": "input_audio_buffer.done"},
-    )  # fmt: skip
+        {"type": "input_audio_buffer.append", "audio": "AAAA"},
+        {"type": "input_audio_buffer.commit", "final": True},
+        {"type": "input_audio_buffer.commit"},
+        {"type": "input_audio_buffer.clear"},
+        {"type": "input_audio_buffer.done"},
+    )
 
     def open(self, seat: SimulatedSeat) -> Session:
         return RealtimeSession(seat, 30.0, Configuration("moonshine-base"), self.take, has_track=self.has_track)

@@ -25,9 +25,13 @@ FOREIGN = {"Origin": "https://elsewhere.example"}
 def locked(start_server) -> RunningServer:
     """Two gateways, so that tokens cross from one to the other."""
     return start_server(
-        ASR_TARGET="onnxruntime", ASR_WORKERS="2", ASR_MAX_SESSIONS="6", ASR_API_KEYS=f"{KEY} name=us, {MODEST} per_minute=1",
-        ASR_CORS_ORIGINS="https://friend.example", ASR_REPLICA="shop-1",
-    )  # fmt: skip
+        ASR_TARGET="onnxruntime",
+        ASR_WORKERS="2",
+        ASR_MAX_SESSIONS="6",
+        ASR_API_KEYS=f"{KEY} name=us, {MODEST} per_minute=1",
+        ASR_CORS_ORIGINS="https://friend.example",
+        ASR_REPLICA="shop-1",
+    )
 
 
 @pytest.fixture
@@ -48,13 +52,21 @@ def offers(http: httpx.Client) -> list[Callable[..., httpx.Response]]:
 
     sdp = {"content": "?", "headers": {"Content-Type": "application/sdp"}}
     return [
-        post("/webrtc", json={"sdp": "?", "type": "offer"}), post("/whip", **sdp), post("/whip/x", **sdp),
-        post("/v1/realtime/calls", **sdp), post("/v1/realtime", **sdp), post("/v1/listen", content=b"?"),
-        post("/v1/audio/transcriptions", files={"file": b"?"}), post("/v1/audio/translations", files={"file": b"?"}),
-        post("/v1/realtime/client_secrets", json={}), post("/v1/realtime/transcription_sessions", json={}), post("/v1/tokens"),
-        lambda headers={}: http.get("/metrics", headers=headers), lambda headers={}: http.get("/v1/models", headers=headers),
+        post("/webrtc", json={"sdp": "?", "type": "offer"}),
+        post("/whip", **sdp),
+        post("/whip/x", **sdp),
+        post("/v1/realtime/calls", **sdp),
+        post("/v1/realtime", **sdp),
+        post("/v1/listen", content=b"?"),
+        post("/v1/audio/transcriptions", files={"file": b"?"}),
+        post("/v1/audio/translations", files={"file": b"?"}),
+        post("/v1/realtime/client_secrets", json={}),
+        post("/v1/realtime/transcription_sessions", json={}),
+        post("/v1/tokens"),
+        lambda headers={}: http.get("/metrics", headers=headers),
+        lambda headers={}: http.get("/v1/models", headers=headers),
         lambda headers={}: http.get("/whip/x/captions.vtt", headers=headers),
-    ]  # fmt: skip
+    ]
 
 
 def test_without_a_key_every_way_in_is_shut_and_with_one_it_is_open(http, locked):
@@ -217,19 +229,29 @@ def test_a_proxy_that_is_trusted_says_who_asks(start_server):
 
 @pytest.mark.parametrize(
     ("host", "known"),
-    [("127.0.0.1:8000", True), ("[::1]:8000", True), ("10.1.2.3", True), ("localhost", True), ("a.localhost:1", True),
-     ("", False), ("asr.example.com:8000", True), ("ASR.example.com", True), ("evil.example", False), ("[", False),
-     ("localhost.evil.example", False)],
-)  # fmt: skip
+    [
+        ("127.0.0.1:8000", True),
+        ("[::1]:8000", True),
+        ("10.1.2.3", True),
+        ("localhost", True),
+        ("a.localhost:1", True),
+        ("", False),
+        ("asr.example.com:8000", True),
+        ("ASR.example.com", True),
+        ("evil.example", False),
+        ("[", False),
+        ("localhost.evil.example", False),
+    ],
+)
 def test_a_page_that_made_its_own_name_lead_here_is_known_by_that_name(host, known):
     assert is_known(host, hosts_of(Settings(access=Access(allowed_hosts="asr.example.com")), is_open=True)) == known
 
 
 def test_who_has_no_keys_and_is_local_has_no_name_but_localhost():
     local, everywhere, proxied = (
-        Settings(listen=Listen(host=host, trusted_proxies=proxies)) for host, proxies in
-        (("127.0.0.1", ()), ("0.0.0.0", ()), ("127.0.0.1", "127.0.0.1"))
-    )  # fmt: skip
+        Settings(listen=Listen(host=host, trusted_proxies=proxies))
+        for host, proxies in (("127.0.0.1", ()), ("0.0.0.0", ()), ("127.0.0.1", "127.0.0.1"))
+    )
     assert not is_known("evil.example", hosts_of(local, is_open=True))
     for hosts in (hosts_of(local, is_open=False), hosts_of(everywhere, is_open=True), hosts_of(proxied, is_open=True)):
         assert is_known("evil.example", hosts)

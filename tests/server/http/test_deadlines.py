@@ -125,9 +125,10 @@ def test_an_offer_of_another_protocol_is_left_and_the_body_is_read(served, offer
     """Java's HTTP client sends one with every request."""
     body = b'{"model": "whisper-1"}'
     head = (
-        b"POST /v1/tokens HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer sk-0123456789abcdef\r\n" + offer
+        b"POST /v1/tokens HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer sk-0123456789abcdef\r\n"
+        + offer
         + b"Content-Length: %d\r\n\r\n" % len(body)
-    )  # fmt: skip
+    )
     pieces = (head, body) if is_split else (head + body,)
     assert exchange(served, *pieces).startswith(b"HTTP/1.1 200 ")
 
@@ -140,8 +141,18 @@ def test_an_offer_of_websocket_stays():
     assert deadlines.without_other_upgrades(other) == other.replace(b"upgrade: h2c\r\n", b"")
 
 
-@pytest.mark.parametrize("path", ["/webrtc", "/whip/stage", "/v1/realtime/calls", "/v1/realtime/client_secrets",
-                                  "/v1/audio/transcriptions", "/v1/listen", "/v1/tokens"])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/webrtc",
+        "/whip/stage",
+        "/v1/realtime/calls",
+        "/v1/realtime/client_secrets",
+        "/v1/audio/transcriptions",
+        "/v1/listen",
+        "/v1/tokens",
+    ],
+)
 def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_no_traceback(served, path):
     host, port = served.address.split(":")
     head = (

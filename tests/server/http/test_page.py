@@ -32,9 +32,11 @@ def served(start_server) -> RunningServer:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     speaking = [
-        "--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
+        "--no-sandbox",
+        "--use-fake-device-for-media-stream",
+        "--use-fake-ui-for-media-stream",
         f"--use-file-for-fake-audio-capture={SHORT}%noloop",
-    ]  # fmt: skip
+    ]
     with sync_playwright() as playwright:
         found = playwright.chromium.launch(executable_path=CHROMIUM, args=speaking)
         yield found

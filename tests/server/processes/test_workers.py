@@ -136,8 +136,11 @@ def test_audio_that_is_missing_is_noticed():
 def served(start_server) -> RunningServer:
     """Two gateways before one engine process."""
     return start_server(
-        ASR_WORKERS="2", ASR_MAX_SESSIONS="8", ASR_TARGET="onnxruntime", ASR_UDP_PORTS=f"{UDP_PORTS[0]}-{UDP_PORTS[-1]}",
-    )  # fmt: skip
+        ASR_WORKERS="2",
+        ASR_MAX_SESSIONS="8",
+        ASR_TARGET="onnxruntime",
+        ASR_UDP_PORTS=f"{UDP_PORTS[0]}-{UDP_PORTS[-1]}",
+    )
 
 
 def processes_of(server: RunningServer) -> dict[str, list[int]]:

@@ -88,9 +88,14 @@ async def serving(child: ChildServer) -> AsyncIterator[str]:
 def test_every_way_in_leads_through_and_the_end_gives_finals(built, recordings, monkeypatch):
     built("fp32")
     own = {
-        "ASR_ENGINE_DIR": str(ENGINES), "MOONSHINE_PRECISION": "fp32", "ASR_TARGET": "onnxruntime", "ASR_WORKERS": "2",
-        "ASR_DRAIN_SECONDS": "20", "ASR_REPLICA": "inner", "ASR_MAX_SESSIONS_PER_ADDRESS": "3",
-    }  # fmt: skip
+        "ASR_ENGINE_DIR": str(ENGINES),
+        "MOONSHINE_PRECISION": "fp32",
+        "ASR_TARGET": "onnxruntime",
+        "ASR_WORKERS": "2",
+        "ASR_DRAIN_SECONDS": "20",
+        "ASR_REPLICA": "inner",
+        "ASR_MAX_SESSIONS_PER_ADDRESS": "3",
+    }
     child, audio = ChildServer(settings.load(own), own), recordings["short"].samples
 
     async def run() -> None:

@@ -96,9 +96,11 @@ def cluster(tmp_path_factory) -> Iterator[TwoNodes]:
 
     directory = tmp_path_factory.mktemp("replicas")
     settings = {
-        "ASR_MAX_SESSIONS": str(PLACES), "ASR_CPU_THREADS": "1", "ASR_DRAIN_SECONDS": str(DRAIN_SECONDS),
+        "ASR_MAX_SESSIONS": str(PLACES),
+        "ASR_CPU_THREADS": "1",
+        "ASR_DRAIN_SECONDS": str(DRAIN_SECONDS),
         "ASR_CONNECT_TIMEOUT_SECONDS": "20",
-    }  # fmt: skip
+    }
     with pytest.MonkeyPatch.context() as patched:
         for name, value in {**settings, "PYTHONPATH": str(PROJECT), DIRECTORY_VARIABLE: str(directory)}.items():
             patched.setenv(name, value)
@@ -186,9 +188,12 @@ def test_sessions_spread_evenly_and_a_full_cluster_says_so(cluster):
             )
             async with speaking(cluster, 2 * PLACES - 12, "websocket") as more:
                 refused = await asyncio.to_thread(
-                    httpx.post, f"http://{cluster.address}/v1/audio/transcriptions", data={"model": "whisper-1"},
-                    files={"file": (PROJECT / "samples" / "short.wav").open("rb")}, trust_env=False,
-                )  # fmt: skip
+                    httpx.post,
+                    f"http://{cluster.address}/v1/audio/transcriptions",
+                    data={"model": "whisper-1"},
+                    files={"file": (PROJECT / "samples" / "short.wav").open("rb")},
+                    trust_env=False,
+                )
                 assert refused.status_code == 503 and refused.json()["error"]["code"] == "server_full"
                 assert int(refused.headers["retry-after"]) > 0 and refused.headers["x-asr-replica"] in replicas_of(clients)
                 await finals(clients + more)
@@ -318,9 +323,13 @@ def commanded(built, tmp_path) -> Iterator[tuple[str, subprocess.Popen]]:
     built("fp32")
     port, log = free_port(), tmp_path / "log"
     variables = {
-        "ASR_HOST": "127.0.0.1", "ASR_PORT": str(port), "ASR_ENGINE_DIR": str(ENGINES), "MOONSHINE_PRECISION": "fp32",
-        "ASR_TARGET": "onnxruntime", "ASR_CONNECT_TIMEOUT_SECONDS": "20",
-    }  # fmt: skip
+        "ASR_HOST": "127.0.0.1",
+        "ASR_PORT": str(port),
+        "ASR_ENGINE_DIR": str(ENGINES),
+        "MOONSHINE_PRECISION": "fp32",
+        "ASR_TARGET": "onnxruntime",
+        "ASR_CONNECT_TIMEOUT_SECONDS": "20",
+    }
     command = [Path(sys.executable).with_name("moonshine-asr"), "cluster"]
     process = subprocess.Popen(command, cwd=PROJECT, env=os.environ | variables, stdout=log.open("w"), stderr=subprocess.STDOUT)
     until(lambda: f"serving on http://127.0.0.1:{port}" in log.read_text() or process.poll() is not None, "cluster")

@@ -22,9 +22,7 @@ def test_nothing_is_lost_however_it_comes(seconds, cuts):
     pcm = np.random.default_rng(0).integers(-99, 99, seconds * SAMPLE_RATE + 7, dtype=np.int16).tobytes()
     chunks = divided(pcm, [cut for cut in cuts if cut < len(pcm)])
     assert b"".join(chunk.pcm for chunk in chunks) == pcm
-    assert [chunk.start for chunk in chunks] == [
-        0, *itertools.accumulate(len(chunk.pcm) // 2 for chunk in chunks[:-1])
-    ]  # fmt: skip
+    assert [chunk.start for chunk in chunks] == [0, *itertools.accumulate(len(chunk.pcm) // 2 for chunk in chunks[:-1])]
     assert all(SHORTEST_SECONDS * SAMPLE_RATE <= len(chunk.pcm) // 2 <= LONGEST_SECONDS * SAMPLE_RATE for chunk in chunks[:-1])
     assert chunks == divided(pcm)
 

@@ -341,11 +341,14 @@ FORMATS = {
     **{
         f"deepgram {encoding} at {rate}": (lambda sessions, name=name, rate=rate: listen(sessions, name, rate), rate, encoding)
         for name, encoding, rate in (
-            ("linear16", "pcm16", 8000), ("linear16", "pcm16", 48_000), ("mulaw", "mulaw", 8000), ("alaw", "alaw", 8000),
+            ("linear16", "pcm16", 8000),
+            ("linear16", "pcm16", 48_000),
+            ("mulaw", "mulaw", 8000),
+            ("alaw", "alaw", 8000),
             ("mulaw", "mulaw", 16_000),
         )
     },
-}  # fmt: skip
+}
 REALTIME_FORMATS = {
     "pcm at 24000": ({"type": "audio/pcm", "rate": 24_000}, 24_000, "pcm16"),
     "pcm at 8000": ({"type": "audio/pcm", "rate": 8000}, 8000, "pcm16"),

@@ -91,8 +91,12 @@ class Crowd:
             if isinstance(step, Align):
                 self._answer(self._batcher.aligned(step, [range(len(job.decoding.tokens) + 1) for job in step.jobs], self.now))
             elif isinstance(step, Decode):
-                ended = [Prediction(np.array([3] * (len(row.tokens) - 1) + [4 if row.past_length == 0 else 2]),
-                                    np.full(len(row.tokens), -0.1)) for row in step.rows]  # fmt: skip
+                ended = [
+                    Prediction(
+                        np.array([3] * (len(row.tokens) - 1) + [4 if row.past_length == 0 else 2]), np.full(len(row.tokens), -0.1)
+                    )
+                    for row in step.rows
+                ]
                 self._answer(self._batcher.decoded(step, ended, self.now))
         if self._step is None and (step := self._batcher.plan(self.now)):
             self._step = step

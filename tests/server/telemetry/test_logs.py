@@ -26,9 +26,18 @@ def test_a_session_s_line_says_what_matters_and_nothing_that_was_said():
     record.observe("a", Final("a secret word", [], 1000, 250.4))
     fields = record.fields("final", now=25.0, with_text=False)
     assert fields == {
-        "session": "session-1", "ended": "final", "api": "webrtc", "caller": "shop", "address": "192.0.2.1", "seconds": 15.0,
-        "audio_seconds": 12.3, "words": 3, "updates": 3, "update_ms": 200, "final_ms": 250,
-    }  # fmt: skip
+        "session": "session-1",
+        "ended": "final",
+        "api": "webrtc",
+        "caller": "shop",
+        "address": "192.0.2.1",
+        "seconds": 15.0,
+        "audio_seconds": 12.3,
+        "words": 3,
+        "updates": 3,
+        "update_ms": 200,
+        "final_ms": 250,
+    }
     assert record.fields("final", 25.0, with_text=True)["text"] == "a secret word"
 
 

@@ -96,12 +96,15 @@ def test_a_client_that_reads_again_in_time_is_kept():
     assert not sender.given_up
 
 
-@pytest.mark.parametrize(("longest", "op", "fields"), [
-    (len(FINAL.encode()), "final", ("words", "segments")),
-    (len(FINAL.encode()) - 1, "final", ("segments",)),
-    (300, "final", ()),
-    (150, "error", ()),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("longest", "op", "fields"),
+    [
+        (len(FINAL.encode()), "final", ("words", "segments")),
+        (len(FINAL.encode()) - 1, "final", ("segments",)),
+        (300, "final", ()),
+        (150, "error", ()),
+    ],
+)
 def test_a_final_is_shortened_until_the_client_takes_it(longest, op, fields):
     sender = Sender(longest=longest)
     assert sender.send(FINAL)

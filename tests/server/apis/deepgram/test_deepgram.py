@@ -283,8 +283,11 @@ def test_the_sdk_is_told_what_is_wrong_with_a_recording(served):
 
 
 CONTAINERS = {
-    "a browser's": ("webm", "libopus"), "Ogg": ("ogg", "libopus"), "WAV": ("wav", "pcm_s16le"), "MP3": ("mp3", "libmp3lame"),
-}  # fmt: skip
+    "a browser's": ("webm", "libopus"),
+    "Ogg": ("ogg", "libopus"),
+    "WAV": ("wav", "pcm_s16le"),
+    "MP3": ("mp3", "libmp3lame"),
+}
 
 
 @pytest.mark.parametrize("name", CONTAINERS)

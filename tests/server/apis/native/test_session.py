@@ -99,9 +99,15 @@ def test_a_stream_from_init_to_final():
     stream.now += 0.05
     stream.answer(3, 4)
     assert stream.messages[-1] == {
-        "op": "final", "final": True, "sid": "abc", "text": "one two", "stable": 7, "audio_ms": 600, "latency_ms": 50.0,
+        "op": "final",
+        "final": True,
+        "sid": "abc",
+        "text": "one two",
+        "stable": 7,
+        "audio_ms": 600,
+        "latency_ms": 50.0,
         "segments": [{"text": "one two", "start_ms": 0, "end_ms": 600}],
-    }  # fmt: skip
+    }
     assert stream.finished == 1
 
 

@@ -165,9 +165,14 @@ def test_an_unknown_model_is_not_found(client):
 
 def test_what_moonshine_has_no_use_for_is_taken(client):
     heard = client.audio.transcriptions.create(
-        file=("a.wav", WAV), model="whisper-1", language="en-US", prompt="names", temperature=0.2, chunking_strategy="auto",
+        file=("a.wav", WAV),
+        model="whisper-1",
+        language="en-US",
+        prompt="names",
+        temperature=0.2,
+        chunking_strategy="auto",
         extra_body={"hotwords": "x", "timestamp_granularities": "['word']"},
-    )  # fmt: skip
+    )
     assert heard.text
 
 

@@ -112,9 +112,12 @@ def test_turns_are_committed_by_silence_in_the_order_that_clients_expect():
     started, *rest = client.kinds()
     assert started == "input_audio_buffer.speech_started"
     assert [kind for kind in rest if kind != ".delta"] == [
-        "input_audio_buffer.speech_stopped", "input_audio_buffer.committed", "conversation.item.added", "conversation.item.done",
+        "input_audio_buffer.speech_stopped",
+        "input_audio_buffer.committed",
+        "conversation.item.added",
+        "conversation.item.done",
         ".completed",
-    ]  # fmt: skip
+    ]
     assert len({event["item_id"] for event in client.events if "item_id" in event}) == 1
 
 
@@ -128,8 +131,13 @@ def test_a_commit_ends_a_turn_and_what_follows_begins_another():
     client.session.finish(client.now)
     client.answer_all()
     kinds = [kind for kind in client.kinds() if kind != ".delta"]
-    turn = ["input_audio_buffer.speech_started", "input_audio_buffer.committed", "conversation.item.added",
-            "conversation.item.done", ".completed"]  # fmt: skip
+    turn = [
+        "input_audio_buffer.speech_started",
+        "input_audio_buffer.committed",
+        "conversation.item.added",
+        "conversation.item.done",
+        ".completed",
+    ]
     assert kinds == turn * 2 and client.ended == 1
 
 

@@ -45,15 +45,39 @@ async def until(socket: ClientConnection, kind: str) -> list[dict]:
 
 def riva_arguments(address: str) -> argparse.Namespace:
     """As NVIDIA's script for files sets them."""
-    none = dict.fromkeys(("ssl_root_cert", "ssl_client_cert", "ssl_client_key", "mint_api_key", "prompt", "model_name",
-                          "max_alternatives", "boosted_lm_words", "custom_configuration"))  # fmt: skip
-    unset = dict.fromkeys(("start_history", "start_threshold", "stop_history", "stop_history_eou", "stop_threshold",
-                           "stop_threshold_eou"), -1)  # fmt: skip
+    none = dict.fromkeys(
+        (
+            "ssl_root_cert",
+            "ssl_client_cert",
+            "ssl_client_key",
+            "mint_api_key",
+            "prompt",
+            "model_name",
+            "max_alternatives",
+            "boosted_lm_words",
+            "custom_configuration",
+        )
+    )
+    unset = dict.fromkeys(
+        ("start_history", "start_threshold", "stop_history", "stop_history_eou", "stop_threshold", "stop_threshold_eou"), -1
+    )
     return argparse.Namespace(
-        server=address, endpoint="/v1/realtime", query_params="intent=transcription", use_ssl=False, mic=False,
-        language_code="en-US", sample_rate_hz=SAMPLE_RATE, num_channels=1, automatic_punctuation=True, word_time_offsets=False,
-        profanity_filter=False, no_verbatim_transcripts=False, speaker_diarization=False, **none, **unset,
-    )  # fmt: skip
+        server=address,
+        endpoint="/v1/realtime",
+        query_params="intent=transcription",
+        use_ssl=False,
+        mic=False,
+        language_code="en-US",
+        sample_rate_hz=SAMPLE_RATE,
+        num_channels=1,
+        automatic_punctuation=True,
+        word_time_offsets=False,
+        profanity_filter=False,
+        no_verbatim_transcripts=False,
+        speaker_diarization=False,
+        **none,
+        **unset,
+    )
 
 
 def test_nvidias_client_gets_the_whole_text(served, recordings: dict[str, Speech], monkeypatch):

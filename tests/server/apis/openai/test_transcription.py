@@ -47,5 +47,8 @@ def test_errors_are_of_the_type_that_sdks_expect():
     assert openai.error_body(Refused(Code.SERVER_FULL, "full"))["error"]["type"] == "server_error"
     assert openai.error_body(ServerError(Code.ENGINE_FAILED, "lost"))["error"]["type"] == "server_error"
     assert openai.error_body(ClientError(Code.INVALID_FILE, "no", "file"))["error"] == {
-        "message": "no", "type": "invalid_request_error", "param": "file", "code": "invalid_file",
-    }  # fmt: skip
+        "message": "no",
+        "type": "invalid_request_error",
+        "param": "file",
+        "code": "invalid_file",
+    }

@@ -217,9 +217,19 @@ def offered() -> list[str]:
 OFFER = offered()
 KINDS = ("drop", "double", "replace", "insert", "word")
 LINES = (
-    "m=audio 0 UDP/TLS/RTP/SAVPF 111", "m=application 9 UDP/DTLS/SCTP webrtc-datachannel", "a=setup:passive", "a=ice-ufrag:",
-    "a=fingerprint:sha-256 00", "a=sctp-port:0", "a=rtpmap:111 x/0", "a=group:BUNDLE 7", "a=mid:", "t=x", "m=", "c=IN IP4 x",
-)  # fmt: skip
+    "m=audio 0 UDP/TLS/RTP/SAVPF 111",
+    "m=application 9 UDP/DTLS/SCTP webrtc-datachannel",
+    "a=setup:passive",
+    "a=ice-ufrag:",
+    "a=fingerprint:sha-256 00",
+    "a=sctp-port:0",
+    "a=rtpmap:111 x/0",
+    "a=group:BUNDLE 7",
+    "a=mid:",
+    "t=x",
+    "m=",
+    "c=IN IP4 x",
+)
 JUNK = st.one_of(st.text(max_size=12), st.sampled_from(LINES))
 MUTATIONS = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 200), JUNK), min_size=1, max_size=4)
 

@@ -121,8 +121,11 @@ def start_null_server(tmp_path_factory) -> Iterator[Callable[..., RunningServer]
         environment = os.environ | {"ASR_HOST": "127.0.0.1", "ASR_PORT": str(port), "ASR_MAX_SESSIONS": "100"} | variables
         process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.null_server"],
-            cwd=PROJECT, env=environment, stdout=log.open("w"), stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            cwd=PROJECT,
+            env=environment,
+            stdout=log.open("w"),
+            stderr=subprocess.STDOUT,
+        )
         started.append(RunningServer(f"127.0.0.1:{port}", process, log))
         wait_until_ready(started[-1])
         return started[-1]

@@ -43,9 +43,10 @@ async def exchange(count: int) -> list[bytes]:
     return received
 
 
-@pytest.mark.parametrize(("transport", "least", "most"), [
-    (RTCSctpTransport, MESSAGES, 2 * MESSAGES), (sctp.PatientSctpTransport, MESSAGES // 2, MESSAGES * 3 // 4)
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("transport", "least", "most"),
+    [(RTCSctpTransport, MESSAGES, 2 * MESSAGES), (sctp.PatientSctpTransport, MESSAGES // 2, MESSAGES * 3 // 4)],
+)
 def test_one_acknowledgement_answers_two_packets(monkeypatch, transport, least, most):
     sent = []
     acknowledge = RTCSctpTransport._send_sack
