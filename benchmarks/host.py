@@ -86,7 +86,7 @@ def run_engine_loop(batch: int, rounds: int) -> tuple[float, float, float, float
     left, is_done = batch * rounds, threading.Event()
 
     def ask(stream_id: str) -> None:
-        loop.submit(Request(next(numbers), stream_id, clip, draft=draft, unheard_seconds=UNHEARD_SECONDS), answered)
+        loop.submit(Request(next(numbers), stream_id, clip, draft=draft, uncovered_seconds=UNHEARD_SECONDS), answered)
 
     def answered(result: Result) -> None:
         nonlocal left

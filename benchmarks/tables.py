@@ -324,7 +324,7 @@ def words_of(words: Words) -> str:
     kinds = " / ".join(f"{count * per_thousand:.1f}" for count in (words.missing, words.added, words.changed))
     return (
         f"{words.exact} of {words.sessions} exact; of 1000 words missing / added / changed: {kinds}; "
-        f"unheard {words.unheard_seconds:.2f} s"
+        f"unheard {words.uncovered_seconds:.2f} s"
     )
 
 
@@ -370,7 +370,7 @@ def networks_table(found: Sequence[Crossed]) -> Table:
             str(each.went_on),
             ", ".join(each.failed) or "0",
             f"{each.missing} / {each.added} / {each.changed} of {each.words}",
-            f"{each.unheard_seconds:.2f}",
+            f"{each.uncovered_seconds:.2f}",
             f"{each.silent_seconds:.1f}",
             f"{np.median(behind_ms):.0f} / {np.percentile(behind_ms, 95):.0f}",
         )

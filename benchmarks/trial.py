@@ -383,7 +383,7 @@ class WithoutDrafts(EngineLoop):
     """Decodes every update anew: what others do."""
 
     def submit(self, request: Request, on_result: Callable[[Result], None]) -> None:
-        plain = dataclasses.replace(request, draft=request.draft[: request.forced], unheard_seconds=None)
+        plain = dataclasses.replace(request, draft=request.draft[: request.forced], uncovered_seconds=None)
         super().submit(plain, lambda result: on_result(dataclasses.replace(result, request=request)))
 
 

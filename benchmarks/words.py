@@ -14,7 +14,7 @@ class WordCounts:
     missing: int = 0
     added: int = 0
     changed: int = 0
-    unheard_seconds: float = 0.0
+    uncovered_seconds: float = 0.0
     """Audio that was sent and is not covered by the final's audio_ms, or is covered twice."""
 
     def note(self, texts: Sequence[str], text: str, sent_seconds: float, heard_seconds: float) -> bool:
@@ -24,5 +24,5 @@ class WordCounts:
         self.missing += found.deletions
         self.added += found.insertions
         self.changed += found.substitutions
-        self.unheard_seconds += abs(sent_seconds - heard_seconds)
+        self.uncovered_seconds += abs(sent_seconds - heard_seconds)
         return found.wer == 0

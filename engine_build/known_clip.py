@@ -24,7 +24,7 @@ def known_tokens(weights: Checkpoint, built: Manifest) -> tuple[int, ...]:
             onnx.save(model, Path(directory) / name)
         engine = OnnxEngine(Path(directory), built, max_batch=1)
         try:
-            return tuple(known_clip.hear(engine, slot=0))
+            return tuple(known_clip.transcribe(engine, slot=0))
         except EngineFailed as exc:
             raise BuildError(f"the weights of {weights.model} cannot be used: they predict what is no number") from exc
         finally:

@@ -4,7 +4,7 @@ What differs from transformers' `modeling_moonshine.py`, which it equals otherwi
 - every row has a length; the first GroupNorm and all attention see valid frames only, so that a batch equals its rows;
 - the encoder ends in the cross-attention keys and values of every decoder layer (one projection for all of them);
 - the decoder takes its caches as inputs and returns argmax tokens, their log-probabilities and the new keys and values;
-- the aligner, its first layers once more, says where in the audio a finished row's tokens were heard;
+- the aligner, its first layers once more, says where in the audio a finished row's tokens were attended;
 - the rotated dimensions of each head are reordered at load, so that rotation works on halves instead of pairs.
 
 In half precision (`.half()`, `.bfloat16()`) weights, matrix products and caches are half; the statistics of norms, softmax and
@@ -188,7 +188,7 @@ class DecoderLayer(nn.Module):
         scores = torch.cat((query @ past_key.transpose(2, 3), query @ key.transpose(2, 3)), dim=-1) + self_mask
         past, present = attention_probabilities(scores, query.dtype).split((past_key.shape[2], x.shape[1]), dim=-1)
         x = self.add_context(x, past @ past_value + present @ value)
-        x = self.add_heard(x, self.hear(x, cross_key, cross_mask), cross_value)
+        x = self.add_attended(x, self.attend_to_audio(x, cross_key, cross_mask), cross_value)
         return x, torch.stack((key, value))
 
     def attend_within(self, x: Tensor, rotary: Rotary, table: Tensor, causal_mask: Tensor) -> Tensor:
@@ -200,16 +200,16 @@ class DecoderLayer(nn.Module):
     def add_context(self, x: Tensor, context: Tensor) -> Tensor:
         return x + self.o_proj(context.transpose(1, 2).flatten(2))
 
-    def hear(self, x: Tensor, cross_key: Tensor, cross_mask: Tensor) -> Tensor:
+    def attend_to_audio(self, x: Tensor, cross_key: Tensor, cross_mask: Tensor) -> Tensor:
         """Attention of each position to each frame of the audio: (batch, heads, new, frames)."""
         batch, new, _ = x.shape
         query = self.cross_q_proj(self.post_attention_layernorm(x)).view(batch, new, self.heads, self.head_dim)
         scores = query.transpose(1, 2) @ cross_key.transpose(2, 3) + cross_mask
         return attention_probabilities(scores, query.dtype)
 
-    def add_heard(self, x: Tensor, heard: Tensor, cross_value: Tensor) -> Tensor:
+    def add_attended(self, x: Tensor, attended: Tensor, cross_value: Tensor) -> Tensor:
         """Add the attended audio to the position, and apply the layer's last part."""
-        x = x + self.cross_o_proj((heard @ cross_value).transpose(1, 2).flatten(2))
+        x = x + self.cross_o_proj((attended @ cross_value).transpose(1, 2).flatten(2))
         inner, gate = self.fc1(self.final_layernorm(x)).chunk(2, dim=-1)
         return x + self.fc2(nn.functional.silu(gate) * inner)
 
@@ -248,8 +248,8 @@ class Decoder(nn.Module):
         causal = offsets[None, :] <= offsets[:, None]
         seen = torch.cat((past[:, None].expand(-1, new, -1), causal[None].expand(batch, -1, -1)), dim=-1)
         self_mask = torch.where(seen, 0.0, MASKED).to(x.dtype)[:, None]
-        heard = torch.arange(caches[2].shape[2], device=x.device) < frames[:, None]
-        cross_mask = torch.where(heard, 0.0, MASKED).to(x.dtype)[:, None, None, :]
+        attended = torch.arange(caches[2].shape[2], device=x.device) < frames[:, None]
+        cross_mask = torch.where(attended, 0.0, MASKED).to(x.dtype)[:, None, None, :]
         new_kv = []
         for index, layer in enumerate(self.layers):
             x, kv = layer(x, self.rotary, table, self_mask, cross_mask, *caches[4 * index : 4 * index + 4])
@@ -306,10 +306,10 @@ class Aligner(nn.Module):
         shares = []
         for index, layer in enumerate(self.layers):
             x = layer.attend_within(x, self.rotary, table, causal_mask)
-            heard = layer.hear(x, caches[2 * index], cross_mask)
-            shares += [heard[:, head].float() for head in self.heads.of(index)]
+            attended = layer.attend_to_audio(x, caches[2 * index], cross_mask)
+            shares += [attended[:, head].float() for head in self.heads.of(index)]
             if index + 1 < len(self.layers):
-                x = layer.add_heard(x, heard, caches[2 * index + 1])
+                x = layer.add_attended(x, attended, caches[2 * index + 1])
         share = torch.stack(shares).mean(dim=0)
         if self.heads.predict:  # they look for the token they are about to name: one position before it
             share = torch.cat((share[:, :1], share[:, :-1]), dim=1)

@@ -31,7 +31,7 @@ class PackedEncoder(nn.Module):
         them. dither: float32 (period,), see runtime.audio. starts: int32 (rows + 1,), the first frame of each row, and the one
         behind the last; a row without audio begins where the next one does. lengths: int64 (rows,), samples. positions: int64
         (rows,), of the rows' first samples within the dither. offsets, gains: float32 (rows,), taken off each sample, and how
-        many times as loud it is heard then.
+        many times as loud it is audible then.
 
         Returns cross_kv (frames, layers, 2, heads, head_dim), keys then values; valid frames of each row, int64 (rows,); and of
         each frame its row and its offset in it, int64 (frames,).
@@ -40,7 +40,7 @@ class PackedEncoder(nn.Module):
         frames = pcm.shape[0] // SAMPLES_PER_FRAME
         row, offset = places_of(starts, frames)
         noise = self.noise(dither, row, offset, positions)
-        audio = self.hear(pcm, noise, row, offset, lengths, offsets, gains)
+        audio = self.prepare(pcm, noise, row, offset, lengths, offsets, gains)
         x = torch.tanh(encoder.conv1(audio[None, None].to(encoder.conv1.weight.dtype)))
         x = self.norm_valid(x, row, offset, count_frames(lengths, convolutions=1))
         x = nn.functional.gelu(encoder.conv2(x))
@@ -61,16 +61,16 @@ class PackedEncoder(nn.Module):
         within = torch.arange(SAMPLES_PER_FRAME, device=dither.device)
         return dither[((positions[row] + offset * SAMPLES_PER_FRAME)[:, None] + within).flatten() % dither.shape[0]]
 
-    def hear(
+    def prepare(
         self, pcm: Tensor, noise: Tensor, row: Tensor, offset: Tensor, lengths: Tensor, offsets: Tensor, gains: Tensor
     ) -> Tensor:
         """float32 (samples + OVERHANG_SAMPLES,): amplified as runtime.audio.amplified does it; zero where no row is."""
         within = torch.arange(SAMPLES_PER_FRAME, device=pcm.device)
-        is_heard = (offset[:, None] * SAMPLES_PER_FRAME + within).flatten() < repeated(lengths[row], SAMPLES_PER_FRAME)
+        is_audible = (offset[:, None] * SAMPLES_PER_FRAME + within).flatten() < repeated(lengths[row], SAMPLES_PER_FRAME)
         loud = (pcm.float() - repeated(offsets[row], SAMPLES_PER_FRAME)) * repeated(gains[row], SAMPLES_PER_FRAME)
         loud = torch.clamp(torch.round(loud), -32_768.0, 32_767.0)
-        heard = torch.where(is_heard, noise + loud * (1 / 32_768), 0.0)
-        return nn.functional.pad(heard, (0, OVERHANG_SAMPLES))
+        audible = torch.where(is_audible, noise + loud * (1 / 32_768), 0.0)
+        return nn.functional.pad(audible, (0, OVERHANG_SAMPLES))
 
     def norm_valid(self, x: Tensor, row: Tensor, offset: Tensor, frames: Tensor) -> Tensor:
         """model.Encoder.norm_valid, of rows one behind the other: the sums of each row are one product with its frames."""

@@ -162,12 +162,12 @@ def upload_file(name: str, options: argparse.Namespace) -> None:
     """Transcribe as a file: in parallel, many times as fast as speech. Raises AudioFileError, StreamError, OSError."""
     seconds = seconds_of(name)
     with opened(name) as file, display.progress(name, seconds) as advance:
-        for heard in recordings.transcribe_file(options.server, file, Path(name).name):
-            advance(heard.end_seconds)
-            if options.format is OutputFormat.JSONL and not heard.is_all and heard.segments:
-                printed(formats.written(OutputFormat.JSONL, heard.text, heard.segments))
+        for found in recordings.transcribe_file(options.server, file, Path(name).name):
+            advance(found.end_seconds)
+            if options.format is OutputFormat.JSONL and not found.is_all and found.segments:
+                printed(formats.written(OutputFormat.JSONL, found.text, found.segments))
     if options.format is not OutputFormat.JSONL:
-        printed(formats.written(options.format, heard.text, heard.segments))
+        printed(formats.written(options.format, found.text, found.segments))
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ class Clip:
     """int16 (samples,), 16 kHz mono, as it came; not written to by anyone once it is in a clip."""
     position: int = 0
     """Index of the first sample within the stream: it decides the dither, so that repeats and drafts see the same audio."""
-    stretches: tuple[tuple[int, int], ...] | None = None
+    ranges: tuple[tuple[int, int], ...] | None = None
     """Those that are heard: of each, the position in the stream of the first sample and of the one behind the last. None: all of
     it, as it is."""
     offset: int = 0
@@ -42,39 +42,39 @@ class Clip:
     @functools.cached_property
     def samples(self) -> np.ndarray:
         """int16 (samples,): what is heard."""
-        if self.stretches is None:
+        if self.ranges is None:
             return self.pcm
-        heard = self.pieces
-        loud = amplified(np.concatenate(heard) if len(heard) > 1 else heard[0], self.offset, self.gain)
+        pieces = self.pieces
+        loud = amplified(np.concatenate(pieces) if len(pieces) > 1 else pieces[0], self.offset, self.gain)
         return np.pad(loud, (self.quiet_before, self.quiet_behind)) if self.quiet_before or self.quiet_behind else loud
 
     @property
     def pieces(self) -> list[np.ndarray]:
         """The samples as they came, without the silence around them, for an engine that amplifies them itself."""
-        if self.stretches is None:
+        if self.ranges is None:
             return [self.pcm]
-        return pieces_of(self.pcm, self.position, self.stretches)
+        return pieces_of(self.pcm, self.position, self.ranges)
 
     @property
     def dither_position(self) -> int:
         """Position in the stream of the clip's first sample; silence before it may reach back before the stream's start."""
-        return (self.stretches[0][0] if self.stretches else self.position) - self.quiet_before
+        return (self.ranges[0][0] if self.ranges else self.position) - self.quiet_before
 
     @property
     def sample_count(self) -> int:
         """Number of samples, computed without making them."""
-        if self.stretches is None:
+        if self.ranges is None:
             return len(self.pcm)
-        return sum(last - first for first, last in self.stretches) + self.quiet_before + self.quiet_behind
+        return sum(last - first for first, last in self.ranges) + self.quiet_before + self.quiet_behind
 
     @property
     def seconds(self) -> float:
         return self.sample_count / SAMPLE_RATE
 
 
-def pieces_of(pcm: np.ndarray, position: int, stretches: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+def pieces_of(pcm: np.ndarray, position: int, ranges: Sequence[tuple[int, int]]) -> list[np.ndarray]:
     """Views of pcm, whose first sample is at `position`."""
-    return [pcm[first - position : last - position] for first, last in stretches]
+    return [pcm[first - position : last - position] for first, last in ranges]
 
 
 def offset_of(pieces: Sequence[np.ndarray], gain: float) -> int:
@@ -89,11 +89,11 @@ def amplified(samples: np.ndarray, offset: int, gain: float) -> np.ndarray:
     are."""
     if not offset and gain == 1:
         return samples
-    heard = samples - np.float32(offset)
-    heard *= np.float32(gain)
-    np.rint(heard, out=heard)
-    np.clip(heard, -32_768, 32_767, out=heard)
-    return heard.astype(np.int16)
+    louder = samples - np.float32(offset)
+    louder *= np.float32(gain)
+    np.rint(louder, out=louder)
+    np.clip(louder, -32_768, 32_767, out=louder)
+    return louder.astype(np.int16)
 
 
 def count_frames(samples: int) -> int:

@@ -43,7 +43,7 @@ LONG_MESSAGES = {openai_realtime.PREFIX: openai_realtime.MESSAGE_BYTES}
 """Largest messages of the WebSockets that take larger ones than others."""
 SOCKET_PATHS = ("/ws", openai_realtime.PREFIX, deepgram.PATH)
 KNOWN_SECONDS = 2.0  # in which a gateway that is started again hears from its engine processes
-TOLD_HEADERS = ("ETag", "Link", "Location", "Retry-After", "X-Request-Id", REPLICA_HEADER)  # to pages of other origins
+EXPOSED_HEADERS = ("ETag", "Link", "Location", "Retry-After", "X-Request-Id", REPLICA_HEADER)  # to pages of other origins
 
 
 class Gateway(Protocol):
@@ -135,6 +135,6 @@ def cors(origins: Sequence[str]) -> list[Middleware]:
     every = ["*"]
     return [
         Middleware(
-            CORSMiddleware, allow_origins=list(origins), allow_methods=every, allow_headers=every, expose_headers=TOLD_HEADERS
+            CORSMiddleware, allow_origins=list(origins), allow_methods=every, allow_headers=every, expose_headers=EXPOSED_HEADERS
         )
     ]

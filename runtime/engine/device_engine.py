@@ -183,7 +183,7 @@ class DeviceEngine(Engine):
     def _pad(self, rows: Sequence[EncodeRow]) -> Iterator[tuple[Sequence[EncodeRow], Shape]]:
         """Rows of like length together."""
         rows = sorted(rows, key=lambda row: row[1].sample_count)
-        lengths = [smallest(self._samples, heard_samples(clip)) for _, clip in rows]
+        lengths = [smallest(self._samples, clip_samples(clip)) for _, clip in rows]
         batches = self._encoder_batches
         for first, end in cheapest_runs(lengths, batches, within_counts(len(rows), batches), ENCODE_PASS_SAMPLES):
             yield rows[first:end], Shape("encoder", smallest(batches, end - first), lengths[end - 1])
@@ -191,7 +191,7 @@ class DeviceEngine(Engine):
     def _encode_together(self, rows: Sequence[EncodeRow], shape: Shape) -> None:
         layout, place = request_layout(shape), self._encode_ring.take()
         request = layout.views(place.memory)
-        count, lengths = len(rows), [heard_samples(clip) for _, clip in rows]
+        count, lengths = len(rows), [clip_samples(clip) for _, clip in rows]
         request["lengths"][:count], request["lengths"][count:] = lengths, 0
         request["positions"][:count] = [clip.dither_position % DITHER_PERIOD_SAMPLES for _, clip in rows]
         request["positions"][count:] = 0
@@ -279,13 +279,13 @@ class DeviceEngine(Engine):
         self._device.close()
 
 
-def heard_samples(clip: Clip) -> int:
+def clip_samples(clip: Clip) -> int:
     """Number of samples of the slot's clip that the model receives; a short clip ends in dither."""
     return max(clip.sample_count, MIN_SAMPLES)
 
 
 def whole_frames(clip: Clip) -> int:
-    return -(-heard_samples(clip) // SAMPLES_PER_FRAME)
+    return -(-clip_samples(clip) // SAMPLES_PER_FRAME)
 
 
 def fill_padded(request: dict[str, np.ndarray], clips: Sequence[Clip], lengths: Sequence[int]) -> None:
@@ -299,7 +299,7 @@ def fill_packed(request: dict[str, np.ndarray], clips: Sequence[Clip], lengths: 
     """Every row from the next whole frame on, as it came: the device amplifies it. Silence is what the offset makes zero."""
     count = len(clips)
     request["offsets"][:count] = [clip.offset for clip in clips]
-    request["gains"][:count] = [clip.gain if clip.stretches is not None else 1.0 for clip in clips]
+    request["gains"][:count] = [clip.gain if clip.ranges is not None else 1.0 for clip in clips]
     frames = [-(-length // SAMPLES_PER_FRAME) for length in lengths]
     request["starts"][: count + 1] = [0, *itertools.accumulate(frames)]
     request["starts"][count + 1 :] = sum(frames)

@@ -32,15 +32,15 @@ def check(engine: Engine, tokenizer: Tokenizer, known: Sequence[int]) -> None:
     """
     limits = engine.limits
     for slot in range(0, limits.max_batch, limits.max_batch // limits.slot_groups):
-        heard = hear(engine, slot)
-        if difflib.SequenceMatcher(None, known, heard, autojunk=False).ratio() < LEAST_ALIKE:
+        found = transcribe(engine, slot)
+        if difflib.SequenceMatcher(None, known, found, autojunk=False).ratio() < LEAST_ALIKE:
             raise EngineFailed(
-                f"{engine.name} hears {tokenizer.text(heard)!r} in a clip that says {tokenizer.text(known)!r}: "
+                f"{engine.name} hears {tokenizer.text(found)!r} in a clip that says {tokenizer.text(known)!r}: "
                 "what it computes on this machine is wrong; ASR_TARGET names another engine"
             )
 
 
-def hear(engine: Engine, slot: int) -> list[int]:
+def transcribe(engine: Engine, slot: int) -> list[int]:
     """The tokens, one after the other. Raises EngineFailed where the model predicts what is no number."""
     start, end = engine.limits.start_token, engine.limits.end_token
     engine.encode([slot], [clip()])

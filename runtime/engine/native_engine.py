@@ -64,7 +64,7 @@ class NativeEngine(Engine):
         own_size = self._heads * self._model.kept_size(self._own_positions)
         self._own = np.zeros((max_batch, own_size), self._model.kept_dtype)
         self._own_to_align = np.zeros(own_size, self._model.kept_dtype)
-        self._heard: dict[int, SlotContents] = {}  # by slot; those that are free have none
+        self._contents: dict[int, SlotContents] = {}  # by slot; those that are free have none
         self._last_tokens = np.zeros(max_batch, np.int64)  # predicted by each slot's last pass, at its end
 
     def encode(self, slots: Sequence[int], clips: Sequence[Clip]) -> None:
@@ -74,9 +74,9 @@ class NativeEngine(Engine):
     def begin_encode(self, slot: int, clip: Clip, cores: Cores) -> LaneEncoding[SlotContents]:
         check_clip(self.limits, slot, clip)
         team = self._all if cores is Cores.ALL else self._lone
-        return self._lanes.begin(slot, cores, lambda: self._hear(team, clip))
+        return self._lanes.begin(slot, cores, lambda: self._encode_on_lane(team, clip))
 
-    def _hear(self, team: Team, clip: Clip) -> SlotContents:
+    def _encode_on_lane(self, team: Team, clip: Clip) -> SlotContents:
         """Encode a clip. Runs on a lane's thread."""
         samples = audio.to_float(clip)
         frames = audio.count_frames(len(samples))
@@ -85,23 +85,23 @@ class NativeEngine(Engine):
         self._model.encode(team, samples, cross, positions)
         return SlotContents(cross, frames)
 
-    def _fill(self, slot: int, heard: SlotContents) -> None:
-        self._heard[slot] = heard
+    def _fill(self, slot: int, contents: SlotContents) -> None:
+        self._contents[slot] = contents
 
     def launch(self, rows: Sequence[Row]) -> Pending[Prediction]:
         for row in rows:
-            check_row(self.limits, row, row.slot in self._heard)
+            check_row(self.limits, row, row.slot in self._contents)
         fed = [(self._last_tokens[row.slot],) if row.tokens == (CONTINUED,) else row.tokens for row in rows]
-        heard = [self._heard[row.slot] for row in rows]
+        contents = [self._contents[row.slot] for row in rows]
         tokens, log_probs = self._model.decode(
             self._team_to_decode,
             np.array([token for each in fed for token in each], np.int64),
             np.array([len(each) for each in fed], np.int32),
             np.array([row.past_length for row in rows], np.int32),
-            np.array([each.frames for each in heard], np.int32),
+            np.array([each.frames for each in contents], np.int32),
             np.array([row.end_bias for row in rows], np.float32),
             [self._own[row.slot].ctypes.data for row in rows],
-            [each.cross.ctypes.data for each in heard],
+            [each.cross.ctypes.data for each in contents],
             self._own_positions,
         )
         ends = list(itertools.accumulate(map(len, fed)))
@@ -115,30 +115,30 @@ class NativeEngine(Engine):
 
     def align(self, slots: Sequence[int], tokens: Sequence[Sequence[int]]) -> Pending[np.ndarray]:
         for slot, said in zip(slots, tokens, strict=True):
-            check_alignment(self.limits, slot, said, slot in self._heard)
+            check_alignment(self.limits, slot, said, slot in self._contents)
         return Answered(list(map(self._align, slots, tokens)))
 
     def _align(self, slot: int, tokens: Sequence[int]) -> np.ndarray:
-        fed, heard = np.array([self.limits.start_token, *tokens], np.int64), self._heard[slot]
+        fed, contents = np.array([self.limits.start_token, *tokens], np.int64), self._contents[slot]
         shares = self._model.align(
             self._team_to_decode,
             fed,
-            heard.frames,
+            contents.frames,
             self._own_to_align.ctypes.data,
-            heard.cross.ctypes.data,
+            contents.cross.ctypes.data,
             self._own_positions,
             self._alignment_heads,
         )
         return shares[:-1] if self._predicts else shares[1:]  # whether heads look for the token fed or for the one they name
 
     def free(self, slot: int) -> None:
-        self._heard.pop(slot, None)
+        self._contents.pop(slot, None)
         self._lanes.forget(slot)
 
     def clear(self, slot: int) -> None:
         self._own[slot] = 0
-        if heard := self._heard.get(slot):
-            heard.cross[:] = 0
+        if contents := self._contents.get(slot):
+            contents.cross[:] = 0
 
     def close(self) -> None:
         self._lanes.close()

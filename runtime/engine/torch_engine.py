@@ -208,9 +208,9 @@ class TorchDevice:
         """Returns the frames of each row."""
         offsets = torch.arange(samples, device=self._device)
         dither = self._dither[(request["positions"][:, None] + offsets) % DITHER_PERIOD_SAMPLES]
-        heard = dither + request["pcm"].float() * (1 / 32_768)
-        heard = torch.where(offsets < request["lengths"][:, None], heard, 0.0)
-        cross_kv, frames = self._encoder(heard, request["lengths"])
+        audio = dither + request["pcm"].float() * (1 / 32_768)
+        audio = torch.where(offsets < request["lengths"][:, None], audio, 0.0)
+        cross_kv, frames = self._encoder(audio, request["lengths"])
         self._cross[:, :, :, :, : cross_kv.shape[4]].index_copy_(2, slots, cross_kv)
         return frames
 

@@ -38,7 +38,7 @@ class Request:
     priority: Priority = Priority.INTERIM
     end_bias: float = 0.0
     """Subtracted from the end token's logit at the first step, against empty results for quiet audio."""
-    unheard_seconds: float | None = None
+    uncovered_seconds: float | None = None
     """Seconds of an interim's clip that the draft does not cover. They bound what may be new, for a clip that ends in the middle
     of a word makes the model go on by itself. None: only the clip's length counts."""
     is_retry: bool = False
@@ -58,8 +58,8 @@ class Request:
     def most_tokens(self, scale: float) -> int:
         """Longest result there may be; never less than what is forced. scale: see Limits.token_scale."""
         most = int(self.clip.seconds * TOKENS_PER_SECOND * scale)
-        if self.unheard_seconds is not None:
-            new = int(self.unheard_seconds * NEW_TOKENS_PER_SECOND * scale) + SPARE_NEW_TOKENS
+        if self.uncovered_seconds is not None:
+            new = int(self.uncovered_seconds * NEW_TOKENS_PER_SECOND * scale) + SPARE_NEW_TOKENS
             most = min(most, len(self.draft) + new - SPARE_TOKENS)
         return max(most, self.forced) + SPARE_TOKENS
 

@@ -94,22 +94,22 @@ class DecodedFrames:
 
 def blocks(source: IO[bytes]) -> Iterator[bytes]:
     """PCM16 mono at 16 kHz. A recording that breaks off is heard as far as it goes; raises ClientError where that is nowhere."""
-    held, heard = bytearray(), False
+    held, has_audio = bytearray(), False
     try:
         with av.open(source, "r", options=WHITELIST) as container:
             start = None if container.start_time is None else container.start_time / av.time_base
             for pcm in decoded(container, start):
                 held += pcm
-                heard = True
+                has_audio = True
                 if len(held) >= BLOCK_BYTES:
                     yield bytes(held)
                     held.clear()
     except (av.error.FFmpegError, ValueError) as exc:
-        if not heard:
+        if not has_audio:
             raise ClientError(
                 Code.INVALID_FILE, "the file could not be decoded: it is no audio that is known here", "file"
             ) from exc
-    if not heard:
+    if not has_audio:
         raise ClientError(Code.AUDIO_TOO_SHORT, "there is no sound in the file", "file")
     if held:
         yield bytes(held)
@@ -237,12 +237,12 @@ class Pieces:
 class LiveDecoder:
     """A container that comes in pieces, as a browser's MediaRecorder sends it."""
 
-    def __init__(self, heard: Callable[[bytes], Coroutine[None, None, None]], failed: Callable[[ClientError], None]):
-        """heard: takes PCM16 mono at 16 kHz, and returns when more may come: a small piece may hold hours.
+    def __init__(self, receive: Callable[[bytes], Coroutine[None, None, None]], failed: Callable[[ClientError], None]):
+        """receive: takes PCM16 mono at 16 kHz, and returns when more may come: a small piece may hold hours.
 
         failed: told once what is wrong. Both are called on the event loop.
         """
-        self._heard, self._failed = heard, failed
+        self._receive, self._failed = receive, failed
         self._loop = asyncio.get_running_loop()
         self._is_caught_up = asyncio.Event()
         self._has_ended = False
@@ -297,7 +297,7 @@ class LiveDecoder:
                 self._has_sound = True
                 if self._is_stopped.is_set():
                     return
-                asyncio.run_coroutine_threadsafe(self._heard(pcm), self._loop).result()
+                asyncio.run_coroutine_threadsafe(self._receive(pcm), self._loop).result()
 
     def _call_soon(self, function: Callable[..., None], *arguments: object) -> None:
         with contextlib.suppress(RuntimeError):  # the event loop has ended meanwhile

@@ -60,13 +60,13 @@ class AudioInput:
 
     def __init__(self, audio_format: AudioFormat):
         self._format = audio_format
-        self._is_heard_as_it_is = audio_format == MONO_16_KHZ
+        self._needs_nothing = audio_format == MONO_16_KHZ
         self._left_over = b""
         self._resampler = None if audio_format.rate == SAMPLE_RATE else Resampler()
 
     def take(self, audio: bytes) -> bytes:
         """PCM16 mono at 16 kHz, of what is complete. A resampler holds back some milliseconds until finish()."""
-        if self._is_heard_as_it_is and not self._left_over and len(audio) % 2 == 0:
+        if self._needs_nothing and not self._left_over and len(audio) % 2 == 0:
             return audio
         audio = self._left_over + audio
         whole = len(audio) - len(audio) % self._format.frame_bytes

@@ -48,7 +48,7 @@ class MailboxInterface(Protocol):
 class KnownGateway:
     """One gateway process, as far as it is known here."""
 
-    heard_at: float
+    message_at: float
     sessions: int = 0
     streams: dict[str, SegmentAudio] = field(default_factory=dict)
 
@@ -99,7 +99,7 @@ class EngineServer(Inbox):
         gateway = self._gateways.get(identity)
         if gateway is None:
             gateway = self._gateways[identity] = KnownGateway(0.0)
-        gateway.heard_at = self._clock()
+        gateway.message_at = self._clock()
         match message:
             case Transcribe():
                 self._transcribe(identity, gateway, message)
@@ -132,7 +132,7 @@ class EngineServer(Inbox):
         """Give up those that are not heard of any more."""
         self._looked_at = now = self._clock()
         for identity, gateway in list(self._gateways.items()):
-            if now - gateway.heard_at > LOST_SECONDS:
+            if now - gateway.message_at > LOST_SECONDS:
                 level = logging.ERROR if gateway.streams else logging.INFO
                 logger.log(level, "a gateway is gone, and %d streams with it", len(gateway.streams))
                 for stream_id in gateway.streams:

@@ -49,7 +49,7 @@ class RequestFields(msgspec.Struct, frozen=True, kw_only=True):
     forced: int
     priority: Priority
     end_bias: float
-    unheard_seconds: float | None
+    uncovered_seconds: float | None
     is_retry: bool
     align: bool
 
@@ -64,7 +64,7 @@ class Audio(msgspec.Struct, frozen=True, kw_only=True):
     new_from: int
     """Position of the first new sample: where the audio sent before ended, or the start."""
     new_pcm: bytes
-    stretches: tuple[tuple[int, int], ...] | None
+    ranges: tuple[tuple[int, int], ...] | None
     offset: int
     gain: float
     quiet_before: int
@@ -138,8 +138,8 @@ class SentAudio:
         new_from = max(self._until, clip.position)
         self._until = max(self._until, end)
         new_pcm = clip.pcm[new_from - clip.position :].tobytes()
-        heard = fields_of(clip, CLIP_FIELDS)
-        audio = Audio(start=clip.position, end=end, new_from=new_from, new_pcm=new_pcm, **heard)
+        of_clip = fields_of(clip, CLIP_FIELDS)
+        audio = Audio(start=clip.position, end=end, new_from=new_from, new_pcm=new_pcm, **of_clip)
         return Transcribe(RequestFields(**fields_of(request, REQUEST_FIELDS)), audio)
 
 
@@ -161,7 +161,7 @@ class SegmentAudio:
         self._pcm[self._held : self._held + len(new)] = new
         self._held += len(new)
         pcm = self._pcm[: audio.end - self._start]
-        return Clip(pcm, audio.start, audio.stretches, audio.offset, audio.gain, audio.quiet_before, audio.quiet_behind)
+        return Clip(pcm, audio.start, audio.ranges, audio.offset, audio.gain, audio.quiet_before, audio.quiet_behind)
 
     def _make_room(self, start: int, count: int) -> None:
         """Forget what lies before `start`, and have room for so many samples more."""

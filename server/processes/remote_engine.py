@@ -83,9 +83,9 @@ class Link:
         self._unanswered: dict[int, tuple[Request, OnResult]] = {}  # by request id
         self.sessions = 0
         """Sessions of this gateway."""
-        self._told_sessions = self._told_streams = 0  # with the last pulse
+        self._reported_sessions = self._reported_streams = 0  # with the last pulse
         self._pulse: EnginePulse | None = None  # the newest, of the engine process that has the streams
-        self._heard_at = float("-inf")
+        self._pulse_at = float("-inf")
         self._was_found = False
         self._is_connected = False
 
@@ -96,20 +96,20 @@ class Link:
         self._pulses.receive(lambda data: self._take_pulse(messages.decode_pulse(data)))
 
     def status(self) -> Status:
-        if self._pulse is not None and self._is_connected and self._clock() - self._heard_at < LOST_SECONDS:
+        if self._pulse is not None and self._is_connected and self._clock() - self._pulse_at < LOST_SECONDS:
             return Status(self._pulse.status)
         return Status.RESTARTING if self._was_found else Status.STARTING
 
     @property
     def load(self) -> int:
         """Streams on this engine process: this gateway's, and the others' as of the last pulse."""
-        streams_elsewhere = max(0, self._pulse.streams - self._told_streams) if self._pulse else 0
+        streams_elsewhere = max(0, self._pulse.streams - self._reported_streams) if self._pulse else 0
         return len(self._streams) + streams_elsewhere
 
     @property
     def sessions_elsewhere(self) -> int:
         """Sessions of the other gateways, as of the last pulse."""
-        return max(0, self._pulse.sessions - self._told_sessions) if self._pulse else 0
+        return max(0, self._pulse.sessions - self._reported_sessions) if self._pulse else 0
 
     def open_stream(self, stream_id: str, on_lost: OnLost) -> None:
         self._streams[stream_id] = (SentAudio(), on_lost)
@@ -147,7 +147,7 @@ class Link:
             if self._pulse is not None:
                 self._lose()
             logger.info("an engine process is there")
-        self._pulse, self._heard_at, self._was_found = pulse, self._clock(), True
+        self._pulse, self._pulse_at, self._was_found = pulse, self._clock(), True
         self._is_connected = self._socket.is_connected()  # it comes by a connection of its own, perhaps before the other is made
         if self._streams and self.status() in (Status.HUNG, Status.FAILED):
             self._give_up(HANGS)
@@ -155,9 +155,9 @@ class Link:
     async def beat(self) -> None:
         """Say that this gateway is there, and notice when the engine process no longer is."""
         while True:
-            self._told_sessions, self._told_streams = self.sessions, len(self._streams)
-            self._send(GatewayPulse(self._told_sessions))
-            if self._pulse is not None and self._clock() - self._heard_at >= LOST_SECONDS:
+            self._reported_sessions, self._reported_streams = self.sessions, len(self._streams)
+            self._send(GatewayPulse(self._reported_sessions))
+            if self._pulse is not None and self._clock() - self._pulse_at >= LOST_SECONDS:
                 self._lose()
             await asyncio.sleep(PULSE_SECONDS)
 

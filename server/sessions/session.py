@@ -212,7 +212,7 @@ class Session(abc.ABC):
 
     def _receive(self, receiver: Stream, pcm: bytes, now: float) -> None:
         self.seat.count_audio(pcm)
-        receiver.hear(pcm, now)
+        receiver.receive(pcm, now)
 
     def _say(self, event: Event) -> bool:
         sent = self.write(event)

@@ -15,7 +15,7 @@ class Attempt:
     """One hypothesis."""
 
     result: Result
-    heard: Hypothesis
+    hypothesis: Hypothesis
     """Nothing where the result is no speech; where it has run away, what it said before it repeated itself."""
     ran_away: bool
     lost_sight: bool
@@ -23,19 +23,19 @@ class Attempt:
 
     @property
     def is_doubted(self) -> bool:
-        return self.ran_away or self.lost_sight or self.heard.belief < DOUBTED_LOG_PROB
+        return self.ran_away or self.lost_sight or self.hypothesis.belief < DOUBTED_LOG_PROB
 
     @property
     def rank(self) -> tuple[bool, bool, bool, float]:
         """The best attempt has the highest. One that ran away is of use only where it is known when."""
         is_usable = not self.ran_away or self.result.first_frames is not None
-        return not self.lost_sight, not self.ran_away, is_usable, self.heard.belief
+        return not self.lost_sight, not self.ran_away, is_usable, self.hypothesis.belief
 
 
 def attempt_of(result: Result, tokenizer: Tokenizer, has_lost_sight: Callable[[Sequence[int]], bool]) -> Attempt:
-    heard = hypothesis_of(result, tokenizer)
+    hypothesis = hypothesis_of(result, tokenizer)
     ran_away = result.cut_short and said_once(result.tokens) is not None
-    return Attempt(result, heard, ran_away, has_lost_sight(heard.tokens))
+    return Attempt(result, hypothesis, ran_away, has_lost_sight(hypothesis.tokens))
 
 
 def hypothesis_of(result: Result, tokenizer: Tokenizer) -> Hypothesis:
@@ -50,4 +50,4 @@ def hypothesis_of(result: Result, tokenizer: Tokenizer) -> Hypothesis:
 
 def end_bias(before: Sequence[Attempt]) -> float:
     """End bias of the next attempt: firm after one that came out empty."""
-    return END_BIAS if all(each.heard.tokens for each in before) else FIRM_END_BIAS
+    return END_BIAS if all(each.hypothesis.tokens for each in before) else FIRM_END_BIAS

@@ -24,24 +24,24 @@ class SegmentEnd:
 
 def end_of(attempt: Attempt, cut: Cut, segmenter: Segmenter, tokenizer: Tokenizer) -> SegmentEnd:
     """Commit an attempt up to the cut, or up to where it can be trusted: the rest is asked for again."""
-    heard, position, rest = attempt.heard, cut.position, NOTHING
+    hypothesis, position, rest = attempt.hypothesis, cut.position, NOTHING
     spoken = located(attempt, cut.position, segmenter, tokenizer)
     count = len(spoken.begins) - 1 if spoken else 0
     if spoken and attempt.ran_away:
-        count = spoken.whole_words(len(heard.tokens))
+        count = spoken.whole_words(len(hypothesis.tokens))
         position = spoken.end_of(count, default=cut.position)
-        heard, _ = heard.divided(spoken.begins[count])
+        hypothesis, _ = hypothesis.divided(spoken.begins[count])
     elif cut.kind is CutKind.LENGTH:
         position = segmenter.place(cut, spoken.between_words if spoken else ())
         count = spoken.words_before(position) if spoken else 0
-        heard, rest = heard.divided(spoken.begins[count] if spoken else 0)
+        hypothesis, rest = hypothesis.divided(spoken.begins[count] if spoken else 0)
     words = spoken.words(tokenizer, count, position) if spoken else ()
-    return SegmentEnd(heard, position, words, rest)
+    return SegmentEnd(hypothesis, position, words, rest)
 
 
 def located(attempt: Attempt, end: int, segmenter: Segmenter, tokenizer: Tokenizer) -> TimedHypothesis | None:
     """The words of an attempt in the stream; None if it has none, or was not asked for their times."""
     result = attempt.result
-    if not attempt.heard.tokens or not result.first_frames:
+    if not attempt.hypothesis.tokens or not result.first_frames:
         return None
     return locate(result.tokens, result.first_frames, tokenizer, result.request.clip, segmenter.pauses(end))

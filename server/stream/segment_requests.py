@@ -28,7 +28,7 @@ class OutstandingRequest:
     """Earlier attempts at the segment, with other edges."""
     complete_at: int | None
     """Position after the last sound, if there is quiet enough after it for the last word to be whole."""
-    heard_at: float
+    audio_at: float
     """Time when the newest sample known at the submission came in."""
     late_seconds: float
     """Seconds that it had been due when it was submitted."""
@@ -43,12 +43,12 @@ class SegmentRequests:
     def interim(self, end: int, transcribed_until: int) -> Request:
         """Ask for the open segment up to a position. transcribed_until: position up to which results cover the audio."""
         transcript = self._transcript
-        unheard_seconds = (end - max(transcribed_until, self._segmenter.start)) / SAMPLE_RATE
+        uncovered_seconds = (end - max(transcribed_until, self._segmenter.start)) / SAMPLE_RATE
         return Request(
             request_id=next(request_ids),
             stream_id=self._stream_id,
             clip=self._segmenter.clip_so_far(end),
-            unheard_seconds=unheard_seconds if transcript.draft else None,
+            uncovered_seconds=uncovered_seconds if transcript.draft else None,
             draft=transcript.draft,
             forced=transcript.forced,
             end_bias=END_BIAS,
@@ -74,7 +74,7 @@ class SegmentRequests:
     def can_try_again(self, cut: Cut, attempts: Sequence[Attempt]) -> bool:
         """True if the newest attempt is doubted and another can be made. A cut by length gets one more if it failed."""
         newest = attempts[-1]
-        has_failed = newest.ran_away or newest.lost_sight or not newest.heard.tokens
+        has_failed = newest.ran_away or newest.lost_sight or not newest.hypothesis.tokens
         if cut.kind is CutKind.QUIET or len(attempts) >= len(self._leads(cut)):
             return False
         return self._segmenter.has_sound and (has_failed if cut.kind is CutKind.LENGTH else newest.is_doubted)

@@ -33,13 +33,13 @@ PAUSE_LEVELS: list[float] = (
     LEVELS_PER_SECOND
     * np.interp(
         np.arange(PAUSES[-1][0] * LEVELS_PER_SECOND + 1) / LEVELS_PER_SECOND,
-        [heard for heard, _ in PAUSES],
+        [seconds for seconds, _ in PAUSES],
         [pause for _, pause in PAUSES],
     )
 ).tolist()
 """Longest pauses by the number of levels received; the last one also for more."""
-HEARD_PAUSE_SECONDS = 0.6  # of a longer pause, this much is heard: half at each end
-HEARD_PAUSE_LEVELS = int(HEARD_PAUSE_SECONDS * LEVELS_PER_SECOND)
+KEPT_PAUSE_SECONDS = 0.6  # of a longer pause, this much is heard: half at each end
+KEPT_PAUSE_LEVELS = int(KEPT_PAUSE_SECONDS * LEVELS_PER_SECOND)
 NEAR_LEVELS = 6  # 120 ms
 BETWEEN_WORDS_LEVELS = 4  # 80 ms: the closure before a p or t is shorter
 
@@ -83,7 +83,7 @@ class Segmenter:
         self._scanned = 0  # levels of the open segment that the search for a cut has seen
         self._sound_at: int | None = None  # level at which sound began
         self._quiet_run = 0  # levels of quiet at the end of what was scanned
-        self._heard = 0  # of the levels scanned, those that clip() does not leave out
+        self._kept_levels = 0  # of the levels scanned, those that clip() does not leave out
         self._window_at: int | None = None  # level at which the window for a cut by length begins
         self._cut: Cut | None = None
 
@@ -125,26 +125,26 @@ class Segmenter:
 
     def clip(self, end: int) -> Clip:
         """The open segment's audio up to position `end`, raised to a common loudness, the middle of long pauses left out."""
-        return self._clip(end, self.heard(end))
+        return self._clip(end, self.kept(end))
 
     def clip_so_far(self, end: int) -> Clip:
         """The same with silence where less than TAIL_SAMPLES of quiet lie behind the last sound."""
-        return self._clip(end, self.heard(end), 0, max(0, self.sound(end)[1] + TAIL_SAMPLES - end))
+        return self._clip(end, self.kept(end), 0, max(0, self.sound(end)[1] + TAIL_SAMPLES - end))
 
     def clip_between(self, end: int, lead: Lead) -> Clip:
         """The same with so much quiet before the first sound, and TAIL_SAMPLES of it behind the last."""
         first, last = self.sound(end)
         begin = first - lead if lead is not None else self.start
         finish = last + TAIL_SAMPLES
-        stretches = [(max(left, begin), min(right, finish)) for left, right in self.heard(end) if right > begin and left < finish]
-        return self._clip(end, stretches, max(0, self.start - begin), max(0, finish - end))
+        ranges = [(max(left, begin), min(right, finish)) for left, right in self.kept(end) if right > begin and left < finish]
+        return self._clip(end, ranges, max(0, self.start - begin), max(0, finish - end))
 
-    def _clip(self, end: int, stretches: Sequence[tuple[int, int]], quiet_before: int = 0, quiet_behind: int = 0) -> Clip:
+    def _clip(self, end: int, ranges: Sequence[tuple[int, int]], quiet_before: int = 0, quiet_behind: int = 0) -> Clip:
         with memoryview(self._pcm) as pcm:
             samples = np.frombuffer(bytes(pcm[: (end - self.start) * 2]), np.int16)
         gain = self._gain(end)
-        offset = offset_of(pieces_of(samples, self.start, stretches), gain)
-        return Clip(samples, self.start, tuple(stretches), offset, gain, quiet_before, quiet_behind)
+        offset = offset_of(pieces_of(samples, self.start, ranges), gain)
+        return Clip(samples, self.start, tuple(ranges), offset, gain, quiet_before, quiet_behind)
 
     def _gain(self, end: int) -> float:
         """Gain as of the last level before position `end`, so that a second attempt receives what the first one did."""
@@ -161,26 +161,26 @@ class Segmenter:
         measured = self._position_of(len(loud))
         return first, end if measured < end and not self.is_quiet_from(measured) else min(end, last)
 
-    def heard(self, end: int) -> list[tuple[int, int]]:
-        """The stretches that clip(end) consists of: of each, the position of the first sample and of the one behind the last."""
-        stretches, begin = [], self.start
-        for first, last in quiet_stretches(self._loud[: (end - self.start) // LEVEL_SAMPLES]):
-            if last - first > HEARD_PAUSE_LEVELS:
-                stretches.append((begin, self._position_of(first + HEARD_PAUSE_LEVELS // 2)))
-                begin = self._position_of(last - HEARD_PAUSE_LEVELS // 2)
-        return [*stretches, (begin, end)]
+    def kept(self, end: int) -> list[tuple[int, int]]:
+        """The ranges that clip(end) consists of: of each, the position of the first sample and of the one behind the last."""
+        ranges, begin = [], self.start
+        for first, last in quiet_ranges(self._loud[: (end - self.start) // LEVEL_SAMPLES]):
+            if last - first > KEPT_PAUSE_LEVELS:
+                ranges.append((begin, self._position_of(first + KEPT_PAUSE_LEVELS // 2)))
+                begin = self._position_of(last - KEPT_PAUSE_LEVELS // 2)
+        return [*ranges, (begin, end)]
 
     def pauses(self, end: int) -> list[tuple[int, int]]:
-        """The quiet stretches before position `end` that are long enough to lie between words; like heard()."""
+        """The quiet ranges before position `end` that are long enough to lie between words; like kept()."""
         loud = self._loud[: (end - self.start) // LEVEL_SAMPLES]
-        stretches = [
+        ranges = [
             (self._position_of(first), self._position_of(last))
-            for first, last in quiet_stretches(loud)
+            for first, last in quiet_ranges(loud)
             if last - first >= BETWEEN_WORDS_LEVELS
         ]
-        if stretches and stretches[-1][1] == self._position_of(len(loud)):
-            stretches[-1] = (stretches[-1][0], end)  # the last samples have no level yet
-        return stretches
+        if ranges and ranges[-1][1] == self._position_of(len(loud)):
+            ranges[-1] = (ranges[-1][0], end)  # the last samples have no level yet
+        return ranges
 
     def _position_of(self, level: int) -> int:
         return self.start + level * LEVEL_SAMPLES
@@ -221,15 +221,15 @@ class Segmenter:
     def _scan(self, index: int) -> Cut | None:
         """Look at one more level of the open segment."""
         self._quiet_run = 0 if self._loud[index] else self._quiet_run + 1
-        self._heard += self._quiet_run <= HEARD_PAUSE_LEVELS
-        if self._window_at is None and self._heard >= self._max_levels - self._window_levels:
+        self._kept_levels += self._quiet_run <= KEPT_PAUSE_LEVELS
+        if self._window_at is None and self._kept_levels >= self._max_levels - self._window_levels:
             self._window_at = index
         if self._sound_at is None:
             return self._scan_quiet(index)
         pause_at = index + 1 - self._quiet_run
-        if self._quiet_run and self._quiet_run >= PAUSE_LEVELS[min(self._heard, len(PAUSE_LEVELS) - 1)]:
+        if self._quiet_run and self._quiet_run >= PAUSE_LEVELS[min(self._kept_levels, len(PAUSE_LEVELS) - 1)]:
             return self._cut_at(pause_at + self._quiet_run // 2, CutKind.PAUSE)
-        if self._heard >= self._max_levels:
+        if self._kept_levels >= self._max_levels:
             assert self._window_at is not None, "the window begins before the segment's end"
             return Cut(self._position_of(index + 1), CutKind.LENGTH, earliest=self._position_of(self._window_at))
         return None
@@ -265,7 +265,7 @@ class Segmenter:
         return self._position_of(int(middles[len(power) - 1 - int(np.argmin(power[::-1]))]))
 
 
-def quiet_stretches(loud: Sequence[bool]) -> Iterator[tuple[int, int]]:
+def quiet_ranges(loud: Sequence[bool]) -> Iterator[tuple[int, int]]:
     """First level and the one behind the last of each stretch without sound between, before or after sound."""
     end = 0
     for is_loud, run in itertools.groupby(loud):

@@ -30,7 +30,7 @@ from server.stream.word_times import Word
 
 MIN_NEW_SECONDS = 0.1  # of audio that make another interim worth its price
 COMPLETE_SECONDS = 0.3  # of quiet behind the last sound: no word is cut off in its middle
-MAX_UNHEARD_SECONDS = 1.0  # of quiet at the end that need not be transcribed: nothing in it rose above the background
+MAX_UNCOVERED_SECONDS = 1.0  # of quiet at the end that need not be transcribed: nothing in it rose above the background
 AUDIO_STOPPED_SECONDS = 0.05  # without a message: what is due must be asked for all the same
 ENOUGH_COMPLETE = 2  # hypotheses of all that was said: another one of more quiet would say nothing new
 
@@ -94,7 +94,7 @@ class Stream:
         self._outstanding: OutstandingRequest | None = None
         self._complete = CompleteResults()
         self._transcribed_until = 0  # position behind the newest sample that any result has covered
-        self._last_heard_at = now  # when audio last came
+        self._last_audio_at = now  # when audio last came
         self._clock = UpdateClock(limits.interim_interval_seconds)
         self._requests = SegmentRequests(stream_id, self._segmenter, self._transcript)
         self._watch = AnswerWatch(now)
@@ -104,11 +104,11 @@ class Stream:
 
     # What happens to a stream
 
-    def hear(self, pcm: bytes, now: float) -> None:
+    def receive(self, pcm: bytes, now: float) -> None:
         """pcm: PCM16 mono little-endian at 16 kHz, whole samples."""
         if self.state is not StreamState.OPEN:
             return
-        self._last_heard_at = now
+        self._last_audio_at = now
         levels = self._segmenter.append(pcm)
         if self.waiting_seconds > self._limits.max_buffer_seconds:
             most = self._limits.max_buffer_seconds
@@ -118,7 +118,7 @@ class Stream:
             )
             return
         if self._turns is not None:
-            self._tell_turns(self._turns.hear(levels), now)
+            self._say_turns(self._turns.receive(levels), now)
         if levels or self._interim_is_due(now):  # nothing else comes between two levels
             self._advance(now)
 
@@ -172,7 +172,7 @@ class Stream:
             self.fail(Code.ENGINE_FAILED, f"no final within {self._limits.close_timeout_seconds:g} s of closing")
         elif self._seconds_unanswered(now) > self._limits.close_timeout_seconds:
             self.fail(Code.ENGINE_FAILED, f"the engine has not answered within {self._limits.close_timeout_seconds:g} s")
-        elif self.state is StreamState.OPEN and now - self._last_heard_at > AUDIO_STOPPED_SECONDS:
+        elif self.state is StreamState.OPEN and now - self._last_audio_at > AUDIO_STOPPED_SECONDS:
             self._advance(now)  # audio that comes does it by itself
 
     def _seconds_unanswered(self, now: float) -> float:
@@ -219,10 +219,10 @@ class Stream:
     @property
     def backlog_seconds(self) -> float:
         """Audio that waits to be transcribed; quiet behind what was is no backlog."""
-        heard_until = max(self._transcribed_until, self._segmenter.start)
-        if self.state is StreamState.ENDED or self._segmenter.loud_until <= heard_until:
+        covered_until = max(self._transcribed_until, self._segmenter.start)
+        if self.state is StreamState.ENDED or self._segmenter.loud_until <= covered_until:
             return 0.0
-        return (self._segmenter.end - heard_until) / SAMPLE_RATE
+        return (self._segmenter.end - covered_until) / SAMPLE_RATE
 
     # What a stream does about it
 
@@ -270,10 +270,10 @@ class Stream:
 
     def _has_nothing_to_add(self, end: int) -> bool:
         """True if the last hypothesis can be the final one: it is believed, audio since is short and quiet, no times needed."""
-        unheard = end - self._transcribed_until
+        uncovered = end - self._transcribed_until
         if (
             self._options.words
-            or unheard > MAX_UNHEARD_SECONDS * SAMPLE_RATE
+            or uncovered > MAX_UNCOVERED_SECONDS * SAMPLE_RATE
             or self._transcript.newest.belief < DOUBTED_LOG_PROB
         ):
             return False
@@ -294,42 +294,44 @@ class Stream:
     def _ask(self, request: Request, end: int, cut: Cut | None, before: tuple[Attempt, ...], late_seconds: float = 0.0) -> None:
         loud_until = self._segmenter.loud_until
         complete_at = loud_until if end - loud_until >= COMPLETE_SECONDS * SAMPLE_RATE else None
-        self._outstanding = OutstandingRequest(request, end, cut, before, complete_at, self._last_heard_at, late_seconds)
+        self._outstanding = OutstandingRequest(request, end, cut, before, complete_at, self._last_audio_at, late_seconds)
         try:
             self._submit(request)
         except EngineStopped as exc:
             self.fail(Code.ENGINE_FAILED, str(exc))
 
     def _take_interim(self, result: Result, asked: OutstandingRequest, now: float) -> None:
-        heard = retries.hypothesis_of(result, self._tokenizer)
-        is_whole = asked.complete_at is not None and not result.cut_short and not self._transcript.has_lost_sight(heard.tokens)
-        self._transcript.update(heard, complete=is_whole)
+        hypothesis = retries.hypothesis_of(result, self._tokenizer)
+        is_whole = (
+            asked.complete_at is not None and not result.cut_short and not self._transcript.has_lost_sight(hypothesis.tokens)
+        )
+        self._transcript.update(hypothesis, complete=is_whole)
         if is_whole and asked.complete_at is not None:
             self._complete.count(asked.complete_at)
         self._show(asked, now)
 
     def _take_segment(self, result: Result, asked: OutstandingRequest, cut: Cut, now: float) -> None:
-        heard = (*asked.attempts, retries.attempt_of(result, self._tokenizer, self._transcript.has_lost_sight))
-        if cut.kind is CutKind.QUIET and heard[-1].heard.tokens:
+        attempts = (*asked.attempts, retries.attempt_of(result, self._tokenizer, self._transcript.has_lost_sight))
+        if cut.kind is CutKind.QUIET and attempts[-1].hypothesis.tokens:
             # Words where nothing was loud: they may go on behind this cut, which was made for silence.
             self._segmenter.keep_open()
             self._take_interim(result, asked, now)
             return
-        if self._requests.can_try_again(cut, heard):
-            self._request_segment(cut, heard)
+        if self._requests.can_try_again(cut, attempts):
+            self._request_segment(cut, attempts)
             return
-        best = max(heard, key=lambda attempt: attempt.rank)
+        best = max(attempts, key=lambda attempt: attempt.rank)
         if best.lost_sight and self._transcript.keep_what_is_in_sight():
-            self._request_segment(cut, heard)
+            self._request_segment(cut, attempts)
             return
         end = end_of(best, cut, self._segmenter, self._tokenizer)
         self._commit(end.committed, end.position, end.words if self._options.words else None, end.rest)
         self._show(asked, now)
 
-    def _commit(self, heard: Hypothesis, position: int, words: tuple[Word, ...] | None, rest: Hypothesis) -> None:
+    def _commit(self, hypothesis: Hypothesis, position: int, words: tuple[Word, ...] | None, rest: Hypothesis) -> None:
         """Close the open segment at a position with what was heard; the rest of the hypothesis belongs to the next one."""
         start_ms, end_ms = milliseconds(self._segmenter.start), milliseconds(position)
-        self._transcript.commit(heard.tokens, start_ms, end_ms, rest, words, heard.belief)
+        self._transcript.commit(hypothesis.tokens, start_ms, end_ms, rest, words, hypothesis.belief)
         self._segmenter.advance(position)
         self._complete = CompleteResults()
 
@@ -339,11 +341,11 @@ class Stream:
         is_flushed = self._end_position is not None and self._segmenter.start >= self._end_position
         if shown == self._last_shown or self.state is not StreamState.OPEN or is_flushed:
             return
-        latency_ms = (now - asked.heard_at) * 1000
+        latency_ms = (now - asked.audio_at) * 1000
         if self._say(Update(*shown[:2], self._transcript.segments, milliseconds(asked.end), latency_ms)):
             self._last_shown = shown
 
-    def _tell_turns(self, turns: Iterable[SpeechStarted | SpeechStopped], now: float) -> None:
+    def _say_turns(self, turns: Iterable[SpeechStarted | SpeechStopped], now: float) -> None:
         for event in turns:
             self._say(event)
             if isinstance(event, SpeechStopped) and self._options.closes_turns:

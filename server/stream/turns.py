@@ -18,7 +18,7 @@ class Turns:
         """silence_seconds: so long a silence ends a turn."""
         self._silence_levels = max(1, round(silence_seconds * LEVELS_PER_SECOND))
         self._recent: deque[bool] = deque(maxlen=ONSET_LEVELS)
-        self._heard = 0  # levels
+        self._levels = 0  # levels
         self._loud_until = 0  # the level behind the last loud one
         self._is_speaking = False
 
@@ -27,17 +27,17 @@ class Turns:
         self._is_speaking = False
         self._recent.clear()
 
-    def hear(self, loud: Iterable[bool]) -> Iterator[SpeechStarted | SpeechStopped]:
+    def receive(self, loud: Iterable[bool]) -> Iterator[SpeechStarted | SpeechStopped]:
         """Take levels in order; yields the turns that begin and end within them."""
         for is_loud in loud:
-            self._heard += 1
+            self._levels += 1
             self._recent.append(is_loud)
             if is_loud:
-                self._loud_until = self._heard
+                self._loud_until = self._levels
             if not self._is_speaking and sum(self._recent) >= ONSET_LOUD:
                 self._is_speaking = True
-                first = self._heard - len(self._recent) + self._recent.index(True)
+                first = self._levels - len(self._recent) + self._recent.index(True)
                 yield SpeechStarted(first * LEVEL_MS)
-            elif self._is_speaking and self._heard - self._loud_until >= self._silence_levels:
+            elif self._is_speaking and self._levels - self._loud_until >= self._silence_levels:
                 self.end()
                 yield SpeechStopped(self._loud_until * LEVEL_MS)

@@ -12,7 +12,7 @@ from runtime.tokenizer import Tokenizer
 LAG_SAMPLES = SAMPLE_RATE * 20 // 1000  # by which attention comes late (measured: the median, where no pause helps)
 REACH_SAMPLES = SAMPLE_RATE * 200 // 1000  # a pause this near to where a word should end is where it ends
 
-Stretch = tuple[int, int]
+Range = tuple[int, int]
 """First sample and the one behind the last, as positions in the stream."""
 
 
@@ -33,7 +33,7 @@ class TimedHypothesis:
     tokens: tuple[int, ...]
     begins: list[int]
     """Index of each word's first token, and the number of tokens."""
-    gaps: list[Stretch]
+    gaps: list[Range]
     """Gaps before each word and after the last: pauses, or empty ranges."""
 
     @property
@@ -71,16 +71,16 @@ class TimedHypothesis:
 
 
 def locate(
-    tokens: Sequence[int], first_frames: Sequence[int], tokenizer: Tokenizer, clip: Clip, pauses: Sequence[Stretch]
+    tokens: Sequence[int], first_frames: Sequence[int], tokenizer: Tokenizer, clip: Clip, pauses: Sequence[Range]
 ) -> TimedHypothesis:
     """Find the words of a clip's hypothesis in the stream.
 
-    first_frames: of each token in the clip, and the one behind the last. pauses: the quiet stretches of the stream there.
+    first_frames: of each token in the clip, and the one behind the last. pauses: the quiet ranges of the stream there.
     """
-    heard = clip.stretches or ((clip.position, clip.position + len(clip.pcm)),)
+    kept = clip.ranges or ((clip.position, clip.position + len(clip.pcm)),)
 
     def position(frame: int, lag: int = 0, is_end: bool = False) -> int:
-        return stream_position(heard, max(0, frame * SAMPLES_PER_FRAME - lag - clip.quiet_before), is_end)
+        return stream_position(kept, max(0, frame * SAMPLES_PER_FRAME - lag - clip.quiet_before), is_end)
 
     begins = [index for index, token in enumerate(tokens) if index == 0 or tokenizer.starts_word(token)]
     limits = [position(first_frames[index], LAG_SAMPLES) for index in begins]
@@ -88,7 +88,7 @@ def locate(
     return TimedHypothesis(tuple(tokens), [*begins, len(tokens)], fit_pauses(limits, pauses))
 
 
-def fit_pauses(limits: Sequence[int], pauses: Sequence[Stretch]) -> list[Stretch]:
+def fit_pauses(limits: Sequence[int], pauses: Sequence[Range]) -> list[Range]:
     """Fit the limits between words to pauses: the pause that a limit meant, if there is one, or nothing.
 
     Attention says on which side of a pause a word is, not where in the pause it ends, and may err by some frames. A pause goes
@@ -107,10 +107,10 @@ def fit_pauses(limits: Sequence[int], pauses: Sequence[Stretch]) -> list[Stretch
     return gaps
 
 
-def stream_position(heard: Sequence[Stretch], sample: int, is_end: bool = False) -> int:
+def stream_position(kept: Sequence[Range], sample: int, is_end: bool = False) -> int:
     """Position in the stream of a sample of the clip. One between two pieces is in the later one; as an end, in the former."""
-    ends = list(itertools.accumulate(last - first for first, last in heard))  # within the clip
+    ends = list(itertools.accumulate(last - first for first, last in kept))  # within the clip
     place = bisect.bisect_left(ends, sample) if is_end else bisect.bisect_right(ends, sample)
-    if place >= len(heard):
-        return heard[-1][1]  # frames reach a little past a clip that is shorter than one of them
-    return heard[place][1] - (ends[place] - sample)
+    if place >= len(kept):
+        return kept[-1][1]  # frames reach a little past a clip that is shorter than one of them
+    return kept[place][1] - (ends[place] - sample)

@@ -63,14 +63,14 @@ class Listener:
         """beats: changes with every beat; 0 before the first one, for which nobody is hurried."""
         self._beats, self._on_stalled, self._on_lost = beats, on_stalled, on_lost
         self._stalled_seconds, self._lost_seconds = stalled_seconds, lost_seconds
-        self._heard = 0
+        self._last_beats = 0
         self._silent_seconds = 0.0
 
     def look(self, seconds: float) -> None:
         """seconds: since the last look."""
-        heard, before = self._beats(), self._silent_seconds
-        if heard != self._heard or not heard:
-            self._heard, self._silent_seconds = heard, 0.0
+        beats, before = self._beats(), self._silent_seconds
+        if beats != self._last_beats or not beats:
+            self._last_beats, self._silent_seconds = beats, 0.0
             return
         self._silent_seconds += seconds
         if before < self._stalled_seconds <= self._silent_seconds:

@@ -195,7 +195,7 @@ class Metrics(Observer):
             self._queue_seconds[each.request.priority].observe(each.timings.queue_ms / 1000)
             self.passes.observe(each.timings.passes)
         self.single_steps_total.inc(sum(each.timings.single_steps for each in done))
-        self.cut_short_total.inc(sum(each.cut_short and each.request.unheard_seconds is None for each in done))
+        self.cut_short_total.inc(sum(each.cut_short and each.request.uncovered_seconds is None for each in done))
         self.recovered_total.inc(sum(each.request.is_retry for each in done))
 
     def session_began(self, api: Api) -> None:

@@ -32,7 +32,7 @@ class ListenParameters:
     audio_format: AudioFormat | None
     """None: a container, which says it itself."""
     interims: bool
-    tells_speech: bool
+    sends_speech: bool
     endpointing_ms: int | None
     utterance_end_ms: int | None = None
     request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
@@ -41,16 +41,16 @@ class ListenParameters:
     def options(self) -> Options:
         if self.endpointing_ms is not None:
             return Options(words=True, silence_seconds=self.endpointing_ms / 1000, closes_turns=True)
-        tells_turns = self.tells_speech or self.utterance_end_ms is not None
-        return Options(words=True, silence_seconds=VAD_SILENCE_SECONDS if tells_turns else None)
+        sends_turns = self.sends_speech or self.utterance_end_ms is not None
+        return Options(words=True, silence_seconds=VAD_SILENCE_SECONDS if sends_turns else None)
 
 
 def parse(query: Mapping[str, str], model_id: str) -> ListenParameters:
     """Parse the query of a live stream; unknown parameters are ignored. Raises ClientError."""
     check(query, model_id)
     audio_format = parse_format(query) if query.get("encoding") else None
-    interims, tells_speech = is_true(query, "interim_results"), is_true(query, "vad_events")
-    return ListenParameters(audio_format, interims, tells_speech, parse_endpointing(query), parse_utterance_end(query))
+    interims, sends_speech = is_true(query, "interim_results"), is_true(query, "vad_events")
+    return ListenParameters(audio_format, interims, sends_speech, parse_endpointing(query), parse_utterance_end(query))
 
 
 def parse_format(query: Mapping[str, str]) -> AudioFormat:
@@ -151,7 +151,7 @@ class ResultsWriter:
         match event:
             case SpeechStarted(at_ms):
                 self._silent_since_ms = None
-                if self.parameters.tells_speech:
+                if self.parameters.sends_speech:
                     yield DeepgramMessage({"type": "SpeechStarted", "channel": [0, 1], "timestamp": at_ms / 1000})
             case SpeechStopped(at_ms):
                 self._silent_since_ms = at_ms

@@ -221,7 +221,7 @@ class NativeWriter:
 
     def __init__(self, init: Init):
         self._init = init
-        self._told = ClientKnowledge()
+        self._confirmed = ClientKnowledge()
 
     @property
     def wants_pulse(self) -> bool:
@@ -233,8 +233,8 @@ class NativeWriter:
 
     def pulse(self, closed_ms: int, segments: Sequence[Segment]) -> Message:
         """closed_ms: where the open segment begins. A closed one that the client was not told of is not behind it yet."""
-        untold = segments[self._told.segments :]
-        return Pulse(self._init.sid, self._moved(untold[0].start_ms if untold else closed_ms))
+        unconfirmed = segments[self._confirmed.segments :]
+        return Pulse(self._init.sid, self._moved(unconfirmed[0].start_ms if unconfirmed else closed_ms))
 
     def moving(self, seconds: float) -> Message:
         return Moving(self._init.sid, round(seconds))
@@ -257,15 +257,15 @@ class NativeWriter:
     def confirm(self, event: Event) -> None:
         """The event's message was sent."""
         if isinstance(event, Update):
-            self._told = ClientKnowledge(self._told.messages + 1, event.stable, len(event.segments))
+            self._confirmed = ClientKnowledge(self._confirmed.messages + 1, event.stable, len(event.segments))
         elif isinstance(event, Flushed):
-            self._told = ClientKnowledge(self._told.messages, len(event.text), len(event.segments))
+            self._confirmed = ClientKnowledge(self._confirmed.messages, len(event.text), len(event.segments))
 
     def _write_update(self, update: Update) -> Interim:
         tail = self._tail(update.segments) if self._init.tail else {}
         return Interim(
             sid=self._init.sid,
-            seq=self._told.messages,
+            seq=self._confirmed.messages,
             text=self._new(update.text),
             stable=update.stable,
             audio_ms=self._moved(update.audio_ms),
@@ -301,10 +301,10 @@ class NativeWriter:
         return Error(failed.code, failed.message, sid=self._init.sid, text=text, audio_ms=self._moved(failed.audio_ms), **tail)
 
     def _new(self, text: str) -> str:
-        return text[self._told.stable :] if self._init.tail else text
+        return text[self._confirmed.stable :] if self._init.tail else text
 
     def _tail(self, segments: Sequence[Segment]) -> dict[str, Any]:
-        return {"offset": self._told.stable, "segments": described(segments[self._told.segments :], self._init.from_ms)}
+        return {"offset": self._confirmed.stable, "segments": described(segments[self._confirmed.segments :], self._init.from_ms)}
 
     def _moved(self, ms: int) -> int:
         """Convert to the client's own clock."""

@@ -100,25 +100,25 @@ class TranscriptWriter:
     def __init__(self, language: str) -> None:
         """language: of the model, as ISO 639-1."""
         self._language = language
-        self._told = 0  # characters
+        self._sent_characters = 0  # characters
 
     def write(self, event: Event) -> Iterator[WyomingMessage]:
         match event:
-            case Update(text=text, stable=stable) if stable > self._told:
+            case Update(text=text, stable=stable) if stable > self._sent_characters:
                 yield from self._chunk(text[:stable])
             case Final(text=text, latency_ms=latency_ms):
-                is_streamed = self._told > 0
-                if is_streamed and len(text) > self._told:
+                is_streamed = self._sent_characters > 0
+                if is_streamed and len(text) > self._sent_characters:
                     yield from self._chunk(text)
                 yield transcript(text, self._language, latency_ms)
                 if is_streamed:
                     yield WyomingMessage("transcript-stop")
 
     def _chunk(self, text: str) -> Iterator[WyomingMessage]:
-        if not self._told:
+        if not self._sent_characters:
             yield WyomingMessage("transcript-start", {"language": self._language})
-        yield WyomingMessage("transcript-chunk", {"text": text[self._told :]})
-        self._told = len(text)
+        yield WyomingMessage("transcript-chunk", {"text": text[self._sent_characters :]})
+        self._sent_characters = len(text)
 
 
 def transcript(text: str, language: str, latency_ms: float | None = None) -> WyomingMessage:

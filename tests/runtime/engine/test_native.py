@@ -269,7 +269,7 @@ def test_the_code_for_other_processors_hears_the_known_clip(built, tmp_path, lev
     )
     found = Manifest.model_validate_json((directory / manifest.FILE_NAME).read_bytes())
     engine = NativeEngine(directory, "emulated.so", found, max_batch=2)
-    assert known_clip.hear(engine, 1) == list(found.known_tokens)
+    assert known_clip.transcribe(engine, 1) == list(found.known_tokens)
     engine.close()
 
 
@@ -295,7 +295,7 @@ from runtime.engine.native_engine import NativeEngine
 directory = Path({str(directory)!r})
 manifest = Manifest.model_validate_json((directory / "manifest.json").read_bytes())
 engine = NativeEngine(directory, "sanitized.so", manifest, max_batch=2, threads=2)
-assert known_clip.hear(engine, 1) == list(manifest.known_tokens)
+assert known_clip.transcribe(engine, 1) == list(manifest.known_tokens)
 engine.close()
 """
     assert sanitized([sys.executable, "-c", script]) == ""

@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks.modelled_device import Costs, open_modelled, words_of
 from runtime.audio import MIN_SAMPLES, SAMPLES_PER_FRAME, Clip
-from runtime.engine.device_engine import fill_packed, heard_samples
+from runtime.engine.device_engine import clip_samples, fill_packed
 from runtime.engine.protocol import Row
 from runtime.engine.shapes import MOST_ENCODER_ROWS, Shape, packed_shapes
 from runtime.engine.staging import request_layout
@@ -62,7 +62,7 @@ def test_a_row_does_not_depend_on_its_neighbours(packed, mixed):
 
 
 def test_what_is_handed_over_is_every_row_as_it_came_from_a_whole_frame_on(mixed):
-    lengths = [heard_samples(clip) for clip in mixed]
+    lengths = [clip_samples(clip) for clip in mixed]
     shape = Shape("packed encoder", MOST_ENCODER_ROWS, 30 * 16_000 // SAMPLES_PER_FRAME * SAMPLES_PER_FRAME)
     request = request_layout(shape).views(np.full(request_layout(shape).bytes, 77, np.uint8))
     fill_packed(request, mixed, lengths)

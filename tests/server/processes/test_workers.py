@@ -49,7 +49,7 @@ def test_the_engine_process_hears_what_the_session_means_and_audio_crosses_once(
             continue
         end = cut.position if cut else segmenter.end
         clip = segmenter.clip_between(end, 800) if cut else segmenter.clip_so_far(end)
-        request = Request(step, "s", clip, draft=(7, 8), forced=1, end_bias=7.0, unheard_seconds=0.5)
+        request = Request(step, "s", clip, draft=(7, 8), forced=1, end_bias=7.0, uncovered_seconds=0.5)
         message = messages.decode_to_engine(messages.encode(sent.message_for(request)))
         crossed += len(message.audio.new_pcm) // 2
         there = messages.request_of(message.asked, held.clip_of(message.audio), step, "s")
@@ -72,7 +72,7 @@ REQUESTS = st.builds(
         Clip,
         pcm=st.just(np.arange(320, dtype=np.int16)),
         position=st.just(640),
-        stretches=st.none() | st.just(((640, 800), (900, 960))),
+        ranges=st.none() | st.just(((640, 800), (900, 960))),
         offset=st.integers(-9_999, 9_999),
         gain=st.floats(1, 100),
         quiet_before=st.integers(0, 9_999),
@@ -82,7 +82,7 @@ REQUESTS = st.builds(
     forced=st.just(0),
     priority=st.sampled_from(Priority),
     end_bias=st.floats(0, 10),
-    unheard_seconds=st.none() | SECONDS,
+    uncovered_seconds=st.none() | SECONDS,
     is_retry=st.booleans(),
     align=st.booleans(),
 )

@@ -147,18 +147,18 @@ stretch = st.tuples(st.sampled_from([quiet, speech, lambda length: noise(length,
 
 
 @settings(max_examples=40)
-@given(stretches=st.lists(stretch, min_size=1, max_size=8), chunk=st.sampled_from([1, 160, 321, 5000]))
-def test_cuts_do_not_depend_on_how_the_audio_arrives(stretches, chunk):
-    parts = [make(length) for make, length in stretches]
+@given(ranges=st.lists(stretch, min_size=1, max_size=8), chunk=st.sampled_from([1, 160, 321, 5000]))
+def test_cuts_do_not_depend_on_how_the_audio_arrives(ranges, chunk):
+    parts = [make(length) for make, length in ranges]
     if chunk == 1:
         parts = [part[:800] for part in parts]
     assert cut_all(*parts, chunk=chunk) == cut_all(*parts)
 
 
 @settings(max_examples=40)
-@given(stretches=st.lists(stretch, min_size=1, max_size=10))
-def test_every_sample_is_in_one_segment_none_is_too_long_and_only_background_is_left_out(stretches):
-    audio = np.concatenate([make(length) for make, length in stretches])
+@given(ranges=st.lists(stretch, min_size=1, max_size=10))
+def test_every_sample_is_in_one_segment_none_is_too_long_and_only_background_is_left_out(ranges):
+    audio = np.concatenate([make(length) for make, length in ranges])
     segmenter = Segmenter(max_seconds=6, window_seconds=2)
     segments = []
     for start in range(0, len(audio), 320):
@@ -176,12 +176,12 @@ def test_every_sample_is_in_one_segment_none_is_too_long_and_only_background_is_
     energy = (audio.astype(float) ** 2).sum()
     heard = sum((clip.samples.astype(float) ** 2).sum() for _, _, clip in segments)
     left_out = len(audio) - sum(len(clip.samples) for _, _, clip in segments)
-    assert left_out == 0 or (energy - heard) / left_out <= 2 * max_background(stretches), "no louder than the background"
+    assert left_out == 0 or (energy - heard) / left_out <= 2 * max_background(ranges), "no louder than the background"
 
 
-def max_background(stretches) -> float:
+def max_background(ranges) -> float:
     """Mean square of the loudest steady stretch there is: it may become the background. Speech is never steady."""
-    return max((float((make(1.0).astype(float) ** 2).mean()) for make, _ in stretches if make is not speech), default=0.0)
+    return max((float((make(1.0).astype(float) ** 2).mean()) for make, _ in ranges if make is not speech), default=0.0)
 
 
 def test_advancing_past_the_audio_is_a_defect():

@@ -10,7 +10,7 @@ from server.stream.turns import LEVEL_MS, Turns
 
 
 def turns_of(loud: list[bool], silence_seconds: float = 0.5) -> list:
-    return list(Turns(silence_seconds).hear(loud))
+    return list(Turns(silence_seconds).receive(loud))
 
 
 def test_speech_begins_with_its_first_sound_and_ends_with_its_last():
@@ -35,4 +35,4 @@ def test_beginnings_and_ends_alternate_in_order_however_the_levels_come(loud, cu
     times = [event.at_ms for event in events]
     assert times == sorted(times)
     turns, pieces = Turns(0.1), [loud[a:b] for a, b in itertools.pairwise([0, *sorted(cuts), len(loud)])]
-    assert [event for piece in pieces for event in turns.hear(piece)] == events
+    assert [event for piece in pieces for event in turns.receive(piece)] == events

@@ -56,7 +56,7 @@ STRETCHES = st.lists(st.integers(1, 30_000), min_size=1, max_size=8).map(
 
 
 def clip_of(heard: list[tuple[int, int]], quiet_before: int = 0) -> Clip:
-    return Clip(np.zeros(heard[-1][1], np.int16), stretches=tuple(heard), quiet_before=quiet_before)
+    return Clip(np.zeros(heard[-1][1], np.int16), ranges=tuple(heard), quiet_before=quiet_before)
 
 
 @given(STRETCHES, STRETCHES, st.lists(st.sampled_from([3, 4, 5, 6]), min_size=1, max_size=12), st.data())
