@@ -125,7 +125,7 @@ def routers(
         whip_words_router(senders),
         pages_router(),
         health_router(sessions, metrics, owner.replica),
-        unknown_sockets_router(SOCKET_PATHS, ACCESS),
+        unknown_sockets_router(SOCKET_PATHS, openai.ACCESS.refuse),
     ]
 
 

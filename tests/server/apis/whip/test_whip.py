@@ -13,6 +13,7 @@ import pytest
 import webvtt
 from aiortc import RTCPeerConnection
 from aiortc.sdp import SessionDescription
+from websockets.sync.client import connect
 
 from benchmarks.accuracy import word_error_rate
 from tests.conftest import PROJECT, RunningServer, Speech
@@ -101,8 +102,10 @@ def test_a_sender_that_is_gone_without_a_word_leaves_its_words_and_no_session(se
 # The rules, with aiortc's offer
 
 
-async def offer_of(kinds: list[str]) -> str:
+async def offer_of(kinds: list[str], with_channel: bool = False) -> str:
     connection = RTCPeerConnection()
+    if with_channel:
+        connection.createDataChannel("events")
     for kind in kinds:
         connection.addTransceiver(kind, direction="sendonly")
     await connection.setLocalDescription(await connection.createOffer())
@@ -153,11 +156,21 @@ def test_two_audio_tracks_are_refused(http):
     assert post(http, asyncio.run(offer_of(["audio", "audio"]))).status_code == 400
 
 
-def test_a_full_server_says_when_to_come_again(http, offer):
-    first = post(http, offer)
-    second = post(http, offer)
-    assert second.status_code == 503 and second.headers["retry-after"]
-    http.delete(first.headers["location"])
+def test_a_full_server_says_when_to_come_again(served, http, offer):
+    with connect(f"ws://{served.address}/ws", proxy=None) as socket:
+        socket.send('{"op":"init"}')
+        socket.recv()
+        refused = post(http, offer)
+        assert refused.status_code == 503 and refused.headers["retry-after"]
+
+
+@pytest.mark.parametrize("path", ["/whip", "/v1/realtime/calls"])
+def test_offers_whose_senders_never_come_take_no_place(http, path):
+    """Thirteen of them used to fill the server for three seconds."""
+    offer = asyncio.run(offer_of(["audio"], with_channel=True))
+    answers = [http.post(path, content=offer, headers={"Content-Type": SDP}) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [201] * 3
+    assert http.get("/readyz").json()["sessions"] == 0
 
 
 def test_methods_are_those_of_the_rfc(http, offer):
