@@ -31,4 +31,4 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
 fi
 install_torch
 install_project server,torch,gpu,test,chart
-PATH="$VENV_PATH/bin:$PATH" exec "$PYTHON" -m pytest "$@"
+PATH="$VENV_PATH/bin:$PATH" exec "$PYTHON" -m pytest -n 2 --dist loadfile "$@" # most tests wait more than they compute

@@ -1,6 +1,7 @@
 """Engines with the real weights. Imported only where a test needs one: opening them imports torch or ONNX Runtime."""
 
 import dataclasses
+import fcntl
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,8 +51,11 @@ def builder() -> Built:
     def directory_of(precision: str, target: str = ONNXRUNTIME, *options: str) -> Path:
         asked = (precision, target, *options)
         if asked not in directories:
-            assert build.main(["--precision", precision, "--target", target, "--out", str(ENGINES), *options]) == 0
-            directories[asked] = ENGINES / manifest.directory_name(MODEL, target, precision)
+            ENGINES.mkdir(exist_ok=True)
+            with (ENGINES / ".tests.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # tests run in several processes
+                assert build.main(["--precision", precision, "--target", target, "--out", str(ENGINES), *options]) == 0
+                directories[asked] = ENGINES / manifest.directory_name(MODEL, target, precision)
         return directories[asked]
 
     return directory_of
