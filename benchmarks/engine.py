@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import machine
-from benchmarks.accuracy import evaluation_clips
+from benchmarks.harness.accuracy import evaluation_clips
 from benchmarks.model_size import ModelSize
 from moonshine_client import audio_file
 from runtime import hardware

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.accuracy import evaluation_clips, samples
+from benchmarks.harness.accuracy import evaluation_clips, samples
 from moonshine_client import audio_file
 from runtime.audio import SAMPLE_RATE
 

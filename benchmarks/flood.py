@@ -21,7 +21,7 @@ from aiortc import RTCConfiguration, RTCPeerConnection
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
-from benchmarks.accuracy import samples
+from benchmarks.harness.accuracy import samples
 from benchmarks.servers import PROJECT, free_address, running_process
 from benchmarks.soak import look_at
 from moonshine_client import audio_file

@@ -73,7 +73,7 @@ def null_server() -> Iterator[str]:
         "ASR_IDLE_TIMEOUT_SECONDS": "600",
         "ASR_ICE_SERVERS": "",
     }
-    with running_process(["-m", "benchmarks.null_server"], address, variables) as process:
+    with running_process(["-m", "benchmarks.harness.null_server"], address, variables) as process:
         if (os.cpu_count() or 1) > 1:
             os.sched_setaffinity(process.pid, {0})
             for thread in Path(f"/proc/{process.pid}/task").iterdir():

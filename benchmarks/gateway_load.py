@@ -11,8 +11,8 @@ import time
 
 from websockets.asyncio.client import connect
 
-from benchmarks.accuracy import evaluation_clips
-from benchmarks.null_server import STAMP_BYTES
+from benchmarks.harness.accuracy import evaluation_clips
+from benchmarks.harness.null_server import STAMP_BYTES
 from moonshine_client import audio_file
 from moonshine_client.client import StreamingClient
 from runtime.audio import SAMPLE_RATE

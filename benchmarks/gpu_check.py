@@ -1,8 +1,8 @@
 """Everything that needs a GPU, in one run of less than ten minutes: python -m benchmarks.gpu_check OUTDIR
 
 Each stage is a process of its own with a time limit: one that fails or hangs is reported, ended with all that it started, and
-the next one goes on. What decides most comes first. Nothing is installed; scripts/gpu_bundle.sh packs what a machine without
-network lacks. Writes gpu_check.json, gpu_check.md and a JSON line for each result to OUTDIR.
+the next one goes on. What decides most comes first. Nothing is installed: benchmarks/borrowed_gpu/bundle.sh packs what a machine
+without network lacks. Writes gpu_check.json, gpu_check.md and a JSON line for each result to OUTDIR.
 """
 
 import argparse

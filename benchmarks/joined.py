@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import jiwer
 import numpy as np
 
-from benchmarks.accuracy import normalise
+from benchmarks.harness.accuracy import normalise
 from benchmarks.speech_sets import Clip
 from runtime.audio import SAMPLE_RATE
 

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.accuracy import normalise
+from benchmarks.harness.accuracy import normalise
 from server.stream.transcript import common_prefix
 
 LOOK_AHEAD_WORDS = 5  # a moving text may have that many words more or fewer than the final one at the same place

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.accuracy import normalise, samples
-from benchmarks.lossy_network import Network, lossy
+from benchmarks.harness.accuracy import normalise, samples
+from benchmarks.harness.lossy_network import Network, lossy
 from benchmarks.servers import running_server
 from benchmarks.words import WordCounts
 from moonshine_client import audio_file

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import transformers_model
-from benchmarks.accuracy import word_error_rate
 from benchmarks.file_sets import Recording, clips_one_by_one, sample_recordings
+from benchmarks.harness.accuracy import word_error_rate
 from engine_build.checkpoint import DEFAULT_MODEL
 from runtime import hardware
 from runtime.audio import SAMPLE_RATE, Clip

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.accuracy import word_error_rate
 from benchmarks.file_sets import Piece, Recording
+from benchmarks.harness.accuracy import word_error_rate
+from benchmarks.harness.simulation import Simulation, run_step
 from benchmarks.listening import Listening, SeenWord, listen
-from benchmarks.simulation import Simulation, run_step
 from moonshine_client.client import transcribe
 from moonshine_client.resend_buffer import FRAME_MS
 from runtime.audio import SAMPLE_RATE, Clip

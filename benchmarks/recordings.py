@@ -17,7 +17,7 @@ import httpx
 import numpy as np
 
 from benchmarks import offline
-from benchmarks.accuracy import samples
+from benchmarks.harness.accuracy import samples
 from benchmarks.servers import free_address, running_process
 from moonshine_client import audio_file
 from moonshine_client.client import Transcription, transcribe

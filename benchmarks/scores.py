@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.accuracy import count_errors, normalise, normalise_as_spoken, spelled
+from benchmarks.harness.accuracy import count_errors, normalise, normalise_as_spoken, spelled
 from benchmarks.quality import Spread
 from benchmarks.speech import Heard
 from benchmarks.speech_sets import TUNED_ON

@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 
-from benchmarks.accuracy import evaluation_clips, normalise, samples
+from benchmarks.harness.accuracy import evaluation_clips, normalise, samples
 from benchmarks.servers import free_address, running_process
 from benchmarks.words import WordCounts
 from moonshine_client import audio_file

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.file_sets import alone
+from benchmarks.harness.simulation import Simulation
 from benchmarks.quality import stream_in_process, transcribe_once
-from benchmarks.simulation import Simulation
 from benchmarks.speech_sets import Clip
 from engine_build.checkpoint import DEFAULT_MODEL
 from runtime.audio import SAMPLE_RATE

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.simulation import Simulation
+from benchmarks.harness.simulation import Simulation
 from benchmarks.speakers import engine_process, try_in_processes
 from benchmarks.trial import WER_WORDS, Outcome, Trial, pooled, recordings_of
 from engine_build.checkpoint import DEFAULT_MODEL
@@ -81,7 +81,7 @@ def try_counts(
 def run_in_fresh_process(trial: Trial, references: dict[str, str]) -> Outcome:
     """Raises RuntimeError where the process fails."""
     asked = {"trial": dataclasses.asdict(trial), "references": references}
-    command = [sys.executable, "-m", "benchmarks.trial", json.dumps(asked)]
+    command = [sys.executable, "-m", "benchmarks.trial_process", json.dumps(asked)]
     with subprocess.Popen(
         command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:

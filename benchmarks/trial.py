@@ -1,6 +1,6 @@
 """One trial of live streams, in a process of its own: N speakers in real time, and whether the strict rule held.
 
-python -m benchmarks.trial '{"trial": {"streams": 4, …}, …}' prints one JSON line; benchmarks/streams.py starts it.
+benchmarks/trial_process.py runs it in a process of its own.
 """
 
 import asyncio
@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,12 +15,11 @@ from pathlib import Path
 
 import httpx
 import numpy as np
-import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks import speech_sets
-from benchmarks.accuracy import count_errors, normalise_as_spoken
 from benchmarks.file_sets import Recording, alone, clips_one_by_one, sample_recordings
+from benchmarks.harness.accuracy import count_errors, normalise_as_spoken
 from benchmarks.servers import running_server
 from engine_build.checkpoint import DEFAULT_MODEL
 from moonshine_client.errors import StreamError
@@ -424,24 +422,3 @@ async def try_over_webrtc(trial: Trial, references: dict[str, str]) -> Outcome:
                 return (await http.get(f"http://{address}/metrics")).text
 
             return await run_trial(trial, references, lambda recording, end: speak_over_webrtc(address, recording, end), fetch)
-
-
-def main() -> int:
-    asked = json.loads(sys.argv[1])
-    trial = Trial(**asked["trial"])
-    recordings_of(trial.speech)  # decoded before anybody speaks: on the event loop it would hold all streams up
-    if trial.way == "in process":
-        outcome = uvloop.run(try_in_process(trial, asked["references"]))
-    elif trial.way == "processes":
-        from benchmarks.speakers import engine_process, try_in_processes  # which begins with this module
-
-        with engine_process(trial) as engine:
-            outcome = try_in_processes(trial, asked["references"], engine)
-    else:
-        outcome = asyncio.run(try_over_webrtc(trial, asked["references"]))
-    print(json.dumps(dataclasses.asdict(outcome)))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -145,7 +145,7 @@ def host_tensorrt_fp16(open_on_host, kernels, tensorrt_plans) -> "Opened":
 @pytest.fixture(scope="session")
 def clips() -> list[Speech]:
     """The evaluation clips."""
-    from benchmarks.accuracy import evaluation_clips
+    from benchmarks.harness.accuracy import evaluation_clips
 
     return [Speech(clip.path.stem, audio_file.load(clip.path), clip.text) for clip in evaluation_clips()]
 
@@ -153,7 +153,7 @@ def clips() -> list[Speech]:
 @pytest.fixture(scope="session")
 def recordings() -> dict[str, Speech]:
     """The samples by name: short (10 s) and mid (44 s)."""
-    from benchmarks.accuracy import samples
+    from benchmarks.harness.accuracy import samples
 
     return {each.path.stem: Speech(each.path.stem, audio_file.load(each.path), each.text) for each in samples()}
 

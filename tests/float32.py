@@ -36,7 +36,7 @@ def read(file: Path = FILE) -> dict[str, Heard]:
 
 
 def main() -> None:
-    from benchmarks.accuracy import evaluation_clips
+    from benchmarks.harness.accuracy import evaluation_clips
     from moonshine_client import audio_file
     from tests import engines
 

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import accuracy, comparison, file_sets, gateway, gpu_check, host, offline, run, soak, streams
+from benchmarks import comparison, file_sets, gateway, gpu_check, host, offline, run, soak, streams
 from benchmarks.gpu_check import Stage
+from benchmarks.harness import accuracy
 from benchmarks.listening import listen
 from benchmarks.model_size import ModelSize
 from benchmarks.streams import Capacity

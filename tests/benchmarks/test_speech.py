@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import comparison, hard_audio, joined, scores, speech, speech_sets
-from benchmarks.accuracy import count_errors, normalise_as_spoken, spelled
+from benchmarks.harness.accuracy import count_errors, normalise_as_spoken, spelled
 from benchmarks.speech import Heard
 from runtime.audio import SAMPLE_RATE
 

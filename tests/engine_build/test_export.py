@@ -12,7 +12,7 @@ import torch
 from transformers import MoonshineConfig, MoonshineForConditionalGeneration
 
 from benchmarks import transformers_model
-from benchmarks.accuracy import word_error_rate
+from benchmarks.harness.accuracy import word_error_rate
 from engine_build import build, checkpoint, export, graphs
 from engine_build import writing_systems as scripts
 from engine_build.checkpoint import TINY_MODEL, CheckpointError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import uvicorn
 
-from benchmarks.null_server import NullEngine
+from benchmarks.harness.null_server import NullEngine
 from moonshine_client import StreamError, StreamingClient, transcribe
 from moonshine_client.transcripts import Message
 from runtime.scheduler.loop import EngineLoop

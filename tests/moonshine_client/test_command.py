@@ -9,7 +9,7 @@ import pytest
 import srt
 import webvtt
 
-from benchmarks.accuracy import word_error_rate
+from benchmarks.harness.accuracy import word_error_rate
 from moonshine_client import command
 from server import command as serve_command
 from server import settings

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from benchmarks.lossy_network import Network, lossy
+from benchmarks.harness.lossy_network import Network, lossy
 from moonshine_client import StreamingClient
 from tests.moonshine_client import counting
 from tests.moonshine_client.test_resuming import FRAME_BYTES, running

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.accuracy import word_error_rate
+from benchmarks.harness.accuracy import word_error_rate
 from benchmarks.servers import wait_until_ready
 from tests.conftest import PROJECT, free_port
 

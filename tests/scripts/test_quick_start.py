@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.accuracy import word_error_rate
+from benchmarks.harness.accuracy import word_error_rate
 from tests.conftest import PROJECT, free_port
 
 EXTRAS = ("server", "torch", "tracing", "cluster", "mic", "gpu", "test", "chart")

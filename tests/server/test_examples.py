@@ -8,7 +8,7 @@ import imageio_ffmpeg
 import pytest
 import webvtt
 
-from benchmarks.accuracy import word_error_rate
+from benchmarks.harness.accuracy import word_error_rate
 from tests.conftest import PROJECT, RunningServer, free_port
 
 SHORT = PROJECT / "samples" / "short.wav"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.accuracy import word_error_rate
+from benchmarks.harness.accuracy import word_error_rate
 from tests.conftest import PROJECT, RunningServer, Speech
 
 LIVEKIT = ("livekit-plugins-openai==1.8.9", "livekit-plugins-deepgram==1.8.9")

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from websockets.asyncio.client import connect
 
-from benchmarks.accuracy import word_error_rate
+from benchmarks.harness.accuracy import word_error_rate
 from tests.conftest import PROJECT, RunningServer, Speech
 
 NODE_PACKAGES = ("openai@6.49.0", "@deepgram/sdk@5.13.0", "ws@8.18.3")

@@ -5,7 +5,7 @@ import queue
 import numpy as np
 import pytest
 
-from benchmarks.accuracy import word_error_rate
+from benchmarks.harness.accuracy import word_error_rate
 from runtime import hardware
 from runtime.audio import Clip
 from runtime.engine import tensorrt_package

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import tensorrt_probe
-from benchmarks.accuracy import word_error_rate
+from benchmarks.harness.accuracy import word_error_rate
 from engine_build import build, quantisation, tensorrt_target
 from engine_build.options import BuildError, Stages
 from runtime import hardware

@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from benchmarks.simulation import SimulatedSeat, native_session
+from benchmarks.harness.simulation import SimulatedSeat, native_session
 from runtime.audio import SAMPLE_RATE
 from runtime.exceptions import EngineFailed
 from runtime.scheduler.requests import Request, Result

@@ -13,7 +13,7 @@ import pytest
 import srt
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from benchmarks.accuracy import word_error_rate
+from benchmarks.harness.accuracy import word_error_rate
 from moonshine_client import audio_file
 from runtime.audio import SAMPLE_RATE
 from tests.conftest import PROJECT, RunningServer

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.accuracy import normalise
+from benchmarks.harness.accuracy import normalise
 from moonshine_client.client import StreamingClient, transcribe
 from moonshine_client.errors import StreamError
 from runtime.audio import SAMPLE_RATE, Clip

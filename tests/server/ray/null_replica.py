@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from benchmarks.null_server import NullEngine
+from benchmarks.harness.null_server import NullEngine
 from runtime.engine.protocol import Engine
 from runtime.scheduler.loop import EngineLoop
 from runtime.tokenizer import Tokenizer

@@ -17,7 +17,7 @@ import httpx
 import numpy as np
 import pytest
 
-from benchmarks.accuracy import normalise
+from benchmarks.harness.accuracy import normalise
 from moonshine_client.client import StreamingClient, transcribe
 from runtime.audio import SAMPLE_RATE
 from tests.conftest import ENGINES, PROJECT, free_port

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from benchmarks.accuracy import normalise
-from benchmarks.simulation import Simulation
+from benchmarks.harness.accuracy import normalise
+from benchmarks.harness.simulation import Simulation
 from runtime.audio import SAMPLE_RATE
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from benchmarks.simulation import SimulatedSeat, native_session
+from benchmarks.harness.simulation import SimulatedSeat, native_session
 from runtime.audio import SAMPLE_RATE
 from runtime.engine.protocol import Limits, Prediction
 from runtime.scheduler.batcher import Align, Batcher, Decode, Encode

@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from benchmarks.simulation import SimulatedSeat, native_session
+from benchmarks.harness.simulation import SimulatedSeat, native_session
 from runtime.audio import SAMPLE_RATE, count_frames
 from runtime.scheduler.requests import Request, Result
 from runtime.tokenizer import Tokenizer

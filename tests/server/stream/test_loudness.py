@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from benchmarks.accuracy import normalise_as_spoken, word_error_rate
-from benchmarks.simulation import Simulation
+from benchmarks.harness.accuracy import normalise_as_spoken, word_error_rate
+from benchmarks.harness.simulation import Simulation
 from server.settings import SessionLimits
 from server.stream.loudness import HEARD_DB, LEVELS_PER_SECOND, Loudness, levels_of
 from tests.server.stream.test_segmenter import quiet, speech

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from benchmarks.accuracy import normalise, word_error_rate
-from benchmarks.simulation import Simulation
+from benchmarks.harness.accuracy import normalise, word_error_rate
+from benchmarks.harness.simulation import Simulation
 from runtime.audio import SAMPLE_RATE
 from server.settings import SessionLimits
 from tests.conftest import Speech

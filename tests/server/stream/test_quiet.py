@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from benchmarks.accuracy import word_error_rate
 from benchmarks.file_sets import noise
-from benchmarks.simulation import Simulation
+from benchmarks.harness.accuracy import word_error_rate
+from benchmarks.harness.simulation import Simulation
 from runtime.audio import SAMPLE_RATE
 from server.settings import SessionLimits
 

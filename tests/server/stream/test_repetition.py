@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.accuracy import normalise
-from benchmarks.simulation import Simulation
+from benchmarks.harness.accuracy import normalise
+from benchmarks.harness.simulation import Simulation
 from moonshine_client import audio_file
 from runtime.audio import SAMPLE_RATE
 from server.stream.repetition import LONGEST_PHRASE_TOKENS, said_once

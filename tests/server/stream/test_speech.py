@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from benchmarks import speech_sets
-from benchmarks.accuracy import count_errors, normalise_as_spoken
+from benchmarks.harness.accuracy import count_errors, normalise_as_spoken
+from benchmarks.harness.simulation import Simulation
 from benchmarks.listening import listen
-from benchmarks.simulation import Simulation
 from benchmarks.speech_sets import Clip
 from runtime.audio import SAMPLE_RATE
 from runtime.scheduler.requests import Priority, Request
@@ -75,7 +75,7 @@ def test_a_batch_of_real_clips_with_edges_equals_its_rows(stream, fp32):
 
 
 def together(engine, clips: list) -> list[tuple[int, ...]]:
-    from benchmarks.simulation import run_step
+    from benchmarks.harness.simulation import run_step
     from runtime.scheduler.batcher import Batcher
 
     batcher, results = Batcher(engine.limits, max_wait_seconds=0.0), {}

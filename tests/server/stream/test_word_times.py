@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.accuracy import normalise
-from benchmarks.simulation import Simulation
+from benchmarks.harness.accuracy import normalise
+from benchmarks.harness.simulation import Simulation
 from moonshine_client import audio_file
 from runtime.audio import SAMPLES_PER_FRAME, Clip
 from runtime.scheduler.alignment import LEAST_SHARE, first_frames

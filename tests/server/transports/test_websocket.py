@@ -13,7 +13,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from benchmarks.accuracy import word_error_rate
+from benchmarks.harness.accuracy import word_error_rate
 from runtime.audio import SAMPLE_RATE
 from server.sessions.rate_limit import BURST_SECONDS, MESSAGES_A_SECOND
 from server.transports import websocket_frames

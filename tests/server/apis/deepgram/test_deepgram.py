@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from websockets.asyncio.client import connect
 
-from benchmarks.accuracy import word_error_rate
-from benchmarks.simulation import SimulatedSeat
+from benchmarks.harness.accuracy import word_error_rate
+from benchmarks.harness.simulation import SimulatedSeat
 from runtime.audio import SAMPLE_RATE
 from runtime.scheduler.requests import Request, Result
 from runtime.tokenizer import Tokenizer

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.simulation import SimulatedSeat, native_session
+from benchmarks.harness.simulation import SimulatedSeat, native_session
 from runtime.audio import SAMPLE_RATE, count_frames
 from runtime.exceptions import EngineFailed, EngineStopped
 from runtime.scheduler.requests import Priority, Request, Result, Timings

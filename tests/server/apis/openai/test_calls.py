@@ -9,7 +9,7 @@ from aiortc import RTCPeerConnection, RTCSessionDescription
 from aiortc.contrib.media import MediaPlayer
 from openai import AsyncOpenAI, NotFoundError
 
-from benchmarks.accuracy import word_error_rate
+from benchmarks.harness.accuracy import word_error_rate
 from server.access import ClientSecrets
 from server.errors import ClientError
 from tests.conftest import PROJECT, RunningServer, Speech

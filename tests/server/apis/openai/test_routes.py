@@ -15,7 +15,7 @@ import srt
 import webvtt
 from openai.types.audio import Transcription, TranscriptionVerbose
 
-from benchmarks.accuracy import word_error_rate
+from benchmarks.harness.accuracy import word_error_rate
 from moonshine_client import audio_file
 from runtime.audio import SAMPLE_RATE
 from tests.conftest import PROJECT, RunningServer

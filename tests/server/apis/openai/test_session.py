@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.resources.realtime.realtime import AsyncRealtimeConnection
 
-from benchmarks.accuracy import word_error_rate
-from benchmarks.simulation import SimulatedSeat
+from benchmarks.harness.accuracy import word_error_rate
+from benchmarks.harness.simulation import SimulatedSeat
 from runtime.audio import SAMPLE_RATE
 from runtime.scheduler.requests import Request, Result
 from runtime.tokenizer import Tokenizer

@@ -11,7 +11,7 @@ import pytest
 from riva.client.realtime import RealtimeClientASR
 from websockets.asyncio.client import ClientConnection, connect
 
-from benchmarks.accuracy import word_error_rate
+from benchmarks.harness.accuracy import word_error_rate
 from runtime.audio import SAMPLE_RATE
 from tests.conftest import RunningServer, Speech
 

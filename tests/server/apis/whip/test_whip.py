@@ -15,7 +15,7 @@ from aiortc import RTCPeerConnection
 from aiortc.sdp import SessionDescription
 from websockets.sync.client import connect
 
-from benchmarks.accuracy import word_error_rate
+from benchmarks.harness.accuracy import word_error_rate
 from tests.conftest import PROJECT, RunningServer, Speech
 
 SHORT = PROJECT / "samples" / "short.wav"

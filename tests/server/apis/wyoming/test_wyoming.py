@@ -15,7 +15,7 @@ from wyoming.event import Event
 from wyoming.info import Describe, Info
 from wyoming.ping import Ping, Pong
 
-from benchmarks.accuracy import word_error_rate
+from benchmarks.harness.accuracy import word_error_rate
 from runtime.audio import SAMPLE_RATE
 from server.apis.wyoming import messages as wyoming
 from server.apis.wyoming.messages import TranscriptWriter

@@ -13,8 +13,8 @@ from aiortc import MediaStreamTrack, RTCPeerConnection, RTCSessionDescription
 from aiortc.contrib.media import MediaPlayer
 from aiortc.mediastreams import MediaStreamError
 
-from benchmarks.accuracy import word_error_rate
-from benchmarks.simulation import SimulatedSeat
+from benchmarks.harness.accuracy import word_error_rate
+from benchmarks.harness.simulation import SimulatedSeat
 from runtime.audio import SAMPLE_RATE
 from runtime.tokenizer import Tokenizer
 from server.apis.native.messages import Message, Server

@@ -120,7 +120,7 @@ def start_null_server(tmp_path_factory) -> Iterator[Callable[..., RunningServer]
         port, log = free_port(), tmp_path_factory.mktemp("null") / "log"
         environment = os.environ | {"ASR_HOST": "127.0.0.1", "ASR_PORT": str(port), "ASR_MAX_SESSIONS": "100"} | variables
         process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.null_server"],
+            [sys.executable, "-m", "benchmarks.harness.null_server"],
             cwd=PROJECT,
             env=environment,
             stdout=log.open("w"),

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Packs what a borrowed GPU machine lacks, for one without network: gpu_bundle.sh [PART_MIB]
+# Packs what a borrowed GPU machine lacks, for one without network: bundle.sh [PART_MIB]
 # Such a machine is taken to have Python 3.12 with torch, transformers, onnx, onnxruntime, httpx, rich, pytest, hypothesis,
 # uvloop and prometheus-client. Writes .gpu_bundle/part-N, each of PART_MIB MiB at most (default: 52, which leaves room for the
 # checkout in 64), and prints what to call there, part by part.
-source "$(dirname "$0")/environment.sh"
+source "$(dirname "$0")/../../scripts/environment.sh"
 part_mib="${1:-52}"
 bundle=.gpu_bundle
 wheels=(pydantic pydantic-core annotated-types typing-inspection itsdangerous msgspec pyzmq whisper-normalizer more-itertools)
@@ -45,7 +45,7 @@ import sys
 import wave
 from pathlib import Path
 
-from benchmarks.accuracy import EVALUATION
+from benchmarks.harness.accuracy import EVALUATION
 from moonshine_client import audio_file
 
 for clip in EVALUATION.glob("*.flac"):
@@ -63,7 +63,7 @@ rm -r "$bundle/packed" "$bundle/packed.tar.xz"
 parts=("$bundle"/part-*)
 for part in "${parts[@]}"; do
     mv "$part" "$part.piece" && mkdir "$part" && mv "$part.piece" "$part/piece"
-    cp scripts/gpu_unpack.sh "$part/unpack.sh"
+    cp benchmarks/borrowed_gpu/unpack.sh "$part/unpack.sh"
     printf '%s of %s\n' "${part##*-}" "${#parts[@]}" >"$part/number"
 done
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parent.parent.parent
 SAMPLES = PROJECT / "samples"
 EVALUATION = PROJECT / "tests" / "data" / "eval"
 
@@ -24,7 +24,7 @@ def evaluation_clips() -> list[Utterance]:
 
 
 def readable(path: Path) -> Path:
-    """A WAV file in its place where there is one: scripts/gpu_bundle.sh brings them to where there is no PyAV."""
+    """A WAV file in its place where there is one: benchmarks/borrowed_gpu/bundle.sh brings them to where there is no PyAV."""
     return path.with_suffix(".wav") if path.with_suffix(".wav").is_file() else path
 
 

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced on a borrowed GPU machine, once for each part of gpu_bundle.sh; behind the last one PYTHONPATH has what was missing.
+# Sourced on a borrowed GPU machine, once for each part of bundle.sh; after the last one PYTHONPATH has what was missing.
 gpu_bundle_dir="${GPU_BUNDLE_DIR:-/tmp/gpu_bundle}"
 gpu_part_dir="$(dirname "${BASH_SOURCE[0]}")"
 read -r gpu_part _ gpu_parts <"$gpu_part_dir/number"

@@ -1,4 +1,4 @@
-"""The server with an engine that does nothing, for measuring everything else: python -m benchmarks.null_server
+"""The server with an engine that does nothing, for measuring everything else: python -m benchmarks.harness.null_server
 
 The first 8 bytes of a message are taken for the time it was sent at, in nanoseconds of the machine's monotonic clock.
 """

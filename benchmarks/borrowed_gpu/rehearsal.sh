@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Rehearses on this machine what a borrowed GPU machine without network will do: gpu_rehearsal.sh DIR [--smoke]
+# Rehearses on this machine what a borrowed GPU machine without network will do: rehearsal.sh DIR [--smoke]
 # DIR gets a Python 3.12 with just the packages that such a machine has, a copy of this checkout and the report. The torch engine
 # runs on the CPU; where this user may, nothing of it reaches a network. PYTHON312 names the interpreter, by default python3.12.
-source "$(dirname "$0")/environment.sh"
-[ $# -ge 1 ] || fail "usage: bash scripts/gpu_rehearsal.sh DIR [--smoke]"
+source "$(dirname "$0")/../../scripts/environment.sh"
+[ $# -ge 1 ] || fail "usage: bash benchmarks/borrowed_gpu/rehearsal.sh DIR [--smoke]"
 mkdir -p "$1"
 directory=$(cd "$1" && pwd)
 there=(transformers onnx onnxscript onnxruntime nanobind uvloop prometheus-client httpx rich pytest hypothesis psutil
@@ -18,7 +18,7 @@ if [ ! -x "$python" ]; then
     "$python" -m pip uninstall --quiet --yes "${lacks[@]}"
 fi
 
-bash scripts/gpu_bundle.sh >/dev/null
+bash benchmarks/borrowed_gpu/bundle.sh >/dev/null
 say "the checkout, as it would travel"
 rm -rf "$directory/checkout" "$directory/bundle" && mkdir "$directory/checkout"
 git ls-files --cached --others --exclude-standard -z | tar --null -T - -cf - | tar -C "$directory/checkout" -xf -
