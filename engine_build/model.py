@@ -12,6 +12,8 @@ the log-probabilities stay float32, with bfloat16 also the sums between layers a
 every precision.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -217,6 +219,9 @@ class DecoderLayer(nn.Module):
 class Decoder(nn.Module):
     """One block of new tokens for every row: the first pass, the verification of a draft and the single step alike."""
 
+    forbidden: Tensor
+    """MASKED for tokens that are never written, else 0: float32 (vocabulary,)."""
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
@@ -224,7 +229,7 @@ class Decoder(nn.Module):
         self.rotary = Rotary(config, config.max_positions)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         self.norm = Norm(config.dim)
-        self.register_buffer("forbidden", torch.zeros(config.vocabulary))  # MASKED for tokens that are never written
+        self.register_buffer("forbidden", torch.zeros(config.vocabulary))
 
     def forward(self, tokens: Tensor, past_lengths: Tensor, frames: Tensor, end_bias: Tensor, *caches: Tensor):
         """One pass.
@@ -304,7 +309,8 @@ class Aligner(nn.Module):
         valid = torch.arange(caches[0].shape[2], device=x.device) < frames[:, None]
         cross_mask = torch.where(valid, 0.0, MASKED).to(x.dtype)[:, None, None, :]
         shares = []
-        for index, layer in enumerate(self.layers):
+        for index, module in enumerate(self.layers):
+            layer = cast(DecoderLayer, module)
             x = layer.attend_within(x, self.rotary, table, causal_mask)
             attended = layer.attend_to_audio(x, caches[2 * index], cross_mask)
             shares += [attended[:, head].float() for head in self.heads.of(index)]

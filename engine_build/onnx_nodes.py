@@ -1,5 +1,7 @@
 """Nodes of an ONNX graph under construction; every one is known by the name of its output."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, helper, numpy_helper
@@ -25,7 +27,7 @@ class Nodes:
             self._constants[key] = numpy_helper.from_array(array, name)
         return self._constants[key].name
 
-    def add(self, operator: str, *inputs: str, domain: str = "", **attributes: object) -> str:
+    def add(self, operator: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
         """One more node with one output; returns its name."""
         output = f"{self._prefix}_{operator}_{len(self._nodes)}"
         self._nodes.append(helper.make_node(operator, list(inputs), [output], output, domain=domain, **attributes))

@@ -6,6 +6,7 @@ one profile, of a single row: it runs seldom, for one stream at a time.
 """
 
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -61,8 +62,8 @@ def write(options: BuildOptions, weights: Checkpoint, built: Manifest, directory
         data = compile_plan(package, source, models[source].SerializeToString(), ranges, stages)
         (directory / plan).write_bytes(data)
     stages.begin("compile the aligner")
-    ranges = aligner_ranges(built)
-    data = compile_plan(package, ALIGNER_FILE, models[ALIGNER_FILE].SerializeToString(), [ranges], stages)
+    ranges = [aligner_ranges(built)]
+    data = compile_plan(package, ALIGNER_FILE, models[ALIGNER_FILE].SerializeToString(), ranges, stages)
     (directory / ALIGNER_PLAN).write_bytes(data)
     plans = Plans(
         flavour=package.flavour,
@@ -116,7 +117,8 @@ def aligner_ranges(built: Manifest) -> dict[str, Range]:
 
 def cross_range(built: Manifest, batch: int) -> Range:
     frames = (1, padded_frames(int(OPTIMAL_SECONDS * SAMPLE_RATE)), padded_frames(built.max_samples))
-    return tuple((batch, built.heads, count, built.head_dim) for count in frames)
+    least, usual, most = ((batch, built.heads, count, built.head_dim) for count in frames)
+    return least, usual, most
 
 
 def compile_plan(package: TensorRt, name: str, model: bytes, profiles: list[dict[str, Range]], stages: Stages) -> bytes:
@@ -163,7 +165,7 @@ def logger_of(package: TensorRt):
     if _logger is None:
         trt, console = package.module, Console(stderr=True)
 
-        class Logger(trt.ILogger):
+        class Logger(trt.ILogger):  # type: ignore[name-defined,misc]  # the module is known when it runs
             def __init__(self):
                 trt.ILogger.__init__(self)
 
@@ -175,14 +177,14 @@ def logger_of(package: TensorRt):
     return _logger
 
 
-_logger = None
+_logger: Any = None
 
 
 def monitor_of(package: TensorRt, stages: Stages):
     """Moves the stage's bar: the phases of a build are a tree, and the share done of each counts within its parent's step."""
     trt = package.module
 
-    class Monitor(trt.IProgressMonitor):
+    class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined,misc]
         def __init__(self):
             trt.IProgressMonitor.__init__(self)
             self._phases: dict[str, tuple[str | None, int, int]] = {}  # parent, steps, steps done

@@ -61,7 +61,7 @@ class CudaDevice:
         """uint8 (size,), page-locked: copies to and from it overlap with work on the device."""
         buffer = self._pinned.allocate(size)
         self._buffers.append(buffer)
-        memory = np.frombuffer((ctypes.c_uint8 * size).from_address(int(buffer.handle)), np.uint8)
+        memory = np.frombuffer(memoryview((ctypes.c_uint8 * size).from_address(int(buffer.handle))), np.uint8)
         memory[:] = 0
         return memory
 

@@ -108,7 +108,7 @@ class Place:
 
     memory: np.ndarray
     event: Event | None = None
-    give_up: Callable[[], None] | None = None
+    give_up: Callable[[], object] | None = None
     """Called before the memory is used again: what still lies in it is copied out."""
 
 
