@@ -1,11 +1,10 @@
 """Audio as clients send it, into what a stream hears: PCM16 mono at 16 kHz."""
 
 import enum
-import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
 
 MIN_RATE, MAX_RATE = 8_000, 48_000
 MAX_CHANNELS = 8
+CANCELLED_SHARE = 0.01  # of the loudest channel's energy, -20 dB: a mean below it has lost what was said
 
 
 class SampleEncoding(enum.StrEnum):
@@ -53,6 +53,7 @@ class AudioFormat:
 
 
 MONO_16_KHZ = AudioFormat()
+TELEPHONE_CODECS = {SampleEncoding.MULAW: "pcm_mulaw", SampleEncoding.ALAW: "pcm_alaw"}
 
 
 class AudioInput:
@@ -62,7 +63,9 @@ class AudioInput:
         self._format = audio_format
         self._needs_nothing = audio_format == MONO_16_KHZ
         self._left_over = b""
+        self._mixer = Mixer(audio_format.channels)
         self._resampler = None if audio_format.rate == SAMPLE_RATE else Resampler()
+        self._decoder = telephone_decoder(audio_format) if audio_format.encoding in TELEPHONE_CODECS else None
 
     def take(self, audio: bytes) -> bytes:
         """PCM16 mono at 16 kHz, of what is complete. A resampler holds back some milliseconds until finish()."""
@@ -71,21 +74,28 @@ class AudioInput:
         audio = self._left_over + audio
         whole = len(audio) - len(audio) % self._format.frame_bytes
         self._left_over = audio[whole:]
-        return self._resampled(mixed(self._decoded(audio[:whole]), self._format.channels))
+        return self._resampled(self._mixer.mix(self._decoded(audio[:whole]))) if whole else b""
 
     def finish(self) -> bytes:
         """Return what was held back. A sample that was never completed is left out."""
         return b"".join(self._resampler.finish()) if self._resampler else b""
 
     def _decoded(self, audio: bytes) -> np.ndarray:
-        if self._format.encoding is SampleEncoding.PCM16:
-            return np.frombuffer(audio, np.int16)
-        if self._format.encoding is SampleEncoding.PCM32:
-            return (np.frombuffer(audio, np.int32) >> 16).astype(np.int16)
-        return TABLES[self._format.encoding][np.frombuffer(audio, np.uint8)]
+        """int16 (samples,) with all channels in turn."""
+        match self._format.encoding:
+            case SampleEncoding.PCM16:
+                return np.frombuffer(audio, np.int16)
+            case SampleEncoding.PCM32:
+                return (np.frombuffer(audio, np.int32) >> 16).astype(np.int16)
+            case SampleEncoding.PCM8:
+                return (np.frombuffer(audio, np.uint8).astype(np.int16) - 128) << 8
+        import av
+
+        assert self._decoder is not None, "it was made for this encoding"
+        return np.concatenate([frame.to_ndarray().ravel() for frame in self._decoder.decode(av.Packet(audio))])
 
     def _resampled(self, mono: np.ndarray) -> bytes:
-        if self._resampler is None or not len(mono):
+        if self._resampler is None:
             return mono.tobytes()
         import av
 
@@ -95,59 +105,68 @@ class AudioInput:
         return b"".join(self._resampler.take(frame))
 
 
+def telephone_decoder(audio_format: AudioFormat) -> "av.AudioCodecContext":
+    """A decoder of ITU-T G.711. Its samples follow each other, so all channels pass through as one."""
+    import av
+
+    decoder = cast(av.AudioCodecContext, av.CodecContext.create(TELEPHONE_CODECS[audio_format.encoding], "r"))
+    decoder.sample_rate, decoder.layout = audio_format.rate, "mono"
+    return decoder
+
+
+class Mixer:
+    """Mixes channels into one, by their mean.
+
+    Channels of opposite phase, as of a miswired cable, would cancel each other out: then the loudest one is taken. The decision
+    for a sample depends on all samples so far, and not on how they are cut into pieces.
+    """
+
+    def __init__(self, channels: int):
+        self._channels = channels
+        self._energies = np.zeros(channels + 1)  # of each channel so far, and of their mean
+
+    def mix(self, samples: np.ndarray) -> np.ndarray:
+        """samples: int16 (samples * channels,), the channels in turn. Returns int16 (samples,)."""
+        if self._channels == 1 or not len(samples):
+            return samples
+        channels = samples.reshape(-1, self._channels).astype(np.float64)
+        mean = channels.mean(axis=1, keepdims=True)
+        powers = np.concatenate((channels, mean), axis=1) ** 2
+        powers[0] += self._energies
+        energies = np.cumsum(powers, axis=0)
+        self._energies = energies[-1]
+        loudest = np.argmax(energies[:, :-1], axis=1)
+        cancel_out = energies[:, -1] < CANCELLED_SHARE * np.take_along_axis(energies, loudest[:, None], axis=1)[:, 0]
+        alone = np.take_along_axis(channels, loudest[:, None], axis=1)[:, 0]
+        return np.rint(np.where(cancel_out, alone, mean[:, 0])).astype(np.int16)
+
+
 class Resampler:
-    """Frames of any kind into PCM16 mono at 16 kHz."""
+    """Frames of any kind into PCM16 mono at 16 kHz. Two channels are mixed by Mixer, more of them by libswresample."""
 
     def __init__(self) -> None:
-        import av  # only whoever resamples needs it, and it takes a while to load
-
-        self._new_resampler = functools.partial(av.AudioResampler, format="s16", layout="mono", rate=SAMPLE_RATE)
-        self._resampler = self._new_resampler()
         self._kind: tuple[int, str, str] | None = None  # of the frames: rate, layout, format
 
     def take(self, frame: "av.AudioFrame") -> Iterator[bytes]:
         """Frames may be of another kind than those before, as where recordings were joined."""
         kind = (frame.sample_rate, frame.layout.name, frame.format.name)
-        if self._kind not in (None, kind):
+        if self._kind != kind:
             yield from self.finish()
-            self._resampler = self._new_resampler()
+            self._begin(frame.layout.nb_channels)
         self._kind = kind
-        yield from pcm_of(self._resampler.resample(frame))
+        yield from self._pcm_of(self._resampler.resample(frame))
 
     def finish(self) -> Iterator[bytes]:
-        return pcm_of(self._resampler.resample(None))
+        if self._kind is not None:
+            yield from self._pcm_of(self._resampler.resample(None))
+            self._kind = None
 
+    def _begin(self, channels: int) -> None:
+        import av  # only whoever resamples needs it, and it takes a while to load
 
-def pcm_of(frames: "Iterable[av.AudioFrame]") -> Iterator[bytes]:
-    return (frame.to_ndarray().astype(np.int16).tobytes() for frame in frames)
+        layout = "stereo" if channels == 2 else "mono"
+        self._resampler = av.AudioResampler(format="s16", layout=layout, rate=SAMPLE_RATE)
+        self._mixer = Mixer(2 if channels == 2 else 1)
 
-
-def mixed(samples: np.ndarray, channels: int) -> np.ndarray:
-    """int16 (samples,): the mean of the channels."""
-    if channels == 1:
-        return samples
-    return np.asarray(np.rint(samples.reshape(-1, channels).mean(axis=1)), np.int16)
-
-
-def mulaw_table() -> np.ndarray:
-    """int16 (256,) by code: ITU-T G.711, table 2a."""
-    codes = ~np.arange(256, dtype=np.uint8)
-    exponents, mantissas = (codes >> 4 & 7).astype(int), (codes & 15).astype(int)
-    magnitudes = ((2 * mantissas + 33) << exponents) - 33
-    return np.array(np.where(codes & 128, -magnitudes, magnitudes) * 4, np.int16)
-
-
-def alaw_table() -> np.ndarray:
-    """int16 (256,) by code: ITU-T G.711, table 1a."""
-    codes = np.arange(256, dtype=np.uint8) ^ 0x55
-    exponents, mantissas = (codes >> 4 & 7).astype(int), (codes & 15).astype(int)
-    magnitudes = np.where(exponents == 0, 2 * mantissas + 1, (2 * mantissas + 33) << np.maximum(0, exponents - 1))
-    return np.array(np.where(codes & 128, magnitudes, -magnitudes) * 8, np.int16)
-
-
-def pcm8_table() -> np.ndarray:
-    """int16 (256,) by code."""
-    return np.array((np.arange(256) - 128) * 256, np.int16)
-
-
-TABLES = {SampleEncoding.MULAW: mulaw_table(), SampleEncoding.ALAW: alaw_table(), SampleEncoding.PCM8: pcm8_table()}
+    def _pcm_of(self, frames: "Iterable[av.AudioFrame]") -> Iterator[bytes]:
+        return (self._mixer.mix(frame.to_ndarray().ravel().astype(np.int16)).tobytes() for frame in frames)
