@@ -368,39 +368,24 @@ def parse_text(text: str) -> Init | Flush | Close:
 
 
 def parse_init(message: dict[str, Any]) -> Init:
-    sample_rate = message.get("sr", SAMPLE_RATE)
-    if not is_count(sample_rate, MIN_RATE, MAX_RATE):
-        said = ascii(sample_rate)[:40]
-        raise ClientError(Code.UNSUPPORTED_SAMPLE_RATE, f"sr must be a whole number from {MIN_RATE} to {MAX_RATE}, not {said}")
-    sid = message.get("sid")
-    if sid is None:
-        sid = str(uuid.uuid4())
-    if not isinstance(sid, str) or not 0 < len(sid) <= MAX_SID_CHARACTERS or not sid.isprintable():
-        raise ClientError(
-            Code.BAD_MESSAGE, f"sid must be a string of 1 to {MAX_SID_CHARACTERS} printable characters, such as a UUID"
-        )
-    silence_ms = message.get("silence_ms", UNSET)
-    if silence_ms is not UNSET and not is_count(silence_ms, MIN_SILENCE_MS, MAX_SILENCE_MS):
-        raise ClientError(Code.BAD_MESSAGE, f"silence_ms must be a whole number from {MIN_SILENCE_MS} to {MAX_SILENCE_MS}")
-    flush_turns = parse_flag(message, "flush_turns")
-    if flush_turns and silence_ms is UNSET:
+    """Fields that are null are absent. Raises ClientError."""
+    given = {name: value for name, value in message.items() if value is not None}
+    try:
+        init = msgspec.convert({"sid": str(uuid.uuid4())} | given, Init)
+    except msgspec.ValidationError as exc:
+        raise invalid_field(exc) from exc
+    if not init.sid.isprintable():
+        raise ClientError(Code.BAD_MESSAGE, "sid must have printable characters only, as a UUID has")
+    if init.flush_turns and init.silence_ms is UNSET:
         raise ClientError(Code.BAD_MESSAGE, "flush_turns needs silence_ms: how long a silence ends a turn")
-    from_ms = message.get("from_ms", 0)
-    if not is_count(from_ms, 0, MAX_FROM_MS):
-        raise ClientError(Code.BAD_MESSAGE, "from_ms must be a whole number of milliseconds, 0 or more")
-    words, tail, pulse, moving = (parse_flag(message, name) for name in ("words", "tail", "pulse", "moving"))
-    return Init(sid, sample_rate, words, tail, silence_ms, flush_turns, pulse, moving, from_ms)
+    return init
 
 
-def is_count(value: object, least: int, most: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-
-
-def parse_flag(message: dict[str, Any], name: str) -> bool:
-    flag = message.get(name, False)
-    if not isinstance(flag, bool):
-        raise ClientError(Code.BAD_MESSAGE, f"{name} must be true or false, not {ascii(flag)[:40]}")
-    return flag
+def invalid_field(invalid: msgspec.ValidationError) -> ClientError:
+    """msgspec says what it expected, and at which field: "Expected `int` >= 8000 - at `$.sr`"."""
+    expected, _, place = str(invalid).replace("`", "").partition(" - at $.")
+    code = Code.UNSUPPORTED_SAMPLE_RATE if place == "sr" else Code.BAD_MESSAGE
+    return ClientError(code, f"{place or 'init'}: {expected[:1].lower()}{expected[1:]}")
 
 
 def check_audio(pcm: bytes) -> None:

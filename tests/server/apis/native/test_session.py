@@ -321,7 +321,7 @@ def test_a_sound_in_the_last_moment_is_transcribed():
 def test_a_flag_that_is_neither_true_nor_false_is_refused(name):
     stream = Stream()
     stream.text(json.dumps({"op": "init", name: "yes"}))
-    assert stream.error["reason"] == "bad_message" and f"{name} must be true or false" in stream.error["message"]
+    assert stream.error["reason"] == "bad_message" and f"{name}: expected bool" in stream.error["message"]
 
 
 def test_once_all_was_said_and_heard_twice_quiet_is_not_transcribed_again():
@@ -639,7 +639,7 @@ def test_a_stream_that_goes_on_differs_in_its_times_alone(from_ms, words):
     assert play(Stream().init(from_ms=from_ms, **options)) == moved(play(Stream().init(**options)))
 
 
-@pytest.mark.parametrize("from_ms", [-1, 1.5, "0", None, 2**60])
+@pytest.mark.parametrize("from_ms", [-1, 1.5, "0", 2**60])
 def test_where_a_stream_goes_on_is_a_whole_number(from_ms):
     stream = Stream()
     stream.text(json.dumps({"op": "init", "from_ms": from_ms}))
