@@ -10,8 +10,9 @@ import numpy as np
 from runtime.audio import SAMPLE_RATE
 from runtime.engine.protocol import Engine
 from runtime.scheduler import alignment
-from runtime.scheduler.batcher import Align, Batcher, Decode, Encode, Step
+from runtime.scheduler.batcher import Batcher
 from runtime.scheduler.requests import Request, Result
+from runtime.scheduler.steps import Align, Decode, Encode, Step
 from runtime.tokenizer import Tokenizer
 from server.apis.native.messages import Server
 from server.apis.native.session import NativeSession

@@ -10,73 +10,15 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
-from runtime.engine.protocol import CONTINUED, Cores, Limits, Prediction, Row
+from runtime.engine.protocol import Cores, Limits, Prediction
 from runtime.exceptions import EngineError, EngineFailed, RequestCancelled
 from runtime.scheduler.decoding import Decoding
-from runtime.scheduler.requests import Priority, Request, Result, Timings
-from runtime.scheduler.slots import Slots
+from runtime.scheduler.recording_policy import RecordingPolicy
+from runtime.scheduler.requests import Priority, Request, Result
+from runtime.scheduler.steps import Align, Decode, Encode, Group, Job, Step, can_be_fed, is_live, result_of, row_of
 
 ENCODE_BURST = 4  # encodes in a row, without lanes, before the rows in flight get a pass: four share one at half the price
-FILES_TOGETHER = 8  # rows of recordings: a pass over one of them takes nearly as long as over eight
-SLOTS_KEPT_FROM_FILES = 4  # one slot of so many is kept for whoever speaks
-
-
-@dataclass
-class Job:
-    """A request on its way: waiting while it has no slot, in flight while it has one."""
-
-    request: Request
-    submitted_at: float
-    slot: int | None = None
-    started_at: float = 0.0
-    decoding: Decoding | None = None
-    unanswered: int = 0
-    """Blocks it has been fed whose predictions are not back yet; two at most, and then the second is one token."""
-    is_aligning: bool = False
-    group: "Group | None" = None
-    """Group of rows that the slot belongs to."""
-
-
-@dataclass(frozen=True)
-class Encode:
-    """Give these requests their slots' audio."""
-
-    jobs: tuple[Job, ...]
-    cores: Cores = Cores.ALL
-    """Threads for an engine with lanes."""
-
-
-@dataclass(frozen=True)
-class Decode:
-    """One block of tokens for every row in flight in a group."""
-
-    jobs: tuple[Job, ...]
-    rows: tuple[Row, ...]
-
-
-@dataclass(frozen=True)
-class Align:
-    """Find out where the tokens of these jobs' results were heard."""
-
-    jobs: tuple[Job, ...]
-
-
-Step = Encode | Decode | Align
-
-
-class Group:
-    """Slots whose rows are decoded together, beside those of other groups."""
-
-    def __init__(self, first_slot: int, count: int):
-        self.slots = Slots(first_slot, count)
-        self.in_flight: dict[int, Job] = {}  # being decoded, by request id
-        self.to_align: dict[int, Job] = {}  # decoded, but asked for more; they keep their slots
-        self.encodes_in_a_row = 0
-
-    def jobs(self) -> Iterator[Job]:
-        return itertools.chain(self.in_flight.values(), self.to_align.values())
 
 
 class Batcher:
@@ -89,6 +31,7 @@ class Batcher:
     def __init__(self, limits: Limits, max_wait_seconds: float):
         self._limits = limits
         self._max_wait_seconds = max_wait_seconds
+        self._recordings = RecordingPolicy(limits)
         size, left_over = divmod(limits.max_batch, limits.slot_groups)
         assert size and not left_over, f"{limits.max_batch} slots are not {limits.slot_groups} groups of one size"
         self._groups = deque(Group(number * size, size) for number in range(limits.slot_groups))  # whose turn it is first
@@ -187,15 +130,11 @@ class Batcher:
 
     @property
     def _slots_for_files(self) -> int:
-        """Some are kept free, so that whoever speaks need not wait until a recording gives one back."""
-        return 0 if self._files_rest else max(0, self._free_slots - self._limits.max_batch // SLOTS_KEPT_FROM_FILES)
+        return self._recordings.slots(self._free_slots, self._files_rest)
 
     @property
     def _files_rest(self) -> bool:
-        """True if recordings wait for live requests because cores are few; a clip on spare cores is encoded all the same."""
-        if not self._limits.encode_lanes:
-            return False
-        return bool(self._live_waiting and self._free_slots) or any(map(is_live, self._with_slots()))
+        return self._recordings.rest(self._live_waiting, self._free_slots, any(map(is_live, self._with_slots())))
 
     @property
     def _has_free_lane(self) -> bool:
@@ -209,13 +148,9 @@ class Batcher:
         jobs = group.in_flight.values()
         if self._files_rest:
             return tuple(filter(is_live, jobs))
-        return () if self._files_gather(group) else tuple(jobs)
-
-    def _files_gather(self, group: Group) -> bool:
-        """True if rows of recordings wait for each other while all cores encode, because no row is live."""
-        if not self._limits.encode_lanes or len(group.in_flight) >= FILES_TOGETHER:
-            return False
-        return bool(self._lanes_taken or (self._waiting[Priority.FILE] and self._slots_for_files))
+        more_wait = bool(self._waiting[Priority.FILE] and self._slots_for_files)
+        gather = self._recordings.gather(len(group.in_flight), self._lanes_taken, more_wait)
+        return () if gather else tuple(jobs)
 
     def _plan_decode(self, group: Group) -> Decode | None:
         """All rows together, or none: a row that must see its answer first is worth waiting for."""
@@ -360,31 +295,3 @@ class Batcher:
         if job.slot is not None:
             job.group.slots.free(job.slot)
             self._freed.append(job.slot)
-
-
-def is_live(job: Job) -> bool:
-    return job.request.priority is not Priority.FILE
-
-
-def can_be_fed(job: Job) -> bool:
-    return job.unanswered == 0 or (job.unanswered == 1 and job.decoding.may_continue_unseen)
-
-
-def row_of(job: Job) -> Row:
-    decoding = job.decoding
-    if job.unanswered:
-        return Row(job.slot, (CONTINUED,), decoding.past_length + 1, job.request.end_bias)
-    return Row(job.slot, decoding.next_tokens(), decoding.past_length, job.request.end_bias)
-
-
-def result_of(job: Job, now: float, error: EngineError | None = None) -> Result:
-    decoding = job.decoding
-    if decoding is None or error is not None:
-        return Result(job.request, error=error)
-    timings = Timings(
-        queue_ms=(job.started_at - job.submitted_at) * 1000,
-        total_ms=(now - job.submitted_at) * 1000,
-        passes=decoding.passes,
-        single_steps=decoding.single_steps,
-    )
-    return Result(job.request, tuple(decoding.tokens), tuple(decoding.log_probs), cut_short=decoding.cut_short, timings=timings)

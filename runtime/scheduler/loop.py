@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from runtime.engine.protocol import Cores, Encoding, Engine, Pending
 from runtime.exceptions import EngineError, EngineFailed, EngineStopped
 from runtime.scheduler import alignment
-from runtime.scheduler.batcher import Align, Batcher, Decode, Encode, Step
+from runtime.scheduler.batcher import Batcher
 from runtime.scheduler.inbox import Inbox, QueueInbox
 from runtime.scheduler.observer import Observer
 from runtime.scheduler.requests import Request, Result
+from runtime.scheduler.steps import Align, Decode, Encode, Step
 from runtime.scheduler.transcriber import OnLost, OnResult, Status
 from runtime.scheduler.warm_up import warm_up_request
 from runtime.scheduler.watch import Watch

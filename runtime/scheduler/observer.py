@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from runtime.scheduler.batcher import Batcher, Step
+from runtime.scheduler.batcher import Batcher
 from runtime.scheduler.requests import Result
+from runtime.scheduler.steps import Step
 
 
 class Observer:

@@ -12,9 +12,10 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from runtime.engine.protocol import Engine
 from runtime.exceptions import RequestCancelled
-from runtime.scheduler.batcher import Batcher, Step
+from runtime.scheduler.batcher import Batcher
 from runtime.scheduler.observer import Observer
 from runtime.scheduler.requests import Priority, Result
+from runtime.scheduler.steps import Step
 from server.errors import Code, Refused
 
 STEP_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from runtime.audio import Clip
 from runtime.engine.protocol import Cores, Limits, Prediction
 from runtime.exceptions import EngineFailed, RequestCancelled
-from runtime.scheduler.batcher import ENCODE_BURST, FILES_TOGETHER, Align, Batcher, Decode, Encode
+from runtime.scheduler.batcher import ENCODE_BURST, Batcher
+from runtime.scheduler.recording_policy import ROWS_TOGETHER
 from runtime.scheduler.requests import Priority, Request
+from runtime.scheduler.steps import Align, Decode, Encode
 
 END = 2
 SECOND = Clip(np.zeros(16_000, np.int16))
@@ -231,14 +233,14 @@ def test_where_cores_are_few_recordings_wait_while_anyone_who_speaks_is_served()
 
 def test_rows_of_recordings_are_decoded_together_while_clips_are_still_to_be_encoded():
     batcher = make_batcher(max_batch=32, streams=9, lanes=2)
-    for number in range(FILES_TOGETHER + 4):
+    for number in range(ROWS_TOGETHER + 4):
         batcher.submit(request(number, FILE), now=0.0)
     lanes = [batcher.plan(now=1.0), batcher.plan(now=1.0)]
-    for _ in range(FILES_TOGETHER):
+    for _ in range(ROWS_TOGETHER):
         batcher.encoded(lanes.pop(0))
         step = batcher.plan(now=1.0)
         lanes += [step] if isinstance(step, Encode) else []
-    assert isinstance(step, Decode) and len(step.jobs) == FILES_TOGETHER and len(lanes) == 1, "one core is theirs now"
+    assert isinstance(step, Decode) and len(step.jobs) == ROWS_TOGETHER and len(lanes) == 1, "one core is theirs now"
     batcher.decoded(step, predict(step, ending={0}), now=1.0)
     lanes.append(batcher.plan(now=1.0))
     assert isinstance(lanes[-1], Encode) and batcher.plan(now=1.0) is None, "one has ended: the others wait for the next"
@@ -248,8 +250,8 @@ def test_rows_of_recordings_are_decoded_together_while_clips_are_still_to_be_enc
         while isinstance(step := batcher.plan(now=1.0), Encode):
             lanes.append(step)
         if step is not None:
-            batcher.decoded(step, predict(step, ending=set(range(FILES_TOGETHER))), now=1.0)
-    assert sorted(ids(batcher.plan(now=1.0))) == list(range(FILES_TOGETHER, FILES_TOGETHER + 4)), "at the end there are fewer"
+            batcher.decoded(step, predict(step, ending=set(range(ROWS_TOGETHER))), now=1.0)
+    assert sorted(ids(batcher.plan(now=1.0))) == list(range(ROWS_TOGETHER, ROWS_TOGETHER + 4)), "at the end there are fewer"
 
 
 @pytest.mark.parametrize("lanes", [0, 2])

@@ -8,8 +8,9 @@ import pytest
 from benchmarks.harness.simulation import SimulatedSeat, native_session
 from runtime.audio import SAMPLE_RATE
 from runtime.engine.protocol import Limits, Prediction
-from runtime.scheduler.batcher import Align, Batcher, Decode, Encode
+from runtime.scheduler.batcher import Batcher
 from runtime.scheduler.requests import Request, Result, Timings
+from runtime.scheduler.steps import Align, Decode, Encode
 from runtime.tokenizer import Tokenizer
 from server.sessions.session import Session
 from server.settings import SessionLimits

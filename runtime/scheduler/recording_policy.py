@@ -1,0 +1,33 @@
+"""When recordings are served: they take what live requests leave. Decisions only; the batcher brings the counts."""
+
+from dataclasses import dataclass
+
+from runtime.engine.protocol import Limits
+
+ROWS_TOGETHER = 8  # rows of recordings: a pass over one of them takes nearly as long as over eight
+SLOTS_KEPT_FROM_RECORDINGS = 4  # one slot of so many is kept for live speech
+
+
+@dataclass(frozen=True)
+class RecordingPolicy:
+    """The policy for one engine."""
+
+    limits: Limits
+
+    def rest(self, live_waiting: int, free_slots: int, has_live_row: bool) -> bool:
+        """True if recordings wait for live requests because cores are few; a clip on spare cores is encoded all the same.
+
+        live_waiting: live requests without a slot. has_live_row: whether a live request has a slot.
+        """
+        return bool(self.limits.encode_lanes and (has_live_row or (live_waiting and free_slots)))
+
+    def slots(self, free_slots: int, rest: bool) -> int:
+        """Number of free slots that recordings may take. Some stay free, so that live speech need not wait for one."""
+        return 0 if rest else max(0, free_slots - self.limits.max_batch // SLOTS_KEPT_FROM_RECORDINGS)
+
+    def gather(self, rows: int, lanes_taken: int, more_wait: bool) -> bool:
+        """True if rows of recordings wait for each other while all cores encode, because no row is live.
+
+        rows: of the group, in flight. more_wait: whether recordings wait that could have a slot.
+        """
+        return bool(self.limits.encode_lanes and rows < ROWS_TOGETHER and (lanes_taken or more_wait))

@@ -1,0 +1,95 @@
+"""Steps of the engine, and the requests in them."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from runtime.engine.protocol import CONTINUED, Cores, Row
+from runtime.exceptions import EngineError
+from runtime.scheduler.decoding import Decoding
+from runtime.scheduler.requests import Priority, Request, Result, Timings
+from runtime.scheduler.slots import Slots
+
+
+@dataclass
+class Job:
+    """A request on its way: waiting while it has no slot, in flight while it has one."""
+
+    request: Request
+    submitted_at: float
+    slot: int | None = None
+    started_at: float = 0.0
+    decoding: Decoding | None = None
+    unanswered: int = 0
+    """Blocks it has been fed whose predictions are not back yet; two at most, and then the second is one token."""
+    is_aligning: bool = False
+    group: "Group | None" = None
+    """Group of rows that the slot belongs to."""
+
+
+@dataclass(frozen=True)
+class Encode:
+    """Give these requests their slots' audio."""
+
+    jobs: tuple[Job, ...]
+    cores: Cores = Cores.ALL
+    """Threads for an engine with lanes."""
+
+
+@dataclass(frozen=True)
+class Decode:
+    """One block of tokens for every row in flight in a group."""
+
+    jobs: tuple[Job, ...]
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Align:
+    """Find out where the tokens of these jobs' results were heard."""
+
+    jobs: tuple[Job, ...]
+
+
+Step = Encode | Decode | Align
+
+
+class Group:
+    """Slots whose rows are decoded together, beside those of other groups."""
+
+    def __init__(self, first_slot: int, count: int):
+        self.slots = Slots(first_slot, count)
+        self.in_flight: dict[int, Job] = {}  # being decoded, by request id
+        self.to_align: dict[int, Job] = {}  # decoded, but asked for more; they keep their slots
+        self.encodes_in_a_row = 0
+
+    def jobs(self) -> Iterator[Job]:
+        return itertools.chain(self.in_flight.values(), self.to_align.values())
+
+
+def is_live(job: Job) -> bool:
+    return job.request.priority is not Priority.FILE
+
+
+def can_be_fed(job: Job) -> bool:
+    return job.unanswered == 0 or (job.unanswered == 1 and job.decoding.may_continue_unseen)
+
+
+def row_of(job: Job) -> Row:
+    decoding = job.decoding
+    if job.unanswered:
+        return Row(job.slot, (CONTINUED,), decoding.past_length + 1, job.request.end_bias)
+    return Row(job.slot, decoding.next_tokens(), decoding.past_length, job.request.end_bias)
+
+
+def result_of(job: Job, now: float, error: EngineError | None = None) -> Result:
+    decoding = job.decoding
+    if decoding is None or error is not None:
+        return Result(job.request, error=error)
+    timings = Timings(
+        queue_ms=(job.started_at - job.submitted_at) * 1000,
+        total_ms=(now - job.submitted_at) * 1000,
+        passes=decoding.passes,
+        single_steps=decoding.single_steps,
+    )
+    return Result(job.request, tuple(decoding.tokens), tuple(decoding.log_probs), cut_short=decoding.cut_short, timings=timings)
