@@ -19,7 +19,7 @@ BUNDLED = {
 }
 HEAD = """# Licences
 
-After this page you know under which licences the packages are that a server installs, with the extras `tracing` and `cluster`.
+This page lists the licences of the packages that a server installs, with the extras `tracing` and `cluster`.
 `python scripts/licences.py` writes it from their own metadata, in the versions of `requirements.lock`. The project itself is
 under the licence in `LICENSE`, and Moonshine's English weights are MIT. The container image has neither extra.
 

@@ -15,7 +15,7 @@ from server.apis.native import messages  # noqa: E402
 
 INTRODUCTION = """# Configuration
 
-After this page you know every setting of the server, its default, and what it accepts.
+This page lists every setting of the server, its default, and the values that it accepts.
 
 The server reads environment variables once, when it starts. `moonshine-asr serve` also takes each of them as a flag:
 `ASR_PORT=9000` is `--asr-port 9000`. A value that cannot be used stops the start with one line that says what is accepted. A

@@ -22,7 +22,7 @@ from server.telemetry.metrics import Metrics
 from tests.conftest import PROJECT, RunningServer, free_port
 
 DOCKER = PROJECT / "docker"
-ALARMS = PROJECT / "docs" / "alarms.md"
+ALARMS = PROJECT / "docs" / "alerts.md"
 SCRAPE_SECONDS = 1
 LONGEST_WAIT_SECONDS = 30.0
 needs_prometheus = pytest.mark.skipif(shutil.which("prometheus") is None, reason="Debian's package prometheus is not there")
