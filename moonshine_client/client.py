@@ -262,7 +262,7 @@ class StreamingClient:
     @property
     def _ahead_seconds(self) -> float:
         """Audio that was sent and that the server has not listened to: it gives a stream up that is too far ahead."""
-        return self._sent / (2 * SAMPLE_RATE) - self._told.heard_ms / 1000
+        return self._sent / (2 * SAMPLE_RATE) - self._told.received_ms / 1000
 
     @property
     def _has_unsent(self) -> bool:

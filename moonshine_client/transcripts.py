@@ -15,23 +15,31 @@ class TranscriptAssembler:
         self._segments: list[Message] = []
         self.closed_ms = 0
         """Up to there all is in closed segments, or silence: a new session begins there."""
-        self.heard_ms = 0
-        """Up to there the server has listened."""
+        self.received_ms = 0
+        """Up to there the server has received the audio."""
+
+    @property
+    def text(self) -> str:
+        return joined(self._closed_text, self._text)
+
+    @property
+    def segments(self) -> list[Message]:
+        return self._closed_segments + self._segments
 
     @property
     def stable_text(self) -> str:
         return joined(self._closed_text, self._text[: self._stable])
 
     def go_on(self) -> None:
-        """A new session begins where the closed segments end; what was open is heard again."""
+        """A new session begins where the closed segments end; the audio of the open one is sent again."""
         self._closed_segments += self._segments
         self._closed_text = joined(self._closed_text, joined(*(segment["text"] for segment in self._segments)))
         self._text, self._stable, self._segments = "", 0, []
-        self.heard_ms = self.closed_ms
+        self.received_ms = self.closed_ms
 
     def take(self, message: Message) -> Message:
         """The message with all of the text and all segments in it."""
-        self.heard_ms = max(self.heard_ms, message.get("audio_ms", 0))
+        self.received_ms = max(self.received_ms, message.get("audio_ms", 0))
         if message["op"] == "pulse":
             self.closed_ms = max(self.closed_ms, message["audio_ms"])
         if "offset" not in message:
@@ -46,8 +54,8 @@ class TranscriptAssembler:
         return self._whole(message)
 
     def _whole(self, message: Message) -> Message:
-        segments = self._closed_segments + self._segments
-        whole = message | {"text": joined(self._closed_text, self._text), "segments": segments}
+        segments = self.segments
+        whole = message | {"text": self.text, "segments": segments}
         if "stable" in message:
             whole["stable"] = len(self.stable_text)
         if self._has_words and message["op"] == "final":

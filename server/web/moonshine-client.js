@@ -20,13 +20,13 @@ const SOCKET_WAIT_MS = 5000;
 const BEGIN_WAIT_MS = 15000; // for one try, over either way
 const SILENT_MS = 4000; // without a word of a server that says pulse: it is lost
 const LOOK_MS = 250;
-const SOONEST_MS = 250;
-const LATEST_MS = 5000; // between two tries to go on
-const MOST_VAIN = 5; // sessions in a row that closed nothing
+export const SOONEST_MS = 250;
+export const LATEST_MS = 5000; // between two tries to go on
+export const MOST_VAIN = 5; // sessions in a row that closed nothing
 const MOST_SAMPLES = 16000; // in one message: a third of a second at 48 kHz
-const MOST_AHEAD_MS = 60000; // of audio that the server has not listened to: half of what it lets wait
+const MOST_AHEAD_MS = 60000; // of audio that the server has not received: half of what it lets wait
 const MOST_UNSENT_BYTES = 256 * 1024;
-const PASSING = ["connection_lost", "engine_failed", "shutting_down", "internal_error", "server_full", "warming_up", "too_many_sessions", "rate_limit_exceeded"];
+export const PASSING = ["bad_answer", "connection_lost", "engine_failed", "shutting_down", "internal_error", "server_full", "warming_up", "too_many_sessions", "rate_limit_exceeded"];
 
 export class ServerError extends Error {
   constructor(reason, message, retryAfterMs = 0) {
@@ -38,8 +38,51 @@ export class ServerError extends Error {
 
 const lost = (message) => new ServerError("connection_lost", message);
 
+// The transcript of a stream, put together over all the sessions that it took.
+export class Transcript {
+  closedText = ""; // of the sessions before
+  closedSegments = [];
+  openText = ""; // of this one
+  openStable = 0;
+  openSegments = [];
+  closedMs = 0; // up to there all is in closed segments, or silence: a new session begins there
+  receivedMs = 0; // up to there the server has received the audio
+
+  get text() {
+    return joined(this.closedText, this.openText);
+  }
+
+  get stableText() {
+    return joined(this.closedText, this.openText.slice(0, this.openStable));
+  }
+
+  get segments() {
+    return [...this.closedSegments, ...this.openSegments];
+  }
+
+  // A new session begins where the closed segments end; the audio of the open one is sent again.
+  goOn() {
+    this.closedText = joined(this.closedText, ...this.openSegments.map(({text}) => text));
+    this.closedSegments.push(...this.openSegments);
+    Object.assign(this, {openText: "", openStable: 0, openSegments: [], receivedMs: this.closedMs});
+  }
+
+  // True if the message has text.
+  take(message) {
+    this.receivedMs = Math.max(this.receivedMs, message.audio_ms ?? 0);
+    if (message.op === "pulse") this.closedMs = Math.max(this.closedMs, message.audio_ms);
+    if (message.op === "pulse" || message.text === undefined) return false;
+    this.openText = this.openText.slice(0, message.offset ?? 0) + message.text;
+    this.openStable = message.stable ?? this.openText.length;
+    this.openSegments.push(...(message.segments ?? []));
+    const last = ["final", "flushed"].includes(message.op) ? message.audio_ms : this.openSegments.at(-1)?.end_ms;
+    this.closedMs = Math.max(this.closedMs, last ?? 0);
+    return true;
+  }
+}
+
 // The audio that the server may still need. Positions are in samples of the whole stream.
-class HeldAudio {
+class ResendBuffer {
   blocks = [];
   start = 0;
   end = 0;
@@ -82,15 +125,9 @@ export class MoonshineClient extends EventTarget {
     this.refusedMs = refusedMs;
     this.via = ""; // "webrtc" or "websocket", once connected
     this.init = {op: "init", sr: sampleRate, words, tail: true, pulse: true, moving: true, ...(silenceMs && {silence_ms: silenceMs})};
-    this.closedText = ""; // of the sessions before
-    this.closedSegments = [];
-    this.openText = ""; // of this session
-    this.openStable = 0;
-    this.openSegments = [];
-    this.closedMs = 0; // up to there all is in closed segments, or silence
-    this.audio = new HeldAudio();
+    this.transcript = new Transcript();
+    this.audio = new ResendBuffer();
     this.sent = 0;
-    this.heardMs = 0; // up to there the server has listened
     this.isClosing = false;
     this.flushAt = null; // where it was asked for, and is not done yet
     this.pumping = null;
@@ -99,7 +136,7 @@ export class MoonshineClient extends EventTarget {
   }
 
   get text() {
-    return joined(this.closedText, this.openText);
+    return this.transcript.text;
   }
 
   get stable() {
@@ -107,11 +144,11 @@ export class MoonshineClient extends EventTarget {
   }
 
   get segments() {
-    return [...this.closedSegments, ...this.openSegments];
+    return this.transcript.segments;
   }
 
   get stableText() {
-    return joined(this.closedText, this.openText.slice(0, this.openStable));
+    return this.transcript.stableText;
   }
 
   get movingText() {
@@ -140,7 +177,7 @@ export class MoonshineClient extends EventTarget {
     session.wire = await this.openWire(session);
     if (session.isStopped) return session.wire.close(); // it came too late
     this.takeOver(session);
-    await session.begin({...this.init, from_ms: this.closedMs});
+    await session.begin({...this.init, from_ms: this.transcript.closedMs});
     this.via = session.wire.name;
     this.pump();
   }
@@ -157,15 +194,13 @@ export class MoonshineClient extends EventTarget {
     return openSocket(server, await this.credentials(), session);
   }
 
-  // From here on no message of the session before counts; what was open in it is heard again.
+  // From here on no message of the session before counts; what was open in it is sent again.
   takeOver(session) {
     const before = this.session;
     this.session = session;
     before?.stop(lost("the stream goes on elsewhere"));
-    this.closedText = joined(this.closedText, ...this.openSegments.map(({text}) => text));
-    this.closedSegments.push(...this.openSegments);
-    Object.assign(this, {openText: "", openStable: 0, openSegments: [], heardMs: this.closedMs});
-    const position = Math.round((this.closedMs * this.init.sr) / 1000);
+    this.transcript.goOn();
+    const position = Math.round((this.transcript.closedMs * this.init.sr) / 1000);
     this.audio.forgetBefore(position);
     this.sent = Math.max(this.audio.start, Math.min(position, this.audio.end));
   }
@@ -177,8 +212,8 @@ export class MoonshineClient extends EventTarget {
       const error = await session.ended;
       await this.moving;
       if (this.session !== session) continue; // it has moved
-      vain = this.closedMs > closedMs ? 0 : vain + 1;
-      closedMs = this.closedMs;
+      vain = this.transcript.closedMs > closedMs ? 0 : vain + 1;
+      closedMs = this.transcript.closedMs;
       if (!this.isEnded && (vain >= MOST_VAIN || !(await this.goOn(error, this.resumeMs)))) this.lose(error);
     }
   }
@@ -222,7 +257,7 @@ export class MoonshineClient extends EventTarget {
     if (!session?.isReady) return; // the next one gets it
     while (this.sent < this.audio.end) {
       if (session.wire.unsentBytes() > MOST_UNSENT_BYTES) return this.pumpLater(50);
-      if (performance.now() - session.heardAt < SILENT_MS / 2 && (1000 * this.sent) / this.init.sr - this.heardMs > MOST_AHEAD_MS) return this.pumpLater(LOOK_MS);
+      if (performance.now() - session.receivedAt < SILENT_MS / 2 && (1000 * this.sent) / this.init.sr - this.transcript.receivedMs > MOST_AHEAD_MS) return this.pumpLater(LOOK_MS);
       const piece = this.audio.read(this.sent, MOST_SAMPLES);
       this.sent += piece.length;
       session.wire.send(piece);
@@ -255,26 +290,16 @@ export class MoonshineClient extends EventTarget {
   }
 
   takeMessage(message, session) {
-    this.heardMs = Math.max(this.heardMs, message.audio_ms ?? 0);
-    if (message.op === "pulse") this.closedMs = Math.max(this.closedMs, message.audio_ms);
-    else this.takeText(message);
+    if (this.transcript.take(message)) {
+      this.audio.forgetBefore(Math.floor((this.transcript.closedMs * this.init.sr) / 1000));
+      this.dispatchEvent(new Event("text"));
+    }
     if (message.op === "flushed") this.flushAt = null;
     this.dispatchEvent(new CustomEvent("message", {detail: message}));
     if (message.op === "final" && (!session || session.hasClosed)) this.end(() => this.resolveFinal({...message, text: this.text, segments: this.segments}));
     else if (message.op === "final") session.stop(new ServerError("shutting_down", "the server has ended the stream"));
     else if (message.op === "error") session ? session.stop(new ServerError(message.reason, message.message)) : this.lose(new ServerError(message.reason, message.message));
     else if (message.op === "moving") this.moving = this.goOn(new ServerError("shutting_down", "the server is about to end"), 1000 * message.seconds);
-  }
-
-  takeText(message) {
-    if (message.text === undefined) return;
-    this.openText = this.openText.slice(0, message.offset ?? 0) + message.text;
-    this.openStable = message.stable ?? this.openText.length;
-    this.openSegments.push(...(message.segments ?? []));
-    const last = ["final", "flushed"].includes(message.op) ? message.audio_ms : this.openSegments.at(-1)?.end_ms;
-    this.closedMs = Math.max(this.closedMs, last ?? 0);
-    this.audio.forgetBefore(Math.floor((this.closedMs * this.init.sr) / 1000));
-    this.dispatchEvent(new Event("text"));
   }
 
   lose(error) {
@@ -297,7 +322,7 @@ class Session {
   constructor(client) {
     this.client = client;
     this.isReady = this.hasClosed = this.saysPulse = this.isStopped = false;
-    this.heardAt = performance.now();
+    this.receivedAt = performance.now();
     this.ended = new Promise((resolve) => (this.tellEnd = resolve));
     this.ready = new Promise((resolve) => (this.tellReady = resolve));
   }
@@ -308,13 +333,13 @@ class Session {
     if (error) throw error;
     this.isReady = true;
     this.watching = setInterval(() => {
-      if (this.saysPulse && performance.now() - this.heardAt > SILENT_MS) this.stop(lost("the server has fallen silent"));
+      if (this.saysPulse && performance.now() - this.receivedAt > SILENT_MS) this.stop(lost("the server has fallen silent"));
     }, LOOK_MS);
   }
 
   take(data) {
     const message = JSON.parse(data);
-    this.heardAt = performance.now();
+    this.receivedAt = performance.now();
     this.saysPulse ||= message.op === "pulse";
     if (message.op === "ready") this.tellReady();
     if (this.client.session === this) this.client.takeMessage(message, this);
@@ -380,9 +405,18 @@ async function answered(server, credential, connection) {
   const {sdp, type} = connection.localDescription;
   const headers = {"Content-Type": "application/json", ...(credential && {Authorization: `Bearer ${credential}`})};
   const response = await fetch(`${server}/webrtc`, {method: "POST", headers, body: JSON.stringify({sdp, type})});
-  const answer = await response.json();
+  const answer = await bodyOf(response);
   if (!response.ok) throw refusal(response, answer);
   await connection.setRemoteDescription(answer);
+}
+
+// A proxy in between may answer for a server that is away, in a form of its own.
+async function bodyOf(response) {
+  try {
+    return await response.json();
+  } catch {
+    throw new ServerError("bad_answer", `the answer is no JSON (HTTP ${response.status})`);
+  }
 }
 
 function refusal(response, {reason, message}) {
@@ -398,8 +432,8 @@ async function tokenFor(server, credential) {
 async function askForToken(server, credential) {
   const headers = credential ? {Authorization: `Bearer ${credential}`} : {};
   const response = await fetch(`${server}/v1/tokens`, {method: "POST", headers});
-  const answer = await response.json();
-  if (!response.ok) throw refusal(response, {reason: answer.error.code, message: answer.error.message});
+  const answer = await bodyOf(response);
+  if (!response.ok) throw refusal(response, answer.error ? {reason: answer.error.code, message: answer.error.message} : answer);
   return answer.token;
 }
 
@@ -407,7 +441,7 @@ async function askForToken(server, credential) {
 async function findOutWhyNot(server, credential) {
   if (!credential.startsWith("tk_")) await askForToken(server, credential);
   const response = await fetch(`${server}/readyz`);
-  const {reason, why} = await response.json();
+  const {reason, why} = await bodyOf(response);
   if (reason) throw refusal(response, {reason, message: why});
 }
 
