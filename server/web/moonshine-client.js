@@ -26,7 +26,7 @@ export const MOST_VAIN = 5; // sessions in a row that closed nothing
 const MOST_SAMPLES = 16000; // in one message: a third of a second at 48 kHz
 const MOST_AHEAD_MS = 60000; // of audio that the server has not received: half of what it lets wait
 const MOST_UNSENT_BYTES = 256 * 1024;
-export const PASSING = ["bad_answer", "connection_lost", "engine_failed", "shutting_down", "internal_error", "server_full", "warming_up", "too_many_sessions", "rate_limit_exceeded"];
+export const PASSING = ["bad_answer", "connect_timeout", "connection_lost", "engine_failed", "shutting_down", "internal_error", "server_full", "warming_up", "too_many_sessions", "rate_limit_exceeded"];
 
 export class ServerError extends Error {
   constructor(reason, message, retryAfterMs = 0) {
