@@ -33,7 +33,7 @@ class ChunkResult:
 
 
 def transcribe_file(server: str, file: IO[bytes], name: str) -> Iterator[ChunkResult]:
-    """Stretch by stretch, and at the end all of it. server: HOST:PORT or a URL.
+    """Yield the chunks as they are transcribed, and at the end all of them. server: HOST:PORT or a URL.
 
     Raises StreamError where the server refuses or fails, OSError where it cannot be reached.
     """
@@ -42,7 +42,7 @@ def transcribe_file(server: str, file: IO[bytes], name: str) -> Iterator[ChunkRe
     try:
         with (
             httpx.Client(timeout=timeout, trust_env=False, verify=trusted(), headers=authorization()) as http,
-            http.stream("POST", url, files={"file": (name, file)}, data=FIELDS) as response,
+            http.stream("POST", url, files={"file": (sendable(name), file)}, data=FIELDS) as response,
         ):
             if response.status_code != 200:
                 raise failure_of(json_of(response.read()), response.status_code)
@@ -85,3 +85,8 @@ def with_words(segment: Any, words: list[Any]) -> SubtitleSegment:
     """OpenAI tells words beside the segments, not within them."""
     segment.words = [word for word in words if segment.start_ms <= word.start_ms < segment.end_ms]
     return segment  # type: ignore[no-any-return]
+
+
+def sendable(name: str) -> str:
+    """A file's name in UTF-8: names of file systems may hold bytes that are none."""
+    return name.encode("utf-8", "replace").decode()

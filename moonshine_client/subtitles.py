@@ -1,11 +1,13 @@
 """Text with times, as subtitles: SubRip (srt) and WebVTT (vtt)."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-MAX_CHARACTERS = 84  # two lines of 42, as broadcasters have it
-MAX_CUE_MS = 7_000
+LINE_CHARACTERS = 42  # as broadcasters have it
+MAX_CHARACTERS = 2 * LINE_CHARACTERS  # of a cue
+MIN_CUE_MS, MAX_CUE_MS = 800, 7_000
 PAUSE_MS = 800  # a longer pause between two words ends a cue
 SENTENCE_ENDS = (".", "?", "!")
 LEAST_SENTENCE_CHARACTERS = 30  # shorter sentences share a cue
@@ -42,13 +44,34 @@ class SubtitleSegment(Protocol):
 
 @dataclass(frozen=True)
 class Cue:
+    """One subtitle."""
+
     start_ms: int
     end_ms: int
     text: str
 
+    @property
+    def lines(self) -> str:
+        """The text in at most two lines of about equal length, where it has a place to be broken."""
+        if len(self.text) <= LINE_CHARACTERS:
+            return self.text
+        breaks = [place for place, character in enumerate(self.text) if character == " "]
+        if not breaks:
+            return self.text
+        place = min(breaks, key=lambda each: max(each, len(self.text) - each - 1))
+        return f"{self.text[:place]}\n{self.text[place + 1 :]}"
+
 
 def cues_of(segments: Iterable[SubtitleSegment]) -> Iterator[Cue]:
-    """Make cues from the words, or one cue for each segment that has none."""
+    """Make cues that can be read: each lasts MIN_CUE_MS or more, if the next one leaves room for it."""
+    cues = list(spoken_cues(segments))
+    ends: list[float] = [*(cue.start_ms for cue in cues[1:]), math.inf]
+    for cue, latest_ms in zip(cues, ends, strict=False):
+        yield replace(cue, end_ms=max(cue.end_ms, round(min(cue.start_ms + MIN_CUE_MS, latest_ms))))
+
+
+def spoken_cues(segments: Iterable[SubtitleSegment]) -> Iterator[Cue]:
+    """Make cues from the words, or one cue for each segment that has none; each lasts as long as its words."""
     for segment in segments:
         if not segment.words:
             yield Cue(segment.start_ms, segment.end_ms, segment.text)
@@ -78,7 +101,7 @@ def fits(group: Sequence[SubtitleWord], word: SubtitleWord) -> bool:
 
 def srt(segments: Iterable[SubtitleSegment]) -> str:
     cues = (
-        f"{number}\n{timestamp(cue.start_ms, ',')} --> {timestamp(cue.end_ms, ',')}\n{cue.text}\n"
+        f"{number}\n{timestamp(cue.start_ms, ',')} --> {timestamp(cue.end_ms, ',')}\n{cue.lines}\n"
         for number, cue in enumerate(cues_of(segments), start=1)
     )
     return "\n".join(cues)
@@ -86,7 +109,7 @@ def srt(segments: Iterable[SubtitleSegment]) -> str:
 
 def vtt(segments: Iterable[SubtitleSegment]) -> str:
     cues = (
-        f"{timestamp(cue.start_ms, '.')} --> {timestamp(cue.end_ms, '.')}\n{escaped(cue.text)}\n" for cue in cues_of(segments)
+        f"{timestamp(cue.start_ms, '.')} --> {timestamp(cue.end_ms, '.')}\n{escaped(cue.lines)}\n" for cue in cues_of(segments)
     )
     return "\n".join(["WEBVTT\n", *cues])
 

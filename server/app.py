@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import errno
+import logging
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
@@ -22,19 +24,22 @@ from server.apis.session_names import SESSION_PATH, Owner
 from server.apis.whip.routes import whip_router, whip_words_router
 from server.apis.whip.sender import Senders
 from server.apis.wyoming import connection as wyoming
-from server.errors import ServerError
+from server.errors import Code, ServerError
 from server.http import openapi
-from server.http.access_control import AccessControl
+from server.http.access_control import AccessControl, refusal_of
 from server.http.error_responses import answer_error, answer_nobody
 from server.http.health import health_router
 from server.http.not_found import unknown_sockets_router
 from server.http.pages import pages_router
 from server.http.replica import REPLICA_HEADER, ReplicaHeader
+from server.http.subtitles import subtitles_router
 from server.http.tokens import tokens_router
 from server.sessions.registry import Sessions
 from server.settings import Settings
 from server.telemetry.metrics import Metrics
 from server.transports.webrtc.peer import WebRtcTransport
+
+logger = logging.getLogger(__name__)
 
 ACCESS = (openai_realtime.ACCESS, deepgram.ACCESS, openai.ACCESS)  # longer prefixes first
 SERVERS = {"wyoming": wyoming.serving}
@@ -95,6 +100,7 @@ def create_app(sessions: Sessions, metrics: Metrics, settings: Settings, gateway
     )
     app.add_exception_handler(ServerError, answer_error)
     app.add_exception_handler(ClientDisconnect, answer_nobody)
+    app.add_exception_handler(OSError, answer_os_error)
     for router in routers(sessions, metrics, settings, transport, owner, tokens, secrets):
         app.include_router(router)
     openapi.install(app)
@@ -116,6 +122,7 @@ def routers(
     return [
         native_router(transport, sessions, settings, metrics),
         tokens_router(tokens),
+        subtitles_router(),
         openai_realtime.realtime_socket_router(sessions, secrets, settings, metrics),
         openai_realtime.calls_router(calls, secrets),
         openai_realtime.secrets_router(secrets, settings),
@@ -127,6 +134,14 @@ def routers(
         health_router(sessions, metrics, owner.replica),
         unknown_sockets_router(SOCKET_PATHS, openai.ACCESS.refuse),
     ]
+
+
+async def answer_os_error(request: Request, error: Exception) -> Response:
+    """Answer for a disk that is full, or fails, in the form of the path's API."""
+    logger.error("%s %s: %s", request.method, request.url.path, error)
+    is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    code, message = (Code.STORAGE_FULL, "the server's disk is full") if is_full else (Code.INTERNAL_ERROR, "the server failed")
+    return refusal_of(ACCESS, request.url.path, ServerError(code, message))
 
 
 def cors(origins: Sequence[str]) -> list[Middleware]:

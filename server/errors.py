@@ -48,6 +48,7 @@ class Code(enum.StrEnum):
     WARMING_UP = "warming_up"
     SERVER_FULL = "server_full"
     SHUTTING_DOWN = "shutting_down"
+    STORAGE_FULL = "storage_full"
 
     @property
     def http_status(self) -> int:
@@ -75,6 +76,7 @@ HTTP_STATUS = {
     Code.WARMING_UP: 503,
     Code.SERVER_FULL: 503,
     Code.SHUTTING_DOWN: 503,
+    Code.STORAGE_FULL: 507,
 }
 """HTTP status of a request that is answered with the code; 400, the client's mistake, for all others."""
 

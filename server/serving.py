@@ -173,6 +173,7 @@ def config_of(app: FastAPI, settings: Settings) -> uvicorn.Config:
         ws_per_message_deflate=False,  # audio does not shrink, and it would cost its CPU with every message
         log_level=settings.telemetry.log_level,
         access_log=False,
+        log_config=None,  # its lines go where all lines go, as JSON where that is asked for
         timeout_graceful_shutdown=5,
         proxy_headers=bool(settings.listen.trusted_proxies),
         forwarded_allow_ips=[str(network) for network in settings.listen.trusted_proxies],

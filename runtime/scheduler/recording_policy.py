@@ -1,4 +1,4 @@
-"""When recordings are served: they take what live requests leave. Decisions only; the batcher brings the counts."""
+"""The policy for recordings: they take what live requests leave. Decisions only; the batcher brings the counts."""
 
 from dataclasses import dataclass
 

@@ -15,13 +15,13 @@ CLIENT_LEFT = 499  # nobody reads it; nginx's number, for logs
 Answer = TypeVar("Answer")
 
 
-async def read_small_body(request: Request) -> bytes:
-    """The body of an offer or of a JSON request. Raises ClientError where it has more than 64 KiB."""
+async def read_small_body(request: Request, limit_bytes: int = SMALL_BODY_BYTES) -> bytes:
+    """The body of an offer or of a JSON request, in memory. Raises ClientError where it is larger."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > SMALL_BODY_BYTES:
-            raise ClientError(Code.BODY_TOO_LARGE, f"an offer may have {SMALL_BODY_BYTES} bytes")
+        if len(body) > limit_bytes:
+            raise ClientError(Code.BODY_TOO_LARGE, f"the body may have {limit_bytes} bytes")
     return bytes(body)
 
 

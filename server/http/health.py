@@ -12,12 +12,14 @@ from server.telemetry.metrics import Metrics
 def health_router(sessions: Sessions, metrics: Metrics, replica: str) -> APIRouter:
     router = APIRouter()
 
+    @router.head("/healthz", include_in_schema=False)
     @router.get(
         "/healthz", **described("Health", "Is the engine alive?", {200: ("yes", {JSON: OBJECT}), 503: ("no", {JSON: OBJECT})})
     )
     async def healthz() -> Response:
         return JSONResponse({"alive": sessions.alive}, status_code=200 if sessions.alive else 503)
 
+    @router.head("/readyz", include_in_schema=False)
     @router.get(
         "/readyz",
         **described("Health", "Are sessions taken?", {200: ("yes", {JSON: OBJECT}), 503: ("no, and why", {JSON: OBJECT})}),
@@ -25,6 +27,7 @@ def health_router(sessions: Sessions, metrics: Metrics, replica: str) -> APIRout
     async def readyz() -> Response:
         return answered(sessions.refusal())
 
+    @router.head("/acceptz", include_in_schema=False)
     @router.get(
         "/acceptz",
         **described(

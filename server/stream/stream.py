@@ -88,6 +88,7 @@ class Stream:
         self._say, self._submit, self._on_update = say, submit, on_update
         self._options = options
         self._turns = None if options.silence_seconds is None else Turns(options.silence_seconds)
+        self._levels = 0  # of loudness, received so far
         self._segmenter = Segmenter(limits.max_segment_seconds)
         self._tokenizer = tokenizer
         self._transcript = Transcript(tokenizer, limits.stable_agreement)
@@ -110,6 +111,7 @@ class Stream:
             return
         self._last_audio_at = now
         levels = self._segmenter.append(pcm)
+        self._levels += len(levels)
         if self.waiting_seconds > self._limits.max_buffer_seconds:
             most = self._limits.max_buffer_seconds
             self.fail(
@@ -130,7 +132,7 @@ class Stream:
     def ask(self, options: Options) -> None:
         """Change the options from now on."""
         if options.silence_seconds != self._options.silence_seconds:
-            self._turns = None if options.silence_seconds is None else Turns(options.silence_seconds)
+            self._turns = None if options.silence_seconds is None else Turns(options.silence_seconds, self._levels)
         self._options = options
 
     def flush(self, now: float) -> None:
@@ -362,7 +364,8 @@ class Stream:
         self._flushes.popleft()
         self._last_shown = (self._transcript.text, self._transcript.stable, len(segments))
         self._say(Flushed(text, segments, milliseconds(self._segmenter.start), latency_ms))
-        self._advance(now)
+        if self.state is StreamState.OPEN:  # it may have been dropped meanwhile
+            self._advance(now)
 
 
 def milliseconds(position: int) -> int:

@@ -12,18 +12,18 @@ LEVEL_MS = 1000 * LEVEL_SAMPLES // SAMPLE_RATE
 
 
 class Turns:
-    """Told every level in order."""
+    """Takes every level in order."""
 
-    def __init__(self, silence_seconds: float):
-        """silence_seconds: so long a silence ends a turn."""
+    def __init__(self, silence_seconds: float, levels: int = 0):
+        """silence_seconds: so long a silence ends a turn. levels: of the stream before the first that it takes."""
         self._silence_levels = max(1, round(silence_seconds * LEVELS_PER_SECOND))
         self._recent: deque[bool] = deque(maxlen=ONSET_LEVELS)
-        self._levels = 0  # levels
+        self._levels = levels  # of the stream so far
         self._loud_until = 0  # the level behind the last loud one
         self._is_speaking = False
 
     def end(self) -> None:
-        """The turn is over whatever is heard: what follows begins another."""
+        """The turn is over: what follows begins another."""
         self._is_speaking = False
         self._recent.clear()
 

@@ -3,7 +3,6 @@ import {MoonshineClient} from "/web/moonshine-client.js";
 const $ = (id) => document.getElementById(id);
 const HELD_SECONDS = 30; // of sound, while the server cannot be reached
 const MOST_EVENTS = 200;
-const CUE = {characters: 84, milliseconds: 7000, pause: 800};
 
 // What has been said: the text of streams that have ended, and of the one that is under way.
 const transcript = {
@@ -299,34 +298,24 @@ function segmentsSoFar() {
   return [...transcript.segments, ...(client ? client.segments.map((segment) => moved(segment, client.beganAt)) : [])];
 }
 
-function cues() {
-  return segmentsSoFar().flatMap(({text, start_ms, end_ms, words}) => {
-    if (!words?.length) return [{text, start_ms, end_ms}];
-    const groups = [];
-    for (const word of words) {
-      const group = groups.at(-1);
-      const fits = group && group.text.length + word.w.length < CUE.characters && word.end_ms - group.start_ms <= CUE.milliseconds && word.start_ms - group.end_ms <= CUE.pause;
-      if (fits) Object.assign(group, {text: `${group.text} ${word.w}`, end_ms: word.end_ms});
-      else groups.push({text: word.w, start_ms: word.start_ms, end_ms: word.end_ms});
-    }
-    return groups;
-  });
-}
-
-function timestamp(ms, point) {
-  return new Date(ms).toISOString().slice(11, 23).replace(".", point);
-}
-
 const forms = {
   txt: () => `${transcript.text}\n`,
-  srt: () => cues().map((cue, index) => `${index + 1}\n${timestamp(cue.start_ms, ",")} --> ${timestamp(cue.end_ms, ",")}\n${cue.text}\n`).join("\n"),
-  vtt: () => ["WEBVTT\n", ...cues().map((cue) => `${timestamp(cue.start_ms, ".")} --> ${timestamp(cue.end_ms, ".")}\n${cue.text.replace(/&/g, "&amp;").replace(/</g, "&lt;")}\n`)].join("\n"),
+  srt: () => subtitles("srt"),
+  vtt: () => subtitles("vtt"),
   json: () => JSON.stringify({text: transcript.text, segments: segmentsSoFar()}, null, 2),
 };
 
-function download(kind) {
+// The server writes them, as for its other clients.
+async function subtitles(kind) {
+  const headers = {"Content-Type": "application/json", ...authorization()};
+  const response = await fetch(`/v1/subtitles/${kind}`, {method: "POST", headers, body: JSON.stringify({segments: segmentsSoFar()})});
+  if (!response.ok) throw new Error(`The server did not write the subtitles (HTTP ${response.status}).`);
+  return response.text();
+}
+
+async function download(kind) {
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([forms[kind]()], {type: "text/plain"}));
+  link.href = URL.createObjectURL(new Blob([await forms[kind]()], {type: "text/plain"}));
   link.download = `transcript.${kind}`;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
@@ -376,7 +365,7 @@ $("copy").onclick = async () => {
   say("Copied.");
 };
 $("download").onchange = ({target}) => {
-  if (target.value) download(target.value);
+  if (target.value) download(target.value).catch((error) => ($("status").textContent = error.message));
   target.value = "";
 };
 $("clear").onclick = () => transcript.client ? tell("Stop listening first, then clear.") : transcript.clear();

@@ -40,7 +40,7 @@ def test_cues_have_every_word_once_in_order_and_do_not_overlap(found):
 def test_both_forms_are_read_as_they_were_meant(found):
     cues = list(subtitles.cues_of(found))
     parsed = list(srt.parse(subtitles.srt(found)))
-    assert [(cue.content, cue.start.total_seconds()) for cue in parsed] == [(cue.text, cue.start_ms / 1000) for cue in cues]
+    assert [(cue.content, cue.start.total_seconds()) for cue in parsed] == [(cue.lines, cue.start_ms / 1000) for cue in cues]
     captions = webvtt.from_string(subtitles.vtt(found)).captions
     for caption, cue in itertools.zip_longest(captions, cues):
         assert caption.start_in_seconds == cue.start_ms // 1000 and len(caption.raw_text) >= len(cue.text)
@@ -48,3 +48,22 @@ def test_both_forms_are_read_as_they_were_meant(found):
 
 def test_a_segment_without_words_is_a_cue():
     assert subtitles.srt([Segment("one two", 3_661_001, 3_662_500)]) == "1\n01:01:01,001 --> 01:01:02,500\none two\n"
+
+
+@given(segments())
+def test_a_cue_lasts_long_enough_to_be_read_where_there_is_room(found):
+    """Answers of one word used to flash by."""
+    cues = list(subtitles.cues_of(found))
+    for cue, following in itertools.pairwise(cues):
+        assert cue.end_ms - cue.start_ms >= min(subtitles.MIN_CUE_MS, following.start_ms - cue.start_ms)
+    assert not cues or cues[-1].end_ms - cues[-1].start_ms >= subtitles.MIN_CUE_MS
+
+
+@given(st.lists(st.text(st.characters(categories=["L"]), min_size=1, max_size=14), min_size=1, max_size=14))
+def test_a_long_cue_has_two_lines_that_fit(words):
+    text = " ".join(words)
+    cue = subtitles.Cue(0, 1000, text[: subtitles.MAX_CHARACTERS].rstrip())
+    lines = cue.lines.split("\n")
+    assert " ".join(lines) == cue.text and len(lines) <= 2
+    longest_word = max(map(len, cue.text.split()))
+    assert max(map(len, lines)) <= max(len(cue.text) // 2 + longest_word // 2 + 1, subtitles.LINE_CHARACTERS)

@@ -6,16 +6,15 @@ from typing import Any, BinaryIO
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
-from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from server.apis.openai import transcription
 from server.apis.openai.errors import OpenAIRoute, refuse
 from server.apis.openai.transcription import TranscriptionParameters
-from server.errors import ClientError, Code, ServerError
+from server.errors import ServerError
 from server.http.access_control import ApiAccess, caller_of
 from server.http.bodies import CLIENT_LEFT, check_announced, counted, while_connected
+from server.http.forms import FORM, file_of, read_form
 from server.http.openapi import BINARY, EVENTS, JSON, OBJECT, OPENAI_ERROR, STRING, TEXT, described, fields, one_of
 from server.sessions.recording import ChunkText, Recording, joined, whole
 from server.sessions.registry import Sessions
@@ -23,8 +22,6 @@ from server.settings import Settings
 from server.telemetry.metrics import Api
 
 ACCESS = ApiAccess(prefix="/v1/", refuse=refuse)
-MAX_FIELDS, MAX_FIELD_BYTES = 200, 64 * 1024
-FORM = "multipart/form-data"
 UPLOAD = fields(
     {"file": BINARY, "model": STRING},
     {
@@ -63,6 +60,8 @@ def transcriptions_router(sessions: Sessions, settings: Settings) -> APIRouter:
     async def transcribe(request: Request) -> Response:
         return await Upload(request, sessions, settings).answer()
 
+    @router.head("/models", include_in_schema=False)
+    @router.get("/models/", include_in_schema=False)
     @router.get("/models", **described("OpenAI", "The models that are served", {200: ("a list", {JSON: OBJECT})}))
     async def models() -> Response:
         return JSONResponse(transcription.model_list(model_id))
@@ -106,20 +105,11 @@ class Upload:
 
     async def _read(self, opened: contextlib.AsyncExitStack) -> tuple[TranscriptionParameters, BinaryIO]:
         """The parameters, and the file, which is in memory where it is small and else on disk."""
-        try:
-            form = await opened.enter_async_context(
-                self._request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
-            )
-        except HTTPException as exc:  # what Starlette makes of a MultiPartException
-            raise ClientError(Code.INVALID_VALUE, f"the body is no form that can be read: {exc.detail}") from exc
-        except AssertionError as exc:
-            raise ClientError(Code.INVALID_VALUE, "the body must be multipart/form-data") from exc
+        form = await read_form(self._request)
+        opened.push_async_callback(form.close)
         texts = [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
         parameters = transcription.parse(texts, self._model_id)
-        file = form.get("file")
-        if not isinstance(file, UploadFile):
-            raise ClientError(Code.MISSING_PARAMETER, "the field file is missing: a recording, with a file name", "file")
-        return parameters, file.file
+        return parameters, file_of(form)
 
 
 class EventStream(StreamingResponse):

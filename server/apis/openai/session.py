@@ -17,7 +17,7 @@ from server.sessions.session import INTERNAL_ERROR, SeatInterface, Session
 from server.stream.events import Event, Failed, Final, Flushed
 from server.stream.stream import Stream
 
-MAX_TEXT_CHARACTERS = 20 * 1024 * 1024  # an append may have 15 MiB of audio
+MAX_TEXT_CHARACTERS = 20 * 1024 * 1024 + 4096  # an append may have 15 MiB of audio, with the JSON around it
 Send = Callable[[ServerEvent], bool]
 
 

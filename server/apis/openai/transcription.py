@@ -76,10 +76,11 @@ def parse(fields: Sequence[tuple[str, str]], model_id: str) -> TranscriptionPara
 
 
 def grouped(fields: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
-    """Group the values by name: `languages[]` and `languages` are one."""
+    """Group the values by name: `languages[]` and `languages` are one. A field that is empty is absent."""
     values: dict[str, list[str]] = {}
     for name, value in fields:
-        values.setdefault(name.removesuffix("[]"), []).append(value)
+        if value.strip():
+            values.setdefault(name.removesuffix("[]"), []).append(value)
     return values
 
 
@@ -102,7 +103,7 @@ def names_of(model_id: str) -> tuple[str, str]:
 def check_temperature(asked: str | None) -> None:
     """It changes nothing: decoding is greedy."""
     try:
-        is_good = asked is None or 0 <= float(asked) <= 1
+        is_good = asked is None or 0 <= float(asked.replace(",", ".")) <= 1
     except ValueError:
         is_good = False
     if not is_good:

@@ -36,3 +36,9 @@ def test_beginnings_and_ends_alternate_in_order_however_the_levels_come(loud, cu
     assert times == sorted(times)
     turns, pieces = Turns(0.1), [loud[a:b] for a, b in itertools.pairwise([0, *sorted(cuts), len(loud)])]
     assert [event for piece in pieces for event in turns.receive(piece)] == events
+
+
+def test_times_count_from_the_stream_s_beginning_whenever_turns_are_asked_for():
+    """They used to count from when turn detection was switched on, or its silence changed."""
+    turns = Turns(0.5, levels=100)
+    assert list(turns.receive([True] * 20 + [False] * 30)) == [SpeechStarted(100 * LEVEL_MS), SpeechStopped(120 * LEVEL_MS)]

@@ -72,6 +72,9 @@ class Client:
             request = self.requests[-1]
             self.answer(*request.draft[: request.forced], 3)
 
+    def started_ms(self) -> list[int]:
+        return [event["audio_start_ms"] for event in self.events if event["type"] == "input_audio_buffer.speech_started"]
+
     def kinds(self) -> list[str]:
         return [event["type"].removeprefix(PREFIX) for event in self.events if not event["type"].startswith("session")]
 
@@ -240,6 +243,50 @@ def test_deltas_are_the_beginning_of_what_is_completed(steps, has_turns):
 
 
 # With OpenAI's own client
+
+
+def test_times_of_turns_go_on_when_turn_detection_is_switched_on_and_after_a_clear():
+    client = Client(**MANUAL)
+    client.sound(2.0)
+    client.send("session.update", session={"audio": {"input": TURNS}})
+    client.quiet(1.0)
+    client.sound(1.0)
+    assert client.started_ms() == pytest.approx([2700], abs=100), "3.0 s, less the prefix of 300 ms"
+    client.send("input_audio_buffer.clear")
+    client.quiet(1.0)
+    client.sound(1.0)
+    assert client.started_ms() == pytest.approx([2700, 4700], abs=100)
+
+
+def test_a_clear_keeps_the_turns_that_were_committed():
+    """Whoever clears at the next press used to wait for the last turn's text for ever."""
+    client = Client(**MANUAL)
+    client.sound(1.0)
+    client.send("input_audio_buffer.commit")
+    committed = client.requests[-1]
+    client.sound(0.5)
+    client.send("input_audio_buffer.clear")
+    client.sound(1.0)
+    client.send("input_audio_buffer.commit")
+    client.seat.deliver(Result(committed, (3, 4), (-0.01, -0.01)), client.now)
+    client.answer(5)
+    done = [event for event in client.events if event["type"] == f"{PREFIX}.completed"]
+    assert [event["transcript"] for event in done] == ["one two", "three"]
+    added = [event for event in client.events if event["type"] == "conversation.item.added"]
+    assert added[1]["previous_item_id"] == added[0]["item"]["id"] == done[0]["item_id"]
+    assert len(client.seat.streams) == 2 and not client.ended
+
+
+def test_the_end_waits_for_turns_of_before_a_clear():
+    client = Client(**MANUAL)
+    client.sound(1.0)
+    client.send("input_audio_buffer.commit")
+    committed = client.requests[-1]
+    client.send("input_audio_buffer.clear")
+    client.session.finish(client.now)
+    assert not client.ended
+    client.seat.deliver(Result(committed, (3,), (-0.01,)), client.now)
+    assert client.ended == 1 and client.events[-1]["type"] == f"{PREFIX}.completed"
 
 
 @pytest.fixture(scope="module")
