@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import contextlib
+import functools
 import logging
 import queue
 import threading
@@ -19,7 +20,6 @@ logger = logging.getLogger(__name__)
 
 FORMATS = "aac,ac3,aiff,amr,asf,au,avi,caf,flac,flv,matroska,webm,mov,mp4,m4a,3gp,mp3,mpeg,mpegts,ogg,w64,wav"
 """Containers that hold their own audio. Playlists name other files and addresses, and would be fetched."""
-WHITELIST = {"format_whitelist": FORMATS}
 AHEAD_BLOCKS = 8  # blocks that wait to be read
 BLOCK_BYTES = SAMPLE_RATE * 2  # 1 s
 LIVE_OPTIONS = {"probesize": "32", "analyzeduration": "0"}  # of what comes in pieces: the first words are not waited for
@@ -43,6 +43,19 @@ async def decode(source: IO[bytes], max_seconds: float) -> AsyncGenerator[bytes,
             yield block
     finally:
         await reading.stop()
+
+
+@functools.cache
+def whitelist() -> dict[str, str]:
+    """Options that keep FFmpeg to these containers and to audio: it would decode a cover picture of any size to look at it."""
+    return {"format_whitelist": FORMATS, "codec_whitelist": ",".join(audio_codecs())}
+
+
+def audio_codecs() -> Iterator[str]:
+    for name in sorted(av.codec.codecs_available):
+        with contextlib.suppress(av.codec.codec.UnknownCodecError):  # it encodes only
+            if av.codec.Codec(name, "r").type == "audio":
+                yield name
 
 
 class DecodedFrames:
@@ -96,7 +109,7 @@ def blocks(source: IO[bytes]) -> Iterator[bytes]:
     """PCM16 mono at 16 kHz. A recording that breaks off is heard as far as it goes; raises ClientError where that is nowhere."""
     held, has_audio = bytearray(), False
     try:
-        with av.open(source, "r", options=WHITELIST) as container:
+        with av.open(source, "r", options=whitelist()) as container:
             start = None if container.start_time is None else container.start_time / av.time_base
             for pcm in decoded(container, start):
                 held += pcm
@@ -292,7 +305,7 @@ class LiveDecoder:
         self._call_soon(self._end)
 
     def _decode(self) -> None:
-        with av.open(self._pieces, "r", options=LIVE_OPTIONS | WHITELIST, buffer_size=LIVE_BUFFER_BYTES) as container:
+        with av.open(self._pieces, "r", options=LIVE_OPTIONS | whitelist(), buffer_size=LIVE_BUFFER_BYTES) as container:
             for pcm in decoded(container, start=None):
                 self._has_sound = True
                 if self._is_stopped.is_set():

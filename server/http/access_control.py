@@ -24,7 +24,7 @@ from server.settings import Settings
 from server.telemetry.metrics import Metrics
 
 OPEN_PATHS = ("/", "/docs", "/openapi.json", "/favicon.ico", "/healthz", "/readyz", "/acceptz")
-OPEN_PREFIXES = ("/web/", "/docs/")
+OPEN_PREFIXES = ("/web/", "/docs/", "/swagger/")  # files of the page and of /docs
 TOKENS_PATH = "/v1/tokens"
 SCHEMES = ("bearer", "token")
 DEFAULT_PORTS = {"http": 80, "https": 443}

@@ -11,6 +11,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from server.errors import ClientError, Code
 
 HEAD_SECONDS = 10.0
+READ_SECONDS = 30.0  # for a client to read some of what lies ready
 BODY_SECONDS, SLOWEST_BYTES_PER_SECOND = 15.0, 1000.0  # a body may take longer while so much of it comes in as long as that
 MOST_HEAD_BYTES = 64 * 1024
 END_OF_HEAD = b"\r\n\r\n"
@@ -29,6 +30,7 @@ class PunctualHttp(HttpToolsProtocol):
     """
 
     _head_due: asyncio.TimerHandle | None = None
+    _read_due: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -63,6 +65,31 @@ class PunctualHttp(HttpToolsProtocol):
         if is_idle and self.timeout_keep_alive_task is None and self._head_due is None and not self.transport.is_closing():
             self._expect_head()
 
+    def pause_writing(self) -> None:
+        """The client does not read its answers. One that goes on so holds a connection, and memory."""
+        super().pause_writing()
+        self._expect_reading()
+
+    def _expect_reading(self) -> None:
+        unread_bytes = self.transport.get_write_buffer_size()
+        self._read_due = self.loop.call_later(READ_SECONDS, self._check_reading, unread_bytes)
+
+    def _check_reading(self, unread_bytes: int) -> None:
+        """One that reads slowly may go on."""
+        if self.transport.get_write_buffer_size() < unread_bytes:
+            self._expect_reading()
+        else:
+            self.transport.abort()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._have_read()
+
+    def _have_read(self) -> None:
+        if self._read_due is not None:
+            self._read_due.cancel()
+            self._read_due = None
+
     def on_message_complete(self) -> None:
         self._is_within = False
         super().on_message_complete()
@@ -87,6 +114,7 @@ class PunctualHttp(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._have_head()
+        self._have_read()
         super().connection_lost(exc)
 
     def _expect_head(self) -> None:

@@ -203,6 +203,10 @@ class Seat:
         """End the session with an error that its client is told."""
         self._guard(self.session.fail, error)
 
+    def finish_with(self, error: ServerError) -> None:
+        """End the session with its final, and with an error that does not spoil what was said before."""
+        self._guard(self.session.finish_with, error, self._shared.clock())
+
     def fail_soon(self, error: ServerError) -> None:
         """Fail, but not within the sending of another message: failing sends one more."""
         asyncio.get_running_loop().call_soon(self.fail, error)

@@ -77,6 +77,8 @@ class Session(abc.ABC):
         self._input = AudioInput(audio_format)
         self._stream: Stream | None = None
         self._has_ended = False
+        self._reported: str = FINISHED
+        """Reason for the end that is reported with a final."""
         self._last_received_at = seat.opened_at
         seat.attach(self)
 
@@ -174,6 +176,12 @@ class Session(abc.ABC):
             self._receive(self._stream, self._input.finish(), now)
             self._stream.finish(now)
 
+    def finish_with(self, error: ServerError, now: float) -> None:
+        """Finish, for this error is no reason to lose what was said; it is reported as the reason for the end."""
+        if not self.is_finishing:
+            self._reported = error.code
+            self.finish(now)
+
     def fail(self, error: ServerError) -> None:
         """Tell the client what is wrong, with the text that it may keep."""
         if self._has_ended:
@@ -217,7 +225,7 @@ class Session(abc.ABC):
     def _say(self, event: Event) -> bool:
         sent = self.write(event)
         if isinstance(event, Final):
-            self._end(FINISHED)
+            self._end(self._reported)
         elif isinstance(event, Failed):
             self._end(event.code)
         return sent

@@ -82,7 +82,7 @@ class ContainerConnection(WebSocketConnection):
             seat.receive_audio(pcm)
             await seat.until_ready()
 
-        self._decoder = LiveDecoder(receive, seat.fail)
+        self._decoder = LiveDecoder(receive, seat.finish_with)
 
     def stop(self) -> None:
         self._decoder.stop()

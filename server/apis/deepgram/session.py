@@ -40,6 +40,8 @@ class DeepgramSession(Session):
                 self._send(messages.schema_error("a text message must be a JSON object with a known type"))
 
     def read_audio(self, audio: bytes, now: float) -> None:
+        if not audio:
+            self.finish(now)  # Deepgram took an empty message for the end, and older clients send it
         if milliseconds := self._transcribe(audio, now):
             self._received_ms += milliseconds
             for message in self._writer.receive(self._received_ms):
@@ -52,6 +54,18 @@ class DeepgramSession(Session):
 
     def _opened(self, now: float) -> Stream:
         return self._stream or self._begin(now)
+
+    def on_idle(self, error: ServerError, now: float) -> None:
+        """The audio that has come is transcribed to its end; then the socket is closed with Deepgram's code."""
+        if self._stream is None:
+            self.fail(error)
+        else:
+            self.finish_with(error, now)
+
+    def finish_with(self, error: ServerError, now: float) -> None:
+        if not self.is_finishing:
+            self._set_close(error.code)
+        super().finish_with(error, now)
 
     def write(self, event: Event) -> bool:
         if isinstance(event, Failed):

@@ -21,14 +21,26 @@ from server.transports.outbox import SLOW_SECONDS, Outbox
 logger = logging.getLogger(__name__)
 
 LINGER_SECONDS = 5.0  # for the last messages to be written
+FIRST_SECONDS, NEXT_SECONDS = 10.0, 600.0  # for a client's first message; and for the next one, while there is no utterance
+MAX_CONNECTIONS = 256  # they share the process's files with those of HTTP
 
 
 @contextlib.asynccontextmanager
 async def serving(sessions: Sessions, metrics: Metrics, settings: Settings, listener: socket.socket) -> AsyncIterator[None]:
     """Accept connections within the context."""
 
+    open_connections = set[WyomingConnection]()
+
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await WyomingConnection(reader, writer, sessions, metrics, settings).run()
+        if len(open_connections) >= MAX_CONNECTIONS:
+            writer.transport.abort()
+            return
+        connection = WyomingConnection(reader, writer, sessions, metrics, settings)
+        open_connections.add(connection)
+        try:
+            await connection.run()
+        finally:
+            open_connections.remove(connection)
 
     async with await asyncio.start_server(accept, sock=listener, limit=messages.MAX_HEADER_BYTES):
         yield
@@ -67,12 +79,16 @@ class WyomingConnection:
             self._writer.transport.abort()
 
     async def _read(self) -> None:
+        seconds: float | None = FIRST_SECONDS
         try:
             while self.is_open:
-                header = Header.parse(await self._line())
+                async with asyncio.timeout(seconds):
+                    line = await self._line()
+                header = Header.parse(line)
                 data = header.with_data(await self._reader.readexactly(header.data_bytes))
                 await self._take(header.kind, data, await self._reader.readexactly(header.payload_bytes))
                 await asyncio.wait_for(self._writer.drain(), SLOW_SECONDS)  # who does not read is not read
+                seconds = NEXT_SECONDS if self._seat is None else None  # a session has a limit of its own
         except ServerError as error:
             self._outbox.send(messages.error(error))
 

@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 30.0  # between two looks at the ICE servers
 END_OF_CANDIDATES = "a=end-of-candidates"
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 class IceServers:
@@ -90,4 +91,13 @@ def is_public(host: str) -> bool:
         address = ipaddress.ip_network(host, strict=False).network_address
     except ValueError:
         return False
+    if address.version == 6:
+        address = embedded(address) or address
     return address.is_global and not address.is_multicast
+
+
+def embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that packets to an IPv6 address go to, by a translator or a tunnel (RFC 6052, RFC 3056)."""
+    if address in NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+    return address.ipv4_mapped or address.sixtofour

@@ -1,6 +1,11 @@
 """Recordings that are damaged, joined, or made to be dangerous: what can be heard is, at its time, and what cannot is refused."""
 
 import io
+import struct
+import subprocess
+import sys
+import wave
+import zlib
 from fractions import Fraction
 
 import av
@@ -9,6 +14,7 @@ import pytest
 
 from server.audio import container
 from server.errors import ClientError
+from tests.conftest import PROJECT
 
 BEEPS = ((1.0, 1.2), (3.0, 3.2))  # in seconds
 SECONDS = 4.0
@@ -120,3 +126,47 @@ def test_a_rate_that_makes_gigabytes_of_a_few_bytes_is_refused(rate):
 def test_nothing_but_damage_is_refused():
     with pytest.raises(ClientError, match="could not be decoded"):
         decoded(recording("mp3")[:10] + bytes(range(256)) * 40)
+
+
+def png(pixels: int) -> bytes:
+    """A black square."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = (b"\0" + bytes(3 * pixels)) * pixels
+    header = struct.pack(">IIBBBBB", pixels, pixels, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
+
+
+def with_cover(mp3: bytes, picture: bytes) -> bytes:
+    """An ID3v2.4 tag with a picture before the audio."""
+
+    def size(number: int) -> bytes:
+        return bytes(number >> shift & 127 for shift in (21, 14, 7, 0))
+
+    body = b"\0image/png\0\3\0" + picture
+    frame = b"APIC" + size(len(body)) + b"\0\0" + body
+    return b"ID3\4\0\0" + size(len(frame)) + frame + mp3
+
+
+def test_a_cover_picture_is_not_decoded(tmp_path):
+    """One of half a megabyte took half a gigabyte and seconds before the first sound."""
+    pixels, path = 6_000, tmp_path / "cover.mp3"
+    path.write_bytes(with_cover(recording("mp3"), png(pixels)))
+    code = (
+        "import resource, sys; from server.audio import container; peak = lambda: resource.getrusage(0).ru_maxrss * 1024;"
+        "before = peak(); print(sum(map(len, container.blocks(open(sys.argv[1], 'rb')))) / 32_000, peak() - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True, cwd=PROJECT)
+    seconds, grown = map(float, done.stdout.split())
+    assert seconds == pytest.approx(SECONDS, abs=SLACK_SECONDS) and grown < 3 * pixels * pixels / 2, "half the picture's pixels"
+
+
+def test_a_recording_of_opposite_phase_is_not_silence():
+    left = np.frombuffer(recording("wav")[44:], np.int16)
+    written = io.BytesIO()
+    with wave.open(written, "wb") as file:
+        file.setparams((2, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(np.stack([left, -left], axis=1).tobytes())
+    assert np.allclose(beeps(decoded(written.getvalue())), [begin for begin, _ in BEEPS], atol=SLACK_SECONDS)

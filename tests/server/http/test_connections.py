@@ -20,7 +20,10 @@ MASK = bytes(4)
 
 async def app(scope, receive, send) -> None:
     """Answers without reading a body; a WebSocket gets its messages back."""
-    if scope["type"] == "http":
+    if scope["type"] == "http" and scope["path"] == "/large":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": bytes(1 << 24)})
+    elif scope["type"] == "http":
         await send({"type": "http.response.start", "status": 503, "headers": [(b"content-length", b"4")]})
         await send({"type": "http.response.body", "body": b"full"})
     elif scope["type"] == "websocket":
@@ -110,5 +113,34 @@ def test_frames_before_the_handshake_is_answered_break_nothing():
         writer.write(b"\x81\x82" + MASK + b"\xff\xfe")
         with contextlib.suppress(ConnectionResetError):
             assert await reader.read() == b""
+
+    play(scenario)
+
+
+def test_a_client_that_does_not_read_its_answers_loses_the_connection(monkeypatch):
+    """Such connections used to stay for ever, with their answers in memory; no key was needed."""
+    monkeypatch.setattr(deadlines, "READ_SECONDS", 0.3)
+
+    async def scenario(reader, writer, server) -> None:
+        reader._transport.pause_reading()
+        writer.write(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n" * 10)
+        while not server.server_state.connections:  # noqa: ASYNC110 - uvicorn has a set, no event
+            await asyncio.sleep(0.01)
+        while server.server_state.connections:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+    play(scenario)
+
+
+def test_a_client_that_reads_slowly_keeps_its_connection(monkeypatch):
+    monkeypatch.setattr(deadlines, "READ_SECONDS", 0.5)
+
+    async def scenario(reader, writer, server) -> None:
+        writer.write(b"GET /large HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        received = 0
+        while piece := await reader.read(1 << 20):
+            received += len(piece)
+            await asyncio.sleep(0.02)
+        assert received > 1 << 24
 
     play(scenario)

@@ -155,6 +155,28 @@ def test_audio_that_crosses_with_the_end_takes_no_final_away(rate):
     assert client.messages[-1]["type"] == "Metadata" and client.session.close_code == 1000
 
 
+def test_what_was_said_is_final_before_a_silent_stream_ends():
+    """Its text since the last final used to be lost, though all its audio had come."""
+    client = Client()
+    client.sound(1.0)
+    client.answer(3)
+    client.session.on_time(client.now + 11.0)
+    client.now += 11.0
+    client.answer(3, 4)
+    assert [transcript(final) for final in client.finals()] == ["one two"] and client.messages[-1]["type"] == "Metadata"
+    assert (client.session.close_code, client.session.close_reason) == (1011, "NET-0001")
+    assert client.seat.ended == ["idle_timeout"]
+
+
+def test_an_empty_message_is_the_end():
+    client = Client()
+    client.sound(1.0)
+    client.session.on_audio(b"", client.now)
+    client.answer(3, 4)
+    assert [transcript(final) for final in client.finals()] == ["one two"] and client.session.close_code == 1000
+    assert client.seat.ended == ["final"]
+
+
 def test_keep_alive_keeps_a_silent_stream_and_without_it_the_stream_ends():
     client = Client()
     for _ in range(4):
