@@ -3,6 +3,7 @@
 What needs an engine imports it when it is first asked for, so that the tests without one start in a second.
 """
 
+import contextlib
 import ctypes
 import dataclasses
 import os
@@ -30,6 +31,8 @@ ENGINES = PROJECT / "engines"
 MODEL = "UsefulSensors/moonshine-base"
 ENGINE_FIXTURES = {"built", "kernels"}
 SERVER_FIXTURES = {"start_server"}
+WATCHED = {"ray", "processes", "telemetry"}
+"""Folders of tests whose servers take a process that is late for one that hangs."""
 
 # The same examples in every run: a red run is then about the change it tests. HYPOTHESIS_PROFILE=random looks for new ones.
 NOT_TIMED = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}  # a busy machine is no fault
@@ -46,6 +49,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("engine")
         if fixtures & SERVER_FIXTURES:
             item.add_marker("server")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Processes that watch each other must not wait for the other half of the tests, which runs beside them."""
+    is_watched = item.path.is_relative_to(PROJECT / "tests" / "server")
+    with contextlib.suppress(PermissionError):  # only root may go back
+        os.setpriority(os.PRIO_PROCESS, 0, 0 if is_watched and item.path.parent.name in WATCHED else 10)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,12 @@
-import {MoonshineClient} from "/web/moonshine-client.js";
+import {MoonshineClient} from "./moonshine-client.js";
+
+const SERVER = new URL("..", import.meta.url).href.replace(/\/$/, ""); // also below a path of a proxy
 
 const $ = (id) => document.getElementById(id);
 const HELD_SECONDS = 30; // of sound, while the server cannot be reached
 const MOST_EVENTS = 200;
+const LOOK_MS = 1000;
+const SOUNDLESS_MS = 5000; // without sound from the browser: something is wrong with it
 
 // What has been said: the text of streams that have ended, and of the one that is under way.
 const transcript = {
@@ -73,13 +77,19 @@ async function listen(open, button) {
     const media = await open();
     if (!media.getAudioTracks().length) throw new Error("no sound is shared: tick “share tab audio” in the browser's dialog");
     const context = new AudioContext();
-    await context.audioWorklet.addModule("/web/capture.js");
+    await context.audioWorklet.addModule(new URL("capture.js", import.meta.url));
     const capture = new AudioWorkletNode(context, "capture");
     const opened = {media, context, capture, button, held: [], heldSamples: 0, isOver: false, rate: context.sampleRate};
     source = opened;
     capture.port.onmessage = ({data}) => hear(opened, data);
     context.createMediaStreamSource(media).connect(capture);
-    media.getAudioTracks()[0].onended = stop;
+    const [track] = media.getAudioTracks();
+    track.onended = () => stop("The microphone was unplugged, or its use was ended.");
+    track.onmute = () => warn(opened, "The microphone is muted by the system or by a switch on it.");
+    track.onunmute = () => warn(opened, "");
+    context.onstatechange = () => watchContext(opened);
+    opened.receivedAt = performance.now();
+    opened.watching = setInterval(() => watchContext(opened), LOOK_MS);
   } catch (error) {
     source = null;
     return tell(reason(error));
@@ -87,6 +97,34 @@ async function listen(open, button) {
   press(button, true);
   keepAwake();
   stayConnected(source);
+}
+
+// A call, the lock screen or another program may take the sound away: browsers suspend the context and say nothing.
+async function watchContext(from) {
+  if (from.isOver) return;
+  if (from.context.state !== "running") {
+    await from.context.resume().catch(() => {});
+    if (from.context.state !== "running") return warn(from, "The browser has paused the sound. Touch the page to go on.");
+  }
+  const isSilent = performance.now() - from.receivedAt > SOUNDLESS_MS;
+  if (isSilent) warn(from, "No sound comes from the browser. Is another program using the microphone?");
+  else if (from.warning && !from.media.getAudioTracks()[0].muted) warn(from, "");
+}
+
+// Says what keeps the sound away, or that it has come back.
+function warn(from, warning) {
+  if (from.isOver || from.warning === warning) return;
+  from.warning = warning;
+  if (warning) tell(warning);
+  else if (transcript.client?.isReady) sayListening(transcript.client);
+}
+
+for (const name of ["visibilitychange", "pointerdown", "keydown"]) {
+  document.addEventListener(name, () => {
+    if (!source || document.hidden) return;
+    watchContext(source);
+    if (name === "visibilitychange") keepAwake(); // the browser has let the screen go when the page was hidden
+  });
 }
 
 function reason(error) {
@@ -97,6 +135,7 @@ function reason(error) {
 
 function hear(from, samples) {
   if (from.isOver) return;
+  from.receivedAt = performance.now();
   spoken += (1000 * samples.length) / from.rate;
   showLevel(samples);
   const {client} = transcript;
@@ -139,7 +178,7 @@ function refuse(from, error) {
 
 async function connect(from) {
   say("Connecting…");
-  const client = new MoonshineClient({sampleRate: from.rate, transport: $("transport").value, token: key});
+  const client = new MoonshineClient({server: SERVER, sampleRate: from.rate, transport: $("transport").value, token: key});
   client.beganAt = Math.round(spoken - (1000 * from.heldSamples) / from.rate);
   client.addEventListener("text", () => transcript.client === client && transcript.show());
   client.addEventListener("message", ({detail}) => log(detail));
@@ -158,17 +197,18 @@ function sayListening({via}) {
   say(`Listening, over ${via === "webrtc" ? "WebRTC" : "a WebSocket"}.`);
 }
 
-async function stop() {
+async function stop(why) {
   const from = source;
   if (!from) return;
   source = null;
   from.isOver = true;
+  clearInterval(from.watching);
   from.media.getTracks().forEach((track) => track.stop());
   press(from.button, false);
   $("level").value = -60;
   try {
     await transcript.client?.close();
-    say("Stopped.");
+    typeof why === "string" ? tell(why) : say("Stopped.");
   } catch (error) {
     tell(`The last words may be missing: ${error.message}.`);
   }
@@ -212,7 +252,7 @@ async function transcribe(file) {
   for (const [name, value] of [["model", "default"], ["response_format", "verbose_json"], ["timestamp_granularities[]", "word"], ["timestamp_granularities[]", "segment"], ["stream", "true"]]) form.append(name, value);
   form.append("file", file);
   try {
-    const response = await fetch("/v1/audio/transcriptions", {method: "POST", body: form, headers: authorization()});
+    const response = await fetch(`${SERVER}/v1/audio/transcriptions`, {method: "POST", body: form, headers: authorization()});
     if (!response.ok) throw new Error((await response.json()).error.message);
     say(`Transcribing ${file.name}…`);
     await follow(response);
@@ -253,7 +293,7 @@ function timed({segments, words}) {
 // Somebody else's sound: who sends by WHIP to a channel is read here, for captions in OBS or on a second screen.
 
 async function watch(channel, over = "") {
-  const source = new EventSource(`/whip/${encodeURIComponent(channel)}/events${await tokenQuery()}`);
+  const source = new EventSource(`${SERVER}/whip/${encodeURIComponent(channel)}/events${await tokenQuery()}`);
   source.onopen = () => {
     transcript.client = null; // who reads anew is told the text so far anew
     say(`Reading ${channel}.`);
@@ -287,7 +327,7 @@ function authorization() {
 
 async function tokenQuery() {
   if (!key()) return "";
-  const response = await fetch("/v1/tokens", {method: "POST", headers: authorization()});
+  const response = await fetch(`${SERVER}/v1/tokens`, {method: "POST", headers: authorization()});
   return response.ok ? `?token=${(await response.json()).token}` : "";
 }
 
@@ -308,7 +348,7 @@ const forms = {
 // The server writes them, as for its other clients.
 async function subtitles(kind) {
   const headers = {"Content-Type": "application/json", ...authorization()};
-  const response = await fetch(`/v1/subtitles/${kind}`, {method: "POST", headers, body: JSON.stringify({segments: segmentsSoFar()})});
+  const response = await fetch(`${SERVER}/v1/subtitles/${kind}`, {method: "POST", headers, body: JSON.stringify({segments: segmentsSoFar()})});
   if (!response.ok) throw new Error(`The server did not write the subtitles (HTTP ${response.status}).`);
   return response.text();
 }

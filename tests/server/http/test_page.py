@@ -1,8 +1,10 @@
 """The page, in a real browser with a microphone that plays a recording."""
 
 import base64
+import http.server
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -79,6 +81,66 @@ def test_words_of_the_microphone_appear_and_are_right(page, without, via):
     wait_for(lambda: page.inner_text("#status") == "Stopped.")
     assert word_error_rate([text_of(SHORT)], [page.inner_text("#stable")]) <= 10
     assert page.inner_text("#moving") == "" and page.get_attribute("#microphone", "aria-pressed") == "false"
+
+
+KEEP_CONTEXTS = """
+const Original = AudioContext;
+globalThis.contexts = [];
+globalThis.AudioContext = class extends Original { constructor(...all) { super(...all); contexts.push(this); } };
+"""
+
+
+def test_sound_that_the_browser_takes_away_is_told_and_comes_back_with_a_touch(page):
+    """As a call or the lock screen does on phones; the page used to say that it listened."""
+    page.add_init_script(KEEP_CONTEXTS)
+    page.reload()
+    page.click("#microphone")
+    wait_for(lambda: page.inner_text("#status").startswith("Listening"))
+    page.evaluate("() => { contexts[0].resume = async () => {}; return contexts[0].suspend(); }")
+    wait_for(lambda: page.is_visible("#trouble") and "paused the sound" in page.inner_text("#trouble"))
+    page.evaluate("() => { delete contexts[0].resume; }")
+    page.mouse.click(5, 5)
+    wait_for(lambda: page.inner_text("#status").startswith("Listening") and not page.is_visible("#trouble"))
+    page.click("#microphone")
+    wait_for(lambda: page.inner_text("#status") == "Stopped.")
+
+
+class Proxy(http.server.BaseHTTPRequestHandler):
+    """Serves another server below /asr/."""
+
+    behind: str
+
+    def do_GET(self) -> None:
+        self.pass_on("GET", b"")
+
+    def do_POST(self) -> None:
+        self.pass_on("POST", self.rfile.read(int(self.headers["Content-Length"])))
+
+    def pass_on(self, method: str, body: bytes) -> None:
+        if not self.path.startswith("/asr/"):
+            self.send_error(404)
+            return
+        headers = {"Content-Type": self.headers["Content-Type"] or ""}
+        answer = httpx.request(method, f"http://{self.behind}{self.path[4:]}", content=body, headers=headers, trust_env=False)
+        self.send_response(answer.status_code)
+        self.send_header("Content-Type", answer.headers.get("content-type", ""))
+        self.send_header("Content-Length", str(len(answer.content)))
+        self.end_headers()
+        self.wfile.write(answer.content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_the_page_works_below_a_path_of_a_proxy(served, page):
+    proxy = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Behind", (Proxy,), {"behind": served.address}))
+    threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    page.goto(f"http://localhost:{proxy.server_address[1]}/asr/")
+    page.click("#microphone")
+    wait_for(lambda: len(page.inner_text("#words")) > 3)
+    page.click("#microphone")
+    wait_for(lambda: page.inner_text("#status") == "Stopped.")
+    proxy.shutdown()
 
 
 def test_a_file_is_transcribed_and_can_be_had_as_subtitles(page):

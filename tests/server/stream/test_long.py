@@ -92,7 +92,7 @@ def test_memory_messages_and_work_are_those_of_the_first_minutes_after_an_hour()
     try:
         for number in range(HOURS * 60):
             for start in range(0, len(minute), step):
-                stream.receive(minute[start : start + step], number * 60.0 + start / SAMPLE_RATE)
+                stream.hear(minute[start : start + step], number * 60.0 + start / SAMPLE_RATE)
             seen.append((stream.longest_message, stream.longest_clip_seconds, stream.longest_draft))
             memory.append(tracemalloc.get_traced_memory()[0])
     finally:
