@@ -7,7 +7,7 @@ command -v g++ >/dev/null || apt_install "a C++ compiler, for the tests of the C
 if [ "${1:-}" = --fast ]; then
     shift
     "$PYTHON" -c 'import aiortc, fastapi, msgspec, pytest' 2>/dev/null || install_project server,test
-    exec "$PYTHON" -m pytest tests/server tests/runtime/scheduler tests/moonshine_client tests/scripts \
+    exec "$PYTHON" -m pytest -n 2 --dist loadfile tests/server tests/runtime/scheduler tests/moonshine_client tests/scripts \
         -m "not engine and not server and not slow" "$@"
 fi
 

@@ -113,11 +113,8 @@ class Stream:
         levels = self._segmenter.append(pcm)
         self._levels += len(levels)
         if self.waiting_seconds > self._limits.max_buffer_seconds:
-            most = self._limits.max_buffer_seconds
-            self.fail(
-                Code.BUFFER_OVERFLOW,
-                f"{self.waiting_seconds:.1f} s of audio wait to be transcribed; at most {most:g} s may",
-            )
+            waiting, most = self.waiting_seconds, self._limits.max_buffer_seconds
+            self.fail(Code.BUFFER_OVERFLOW, f"{waiting:.1f} s of audio wait to be transcribed; at most {most:g} s may")
             return
         if self._turns is not None:
             self._say_turns(self._turns.receive(levels), now)

@@ -9,6 +9,8 @@ from moonshine_client import StreamingClient
 from tests.moonshine_client import counting
 from tests.moonshine_client.test_resuming import FRAME_BYTES, running
 
+pytestmark = pytest.mark.slow
+
 NETWORKS = (
     Network("5% loss", loss=0.05),
     Network("reordering", delay_ms=20, jitter_ms=60),

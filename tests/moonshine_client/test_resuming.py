@@ -22,6 +22,8 @@ from server.telemetry.metrics import Metrics
 from tests.moonshine_client import counting
 from tests.server.sessions.test_registry import FakeTranscriber
 
+pytestmark = pytest.mark.slow
+
 COUNT = 40
 SOUND = counting.sound(COUNT)
 FRAME_BYTES = 3200

@@ -51,6 +51,7 @@ def resolve(requirements: str, python: str, platform: str, constraints: str, tmp
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("python", "platform"),
     [("3.11", DEBIAN), ("3.13", DEBIAN), ("3.14", DEBIAN), ("3.11", DEBIAN_ON_ARM), ("3.14", MAC)],
@@ -64,6 +65,7 @@ def test_every_extra_resolves_by_the_lock_on_an_ordinary_index(python, platform,
     assert "torch==2.13.0" in taken and taken <= pinned, taken - pinned
 
 
+@pytest.mark.slow
 def test_another_torch_resolves_with_the_lock_but_for_torchs_own_packages(tmp_path):
     """As TORCH_CUDA=cu121 TORCH_VERSION=2.4.0 asks for it; the ordinary index has that build under its plain version."""
     source = f"source {PROJECT / 'scripts' / 'environment.sh'}; torch_constraints"

@@ -6,6 +6,8 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import PROJECT
 from tests.server.ray.test_child_server import until
 
@@ -15,6 +17,7 @@ def run(code: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_a_program_that_loses_exceptions_ends_with_its_parent():
     """As an import does where one comes within a callback."""
     child = "import time\nprint('up', flush=True)\nwhile True:\n    try: time.sleep(60)\n    except KeyboardInterrupt: pass"

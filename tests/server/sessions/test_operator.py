@@ -24,6 +24,7 @@ from server.apis.whip.session import BroadcastSession
 from server.apis.wyoming import messages as wyoming
 from server.apis.wyoming.session import UtteranceSession
 from server.errors import Code, Refused, ServerError
+from server.sessions import registry
 from server.sessions.recording import Recording, whole
 from server.sessions.registry import Sessions
 from server.sessions.seat import Seat
@@ -91,6 +92,12 @@ class Operator:
         assert self.count("asr_sessions_open", api=api.value) == 0 and self.count("asr_sessions_total", api=api.value) == 1
         assert len(self.sessions) == 0 and self.sessions.counts().sessions == 0 and not self.transcriber.lost
         return line
+
+
+@pytest.fixture(autouse=True)
+def ticks_at_once(monkeypatch) -> None:
+    """The clock that sessions see is the test's own; how often it is looked at need not take time."""
+    monkeypatch.setattr(registry, "TICK_SECONDS", 0.001)
 
 
 @pytest.fixture

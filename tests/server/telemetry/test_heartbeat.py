@@ -47,6 +47,7 @@ def test_nobody_is_hurried_before_the_first_beat():
     assert Heard().look(1000, beating=False) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stall", "status"), [("time.sleep(60)", STALLED_STATUS), ("time.sleep(0)", 0), ("hold_the_log()", STALLED_STATUS)]
 )

@@ -121,6 +121,7 @@ def test_one_signal_alone_and_the_environment_s_own_names(collector, monkeypatch
     assert "pod-7" in said and "ours" in said and "moonshine-asr" not in said.replace('name: "moonshine-asr"', "")
 
 
+@pytest.mark.slow
 def test_the_end_does_not_wait_for_a_collector_that_is_silent(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")

@@ -36,6 +36,7 @@ async def serving() -> tuple[StunServer, RTCIceServer]:
     return server, RTCIceServer(f"stun:127.0.0.1:{transport.get_extra_info('sockname')[1]}")
 
 
+@pytest.mark.slow
 def test_one_that_is_silent_is_left_out_until_it_answers():
     async def run() -> list[int]:
         (server, address), counts = await serving(), []
@@ -48,6 +49,7 @@ def test_one_that_is_silent_is_left_out_until_it_answers():
     assert asyncio.run(run()) == [1, 0, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("url", ["stun:no-such-host.invalid:3478", "turn:127.0.0.1:9"])
 def test_a_server_that_is_not_there_is_silent(url):
     assert asyncio.run(answer_seconds(RTCIceServer(url, username="a", credential="b"))) is None
