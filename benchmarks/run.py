@@ -43,6 +43,16 @@ WAYS = {"process": "in process", "webrtc": "WebRTC", "plain": "in process"}  # p
 GATEWAY_WAYS = ("data channel", "websocket")
 
 
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """A subcommand."""
+
+    name: str
+    run: Callable[[argparse.Namespace], int]
+    about: str
+    add_options: Callable[[argparse.ArgumentParser], None] = lambda command: None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     status = arguments.command(arguments)
@@ -57,31 +67,14 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks/run.py")
     commands = parser.add_subparsers(required=True)
 
-    def add(name: str, run: Callable[[argparse.Namespace], int], about: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    for each in BENCHMARKS:
+        command = commands.add_parser(each.name, help=each.about, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         command.add_argument("--engines", type=Path, default=Path("engines"), help="where they were built")
         command.add_argument("--out", type=Path, help="a file that gets one more JSON line for each result")
         command.add_argument("--plot", type=Path, help="a PNG of the results")
         command.add_argument("--compare", type=Path, metavar="FILE", help="an earlier --out to hold this one's figures against")
-        command.set_defaults(command=run)
-        return command
-
-    add_engine_options(add("engine", run_engine, "encoder, verification and steps of every engine, beside transformers"))
-    add("roofline", run_roofline, "the native engine's products beside what the processor's units can do")
-    add_offline_options(add("offline", run_offline, "whole recordings at once, beside transformers and other recognisers"))
-    add_streams_options(add("streams", run_streams, "the most live streams under the strict rule"))
-    add_soak_options(add("soak", run_soak, "sessions that come and go while processes are killed: words, memory, files"))
-    add_flood_options(add("flood", run_flood, "live speech beside attackers of every kind"))
-    add_networks_options(add("networks", run_networks, "live speech over networks that lose, delay and reorder packets"))
-    add_recording_options(
-        add("recording", run_recording, "a long recording over REST: speed, memory, and a live stream beside it")
-    )
-    add_gateway_options(add("gateway", run_gateway, "CPU of a message, sessions of a core, memory of a session; no engine"))
-    add_host_options(add("host", run_host, "what Python costs in front of a modelled device; and its streams, without a GPU"))
-    add("fleet", run_fleet, "many replicas, simulated: how sessions are placed, what growth and failures cost")
-    add_quality_options(add("quality", run_quality, "WER, delay of words, stability and latency of streams"))
-    everything = add("all", run_all, "offline, streams, gateway and quality, each with its defaults; hours")
-    everything.add_argument("--peers", action="store_true", help="other recognisers too, in offline")
+        command.set_defaults(command=each.run)
+        each.add_options(command)
     return parser.parse_args(argv)
 
 
@@ -620,6 +613,27 @@ def write_line(path: Path | None, result: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         file.write(line + "\n")
+
+
+def add_all_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--peers", action="store_true", help="other recognisers too, in offline")
+
+
+BENCHMARKS = (
+    Benchmark("engine", run_engine, "encoder, verification and steps of every engine, beside transformers", add_engine_options),
+    Benchmark("roofline", run_roofline, "the native engine's products beside what the processor's units can do"),
+    Benchmark("offline", run_offline, "whole recordings at once, beside transformers and other recognisers", add_offline_options),
+    Benchmark("streams", run_streams, "the most live streams under the strict rule", add_streams_options),
+    Benchmark("soak", run_soak, "sessions that come and go while processes are killed: words, memory, files", add_soak_options),
+    Benchmark("flood", run_flood, "live speech beside attackers of every kind", add_flood_options),
+    Benchmark("networks", run_networks, "live speech over networks that lose, delay and reorder packets", add_networks_options),
+    Benchmark("recording", run_recording, "a long recording over REST, and a live stream beside it", add_recording_options),
+    Benchmark("gateway", run_gateway, "CPU of a message, sessions of a core, memory of each; no engine", add_gateway_options),
+    Benchmark("host", run_host, "what Python costs before a modelled device; and its streams, without a GPU", add_host_options),
+    Benchmark("fleet", run_fleet, "many replicas, simulated: how sessions are placed, what growth and failures cost"),
+    Benchmark("quality", run_quality, "WER, delay of words, stability and latency of streams", add_quality_options),
+    Benchmark("all", run_all, "offline, streams, gateway and quality, each with its defaults; hours", add_all_options),
+)
 
 
 if __name__ == "__main__":

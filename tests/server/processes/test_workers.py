@@ -283,7 +283,7 @@ def test_streams_are_dealt_out_to_engine_processes_and_only_those_of_a_dead_one_
             for client in clients:
                 await client.send(recordings["short"].samples[: 4 * SAMPLE_RATE].tobytes())
             os.kill(processes_of(server)["server.processes.engine_process"][0], signal.SIGKILL)
-            await asyncio.sleep(messages.LOST_SECONDS + 2 * messages.PULSE_SECONDS)  # by then both gateways have noticed
+            await until(lambda: server.log.read_text().count("streams are lost") == 2, "word of it from both gateways")
             assert server.get("/readyz").status_code == 200, "the other engine serves on"
             said = []
             for client in clients:
