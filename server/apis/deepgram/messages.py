@@ -164,7 +164,9 @@ class ResultsWriter:
             case Flushed():
                 yield from self._closed(event.segments, self._flushes.popleft(), event.audio_ms)
             case Final():
-                yield from self._closed(event.segments, self.FINALIZE if self._flushes else None, event.audio_ms)
+                reasons: list[str | None] = [*self._flushes]  # the end of the stream answers each flush that is under way
+                for why in reasons or [None]:
+                    yield from self._closed(event.segments, why, event.audio_ms)
                 yield self._metadata(event.audio_ms)
 
     def _closed(self, segments: Sequence[Segment], why: str | None = None, until_ms: int = 0) -> Iterator[DeepgramMessage]:

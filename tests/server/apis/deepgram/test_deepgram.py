@@ -94,6 +94,18 @@ def test_finalize_is_answered_once_with_what_was_said_and_even_with_nothing():
     assert [(word["word"], word["punctuated_word"]) for word in words] == [("one", "one"), ("two", "two")]
 
 
+def test_each_finalize_is_answered_where_the_stream_is_closed_meanwhile():
+    client = Client(endpointing="false")
+    client.sound(1.0)
+    client.text("Finalize")
+    client.text("Finalize")
+    client.text("CloseStream")
+    client.answer(3, 4)
+    client.answer_all()
+    assert [(transcript(final), final["from_finalize"]) for final in client.finals()] == [("one two", True), ("", True)]
+    assert client.messages[-1]["type"] == "Metadata"
+
+
 def test_an_endpoint_makes_a_final_that_says_so():
     client = Client(endpointing="300", vad_events="true")
     client.sound(1.0)
