@@ -24,7 +24,7 @@ from server.telemetry.metrics import Api, Metrics
 from server.transports.outbox import Outbox, TooLong
 from server.transports.webrtc import audio_track, dtls, ice, ports, sctp, udp
 from server.transports.webrtc.offers import BadOffer
-from server.transports.webrtc.session_description import with_rejected, without_video
+from server.transports.webrtc.session_description import with_rejected, without_rejected
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ class Peer(abc.ABC):
         connection.on("datachannel", self._on_channel)
         connection.on("track", self._on_track)
         connection.on("connectionstatechange", self._on_state)
-        offer, rejected = without_video(ice.with_usable_candidates(sdp, self._caller.address))
+        offer, rejected = without_rejected(ice.with_usable_candidates(sdp, self._caller.address))
         await connection.setRemoteDescription(RTCSessionDescription(sdp=offer, type="offer"))
         await connection.setLocalDescription(await connection.createAnswer())
         answer = ports.advertised(connection.localDescription.sdp, self._transport.advertised_address)

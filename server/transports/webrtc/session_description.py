@@ -1,10 +1,12 @@
-"""Session descriptions without what is not taken: video, of whatever codec, never reaches aiortc."""
+"""Session descriptions without what is not taken: video of any codec and rejected sections never reach aiortc."""
 
 import re
 from dataclasses import dataclass
 
 SECTION = re.compile(r"(?m)^(?=m=)")
 MID = re.compile(r"(?m)^a=mid:(\S+)")
+REJECTED = re.compile(r"m=\S+ 0 ")
+BUNDLE_ONLY = re.compile(r"(?m)^a=bundle-only\s*$")
 GROUP = re.compile(r"(?m)^a=group:BUNDLE(.*)$")
 
 
@@ -25,18 +27,26 @@ class RejectedSection:
         return f"m={kind} 0 {rest}\r\nc=IN IP4 0.0.0.0\r\na=inactive\r\n{mid}"
 
 
-def without_video(offer: str) -> tuple[str, list[RejectedSection]]:
-    """The offer without its sections of video, and those."""
+def without_rejected(offer: str) -> tuple[str, list[RejectedSection]]:
+    """Return the offer without the sections that the answer rejects, and those sections."""
     head, *sections = SECTION.split(offer)
     kept, rejected = [], []
     for place, section in enumerate(sections):
-        if section.startswith("m=video "):
+        if is_rejected(section):
             rejected.append(rejected_of(place, section))
         else:
             kept.append(section)
     mids = {each.mid for each in rejected}
     head = GROUP.sub(lambda group: "a=group:BUNDLE" + "".join(f" {mid}" for mid in group[1].split() if mid not in mids), head)
     return head + "".join(kept), rejected
+
+
+def is_rejected(section: str) -> bool:
+    """Video is not taken. A port of 0 says that the client has rejected the section itself (RFC 3264, 5.1).
+
+    A section that is bundle-only has port 0, too, and is meant to be used (RFC 9143, 6).
+    """
+    return section.startswith("m=video ") or bool(REJECTED.match(section) and not BUNDLE_ONLY.search(section))
 
 
 def rejected_of(place: int, section: str) -> RejectedSection:

@@ -147,6 +147,15 @@ def test_video_of_any_codec_is_answered_and_not_taken(http, kinds, codec):
     http.delete(response.headers["location"])
 
 
+def test_a_section_that_the_offer_rejects_is_answered_and_harms_nothing(http, offer):
+    rejected = "m=audio 0 UDP/TLS/RTP/SAVPF 0\r\nc=IN IP4 0.0.0.0\r\na=inactive\r\na=mid:9\r\n"
+    response = post(http, offer + rejected)
+    assert response.status_code == 201, response.text
+    first, second = re.findall(r"(?m)^m=audio (\d+)", response.text)
+    assert first != "0" and second == "0"
+    http.delete(response.headers["location"])
+
+
 def test_an_audio_codec_that_is_not_known_is_the_offers_fault(http, offer):
     response = post(http, re.sub("opus/48000/2|PCMU/8000|PCMA/8000|G722/8000", "x/8000", offer))
     assert response.status_code == 400 and response.json()["reason"] == "bad_offer"
