@@ -17,7 +17,7 @@ from uvicorn.server import ServerState
 from runtime.scheduler.transcriber import Transcriber
 from runtime.tokenizer import Tokenizer
 from server.app import LONG_MESSAGES, SERVERS, create_app
-from server.http.deadlines import PunctualHttp
+from server.http.deadlines import PunctualHttp, PunctualLoop
 from server.parent_process import end_undrained
 from server.sessions.registry import Sessions
 from server.settings import Settings
@@ -142,7 +142,7 @@ def serve_sessions(
                 sockets.append(shared_port.listen())
             await server.serve(sockets)
 
-    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=PunctualLoop) as runner:
         runner.run(run())
     return server.status
 
@@ -166,7 +166,6 @@ async def stop_when_alone(server: uvicorn.Server, shared_port: SharedPort) -> No
 def config_of(app: FastAPI, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        loop="uvloop",
         http=PunctualHttp,
         ws=BoundedWebSocket.with_long_messages(LONG_MESSAGES),
         ws_ping_timeout=PONG_SECONDS,

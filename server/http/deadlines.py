@@ -3,8 +3,9 @@
 import asyncio
 import re
 import time
-from typing import Any
+from typing import Any, cast
 
+import uvloop
 from starlette.types import Message, Receive
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -20,7 +21,18 @@ HEAD_TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
     b"a request's head may have 64 KiB\n"
 )
+HANDSHAKE_SECONDS = 10.0  # for TLS; asyncio's own limit is a minute
 MAX_CONNECTIONS = 4096  # those of WebSockets included; more are not answered
+
+
+class PunctualLoop(uvloop.Loop):
+    """uvloop's event loop with a deadline for TLS handshakes. Connections count only after theirs."""
+
+    async def create_server(self, *arguments: Any, **named: Any) -> asyncio.Server:
+        """Create a server as uvloop does."""
+        if named.get("ssl"):
+            named.setdefault("ssl_handshake_timeout", HANDSHAKE_SECONDS)
+        return cast(asyncio.Server, await super().create_server(*arguments, **named))
 
 
 class PunctualHttp(HttpToolsProtocol):

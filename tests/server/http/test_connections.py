@@ -3,13 +3,15 @@
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 import uvicorn
 
 from server.http import deadlines
-from server.http.deadlines import PunctualHttp
+from server.http.deadlines import PunctualHttp, PunctualLoop
 from server.transports.websocket_frames import BoundedWebSocket
+from tests.server.test_tls import certificate_files
 
 UPGRADE = (
     b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
@@ -34,9 +36,9 @@ async def app(scope, receive, send) -> None:
             await send({"type": "websocket.send", "bytes": message["bytes"]})
 
 
-def play(scenario: Callable[[asyncio.StreamReader, asyncio.StreamWriter, uvicorn.Server], Awaitable[None]]) -> None:
+def play(scenario: Callable[[asyncio.StreamReader, asyncio.StreamWriter, uvicorn.Server], Awaitable[None]], **tls: Path) -> None:
     async def run() -> None:
-        config = uvicorn.Config(app, port=0, http=PunctualHttp, ws=BoundedWebSocket, log_level="error", lifespan="off")
+        config = uvicorn.Config(app, port=0, http=PunctualHttp, ws=BoundedWebSocket, log_level="error", lifespan="off", **tls)
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve())
         while not server.started:  # noqa: ASYNC110 - uvicorn has a flag, no event
@@ -48,12 +50,22 @@ def play(scenario: Callable[[asyncio.StreamReader, asyncio.StreamWriter, uvicorn
         server.should_exit = True
         await asyncio.wait_for(serving, 10)
 
-    asyncio.run(run())
+    with asyncio.Runner(loop_factory=PunctualLoop) as runner:
+        runner.run(run())
 
 
 @pytest.fixture(autouse=True)
 def short_deadlines(monkeypatch):
     monkeypatch.setattr(deadlines, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(deadlines, "HANDSHAKE_SECONDS", 0.3)
+
+
+def test_a_tls_handshake_that_does_not_begin_is_given_up(tmp_path):
+    async def scenario(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, server: uvicorn.Server) -> None:
+        assert await reader.read() == b""
+
+    cert, key = certificate_files(tmp_path)
+    play(scenario, ssl_certfile=cert, ssl_keyfile=key)
 
 
 def test_a_websocket_on_a_reused_connection_lives_on():
