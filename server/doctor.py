@@ -18,7 +18,7 @@ from runtime.exceptions import EngineError
 from server import settings as settings_module
 from server.errors import SettingsError, StartError
 from server.settings import Settings
-from server.startup import choice_of, listen
+from server.startup import choice_of, listen_for_http
 
 LEAST_FREE_GB = 1.0  # an engine of Base takes 0.12 to 0.5 GB
 PACKAGES_OF_WEIGHTS = {"moonshine_cpp": "Moonshine Base", "moonshine_voice": "Moonshine Tiny"}
@@ -127,12 +127,12 @@ def engine(settings: Settings) -> CheckResult:
 
 
 def port(settings: Settings) -> CheckResult:
-    host, number = settings.listen.host, settings.listen.port
     try:
-        listen(host, number).close()
+        for listener in listen_for_http(settings.listen):
+            listener.close()
     except StartError as exc:
         return CheckResult("port", str(exc), "set ASR_PORT, or stop what is there")
-    return CheckResult("port", f"{host}:{number} is free")
+    return CheckResult("port", f"{settings.listen.address} is free")
 
 
 def disk(settings: Settings) -> CheckResult:

@@ -136,7 +136,7 @@ def serve_sessions(
                 await serving.enter_async_context(SERVERS[api](sessions, metrics, settings, listener))
             if config.ssl is not None:
                 serving.enter_context(in_background(keep_tls_fresh(config.ssl, settings.listen)))
-            sockets = [listeners.http]
+            sockets = list(listeners.http)
             if shared_port is not None:
                 serving.enter_context(in_background(stop_when_alone(server, shared_port)))
                 sockets.append(shared_port.listen())

@@ -117,8 +117,8 @@ class ApiPort(NamedTuple):
 class Listen(SettingsGroup):
     """Addresses where clients reach the server."""
 
-    host: str = Field("0.0.0.0", alias="ASR_HOST")
-    """Address to listen on."""
+    host: str = Field("::", alias="ASR_HOST")
+    """Address to listen on. `::` means every IPv6 and every IPv4 address of the machine, `0.0.0.0` every IPv4 address."""
     port: int = Field(8000, ge=1, le=65_535, alias="ASR_PORT")
     """HTTP port."""
     tls_cert: Path | None = Field(None, alias="ASR_TLS_CERT")
@@ -154,6 +154,11 @@ class Listen(SettingsGroup):
         variables = ("ASR_WYOMING_HOST", "ASR_WYOMING_PORT")
         wyoming = ApiPort("wyoming", "the Wyoming protocol", self.wyoming_host, self.wyoming_port, variables)
         return [wyoming] if self.wyoming_port else []
+
+    @property
+    def address(self) -> str:
+        """Host and port as they stand in a URL."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def is_local(self) -> bool:

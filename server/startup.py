@@ -31,6 +31,7 @@ logger = logging.getLogger("server")
 SEGMENT_MARGIN_SECONDS = 1.0  # a segment may grow past its maximum by what arrives with one message before it is cut
 TLS_LOOK_SECONDS = 2.0  # between two looks at the certificate
 LEAST_SESSIONS = 2  # of a machine that carries a single live stream: one that speaks, and one that comes or goes
+EVERY_ADDRESS, EVERY_IPV4_ADDRESS = "::", "0.0.0.0"
 BACKLOG = 1024  # connections that wait to be accepted
 START_STATUS, SETTINGS_STATUS, ENGINE_STATUS = 1, 2, 3  # exit statuses of a start that fails
 
@@ -63,13 +64,13 @@ def set_up_log(settings: Settings) -> None:
 class Listeners:
     """Sockets that accept connections."""
 
-    http: socket.socket
+    http: tuple[socket.socket, ...]
     apis: Mapping[str, socket.socket]
     """Sockets of APIs with a port of their own, by name."""
     admin: socket.socket | None = None
 
     def close(self) -> None:
-        for each in (self.http, *self.apis.values(), *([self.admin] if self.admin else [])):
+        for each in (*self.http, *self.apis.values(), *([self.admin] if self.admin else [])):
             each.close()
 
 
@@ -93,7 +94,7 @@ def check_access(settings: Settings) -> None:
         if keys.are_needed and not is_loopback(each.host):
             raise StartError(f"{each.title} has no keys: with API keys it listens on the loopback only ({each.variables[0]})")
     if not keys.are_needed and not listening.is_local:
-        logger.warning("whoever reaches %s:%d is served: set ASR_API_KEYS, or ASR_HOST=127.0.0.1", listening.host, listening.port)
+        logger.warning("whoever reaches %s is served: set ASR_API_KEYS, or ASR_HOST=127.0.0.1", listening.address)
 
 
 async def keep_tls_fresh(context: ssl.SSLContext, settings: Listen) -> None:
@@ -122,12 +123,30 @@ def no_password() -> str:
 def listen_everywhere(settings: Listen, shared: bool = False) -> Listeners:
     """shared: with other processes; the kernel deals connections out evenly, to those that listen. Raises StartError."""
     check_tls(settings)
-    http = listen(settings.host, settings.port, shared)
+    http = listen_for_http(settings, shared)
     apis = {each.api: listen(each.host, each.port, shared, ", ".join(each.variables)) for each in settings.api_ports}
     admin = None
     if settings.admin_port:
         admin = listen(settings.admin_host, settings.admin_port, shared, "ASR_ADMIN_HOST, ASR_ADMIN_PORT")
     return Listeners(http, apis, admin)
+
+
+def listen_for_http(settings: Listen, shared: bool = False) -> tuple[socket.socket, ...]:
+    """Listen at the host's address, or at every IPv4 and every IPv6 address of the machine. Raises StartError.
+
+    Each family has a socket of its own: on a common one, an IPv4 client would have an address that limits do not know.
+    """
+    if settings.host != EVERY_ADDRESS:
+        return (listen(settings.host, settings.port, shared),)
+    families = (EVERY_IPV4_ADDRESS, EVERY_ADDRESS) if has_ipv6() else (EVERY_IPV4_ADDRESS,)
+    return tuple(listen(host, settings.port, shared) for host in families)
+
+
+def has_ipv6() -> bool:
+    """Return whether the machine has IPv6: a kernel or a container may be without it."""
+    with contextlib.suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
+        return True
+    return False
 
 
 def listen(host: str, port: int, shared: bool = False, variables: str = "ASR_HOST, ASR_PORT") -> socket.socket:
@@ -148,6 +167,8 @@ def bind(host: str, port: int, family: int) -> socket.socket:
     bound = socket.socket(family)
     for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
         bound.setsockopt(socket.SOL_SOCKET, option, 1)
+    if family == socket.AF_INET6:
+        bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     bound.bind((host, port))
     return bound
 

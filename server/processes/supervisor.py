@@ -203,7 +203,7 @@ def run(settings: Settings) -> int:
         directory = Path(name)
         check_length(directory)
         (directory / "metrics").mkdir()
-        logger.info("%d gateways on http://%s:%d", listening.workers, listening.host, listening.port)
+        logger.info("%d gateways on http://%s", listening.workers, listening.address)
         return asyncio.run(Supervisor(settings, directory).run())
 
 

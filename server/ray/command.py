@@ -15,11 +15,10 @@ from server import settings as settings_module
 from server.errors import SettingsError
 from server.ray import replica
 from server.settings import Settings
-from server.startup import SETTINGS_STATUS, failed
+from server.startup import EVERY_ADDRESS, EVERY_IPV4_ADDRESS, SETTINGS_STATUS, failed
 
 APP = "moonshine-asr"
 LOOK_SECONDS = 0.5
-EVERYWHERE = ("0.0.0.0", "::")
 THREADS_VARIABLE = "ASR_CPU_THREADS"
 DESCRIPTION = """Serves with replicas on a Ray cluster. Settings come from the environment, as for `moonshine-asr serve`.
 Without --address it starts a cluster on this machine, shares the cores out among the replicas, and ends them at Ctrl-C; a second
@@ -103,7 +102,8 @@ def http_options(settings: Settings) -> HTTPOptions:
     tls: dict[str, Any] = {}
     if listening.has_tls:
         tls = {"ssl_certfile": str(listening.tls_cert), "ssl_keyfile": str(listening.tls_key)}
-    return HTTPOptions(host=listening.host, port=listening.port, **tls)
+    host = EVERY_IPV4_ADDRESS if listening.host == EVERY_ADDRESS else listening.host  # Ray's proxies have one socket each
+    return HTTPOptions(host=host, port=listening.port, **tls)
 
 
 def addresses(settings: Settings) -> list[str]:
@@ -111,7 +111,7 @@ def addresses(settings: Settings) -> list[str]:
     listening = settings.listen
     scheme, port = "https" if listening.has_tls else "http", listening.port
     nodes = sorted({node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]})
-    hosts = nodes if listening.host in EVERYWHERE else [listening.host]
+    hosts = nodes if listening.host in (EVERY_ADDRESS, EVERY_IPV4_ADDRESS) else [listening.host]
     where = [f"serving on {scheme}://{host}:{port}" for host in hosts]
     return [*where, f"in another terminal: moonshine-asr transcribe FILE --live --server {hosts[0]}:{port}"]
 

@@ -11,7 +11,7 @@ from server.errors import SettingsError
 from server.settings import AdvertisedAddress, IceServer, Settings
 
 DOCUMENTED = {
-    "ASR_HOST": "0.0.0.0",
+    "ASR_HOST": "::",
     "ASR_PORT": 8000,
     "ASR_WEBRTC_PATH": "/webrtc",
     "ASR_WORKERS": 1,

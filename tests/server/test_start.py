@@ -11,6 +11,8 @@ import pytest
 
 from runtime import hardware
 from runtime.engine.manifest import FORMAT
+from server.settings import Listen
+from server.startup import has_ipv6, listen_for_http
 from tests.conftest import ENGINES, PROJECT, free_port
 
 pytestmark = pytest.mark.server  # each starts a process, which takes a second even where it ends at once
@@ -42,6 +44,25 @@ def test_a_port_in_use_is_found_before_the_engine_is_opened(workers):
         port = str(taken.getsockname()[1])
         status, line = start(ASR_PORT=port, ASR_WORKERS=workers, ASR_ENGINE_DIR="/nowhere")
     assert status == 1 and line == f"cannot listen on 127.0.0.1:{port}: address already in use (ASR_HOST, ASR_PORT)"
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+@pytest.mark.parametrize("shared", [False, True], ids=["alone", "with other gateways"])
+def test_every_address_is_of_both_families_and_clients_keep_theirs(shared):
+    listening = Listen(ASR_HOST="::", ASR_PORT=free_port())
+    listeners = listen_for_http(listening, shared)
+    try:
+        for listener in listeners:
+            listener.listen()
+        for host in ("127.0.0.1", "::1"):
+            with socket.create_connection((host, listening.port)) as client:
+                by_family = next(each for each in listeners if each.family == client.family)
+                accepted, address = by_family.accept()
+                accepted.close()
+                assert address[0] == host
+    finally:
+        for listener in listeners:
+            listener.close()
 
 
 def test_a_host_that_is_unknown_stops_the_start_with_one_line():
