@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
 import uvicorn
+from websockets.asyncio.server import ServerConnection, serve
 
 from benchmarks.harness.null_server import NullEngine
 from moonshine_client import StreamError, StreamingClient, transcribe
@@ -99,31 +101,32 @@ def test_a_recording_ends_early_with_the_server():
     play(scenario)
 
 
-def test_interims_that_nobody_reads_do_not_pile_up():
-    async def scenario(address: str, sessions: Sessions) -> None:
-        async with StreamingClient(address) as client:
-            for number in range(1000):
-                client._session.take(interim(number))
-            assert (await anext(client))["seq"] == 999
-            await client.close()
-            assert [each async for each in client] == []
+@pytest.mark.parametrize(("max_interims", "kept"), [(1, [999]), (None, [*range(1000)])], ids=["the newest", "all"])
+def test_interims_that_nobody_reads_are_kept_as_far_as_that_is_asked_for(max_interims, kept):
+    async def scenario() -> None:
+        async with serve(send_a_thousand_interims, "127.0.0.1", 0) as server:
+            address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            async with StreamingClient(address, transport="websocket", max_interims=max_interims) as client:
+                await client.flush()  # answered after all interims
+                await client.close()
+                assert [each["seq"] async for each in client] == kept
 
-    play(scenario)
-
-
-def test_all_interims_are_kept_where_that_is_asked_for():
-    async def scenario(address: str, sessions: Sessions) -> None:
-        async with StreamingClient(address, max_interims=None) as client:
-            for number in range(1000):
-                client._session.take(interim(number))
-            await client.close()
-            assert [each["seq"] async for each in client] == list(range(1000))
-
-    play(scenario)
+    asyncio.run(asyncio.wait_for(scenario(), LONGEST_WAIT_SECONDS))
 
 
-def interim(number: int) -> str:
-    return f'{{"op":"interim","sid":"a","seq":{number},"text":"a","stable":0,"audio_ms":1,"latency_ms":1.0}}'
+async def send_a_thousand_interims(link: ServerConnection) -> None:
+    """Play a server that has much to say before it answers a flush."""
+    about = {"sid": "a", "text": "a", "stable": 0, "audio_ms": 1, "latency_ms": 1.0}
+    async for text in link:
+        match json.loads(text)["op"]:
+            case "init":
+                await link.send(json.dumps({"op": "ready", "sid": "a"}))
+            case "flush":
+                for number in range(1000):
+                    await link.send(json.dumps({"op": "interim", "seq": number, **about}))
+                await link.send(json.dumps({"op": "flushed", "segments": [], **about}))
+            case "close":
+                await link.send(json.dumps({"op": "final", "segments": [], **about}))
 
 
 def test_a_server_that_is_not_there_is_named():

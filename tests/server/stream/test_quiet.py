@@ -6,6 +6,7 @@ import pytest
 from benchmarks.file_sets import noise
 from benchmarks.harness.accuracy import word_error_rate
 from benchmarks.harness.simulation import Simulation
+from benchmarks.quality import transcribe_once
 from runtime.audio import SAMPLE_RATE
 from server.settings import SessionLimits
 
@@ -75,13 +76,16 @@ def plain_rate(fp32, clips) -> float:
     return word_error_rate([clip.text for clip in clips], texts)
 
 
-# The aim is 1 point at every level. Measured: 0.7, 1.2 and 2.2 points. Noise of 0.01 that comes and goes with the pauses is the
-# worst, and of its loss the model alone, given one pass over the same audio, has 1.5. One word of the 406 is 0.25 points; seeds
-# and shifts of 10 ms move each figure by 0.7.
-@pytest.mark.parametrize(("rms", "points"), [(0.0, 1.0), (0.001, 1.5), (0.01, 3.0)])
-def test_quiet_around_and_inside_speech_costs_no_words(fp32, clips, plain_rate, rms, points):
-    texts = [Simulation(fp32.engine, fp32.tokenizer, LIMITS).run(with_quiet(clip.samples, rms)) for clip in clips]
+LOSES_MORE = pytest.mark.xfail(strict=True, reason="11 of 406 words more, 5 of them in one clip, where noise comes and goes")
+
+
+@pytest.mark.parametrize("rms", [0.0, 0.001, pytest.param(0.01, marks=LOSES_MORE)])
+def test_streaming_copes_with_quiet_around_and_inside_speech_as_the_model_does(fp32, clips, plain_rate, rms):
+    """Streaming costs at most one point more than one pass over the same audio, or over the audio without quiet."""
+    quiet, references = [with_quiet(clip.samples, rms) for clip in clips], [clip.text for clip in clips]
+    texts = [Simulation(fp32.engine, fp32.tokenizer, LIMITS).run(samples) for samples in quiet]
     assert all(texts), "an empty transcript"
-    rate = word_error_rate([clip.text for clip in clips], texts)
-    print(f"WER with 5 s before, 2 s inside and 3 s after at rms {rms}: {rate:.2f}%, without: {plain_rate:.2f}%")
-    assert rate <= plain_rate + points
+    rate = word_error_rate(references, texts)
+    once = word_error_rate(references, [transcribe_once(fp32.engine, fp32.tokenizer, samples) for samples in quiet])
+    print(f"WER with quiet of rms {rms}: streamed {rate:.2f}%, in one pass {once:.2f}%; without quiet: {plain_rate:.2f}%")
+    assert rate <= max(plain_rate, once) + 1.0
