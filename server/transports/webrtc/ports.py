@@ -17,20 +17,48 @@ from server.settings import AdvertisedAddress, Ice
 from server.transports.webrtc.udp import Unreachable, bind_all, is_ipv6
 
 LOOPBACK = "127.0.0.1"
+SUCCEEDED = ice.CandidatePair.State.SUCCEEDED
+ANY_PORT = range(1)  # the kernel chooses one
+STUN_FIRST_BYTES = range(4)  # RFC 7983, 7
 STUN_SECONDS = 5.0  # as long as aioice waits
 CANDIDATE, HOST_TYPE = "a=candidate:", "host"
 ADDRESS_PLACE, TYPE_PLACE = 4, 7  # among the words of a candidate (RFC 8839, 5.1)
 
 
+class PeerProtocol(ice.StunProtocol):
+    """Hands on what the peer sends. Anybody may send to the port; aiortc would take a stranger's datagrams for the peer's."""
+
+    receiver: "FindableConnection"
+
+    def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
+        """Take STUN from everybody, for it carries proof of who sends it, and all else from addresses that have given proof."""
+        if data and (data[0] in STUN_FIRST_BYTES or self.receiver.is_peer(addr[:2])):
+            super().datagram_received(data, addr)
+
+
 class FindableConnection(ice.Connection):
-    """Listens where the settings say."""
+    """Listens where the settings say, and to the peer only."""
 
     def __init__(self, *arguments: Any, settings: Ice, **named: Any):
         super().__init__(*arguments, **named)
         self._settings = settings
+        self._checked = set[tuple[str, int]]()
+
+    def check_incoming(self, message: ice.stun.Message, addr: tuple[str, int], protocol: ice.StunProtocol) -> None:
+        """Note where a check with the right password came from."""
+        self._checked.add(addr)
+        super().check_incoming(message, addr, protocol)
+
+    def is_peer(self, address: tuple[Any, ...]) -> bool:
+        """Return whether a check with the right password has come from the address, or has been answered from there."""
+        return (
+            address in self._checked
+            or any(checked == address for _, checked, _ in self._early_checks)
+            or any(pair.remote_addr == address and pair.state is SUCCEEDED for pair in self._check_list)
+        )
 
     def data_received(self, data: bytes, component: int) -> None:
-        """Leave out what is empty: aiortc ends the session by it, and any stranger may send it."""
+        """Leave out what is empty: aiortc ends the session by it, and a relay may hand it on."""
         if data:
             super().data_received(data, component)
 
@@ -41,10 +69,8 @@ class FindableConnection(ice.Connection):
         timeout: int = 5,  # noqa: ASYNC109 - as aioice has it
     ) -> list[Candidate]:
         """Raises Unreachable where a range of ports is set and used up."""
-        addresses = chosen(self._settings, addresses)
-        if self._settings.ports is None:
-            return await super().get_component_candidates(component, addresses, timeout)
-        protocols = [await self._listen(component, bound) for bound in bind_all(addresses, self._settings.ports)]
+        sockets = bind_all(chosen(self._settings, addresses), self._settings.ports or ANY_PORT)
+        protocols = [await self._listen(component, bound) for bound in sockets]
         beside = await asyncio.gather(
             *(self._candidate_of_stun(protocol) for protocol in protocols),
             super().get_component_candidates(component, [], timeout),  # those of TURN, which need no address here
@@ -52,7 +78,7 @@ class FindableConnection(ice.Connection):
         return [protocol.local_candidate for protocol in protocols] + [each for found in beside for each in found]
 
     async def _listen(self, component: int, bound: socket.socket) -> ice.StunProtocol:
-        _, protocol = await asyncio.get_running_loop().create_datagram_endpoint(lambda: ice.StunProtocol(self), sock=bound)
+        _, protocol = await asyncio.get_running_loop().create_datagram_endpoint(lambda: PeerProtocol(self), sock=bound)
         self._protocols.append(protocol)
         address, port, *_ = bound.getsockname()
         protocol.local_candidate = Candidate(

@@ -4,11 +4,13 @@ import asyncio
 import dataclasses
 import datetime
 import json
+import random
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
+from aioice import stun
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription, rtcpeerconnection
 from aiortc.rtcdtlstransport import RTCCertificate
 from aiortc.rtcicetransport import connection_kwargs
@@ -72,9 +74,15 @@ class Peer:
         self.channel.on("open", self.opened.set)
         self.channel.on("message", lambda text: self.messages.put_nowait(json.loads(text)))
 
-    async def connect(self, served: "Served", spoil: Callable[[str], str] = lambda sdp: sdp) -> None:
+    async def connect(
+        self,
+        served: "Served",
+        spoil: Callable[[str], str] = lambda sdp: sdp,
+        on_answer: Callable[[str], None] = lambda sdp: None,
+    ) -> None:
         await self.connection.setLocalDescription(await self.connection.createOffer())
         answer = await served.answer(spoil(self.connection.localDescription.sdp), ANYONE)
+        on_answer(answer)
         await self.connection.setRemoteDescription(RTCSessionDescription(answer, "answer"))
         await self.opened.wait()
 
@@ -268,27 +276,58 @@ def test_a_spoilt_offer_is_answered_or_refused_by_name_and_leaves_nothing(mutati
     play(scenario, connect_seconds=0.2)
 
 
-def test_datagrams_of_strangers_change_nothing():
+def strange_datagrams(seed: int = 0, count: int = 300) -> Iterator[bytes]:
+    """Datagrams as ICE, DTLS and RTP have them, from somebody who knows no secret: whole, changed and cut off."""
+    chance = random.Random(seed)
+    binding = stun.Message(stun.Method.BINDING, stun.Class.REQUEST)
+    binding.attributes |= {"USERNAME": "abcd:efgh", "PRIORITY": 1, "ICE-CONTROLLING": 1, "USE-CANDIDATE": None}
+    binding.add_message_integrity(b"guessed")
+    alerts = [b"\x15\xfe\xfd" + bytes(8) + b"\0\2" + bytes(pair) for pair in ((1, 0), (2, 10), (2, 80))]
+    hello = b"\x16\xfe\xff" + bytes(8) + b"\0\x38" + b"\1\0\0\x2c" + bytes(4) + b"\0\0\x2c\xfe\xfd" + bytes(42)
+    rtp, rtcp = b"\x80\x6f\0\1" + bytes(60), b"\x81\xcb\0\1" + bytes(4)
+    whole = [b"", b"\0", bytes(20), bytes(binding), *alerts, hello, rtp, rtcp, b"x" * 1400]
+    yield from whole
+    for _ in range(count):
+        datagram = bytearray(chance.choice(whole)[: chance.randrange(1, 1500)] or b"\0")
+        for _ in range(chance.randrange(4)):
+            datagram[chance.randrange(len(datagram))] = chance.randrange(256)
+        yield bytes(datagram)
+    yield b""
+
+
+@pytest.mark.parametrize("connected", [True, False], ids=["in a session", "while it connects"])
+def test_datagrams_of_strangers_change_nothing(connected):
     """An empty one used to end the session of whoever had the port."""
 
     async def scenario(served: Served, metrics: Metrics) -> None:
-        peer = Peer()
-        await peer.connect(served)
+        peer, sending = Peer(), []
+
+        def disturb(answer: str) -> None:
+            sending.append(asyncio.create_task(send_strange_datagrams(answer)))
+
+        await peer.connect(served, on_answer=disturb if not connected else lambda answer: None)
+        if connected:
+            disturb(peer.connection.remoteDescription.sdp)
+        await asyncio.gather(*sending)
         peer.channel.send(INIT)
         assert (await peer.messages.get())["op"] == "ready"
-        candidates = re.findall(r"a=candidate:\S+ 1 udp \d+ (\S+) (\d+) typ host", peer.connection.remoteDescription.sdp)
-        assert candidates
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
-            for host, port in candidates:
-                if ":" not in host:
-                    for datagram in (b"", b"\0", bytes(20), bytes([22]) * 60, bytes([128]) * 60, b"x" * 1400, b""):
-                        stranger.sendto(datagram, (host, int(port)))
-        await asyncio.sleep(0.2)  # for the kernel to hand them over
         peer.channel.send('{"op":"close"}')
         assert (await peer.messages.get())["op"] == "final", "the session is still there"
         await peer.connection.close()
 
     play(scenario)
+
+
+async def send_strange_datagrams(answer: str) -> None:
+    """Send them to each of the answer's addresses, a few in each turn of the event loop."""
+    candidates = re.findall(r"a=candidate:\S+ 1 udp \d+ (\S+) (\d+) typ host", answer)
+    assert candidates
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+        for datagram in strange_datagrams():
+            for host, port in candidates:
+                if ":" not in host:
+                    stranger.sendto(datagram, (host, int(port)))
+            await asyncio.sleep(0.001)
 
 
 def rsa_certificate() -> RTCCertificate:
