@@ -1,13 +1,16 @@
-"""Live speech beside whoever means the server harm: idle connections, half requests, slow readers, floods of messages.
+"""Measure live speech beside attackers: idle connections, half requests, slow readers, floods of messages.
 
-python -m benchmarks.flood KIND ADDRESS SECONDS is one attacker, in a process of its own; it shares the cores with the server, so
-that what it costs itself is counted, too.
+python -m benchmarks.flood KIND ADDRESS SECONDS is one attacker in a process of its own. It shares the cores with the server, so
+attackers send in bursts with pauses that leave a core to the server.
 """
 
 import asyncio
 import contextlib
 import dataclasses
+import itertools
+import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -32,6 +35,8 @@ CONNECTIONS, SLOW_READERS, SENDERS = 500, 50, 4
 KEY, ATTACKERS_KEY = "sk-flood-0123456789", "sk-attacker-0123456789"
 LIMITS = "sessions=4 per_minute=300"  # of the attackers' key: what an operator gives somebody unknown
 REFUSED_REQUESTS = 2000
+UDP_PORTS = range(50_000, 50_064)
+PACE_SECONDS = 0.1  # between two strokes of an attacker that does much with little: its own program leaves a core
 
 Attack = Callable[[str, float], Coroutine[None, None, None]]
 
@@ -47,6 +52,8 @@ class Flooded:
     """Streams that ended with an error."""
     health_ms: float
     """Of the slowest answer to /healthz."""
+    memory_mib: float = 0.0
+    """By which the server grew meanwhile."""
 
     def as_json(self) -> dict:
         return dataclasses.asdict(self)
@@ -64,14 +71,15 @@ class Refusing:
 
 
 def run(
-    engines: Path, precision: str, streams: int, seconds: float, progress: Callable[[str], None]
+    engines: Path, target: str, precision: str, streams: int, seconds: float, progress: Callable[[str], None]
 ) -> Iterator[Flooded | Refusing]:
     address = free_address()
     variables = {
         "ASR_ENGINE_DIR": str(engines.resolve()),
         "MOONSHINE_PRECISION": precision,
-        "ASR_TARGET": "onnxruntime",
+        "ASR_TARGET": target,
         "ASR_LOG_LEVEL": "error",
+        "ASR_UDP_PORTS": f"{UDP_PORTS.start}-{UDP_PORTS.stop - 1}",
         "ASR_API_KEYS": f"{KEY}, {ATTACKERS_KEY} name=attacker {LIMITS}",
     }
     with running_process(["-m", "server"], address, variables) as server:
@@ -81,8 +89,10 @@ def run(
         asyncio.run(measure("", address, streams, seconds))
         for attack in ("none", *ATTACKS, "none again"):
             progress(attack)
+            before = look_at([server.pid], 0.0).memory_mib
             with attacking(attack, address, seconds):
-                yield asyncio.run(measure(attack, address, streams, seconds))
+                found = asyncio.run(measure(attack, address, streams, seconds))
+            yield dataclasses.replace(found, memory_mib=round(look_at([server.pid], 0.0).memory_mib - before, 1))
 
 
 def refusing(address: str, pid: int) -> Refusing:
@@ -205,33 +215,147 @@ async def read_slowly(address: str, seconds: float) -> None:
     async def one() -> None:
         while True:
             with contextlib.suppress(OSError, WebSocketException):
-                async with socket_to(address, max_queue=1) as socket:
-                    await socket.send('{"op":"init","pulse":true}')
+                async with socket_to(address, max_queue=1) as link:
+                    await link.send('{"op":"init","pulse":true}')
                     while True:
-                        await socket.send(bytes(640))
+                        await link.send(bytes(640))
                         await asyncio.sleep(0.5)
             await asyncio.sleep(5.0)
 
     await asyncio.gather(*(one() for _ in range(SLOW_READERS)))
 
 
-async def send_messages(address: str, seconds: float, size: int) -> None:
-    """As fast as they are taken."""
+async def send_messages(address: str, seconds: float, size: int, at_once: int) -> None:
+    """Faster than the server lets one client send, in bursts."""
 
     async def one() -> None:
         while True:
             with contextlib.suppress(OSError, WebSocketException):
-                async with socket_to(address) as socket:
-                    await socket.send('{"op":"init"}')
+                async with socket_to(address) as link:
+                    await link.send('{"op":"init"}')
                     while True:
-                        await socket.send(bytes(size))
-            await asyncio.sleep(0.1)
+                        for _ in range(at_once):
+                            await link.send(bytes(size))
+                        await asyncio.sleep(PACE_SECONDS)
+            await asyncio.sleep(PACE_SECONDS)
 
     await asyncio.gather(*(one() for _ in range(SENDERS)))
 
 
-def socket_to(address: str, **options: object) -> connect:
-    return connect(f"ws://{address}/ws", proxy=None, additional_headers={"Authorization": f"Bearer {ATTACKERS_KEY}"}, **options)
+async def leave_answers_unread(address: str, seconds: float) -> None:
+    """Ask for large answers, again and again, without a key, and read none."""
+    host, _, port = address.rpartition(":")
+    request = f"GET /openapi.json HTTP/1.1\r\nHost: {address}\r\n\r\n".encode()
+
+    async def one(number: int) -> None:
+        await asyncio.sleep(PACE_SECONDS * number)
+        while True:
+            with contextlib.suppress(OSError):
+                reader, writer = await asyncio.open_connection(host, int(port), limit=1)
+                reader._transport.pause_reading()
+                writer.write(request * 100)
+                while not writer.is_closing():  # noqa: ASYNC110 (a reader that has stopped reading gets no event)
+                    await asyncio.sleep(1.0)
+            await asyncio.sleep(1.0)
+
+    await asyncio.gather(*(one(number) for number in range(CONNECTIONS // 5)))
+
+
+async def send_large_heads(address: str, seconds: float) -> None:
+    """Heads of a megabyte, without a key."""
+    host, _, port = address.rpartition(":")
+    head = f"GET / HTTP/1.1\r\nHost: {address}\r\n".encode() + b"a: b\r\n" * 170_000
+    while True:
+        with contextlib.suppress(OSError):
+            _, writer = await asyncio.open_connection(host, int(port))
+            writer.write(head)
+            await writer.drain()
+            writer.close()
+        await asyncio.sleep(PACE_SECONDS)
+
+
+async def send_empty_frames(address: str, seconds: float) -> None:
+    """One message in ten thousand empty pieces, ten times a second."""
+    piece, first = b"\x00\x80" + bytes(4), b"\x02\x80" + bytes(4)
+    while True:
+        with contextlib.suppress(OSError, WebSocketException):
+            async with socket_to(address) as link:
+                link.transport.write(first)
+                while not link.transport.is_closing():
+                    link.transport.write(piece * 1_000)
+                    await asyncio.sleep(PACE_SECONDS)
+        await asyncio.sleep(PACE_SECONDS)
+
+
+async def send_empty_datagrams(address: str, seconds: float) -> None:
+    """To every port that a session may have: each used to end one."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        hosts = ("127.0.0.1", address_of_this_machine())
+        while True:
+            for host, port in itertools.product(hosts, UDP_PORTS):
+                with contextlib.suppress(OSError):
+                    sender.sendto(b"", (host, port))
+            await asyncio.sleep(PACE_SECONDS)
+
+
+def address_of_this_machine() -> str:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # nothing is sent
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])
+
+
+async def send_bombs(address: str, seconds: float) -> None:
+    """55 bytes of FLAC that would become gigabytes, by the key's own limit of requests."""
+    flac = flac_of_one_frame(rate=10)
+    async with httpx.AsyncClient(trust_env=False, headers={"Authorization": f"Bearer {ATTACKERS_KEY}"}, timeout=60) as http:
+        while True:
+            with contextlib.suppress(httpx.HTTPError):
+                await http.post(f"http://{address}/v1/listen", content=flac, headers={"Content-Type": "audio/flac"})
+            await asyncio.sleep(2 * PACE_SECONDS)
+
+
+def flac_of_one_frame(rate: int) -> bytes:
+    """65,535 samples of silence in one channel of 16 bits (RFC 9639, sections 8.2 and 9)."""
+    samples = (65_535).to_bytes(2, "big")
+    sizes = (rate << 44 | 15 << 36 | 65_535).to_bytes(8, "big")  # rate, one channel, 16 bits less 1, samples in all
+    stream_info = b"\x80\0\0\x22" + samples * 2 + bytes(6) + sizes + bytes(16)
+    header = b"\xff\xf8\x70\x08\0" + (65_534).to_bytes(2, "big")
+    frame = header + bytes([checksum(header, 0x07, 8)]) + bytes(3)  # a constant subframe of 0
+    return b"fLaC" + stream_info + frame + checksum(frame, 0x8005, 16).to_bytes(2, "big")
+
+
+def checksum(data: bytes, polynomial: int, bits: int) -> int:
+    """A cyclic redundancy check that begins with 0."""
+    value = 0
+    for byte in data:
+        value ^= byte << bits - 8
+        for _ in range(8):
+            value = (value << 1) ^ (polynomial if value >> bits - 1 else 0)
+            value &= (1 << bits) - 1
+    return value
+
+
+async def ask_for_large_answers(address: str, seconds: float) -> None:
+    """A session's configuration comes back with every change of it, and is not read."""
+    update = {"type": "session.update", "session": {"audio": {"input": {"transcription": {"prompt": "x" * 60_000}}}}}
+    large, small = json.dumps(update), '{"type":"session.update","session":{}}'
+    while True:
+        with contextlib.suppress(OSError, WebSocketException):
+            async with socket_to(address, "/v1/realtime", max_queue=1) as link:
+                await link.send(large)
+                while True:
+                    await link.send(small)
+                    await asyncio.sleep(PACE_SECONDS / 10)
+        await asyncio.sleep(1.0)
+
+
+def socket_to(address: str, path: str = "/ws", **options: object) -> connect:
+    return connect(
+        f"ws://{address}{path}", proxy=None, additional_headers={"Authorization": f"Bearer {ATTACKERS_KEY}"}, **options
+    )
 
 
 ATTACKS: Mapping[str, Attack] = {
@@ -239,8 +363,14 @@ ATTACKS: Mapping[str, Attack] = {
     "500 half-sent bodies": send_half_bodies,
     "500 offers that never connect": offer_and_stay_away,
     "50 slow readers": read_slowly,
-    "4 floods of tiny messages": lambda address, seconds: send_messages(address, seconds, 2),
-    "4 floods of large messages": lambda address, seconds: send_messages(address, seconds, 60_000),
+    "4 floods of tiny messages": lambda address, seconds: send_messages(address, seconds, 2, 75),
+    "4 floods of large messages": lambda address, seconds: send_messages(address, seconds, 60_000, 4),
+    "100 connections that read no answer": leave_answers_unread,
+    "heads of a megabyte": send_large_heads,
+    "messages of empty frames": send_empty_frames,
+    "empty datagrams to every port": send_empty_datagrams,
+    "FLAC of 55 bytes": send_bombs,
+    "small messages with large answers": ask_for_large_answers,
 }
 
 

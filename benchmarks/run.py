@@ -152,8 +152,9 @@ def add_soak_options(command: argparse.ArgumentParser) -> None:
 
 
 def add_flood_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--target", default=selection.detect_target(), choices=selection.TARGETS)
     command.add_argument("--precision", choices=PRECISIONS, default=DEFAULT_PRECISION)
-    command.add_argument("--streams", type=int, default=8, help="of real speech")
+    command.add_argument("--streams", type=int, default=3, help="of real speech")
     command.add_argument("--seconds", type=float, default=30.0, help="beside each attacker")
 
 
@@ -407,7 +408,9 @@ def run_flood(arguments: argparse.Namespace) -> int:
 
     about, found = {"benchmark": "flood", "machine": machine.describe(), "settings": settings_of(arguments)}, []
     with console.status("…") as status:
-        for each in flood.run(arguments.engines, arguments.precision, arguments.streams, arguments.seconds, status.update):
+        for each in flood.run(
+            arguments.engines, arguments.target, arguments.precision, arguments.streams, arguments.seconds, status.update
+        ):
             found.append(each)
             write_line(arguments.out, about | {"result": each.as_json()})
     console.print(tables.flood_table(found))

@@ -335,7 +335,8 @@ def flood_table(found: Sequence[Flooded | Refusing]) -> Table:
     beside = [each for each in found if isinstance(each, Flooded)]
     cost = f"{refusing.cpu_us:g} us of CPU, {refusing.memory_bytes:g} bytes kept"
     title = f"live speech beside attackers; a request without a key: {cost}"
-    table = make_table(title, ("attacker", "update p95 ms", "final p95 ms", "over none", "streams failed", "/healthz ms"), left=1)
+    columns = ("attacker", "update p95 ms", "final p95 ms", "over none", "streams failed", "/healthz ms", "MiB grown")
+    table = make_table(title, columns, left=1)
     alone = [each for each in beside if each.attack.startswith("none")]
     update_ms, final_ms = (np.mean([getattr(each, name) for each in alone]) for name in ("update_p95_ms", "final_p95_ms"))
     for each in beside:
@@ -346,6 +347,7 @@ def flood_table(found: Sequence[Flooded | Refusing]) -> Table:
             f"{each.update_p95_ms / update_ms - 1:+.0%} / {each.final_p95_ms / final_ms - 1:+.0%}",
             str(each.failed),
             f"{each.health_ms:g}",
+            f"{each.memory_mib:+.0f}",
         )
     return table
 
