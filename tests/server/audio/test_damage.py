@@ -95,6 +95,24 @@ def test_joined_recordings_of_another_kind_are_one(rate, layout):
     assert [round(each) for each in found] == [1, 3, 5, 7]
 
 
+def test_a_track_that_starts_late_and_has_a_gap_keeps_its_times():
+    """Broadcasts and screen recorders have them: cues used to come early by what was missing."""
+    written, second = io.BytesIO(), np.arange(16_000) / 16_000
+    beep = (np.sin(2 * np.pi * 700 * second) * 12_000 * (second < 0.2)).astype(np.int16).reshape(1, -1)
+    with av.open(written, "w", format="matroska") as output:
+        output.add_stream("flac", rate=16_000, layout="mono")  # silence from the beginning: the container's clock begins with it
+        stream = output.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        output.streams[0].disposition, stream.disposition = av.stream.Disposition(0), av.stream.Disposition.default
+        for track, samples, begin in ((output.streams[0], beep * 0, 0), (stream, beep, 2), (stream, beep, 6)):
+            frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+            frame.sample_rate, frame.time_base, frame.pts = 16_000, Fraction(1, 16_000), begin * 16_000
+            output.mux(track.encode(frame))
+        for track in output.streams:
+            output.mux(track.encode(None))
+    found = beeps(decoded(written.getvalue()))
+    assert len(found) == 2 and is_at(2.0, found) and is_at(6.0, found), found
+
+
 def test_the_default_track_is_taken():
     """Screen recorders write the desktop's sound first."""
     written, time = io.BytesIO(), np.arange(32_000) / 16_000

@@ -1,6 +1,7 @@
 """The Wyoming protocol, with Home Assistant's own client against a real server."""
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 
@@ -17,11 +18,16 @@ from wyoming.ping import Ping, Pong
 
 from benchmarks.harness.accuracy import word_error_rate
 from runtime.audio import SAMPLE_RATE
+from server.apis.wyoming import connection
 from server.apis.wyoming import messages as wyoming
 from server.apis.wyoming.messages import TranscriptWriter
 from server.errors import ClientError
+from server.settings import Settings
+from server.startup import listen
 from server.stream.events import Final, Update
+from server.telemetry.metrics import Metrics
 from tests.conftest import RunningServer, Speech, free_port
+from tests.server.sessions.test_registry import FakeTranscriber, make_sessions
 
 CHUNK_SAMPLES = 1024  # as Home Assistant sends them
 
@@ -184,3 +190,21 @@ def test_a_block_that_is_no_object_is_refused():
     header = wyoming.Header.parse(b'{"type":"ping"}')
     with pytest.raises(ClientError):
         header.with_data(b"[1]")
+
+
+@pytest.mark.parametrize(("limit", "value", "closed"), [("FIRST_SECONDS", 0.05, [0, 1, 2]), ("MAX_CONNECTIONS", 2, [2])])
+def test_connections_that_say_nothing_are_bounded_in_time_and_number(monkeypatch, limit, value, closed):
+    """They used to stay for ever, and share the process's files with those of HTTP."""
+    monkeypatch.setattr(connection, limit, value)
+
+    async def run() -> None:
+        sessions, listener = make_sessions(FakeTranscriber()), listen("127.0.0.1", 0)
+        async with connection.serving(sessions, Metrics(), Settings(), listener), asyncio.timeout(5):
+            opened = [await asyncio.open_connection(*listener.getsockname()) for _ in range(3)]
+            for number in closed:
+                with contextlib.suppress(ConnectionResetError):
+                    assert await opened[number][0].read() == b""
+            for _, writer in opened:
+                writer.close()
+
+    asyncio.run(run())
