@@ -9,7 +9,7 @@ import urllib.request
 import webbrowser
 
 from runtime.engine.manifest import in_checkout
-from server.settings import API_TITLES, Listen
+from server.settings import API_TITLES, Listen, host_and_port
 
 LOOK_SECONDS = 0.1  # between two looks whether the server is ready
 LOCAL_ADDRESSES = ("0.0.0.0", "::", "127.0.0.1", "::1")
@@ -33,7 +33,7 @@ def greet_when_ready(listen: Listen, opens_browser: bool, is_shown: bool) -> Non
 def address_of(listen: Listen) -> str:
     """Return the server's address as a browser on this machine takes it."""
     host = "localhost" if listen.host in LOCAL_ADDRESSES else listen.host
-    return f"http{'s' if listen.has_tls else ''}://{f'[{host}]' if ':' in host else host}:{listen.port}"
+    return f"http{'s' if listen.has_tls else ''}://{host_and_port(host, listen.port)}"
 
 
 def is_ready(address: str) -> bool:

@@ -114,6 +114,11 @@ class ApiPort(NamedTuple):
     """Variables of the host and of the port."""
 
 
+def host_and_port(host: str, port: int) -> str:
+    """Return HOST:PORT as it stands in a URL: an IPv6 address has brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 class Listen(SettingsGroup):
     """Addresses where clients reach the server."""
 
@@ -158,7 +163,7 @@ class Listen(SettingsGroup):
     @property
     def address(self) -> str:
         """Host and port as they stand in a URL."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return host_and_port(self.host, self.port)
 
     @property
     def is_local(self) -> bool:
