@@ -7,7 +7,6 @@ import subprocess
 import deepgram_captions
 import httpx
 import imageio_ffmpeg
-import numpy as np
 import pytest
 import webvtt
 from deepgram import AsyncDeepgramClient, DeepgramClientEnvironment
@@ -18,62 +17,31 @@ from hypothesis import strategies as st
 from websockets.asyncio.client import connect
 
 from benchmarks.harness.accuracy import word_error_rate
-from benchmarks.harness.simulation import SimulatedSeat
 from runtime.audio import SAMPLE_RATE
-from runtime.scheduler.requests import Request, Result
 from runtime.tokenizer import Tokenizer
 from server.apis.deepgram import messages as deepgram
 from server.apis.deepgram.session import DeepgramSession
 from server.errors import ClientError
-from server.settings import SessionLimits
 from tests.conftest import PROJECT, RunningServer, Speech
+from tests.server.apis.scripted_client import ScriptedClient
 
 TOKENIZER = Tokenizer(["", "", "", "▁one", "▁two", "▁three"])
 QUERY = {"model": "nova-3", "encoding": "linear16", "sample_rate": "16000"}
 
 
-class Client:
-    """A session, everything it said, and an engine that says what it is told to."""
+class Client(ScriptedClient):
+    """A client of Deepgram's API."""
 
     def __init__(self, **query: str):
-        self.messages: list[dict] = []
-        self.requests: list[Request] = []
-        self.answered: Request | None = None
-        self.now = 0.0
+        super().__init__(TOKENIZER)
+        parameters = deepgram.parse(QUERY | query, "moonshine-base")
+        self.session = DeepgramSession(self.seat, parameters, "moonshine-base", self.take)
 
-        def take(message) -> bool:
-            self.messages.append(json.loads(message.encode()))
-            return True
-
-        self.seat = SimulatedSeat(SessionLimits(), TOKENIZER, self.requests.append)
-        self.session = DeepgramSession(self.seat, deepgram.parse(QUERY | query, "moonshine-base"), "moonshine-base", take)
-
-    @property
-    def ended(self) -> int:
-        return len(self.seat.ended)
-
-    def sound(self, seconds: float, loudness: int = 8000) -> None:
-        samples = np.random.default_rng(0).integers(-loudness, loudness, int(seconds * SAMPLE_RATE), dtype=np.int16)
-        samples[np.arange(len(samples)) // 1600 % 2 == 1] //= 8
-        for start in range(0, len(samples), 320):
-            self.now += 0.02
-            self.session.on_audio(samples[start : start + 320].tobytes(), self.now)
-
-    def quiet(self, seconds: float) -> None:
-        self.sound(seconds, loudness=1)
+    def send_audio(self, pcm: bytes) -> None:
+        self.session.on_audio(pcm, self.now)
 
     def text(self, kind: str) -> None:
         self.session.on_text(json.dumps({"type": kind}), self.now)
-
-    def answer(self, *tokens: int) -> None:
-        request = self.answered = self.requests[-1]
-        frames = tuple(range(0, 10 * len(tokens) + 1, 10)) if request.align else None
-        self.seat.deliver(Result(request, tokens, (-0.01,) * len(tokens), first_frames=frames), self.now)
-
-    def answer_all(self) -> None:
-        while self.requests and self.requests[-1] is not self.answered:
-            request = self.requests[-1]
-            self.answer(*request.draft[: request.forced], 3)
 
     def finals(self) -> list[dict]:
         return [message for message in self.messages if message["type"] == "Results" and message["is_final"]]

@@ -12,14 +12,13 @@ from hypothesis import strategies as st
 from openai.resources.realtime.realtime import AsyncRealtimeConnection
 
 from benchmarks.harness.accuracy import word_error_rate
-from benchmarks.harness.simulation import SimulatedSeat
 from runtime.audio import SAMPLE_RATE
-from runtime.scheduler.requests import Request, Result
+from runtime.scheduler.requests import Result
 from runtime.tokenizer import Tokenizer
 from server.apis.openai.messages import Configuration
 from server.apis.openai.session import RealtimeSession
-from server.settings import SessionLimits
 from tests.conftest import RunningServer, Speech
+from tests.server.apis.scripted_client import ScriptedClient
 
 TOKENIZER = Tokenizer(["", "", "", "▁one", "▁two", "▁three"])
 PCM16 = {"type": "audio/pcm", "rate": SAMPLE_RATE}
@@ -28,64 +27,35 @@ TURNS = {"format": PCM16, "turn_detection": {"type": "server_vad", "silence_dura
 PREFIX = "conversation.item.input_audio_transcription"
 
 
-class Client:
-    """A session, everything it said, and an engine that says what it is told to."""
+class Client(ScriptedClient):
+    """A client of OpenAI's Realtime API."""
 
     def __init__(self, **audio_input: object):
-        self.events: list[dict] = []
-        self.requests: list[Request] = []
-        self.answered: Request | None = None
-        self.now = 0.0
-
-        def take(event) -> bool:
-            self.events.append(json.loads(event.encode()))
-            return True
-
-        self.seat = SimulatedSeat(SessionLimits(), TOKENIZER, self.requests.append)
-        self.session = RealtimeSession(self.seat, 60.0, Configuration("UsefulSensors/moonshine-base"), take)
+        super().__init__(TOKENIZER)
+        self.session = RealtimeSession(self.seat, 60.0, Configuration("UsefulSensors/moonshine-base"), self.take)
         if audio_input:
             self.send("session.update", session={"type": "transcription", "audio": {"input": audio_input}})
-
-    @property
-    def ended(self) -> int:
-        return len(self.seat.ended)
 
     def send(self, kind: str, **fields: object) -> None:
         self.session.on_text(json.dumps({"type": kind} | fields), self.now)
 
-    def sound(self, seconds: float, loudness: int = 8000) -> None:
-        samples = np.random.default_rng(0).integers(-loudness, loudness, int(seconds * SAMPLE_RATE), dtype=np.int16)
-        samples[np.arange(len(samples)) // 1600 % 2 == 1] //= 8
-        for start in range(0, len(samples), 320):
-            self.now += 0.02
-            self.send("input_audio_buffer.append", audio=base64.b64encode(samples[start : start + 320].tobytes()).decode())
-
-    def quiet(self, seconds: float) -> None:
-        self.sound(seconds, loudness=1)
-
-    def answer(self, *tokens: int) -> None:
-        request = self.answered = self.requests[-1]
-        self.seat.deliver(Result(request, tokens, (-0.01,) * len(tokens)), self.now)
-
-    def answer_all(self) -> None:
-        while self.requests and self.requests[-1] is not self.answered:
-            request = self.requests[-1]
-            self.answer(*request.draft[: request.forced], 3)
+    def send_audio(self, pcm: bytes) -> None:
+        self.send("input_audio_buffer.append", audio=base64.b64encode(pcm).decode())
 
     def started_ms(self) -> list[int]:
-        return [event["audio_start_ms"] for event in self.events if event["type"] == "input_audio_buffer.speech_started"]
+        return [event["audio_start_ms"] for event in self.messages if event["type"] == "input_audio_buffer.speech_started"]
 
     def kinds(self) -> list[str]:
-        return [event["type"].removeprefix(PREFIX) for event in self.events if not event["type"].startswith("session")]
+        return [event["type"].removeprefix(PREFIX) for event in self.messages if not event["type"].startswith("session")]
 
     def texts(self) -> list[str]:
-        return [event["transcript"] for event in self.events if event["type"] == f"{PREFIX}.completed"]
+        return [event["transcript"] for event in self.messages if event["type"] == f"{PREFIX}.completed"]
 
 
 def test_the_server_speaks_first_and_says_what_is_in_force():
     client = Client(**MANUAL)
-    assert [event["type"] for event in client.events] == ["session.created", "session.updated"]
-    created, updated = (event["session"]["audio"]["input"] for event in client.events)
+    assert [event["type"] for event in client.messages] == ["session.created", "session.updated"]
+    created, updated = (event["session"]["audio"]["input"] for event in client.messages)
     assert created["format"]["rate"] == 24_000 and created["turn_detection"]["type"] == "server_vad"
     assert updated["format"] == PCM16 and updated["turn_detection"] is None and updated["transcription"]["language"] == "en"
 
@@ -100,9 +70,9 @@ def test_a_commit_completes_what_was_said_and_the_session_goes_on():
     client.answer(5)
     turn = ["input_audio_buffer.committed", "conversation.item.added", "conversation.item.done", ".delta", ".completed"]
     assert client.kinds() == turn * 2 and client.texts() == ["one two", "three"]
-    committed = [event for event in client.events if event["type"] == "input_audio_buffer.committed"]
+    committed = [event for event in client.messages if event["type"] == "input_audio_buffer.committed"]
     assert committed[0]["previous_item_id"] is None and committed[1]["previous_item_id"] == committed[0]["item_id"]
-    completed = [event for event in client.events if event["type"] == f"{PREFIX}.completed"]
+    completed = [event for event in client.messages if event["type"] == f"{PREFIX}.completed"]
     assert [event["usage"]["seconds"] for event in completed] == [1.0, 1.0]
 
 
@@ -121,7 +91,7 @@ def test_turns_are_committed_by_silence_in_the_order_that_clients_expect():
         "conversation.item.done",
         ".completed",
     ]
-    assert len({event["item_id"] for event in client.events if "item_id" in event}) == 1
+    assert len({event["item_id"] for event in client.messages if "item_id" in event}) == 1
 
 
 def test_a_commit_ends_a_turn_and_what_follows_begins_another():
@@ -158,8 +128,8 @@ def test_a_commit_of_nothing_is_an_error_only_without_turn_detection():
     manual, turns = Client(**MANUAL), Client(**TURNS)
     for client in (manual, turns):
         client.send("input_audio_buffer.commit", event_id="mine")
-    assert manual.events[-1]["error"]["code"] == "input_audio_buffer_commit_empty"
-    assert manual.events[-1]["error"]["event_id"] == "mine" and turns.kinds() == [] and not manual.ended
+    assert manual.messages[-1]["error"]["code"] == "input_audio_buffer_commit_empty"
+    assert manual.messages[-1]["error"]["event_id"] == "mine" and turns.kinds() == [] and not manual.ended
 
 
 def test_what_is_cleared_was_never_said():
@@ -196,7 +166,7 @@ def test_what_is_wrong_is_said_and_the_session_goes_on(name):
     code, message = BAD[name]
     client = Client(**MANUAL)
     client.session.on_text(message if isinstance(message, str) else json.dumps(message), 0.0)
-    assert client.events[-1]["type"] == "error" and client.events[-1]["error"]["code"] == code
+    assert client.messages[-1]["type"] == "error" and client.messages[-1]["error"]["code"] == code
     client.sound(0.5)
     client.send("input_audio_buffer.commit")
     client.answer(3)
@@ -209,7 +179,7 @@ def test_what_is_wrong_is_said_and_the_session_goes_on(name):
 def test_what_is_harmless_is_no_error(message):
     client = Client()
     client.session.on_text(json.dumps(message), 0.0)
-    assert not any(event["type"] == "error" for event in client.events)
+    assert not any(event["type"] == "error" for event in client.messages)
 
 
 @given(st.lists(st.sampled_from(["sound", "quiet", "commit", "answer", "clear"]), max_size=20), st.booleans())
@@ -228,7 +198,7 @@ def test_deltas_are_the_beginning_of_what_is_completed(steps, has_turns):
     client.answer_all()
     said: dict[str, str] = {}
     committed = []
-    for event in client.events:
+    for event in client.messages:
         match event["type"]:
             case "input_audio_buffer.committed":
                 assert event["previous_item_id"] == (committed[-1] if committed else None) or "clear" in steps
@@ -270,9 +240,9 @@ def test_a_clear_keeps_the_turns_that_were_committed():
     client.send("input_audio_buffer.commit")
     client.seat.deliver(Result(committed, (3, 4), (-0.01, -0.01)), client.now)
     client.answer(5)
-    done = [event for event in client.events if event["type"] == f"{PREFIX}.completed"]
+    done = [event for event in client.messages if event["type"] == f"{PREFIX}.completed"]
     assert [event["transcript"] for event in done] == ["one two", "three"]
-    added = [event for event in client.events if event["type"] == "conversation.item.added"]
+    added = [event for event in client.messages if event["type"] == "conversation.item.added"]
     assert added[1]["previous_item_id"] == added[0]["item"]["id"] == done[0]["item_id"]
     assert len(client.seat.streams) == 2 and not client.ended
 
@@ -286,7 +256,7 @@ def test_the_end_waits_for_turns_of_before_a_clear():
     client.session.finish(client.now)
     assert not client.ended
     client.seat.deliver(Result(committed, (3,), (-0.01,)), client.now)
-    assert client.ended == 1 and client.events[-1]["type"] == f"{PREFIX}.completed"
+    assert client.ended == 1 and client.messages[-1]["type"] == f"{PREFIX}.completed"
 
 
 @pytest.fixture(scope="module")
