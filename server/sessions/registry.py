@@ -89,10 +89,10 @@ class Sessions:
         take_place(); until then it is one of the connections that have not begun. Raises Refused.
         """
         session_id = session_id or f"{api.value}-{next(session_numbers)}"
-        metrics, trace = self._shared.metrics, self._tracing(session_id, api.value)
-        admission = self._shared.admission
+        metrics, admission = self._shared.metrics, self._shared.admission
         with metrics.counting_refusals():
             (admission.begin_waiting if waits else admission.take_place)(caller)
+        trace = self._tracing(session_id, api.value)
         seat = Seat(session_id, api, caller, self._shared, trace, lambda ended: self._forget(ended, on_end), not waits)
         self._seats[session_id] = seat
         self._is_empty.clear()
