@@ -45,6 +45,12 @@ def mean(histogram: str, by: str = "") -> str:
 UPDATE, FINAL, IN_TIME = ', op="interim"', ', op="final"', ', le="1.0"'
 LATENCY, LATE = "asr_message_latency_seconds", "asr_update_late_intervals"
 
+
+def percentiles(labels: str) -> dict[str, str]:
+    """Return the queries of a latency panel, by what its lines are called."""
+    return {f"p{percent}": quantile(percent / 100, LATENCY, labels=labels) for percent in (50, 95, 99)}
+
+
 ROWS = {
     "Load": [
         Panel(
@@ -82,21 +88,13 @@ ROWS = {
             "Update latency",
             "s",
             "From the newest sample of an update to its message",
-            {
-                "p50": quantile(0.5, LATENCY, labels=UPDATE),
-                "p95": quantile(0.95, LATENCY, labels=UPDATE),
-                "p99": quantile(0.99, LATENCY, labels=UPDATE),
-            },
+            percentiles(UPDATE),
         ),
         Panel(
             "Final latency",
             "s",
             "From a client's last word to its final",
-            {
-                "p50": quantile(0.5, LATENCY, labels=FINAL),
-                "p95": quantile(0.95, LATENCY, labels=FINAL),
-                "p99": quantile(0.99, LATENCY, labels=FINAL),
-            },
+            percentiles(FINAL),
         ),
         Panel("Final latency by way in", "s", "95th percentile", {"{{api}}": quantile(0.95, LATENCY, "api", FINAL)}),
         Panel(
