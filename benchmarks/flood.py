@@ -288,7 +288,7 @@ async def send_empty_frames(address: str, seconds: float) -> None:
 
 
 async def send_empty_datagrams(address: str, seconds: float) -> None:
-    """To every port that a session may have: each used to end one."""
+    """Send empty datagrams to every port that a session may have. Each used to end a session."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         hosts = ("127.0.0.1", address_of_this_machine())
         while True:

@@ -155,7 +155,7 @@ class Listen(SettingsGroup):
 
     @property
     def api_ports(self) -> list[ApiPort]:
-        """Those that are asked for."""
+        """Ports of the APIs that are switched on."""
         variables = ("ASR_WYOMING_HOST", "ASR_WYOMING_PORT")
         wyoming = ApiPort("wyoming", "the Wyoming protocol", self.wyoming_host, self.wyoming_port, variables)
         return [wyoming] if self.wyoming_port else []

@@ -115,7 +115,7 @@ class SimulatedSeat:
         """Why the session has ended; one that ends twice has two reasons."""
         self.audio_seconds = 0.0
         self.text = ""
-        """Of the last final."""
+        """The text of the last final."""
         self._limits, self._tokenizer, self._submit, self._on_update = limits, tokenizer, submit, on_update
 
     def attach(self, session: Session) -> None:

@@ -101,7 +101,7 @@ class Mailbox:
                 self._woken.recv(4096)
 
     def messages(self) -> Iterator[tuple[bytes, bytes]]:
-        """Those that are there: of which gateway, and what it says."""
+        """Yield the messages that have come: the identity of the gateway, and its data."""
         for _ in range(ENGINE_MESSAGES_AT_ONCE):
             if not has_message(self._socket):
                 return

@@ -195,7 +195,7 @@ class Items:
         self._committed_ms = 0  # up to where the stream's audio belongs to items before
 
     def after_clear(self) -> "Items":
-        """Those of the next stream. The item whose audio came in is given up."""
+        """Return the items of the next stream. The item whose audio came in is given up."""
         self._item = None
         return Items(self._language, self.received_ms, self._previous)
 

@@ -86,7 +86,7 @@ class WhipPeer(Peer):
 
     @property
     def segments(self) -> Sequence[Segment]:
-        """Those that are closed so far."""
+        """Segments that are closed so far."""
         return self._broadcast.segments if self._broadcast else ()
 
     def open_session(self) -> Seat:

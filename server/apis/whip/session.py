@@ -33,7 +33,7 @@ class BroadcastSession(Session):
 
     @property
     def segments(self) -> Sequence[Segment]:
-        """Those that are closed so far."""
+        """Segments that are closed so far."""
         return self._last.segments if self._last else ()
 
     def add_reader(self, send: Send, on_end: Callable[[], None] = lambda: None) -> Callable[[], None]:

@@ -229,7 +229,7 @@ def test_times_of_turns_go_on_when_turn_detection_is_switched_on_and_after_a_cle
 
 
 def test_a_clear_keeps_the_turns_that_were_committed():
-    """Whoever clears at the next press used to wait for the last turn's text for ever."""
+    """A client that clears the buffer at the next press used to wait for the last turn's text for ever."""
     client = Client(**MANUAL)
     client.sound(1.0)
     client.send("input_audio_buffer.commit")
