@@ -5,6 +5,7 @@ They do not depend on a model's weights. A wheel brings them compiled; in a chec
 """
 
 import concurrent.futures
+import hashlib
 import os
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from runtime import hardware
 from runtime.engine.manifest import COMPILED_LIBRARIES, NATIVE_FLAGS
 
 SOURCES = Path(__file__).with_name("native")
+STORE = ".libraries"  # folder beside the engines
 SUM_FILE = "sources.sha256"  # what the libraries beside it were compiled from
 # Products and sums are contracted where the code says so only: a row must not depend on how many the compiler took together.
 OPTIONS = ("-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC", "-pthread", "-s")
@@ -60,12 +62,29 @@ def provide(directory: Path, precision: str, stages: Stages) -> tuple[list[Level
     Returns their levels, the fastest first, and what made them. Raises BuildError where there is no compiler, or where it fails.
     """
     if not are_compiled():
-        compiler = run(*find_compiler(), "--version").splitlines()[0]
-        return compile_libraries(directory, precision, levels_for(precision), stages), compiler
+        return provide_compiled(directory, precision, stages)
     levels = [level for level in levels_for(precision) if path_of(precision, level).is_file()]
     for level in levels:
         shutil.copyfile(path_of(precision, level), directory / level.library)
     return levels, "as the package has them"
+
+
+def provide_compiled(directory: Path, precision: str, stages: Stages) -> tuple[list[Level], str]:
+    """Compile what no engine beside this one has been compiled with; the libraries stay there for the next one."""
+    compiler = run(*find_compiler(), "--version").splitlines()[0]
+    made_of = hashlib.sha256(f"{sources_sha256()} {compiler}".encode()).hexdigest()[:16]
+    store = directory.parent / STORE / f"{caches_of(precision)}-{made_of}"
+    for outdated in store.parent.glob(f"{caches_of(precision)}-*"):
+        if outdated != store:
+            shutil.rmtree(outdated, ignore_errors=True)
+    store.mkdir(parents=True, exist_ok=True)
+    missing = tuple(level for level in levels_for(precision) if not (store / level.library).is_file())
+    if missing:
+        compile_libraries(store, precision, missing, stages)
+    levels = [level for level in levels_for(precision) if (store / level.library).is_file()]
+    for level in levels:
+        shutil.copyfile(store / level.library, directory / level.library)
+    return levels, compiler
 
 
 def check() -> None:
@@ -123,11 +142,13 @@ def compile_library(path: Path, precision: str, level: Level = LEAST) -> None:
     """Raises BuildError with the compiler's first error."""
     compiler = find_compiler()
     half = ("-DMOONSHINE_HALF",) if caches_of(precision) == "float16" else ()
-    command = (*compiler, *options_for(level), *half, "-o", str(path), str(SOURCES / "engine.cpp"))
+    unfinished = path.with_suffix(f".{os.getpid()}")
+    command = (*compiler, *options_for(level), *half, "-o", str(unfinished), str(SOURCES / "engine.cpp"))
     try:
         run(*command, *STATIC)
     except BuildError:
         run(*command)
+    unfinished.rename(path)
 
 
 def find_compiler() -> list[str]:
