@@ -201,9 +201,9 @@ def opened(target: str, directory: Path, found: Manifest, max_batch: int, max_se
         device = "cuda" if hardware.find_gpu() else "cpu"
         engine = open_torch(directory, found, max_batch, max_seconds, device, graphs, groups=1)  # a batch is one pass
     else:
-        from runtime.engine.onnx_engine import OnnxEngine
+        from runtime.engine.onnx_clip_engine import OnnxClipEngine
 
-        engine = OnnxEngine(directory, found, max_batch)
+        engine = OnnxClipEngine(directory, found, max_batch)
     try:
         yield engine
     finally:

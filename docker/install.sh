@@ -13,7 +13,7 @@ server)
     install_project server
     # Its files cannot be written to when it runs: what is imported then is compiled now.
     env -u PYTHONDONTWRITEBYTECODE "$PYTHON" -c 'import server.command, server.app, server.processes.supervisor, engine_build.build
-import engine_build.native_target, engine_build.onnxruntime_target, runtime.engine.native_engine, runtime.engine.onnx_engine'
+import engine_build.native_target, engine_build.onnxruntime_target, runtime.engine.native_clip_engine, runtime.engine.native_stream_engine, runtime.engine.onnx_clip_engine, runtime.engine.onnx_stream_engine'
     find "$VENV_PATH/lib" -type d \( -name tests -o -path "*/onnx/backend/test" \) -prune -exec rm -rf {} +
     ;;
 libraries)

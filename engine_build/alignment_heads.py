@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from engine_build.checkpoint import ModelConfig
+from engine_build.streaming_parameters import StreamingConfig
 from runtime.engine.manifest import Manifest
 
 
@@ -29,7 +30,7 @@ class AlignmentHeads:
 BASE_HEADS = AlignmentHeads(((0, 7), (1, 0)), predict=False)
 
 
-def alignment_heads(config: ModelConfig | Manifest) -> AlignmentHeads:
+def alignment_heads(config: ModelConfig | StreamingConfig | Manifest) -> AlignmentHeads:
     """Those of Base were chosen by measurement. In any other model: the mean of all heads in the upper half of the layers
     (as Whisper does without a table of heads; in Base 94% and 95%, for a whole pass of the decoder)."""
     if (config.dim, config.decoder_layers, config.heads) == (416, 8, 8):

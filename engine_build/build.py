@@ -28,12 +28,13 @@ from engine_build import writing_systems as scripts
 from engine_build.alignment_heads import alignment_heads
 from engine_build.checkpoint import DEFAULT_MODEL, Checkpoint, CheckpointError
 from engine_build.known_clip import known_tokens
-from engine_build.options import BuildError, BuildOptions, Stages
+from engine_build.options import BuildError, BuildOptions, Stages, UnsupportedModel
 from engine_build.parameters import MAX_SECONDS
+from engine_build.streaming_parameters import EXCLUSIVE, INCLUSIVE, StreamingConfig
 from runtime import tokenizer
 from runtime.engine import known_clip as clip
 from runtime.engine import manifest, selection, tensorrt_package
-from runtime.engine.manifest import ANY_BATCH, NATIVE, ONNXRUNTIME, TENSORRT, TORCH, Manifest
+from runtime.engine.manifest import ANY_BATCH, NATIVE, ONNXRUNTIME, TENSORRT, TORCH, Manifest, StreamEncoder
 from runtime.exceptions import EngineDirectoryError
 from runtime.languages import language_of
 from runtime.scheduler import capacity
@@ -96,12 +97,7 @@ def make_parser() -> argparse.ArgumentParser:
         "local cache, else the newest; the manifest says which it was",
     )
     parser.add_argument("--weights-sha256", metavar="HEX", help="refuse weights with any other SHA-256")
-    parser.add_argument(
-        "--script",
-        choices=(scripts.LATIN, scripts.ANY),
-        help="latin: never write letters of another script, as English checkpoints do where they understand "
-        f"nothing; default: latin for {' and '.join(checkpoint.PACKAGES)}, any for others",
-    )
+    add_reading_options(parser)
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
@@ -128,6 +124,23 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def add_reading_options(parser: argparse.ArgumentParser) -> None:
+    """Add what says how a checkpoint is read."""
+    parser.add_argument(
+        "--script",
+        choices=(scripts.LATIN, scripts.ANY),
+        help="latin: never write letters of another script, as English checkpoints do where they understand "
+        f"nothing; default: latin for {' and '.join(checkpoint.PACKAGES)}, any for others",
+    )
+    parser.add_argument(
+        "--windows",
+        choices=(EXCLUSIVE, INCLUSIVE),
+        default=EXCLUSIVE,
+        help="of a streaming model: how its configuration's windows are read. exclusive: as transformers does; inclusive: one "
+        "frame more on each side, as Moonshine's own runtime does",
+    )
+
+
 def build(arguments: argparse.Namespace, console: Console) -> Path:
     """Build as asked; the finished directory replaces an older one at once or not at all. Returns it."""
     if arguments.target != "auto":
@@ -137,10 +150,11 @@ def build(arguments: argparse.Namespace, console: Console) -> Path:
     try:
         return build_for(target, arguments, console)
     except BuildError as exc:
-        if target != NATIVE:
+        if target != NATIVE and not isinstance(exc, UnsupportedModel):
             raise
-        console.print(f"{exc}\nbuilding for {ONNXRUNTIME} instead", highlight=False, markup=False, soft_wrap=True)
-    return build_for(ONNXRUNTIME, arguments, console)
+        other = ONNXRUNTIME if target == NATIVE else TORCH
+        console.print(f"{exc}\nbuilding for {other} instead", highlight=False, markup=False, soft_wrap=True)
+    return build_for(other, arguments, console)
 
 
 def build_for(target: str, arguments: argparse.Namespace, console: Console) -> Path:
@@ -166,6 +180,7 @@ def build_for(target: str, arguments: argparse.Namespace, console: Console) -> P
         arguments.weights_sha256,
         arguments.script,
         arguments.cpu_threads,
+        arguments.windows,
     )
     arguments.out.mkdir(parents=True, exist_ok=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
@@ -184,11 +199,15 @@ def provide_engine(options: BuildOptions, target: ModuleType, stages: Stages) ->
     directory = options.out / manifest.directory_name(options.model, options.target, options.precision)
     target.check_machine()  # before anything that takes long
     stages.begin(f"read the weights of {options.model}")
-    weights = checkpoint.load(options.model, stages.say, options.revision, options.weights_sha256, options.script)
+    weights = checkpoint.load(
+        options.model, stages.say, options.revision, options.weights_sha256, options.script, options.windows
+    )
 
     def is_wanted(built: Manifest) -> bool:
         asked = (weights.sha256, weights.script, builder_sha256(), options.max_batch)
         has = (built.weights_sha256, built.script, built.builder_sha256, built.max_batch)
+        if isinstance(weights.config, StreamingConfig) and built.stream_encoder != stream_encoder_of(weights.config):
+            return False
         return has == asked and target.is_current(options, built)
 
     if not options.force and is_current(directory, options, is_wanted):
@@ -199,6 +218,8 @@ def provide_engine(options: BuildOptions, target: ModuleType, stages: Stages) ->
         built = describe(options, weights, target.PACKAGES)
         stages.begin("transcribe the known clip in float32")
         built = built.model_copy(update={"known_tokens": known_tokens(weights, built)})
+        if not built.known_tokens:
+            stages.say("this model does not understand the known clip: its engines are not tried on it before they serve")
         built = target.write(options, weights, built, unfinished, stages)
         tokenizer.save(weights.pieces, unfinished)
         if options.target in selection.CPU_TARGETS:
@@ -270,7 +291,8 @@ def describe(options: BuildOptions, weights: Checkpoint, packages: Iterable[str]
         precision=options.precision,
         builder_sha256=builder_sha256(),
         max_batch=options.max_batch,
-        max_seconds=MAX_SECONDS,
+        max_seconds=config.max_seconds if isinstance(config, StreamingConfig) else MAX_SECONDS,
+        stream_encoder=stream_encoder_of(config) if isinstance(config, StreamingConfig) else None,
         dim=config.dim,
         heads=config.heads,
         head_dim=config.head_dim,
@@ -285,6 +307,16 @@ def describe(options: BuildOptions, weights: Checkpoint, packages: Iterable[str]
         files={},
         versions={"python": platform.python_version()} | versions_of({*PACKAGES, *packages}) | {DISTRIBUTION: version()},
         built_at=utc_now(),
+    )
+
+
+def stream_encoder_of(config: StreamingConfig) -> StreamEncoder:
+    return StreamEncoder(
+        dim=config.encoder_dim,
+        heads=config.encoder_heads,
+        head_dim=config.encoder_head_dim,
+        windows=config.windows,
+        state_size=config.state_size,
     )
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from engine_build import ort_weights
+from engine_build import ort_weights, streaming_parameters
 from engine_build import writing_systems as scripts
+from engine_build.streaming_parameters import EXCLUSIVE, StreamingConfig, UnsupportedConfig
 
 DEFAULT_MODEL = "UsefulSensors/moonshine-base"
 TINY_MODEL = "UsefulSensors/moonshine-tiny"
@@ -29,7 +30,7 @@ class CheckpointError(Exception):
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of one Moonshine model."""
+    """The shape of one Moonshine model of clips; those of streams have a streaming_parameters.StreamingConfig."""
 
     dim: int
     heads: int
@@ -49,14 +50,16 @@ class ModelConfig:
     def head_dim(self) -> int:
         return self.dim // self.heads
 
+    @property
+    def attention_dim(self) -> int:
+        return self.dim
+
     @classmethod
     def from_hub_config(cls, config: dict) -> "ModelConfig":
         """Read a transformers `config.json`; both spellings of the rotary settings are known.
 
-        Raises CheckpointError when it is not a Moonshine configuration or needs what the export does not do.
+        Raises CheckpointError when it needs what the export does not do.
         """
-        if config.get("model_type") != "moonshine":
-            raise CheckpointError(f"config.json says model_type {config.get('model_type')!r}; only 'moonshine' can be built")
         heads = config.get("decoder_num_attention_heads") or config["num_attention_heads"]
         for side in ("encoder", "decoder"):
             for kind in ("attention", "key_value"):
@@ -114,9 +117,9 @@ class Checkpoint:
     """Source of the weights, for people: a directory's name, a hub id, a package and its version."""
     sha256: str
     """Checksum of the weight files, in the order read."""
-    config: ModelConfig
+    config: ModelConfig | StreamingConfig
     tensors: dict[str, np.ndarray]
-    """float32, by their names in transformers' `MoonshineForConditionalGeneration`."""
+    """float32, by their names in transformers' class for the kind of model."""
     pieces: tuple[str, ...]
     """The vocabulary by id: `▁` for a space, `<0xNN>` for one byte; empty for ids that have no text."""
     script: str = scripts.ANY
@@ -159,16 +162,22 @@ PACKAGES = {
 
 
 def load(
-    model: str, say: Callable[[str], None], revision: str | None = None, sha256: str | None = None, script: str | None = None
+    model: str,
+    say: Callable[[str], None],
+    revision: str | None = None,
+    sha256: str | None = None,
+    script: str | None = None,
+    windows: str = EXCLUSIVE,
 ) -> Checkpoint:
     """Load `model`, a checkpoint directory or a hub id; `say` receives one line where a substitute is used.
 
     revision: of the hub's repository, a commit, tag or branch; None: what is in the local cache, else the newest.
     sha256: what the weights must have; None: any.
     script: see scripts; None: the Latin one of models that are known to be English, any of others.
+    windows: reading of a streaming model's windows, see streaming_parameters.
     Raises CheckpointError.
     """
-    checkpoint = find(model, say, revision)
+    checkpoint = find(model, say, revision, windows)
     if sha256 not in (None, checkpoint.sha256):
         raise CheckpointError(f"the weights of {checkpoint.source} have SHA-256 {checkpoint.sha256}, not {sha256}")
     return dataclasses.replace(checkpoint, script=script or script_of(model))
@@ -178,16 +187,16 @@ def script_of(model: str) -> str:
     return scripts.LATIN if any(name in PACKAGES for name in names_of(model)) else scripts.ANY
 
 
-def find(model: str, say: Callable[[str], None], revision: str | None) -> Checkpoint:
+def find(model: str, say: Callable[[str], None], revision: str | None, windows: str) -> Checkpoint:
     if Path(model).is_dir():
-        return load_directory(Path(model), model=model, source=f"directory {Path(model).name}")
+        return load_directory(Path(model), model, f"directory {Path(model).name}", windows)
     for name in names_of(model):
         if found := fetch_from_hub(name, revision, from_cache=True):
-            return load_directory(found, model=model, source=f"hub {name} at {found.name}")
+            return load_directory(found, model, f"hub {name} at {found.name}", windows)
     reason = why_no_hub()
     for name in names_of(model) if not reason else ():
         if found := fetch_from_hub(name, revision, from_cache=False):
-            return load_directory(found, model=model, source=f"hub {name} at {found.name}")
+            return load_directory(found, model, f"hub {name} at {found.name}", windows)
     reason = reason or f"the model hub has no {' and no '.join(names_of(model))} for us"
     package = next((PACKAGES[name] for name in names_of(model) if name in PACKAGES), None)
     if package is None or revision:
@@ -231,7 +240,7 @@ def fetch_from_hub(model: str, revision: str | None, from_cache: bool) -> Path |
         return None
 
 
-def load_directory(directory: Path, model: str, source: str) -> Checkpoint:
+def load_directory(directory: Path, model: str, source: str, windows: str = EXCLUSIVE) -> Checkpoint:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -240,13 +249,27 @@ def load_directory(directory: Path, model: str, source: str) -> Checkpoint:
         raise CheckpointError(f"{directory} lacks {', '.join(missing)}; a checkpoint is {', '.join(CHECKPOINT_FILES)}")
     weights = directory / "model.safetensors"
     try:
-        config = ModelConfig.from_hub_config(json.loads((directory / "config.json").read_text()))
+        config = read_config(json.loads((directory / "config.json").read_text()), windows)
         tensors = load_file(weights)
         pieces = read_tokenizer_json(directory / "tokenizer.json", config.vocabulary)
-    except (KeyError, ValueError, SafetensorError) as exc:
+    except UnsupportedConfig as exc:
+        raise CheckpointError(f"{directory} cannot be built: {exc}") from exc
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, SafetensorError) as exc:
         raise CheckpointError(f"{directory} is not a readable Moonshine checkpoint: {exc!r}") from exc
     tensors = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
     return Checkpoint(model, source, sha256_of(weights), config, tensors, pieces)
+
+
+def read_config(config: dict, windows: str) -> ModelConfig | StreamingConfig:
+    """Read a transformers `config.json`. Raises CheckpointError or UnsupportedConfig for a model that cannot be built, KeyError
+    where a field is missing."""
+    if config.get("model_type") == streaming_parameters.MODEL_TYPE:
+        return streaming_parameters.read_config(config, windows)
+    if config.get("model_type") == "moonshine":
+        return ModelConfig.from_hub_config(config)
+    raise CheckpointError(
+        f"config.json says model_type {config.get('model_type')!r}; only 'moonshine' and 'moonshine_streaming' can be built"
+    )
 
 
 def load_package(model: str, package: Package) -> Checkpoint:

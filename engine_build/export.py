@@ -16,10 +16,14 @@ from onnx import ModelProto
 from torch import nn
 from torch.export import Dim
 
+from engine_build import streaming_parameters
 from engine_build.checkpoint import Checkpoint, ModelConfig
 from engine_build.graphs import strip
-from engine_build.model import Aligner, Decoder, Encoder, build_modules
-from engine_build.parameters import decoder_parameters, encoder_parameters, shapes_of
+from engine_build.model import Aligner, Decoder, Encoder, build_decoder, build_modules
+from engine_build.parameters import OUTPUT, decoder_parameters, encoder_parameters, shapes_of
+from engine_build.streaming_model import StreamingEncoder, build_encoder
+from engine_build.streaming_parameters import StreamingConfig
+from runtime.audio import STREAMING_FRAME_SAMPLES
 from runtime.engine.manifest import ALIGNER_FILE, DECODER_FILE, ENCODER_FILE
 
 OPSET = 20  # LayerNormalization (17) and Gelu (20) as single operators
@@ -27,13 +31,14 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @functools.cache  # a build asks for them twice, and an export takes half a minute
-def graphs(config: ModelConfig, precision: str) -> dict[str, ModelProto]:
+def graphs(config: ModelConfig | StreamingConfig, precision: str) -> dict[str, ModelProto]:
     """Return encoder, decoder and aligner of a configuration without weights, by file name."""
     weights = made_up(config)
     of_encoder, of_decoder = encoder_parameters(weights), decoder_parameters(weights)
-    encoder, decoder, aligner = modules(weights, precision)
+    decoder, aligner = build_decoder(weights)
+    decoder, aligner = decoder.to(DTYPES[precision]), aligner.to(DTYPES[precision])
     found = {
-        ENCODER_FILE: to_onnx(encoder, *encoder_example(), encoder_input_names(), encoder_output_names()),
+        ENCODER_FILE: encoder_graph(weights, precision),
         DECODER_FILE: to_onnx(decoder, *decoder_example(decoder, config), decoder_input_names(config), decoder_output_names()),
         ALIGNER_FILE: to_onnx(aligner, *aligner_example(aligner, config), aligner_input_names(aligner), aligner_output_names()),
     }
@@ -42,10 +47,22 @@ def graphs(config: ModelConfig, precision: str) -> dict[str, ModelProto]:
     return found
 
 
-def made_up(config: ModelConfig) -> Checkpoint:
+def encoder_graph(weights: Checkpoint, precision: str) -> ModelProto:
+    if isinstance(weights.config, StreamingConfig):
+        streaming = build_encoder(weights).to(DTYPES[precision])
+        return to_onnx(streaming, *streaming_example(streaming), streaming_input_names(), streaming_output_names())
+    encoder, _, _ = modules(weights, precision)
+    return to_onnx(encoder, *encoder_example(), encoder_input_names(), encoder_output_names())
+
+
+def made_up(config: ModelConfig | StreamingConfig) -> Checkpoint:
     """Return a checkpoint whose tensors all differ, so that each is known by its values, and the exporter joins no two."""
     random = np.random.default_rng(0)
-    tensors = {name: random.standard_normal(shape, np.float32) for name, shape in shapes_of(config).items()}
+    if isinstance(config, StreamingConfig):
+        shapes = streaming_parameters.shapes_of(config) | {OUTPUT: (config.vocabulary, config.dim)}
+    else:
+        shapes = shapes_of(config)
+    tensors = {name: np.asarray(random.standard_normal(shape, np.float32)) for name, shape in shapes.items()}
     pieces = tuple("a" if token % 2 else "б" for token in range(config.vocabulary))
     return Checkpoint("made up", "random numbers", "", config, tensors, pieces, "latin")
 
@@ -56,6 +73,22 @@ def modules(weights: Checkpoint, precision: str) -> tuple[Encoder, Decoder, Alig
     return encoder.to(DTYPES[precision]), decoder.to(DTYPES[precision]), aligner.to(DTYPES[precision])
 
 
+def streaming_input_names() -> list[str]:
+    return ["audio", "counts", "before", "state"]
+
+
+def streaming_output_names() -> list[str]:
+    return ["cross_kv", "new_state"]
+
+
+def streaming_example(encoder: StreamingEncoder) -> tuple[tuple, tuple]:
+    """Inputs to trace a streaming encoder with, and which of their dimensions may change."""
+    batch, frames = Dim("batch", max=4096), Dim("new", min=2, max=4096)
+    state = torch.zeros(2, encoder.config.state_size, dtype=encoder.linear.weight.dtype)
+    example = (torch.zeros(2, 7 * STREAMING_FRAME_SAMPLES), torch.tensor([7, 5]), torch.tensor([40, 0]), state)
+    return example, ({0: batch, 1: STREAMING_FRAME_SAMPLES * frames}, {0: batch}, {0: batch}, {0: batch})
+
+
 def encoder_input_names() -> list[str]:
     return ["audio", "lengths"]
 
@@ -64,7 +97,7 @@ def encoder_output_names() -> list[str]:
     return ["cross_kv", "frames"]
 
 
-def decoder_input_names(config: ModelConfig) -> list[str]:
+def decoder_input_names(config: ModelConfig | StreamingConfig) -> list[str]:
     caches = ("past_key", "past_value", "cross_key", "cross_value")
     return ["tokens", "past_lengths", "frames", "end_bias"] + [
         f"{cache}.{layer}" for layer in range(config.decoder_layers) for cache in caches
@@ -90,7 +123,7 @@ def encoder_example(min_samples: int = 1024, max_samples: int | None = None) -> 
     return (torch.zeros(2, 32_000), torch.tensor([32_000, 20_000])), ({0: batch, 1: samples}, {0: batch})
 
 
-def decoder_example(decoder: Decoder, config: ModelConfig) -> tuple[tuple, tuple]:
+def decoder_example(decoder: Decoder, config: ModelConfig | StreamingConfig) -> tuple[tuple, tuple]:
     """Inputs to trace the decoder with, and which of their dimensions may change."""
     batch, new = Dim("batch", max=4096), Dim("new", max=config.max_positions)
     past, frames = Dim("past", max=4096), Dim("frames", max=65_536)
@@ -118,7 +151,7 @@ def decoder_example(decoder: Decoder, config: ModelConfig) -> tuple[tuple, tuple
     return example, ({0: batch, 1: new}, per_row, per_row, per_row, tuple(axes * config.decoder_layers))
 
 
-def aligner_example(aligner: Aligner, config: ModelConfig) -> tuple[tuple, tuple]:
+def aligner_example(aligner: Aligner, config: ModelConfig | StreamingConfig) -> tuple[tuple, tuple]:
     """Inputs to trace the aligner with, and which of their dimensions may change."""
     batch, new, frames = Dim("batch", max=4096), Dim("new", max=config.max_positions), Dim("frames", max=65_536)
     dtype, count = aligner.embed_tokens.weight.dtype, 2 * len(aligner.layers) - 1

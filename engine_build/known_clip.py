@@ -1,6 +1,8 @@
 """The known clip, which every engine is tried on, is transcribed in float32 here for later comparison."""
 
+import difflib
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -10,22 +12,33 @@ from engine_build.checkpoint import Checkpoint
 from engine_build.options import BuildError
 from runtime.engine import known_clip
 from runtime.engine.manifest import Manifest
-from runtime.engine.onnx_engine import OnnxEngine
+from runtime.engine.onnx_clip_engine import OnnxClipEngine
+from runtime.engine.onnx_stream_engine import OnnxStreamEngine
 from runtime.exceptions import EngineFailed
+from runtime.tokenizer import Tokenizer
 
 
 def known_tokens(weights: Checkpoint, built: Manifest) -> tuple[int, ...]:
     """Return the tokens without start and end, by ONNX Runtime. built: of the same weights.
 
+    There are none where the model does not understand the clip, as one of another language or one that is being taught may not:
+    what it says instead may be anything in another precision.
     Raises CheckpointError for weights that do not fit their configuration, BuildError for weights that give no numbers.
     """
     with tempfile.TemporaryDirectory() as directory:
         for name, model in graphs.models(weights, "fp32").items():
             onnx.save(model, Path(directory) / name)
-        engine = OnnxEngine(Path(directory), built, max_batch=1)
+        kind = OnnxStreamEngine if built.stream_encoder else OnnxClipEngine
+        engine = kind(Path(directory), built, max_batch=1)
         try:
-            return tuple(known_clip.transcribe(engine, slot=0))
+            tokens = tuple(known_clip.transcribe(engine, slot=0))
+            return tokens if is_said(weights, tokens) else ()
         except EngineFailed as exc:
             raise BuildError(f"the weights of {weights.model} cannot be used: they predict what is no number") from exc
         finally:
             engine.close()
+
+
+def is_said(weights: Checkpoint, tokens: Sequence[int]) -> bool:
+    text = Tokenizer(weights.pieces).text(tokens).lower()
+    return difflib.SequenceMatcher(None, text, known_clip.SAID.lower(), autojunk=False).ratio() >= known_clip.LEAST_ALIKE

@@ -12,15 +12,17 @@ the log-probabilities stay float32, with bfloat16 also the sums between layers a
 every precision.
 """
 
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from engine_build.alignment_heads import alignment_heads
 from engine_build.checkpoint import Checkpoint, ModelConfig
-from engine_build.parameters import MASKED, decoder_parameters, encoder_parameters, rotary_table
+from engine_build.parameters import MASKED, Parameters, decoder_parameters, encoder_parameters, rotary_table
+from engine_build.streaming_parameters import StreamingConfig
 
+Network = TypeVar("Network", bound=nn.Module)
 CONVOLUTIONS = ((127, 64), (7, 3), (3, 2))  # kernel and stride, in samples, then in frames of the one before
 
 
@@ -40,7 +42,7 @@ class Rotary(nn.Module):
 
     table: Tensor
 
-    def __init__(self, config: ModelConfig, positions: int):
+    def __init__(self, config: ModelConfig | StreamingConfig, positions: int):
         super().__init__()
         half, passed = config.rotary_dim // 2, config.head_dim - config.rotary_dim
         self.parts = [half, half, passed]
@@ -56,15 +58,16 @@ class Rotary(nn.Module):
 class SelfProjection(nn.Module):
     """Queries, keys and values of a layer's self-attention in one product; queries and keys are rotated together."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig | StreamingConfig):
         super().__init__()
         self.heads, self.head_dim = config.heads, config.head_dim
-        self.qkv_proj = nn.Linear(config.dim, 3 * config.dim, bias=False)
+        self.qkv_proj = nn.Linear(config.dim, 3 * config.attention_dim, bias=False)
 
     def forward(self, x: Tensor, rotary: Rotary, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x: (batch, positions, dim). Returns query, key and value, each (batch, heads, positions, head_dim)."""
-        batch, positions, dim = x.shape
-        query_key, value = self.qkv_proj(x).split((2 * dim, dim), dim=-1)
+        batch, positions, _ = x.shape
+        width = self.heads * self.head_dim
+        query_key, value = self.qkv_proj(x).split((2 * width, width), dim=-1)
         query_key = rotary(query_key.reshape(batch, positions, 2 * self.heads, self.head_dim), table)
         query, key = query_key.transpose(1, 2).chunk(2, dim=1)
         return query, key, value.reshape(batch, positions, self.heads, self.head_dim).transpose(1, 2)
@@ -159,15 +162,15 @@ class Encoder(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig | StreamingConfig):
         super().__init__()
         self.heads, self.head_dim = config.heads, config.head_dim
         self.input_layernorm = Norm(config.dim)
         self.self_attn = SelfProjection(config)
-        self.o_proj = nn.Linear(config.dim, config.dim, bias=False)
+        self.o_proj = nn.Linear(config.attention_dim, config.dim, bias=False)
         self.post_attention_layernorm = Norm(config.dim)
-        self.cross_q_proj = nn.Linear(config.dim, config.dim, bias=False)
-        self.cross_o_proj = nn.Linear(config.dim, config.dim, bias=False)
+        self.cross_q_proj = nn.Linear(config.dim, config.attention_dim, bias=False)
+        self.cross_o_proj = nn.Linear(config.attention_dim, config.dim, bias=False)
         self.final_layernorm = Norm(config.dim)
         self.fc1 = nn.Linear(config.dim, 2 * config.mlp_dim)
         self.fc2 = nn.Linear(config.mlp_dim, config.dim)
@@ -222,7 +225,7 @@ class Decoder(nn.Module):
     forbidden: Tensor
     """MASKED for tokens that are never written, else 0: float32 (vocabulary,)."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig | StreamingConfig):
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocabulary, config.dim)
@@ -230,6 +233,8 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         self.norm = Norm(config.dim)
         self.register_buffer("forbidden", torch.zeros(config.vocabulary))
+        if isinstance(config, StreamingConfig):
+            self.output = nn.Linear(config.dim, config.vocabulary, bias=False)
 
     def forward(self, tokens: Tensor, past_lengths: Tensor, frames: Tensor, end_bias: Tensor, *caches: Tensor):
         """One pass.
@@ -272,7 +277,7 @@ class Decoder(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """float32 (batch, new, vocabulary). bfloat16 has 8 bits for numbers up to 30: the best two would often be one."""
-        weight = self.embed_tokens.weight
+        weight = self.output.weight if isinstance(self.config, StreamingConfig) else self.embed_tokens.weight
         if weight.dtype is torch.bfloat16:
             return x.float() @ weight.float().T
         return (x @ weight.T).float()
@@ -284,7 +289,7 @@ class Aligner(nn.Module):
     It is the beginning of the decoder, run over all tokens of a row at once, and ends with the last layer that has such a head.
     """
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig | StreamingConfig):
         super().__init__()
         self.config = config
         self.heads = alignment_heads(config)
@@ -323,10 +328,26 @@ class Aligner(nn.Module):
 
 
 def build_modules(weights: Checkpoint) -> tuple[Encoder, Decoder, Aligner]:
-    """Return the networks in float32 with the checkpoint's weights. Raises CheckpointError where these do not fit."""
-    config, of_encoder, of_decoder = weights.config, encoder_parameters(weights), decoder_parameters(weights)
-    encoder, decoder, aligner = Encoder(config, len(of_encoder["rotary.table"])), Decoder(config), Aligner(config)
-    for module, parameters in ((encoder, of_encoder), (decoder, of_decoder), (aligner, of_decoder)):
-        module.load_state_dict({name: torch.tensor(parameters[name]) for name in module.state_dict()})
-        module.eval().requires_grad_(False)
-    return encoder, decoder, aligner
+    """Return the networks of a model of clips in float32 with the checkpoint's weights.
+
+    Raises CheckpointError where these do not fit.
+    """
+    assert isinstance(weights.config, ModelConfig), "a checkpoint of clips"
+    parameters = encoder_parameters(weights)
+    encoder = Encoder(weights.config, len(parameters["rotary.table"]))
+    return (take(encoder, parameters), *build_decoder(weights))
+
+
+def build_decoder(weights: Checkpoint) -> tuple[Decoder, Aligner]:
+    """Return decoder and aligner of any model in float32 with the checkpoint's weights.
+
+    Raises CheckpointError where these do not fit.
+    """
+    parameters = decoder_parameters(weights)
+    return take(Decoder(weights.config), parameters), take(Aligner(weights.config), parameters)
+
+
+def take(module: Network, parameters: Parameters) -> Network:
+    """Give a network its parameters."""
+    module.load_state_dict({name: torch.tensor(parameters[name]) for name in module.state_dict()})
+    return module.eval().requires_grad_(False)

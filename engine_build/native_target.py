@@ -1,5 +1,6 @@
 """The native target for x86: the model's weights in the layout of engine_build/native/, and its libraries."""
 
+import itertools
 import platform
 from pathlib import Path
 from typing import Any
@@ -8,18 +9,25 @@ import numpy as np
 
 from engine_build import native_libraries
 from engine_build.alignment_heads import alignment_heads
-from engine_build.checkpoint import Checkpoint
+from engine_build.checkpoint import Checkpoint, ModelConfig
 from engine_build.options import BuildError, BuildOptions, Stages
 from engine_build.parameters import Parameters, decoder_parameters, encoder_parameters
 from engine_build.quantisation import LARGEST_WEIGHT
+from engine_build.streaming_parameters import StreamingConfig
 from runtime import hardware
 from runtime.engine.manifest import NATIVE_WEIGHTS, Manifest
 
 PRECISIONS = {"fp32": "fp32", "bf16": "bf16", "int8": "int8", "fp16": "fp32"}  # asked for: built
 PACKAGES = ()
 ENCODER_PRODUCTS = {"qkv": "self_attn.qkv_proj", "out": "o_proj", "fc1": "fc1", "fc2": "fc2"}
-"""The products of a layer: their names in engine_build/native/model.h, and those of the modules in engine_build/model.py."""
-FINER = "conv3"  # one in 25 multiplications; in int8 it made a third of the error that all products make
+"""The products of a layer: their names in engine_build/native/, and those of the modules in engine_build/model.py."""
+LONGEST_VECTOR = 16  # numbers, of AVX-512
+MOST_WIDTH = 1024
+FLOATS = ("conv1", "frontend.linear")
+"""Products that take samples stay in float32: their windows overlap by half, or are short."""
+FINER = ("conv3", "frontend.conv1", "frontend.conv2")
+"""bfloat16 in int8 engines. conv3 is one in 25 multiplications and made a third of the error that all products make; a streaming
+model whose convolutions are in int8 has 3.6 points more word errors, as its authors found."""
 DECODER_PRODUCTS = ENCODER_PRODUCTS | {"cross_query": "cross_q_proj", "cross_out": "cross_o_proj"}
 ENCODER_TABLES = {
     "attention_norm": "input_layernorm.weight",
@@ -33,12 +41,14 @@ DECODER_TABLES = ENCODER_TABLES | {"cross_norm": "post_attention_layernorm.weigh
 def write(options: BuildOptions, weights: Checkpoint, built: Manifest, directory: Path, stages: Stages) -> Manifest:
     """Write the engine's files. Raises BuildError where there is no compiler, or where it fails."""
     stages.begin("pack the weights")
-    encoder, decoder = encoder_parameters(weights), decoder_parameters(weights)
-    arrays: dict[str, Any] = tables_of(encoder, decoder, built)
-    for name, weight in products_of(encoder, decoder, built).items():
-        if options.precision == "fp32" or name == "conv1":  # which hears samples: its windows overlap by half
+    check_widths(weights.config)
+    arrays: dict[str, Any] = {}
+    tables, products = parts_of(weights, built)
+    arrays |= tables
+    for name, weight in products.items():
+        if options.precision == "fp32" or name in FLOATS:
             arrays[name] = weight
-        elif options.precision == "bf16" or name == FINER:
+        elif options.precision == "bf16" or name in FINER:
             arrays[f"{name}.bfloat16"] = bfloat16_of(weight)
         else:
             arrays[f"{name}.int8"], arrays[f"{name}.scales"] = quantised(weight)
@@ -64,16 +74,98 @@ def check_machine() -> None:
     native_libraries.check()
 
 
-def products_of(encoder: Parameters, decoder: Parameters, built: Manifest) -> Parameters:
-    """Return float32 (columns, depth) each, by the names that engine_build/native/model.h has for them."""
+def check_widths(config: ModelConfig | StreamingConfig) -> None:
+    """Raise BuildError for a model whose rows are not whole vectors, or are longer than the engine takes."""
+    widths = {"the decoder's width": config.dim, "the decoder's attention": config.attention_dim}
+    inner = {"the decoder's MLP": config.mlp_dim, "the vocabulary": config.vocabulary}
+    if isinstance(config, StreamingConfig):
+        widths["the encoder's attention"] = config.encoder_attention_dim
+        inner["the encoder's MLP"] = config.encoder_mlp_dim
+        if config.encoder_dim > MOST_WIDTH:
+            raise BuildError(
+                f"the native target takes rows of up to {MOST_WIDTH} numbers; the encoder's width is {config.encoder_dim}"
+            )
+    for name, width in (widths | inner).items():
+        if width % LONGEST_VECTOR:
+            raise BuildError(
+                f"the native target takes whole vectors of {LONGEST_VECTOR}; {name} is {width}: --target onnxruntime"
+            )
+    for name, width in widths.items():
+        if width > MOST_WIDTH:
+            raise BuildError(f"the native target takes rows of up to {MOST_WIDTH} numbers; {name} is {width}")
+
+
+def parts_of(weights: Checkpoint, built: Manifest) -> tuple[Parameters, Parameters]:
+    """Return the model's tables, and its products: float32 (columns, depth) each, by the names of engine_build/native/."""
+    encoder, decoder = encoder_parameters(weights), decoder_parameters(weights)
+    products = decoder_products(decoder, built) | {"logits": decoder.get("output.weight", decoder["embed_tokens.weight"])}
+    tables = decoder_tables(decoder, built)
+    if isinstance(weights.config, StreamingConfig):
+        return tables | streaming_tables(encoder, weights.config), products | streaming_products(encoder, weights.config)
+    return tables | clip_tables(encoder, built), products | clip_products(encoder, built)
+
+
+def clip_products(encoder: Parameters, built: Manifest) -> Parameters:
     found = {f"conv{number}": as_product(encoder[f"conv{number}.weight"]) for number in (1, 2, 3)}
     for layer in range(built.encoder_layers):
         found |= {f"encoder.{layer}.{ours}": encoder[f"layers.{layer}.{name}.weight"] for ours, name in ENCODER_PRODUCTS.items()}
     cross = encoder["cross_proj.weight"].reshape(built.decoder_layers, 2 * built.dim, built.dim)
-    found |= {f"cross.{layer}": weight for layer, weight in enumerate(cross)}
+    return found | {f"cross.{layer}": weight for layer, weight in enumerate(cross)}
+
+
+def streaming_products(encoder: Parameters, config: StreamingConfig) -> Parameters:
+    """The encoder's rows are filled up to whole vectors, with zeros; so are the weights that take or give them."""
+    wide = whole_vectors(config.encoder_dim)
+    found = {
+        "frontend.linear": filled(encoder["linear.weight"], wide),
+        "frontend.conv1": as_product(filled(encoder["conv1.weight"], 2 * wide, wide)),
+        "frontend.conv2": as_product(filled(encoder["conv2.weight"], wide, 2 * wide)),
+    }
+    for layer in range(config.encoder_layers):
+        at, to = f"layers.{layer}.", f"encoder.{layer}."
+        found[f"{to}qkv"] = filled(encoder[f"{at}qkv_proj.weight"], None, wide)
+        found[f"{to}out"] = filled(encoder[f"{at}o_proj.weight"], wide)
+        found[f"{to}fc1"] = filled(encoder[f"{at}fc1.weight"], None, wide)
+        found[f"{to}fc2"] = filled(encoder[f"{at}fc2.weight"], wide)
+    adapter = encoder.get("adapter.weight")
+    if adapter is not None:
+        found["encoder.adapter"] = filled(adapter, None, wide)
+    for layer, weight in enumerate(np.split(encoder["cross_proj.weight"], config.decoder_layers)):
+        found[f"cross.{layer}"] = filled(weight, None, wide) if adapter is None else weight
+    return found
+
+
+def streaming_tables(encoder: Parameters, config: StreamingConfig) -> Parameters:
+    wide = whole_vectors(config.encoder_dim)
+    found = {
+        "frontend.compression": encoder["compression"],
+        "frontend.conv1.bias": filled(encoder["conv1.bias"], 2 * wide),
+        "frontend.conv2.bias": filled(encoder["conv2.bias"], wide),
+        "encoder.norm": filled(encoder["norm.weight"], wide),
+        "encoder.positions": np.ravel(filled(encoder["positions"], None, wide)),
+        "encoder.windows": np.ravel(np.array(config.windows, np.float32)),
+    }
+    for layer in range(config.encoder_layers):
+        tables = {f"encoder.{layer}.{ours}": encoder[f"layers.{layer}.{name}"] for ours, name in ENCODER_TABLES.items()}
+        found |= {name: table if name.endswith("fc1.bias") else filled(table, wide) for name, table in tables.items()}
+    return found
+
+
+def whole_vectors(width: int) -> int:
+    return -(-width // LONGEST_VECTOR) * LONGEST_VECTOR
+
+
+def filled(weight: np.ndarray, *sizes: int | None) -> np.ndarray:
+    """Fill axes of a weight up to these sizes, with zeros; None: as it is."""
+    wanted = [have if size is None else size for have, size in itertools.zip_longest(weight.shape, sizes)]
+    return np.pad(weight, [(0, size - have) for have, size in zip(weight.shape, wanted, strict=True)])
+
+
+def decoder_products(decoder: Parameters, built: Manifest) -> Parameters:
+    found: Parameters = {}
     for layer in range(built.decoder_layers):
         found |= {f"decoder.{layer}.{ours}": decoder[f"layers.{layer}.{name}.weight"] for ours, name in DECODER_PRODUCTS.items()}
-    return found | {"logits": decoder["embed_tokens.weight"]}
+    return found
 
 
 def as_product(weight: np.ndarray) -> np.ndarray:
@@ -81,21 +173,25 @@ def as_product(weight: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(weight.transpose(0, 2, 1)).reshape(len(weight), -1)
 
 
-def tables_of(encoder: Parameters, decoder: Parameters, built: Manifest) -> Parameters:
-    """Return what is no product: norms, biases, the embedding, the rotation."""
-    heads = alignment_heads(built)
-    found = {
-        "encoder.norm": encoder["layer_norm.weight"],
-        "decoder.norm": decoder["norm.weight"],
-        "embedding": decoder["embed_tokens.weight"],
-        "forbidden": decoder["forbidden"],
-        "rotary": encoder["rotary.table"],
-        "alignment_heads": np.array(heads.heads, np.int32),
-        "alignment_predicts": np.array(heads.predict),
-    }
+def clip_tables(encoder: Parameters, built: Manifest) -> Parameters:
+    found = {"encoder.norm": encoder["layer_norm.weight"], "rotary": encoder["rotary.table"]}
     found |= {name: encoder[name] for name in ("groupnorm.weight", "groupnorm.bias", "conv2.bias", "conv3.bias")}
     for layer in range(built.encoder_layers):
         found |= {f"encoder.{layer}.{ours}": encoder[f"layers.{layer}.{name}"] for ours, name in ENCODER_TABLES.items()}
+    return found
+
+
+def decoder_tables(decoder: Parameters, built: Manifest) -> Parameters:
+    """Return what is no product: norms, biases, the embedding, the rotation."""
+    heads = alignment_heads(built)
+    found = {
+        "decoder.norm": decoder["norm.weight"],
+        "embedding": decoder["embed_tokens.weight"],
+        "forbidden": decoder["forbidden"],
+        "rotary": decoder["rotary.table"],
+        "alignment_heads": np.array(heads.heads, np.int32),
+        "alignment_predicts": np.array(heads.predict),
+    }
     for layer in range(built.decoder_layers):
         found |= {f"decoder.{layer}.{ours}": decoder[f"layers.{layer}.{name}"] for ours, name in DECODER_TABLES.items()}
     return found

@@ -6,9 +6,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
+from engine_build.streaming_parameters import EXCLUSIVE
+
 
 class BuildError(Exception):
     """The build cannot be done, or what was built is not what it should be."""
+
+
+class UnsupportedModel(BuildError):
+    """The target does not run this kind of model; another one does."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,8 @@ class BuildOptions:
     """Letters that the engine may write: latin or any; None means as the model is known."""
     cpu_threads: int | None = None
     """Threads of a CPU engine while it serves; None means one for each core."""
+    windows: str = EXCLUSIVE
+    """Reading of a streaming model's windows; see streaming_parameters."""
 
 
 class Stages:

@@ -8,21 +8,30 @@ import math
 
 import numpy as np
 
+from engine_build import streaming_parameters
 from engine_build.checkpoint import Checkpoint, CheckpointError, ModelConfig
+from engine_build.streaming_parameters import StreamingConfig
 from engine_build.writing_systems import forbidden_tokens
 from runtime.audio import SAMPLE_RATE, count_frames
 
 MAX_SECONDS = 29.0  # of a clip; the decoder's 194 positions, at 6.5 tokens a second, end shortly after this
 Parameters = dict[str, np.ndarray]
 ENCODER, DECODER = "model.encoder.", "model.decoder."
+OUTPUT = "proj_out.weight"
 MASKED = -3.0e4
 """Added to a masked score and to a forbidden token's logit. It is finite, so that a row without frames stays finite too, and lies
 within float16."""
 
 
 def encoder_parameters(weights: Checkpoint) -> Parameters:
-    """Return the encoder's parameters and its rotary table, float32. Raises CheckpointError for what is missing or misshapen."""
+    """Return the encoder's parameters and its rotary table, float32. Raises CheckpointError for what is missing or misshapen.
+
+    Of a streaming model they are those of streaming_parameters.encoder_parameters().
+    """
     config, tensors = weights.config, weights.tensors
+    if isinstance(config, StreamingConfig):
+        check_shapes(weights)
+        return streaming_parameters.encoder_parameters(config, tensors)
     found = parameters_of(weights, ENCODER, config.encoder_layers)
     found["cross_proj.weight"] = np.concatenate(
         [
@@ -46,6 +55,10 @@ def decoder_parameters(weights: Checkpoint) -> Parameters:
         query = tensors[f"{attention}.encoder_attn.q_proj.weight"]
         found[f"layers.{layer}.cross_q_proj.weight"] = query * attention_scale(config)
         found[f"layers.{layer}.cross_o_proj.weight"] = tensors[f"{attention}.encoder_attn.o_proj.weight"]
+    if isinstance(config, StreamingConfig):
+        for name in ("pos_emb.weight", "proj.weight"):
+            found.pop(name, None)  # the encoder's: they take its frames to the decoder
+        found["output.weight"] = tensors.get(OUTPUT, found["embed_tokens.weight"])
     forbidden = np.where(forbidden_tokens(weights.pieces, weights.script), np.float32(MASKED), np.float32(0))
     return found | {"rotary.table": rotary_table(config, config.max_positions), "forbidden": forbidden}
 
@@ -72,24 +85,24 @@ def renamed(prefix: str, tensors: Parameters) -> Parameters:
     }
 
 
-def joined_projection(config: ModelConfig, tensors: Parameters, attention: str) -> np.ndarray:
+def joined_projection(config: ModelConfig | StreamingConfig, tensors: Parameters, attention: str) -> np.ndarray:
     """Return q, k and v in one matrix: rotated dimensions reordered to halves, and the scale of the scores in the query."""
     query, key, value = (tensors[f"{attention}.{name}_proj.weight"] for name in "qkv")
     return np.concatenate((halves(config, query) * attention_scale(config), halves(config, key), value))
 
 
-def halves(config: ModelConfig, weight: np.ndarray) -> np.ndarray:
+def halves(config: ModelConfig | StreamingConfig, weight: np.ndarray) -> np.ndarray:
     """Reorder each head's rotated rows from pairs (0 1)(2 3)… to halves (0 2 …)(1 3 …); products of q and k are the same."""
     order = np.arange(config.head_dim)
     order[: config.rotary_dim] = np.concatenate((np.arange(0, config.rotary_dim, 2), np.arange(1, config.rotary_dim, 2)))
     return weight.reshape(config.heads, config.head_dim, -1)[:, order].reshape(weight.shape)
 
 
-def attention_scale(config: ModelConfig) -> np.float32:
+def attention_scale(config: ModelConfig | StreamingConfig) -> np.float32:
     return np.float32(1.0 / math.sqrt(config.head_dim))
 
 
-def rotary_table(config: ModelConfig, positions: int) -> np.ndarray:
+def rotary_table(config: ModelConfig | StreamingConfig, positions: int) -> np.ndarray:
     """Return a cosine and a signed sine for every dimension, 1 and 0 where nothing rotates: float32 (positions, 2, head_dim)."""
     half, passed = config.rotary_dim // 2, config.head_dim - config.rotary_dim
     angles = np.arange(positions)[:, None] * config.rope_theta ** (-np.arange(half) / half)
@@ -101,7 +114,7 @@ def rotary_table(config: ModelConfig, positions: int) -> np.ndarray:
 
 def check_shapes(weights: Checkpoint) -> None:
     """Raise CheckpointError where a tensor is missing or has another shape than the configuration gives it."""
-    for name, shape in shapes_of(weights.config).items():
+    for name, shape in expected_shapes(weights).items():
         if name not in weights.tensors:
             raise CheckpointError(f"the weights of {weights.model} do not fit its configuration: {name} is missing")
         if weights.tensors[name].shape != shape:
@@ -109,6 +122,15 @@ def check_shapes(weights: Checkpoint) -> None:
                 f"the weights of {weights.model} do not fit its configuration: "
                 f"{name} has the shape {weights.tensors[name].shape}, not {shape}"
             )
+
+
+def expected_shapes(weights: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor that the checkpoint must have; a streaming one may have its own output projection."""
+    config = weights.config
+    if not isinstance(config, StreamingConfig):
+        return shapes_of(config)
+    own = {OUTPUT: (config.vocabulary, config.dim)} if OUTPUT in weights.tensors else {}
+    return streaming_parameters.shapes_of(config) | own
 
 
 def shapes_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:

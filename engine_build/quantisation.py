@@ -4,6 +4,7 @@ Activations are never quantised per tensor: then what else is in a batch or a dr
 """
 
 import math
+from collections.abc import Collection
 
 import numpy as np
 import onnx
@@ -18,8 +19,10 @@ ZERO_POINT = np.uint8(128)
 SMALLEST_ROW = np.float32(1e-9)  # a row of zeros has a scale, too
 
 
-def quantise_products(model: ModelProto, largest_weight: int) -> None:
+def quantise_products(model: ModelProto, largest_weight: int, kept: Collection[str] = ()) -> None:
     """Quantise for ONNX Runtime: every product with a weight, and every convolution but the first, in int8.
+
+    kept: names of parameters whose products stay in float32.
 
     A row of activations is scaled by its largest value, a column of weights by its own, and what is added up are integers:
     a row's result is the same to the last bit whatever else is in its batch or draft. On two cores with VNNI this takes 0.6
@@ -32,7 +35,9 @@ def quantise_products(model: ModelProto, largest_weight: int) -> None:
     nodes = Nodes("int8")
     for node in graph.node:
         weight = weights.get(node.input[1]) if len(node.input) > 1 else None
-        if node.op_type == "MatMul" and weight is not None:
+        if weight is not None and weight.name.partition(":")[0] in kept:
+            nodes.take(node)
+        elif node.op_type == "MatMul" and weight is not None:
             product = multiply_rows(nodes, node.input[0], numpy_helper.to_array(weight), largest_weight)
             nodes.rename(product, node.output[0])
         elif node.op_type == "Conv" and weight.dims[1] > 1:  # the first one hears samples: its windows overlap by half

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from engine_build import graphs, quantisation
 from engine_build.checkpoint import Checkpoint
-from engine_build.options import BuildError, BuildOptions, Stages
+from engine_build.options import BuildError, BuildOptions, Stages, UnsupportedModel
 from runtime import hardware
 from runtime.audio import SAMPLE_RATE
 from runtime.engine import tensorrt_package
@@ -40,7 +40,12 @@ Range = tuple[Dims, Dims, Dims]  # smallest, best, largest
 
 
 def write(options: BuildOptions, weights: Checkpoint, built: Manifest, directory: Path, stages: Stages) -> Manifest:
-    """Compile the plans. Raises BuildError without a TensorRT, and naming the node that it refuses."""
+    """Compile the plans. Raises UnsupportedModel for a streaming model, BuildError without a TensorRT, and naming the node that
+    it refuses."""
+    if built.stream_encoder:
+        raise UnsupportedModel(
+            f"{options.model} is a streaming model, which TensorRT's engine does not run yet; --target torch does"
+        )
     package = tensorrt_package.find(options.flavour)
     if package is None:
         raise BuildError(

@@ -8,9 +8,12 @@ from torch.export import Dim
 
 from engine_build import export as onnx_export
 from engine_build.checkpoint import Checkpoint
+from engine_build.model import build_decoder
 from engine_build.options import BuildOptions, Stages
 from engine_build.packed_encoder import PackedEncoder
 from engine_build.parameters import MAX_SECONDS
+from engine_build.streaming_model import build_encoder
+from engine_build.streaming_parameters import StreamingConfig
 from runtime import audio
 from runtime.audio import SAMPLE_RATE, SAMPLES_PER_FRAME
 from runtime.engine.manifest import ALIGNER_PROGRAM, DECODER_PROGRAM, ENCODER_PROGRAM, PACKED_ENCODER_PROGRAM, Manifest
@@ -22,19 +25,35 @@ MIN_SAMPLES = 1279  # two frames: the tracer takes one for a constant; the engin
 
 
 def write(options: BuildOptions, weights: Checkpoint, built: Manifest, directory: Path, stages: Stages) -> Manifest:
-    """Write the programs of encoder, packed encoder, decoder and aligner. Raises CheckpointError."""
+    """Write the programs of the encoder, in one or two forms, of decoder and aligner. Raises CheckpointError."""
     precision = options.precision
-    encoder, decoder, aligner = onnx_export.modules(weights, precision)
-    stages.begin(f"export the encoder in {precision}")
-    save_program(encoder, *onnx_export.encoder_example(MIN_SAMPLES, int(MAX_SECONDS * SAMPLE_RATE)), directory / ENCODER_PROGRAM)
-    stages.begin(f"export the packed encoder in {precision}")
-    longest_frames = audio.count_frames(int(MAX_SECONDS * SAMPLE_RATE))
-    save_program(PackedEncoder(encoder, longest_frames), *packed_example(), directory / PACKED_ENCODER_PROGRAM)
+    if isinstance(weights.config, StreamingConfig):
+        write_streaming_encoder(weights, precision, directory, stages)
+    else:
+        write_clip_encoders(weights, precision, directory, stages)
+    dtype = onnx_export.DTYPES[precision]
+    decoder, aligner = build_decoder(weights)
+    decoder, aligner = decoder.to(dtype), aligner.to(dtype)
     stages.begin(f"export the decoder in {precision}")
     save_program(decoder, *onnx_export.decoder_example(decoder, weights.config), directory / DECODER_PROGRAM)
     stages.begin(f"export the aligner in {precision}")
     save_program(aligner, *onnx_export.aligner_example(aligner, weights.config), directory / ALIGNER_PROGRAM)
     return built
+
+
+def write_clip_encoders(weights: Checkpoint, precision: str, directory: Path, stages: Stages) -> None:
+    encoder, _, _ = onnx_export.modules(weights, precision)
+    stages.begin(f"export the encoder in {precision}")
+    save_program(encoder, *onnx_export.encoder_example(MIN_SAMPLES, int(MAX_SECONDS * SAMPLE_RATE)), directory / ENCODER_PROGRAM)
+    stages.begin(f"export the packed encoder in {precision}")
+    longest_frames = audio.count_frames(int(MAX_SECONDS * SAMPLE_RATE))
+    save_program(PackedEncoder(encoder, longest_frames), *packed_example(), directory / PACKED_ENCODER_PROGRAM)
+
+
+def write_streaming_encoder(weights: Checkpoint, precision: str, directory: Path, stages: Stages) -> None:
+    stages.begin(f"export the encoder in {precision}")
+    encoder = build_encoder(weights).to(onnx_export.DTYPES[precision])
+    save_program(encoder, *onnx_export.streaming_example(encoder), directory / ENCODER_PROGRAM)
 
 
 def check_machine() -> None:

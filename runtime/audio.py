@@ -16,6 +16,9 @@ DITHER_PERIOD_SAMPLES = 65_537  # a prime near 4 s, so that it never lines up wi
 DITHER = (np.random.default_rng(20_251).standard_normal(DITHER_PERIOD_SAMPLES) * DITHER_RMS).astype(np.float32)
 
 
+STREAMING_FRAME_SAMPLES = 320  # of a streaming model, 20 ms
+STREAMING_MIN_SAMPLES = 80  # that give it a frame
+
 LEAST_OFFSET = 100  # of 32,768, -50 dB, at the loudness that is heard: what is below does no harm
 
 
@@ -38,6 +41,8 @@ class Clip:
     """Samples of silence that are heard before it,"""
     quiet_behind: int = 0
     """Samples of silence after the pieces."""
+    gains: tuple[float, ...] | None = None
+    """Factor of each range, in place of the gain, where a clip is to be a longer one's beginning: the past keeps its loudness."""
 
     @functools.cached_property
     def samples(self) -> np.ndarray:
@@ -45,6 +50,8 @@ class Clip:
         if self.ranges is None:
             return self.pcm
         pieces = self.pieces
+        if self.gains is not None:
+            return self.samples_from(0)
         loud = amplified(np.concatenate(pieces) if len(pieces) > 1 else pieces[0], self.offset, self.gain)
         return np.pad(loud, (self.quiet_before, self.quiet_behind)) if self.quiet_before or self.quiet_behind else loud
 
@@ -54,6 +61,33 @@ class Clip:
         if self.ranges is None:
             return [self.pcm]
         return pieces_of(self.pcm, self.position, self.ranges)
+
+    def samples_from(self, first: int) -> np.ndarray:
+        """int16: the samples that are heard from number `first` on. Of a clip with gains only these are computed."""
+        if self.ranges is None or self.gains is None:
+            return self.samples[first:]
+        parts, begin = [], 0
+        for (left, right), gain in zip(self.ranges, self.gains, strict=True):
+            skipped = max(0, first - begin)
+            if skipped < right - left:
+                parts.append(amplified(self.pcm[left + skipped - self.position : right - self.position], 0, gain))
+            begin += right - left
+        return np.concatenate(parts) if parts else np.zeros(0, np.int16)
+
+    def continues(self, earlier: "Clip") -> bool:
+        """True if this clip begins with all of what is heard of `earlier`, a clip of the same stream."""
+        if self.gains is None or earlier.gains is None or not self.ranges or not earlier.ranges:
+            count = earlier.sample_count
+            same_dither = self.dither_position == earlier.dither_position
+            return same_dither and np.array_equal(self.samples[:count], earlier.samples)
+        last = len(earlier.ranges) - 1
+        return (
+            len(self.ranges) > last
+            and self.gains[: last + 1] == earlier.gains
+            and self.ranges[:last] == earlier.ranges[:last]
+            and self.ranges[last][0] == earlier.ranges[last][0]
+            and self.ranges[last][1] >= earlier.ranges[last][1]
+        )
 
     @property
     def dither_position(self) -> int:
@@ -103,11 +137,14 @@ def count_frames(samples: int) -> int:
     return max(0, (second - 3) // 2 + 1)
 
 
-def to_float(clip: Clip) -> np.ndarray:
-    """float32 (max(samples, MIN_SAMPLES),) in [-1, 1], dithered by position in the stream; short clips end in dither alone."""
-    length = max(len(clip.samples), MIN_SAMPLES)
-    audio = dither(clip.dither_position, length)
-    audio[: len(clip.samples)] += clip.samples * np.float32(1 / 32_768)
+def to_float(clip: Clip, first: int = 0, least: int = MIN_SAMPLES) -> np.ndarray:
+    """float32 (max(samples, least) - first,) in [-1, 1], dithered by position in the stream; short clips end in dither alone.
+
+    first: number of the first sample that is wanted.
+    """
+    samples = clip.samples_from(first)
+    audio = dither(clip.dither_position + first, max(len(samples), least - first))
+    audio[: len(samples)] += samples * np.float32(1 / 32_768)
     return audio
 
 

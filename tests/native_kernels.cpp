@@ -1,5 +1,5 @@
 // What the native engine computes with (engine_build/native/), so that it can be held against numpy.
-#include "model.h"
+#include "clip_encoder.h"
 
 using namespace moonshine;
 
@@ -15,7 +15,7 @@ void activate(int which, const float *from, float *to, int count)
     for (int index = 0; index < count; index += LANES) store(to + index, functions[which](load(from + index)));
 }
 
-void normalise_row(const float *row, const float *weight, int dim, float *out) { normalise(row, weight, dim, out); }
+void normalise_row(const float *row, const float *weight, int dim, float *out) { normalise(row, weight, Width(dim), out); }
 
 float quantise_row(const float *row, int depth, int8_t *out) { return quantise(row, depth, out); }
 

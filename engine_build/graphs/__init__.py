@@ -16,11 +16,15 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from engine_build.checkpoint import BASE_CONFIG, TINY_CONFIG, Checkpoint, ModelConfig
 from engine_build.options import BuildError
 from engine_build.parameters import Parameters, decoder_parameters, encoder_parameters
+from engine_build.streaming_parameters import EXCLUSIVE, INCLUSIVE, StreamingConfig, medium, small, tiny
 from runtime.engine.manifest import ALIGNER_FILE, DECODER_FILE, ENCODER_FILE
 
 FILES = (ENCODER_FILE, DECODER_FILE, ALIGNER_FILE)
-SHAPES = {"base": BASE_CONFIG, "tiny": TINY_CONFIG}
-"""Configurations whose graphs are here, by the folder that has them."""
+SHAPES: dict[str, ModelConfig | StreamingConfig] = {"base": BASE_CONFIG, "tiny": TINY_CONFIG} | {
+    f"streaming-{size.__name__}/{reading}": size(reading) for size in (tiny, small, medium) for reading in (EXCLUSIVE, INCLUSIVE)
+}
+"""Configurations whose graphs are here, by the folder that has them; a streaming model has an encoder for each reading of its
+windows there."""
 DATA_TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 TRANSPOSED = "transposed"
 Models = dict[str, ModelProto]
@@ -40,16 +44,25 @@ def models(weights: Checkpoint, precision: str) -> Models:
     return graphs
 
 
-def stored(config: ModelConfig, precision: str) -> Models:
+def stored(config: ModelConfig | StreamingConfig, precision: str) -> Models:
     """Return the graphs that lie here for a configuration; empty where there are none."""
     folder = next((name for name, shape in SHAPES.items() if shape == config), None)
     if folder is None:
         return {}
+    if precision not in precisions_of(config):
+        return {}
     return {name: onnx.load_from_string(gzip.decompress(path_of(folder, precision, name).read_bytes())) for name in FILES}
 
 
+def precisions_of(config: ModelConfig | StreamingConfig) -> tuple[str, ...]:
+    """Return the precisions that graphs are here in; those of a streaming model are only needed in float32."""
+    return ("fp32",) if isinstance(config, StreamingConfig) else tuple(DATA_TYPES)
+
+
 def path_of(folder: str, precision: str, name: str) -> Path:
-    return Path(__file__).parent / folder / f"{precision}.{name}.gz"
+    folder, _, reading = folder.partition("/")
+    own = f"{reading}." if reading and name == ENCODER_FILE else ""
+    return Path(__file__).parent / folder / f"{precision}.{own}{name}.gz"
 
 
 def exported(weights: Checkpoint, precision: str) -> Models:
@@ -58,7 +71,7 @@ def exported(weights: Checkpoint, precision: str) -> Models:
         export = importlib.import_module("engine_build.export")
     except ModuleNotFoundError as exc:
         raise BuildError(
-            f"{weights.model} has another shape than Moonshine Base and Tiny: building it needs torch and onnxscript "
+            f"{weights.model} has another shape than those whose graphs are here: building it needs torch and onnxscript "
             "(bash scripts/install.sh --torch in a checkout)"
         ) from exc
     return {name: copy.deepcopy(graph) for name, graph in export.graphs(weights.config, precision).items()}

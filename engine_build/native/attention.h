@@ -31,11 +31,11 @@ struct Head {
         for (int d = 0; d < dim; ++d) store(value + size_t(position) * value_dim + d, new_value[d]);
     }
 
-    // Of positions 0..count-1, whose keys and values lie `stride` apart.
-    void keep_all(const Number* keys, const Number* values, int stride, int count) const {
-        for (int position = 0; position < count; ++position) {
-            for (int d = 0; d < dim; ++d) key[size_t(d) * positions + position] = keys[size_t(position) * stride + d];
-            std::copy_n(values + size_t(position) * stride, dim, value + size_t(position) * value_dim);
+    // Of `count` positions from `first` on, whose keys and values lie `stride` apart.
+    void keep_all(int first, const Number* keys, const Number* values, int stride, int count) const {
+        for (int index = 0; index < count; ++index) {
+            for (int d = 0; d < dim; ++d) key[size_t(d) * positions + first + index] = keys[size_t(index) * stride + d];
+            std::copy_n(values + size_t(index) * stride, dim, value + size_t(first + index) * value_dim);
         }
     }
 };
@@ -105,7 +105,7 @@ inline void gather(const Head<Number>& head, const float* const* shares, int las
     }
 }
 
-constexpr int LEAST_VECTORS = 3, MOST_VECTORS = 8;  // of a value
+constexpr int LEAST_VECTORS = 1, MOST_VECTORS = 8;  // of a value
 
 template <int COUNT, int VECTORS = MOST_VECTORS, class Number>
 inline void gather_values(const Head<Number>& head, const float* const* shares, int last, float* const* out) {

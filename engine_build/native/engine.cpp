@@ -2,7 +2,9 @@
 #include <cstdio>
 #include <exception>
 
-#include "model.h"
+#include "clip_encoder.h"
+#include "decoder.h"
+#include "stream_encoder.h"
 
 using namespace moonshine;
 
@@ -13,6 +15,26 @@ typedef float Kept;
 #endif
 
 constexpr int ERROR_BYTES = 256;
+
+// A decoder, and an encoder of one kind or the other.
+struct Model {
+    DecoderShape decoder_shape;
+    StreamEncoderShape stream_shape;
+    int clip_layers;  // 0: a model of streams
+    Parameters parameters;
+    std::unique_ptr<Decoder<Kept>> decoder;
+    std::unique_ptr<ClipEncoder<Kept>> clip_encoder;
+    std::unique_ptr<StreamEncoder<Kept>> stream_encoder;
+
+    void complete() {
+        parameters.complete();
+        decoder = std::make_unique<Decoder<Kept>>(decoder_shape, parameters);
+        if (clip_layers)
+            clip_encoder = std::make_unique<ClipEncoder<Kept>>(decoder_shape, clip_layers, parameters);
+        else
+            stream_encoder = std::make_unique<StreamEncoder<Kept>>(stream_shape, parameters);
+    }
+};
 
 template <class Function>
 static int guarded(char* error, const Function& function) {
@@ -27,11 +49,14 @@ static int guarded(char* error, const Function& function) {
 
 extern "C" {
 
-Model<Kept>* moonshine_open(const int* shape) {
-    return new Model<Kept>(Shape{shape[0], shape[1], shape[2], shape[3], shape[4], shape[5], shape[6], shape[7], shape[8], shape[9]});
+// shape: of the decoder and of the encoder; see SHAPE in native_library.py.
+Model* moonshine_open(const int* shape) {
+    const DecoderShape decoder{shape[0], shape[1], shape[2], shape[3], shape[4], shape[5], shape[6], shape[7], shape[8]};
+    const StreamEncoderShape stream{shape[10], shape[11], shape[12], shape[13], shape[14], decoder.layers, decoder.heads, decoder.head_dim};
+    return new Model{decoder, stream, shape[9], {}, nullptr, nullptr, nullptr};
 }
 
-void moonshine_close(Model<Kept>* model) {
+void moonshine_close(Model* model) {
     delete model;
     Store::shared().clear();
 }
@@ -51,48 +76,74 @@ int moonshine_kept_bytes() { return sizeof(Kept); }
 
 int moonshine_block() { return BLOCK; }
 
-int moonshine_floats(Model<Kept>* model, const char* name, const float* weight, int columns, int depth, char* error) {
-    return guarded(error, [&] { model->set_weights(name, packed(weight, columns, depth)); });
+int moonshine_floats(Model* model, const char* name, const float* weight, int columns, int depth, char* error) {
+    return guarded(error, [&] { model->parameters.set_weights(name, packed(weight, columns, depth)); });
 }
 
-int moonshine_bfloat16(Model<Kept>* model, const char* name, const Bfloat16* weight, int columns, int depth, char* error) {
-    return guarded(error, [&] { model->set_weights(name, packed(weight, columns, depth)); });
+int moonshine_bfloat16(Model* model, const char* name, const Bfloat16* weight, int columns, int depth, char* error) {
+    return guarded(error, [&] { model->parameters.set_weights(name, packed(weight, columns, depth)); });
 }
 
-int moonshine_int8(Model<Kept>* model, const char* name, const int8_t* weight, const float* scales, int columns, int depth,
+int moonshine_int8(Model* model, const char* name, const int8_t* weight, const float* scales, int columns, int depth,
                    char* error) {
-    return guarded(error, [&] { model->set_weights(name, packed(weight, scales, columns, depth)); });
+    return guarded(error, [&] { model->parameters.set_weights(name, packed(weight, scales, columns, depth)); });
 }
 
-int moonshine_table(Model<Kept>* model, const char* name, const float* numbers, int64_t count, char* error) {
-    return guarded(error, [&] { model->set_table(name, numbers, count); });
+int moonshine_table(Model* model, const char* name, const float* numbers, int64_t count, char* error) {
+    return guarded(error, [&] { model->parameters.set_table(name, numbers, count); });
 }
 
-int moonshine_complete(Model<Kept>* model, char* error) {
+int moonshine_complete(Model* model, char* error) {
     return guarded(error, [&] { model->complete(); });
 }
 
-int64_t moonshine_head_size(const Model<Kept>* model, int positions) { return model->head_size(positions); }
+int64_t moonshine_head_size(const Model* model, int positions) { return Head<Kept>::size(positions, model->decoder_shape.head_dim); }
 
-int moonshine_encode(const Model<Kept>* model, Team* team, const float* audio, int samples, Kept* cross, int positions, char* error) {
-    return guarded(error, [&] { model->encode(*team, audio, samples, cross, positions); });
+int moonshine_encode(const Model* model, Team* team, const float* audio, int samples, Kept* cross, int positions, char* error) {
+    return guarded(error, [&] { model->clip_encoder->encode(*team, audio, samples, cross, positions); });
 }
 
-int moonshine_decode(const Model<Kept>* model, Team* team, int row_count, const int64_t* tokens, const int* counts, const int* pasts,
-                     const int* frames, const float* end_biases, void** self, void** cross, int self_positions, int64_t* chosen,
-                     float* log_probs, char* error) {
+// Null where there is no memory for it.
+Stream<Kept>* moonshine_open_stream(const Model* model) {
+    try {
+        return model->stream_encoder->open();
+    } catch (const std::exception&) {
+        return nullptr;
+    }
+}
+
+void moonshine_close_stream(Stream<Kept>* stream) { delete stream; }
+
+// samples: new ones of all streams, one behind the other. cross, positions, frames: of each stream, afterwards.
+int moonshine_append(const Model* model, Team* team, int count, void** streams, const float* samples, const int* counts, void** cross,
+                     int* positions, int* frames, char* error) {
     return guarded(error, [&] {
-        std::vector<Row> rows;
-        for (int row = 0; row < row_count; tokens += counts[row], ++row)
-            rows.push_back({tokens, counts[row], pasts[row], frames[row], end_biases[row], self[row], cross[row]});
-        model->decode(*team, rows, self_positions, chosen, log_probs);
+        std::vector<Stream<Kept>*> all;
+        for (int index = 0; index < count; ++index) all.push_back(static_cast<Stream<Kept>*>(streams[index]));
+        model->stream_encoder->append(*team, all, samples, counts);
+        for (int index = 0; index < count; ++index) {
+            cross[index] = all[index]->cross.get();
+            positions[index] = all[index]->cross_positions, frames[index] = all[index]->frames;
+        }
     });
 }
 
-int moonshine_align(const Model<Kept>* model, Team* team, const int64_t* tokens, int count, int frames, void* self, void* cross,
-                    int self_positions, const int* heads, int head_count, float* shares, char* error) {
+int moonshine_decode(const Model* model, Team* team, int row_count, const int64_t* tokens, const int* counts, const int* pasts,
+                     const int* frames, const float* end_biases, void** self, void** cross, int self_positions,
+                     const int* cross_positions, int64_t* chosen, float* log_probs, char* error) {
     return guarded(error, [&] {
-        model->align(*team, Row{tokens, count, 0, frames, 0.0f, self, cross}, heads, head_count, self_positions, shares);
+        std::vector<Row> rows;
+        for (int row = 0; row < row_count; tokens += counts[row], ++row)
+            rows.push_back({tokens, counts[row], pasts[row], frames[row], end_biases[row], self[row], cross[row], cross_positions[row]});
+        model->decoder->decode(*team, rows, self_positions, chosen, log_probs);
+    });
+}
+
+int moonshine_align(const Model* model, Team* team, const int64_t* tokens, int count, int frames, void* self, void* cross,
+                    int self_positions, int cross_positions, const int* heads, int head_count, float* shares, char* error) {
+    return guarded(error, [&] {
+        model->decoder->align(*team, Row{tokens, count, 0, frames, 0.0f, self, cross, cross_positions}, heads, head_count, self_positions,
+                              shares);
     });
 }
 

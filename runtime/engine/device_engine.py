@@ -131,15 +131,7 @@ class DeviceEngine(Engine):
         self._packs = encoder[0].component == "packed encoder"
         self._encoder_batches, self._samples = sizes_of(encoder)
         self._batches, self._new = sizes_of(decoder)
-        self.limits = Limits(
-            max_batch=max_batch,
-            max_samples=device.max_samples,
-            max_positions=manifest.max_positions,
-            encode_rows=min(max_batch, self._encoder_batches[-1]),
-            start_token=manifest.start_token,
-            end_token=manifest.end_token,
-            token_scale=manifest.token_scale,
-        )
+        self.limits = self._limits_of(manifest, max_batch)
         self._frames = [0] * max_batch  # of each slot's clip; 0 where the slot is free
         self._last: Event = Done()  # of everything asked for
         largest_encoder = max(request_layout(shape).bytes for shape in encoder)
@@ -148,6 +140,17 @@ class DeviceEngine(Engine):
         self._answer_offset = largest_request
         self._encode_ring = Ring(ENCODE_PLACES, lambda: device.host_memory(largest_encoder))
         self._decode_ring = Ring(DECODE_PLACES, lambda: device.host_memory(largest_request + largest_answer))
+
+    def _limits_of(self, manifest: Manifest, max_batch: int) -> Limits:
+        return Limits(
+            max_batch=max_batch,
+            max_samples=self._device.max_samples,
+            max_positions=manifest.max_positions,
+            encode_rows=min(max_batch, self._encoder_batches[-1]),
+            start_token=manifest.start_token,
+            end_token=manifest.end_token,
+            token_scale=manifest.token_scale,
+        )
 
     @property
     def uncaptured_runs(self) -> int:

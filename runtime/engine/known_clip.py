@@ -16,6 +16,7 @@ from runtime.exceptions import EngineFailed
 from runtime.tokenizer import Tokenizer
 
 RECORDING = Path(__file__).with_name("known_clip.wav")
+SAID = "Ever tried, ever failed."
 MOST_TOKENS = 40
 LEAST_ALIKE = 0.7  # of 1: rounding may tip a word, and no more
 

@@ -30,6 +30,7 @@ def limits_of(manifest: Manifest, max_batch: int, threads: int) -> Limits:
         start_token=manifest.start_token,
         end_token=manifest.end_token,
         token_scale=manifest.token_scale,
+        on_processor=threads > 1,
     )
 
 

@@ -13,7 +13,7 @@ from runtime.engine.shapes import Shape
 from runtime.exceptions import EngineDirectoryError
 
 FILE_NAME = "manifest.json"
-FORMAT = 4  # raised when engines built before can no longer be read
+FORMAT = 5  # raised when engines built before can no longer be read
 
 ANY_BATCH = 1024  # what is not compiled for batches of one size
 ONNXRUNTIME = "onnxruntime"
@@ -58,6 +58,20 @@ class Plans(BaseModel):
     """Positions of the self-attention caches in the decoder's profiles."""
     profiles: tuple[Shape, ...]
     """One for each shape, in the order of their index within their component's plan."""
+
+
+class StreamEncoder(BaseModel):
+    """Shape of a streaming model's encoder."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    dim: int
+    heads: int
+    head_dim: int
+    windows: tuple[tuple[int, int], ...]
+    """Frames before and after each frame that it sees, by layer."""
+    state_size: int
+    """Numbers that a stream keeps between two steps of an exported encoder."""
 
 
 class Manifest(BaseModel):
@@ -107,8 +121,15 @@ class Manifest(BaseModel):
     """True for an int8 engine with weights of 8 bits: it runs only where hardware.sums_int8_products_exactly()."""
     libraries: dict[str, tuple[str, ...]] = {}
     """Libraries of the native target, the fastest first, and the instructions that each of them uses."""
+    stream_encoder: StreamEncoder | None = None
+    """Encoder of a streaming model; a model of clips has none."""
     plans: Plans | None = None
     """Plans of the tensorrt target."""
+
+    @property
+    def provisional_frames(self) -> int:
+        """Frames at the end of a streaming model's output that later audio changes."""
+        return sum(future for _, future in self.stream_encoder.windows) if self.stream_encoder else 0
 
     @property
     def max_samples(self) -> int:

@@ -7,6 +7,7 @@ import ctypes
 import threading
 from collections.abc import Mapping, Sequence
 from ctypes import POINTER, c_char_p, c_int, c_int64, c_void_p
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +21,18 @@ SHAPE = (
     "head_dim",
     "rotary_dim",
     "mlp_dim",
-    "encoder_layers",
     "decoder_layers",
     "vocabulary",
     "max_positions",
     "end_token",
+    "clip_encoder_layers",
+    "stream_encoder_dim",
+    "stream_encoder_heads",
+    "stream_encoder_head_dim",
+    "stream_encoder_mlp_dim",
+    "stream_encoder_layers",
 )
-"""Arguments of moonshine_open, in order."""
+"""Arguments of moonshine_open, in order; a model has an encoder of clips or of streams, and zeros for the other."""
 
 
 class Team:
@@ -52,11 +58,22 @@ class Team:
         self._library.moonshine_dismiss(self._pointer)
 
 
+@dataclass(frozen=True)
+class CrossAttention:
+    """Keys and values of a slot's audio, in the library's layout."""
+
+    address: int
+    positions: int
+    """Frames that there is room for, whole blocks."""
+    frames: int
+    """Frames that there are."""
+
+
 class NativeModel:
     """A model's weights in a library's own layout. Any thread may call."""
 
     def __init__(self, path: Path, shape: Sequence[int], weights: Mapping[str, np.ndarray]):
-        """shape: see SHAPE. weights: by the names of engine_build/native/model.h. Raises EngineDirectoryError."""
+        """shape: see SHAPE. weights: by the names of engine_build/native/. Raises EngineDirectoryError."""
         try:
             self._library = declared(ctypes.CDLL(str(path)))
         except (OSError, AttributeError) as exc:
@@ -101,21 +118,57 @@ class NativeModel:
         with team as threads:
             self._call("moonshine_encode", threads, pointer(audio), len(audio), pointer(cross), positions)
 
+    def open_stream(self) -> c_void_p:
+        """Return a stream without audio. Raises EngineFailed where there is no memory for it."""
+        stream = self._library.moonshine_open_stream(self._pointer)
+        if not stream:
+            raise EngineFailed("there is no memory for another stream")
+        return c_void_p(stream)
+
+    def close_stream(self, stream: c_void_p) -> None:
+        self._library.moonshine_close_stream(stream)
+
+    def append(self, team: Team, streams: Sequence[c_void_p], samples: np.ndarray, counts: np.ndarray) -> list[CrossAttention]:
+        """Encode new audio of streams, and return what each of them then keeps for the decoder.
+
+        samples: float32, of all streams one behind the other; counts: int32, of each.
+        Raises EngineFailed; what the streams hold is then of no use.
+        """
+        count = len(streams)
+        addresses, cross = (c_void_p * count)(*streams), (c_void_p * count)()
+        positions, frames = np.empty(count, np.int32), np.empty(count, np.int32)
+        with team as threads:
+            self._call(
+                "moonshine_append",
+                threads,
+                count,
+                addresses,
+                pointer(samples),
+                pointer(counts),
+                cross,
+                pointer(positions),
+                pointer(frames),
+            )
+        return [
+            CrossAttention(each or 0, *sizes) for each, *sizes in zip(cross, positions.tolist(), frames.tolist(), strict=True)
+        ]
+
     def decode(
         self,
         team: Team,
         tokens: np.ndarray,
         counts: np.ndarray,
         pasts: np.ndarray,
-        frames: np.ndarray,
         end_biases: np.ndarray,
         own: Sequence[int],
-        cross: Sequence[int],
+        cross: Sequence[CrossAttention],
         own_positions: int,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """tokens: int64, of all rows one behind the other; counts, pasts, frames: int32 (rows,); end_biases: float32 (rows,);
-        own, cross: addresses of what each row's slot keeps. Returns int64 and float32 like tokens. Raises EngineFailed."""
+        """tokens: int64, of all rows one behind the other; counts, pasts: int32 (rows,); end_biases: float32 (rows,); own: of
+        each row, the address of its slot's keys and values. Returns int64 and float32 like tokens. Raises EngineFailed."""
         chosen, log_probs = np.empty(len(tokens), np.int64), np.empty(len(tokens), np.float32)
+        frames = np.array([each.frames for each in cross], np.int32)
+        positions = np.array([each.positions for each in cross], np.int32)
         addresses = c_void_p * len(counts)
         with team as threads:
             self._call(
@@ -128,28 +181,30 @@ class NativeModel:
                 pointer(frames),
                 pointer(end_biases),
                 addresses(*own),
-                addresses(*cross),
+                addresses(*(each.address for each in cross)),
                 own_positions,
+                pointer(positions),
                 pointer(chosen),
                 pointer(log_probs),
             )
         return chosen, log_probs
 
     def align(
-        self, team: Team, tokens: np.ndarray, frames: int, own: int, cross: int, own_positions: int, heads: np.ndarray
+        self, team: Team, tokens: np.ndarray, own: int, cross: CrossAttention, own_positions: int, heads: np.ndarray
     ) -> np.ndarray:
         """tokens: int64, with the start token; heads: int32 (heads, 2), layer and index. Returns float32 (tokens, frames)."""
-        shares = np.empty((len(tokens), frames), np.float32)
+        shares = np.empty((len(tokens), cross.frames), np.float32)
         with team as threads:
             self._call(
                 "moonshine_align",
                 threads,
                 pointer(tokens),
                 len(tokens),
-                frames,
+                cross.frames,
                 own,
-                cross,
+                cross.address,
                 own_positions,
+                cross.positions,
                 pointer(heads),
                 len(heads),
                 pointer(shares),
@@ -186,10 +241,13 @@ def declared(library: ctypes.CDLL) -> ctypes.CDLL:
         "moonshine_complete": (c_int, (pointers, c_char_p)),
         "moonshine_head_size": (c_int64, (pointers, c_int)),
         "moonshine_encode": (c_int, (pointers, pointers, pointers, c_int, pointers, c_int, c_char_p)),
-        "moonshine_decode": (c_int, (pointers, pointers, c_int, *(pointers,) * 7, c_int, pointers, pointers, c_char_p)),
+        "moonshine_open_stream": (pointers, (pointers,)),
+        "moonshine_close_stream": (None, (pointers,)),
+        "moonshine_append": (c_int, (pointers, pointers, c_int, *(pointers,) * 6, c_char_p)),
+        "moonshine_decode": (c_int, (pointers, pointers, c_int, *(pointers,) * 7, c_int, *(pointers,) * 3, c_char_p)),
         "moonshine_align": (
             c_int,
-            (pointers, pointers, pointers, c_int, c_int, pointers, pointers, c_int, pointers, c_int, pointers, c_char_p),
+            (pointers, pointers, pointers, c_int, c_int, pointers, pointers, c_int, c_int, pointers, c_int, pointers, c_char_p),
         ),
     }
     for name, (returns, takes) in signatures.items():

@@ -1,14 +1,10 @@
-"""The engine on ONNX Runtime: the default where there is no GPU.
+"""The base of the engines on ONNX Runtime: the decoder, and the slots' caches in host memory.
 
-Owns its sessions and the slots' caches in host memory. Clips are encoded without padding, each on
-a core of its own and beside the decoder, for what is spread over two cores takes 0.7 of one core's time, not half; only a clip
-that is alone gets all of them. The decoder reads its weights once for all rows, so rows are decoded together wherever the work
-saved exceeds the padding.
+The decoder reads its weights once for all rows, so rows are decoded together wherever the work saved exceeds the padding.
 """
 
 import functools
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,21 +12,9 @@ import numpy as np
 import onnxruntime
 
 from runtime import audio
-from runtime.audio import Clip
-from runtime.engine.lanes import LaneEncoding, Lanes, limits_of, threads_beside_encode
-from runtime.engine.manifest import ALIGNER_FILE, DECODER_FILE, ENCODER_FILE, Manifest
-from runtime.engine.protocol import (
-    CONTINUED,
-    Answered,
-    Cores,
-    Engine,
-    Pending,
-    Prediction,
-    Row,
-    check_alignment,
-    check_clip,
-    check_row,
-)
+from runtime.engine.manifest import ALIGNER_FILE, DECODER_FILE, Manifest
+from runtime.engine.protocol import CONTINUED, Answered, Engine, Limits, Pending, Prediction, Row, check_alignment, check_row
+from runtime.engine.shapes import streaming_frames
 from runtime.exceptions import EngineDirectoryError, EngineFailed
 
 FRAME_BLOCK = 64  # caches are laid out for a multiple of this many frames
@@ -44,44 +28,33 @@ PASS_COST_TOKENS = 12  # a pass costs as much as this many more tokens in it: we
 class OnnxEngine(Engine):
     """See runtime.engine.Engine."""
 
-    def __init__(self, directory: Path, manifest: Manifest, max_batch: int, threads: int | None = None):
-        """threads: at most; all cores. Raises EngineDirectoryError when ONNX Runtime cannot load what is in the directory."""
-        threads = threads or os.cpu_count() or 1
-        beside = threads_beside_encode(threads)
+    def __init__(self, directory: Path, manifest: Manifest, limits: Limits, threads: int):
+        """Raises EngineDirectoryError when ONNX Runtime cannot load what is in the directory."""
         self.name = f"{manifest.target} {manifest.precision}"
-        self.limits = limits_of(manifest, max_batch, threads)
-        self._encoder = open_session(directory / ENCODER_FILE, threads)
-        self._lone_encoder = open_session(directory / ENCODER_FILE, 1) if threads > 1 else self._encoder
-        self._lanes: Lanes[np.ndarray] = Lanes(threads, self._fill)
+        self.limits = limits
         self._decoder = open_session(directory / DECODER_FILE, threads)
-        self._decoder_beside = open_session(directory / DECODER_FILE, beside) if threads > 1 else self._decoder
         self._open_aligner = functools.cache(
             lambda: open_session(directory / ALIGNER_FILE, threads)
         )  # when it is first asked for
         self._layers, self._aligner_layers = manifest.decoder_layers, manifest.aligner_layers
-        rows = (max_batch, manifest.heads, manifest.head_dim)
-        dtype = cache_dtype(self._decoder)
-        max_frames = audio.count_frames(manifest.max_samples)
+        rows = (limits.max_batch, manifest.heads, manifest.head_dim)
+        dtype, max_frames = cache_dtype(self._decoder), most_frames(limits)
         self._cross = RowCache(self._layers, *rows, max_positions=max_frames, block=FRAME_BLOCK, dtype=dtype)
         self._past = RowCache(self._layers, *rows, max_positions=manifest.max_positions, block=POSITION_BLOCK, dtype=dtype)
-        self._frames = np.zeros(max_batch, np.int64)  # of each slot's clip; 0 where the slot is free
-        self._held = np.zeros(max_batch, np.int64)  # positions of each slot's past that have been fed
-        self._last_tokens = np.zeros(max_batch, np.int64)  # predicted by each slot's last pass, at its end
+        self._frames = np.zeros(limits.max_batch, np.int64)  # of each slot's clip; 0 where the slot is free
+        self._held = np.zeros(limits.max_batch, np.int64)  # positions of each slot's past that have been fed
+        self._last_tokens = np.zeros(limits.max_batch, np.int64)  # predicted by each slot's last pass, at its end
 
-    def encode(self, slots: Sequence[int], clips: Sequence[Clip]) -> None:
-        for slot, clip in zip(slots, clips, strict=True):
-            self.begin_encode(slot, clip, Cores.ALL).finish()
+    @property
+    def _session_to_decode(self) -> onnxruntime.InferenceSession:
+        return self._decoder
 
-    def begin_encode(self, slot: int, clip: Clip, cores: Cores) -> LaneEncoding[np.ndarray]:
-        check_clip(self.limits, slot, clip)
-        encoder = self._encoder if cores is Cores.ALL else self._lone_encoder
-        return self._lanes.begin(slot, cores, lambda: encode_clip(encoder, clip))
-
-    def _fill(self, slot: int, cross_kv: np.ndarray) -> None:
-        frames = cross_kv.shape[3]
-        self._frames[slot] = self._held[slot] = 0
+    def _keep(self, slot: int, first: int, cross_kv: np.ndarray) -> None:
+        """Put keys and values (layers, 2, heads, frames, head_dim) of a slot's audio at its end, from frame number `first` on."""
+        frames = first + cross_kv.shape[3]
+        self._held[slot] = 0
         self._cross.reserve(max(frames, int(self._frames.max())), busy=np.flatnonzero(self._frames))
-        self._cross.write(slot, 0, cross_kv)
+        self._cross.write(slot, first, cross_kv)
         self._frames[slot] = frames
 
     def launch(self, rows: Sequence[Row]) -> Answered:
@@ -116,8 +89,7 @@ class OnnxEngine(Engine):
         for layer in range(self._layers):
             feed[f"past_key.{layer}"], feed[f"past_value.{layer}"] = self._past.rows(layer, first, last)
             feed[f"cross_key.{layer}"], feed[f"cross_value.{layer}"] = self._cross.rows(layer, first, last)
-        decoder = self._decoder_beside if self._lanes.are_busy else self._decoder
-        next_tokens, log_probs, new_kv = run_session(decoder, feed)
+        next_tokens, log_probs, new_kv = run_session(self._session_to_decode, feed)
         predictions = {}
         for row in rows:
             index, length = row.slot - first, len(row.tokens)
@@ -148,7 +120,6 @@ class OnnxEngine(Engine):
 
     def free(self, slot: int) -> None:
         self._frames[slot] = self._held[slot] = 0
-        self._lanes.forget(slot)
 
     def clear(self, slot: int) -> None:
         self._cross.clear(slot)
@@ -156,15 +127,13 @@ class OnnxEngine(Engine):
 
     def close(self) -> None:
         self._open_aligner.cache_clear()
-        self._lanes.close()
-        del self._encoder, self._lone_encoder, self._decoder, self._decoder_beside
+        del self._decoder
 
 
-def encode_clip(encoder: onnxruntime.InferenceSession, clip: Clip) -> np.ndarray:
-    """Cross-attention keys and values, float (layers, 2, heads, frames, head_dim)."""
-    samples = audio.to_float(clip)[None]
-    cross_kv, _ = run_session(encoder, {"audio": samples, "lengths": np.array([samples.shape[1]])})
-    return cross_kv[:, :, 0]
+def most_frames(limits: Limits) -> int:
+    if limits.continues_clips:
+        return streaming_frames(limits.max_samples)
+    return audio.count_frames(limits.max_samples)
 
 
 class RowCache:

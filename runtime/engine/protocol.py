@@ -7,7 +7,7 @@ from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
-from runtime.audio import Clip
+from runtime.audio import SAMPLES_PER_FRAME, Clip
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,14 @@ class Limits:
     asked in one call is of one group."""
     token_scale: float = 1.0
     """Tokens in a second of speech, relative to a Latin script."""
+    frame_samples: int = SAMPLES_PER_FRAME
+    """Samples of one of the encoder's frames."""
+    max_rows: int = 0
+    """Most slots that are decoded at a time; 0: all of them."""
+    on_processor: bool = False
+    """True if the engine computes on the processor: recordings wait while anyone speaks."""
+    continues_clips: bool = False
+    """True if a slot that is given a clip which continues the one it holds encodes only what is new: see Clip.continues."""
 
 
 class Cores(enum.Enum):
@@ -129,6 +137,8 @@ class Engine(Protocol):
     def encode(self, slots: Sequence[int], clips: Sequence[Clip]) -> None:
         """Fill each slot with the cross-attention keys and values of its clip; what a slot held before is gone.
 
+        Where limits.continues_clips, a clip that continues the one that the slot holds costs what is new in it, and the slot then
+        holds the same, bit for bit, as one that was given the whole of it at once.
         Raises ValueError for a slot or a clip outside the limits, EngineError where the device fails.
         """
 
@@ -153,12 +163,15 @@ class Engine(Protocol):
         """Align the tokens of finished rows with their audio, by the decoder's own cross-attention.
 
         tokens: of each slot, without start and end token, at least one. The answers are float32 (tokens, frames): the share of
-        each token's attention that each frame of the slot's clip had (audio.SAMPLES_PER_FRAME samples).
+        each token's attention that each frame of the slot's clip had (limits.frame_samples samples).
         Raises ValueError for tokens outside the limits or a slot that was never encoded.
         """
 
     def wait(self) -> None:
         """Return when everything asked for is done."""
+
+    def rest(self, slot: int) -> None:
+        """The slot's request is answered; of what it holds only the audio is needed, for a clip that continues it."""
 
     def free(self, slot: int) -> None:
         """The slot's contents are no longer needed."""

@@ -67,11 +67,16 @@ def why_not_native(precision: str | None) -> str:
 
 
 def target_to_serve(engines: Path, model: str, precision: str | None) -> str:
-    """Choose like target_to_build(), but accept an onnxruntime engine that is built where native would be best but is not."""
+    """Choose like target_to_build(), but accept an engine of another target that is built where the best one's is not:
+    onnxruntime for native, torch for tensorrt."""
     target, _ = target_to_build(precision)
-    if target not in CPU_TARGETS or why_not_native(precision):
+    if target == TENSORRT:
+        acceptable: tuple[str, ...] = (TENSORRT, TORCH)
+    elif target in CPU_TARGETS and not why_not_native(precision):
+        acceptable = CPU_TARGETS
+    else:
         return target
-    names = {each: manifest.directory_name(model, each, running_precision(each, precision)) for each in CPU_TARGETS}
+    names = {each: manifest.directory_name(model, each, running_precision(each, precision)) for each in acceptable}
     return next((each for each, name in names.items() if (engines / name / manifest.FILE_NAME).is_file()), target)
 
 
@@ -165,22 +170,25 @@ def library_for(libraries: Mapping[str, Iterable[str]]) -> str | None:
 
 
 def open_engine(
-    choice: Choice, max_batch: int, threads: int | None = None, max_seconds: float | None = None
+    choice: Choice, max_batch: int, threads: int | None = None, max_seconds: float | None = None, max_streams: int = 0
 ) -> tuple[Engine, Tokenizer, Manifest]:
-    """Open the chosen engine. threads: of the CPU engine; max_seconds: longest clip that will be asked for (default: any).
+    """Open the chosen engine. threads: of the CPU engine; max_seconds: longest clip that will be asked for (default: any);
+    max_streams: whose audio an engine of a streaming model keeps.
 
     Raises EngineDirectoryError with one line that says what to run, DeviceError where the engine's device is missing,
     EngineFailed where it hears other words in a known clip than it should.
     """
     found = manifest.load(choice.directory, choice.model, choice.target, choice.precision, max_batch)
     tokenizer = Tokenizer.load(choice.directory)
-    engine = open_target(choice, found, max_batch, threads, max_seconds)
+    engine = open_target(choice, found, max_batch, threads, max_seconds, max_streams)
     if found.known_tokens:
         known_clip.check(engine, tokenizer, found.known_tokens)
     return engine, tokenizer, found
 
 
-def open_target(choice: Choice, found: Manifest, max_batch: int, threads: int | None, max_seconds: float | None) -> Engine:
+def open_target(
+    choice: Choice, found: Manifest, max_batch: int, threads: int | None, max_seconds: float | None, max_streams: int = 0
+) -> Engine:
     """Each engine's module imports its own package; serving imports no other."""
     if choice.target == TENSORRT:
         from runtime.engine.tensorrt_engine import open_tensorrt
@@ -192,9 +200,19 @@ def open_target(choice: Choice, found: Manifest, max_batch: int, threads: int | 
         return open_torch(choice.directory, found, max_batch, max_seconds)
     check_processor(choice, found, max_batch)
     if choice.target == NATIVE:
-        from runtime.engine.native_engine import NativeEngine
+        if found.stream_encoder:
+            from runtime.engine.native_stream_engine import NativeStreamEngine
 
-        return NativeEngine(choice.directory, library_of(choice, found), found, max_batch, threads)
-    from runtime.engine.onnx_engine import OnnxEngine
+            return NativeStreamEngine(
+                choice.directory, library_of(choice, found), found, max_batch, threads, max_streams, max_seconds
+            )
+        from runtime.engine.native_clip_engine import NativeClipEngine
 
-    return OnnxEngine(choice.directory, found, max_batch, threads)
+        return NativeClipEngine(choice.directory, library_of(choice, found), found, max_batch, threads)
+    if found.stream_encoder:
+        from runtime.engine.onnx_stream_engine import OnnxStreamEngine
+
+        return OnnxStreamEngine(choice.directory, found, max_batch, threads, max_streams, max_seconds)
+    from runtime.engine.onnx_clip_engine import OnnxClipEngine
+
+    return OnnxClipEngine(choice.directory, found, max_batch, threads)

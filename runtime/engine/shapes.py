@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from runtime.audio import SAMPLE_RATE, SAMPLES_PER_FRAME, count_frames
+from runtime.audio import SAMPLE_RATE, SAMPLES_PER_FRAME, STREAMING_FRAME_SAMPLES, count_frames
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 MOST_ENCODER_ROWS = 64  # more would only take longer: at so many the device is full
@@ -17,6 +17,8 @@ SHORTEST_PACKED_FRAMES = 80
 PACKED_SECONDS = 480.0  # of all rows of a pass together
 PACKED_STEP_SAMPLES = 8 * SAMPLES_PER_FRAME
 
+STEP_FRAMES = (5, 13, 25, 50)  # new ones of a stream: 100 ms, a quarter, a half, a whole second
+
 FRAME_BLOCK = 8  # caches of audio frames are a multiple of it long, so that every layer's begins where TensorRT wants it
 
 
@@ -24,7 +26,7 @@ FRAME_BLOCK = 8  # caches of audio frames are a multiple of it long, so that eve
 class Shape:
     """One shape of one component."""
 
-    component: Literal["encoder", "packed encoder", "decoder"]
+    component: Literal["encoder", "packed encoder", "stream encoder", "decoder"]
     batch: int
     length: int
     """Samples of an encoder's row, of all rows together in the packed encoder, or new tokens of a decoder's row."""
@@ -53,6 +55,12 @@ def packed_shapes(max_batch: int, max_samples: int) -> list[Shape]:
     return [Shape("packed encoder", MOST_ENCODER_ROWS, length) for length in lengths]
 
 
+def stream_shapes(max_batch: int) -> list[Shape]:
+    """Shapes of a streaming model's encoder, whose rows are new audio."""
+    batches = batches_up_to(min(max_batch, MOST_ENCODER_ROWS))
+    return [Shape("stream encoder", batch, frames * STREAMING_FRAME_SAMPLES) for batch in batches for frames in STEP_FRAMES]
+
+
 def batches_up_to(most: int) -> list[int]:
     return [batch for batch in BATCHES if batch < most] + [most]
 
@@ -66,6 +74,11 @@ def shapes_within(shapes: Sequence[Shape], max_batch: int, max_seconds: float | 
     lengths = sorted({shape.length for shape in shapes if shape.component == "encoder"})
     samples = lengths[-1] if max_seconds is None else smallest(lengths, min(int(max_seconds * SAMPLE_RATE), lengths[-1]))
     return [shape for shape in shapes if shape.batch <= batch and (shape.component == "decoder" or shape.length <= samples)]
+
+
+def streaming_frames(samples: int) -> int:
+    """Frames of a streaming model that a cache for clips of so many samples has."""
+    return -(-samples // STREAMING_FRAME_SAMPLES) + 1
 
 
 def padded_frames(samples: int) -> int:

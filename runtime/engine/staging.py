@@ -74,6 +74,8 @@ def request_layout(shape: Shape) -> Layout:
     first samples within their streams' dither; slots int64 (batch,), -1 for an idle row.
     Packed encoder: the same with pcm int16 (samples,), each row from a whole frame on; starts int32 (batch + 1,), the frame each
     row begins with, and the one behind the last; offsets and gains float32 (batch,): pcm is as it came, see Clip.offset.
+    Stream encoder: audio float32 (batch, samples), zeros after a row's own; counts int64 (batch,), new frames of each row, 0 for
+    an idle one; before int64 (batch,), frames that it had; slots int64 (batch,), -1 for an idle row.
     Decoder: tokens int64 (batch, new), CONTINUED for the one the slot's last pass predicted; past_lengths int64 (batch,); counts
     int64 (batch,), tokens of the row that count, 0 for an idle row; end_bias float32 (batch,).
     """
@@ -90,6 +92,8 @@ def request_layout(shape: Shape) -> Layout:
             gains=loudness,
             pcm=(np.int16, (length,)),
         )
+    if shape.component == "stream encoder":
+        return Layout(counts=per_row, before=per_row, slots=per_row, audio=(np.float32, (batch, length)))
     if shape.component == "encoder":
         return Layout(lengths=per_row, positions=per_row, slots=per_row, pcm=(np.int16, (batch, length)))
     return Layout(past_lengths=per_row, counts=per_row, end_bias=(np.float32, (batch,)), tokens=(np.int64, (batch, length)))

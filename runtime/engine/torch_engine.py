@@ -18,9 +18,10 @@ from runtime import audio, hardware
 from runtime.audio import DITHER, DITHER_PERIOD_SAMPLES
 from runtime.engine.cuda_graphs import CapturedShapes
 from runtime.engine.device_engine import DeviceEngine
+from runtime.engine.device_stream_engine import DeviceStreamEngine
 from runtime.engine.manifest import ALIGNER_PROGRAM, DECODER_PROGRAM, ENCODER_PROGRAM, PACKED_ENCODER_PROGRAM, Manifest
 from runtime.engine.protocol import CONTINUED, Engine
-from runtime.engine.shapes import Shape, packed_shapes, shapes_up_to, shapes_within
+from runtime.engine.shapes import Shape, packed_shapes, shapes_up_to, shapes_within, stream_shapes, streaming_frames
 from runtime.engine.slot_groups import SlotGroups
 from runtime.engine.staging import Done, Event, Layout, answer_layout, request_layout
 from runtime.engine.torch_programs import CompiledProgram, can_compile, compiling, load_program
@@ -30,6 +31,7 @@ WARM_UP_RUNS = 2  # before a capture: libraries choose and load their kernels in
 
 LEAST_IN_A_GROUP = 32  # slots: a pass of fewer rows takes as long
 PACKED_INPUTS = ("starts", "lengths", "positions", "offsets", "gains")
+Changing = tuple[tuple[int, ...], ...]
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -55,13 +57,16 @@ def open_torch(
     if device == "cuda" and not torch.cuda.is_available():
         raise DeviceError("the torch engine needs an NVIDIA GPU, and torch sees none; ASR_TARGET=onnxruntime serves on the CPU")
     compiles = device == "cuda" and can_compile() if compiles is None else compiles
-    packs = device == "cuda" and manifest.precision != "fp32" if packs is None else packs
-    groups = groups or (2 if device == "cuda" and max_batch >= 2 * LEAST_IN_A_GROUP and max_batch % 2 == 0 else 1)
+    is_half = device == "cuda" and manifest.precision != "fp32"
+    packs = is_half and not manifest.stream_encoder if packs is None else packs
+    may_divide = device == "cuda" and max_batch >= 2 * LEAST_IN_A_GROUP and max_batch % 2 == 0
+    groups = groups or (2 if may_divide and not manifest.stream_encoder else 1)
     size = max_batch // groups
     programs = TorchPrograms(directory, manifest, torch.device(device), size, max_seconds, compiles, packs)
     with compiling(directory) if compiles else contextlib.nullcontext():
         devices = [TorchDevice(programs, manifest, size, graphs) for _ in range(groups)]
-    engines = [DeviceEngine(each, manifest, size) for each in devices]
+    kind = DeviceStreamEngine if manifest.stream_encoder else DeviceEngine
+    engines = [kind(each, manifest, size) for each in devices]
     return SlotGroups(engines) if groups > 1 else engines[0]
 
 
@@ -84,13 +89,20 @@ class TorchPrograms:
         self.aligner = load_program(directory / ALIGNER_PROGRAM, device)
         self.shapes = shapes_within(shapes_up_to(max_batch, manifest.max_samples, manifest.max_positions), max_batch, max_seconds)
         self.max_samples = max(shape.length for shape in self.shapes if shape.component == "encoder")
-        if packs:
-            decoder = [shape for shape in self.shapes if shape.component == "decoder"]
+        self.max_frames, self.state_size = audio.count_frames(self.max_samples), 0
+        decoder = [shape for shape in self.shapes if shape.component == "decoder"]
+        if manifest.stream_encoder:
+            self.shapes = decoder + stream_shapes(max_batch)
+            self.max_frames = streaming_frames(self.max_samples)
+            self.state_size = manifest.stream_encoder.state_size
+        elif packs:
             self.shapes = decoder + packed_shapes(max_batch, self.max_samples)
         if compiles:
             # A dimension of one is compiled for on its own: one row takes as long as two.
             self.shapes = [shape for shape in self.shapes if shape.batch > 1 or max_batch == 1]
-            changing = ((0,), *[()] * (1 + len(PACKED_INPUTS))) if packs else ((0, 1), (0,))
+            changing: Changing = ((0,), *[()] * (1 + len(PACKED_INPUTS))) if packs else ((0, 1), (0,))
+            if manifest.stream_encoder:
+                changing = ((0, 1), (0,), (0,), (0,))
             self.encoder = CompiledProgram(self.encoder, changing)
             self.decoder = CompiledProgram(self.decoder, ((0, 1), (0,), (0,), (0,)) + ((0,),) * 4 * manifest.decoder_layers)
 
@@ -106,7 +118,8 @@ class TorchDevice:
         self._encoder, self._decoder, self._aligner = programs.encoder, programs.decoder, programs.aligner
         self.shapes, self.max_samples = programs.shapes, programs.max_samples
         self._stream = torch.cuda.Stream(device) if self._on_gpu else None
-        self._allocate(manifest, max_batch, audio.count_frames(self.max_samples))
+        self._provisional = manifest.provisional_frames
+        self._allocate(manifest, max_batch, programs)
         if self._on_gpu:
             self._stream.wait_stream(torch.cuda.current_stream(device))  # on which everything was allocated and zeroed
             torch.backends.cudnn.allow_tf32 = False  # float32 is the reference
@@ -118,11 +131,12 @@ class TorchDevice:
         with torch.inference_mode():
             self.captured.capture_all(self.shapes)
 
-    def _allocate(self, manifest: Manifest, max_batch: int, max_frames: int) -> None:
+    def _allocate(self, manifest: Manifest, max_batch: int, programs: TorchPrograms) -> None:
         """One slot and one position more than there are: what belongs to no row is written there."""
         dtype, device = DTYPES[manifest.precision], self._device
         rows = (self._layers, 2, max_batch + 1, manifest.heads)
-        self._cross = torch.zeros(*rows, max_frames, manifest.head_dim, dtype=dtype, device=device)
+        self._state = torch.zeros(max_batch + 1, programs.state_size, dtype=dtype, device=device)  # of streams
+        self._cross = torch.zeros(*rows, programs.max_frames, manifest.head_dim, dtype=dtype, device=device)
         self._past = torch.zeros(*rows, manifest.max_positions + 1, manifest.head_dim, dtype=dtype, device=device)
         self._frames = torch.zeros(max_batch + 1, dtype=torch.int64, device=device)
         self._last_tokens = torch.zeros(max_batch, dtype=torch.int64, device=device)
@@ -155,6 +169,7 @@ class TorchDevice:
         with torch.inference_mode(), torch.cuda.stream(self._stream):
             for cache in (self._cross, self._past):
                 cache[:, :, slot].zero_()
+            self._state[slot].zero_()
 
     def _serve(self, shape: Shape, request: np.ndarray, answer: np.ndarray | None) -> Event:
         with torch_failing(), torch.inference_mode(), torch.cuda.stream(self._stream):
@@ -190,7 +205,9 @@ class TorchDevice:
         request = views(request_layout(shape), self._request)
         spare = len(self._frames) - 1
         slots = torch.where(request["slots"] < 0, spare, request["slots"])
-        if shape.component == "packed encoder":
+        if shape.component == "stream encoder":
+            frames = self._encode_streams(request, slots, spare)
+        elif shape.component == "packed encoder":
             frames = self._encode_packed(request, slots, spare)
         else:
             frames = self._encode_padded(request, slots, shape.length)
@@ -203,6 +220,17 @@ class TorchDevice:
         places = (torch.where(valid, slots[row], spare), torch.where(valid, offset, 0))
         self._cross.permute(2, 4, 0, 1, 3, 5).index_put_(places, cross)
         return frames
+
+    def _encode_streams(self, request: dict[str, Tensor], slots: Tensor, spare: int) -> Tensor:
+        """Returns the frames of each row."""
+        counts, before = request["counts"], request["before"]
+        cross, state = self._encoder(request["audio"], counts, before, self._state.index_select(0, slots))
+        self._state.index_copy_(0, slots, state)
+        frames = before[:, None] - self._provisional + torch.arange(cross.shape[4], device=self._device)
+        valid = (frames >= 0) & (frames < (before + counts)[:, None])
+        places = (torch.where(valid, slots[:, None], spare), torch.where(valid, frames, 0))
+        self._cross.permute(2, 4, 0, 1, 3, 5).index_put_(places, cross.permute(2, 4, 0, 1, 3, 5))
+        return before + counts
 
     def _encode_padded(self, request: dict[str, Tensor], slots: Tensor, samples: int) -> Tensor:
         """Returns the frames of each row."""

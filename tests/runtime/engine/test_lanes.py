@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from runtime.audio import Clip
-from runtime.engine.onnx_engine import OnnxEngine
+from runtime.engine.onnx_clip_engine import OnnxClipEngine
 from runtime.engine.protocol import Cores, Row
 from tests import greedy
 
@@ -31,7 +31,7 @@ def test_clips_encoded_beside_each_other_and_beside_a_decode_give_the_same_words
 
 
 def test_a_slot_that_was_freed_or_given_away_meanwhile_is_not_filled(fp32, clips):
-    engine: OnnxEngine = fp32.engine
+    engine: OnnxClipEngine = fp32.engine
     short, long = (Clip(clip.samples) for clip in sorted(clips, key=lambda clip: len(clip.samples))[:: len(clips) - 1])
     expected = greedy.decode(engine, short).tokens
     freed = engine.begin_encode(2, long, cores=Cores.ONE)
@@ -49,7 +49,7 @@ def test_a_slot_that_was_freed_or_given_away_meanwhile_is_not_filled(fp32, clips
 
 def test_slots_keep_their_audio_while_the_caches_are_laid_out_anew(fp32, clips):
     """Longer clips make every slot larger; a lone row makes them smaller again."""
-    engine: OnnxEngine = fp32.engine
+    engine: OnnxClipEngine = fp32.engine
     by_length = [Clip(clip.samples) for clip in sorted(clips, key=lambda clip: len(clip.samples))]
     expected = [greedy.decode(engine, clip).tokens for clip in (by_length[0], by_length[-1])]
     for _ in range(2):

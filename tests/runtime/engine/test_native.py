@@ -20,8 +20,9 @@ from runtime import hardware
 from runtime.audio import Clip, count_frames, to_float
 from runtime.engine import known_clip, manifest, selection
 from runtime.engine.manifest import NATIVE, NATIVE_FLAGS, NATIVE_WEIGHTS, ONNXRUNTIME, Manifest
-from runtime.engine.native_engine import NativeEngine, shape_of
-from runtime.engine.native_library import NativeModel
+from runtime.engine.native_clip_engine import NativeClipEngine
+from runtime.engine.native_engine import shape_of
+from runtime.engine.native_library import CrossAttention, NativeModel
 from runtime.engine.protocol import Row
 from runtime.exceptions import EngineDirectoryError, EngineFailed
 from server.stream.confidence import END_BIAS
@@ -122,10 +123,9 @@ def test_what_is_no_number_in_one_slot_is_told_and_reaches_no_other(precision, b
             np.tile([found.start_token, 700], count),
             np.full(count, 2, np.int32),
             np.zeros(count, np.int32),
-            np.full(count, frames, np.int32),
             np.zeros(count, np.float32),
             [own[slot].ctypes.data for slot in slots],
-            [cross[slot].ctypes.data for slot in slots],
+            [CrossAttention(cross[slot].ctypes.data, positions, frames) for slot in slots],
             own_positions,
         )
         return log_probs.reshape(count, 2)
@@ -136,10 +136,10 @@ def test_what_is_no_number_in_one_slot_is_told_and_reaches_no_other(precision, b
         model.decode(
             team,
             np.array([40_000]),
-            *(np.array([number], np.int32) for number in (1, 0, frames)),
+            *(np.array([number], np.int32) for number in (1, 0)),
             np.zeros(1, np.float32),
             [own[0].ctypes.data],
-            [cross[0].ctypes.data],
+            [CrossAttention(cross[0].ctypes.data, positions, frames)],
             own_positions,
         )
     team.close()
@@ -194,14 +194,14 @@ def test_a_library_that_does_not_fit_its_weights_is_refused_in_one_line(copied):
     del weights["decoder.3.out"]
     np.savez(copied / NATIVE_WEIGHTS, **weights)
     with pytest.raises(EngineDirectoryError, match=r"does not fit its weights: the weights lack decoder\.3\.out"):
-        NativeEngine(copied, LIBRARY, found, 2)
+        NativeClipEngine(copied, LIBRARY, found, 2)
 
 
 def test_a_file_that_is_no_library_is_refused_in_one_line(copied):
     found = selection.check(selection.choose(copied.parent, MODEL, "fp32", NATIVE), max_batch=2)
     (copied / LIBRARY).write_bytes(b"no library")
     with pytest.raises(EngineDirectoryError, match="cannot be loaded"):
-        NativeEngine(copied, LIBRARY, found, 2)
+        NativeClipEngine(copied, LIBRARY, found, 2)
 
 
 def test_without_a_compiler_the_build_ends_in_one_line(tmp_path, monkeypatch):
@@ -268,7 +268,7 @@ def test_the_code_for_other_processors_hears_the_known_clip(built, tmp_path, lev
         directory / "emulated.so", native_libraries.SOURCES / "engine.cpp", *kernels.EMULATED[level], "-DMOONSHINE_HALF"
     )
     found = Manifest.model_validate_json((directory / manifest.FILE_NAME).read_bytes())
-    engine = NativeEngine(directory, "emulated.so", found, max_batch=2)
+    engine = NativeClipEngine(directory, "emulated.so", found, max_batch=2)
     assert known_clip.transcribe(engine, 1) == list(found.known_tokens)
     engine.close()
 
@@ -291,10 +291,10 @@ def test_a_clip_is_heard_under_the_sanitizers(built, tmp_path):
 from pathlib import Path
 from runtime.engine import known_clip
 from runtime.engine.manifest import Manifest
-from runtime.engine.native_engine import NativeEngine
+from runtime.engine.native_clip_engine import NativeClipEngine
 directory = Path({str(directory)!r})
 manifest = Manifest.model_validate_json((directory / "manifest.json").read_bytes())
-engine = NativeEngine(directory, "sanitized.so", manifest, max_batch=2, threads=2)
+engine = NativeClipEngine(directory, "sanitized.so", manifest, max_batch=2, threads=2)
 assert known_clip.transcribe(engine, 1) == list(manifest.known_tokens)
 engine.close()
 """

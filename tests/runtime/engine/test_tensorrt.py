@@ -16,7 +16,7 @@ from runtime.audio import SAMPLE_RATE, Clip
 from runtime.engine import manifest, selection, tensorrt_package
 from runtime.engine.cuda_graphs import CapturedShapes
 from runtime.engine.manifest import DECODER_FILE, DECODER_PLAN, TENSORRT, Manifest
-from runtime.engine.onnx_engine import OnnxEngine
+from runtime.engine.onnx_clip_engine import OnnxClipEngine
 from runtime.engine.protocol import CONTINUED, Row
 from runtime.engine.shapes import ENCODER_SECONDS, PLAN_NEW_TOKENS, Shape, shapes_up_to
 from runtime.engine.tensorrt_engine import (
@@ -113,7 +113,7 @@ def test_what_tensorrt_compiles_keeps_the_words(plans, precision, reference, fp3
     _, found = plans(precision)
     save_models("fp16", tmp_path, quantisation.quantise_weights if precision == "int8" else lambda model: None)
     tokens, expected = reference
-    found_rate = error_rate(OnnxEngine(tmp_path, found, max_batch=1), fp32.tokenizer, clips, tokens)
+    found_rate = error_rate(OnnxClipEngine(tmp_path, found, max_batch=1), fp32.tokenizer, clips, tokens)
     print(f"WER {precision}: {found_rate:.2f}%, float32: {expected:.2f}%")
     assert abs(found_rate - expected) <= (LARGEST_WER_DIFFERENCE_INT8 if precision == "int8" else LARGEST_WER_DIFFERENCE)
 

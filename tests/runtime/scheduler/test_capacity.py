@@ -3,30 +3,32 @@
 import numpy as np
 import pytest
 
-from runtime.engine.protocol import Prediction
+from runtime.engine.protocol import Limits, Prediction
 from runtime.scheduler import capacity
 
 
 class TimedEngine:
     """Takes a time for each clip and each pass, and holds what it was given to the protocol."""
 
-    def __init__(self, clip_seconds: float, pass_seconds: float, max_batch: int = 32):
+    def __init__(self, clip_seconds: float, pass_seconds: float, max_batch: int = 32, continues: bool = False):
         self.now, self._clip_seconds, self._pass_seconds = 0.0, clip_seconds, pass_seconds
-        self.limits = type("Limits", (), {"max_batch": max_batch, "start_token": 1})
-        self.held: set[int] = set()
+        self.limits = Limits(max_batch, 480_000, 194, 1, start_token=1, end_token=2, continues_clips=continues)
+        self.held: dict[int, int] = {}
 
     def encode(self, slots, clips):
-        assert all(len(clip.samples) == 96_000 for clip in clips), "six seconds each"
-        self.now += self._clip_seconds * len(clips)
-        self.held |= set(slots)
+        """A clip takes its time for each six seconds that are new."""
+        for slot, clip in zip(slots, clips, strict=True):
+            known = self.held.get(slot, 0) if self.limits.continues_clips else 0
+            self.now += self._clip_seconds * (len(clip.samples) - known) / 96_000
+            self.held[slot] = len(clip.samples)
 
     def decode(self, rows):
-        assert {row.slot for row in rows} == self.held
+        assert {row.slot: 96_000 for row in rows} == self.held, "six seconds each"
         self.now += self._pass_seconds
         return [Prediction(np.zeros(len(row.tokens), np.int64), np.zeros(len(row.tokens))) for row in rows]
 
     def free(self, slot):
-        self.held.remove(slot)
+        del self.held[slot]
 
 
 @pytest.mark.parametrize(
@@ -47,3 +49,8 @@ def test_streams_follow_from_what_an_update_takes(clip_seconds, pass_seconds, st
 def test_a_small_engine_is_measured_with_as_many_rows_as_it_has():
     engine = TimedEngine(0.0, 0.125, max_batch=2)
     assert capacity.live_streams(engine, clock=lambda: engine.now) == 2, "two updates share four passes"
+
+
+def test_an_update_of_a_streaming_model_costs_its_new_second():
+    engine = TimedEngine(0.375, 0.0, continues=True)
+    assert capacity.live_streams(engine, lambda: engine.now) == 8, "half of the time, a sixth of six seconds for each update"
