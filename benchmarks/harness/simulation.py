@@ -49,7 +49,7 @@ class Simulation:
         self._batcher.open_stream("simulated")
         self._due: list[tuple[float, Result]] = []
         self._step_ends: list[float] = []  # of the request served last, in seconds of the stream
-        self.seat = SimulatedSeat(self.limits, self.tokenizer, self._serve)
+        self.seat = SimulatedSeat(self.limits, self.tokenizer, self._serve, encodes_streams=self.engine.limits.continues_clips)
         self.session = native_session(self.seat, self.limits, self._receive)
         self.session.on_text(json.dumps({"op": "init", "sid": "simulated", "words": self.words}), self._now)
         flushes = sorted(self.flush_at)
@@ -108,7 +108,9 @@ class SimulatedSeat:
         submit: Callable[[Request], None],
         session_id: str = "simulated",
         on_update: Callable[[float], None] = lambda late_seconds: None,
+        encodes_streams: bool = False,
     ):
+        self._encodes_streams = encodes_streams
         self.session_id = session_id
         self.streams: list[Stream] = []
         self.ended: list[str] = []
@@ -129,7 +131,9 @@ class SimulatedSeat:
                 self.text = event.text
             return say(event)
 
-        opened = Stream(name, self._limits, self._tokenizer, observe, self._submit, now, options, self._on_update)
+        opened = Stream(
+            name, self._limits, self._tokenizer, observe, self._submit, now, options, self._on_update, self._encodes_streams
+        )
         self.streams.append(opened)
         return opened
 
@@ -168,6 +172,7 @@ def run_step(engine: Engine, batcher: Batcher, step: Step, now: float) -> list[R
     results = []
     match step:
         case Encode(jobs):
+            free_slots(engine, batcher)
             engine.encode([job.slot for job in jobs], [job.request.clip for job in jobs])
             batcher.encoded(step)
         case Align(jobs):
@@ -175,9 +180,15 @@ def run_step(engine: Engine, batcher: Batcher, step: Step, now: float) -> list[R
             results = batcher.aligned(step, list(map(alignment.first_frames, shares)), now)
         case Decode(rows=rows):
             results = batcher.decoded(step, engine.decode(rows), now)
+    free_slots(engine, batcher)
+    return results
+
+
+def free_slots(engine: Engine, batcher: Batcher) -> None:
+    for slot in batcher.take_resting():
+        engine.rest(slot)
     for slot in batcher.take_freed():
         engine.free(slot)
-    return results
 
 
 def frames_of(audio: np.ndarray, frame_ms: float) -> Iterator[np.ndarray]:

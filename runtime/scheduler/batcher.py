@@ -34,6 +34,9 @@ class Batcher:
         self._recordings = RecordingPolicy(limits)
         size, left_over = divmod(limits.max_batch, limits.slot_groups)
         assert size and not left_over, f"{limits.max_batch} slots are not {limits.slot_groups} groups of one size"
+        assert limits.slot_groups == 1 or not limits.continues_clips, (
+            "a stream comes back to its slot, whose group may have no turn"
+        )
         self._groups = deque(Group(number * size, size) for number in range(limits.slot_groups))  # whose turn it is first
         self._waiting: dict[Priority, dict[int, Job]] = {priority: {} for priority in Priority}  # in order of submission
         self._encoding: dict[int, Job] = {}  # on a lane of their own, by request id
@@ -41,7 +44,6 @@ class Batcher:
         self._lanes_taken_by_files = 0  # of these
         self._streams: set[str] = set()
         self._of_stream: dict[str, dict[int, Job]] = {}  # all there are of each stream, by request id
-        self._freed: list[int] = []
         self._poisoned: list[int] = []
 
     @property
@@ -54,11 +56,14 @@ class Batcher:
 
     def take_freed(self) -> list[int]:
         """Slots given back since the last call."""
-        freed, self._freed = self._freed, []
-        return freed
+        return [slot for group in self._groups for slot in group.slots.take_freed()]
+
+    def take_resting(self) -> list[int]:
+        """Slots since the last call that are kept for their streams."""
+        return [slot for group in self._groups for slot in group.slots.take_resting()]
 
     def take_poisoned(self) -> list[int]:
-        """Slots since the last call, free by now, that held what is no number: to be cleared before anybody has them."""
+        """Slots since the last call, without a request by now, that held what is no number: to be cleared."""
         poisoned, self._poisoned = self._poisoned, []
         return poisoned
 
@@ -69,6 +74,8 @@ class Batcher:
     def close_stream(self, stream_id: str) -> list[Result]:
         """Forget the stream; its requests are answered with RequestCancelled."""
         self._streams.discard(stream_id)
+        for group in self._groups:
+            group.slots.forget(stream_id)
         return self._withdraw(self._jobs_of(stream_id), "the stream has left")
 
     def submit(self, request: Request, now: float) -> list[Result]:
@@ -103,7 +110,7 @@ class Batcher:
         if self._limits.encode_lanes:
             return self._plan_encode(group, now) if may_begin and self._has_free_lane else self._plan_decode(group)
         final_in_flight = any(job.request.priority is Priority.FINAL for job in group.in_flight.values())
-        burst_is_over = bool(group.in_flight) and group.encodes_in_a_row >= ENCODE_BURST
+        burst_is_over = bool(self._going_on(group)) and group.encodes_in_a_row >= ENCODE_BURST
         if may_begin and (self._waiting[Priority.FINAL] or not (final_in_flight or burst_is_over)):
             return self._plan_encode(group, now)
         return self._plan_decode(group)
@@ -116,13 +123,19 @@ class Batcher:
 
     @property
     def _free_slots(self) -> int:
-        return sum(group.slots.available for group in self._groups)
+        return sum(map(self._slots_left, self._groups))
 
     def _may_begin(self, group: Group) -> bool:
         """True if there is a slot for a request that waits."""
-        if not group.slots.available:
+        if not self._slots_left(group):
             return False
         return bool(self._live_waiting or (self._waiting[Priority.FILE] and self._slots_for_files))
+
+    def _slots_left(self, group: Group) -> int:
+        """Number of slots that requests may have beside those in flight."""
+        if not self._limits.max_rows:
+            return group.slots.available
+        return min(group.slots.available, self._limits.max_rows - len(group.in_flight) - len(group.to_align))
 
     @property
     def _live_waiting(self) -> int:
@@ -184,15 +197,15 @@ class Batcher:
         return now - self._longest_waiting().submitted_at >= self._max_wait_seconds
 
     def _plan_encode(self, group: Group, now: float) -> Encode:
-        count = 1 if self._limits.encode_lanes else min(self._limits.encode_rows, group.slots.available)
+        count = 1 if self._limits.encode_lanes else min(self._limits.encode_rows, self._slots_left(group))
         queues = {priority: list(itertools.islice(jobs.values(), count)) for priority, jobs in self._waiting.items()}
         del queues[Priority.FILE][self._slots_for_files :]
         jobs = tuple(itertools.islice(itertools.chain(*queues.values()), count))
         cores = self._cores_for(jobs[0])
-        for job in jobs:
+        for job in sorted(jobs, key=lambda job: not group.slots.keeps(job.request.stream_id)):  # before another takes its slot
             request = job.request
             del self._waiting[request.priority][request.request_id]
-            job.slot, job.group = group.slots.allocate(), group
+            job.slot, job.group = group.slots.allocate(request.stream_id), group
             job.started_at = now
             job.decoding = Decoding(
                 request.draft,
@@ -254,7 +267,10 @@ class Batcher:
         for job, frames in zip(step.jobs, first_frames, strict=True):
             if self._is_open(job):
                 self._retire(job)
-                results.append(dataclasses.replace(result_of(job, now), first_frames=tuple(frames)))
+                timed = dataclasses.replace(
+                    result_of(job, now), first_frames=tuple(frames), frame_samples=self._limits.frame_samples
+                )
+                results.append(timed)
         return results
 
     def fail(self, jobs: Iterable[Job], error: EngineError, now: float) -> list[Result]:
@@ -293,5 +309,7 @@ class Batcher:
         if not of_stream:
             del self._of_stream[job.request.stream_id]
         if job.slot is not None:
-            job.group.slots.free(job.slot)
-            self._freed.append(job.slot)
+            if self._limits.continues_clips and job.request.stream_id in self._streams:
+                job.group.slots.keep(job.slot, job.request.stream_id)
+            else:
+                job.group.slots.free(job.slot)

@@ -77,6 +77,10 @@ class EngineLoop:
 
     sessions_elsewhere = 0  # no other process is on this engine
 
+    @property
+    def encodes_streams(self) -> bool:
+        return self._engine.limits.continues_clips
+
     def __init__(
         self,
         engine: Engine,
@@ -228,6 +232,7 @@ class EngineLoop:
     def _do(self, step: Step) -> None:
         """Give the engine one more step; a decode is answered while the next one is on its way."""
         began = self._clock()
+        self._free_slots()
         match step:
             case Encode(jobs, cores) if self._engine.limits.encode_lanes:
                 (job,), encoding = jobs, None
@@ -302,13 +307,18 @@ class EngineLoop:
         for slot in self._batcher.take_poisoned():
             logger.error("what the model predicts in slot %d is no number; it is cleared", slot)
             self._engine.clear(slot)
-        for slot in self._batcher.take_freed():
-            self._engine.free(slot)
+        self._free_slots()
         if results:
             with logged("an observer failed on results"):
                 self._observer.results(results)
         for result in results:
             self._answer(result)
+
+    def _free_slots(self) -> None:
+        for slot in self._batcher.take_resting():
+            self._engine.rest(slot)
+        for slot in self._batcher.take_freed():
+            self._engine.free(slot)
 
     def _answer(self, result: Result) -> None:
         _, on_result = self._callbacks.pop(result.request.request_id)

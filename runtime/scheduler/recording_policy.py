@@ -19,11 +19,11 @@ class RecordingPolicy:
 
         live_waiting: live requests without a slot. has_live_row: whether a live request has a slot.
         """
-        return bool(self.limits.encode_lanes and (has_live_row or (live_waiting and free_slots)))
+        return bool(self.limits.on_processor and (has_live_row or (live_waiting and free_slots)))
 
     def slots(self, free_slots: int, rest: bool) -> int:
         """Number of free slots that recordings may take. Some stay free, so that live speech need not wait for one."""
-        return 0 if rest else max(0, free_slots - self.limits.max_batch // SLOTS_KEPT_FROM_RECORDINGS)
+        return 0 if rest else max(0, free_slots - (self.limits.max_rows or self.limits.max_batch) // SLOTS_KEPT_FROM_RECORDINGS)
 
     def gather(self, rows: int, lanes_taken: int, more_wait: bool) -> bool:
         """True if rows of recordings wait for each other while all cores encode, because no row is live.

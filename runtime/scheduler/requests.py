@@ -3,7 +3,7 @@
 import enum
 from dataclasses import dataclass, field
 
-from runtime.audio import Clip
+from runtime.audio import SAMPLES_PER_FRAME, Clip
 from runtime.exceptions import EngineError
 
 TOKENS_PER_SECOND = 9.0
@@ -92,4 +92,6 @@ class Result:
     """True if it reached the token limit without an end token."""
     first_frames: tuple[int, ...] | None = None
     """First frame of each token in the clip, and the end of the last one; only if alignment was asked for."""
+    frame_samples: int = SAMPLES_PER_FRAME
+    """Samples of one of these frames."""
     timings: Timings = field(default_factory=Timings)

@@ -35,6 +35,10 @@ class Transcriber(Protocol):
     def status(self) -> Status: ...
 
     @property
+    def encodes_streams(self) -> bool:
+        """True if the model is a streaming one: a clip that continues the last one costs what is new in it."""
+
+    @property
     def sessions_elsewhere(self) -> int:
         """Sessions of other processes on the same engines."""
 

@@ -19,9 +19,29 @@ INTERIM, FINAL, FILE = Priority.INTERIM, Priority.FINAL, Priority.FILE
 
 
 def make_batcher(
-    max_batch: int = 4, max_wait_ms: float = 10, encode_rows: int = 32, streams: int = 0, lanes: int = 0, groups: int = 1
+    max_batch: int = 4,
+    max_wait_ms: float = 10,
+    encode_rows: int = 32,
+    streams: int = 0,
+    lanes: int = 0,
+    groups: int = 1,
+    max_rows: int = 0,
+    continues: bool = False,
 ) -> Batcher:
-    limits = Limits(max_batch, 160_000, 194, encode_rows, 1, END, lanes, max(1, lanes - 1), groups)
+    limits = Limits(
+        max_batch,
+        160_000,
+        194,
+        encode_rows,
+        1,
+        END,
+        lanes,
+        max(1, lanes - 1),
+        groups,
+        max_rows=max_rows,
+        on_processor=lanes > 0 or continues,
+        continues_clips=continues,
+    )
     batcher = Batcher(limits, max_wait_ms / 1000)
     for stream in range(streams):
         batcher.open_stream(f"s{stream}")
@@ -288,12 +308,28 @@ event = st.one_of(
     encode_rows=st.sampled_from([1, 32]),
     lanes=st.integers(0, 3),
     groups=st.integers(1, 3),
+    more_slots=st.none() | st.integers(0, 12),
 )
-def test_every_request_is_answered_exactly_once_whatever_happens(events, max_batch, encode_rows, lanes, groups):
-    """Random arrivals, endings, failures, departures and answers that come late; then the rest is run to its end."""
-    groups = 1 if lanes else groups
+def test_every_request_is_answered_exactly_once_whatever_happens(events, max_batch, encode_rows, lanes, groups, more_slots):
+    """Random arrivals, endings, failures, departures and answers that come late; then the rest is run to its end.
+
+    more_slots: of an engine that continues clips, those beyond the rows that it decodes at a time.
+    """
+    continues = more_slots is not None
+    lanes = 0 if continues else lanes
+    groups = 1 if lanes or continues else groups
     max_batch *= groups
-    batcher = make_batcher(max_batch, 10, encode_rows, streams=10, lanes=lanes, groups=groups)
+    slots = max_batch + (more_slots or 0)
+    batcher = make_batcher(
+        slots,
+        10,
+        encode_rows,
+        streams=10,
+        lanes=lanes,
+        groups=groups,
+        max_rows=max_batch if continues else 0,
+        continues=continues,
+    )
     submitted, answered, interims = set(), [], {}
     unanswered, encoding, since = [], [], {}
     now = 0.0
@@ -313,6 +349,8 @@ def test_every_request_is_answered_exactly_once_whatever_happens(events, max_bat
         decodes = batcher.in_flight > len(encoding)
         step = batcher.plan(now)
         if step is None:
+            if not lanes and not unanswered:
+                assert batcher.seconds_to_deadline(now) != 0.0, "a step is due, and there is none"
             if batcher.waiting and not batcher.in_flight and not encoding:
                 assert now - min(since[number] for number in submitted - set(answered)) < 0.010, (
                     "longer than the limit for company"
@@ -322,7 +360,8 @@ def test_every_request_is_answered_exactly_once_whatever_happens(events, max_bat
                 batcher.encoded(encoding.pop(0))
             return batcher.in_flight + batcher.waiting > 0
         assert len(step.jobs) <= max_batch // groups
-        assert len({job.slot // (max_batch // groups) for job in step.jobs}) == 1, "of one group of slots"
+        assert len({job.slot // (slots // groups) for job in step.jobs}) == 1, "of one group of slots"
+        assert len({job.slot for job in step.jobs}) == len(step.jobs), "nobody shares a slot"
         priorities = [job.request.priority for job in step.jobs]
         if isinstance(step, Encode):
             assert priorities == sorted(priorities), "finals first"
@@ -368,3 +407,61 @@ def test_every_request_is_answered_exactly_once_whatever_happens(events, max_bat
     assert sorted(answered) == sorted(submitted)
     assert batcher.waiting == batcher.in_flight == 0
     assert batcher.seconds_to_deadline(now) is None
+
+
+def answer(batcher: Batcher, number: int, stream: str) -> int:
+    """Let a stream's request run to its end; returns its slot."""
+    batcher.submit(request(number, FINAL, stream), now=0.0)
+    step = batcher.plan(now=0.0)
+    assert isinstance(step, Encode) and ids(step) == [number]
+    decode = batcher.plan(now=0.0)
+    batcher.decoded(decode, predict(decode, ending={number}), now=0.0)
+    return step.jobs[0].slot
+
+
+def test_a_stream_comes_back_to_the_slot_that_holds_its_audio():
+    batcher = make_batcher(streams=3, continues=True)
+    assert [answer(batcher, number, f"s{number}") for number in range(3)] == [0, 1, 2]
+    assert (batcher.take_resting(), batcher.take_freed()) == ([0, 1, 2], []), "their audio stays"
+    assert [answer(batcher, 10 + number, f"s{number}") for number in (2, 0, 1)] == [2, 0, 1]
+
+
+def test_with_more_streams_than_slots_the_one_that_was_away_for_longest_loses_its_audio():
+    batcher = make_batcher(max_batch=2, streams=3, continues=True)
+    assert [answer(batcher, number, f"s{number}") for number in (0, 1)] == [0, 1]
+    assert answer(batcher, 2, "s0") == 0
+    assert answer(batcher, 3, "s2") == 1 and batcher.take_freed() == [1], "what it held of s1 is of no use"
+    assert answer(batcher, 4, "s1") == 0 and batcher.take_freed() == [0]
+
+
+def test_a_stream_that_leaves_gives_its_slot_back():
+    batcher = make_batcher(streams=2, continues=True)
+    answer(batcher, 0, "s0")
+    batcher.close_stream("s0")
+    assert batcher.take_freed() == [0] and answer(batcher, 1, "s1") == 0
+    batcher.submit(request(2, FINAL, "s1"), now=0.0)
+    batcher.plan(now=0.0)
+    batcher.close_stream("s1")
+    assert batcher.take_freed() == [0], "with its request"
+
+
+def test_no_more_rows_are_in_flight_than_the_engine_decodes_at_a_time():
+    batcher = make_batcher(max_batch=8, max_rows=2, streams=4, continues=True)
+    for number in range(4):
+        batcher.submit(request(number, FINAL), now=0.0)
+    first = batcher.plan(now=0.0)
+    assert ids(first) == [0, 1]
+    decode = batcher.plan(now=0.0)
+    assert isinstance(decode, Decode)
+    batcher.decoded(decode, predict(decode, ending={0, 1}), now=0.0)
+    assert ids(batcher.plan(now=0.0)) == [2, 3]
+
+
+def test_someone_who_speaks_is_served_behind_a_burst_of_recordings():
+    """Recordings rest while somebody waits: their rows are no reason to wait for a pass."""
+    batcher = make_batcher(max_batch=8, max_rows=8, encode_rows=1, continues=True)
+    for number in range(ENCODE_BURST):
+        batcher.submit(request(number, FILE), now=0.0)
+        assert ids(batcher.plan(now=0.0)) == [number]
+    batcher.submit(request(9, INTERIM), now=0.0)
+    assert ids(batcher.plan(now=1.0)) == [9]
