@@ -203,9 +203,16 @@ def open_for_serving(settings: Settings, metrics: Metrics, inbox: Inbox | None =
     if choice.remark:
         logger.warning("%s", choice.remark)
     longest_seconds = settings.session.max_segment_seconds + SEGMENT_MARGIN_SECONDS
-    threads = settings.model.cpu_threads or None
-    engine, tokenizer, found = selection.open_engine(choice, settings.batching.max_batch, threads, longest_seconds)
+    threads, max_streams = settings.model.cpu_threads or None, settings.access.session_limit
+    engine, tokenizer, found = selection.open_engine(choice, settings.batching.max_batch, threads, longest_seconds, max_streams)
     logger.info("engine: %s, %s, weights: %s", engine.name, found.model, found.weights_source)
+    if engine.limits.continues_clips and engine.limits.max_batch < max_streams:
+        logger.warning(
+            "the engine keeps the audio of %d streams, and there may be %d sessions: others are encoded again with each update "
+            "(ASR_MAX_BATCH, ASR_MAX_SESSIONS)",
+            engine.limits.max_batch,
+            max_streams,
+        )
     metrics.watch(engine)
     wait_seconds = settings.batching.max_wait_ms / 1000
     return (

@@ -59,8 +59,8 @@ async def serve(settings: Settings, address: str, parent: int, open_engine: Open
     with exporting(metrics.registry), contextlib.closing(open_pulse(address)) as pulse:
         async with beating(metrics.loop_lag.observe):
             while goes_on():
-                status, most = engine_loop.status().value, engine.limits.max_samples
-                pulse.send(messages.encode(EnginePulse(epoch, status, most, server.sessions, server.streams)))
+                status, most, streams = engine_loop.status().value, engine.limits.max_samples, engine_loop.encodes_streams
+                pulse.send(messages.encode(EnginePulse(epoch, status, most, streams, server.sessions, server.streams)))
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stopping.wait(), PULSE_SECONDS)
     exit_status = STOPPED_STATUS if engine_loop.status() is Status.FAILED else 0

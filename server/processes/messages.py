@@ -67,6 +67,7 @@ class Audio(msgspec.Struct, frozen=True, kw_only=True):
     ranges: tuple[tuple[int, int], ...] | None
     offset: int
     gain: float
+    gains: tuple[float, ...] | None
     quiet_before: int
     quiet_behind: int
 
@@ -86,6 +87,8 @@ class EnginePulse(msgspec.Struct, frozen=True, tag=True):
     status: str
     """A runtime.scheduler.transcriber.Status."""
     max_samples: int
+    encodes_streams: bool
+    """See Transcriber.encodes_streams."""
     sessions: int
     """Sessions of all gateways, as they last reported."""
     streams: int
@@ -99,6 +102,7 @@ class ResultFields(msgspec.Struct, frozen=True, kw_only=True):
     log_probs: tuple[float, ...]
     cut_short: bool
     first_frames: tuple[int, ...] | None
+    frame_samples: int
     timings: Timings
     error: tuple[str, str] | None
     """Name of the class, one of runtime.exceptions, and what it says."""
@@ -161,7 +165,7 @@ class SegmentAudio:
         self._pcm[self._held : self._held + len(new)] = new
         self._held += len(new)
         pcm = self._pcm[: audio.end - self._start]
-        return Clip(pcm, audio.start, audio.ranges, audio.offset, audio.gain, audio.quiet_before, audio.quiet_behind)
+        return Clip(pcm, audio.start, **{name: getattr(audio, name) for name in CLIP_FIELDS})
 
     def _make_room(self, start: int, count: int) -> None:
         """Forget what lies before `start`, and have room for so many samples more."""

@@ -43,6 +43,11 @@ class RemoteEngine:
         return next(status for status in best_first if status in found)
 
     @property
+    def encodes_streams(self) -> bool:
+        """All engine processes have one model."""
+        return any(link.encodes_streams for link in self._links)
+
+    @property
     def sessions_elsewhere(self) -> int:
         """Every gateway tells every engine process all of its sessions, so each engine process knows of all."""
         return max(link.sessions_elsewhere for link in self._links)
@@ -99,6 +104,10 @@ class Link:
         if self._pulse is not None and self._is_connected and self._clock() - self._pulse_at < LOST_SECONDS:
             return Status(self._pulse.status)
         return Status.RESTARTING if self._was_found else Status.STARTING
+
+    @property
+    def encodes_streams(self) -> bool:
+        return self._pulse is not None and self._pulse.encodes_streams
 
     @property
     def load(self) -> int:

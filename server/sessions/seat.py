@@ -125,6 +125,7 @@ class Seat:
             now,
             options,
             self._observe_update,
+            self._shared.transcriber.encodes_streams,
         )
         self._streams[stream_id] = opened
         return opened

@@ -80,9 +80,8 @@ class SegmentRequests:
         return self._segmenter.has_sound and (has_failed if cut.kind is CutKind.LENGTH else newest.is_doubted)
 
     def _clip_of(self, cut: Cut, attempt: int) -> Clip:
-        """A cut by length goes through what is said, and a quiet one has no edges."""
-        if cut.kind is CutKind.QUIET or (cut.kind is CutKind.LENGTH and not attempt):
-            return self._segmenter.clip(cut.position)
+        if (not attempt or cut.kind is CutKind.QUIET) and (clip := self._segmenter.closing_clip(cut)):
+            return clip
         leads = self._leads(cut)
         return self._segmenter.clip_between(cut.position, leads[min(attempt, len(leads) - 1)])
 

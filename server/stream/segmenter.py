@@ -93,6 +93,11 @@ class Segmenter:
         return self.start + len(self._pcm) // 2
 
     @property
+    def end_of_update(self) -> int:
+        """Position up to which an update can be transcribed now."""
+        return self.end
+
+    @property
     def has_sound(self) -> bool:
         """True if anything in the open segment has risen above the background."""
         return self._sound_at is not None
@@ -130,6 +135,13 @@ class Segmenter:
     def clip_so_far(self, end: int) -> Clip:
         """The same with silence where less than TAIL_SAMPLES of quiet lie behind the last sound."""
         return self._clip(end, self.kept(end), 0, max(0, self.sound(end)[1] + TAIL_SAMPLES - end))
+
+    def closing_clip(self, cut: Cut) -> Clip | None:
+        """The clip of a first attempt at a segment; None where edges are to be chosen for it.
+
+        A cut by length goes through what is said, and a quiet segment has no edges.
+        """
+        return self.clip(cut.position) if cut.kind in (CutKind.LENGTH, CutKind.QUIET) else None
 
     def clip_between(self, end: int, lead: Lead) -> Clip:
         """The same with so much quiet before the first sound, and TAIL_SAMPLES of it behind the last."""
@@ -228,11 +240,20 @@ class Segmenter:
             return self._scan_quiet(index)
         pause_at = index + 1 - self._quiet_run
         if self._quiet_run and self._quiet_run >= PAUSE_LEVELS[min(self._kept_levels, len(PAUSE_LEVELS) - 1)]:
-            return self._cut_at(pause_at + self._quiet_run // 2, CutKind.PAUSE)
+            return self._pause_cut(pause_at, index)
         if self._kept_levels >= self._max_levels:
             assert self._window_at is not None, "the window begins before the segment's end"
-            return Cut(self._position_of(index + 1), CutKind.LENGTH, earliest=self._position_of(self._window_at))
+            last = self._last_of_length(index)
+            return Cut(self._position_of(last), CutKind.LENGTH, earliest=self._position_of(self._window_at))
         return None
+
+    def _pause_cut(self, pause_at: int, index: int) -> Cut:
+        """Cut within a pause. pause_at: the level it begins with; index: the newest level."""
+        return self._cut_at(pause_at + self._quiet_run // 2, CutKind.PAUSE)
+
+    def _last_of_length(self, index: int) -> int:
+        """The level after the last one that a segment has which ends by its length. index: the newest level."""
+        return index + 1
 
     def _scan_quiet(self, index: int) -> Cut | None:
         lead = int(LEAD_SECONDS * LEVELS_PER_SECOND)

@@ -23,6 +23,7 @@ from server.stream.retries import Attempt
 from server.stream.segment_end import end_of
 from server.stream.segment_requests import OutstandingRequest, SegmentRequests
 from server.stream.segmenter import Cut, CutKind, Segmenter
+from server.stream.streaming_segmenter import StreamingSegmenter
 from server.stream.transcript import NOTHING, Hypothesis, Segment, Transcript
 from server.stream.turns import Turns
 from server.stream.update_clock import AnswerWatch, CompleteResults, UpdateClock
@@ -76,27 +77,27 @@ class Stream:
         now: float,
         options: Options = Options(),
         on_update: Callable[[float], None] = lambda late_seconds: None,
+        encodes_streams: bool = False,
     ):
         """say: takes an event; False for an Update that was dropped, which the next one then says again.
 
         submit: hands a request to the engine, whose result must come back through on_result().
         on_update: told of every answered update how long after it was due the engine began with it, in seconds.
+        encodes_streams: True for a streaming model, False for one of clips.
         """
-        self.stream_id = stream_id
-        self.state = StreamState.OPEN
-        self._limits = limits
+        self.stream_id, self.state = stream_id, StreamState.OPEN
+        self._limits, self._options = limits, options
         self._say, self._submit, self._on_update = say, submit, on_update
-        self._options = options
         self._turns = None if options.silence_seconds is None else Turns(options.silence_seconds)
         self._levels = 0  # of loudness, received so far
-        self._segmenter = Segmenter(limits.max_segment_seconds)
+        self._segmenter = (StreamingSegmenter if encodes_streams else Segmenter)(limits.max_segment_seconds)
         self._tokenizer = tokenizer
         self._transcript = Transcript(tokenizer, limits.stable_agreement)
         self._outstanding: OutstandingRequest | None = None
         self._complete = CompleteResults()
         self._transcribed_until = 0  # position behind the newest sample that any result has covered
         self._last_audio_at = now  # when audio last came
-        self._clock = UpdateClock(limits.interim_interval_seconds)
+        self._clock = UpdateClock(limits.interim_interval_seconds, long_costs_more=not encodes_streams)
         self._requests = SegmentRequests(stream_id, self._segmenter, self._transcript)
         self._watch = AnswerWatch(now)
         self._flushes: deque[PendingFlush] = deque()  # that were asked for, the oldest first
@@ -245,8 +246,8 @@ class Stream:
             self._clock.forget()
         else:
             late_seconds = self._clock.begin(now)
-            request = self._requests.interim(segmenter.end, self._transcribed_until)
-            self._ask(request, segmenter.end, None, (), late_seconds)
+            request = self._requests.interim(segmenter.end_of_update, self._transcribed_until)
+            self._ask(request, segmenter.end_of_update, None, (), late_seconds)
 
     @property
     def _end_position(self) -> int | None:

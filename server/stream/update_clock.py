@@ -10,9 +10,11 @@ LONG_INTERVALS = 1.7  # between two updates of such a segment, while the engine 
 class UpdateClock:
     """Spaces the updates of one stream."""
 
-    def __init__(self, interval_seconds: float):
-        """interval_seconds: the shortest time between two updates."""
+    def __init__(self, interval_seconds: float, long_costs_more: bool = True):
+        """interval_seconds: the shortest time between two updates. long_costs_more: True where an update of a long segment costs
+        more than one of a short segment."""
         self._interval_seconds = interval_seconds
+        self._long_costs_more = long_costs_more
         self._last_at = float("-inf")  # when the last update was submitted
         self._due_at: float | None = None  # since when another one has been due, with a request under way
         self._late_seconds = 0.0  # of the last update that was answered
@@ -22,7 +24,7 @@ class UpdateClock:
 
         While the engine is busy, long segments leave it to other streams.
         """
-        is_long = segment_samples > LONG_SECONDS * SAMPLE_RATE
+        is_long = self._long_costs_more and segment_samples > LONG_SECONDS * SAMPLE_RATE
         is_busy = self._late_seconds > BUSY_SHARE * self._interval_seconds
         intervals = LONG_INTERVALS if is_long and is_busy else 1.0
         return now - self._last_at >= self._interval_seconds * intervals

@@ -71,7 +71,12 @@ class TimedHypothesis:
 
 
 def locate(
-    tokens: Sequence[int], first_frames: Sequence[int], tokenizer: Tokenizer, clip: Clip, pauses: Sequence[Range]
+    tokens: Sequence[int],
+    first_frames: Sequence[int],
+    tokenizer: Tokenizer,
+    clip: Clip,
+    pauses: Sequence[Range],
+    frame_samples: int = SAMPLES_PER_FRAME,
 ) -> TimedHypothesis:
     """Find the words of a clip's hypothesis in the stream.
 
@@ -80,7 +85,7 @@ def locate(
     kept = clip.ranges or ((clip.position, clip.position + len(clip.pcm)),)
 
     def position(frame: int, lag: int = 0, is_end: bool = False) -> int:
-        return stream_position(kept, max(0, frame * SAMPLES_PER_FRAME - lag - clip.quiet_before), is_end)
+        return stream_position(kept, max(0, frame * frame_samples - lag - clip.quiet_before), is_end)
 
     begins = [index for index, token in enumerate(tokens) if index == 0 or tokenizer.starts_word(token)]
     limits = [position(first_frames[index], LAG_SAMPLES) for index in begins]

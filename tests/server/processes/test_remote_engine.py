@@ -23,7 +23,7 @@ class EngineStandIn:
         self.pulse.bind(messages.pulse_address(address))
 
     def beat(self, sessions: int, streams: int) -> None:
-        self.pulse.send(messages.encode(EnginePulse("epoch", "ready", 160_000, sessions, streams)))
+        self.pulse.send(messages.encode(EnginePulse("epoch", "ready", 160_000, False, sessions, streams)))
 
     def gateway_pulses(self) -> list[GatewayPulse]:
         found = []

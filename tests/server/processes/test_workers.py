@@ -25,6 +25,7 @@ from runtime.scheduler.requests import Priority, Request, Result, Timings
 from server.processes import messages
 from server.processes.messages import SegmentAudio, SentAudio
 from server.stream.segmenter import Segmenter
+from server.stream.streaming_segmenter import StreamingSegmenter
 from tests.conftest import RunningServer
 
 UDP_PORTS = range(20_300, 20_364)
@@ -36,18 +37,19 @@ FINAL_SECONDS = 15.0  # for a final, where there is somebody to give it
 @given(
     loudness=st.lists(st.sampled_from([0, 3, 9000]), min_size=5, max_size=60),
     asks=st.lists(st.booleans(), min_size=60, max_size=60),
+    kind=st.sampled_from([Segmenter, StreamingSegmenter]),
 )
-def test_the_engine_process_hears_what_the_session_means_and_audio_crosses_once(loudness, asks):
+def test_the_engine_process_hears_what_the_session_means_and_audio_crosses_once(loudness, asks, kind):
     """Whatever is loud, quiet or cut, a request's clip on the other side is the clip, from audio that was sent once."""
     random = np.random.default_rng(len(loudness))
-    segmenter, sent, held, crossed = Segmenter(max_seconds=5.0), SentAudio(), SegmentAudio(), 0
+    segmenter, sent, held, crossed = kind(max_seconds=5.0), SentAudio(), SegmentAudio(), 0
     heard: list[tuple[Clip, Clip]] = []
     for step, (level, ask) in enumerate(zip(loudness, asks, strict=False)):
         segmenter.append((random.standard_normal(SAMPLE_RATE // 2) * level + 300).astype(np.int16).tobytes())
         cut = segmenter.find_cut()
         if not (ask or cut):
             continue
-        end = cut.position if cut else segmenter.end
+        end = cut.position if cut else segmenter.end_of_update
         clip = segmenter.clip_between(end, 800) if cut else segmenter.clip_so_far(end)
         request = Request(step, "s", clip, draft=(7, 8), forced=1, end_bias=7.0, uncovered_seconds=0.5)
         message = messages.decode_to_engine(messages.encode(sent.message_for(request)))
@@ -77,6 +79,7 @@ REQUESTS = st.builds(
         gain=st.floats(1, 100),
         quiet_before=st.integers(0, 9_999),
         quiet_behind=st.integers(0, 9_999),
+        gains=st.none() | st.just((2.0, 0.5)),
     ),
     draft=TOKENS,
     forced=st.just(0),
@@ -95,6 +98,7 @@ RESULTS = st.builds(
     error=st.none() | ERRORS,
     cut_short=st.booleans(),
     first_frames=st.none() | TOKENS,
+    frame_samples=st.integers(1, 999),
     timings=st.builds(Timings, SECONDS, SECONDS, st.integers(0, 99), st.integers(0, 99)),
 )
 

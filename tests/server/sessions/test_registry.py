@@ -33,6 +33,7 @@ class FakeTranscriber:
 
     said: Status = Status.READY
     sessions_elsewhere: int = 0
+    encodes_streams: bool = False
     answers: Callable[[Request], Result] = lambda request: Result(request, (3, 4), (-0.1, -0.1))
     lost: dict[str, OnLost] = field(default_factory=dict)
     fails: bool = False

@@ -1,0 +1,105 @@
+"""The open segment for a model that encodes streams: its clips only grow, so that each costs what is new in it.
+
+What is transcribed of a segment is sound with some quiet around it. Quiet that lasts longer is left out until sound comes back.
+Nothing that a clip has held is taken back: which ranges are transcribed, and how loud, depends on the past alone. In quiet an
+update takes half of it, as a cut in its middle will; only a cut by length goes back, to the last gap between two words.
+"""
+
+import numpy as np
+
+from runtime.audio import SAMPLE_RATE, Clip
+from server.stream.loudness import LEVEL_SAMPLES
+from server.stream.segmenter import BLOCK_LEVELS, KEPT_PAUSE_SECONDS, Cut, CutKind, Segmenter
+
+TAIL_SAMPLES = SAMPLE_RATE * 400 // 1000  # of quiet that are transcribed after sound,
+LEAD_SAMPLES = int(KEPT_PAUSE_SECONDS * SAMPLE_RATE) - TAIL_SAMPLES  # and before it: of a pause as much as counts for its length
+
+
+class StreamingSegmenter(Segmenter):
+    """See Segmenter."""
+
+    def _open(self) -> None:
+        super()._open()
+        self._ranges: list[tuple[int, int]] = []  # that are transcribed; the last one may lie beyond the audio
+        self._range_gains_db: list[float] = []
+        self._followed = 0  # levels that these ranges know of
+        self._least_end = self.start  # no clip ends before
+        self._first_block = len(self._levels) % BLOCK_LEVELS  # levels before the first whole block
+
+    def keep_open(self) -> None:
+        super().keep_open()
+        self._followed = len(self._levels)
+        self._least_end = self._position_of(self._followed)
+        self._add(self.start, self._least_end)
+
+    @property
+    def end_of_update(self) -> int:
+        if self._loud and self._loud[-1]:
+            return self.end
+        quiet = self._position_of(len(self._levels)) - self.loud_until
+        # An update from before this quiet had a level may have taken its first block; every pause that is cut is twice as long.
+        taken = max(quiet // 2, min(quiet, BLOCK_LEVELS * LEVEL_SAMPLES))
+        return max(self._least_end, self.loud_until + min(TAIL_SAMPLES, taken))
+
+    def clip_so_far(self, end: int) -> Clip:
+        """The open segment's audio up to position `end`, at most end_of_update: never less than before."""
+        self._follow(end)
+        return self._growing_clip(end)
+
+    def closing_clip(self, cut: Cut) -> Clip | None:
+        self._follow(cut.position)
+        measured = min(self._position_of(len(self._levels)), cut.position)
+        if cut.kind is CutKind.END and not self.is_quiet_from(measured, cut.position):  # sound that has no level yet
+            self._cover(max(self.start, measured - LEAD_SAMPLES), cut.position)
+        is_quiet = not any(first < cut.position for first, _ in self._ranges)
+        return self.clip(cut.position) if is_quiet or cut.kind is CutKind.QUIET else self._growing_clip(cut.position)
+
+    def _growing_clip(self, end: int) -> Clip:
+        pcm = np.frombuffer(bytes(memoryview(self._pcm)[: (end - self.start) * 2]), np.int16)
+        ranges = [(first, min(last, end)) for first, last in self._ranges if first < end]
+        gains = [float(10 ** (gain_db / 20)) for gain_db in self._range_gains_db[: len(ranges)]]
+        return Clip(pcm, self.start, tuple(ranges), gains=tuple(gains))
+
+    def _follow(self, until: int) -> None:
+        """Extend the ranges by the levels that are new, block by block, up to the block that holds a position."""
+        while self._followed < len(self._levels) and self._position_of(self._followed) < until:
+            end = self._block_end(self._followed)
+            for level in range(self._followed, end):
+                if self._loud[level]:
+                    begin = max(self.start, self._position_of(level) - LEAD_SAMPLES)
+                    self._cover(begin, self._position_of(level + 1) + TAIL_SAMPLES, self._gains_db[end - 1])
+            self._change_gain(self._position_of(end), self._gains_db[end - 1])
+            self._followed = end
+
+    def _block_end(self, level: int) -> int:
+        """The level after the last one of this level's block."""
+        if level < self._first_block:
+            return self._first_block
+        return self._first_block + ((level - self._first_block) // BLOCK_LEVELS + 1) * BLOCK_LEVELS
+
+    def _cover(self, begin: int, end: int, gain_db: float | None = None) -> None:
+        """Transcribe from one position to another. gain_db: of a range that begins here; None: the latest."""
+        if self._ranges and begin <= self._ranges[-1][1]:
+            first, last = self._ranges[-1]
+            self._ranges[-1] = (first, max(last, end))
+        else:
+            self._add(begin, end, gain_db)
+
+    def _add(self, begin: int, end: int, gain_db: float | None = None) -> None:
+        latest_db = self._gains_db[-1] if self._gains_db else 0.0
+        self._ranges.append((begin, end))
+        self._range_gains_db.append(latest_db if gain_db is None else gain_db)
+
+    def _change_gain(self, position: int, gain_db: float) -> None:
+        """Change the gain from a position on, of which nothing has been transcribed yet."""
+        if self._ranges and self._ranges[-1][1] > position and self._range_gains_db[-1] != gain_db:
+            first, last = self._ranges[-1]
+            self._ranges[-1] = (first, position)
+            self._add(position, last, gain_db)
+
+    def _pause_cut(self, pause_at: int, index: int) -> Cut:
+        cut = super()._pause_cut(pause_at, index)
+        return Cut(max(cut.position, self._least_end), CutKind.PAUSE)
+
+    def _last_of_length(self, index: int) -> int:
+        return self._block_end(index)
