@@ -49,6 +49,7 @@ KEPT_CHARACTERS = 24_000  # of a stage's output
 REQUIREMENTS = "requirements"
 INTERVALS_MS = (1120.0, 250.0)
 GPU_TESTS = "tests/runtime/engine/test_gpu.py"
+STREAMING_GPU_TESTS = "tests/runtime/engine/test_gpu_streaming.py"
 CPU_TESTS = ("tests/runtime/engine/test_packed_encoder.py", "tests/runtime/engine/test_slot_groups.py")
 
 
@@ -73,12 +74,41 @@ class Size:
     """Of live streams."""
     trial_seconds: float
     tests: tuple[str, ...]
+    updates: tuple[str, ...]
+    """Options of the benchmark of updates."""
 
 
-ON_GPU = Size("fp16", (1, 32, 256), 10.0, INTERVALS_MS, (256, 512, 1024, 2048), 25.0, (GPU_TESTS, "-k", f"{TORCH}-fp16"))
-REHEARSAL = Size("fp32", (1, 2), 10.0, INTERVALS_MS[:1], (1, 2, 4), 10.0, CPU_TESTS)
+ON_GPU = Size(
+    "fp16",
+    (1, 32, 256),
+    10.0,
+    INTERVALS_MS,
+    (256, 512, 1024, 2048),
+    25.0,
+    (GPU_TESTS, STREAMING_GPU_TESTS, "-k", f"{TORCH}-fp16"),
+    ("--sizes", "small", "--streams", "256", "--segments", "6", "12", "--new", "1.12"),
+)
+REHEARSAL = Size(
+    "fp32",
+    (1, 2),
+    10.0,
+    INTERVALS_MS[:1],
+    (1, 2, 4),
+    10.0,
+    CPU_TESTS,
+    ("--sizes", "tiny", "--streams", "2", "--segments", "3"),
+)
 """Without a GPU: the torch engine on the CPU."""
-SMOKE = Size("fp32", (1,), 2.0, INTERVALS_MS[:1], (1,), 4.0, ("tests/runtime/engine/test_shapes.py",))
+SMOKE = Size(
+    "fp32",
+    (1,),
+    2.0,
+    INTERVALS_MS[:1],
+    (1,),
+    4.0,
+    ("tests/runtime/engine/test_shapes.py",),
+    ("--sizes", "--streams", "1", "--segments", "2"),
+)
 
 
 @dataclass
@@ -167,6 +197,7 @@ def plan(engines: Path, outdir: Path, size: Size) -> list[Stage]:
             "--seconds",
             f"{size.trial_seconds:g}",
         ),
+        benchmark("updates of streaming models", 240, "updates", "--target", TORCH, "--precision", precision, *size.updates),
         benchmark("engine benchmark", 120, *engine, "--peer", "no"),
         benchmark("beside transformers", 100, *engine, "--peer", "only"),
     ]

@@ -593,6 +593,64 @@ def measure_set(
     return results
 
 
+def add_model_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", help="a checkpoint directory or a hub id")
+    command.add_argument("folder", type=Path, help="audio files with a .txt beside each, or with a manifest.json")
+
+
+def run_model(arguments: argparse.Namespace) -> int:
+    from benchmarks import checked_model
+
+    about, found = (
+        {
+            "benchmark": "model",
+            "machine": machine.describe(),
+            "settings": settings_of(arguments) | {"folder": arguments.folder.name},
+        },
+        [],
+    )
+    recordings = checked_model.recordings_in(arguments.folder)
+    with console.status("…") as status:
+        for done in checked_model.run(arguments.model, recordings, arguments.engines, status.update):
+            found.append(done)
+            write_line(arguments.out, about | {"way": dataclasses.asdict(done)})
+    console.print(tables.model_table(found, f"{Path(arguments.model).name} on {len(recordings)} recordings"))
+    return 0
+
+
+def add_updates_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--sizes", nargs="*", default=["tiny", "small", "medium"], help="of streaming models, with random weights"
+    )
+    command.add_argument("--target", nargs="+", default=[selection.NATIVE], choices=selection.TARGETS)
+    command.add_argument("--precision", default="int8", choices=PRECISIONS)
+    command.add_argument("--streams", type=int, default=24, help="that share the engine")
+    command.add_argument("--segments", type=float, nargs="+", default=[2.0, 6.0, 12.0, 28.0], metavar="SECONDS")
+    command.add_argument("--new", type=float, default=1.0, metavar="SECONDS", help="of audio in an update")
+
+
+def run_updates(arguments: argparse.Namespace) -> int:
+    from benchmarks import random_checkpoint, updates
+    from engine_build import checkpoint
+
+    about, found = {"benchmark": "updates", "machine": machine.describe(), "settings": settings_of(arguments)}, []
+    pieces = checkpoint.load(DEFAULT_MODEL, say=console.print).pieces
+    sizes = [str(random_checkpoint.provide(size, arguments.engines / "checkpoints", pieces)) for size in arguments.sizes]
+    for done in updates.run(
+        [DEFAULT_MODEL, *sizes],
+        arguments.target,
+        arguments.precision,
+        arguments.streams,
+        arguments.segments,
+        arguments.new,
+        arguments.engines,
+    ):
+        found.append(done)
+        write_line(arguments.out, about | {"update": dataclasses.asdict(done)})
+    console.print(tables.updates_table(found))
+    return 0
+
+
 def run_all(arguments: argparse.Namespace) -> int:
     """Every benchmark of the whole server with its defaults; plots go beside --plot's name."""
     status = 0
@@ -635,6 +693,13 @@ BENCHMARKS = (
     Benchmark("host", run_host, "what Python costs before a modelled device; and its streams, without a GPU", add_host_options),
     Benchmark("fleet", run_fleet, "many replicas, simulated: how sessions are placed, what growth and failures cost"),
     Benchmark("quality", run_quality, "WER, delay of words, stability and latency of streams", add_quality_options),
+    Benchmark(
+        "updates",
+        run_updates,
+        "cost of an update, streaming models beside Base, by the length of its segment",
+        add_updates_options,
+    ),
+    Benchmark("model", run_model, "a checkpoint on a folder of speech, beside transformers", add_model_options),
     Benchmark("all", run_all, "offline, streams, gateway and quality, each with its defaults; hours", add_all_options),
 )
 

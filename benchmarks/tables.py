@@ -9,6 +9,7 @@ import numpy as np
 from rich.table import Table
 
 if TYPE_CHECKING:  # each benchmark imports what it needs, and a table of one must not ask for that of all
+    from benchmarks.checked_model import CheckedWay
     from benchmarks.engine import EngineRun, Measurement
     from benchmarks.fleet import Failed, Grown, Placed, Simulated
     from benchmarks.flood import Flooded, Refusing
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # each benchmark imports what it needs, and a table of one mu
     from benchmarks.speech import Heard
     from benchmarks.streams import Capacity
     from benchmarks.trial import Outcome, Trial
+    from benchmarks.updates import UpdateCost
 
 COLUMNS = (
     "batch",
@@ -105,6 +107,63 @@ def quality_table(results: Sequence[Quality], title: str) -> Table:
             optional(each.passes, "{:.1f}"),
             optional(each.single_steps, "{:.1f}"),
             optional(each.compute_share, "{:.2f}"),
+        )
+    return table
+
+
+MODEL_COLUMNS = (
+    "way",
+    "windows",
+    "WER whole",
+    "WER streamed",
+    "appeared ms",
+    "stable ms",
+    "final ms",
+    "changed",
+    "streams here",
+)
+
+
+def model_table(found: Sequence[CheckedWay], title: str) -> Table:
+    """One row for each way; times as p50 / p95."""
+    table = Table(title=title, title_justify="left")
+    for column in MODEL_COLUMNS:
+        table.add_column(column, justify="left" if column in ("way", "windows") else "right")
+    for each in found:
+        spreads = (each.appeared_ms, each.stable_ms, each.final_ms)
+        table.add_row(
+            each.way,
+            each.windows,
+            f"{each.wer:.2f}",
+            optional(each.streamed_wer, "{:.2f}"),
+            *(optional(spread, "{0.p50:,.0f} / {0.p95:,.0f}") for spread in spreads),
+            str(each.violations),
+            str(each.live_streams or ""),
+        )
+    return table
+
+
+UPDATE_COLUMNS = ("model", "engine", "segment s", "new s", "encoder ms", "decoder ms", "update ms", "streams", "over Base", "MiB")
+
+
+def updates_table(found: Sequence[UpdateCost]) -> Table:
+    """One row for each model and length; the ratio is to the first model's streams at the same length."""
+    first = {each.segment_seconds: each for each in reversed(found) if each.model == found[0].model}
+    table = Table(title=f"An update, of {found[0].streams} streams together: each one's share", title_justify="left")
+    for column in UPDATE_COLUMNS:
+        table.add_column(column, justify="left" if column in ("model", "engine") else "right")
+    for each in found:
+        table.add_row(
+            each.model,
+            each.engine,
+            f"{each.segment_seconds:g}",
+            f"{each.new_seconds:g}",
+            f"{each.encoder_ms:.1f}",
+            f"{each.decoder_ms:.1f}",
+            f"{each.update_ms:.1f}",
+            f"{each.streams_at_one_second:.0f}",
+            f"{each.streams_at_one_second / first[each.segment_seconds].streams_at_one_second:.2f}",
+            f"{each.mebibytes:.1f}",
         )
     return table
 

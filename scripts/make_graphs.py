@@ -12,7 +12,7 @@ from engine_build import export, graphs  # noqa: E402
 
 def main() -> None:
     for folder, config in graphs.SHAPES.items():
-        for precision in graphs.DATA_TYPES:
+        for precision in graphs.precisions_of(config):
             for name, model in export.graphs(config, precision).items():
                 path = graphs.path_of(folder, precision, name)
                 path.parent.mkdir(exist_ok=True)

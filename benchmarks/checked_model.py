@@ -1,0 +1,153 @@
+"""A checkpoint on a folder of speech: what transformers and every engine at hand make of it, and what it costs.
+
+For whoever has weights that this project could not be measured with.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import quality
+from benchmarks.file_sets import Recording, alone
+from benchmarks.harness.accuracy import word_error_rate
+from benchmarks.quality import Spread
+from engine_build import build, checkpoint
+from engine_build.streaming_parameters import EXCLUSIVE, INCLUSIVE, StreamingConfig
+from moonshine_client import audio_file
+from runtime import hardware
+from runtime.audio import SAMPLE_RATE
+from runtime.engine import manifest, selection
+from runtime.engine.manifest import NATIVE, ONNXRUNTIME, TORCH
+from runtime.engine.protocol import Engine
+from runtime.scheduler import capacity
+from runtime.tokenizer import Tokenizer
+from server.settings import SessionLimits
+
+AUDIO = (".flac", ".wav", ".mp3", ".ogg", ".m4a")
+MAX_BATCH = 8
+TOKENS_PER_SECOND = 9.0
+FRAME_SAMPLES = 80
+
+
+@dataclass(frozen=True)
+class CheckedWay:
+    """One engine with one reading of the windows, on all of the speech."""
+
+    way: str
+    windows: str
+    """Reading of a streaming model's windows; empty for a model of clips."""
+    wer: float
+    """Of each recording in one pass."""
+    streamed_wer: float | None = None
+    appeared_ms: Spread | None = None
+    """From a word's end to its first appearance, with the time that computing takes here."""
+    stable_ms: Spread | None = None
+    final_ms: Spread | None = None
+    violations: int = 0
+    """Stable words that changed."""
+    live_streams: int = 0
+    """Streams that this machine carries, as a build estimates."""
+
+
+def recordings_in(folder: Path) -> list[Recording]:
+    """Read a folder with manifest.json (a list of `file` and `text`), or with a .txt beside each audio file.
+
+    Raises FileNotFoundError where it has no recording with a text.
+    """
+    if (folder / "manifest.json").is_file():
+        texts = {folder / each["file"]: each["text"] for each in json.loads((folder / "manifest.json").read_text())}
+    else:
+        found = (path for path in sorted(folder.iterdir()) if path.suffix in AUDIO and path.with_suffix(".txt").is_file())
+        texts = {path: path.with_suffix(".txt").read_text().strip() for path in found}
+    if not texts:
+        raise FileNotFoundError(f"{folder} has neither a manifest.json nor audio files with a .txt beside them")
+    return [alone(path.stem, audio_file.load(path), text) for path, text in texts.items()]
+
+
+def run(model: str, recordings: Sequence[Recording], out: Path, progress: Callable[[str], None]) -> Iterator[CheckedWay]:
+    """Yield each way as soon as it is measured. out: where engines are built."""
+    streams = isinstance(checkpoint.load(model, say=progress).config, StreamingConfig)
+    for windows in (EXCLUSIVE, INCLUSIVE) if streams else ("",):
+        progress(f"transformers {windows}")
+        yield CheckedWay("transformers fp32", windows, by_transformers(model, windows, recordings))
+        for target, precision in ways():
+            progress(f"{target} {precision} {windows}")
+            engine, tokenizer = open_built(model, target, precision, windows or EXCLUSIVE, out)
+            yield by_engine(engine, tokenizer, windows, recordings, progress)
+            engine.close()
+
+
+def ways() -> Iterator[tuple[str, str]]:
+    """Targets and precisions of this machine."""
+    if hardware.find_gpu() and selection.torch_has_cuda():
+        yield TORCH, "fp16"
+    if hardware.has_flags(manifest.NATIVE_FLAGS) and selection.can_have_native():
+        yield NATIVE, "int8"
+        yield NATIVE, "bf16"
+    yield ONNXRUNTIME, "fp32"
+
+
+def open_built(model: str, target: str, precision: str, windows: str, out: Path) -> tuple[Engine, Tokenizer]:
+    arguments = ["--model", model, "--target", target, "--precision", precision, "--windows", windows, "--out", str(out)]
+    if build.main(arguments):
+        raise RuntimeError(f"{model} cannot be built for {target}")
+    choice = selection.Choice(out / manifest.directory_name(model, target, precision), model, target, precision, remark=None)
+    engine, tokenizer, _ = selection.open_engine(choice, MAX_BATCH)
+    return engine, tokenizer
+
+
+def by_engine(
+    engine: Engine, tokenizer: Tokenizer, windows: str, recordings: Sequence[Recording], progress: Callable[[str], None]
+) -> CheckedWay:
+    def stream(recording: Recording) -> quality.Run:
+        return quality.stream_in_process(engine, tokenizer, SessionLimits(), True, recording)
+
+    whole = quality.offline_rate(engine, tokenizer, [piece for each in recordings for piece in each.alone])
+    found = quality.measure(engine.name, windows, recordings, whole, stream, progress)
+    return CheckedWay(
+        engine.name,
+        windows,
+        float("nan") if whole is None else whole,
+        found.wer,
+        found.appeared_ms,
+        found.stable_ms,
+        found.final_ms,
+        found.violations,
+        capacity.live_streams(engine),
+    )
+
+
+def by_transformers(model: str, windows: str, recordings: Sequence[Recording]) -> float:
+    """WER of greedy decoding in float32, each recording alone."""
+    import torch
+
+    network = streaming_network(model, windows) if windows else clip_network(model)
+    weights, texts = checkpoint.load(model, say=lambda line: None), []
+    tokenizer = Tokenizer(weights.pieces)
+    for recording in recordings:
+        samples = recording.samples[: len(recording.samples) // FRAME_SAMPLES * FRAME_SAMPLES].astype(np.float32) / 32_768
+        audio, most = torch.from_numpy(samples)[None], int(len(samples) / SAMPLE_RATE * TOKENS_PER_SECOND) + 3
+        mask = torch.ones(audio.shape, dtype=torch.long)  # without it transformers applies no window
+        with torch.inference_mode():
+            tokens = network.generate(audio, attention_mask=mask, max_new_tokens=most)[0].tolist()
+        texts.append(tokenizer.text(token for token in tokens if token > weights.config.end_token))
+    return round(word_error_rate([each.text for each in recordings], texts), 2)
+
+
+def clip_network(model: str):
+    from benchmarks import transformers_model
+
+    return transformers_model.load(model)
+
+
+def streaming_network(model: str, windows: str):
+    from transformers import MoonshineStreamingForConditionalGeneration
+
+    network = MoonshineStreamingForConditionalGeneration.from_pretrained(model).float().eval()
+    if windows == INCLUSIVE:
+        config = network.model.encoder.config
+        config.sliding_windows = [[past + 1, future + 1] for past, future in config.sliding_windows]
+    return network

@@ -1,0 +1,149 @@
+"""What an update of a live stream costs, by model and by the length of its segment.
+
+A model of clips encodes the whole segment again, a streaming model what is new in it. Updates of many streams share the engine,
+as they do while serving: clips on a lane each, streams packed in one call.
+"""
+
+import functools
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.harness.accuracy import evaluation_clips
+from engine_build import build
+from engine_build.native_target import LONGEST_VECTOR
+from moonshine_client import audio_file
+from runtime.audio import SAMPLE_RATE, STREAMING_FRAME_SAMPLES, Clip, count_frames
+from runtime.engine import manifest, selection
+from runtime.engine.manifest import NATIVE, ONNXRUNTIME, Manifest
+from runtime.engine.protocol import Cores, Engine, Row
+from runtime.scheduler.capacity import DRAFT_TOKENS, SINGLE_STEPS
+
+REPEATS = 5
+POSITION_STEP = 160  # frames by which the room for keys and values grows: stream_encoder.h with AVX-512
+DRAFT = (1, *range(300, 300 + DRAFT_TOKENS - 1))
+
+
+@dataclass(frozen=True)
+class UpdateCost:
+    """One model on one engine. Times are medians, in milliseconds for each stream."""
+
+    model: str
+    engine: str
+    streams: int
+    segment_seconds: float
+    new_seconds: float
+    encoder_ms: float
+    decoder_ms: float
+    """A pass that verifies DRAFT_TOKENS tokens, and SINGLE_STEPS steps."""
+    mebibytes: float
+    """Memory of a stream at this length, by arithmetic."""
+
+    @property
+    def update_ms(self) -> float:
+        return self.encoder_ms + self.decoder_ms
+
+    @property
+    def streams_at_one_second(self) -> float:
+        """Streams whose updates fill the engine, with one update of each in a second."""
+        return 1000 / self.update_ms
+
+
+def run(
+    models: Sequence[Path | str],
+    targets: Sequence[str],
+    precision: str,
+    streams: int,
+    segments: Sequence[float],
+    new_seconds: float,
+    out: Path,
+) -> Iterator[UpdateCost]:
+    """Build each engine where it is not built, and yield every figure as soon as it is measured."""
+    for model in models:
+        for target in targets:
+            engine, found = open_built(str(model), target, precision, streams, out)
+            for seconds in segments:
+                yield measure(engine, found, streams, seconds, new_seconds)
+            engine.close()
+
+
+def open_built(model: str, target: str, precision: str, streams: int, out: Path) -> tuple[Engine, Manifest]:
+    if build.main(["--model", model, "--target", target, "--precision", precision, "--out", str(out)]):
+        raise RuntimeError(f"{model} cannot be built for {target}")
+    running = selection.running_precision(target, precision) if target in (NATIVE, ONNXRUNTIME) else precision
+    choice = selection.Choice(out / manifest.directory_name(model, target, running), model, target, running, remark=None)
+    engine, _, found = selection.open_engine(choice, streams, max_streams=streams)
+    return engine, found
+
+
+def measure(engine: Engine, found: Manifest, streams: int, segment_seconds: float, new_seconds: float) -> UpdateCost:
+    slots, encoder, decoder = range(streams), [], []
+    audio = [speech(slot, segment_seconds) for slot in slots]
+    for end in ends_of(engine, segment_seconds, new_seconds):
+        began = time.perf_counter()
+        encode(engine, slots, [clip_of(samples, end) for samples in audio])
+        encoded = time.perf_counter()
+        decode(engine, slots)
+        encoder.append(encoded - began)
+        decoder.append(time.perf_counter() - encoded)
+    for slot in slots:
+        engine.free(slot)
+    to_ms = 1000 / streams
+    costs = statistics.median(encoder[1:]) * to_ms, statistics.median(decoder[1:]) * to_ms
+    memory = memory_of(found, segment_seconds)
+    return UpdateCost(Path(found.model).name, engine.name, streams, segment_seconds, new_seconds, *costs, memory)
+
+
+def ends_of(engine: Engine, segment_seconds: float, new_seconds: float) -> list[float]:
+    """Lengths of the segment that are transcribed one after the other; the first one is not counted."""
+    if not engine.limits.continues_clips:
+        return [segment_seconds] * (1 + REPEATS)
+    repeats = min(REPEATS, int(segment_seconds / new_seconds) - 1)
+    return [segment_seconds - repeat * new_seconds for repeat in range(repeats, -1, -1)]
+
+
+def memory_of(found: Manifest, seconds: float) -> float:
+    """Mebibytes that a stream keeps in the native engine: keys and values for the decoder, and a streaming encoder's state."""
+    kept_bytes = 4 if found.precision == "fp32" else 2
+    frames = (
+        int(seconds * SAMPLE_RATE) // STREAMING_FRAME_SAMPLES
+        if found.stream_encoder
+        else count_frames(int(seconds * SAMPLE_RATE))
+    )
+    positions = -(-frames // POSITION_STEP) * POSITION_STEP
+    values = -(-found.head_dim // LONGEST_VECTOR) * LONGEST_VECTOR
+    cross = found.decoder_layers * found.heads * positions * (found.head_dim + values) * kept_bytes
+    state = found.stream_encoder.state_size * 4 if found.stream_encoder else 0
+    return (cross + state) / 2**20
+
+
+def encode(engine: Engine, slots: Sequence[int], clips: Sequence[Clip]) -> None:
+    """As the engine loop does."""
+    if not engine.limits.encode_lanes:
+        engine.encode(slots, clips)
+        engine.wait()
+        return
+    for encoding in [engine.begin_encode(slot, clip, Cores.ONE) for slot, clip in zip(slots, clips, strict=True)]:
+        encoding.finish()
+
+
+def decode(engine: Engine, slots: Sequence[int]) -> None:
+    engine.decode([Row(slot, DRAFT, 0) for slot in slots])
+    for step in range(SINGLE_STEPS):
+        engine.decode([Row(slot, (DRAFT[-1],), len(DRAFT) + step) for slot in slots])
+
+
+def clip_of(samples: np.ndarray, seconds: float) -> Clip:
+    count = int(seconds * SAMPLE_RATE)
+    return Clip(samples[:count], 0, ((0, count),), gains=(1.0,))
+
+
+@functools.cache
+def speech(number: int, seconds: float) -> np.ndarray:
+    """The evaluation clips one after the other, for each stream from another place on."""
+    clips = [audio_file.load(clip.path) for clip in evaluation_clips()]
+    return np.resize(np.roll(np.concatenate(clips), -number * SAMPLE_RATE * 5), int(seconds * SAMPLE_RATE))
