@@ -343,8 +343,10 @@ def test_joined_recordings_hold_every_clip_between_pauses():
 
 
 def test_a_soak_looks_at_all_processes_and_tells_growth_from_noise():
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    program = "print('here', flush=True); input()"
+    child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
+        assert child.stdout.readline() == b"here\n", "before its program is loaded it has no memory of its own"
         assert child.pid in soak.children_of(os.getpid()) and soak.age_seconds(child.pid) < 60
         alone, both = (soak.look_at(pids, 1.0) for pids in ([os.getpid()], [os.getpid(), child.pid]))
         assert 0 < alone.files < both.files and alone.memory_mib < both.memory_mib and soak.look_at([2**22 + 1], 1.0).files == 0
