@@ -237,14 +237,15 @@ def test_a_stream_holds_as_much_as_the_limits_say(engine, name):
 
 
 def test_a_slot_that_was_cleared_is_as_good_as_new(engine, name):
+    tolerance = 0 if name.startswith("native") else ROUNDED.get(name, 1e-4)
     pcm = (noise(20_000, seed=6) * 20_000).astype(np.int16)
     engine.free(0)
     engine.encode([0, 1], [clip_until(pcm, 20_000)] * 2)
     expected = heard(engine, 0)
     engine.clear(0)
-    assert (heard(engine, 1) == expected).all(), "its neighbour keeps what it holds"
+    assert np.allclose(heard(engine, 1), expected, atol=tolerance), "its neighbour keeps what it holds"
     engine.encode([0], [clip_until(pcm, 20_000)])
-    assert np.allclose(heard(engine, 0), expected, atol=0 if name.startswith("native") else ROUNDED.get(name, 1e-4))
+    assert np.allclose(heard(engine, 0), expected, atol=tolerance)
 
 
 def test_engines_align_tokens_alike(engines):
@@ -305,7 +306,7 @@ def test_steps_give_each_sample_once_and_keep_what_is_no_whole_frame():
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_type 'yarn'; only 'default'"),
         ({"head_dim": 26}, "only whole pairs can be built"),
         ({"vocab_size": None}, "gives vocabulary as None, which is no positive number"),
-        ({"num_attention_heads": 0, "head_dim": None}, "is not a readable Moonshine checkpoint"),
+        ({"num_attention_heads": 0, "num_key_value_heads": 0, "head_dim": None}, "is not a readable Moonshine checkpoint"),
         ({"eos_token_id": [2, 3]}, "gives end_token as .2, 3., which is no positive number"),
         ({"max_position_embeddings": 300}, "300 positions, 6.0 s of audio; 14 s are needed"),
         ({"rope_parameters": "default"}, "is not a readable Moonshine checkpoint"),
