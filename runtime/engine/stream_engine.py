@@ -9,7 +9,7 @@ from runtime.audio import SAMPLE_RATE, STREAMING_FRAME_SAMPLES, STREAMING_MIN_SA
 from runtime.engine.manifest import Manifest
 from runtime.engine.protocol import Engine, Limits, check_clip
 
-ENCODE_ROWS = 64  # in one call: more would only take longer, and finals wait
+ENCODE_ROWS = 8  # in one call: so many streams with half a second each fill two cores; with more, finals wait longer
 
 
 class StreamEngine(Engine):
