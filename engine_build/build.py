@@ -27,6 +27,7 @@ from engine_build import checkpoint
 from engine_build import writing_systems as scripts
 from engine_build.alignment_heads import alignment_heads
 from engine_build.checkpoint import DEFAULT_MODEL, Checkpoint, CheckpointError
+from engine_build.graphs import GraphsMissing
 from engine_build.known_clip import known_tokens
 from engine_build.options import BuildError, BuildOptions, Stages, UnsupportedModel
 from engine_build.parameters import MAX_SECONDS
@@ -217,9 +218,7 @@ def provide_engine(options: BuildOptions, target: ModuleType, stages: Stages) ->
     def write(unfinished: Path) -> None:
         built = describe(options, weights, target.PACKAGES)
         stages.begin("transcribe the known clip in float32")
-        built = built.model_copy(update={"known_tokens": known_tokens(weights, built)})
-        if not built.known_tokens:
-            stages.say("this model does not understand the known clip: its engines are not tried on it before they serve")
+        built = built.model_copy(update={"known_tokens": tokens_to_know(weights, built, stages)})
         built = target.write(options, weights, built, unfinished, stages)
         tokenizer.save(weights.pieces, unfinished)
         if options.target in selection.CPU_TARGETS:
@@ -228,6 +227,19 @@ def provide_engine(options: BuildOptions, target: ModuleType, stages: Stages) ->
         finish(unfinished, built, stages)
 
     return replace_directory(directory, write)
+
+
+def tokens_to_know(weights: Checkpoint, built: Manifest, stages: Stages) -> tuple[int, ...]:
+    """Return what the engine must say of the known clip; nothing where that cannot be known, and say so."""
+    try:
+        found = known_tokens(weights, built)
+    except GraphsMissing:
+        if built.target != NATIVE:  # the others are made of graphs
+            raise
+        found = ()
+    if not found:
+        stages.say("what this model says of the known clip is not known: its engine is not tried on it before it serves")
+    return found
 
 
 def live_streams(directory: Path, built: Manifest, threads: int | None) -> int:

@@ -30,6 +30,10 @@ TRANSPOSED = "transposed"
 Models = dict[str, ModelProto]
 
 
+class GraphsMissing(BuildError):
+    """A shape has no graphs here, and there is no torch to export them with."""
+
+
 def models(weights: Checkpoint, precision: str) -> Models:
     """Return encoder, decoder and aligner with the checkpoint's weights, by file name.
 
@@ -66,11 +70,11 @@ def path_of(folder: str, precision: str, name: str) -> Path:
 
 
 def exported(weights: Checkpoint, precision: str) -> Models:
-    """Return the graphs of any configuration, from PyTorch. Raises BuildError where it is not installed."""
+    """Return the graphs of any configuration, from PyTorch. Raises GraphsMissing where it is not installed."""
     try:
         export = importlib.import_module("engine_build.export")
     except ModuleNotFoundError as exc:
-        raise BuildError(
+        raise GraphsMissing(
             f"{weights.model} has another shape than those whose graphs are here: building it needs torch and onnxscript "
             "(bash scripts/install.sh --torch in a checkout)"
         ) from exc

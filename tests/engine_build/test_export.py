@@ -16,15 +16,18 @@ from benchmarks.harness.accuracy import word_error_rate
 from engine_build import build, checkpoint, export, graphs
 from engine_build import writing_systems as scripts
 from engine_build.checkpoint import TINY_MODEL, CheckpointError
+from engine_build.graphs import GraphsMissing
+from engine_build.options import BuildOptions, Stages
 from engine_build.parameters import decoder_parameters, encoder_parameters
 from runtime import audio
 from runtime.audio import Clip
 from runtime.engine import manifest, selection
-from runtime.engine.manifest import ONNXRUNTIME
+from runtime.engine.manifest import NATIVE, ONNXRUNTIME
 from runtime.engine.protocol import Row
 from runtime.tokenizer import FILE_NAME
 from tests import greedy
 from tests.conftest import ENGINES
+from tests.learned import LEARNED
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +212,19 @@ def test_auto_builds_for_onnx_runtime_where_the_native_engine_cannot_be_built(tm
     said = capsys.readouterr().err
     assert "false cannot compile the native engine" in said and "building for onnxruntime instead" in said
     assert selection.choose(tmp_path, str(tmp_path / "little"), "int8").target == ONNXRUNTIME
+
+
+@pytest.mark.parametrize("target", [NATIVE, ONNXRUNTIME])
+def test_without_torch_the_native_engine_of_another_shape_is_built_untried(target, monkeypatch):
+    monkeypatch.setitem(sys.modules, "engine_build.export", None)
+    weights = checkpoint.load(str(LEARNED), say=print)
+    options = BuildOptions(str(LEARNED), target, "fp32", LEARNED, 8, None, force=False)
+    built = build.describe(options, weights, ())
+    if target == NATIVE:
+        assert build.tokens_to_know(weights, built, Stages.silent()) == ()
+        return
+    with pytest.raises(GraphsMissing, match="building it needs torch"):
+        build.tokens_to_know(weights, built, Stages.silent())
 
 
 def test_the_graphs_equal_a_fresh_export():
