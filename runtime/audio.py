@@ -75,18 +75,20 @@ class Clip:
         return np.concatenate(parts) if parts else np.zeros(0, np.int16)
 
     def continues(self, earlier: "Clip") -> bool:
-        """True if this clip begins with all of what is heard of `earlier`, a clip of the same stream."""
+        """True if this clip begins with all of what is heard of `earlier`: by its samples, whatever stream they are of."""
         if self.gains is None or earlier.gains is None or not self.ranges or not earlier.ranges:
             count = earlier.sample_count
             same_dither = self.dither_position == earlier.dither_position
             return same_dither and np.array_equal(self.samples[:count], earlier.samples)
-        last = len(earlier.ranges) - 1
+        last, samples = len(earlier.ranges) - 1, len(earlier.pcm)
         return (
             len(self.ranges) > last
+            and self.position == earlier.position
             and self.gains[: last + 1] == earlier.gains
             and self.ranges[:last] == earlier.ranges[:last]
             and self.ranges[last][0] == earlier.ranges[last][0]
             and self.ranges[last][1] >= earlier.ranges[last][1]
+            and np.array_equal(self.pcm[:samples], earlier.pcm)
         )
 
     @property

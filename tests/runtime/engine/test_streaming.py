@@ -382,6 +382,8 @@ def test_clips_are_compared_by_what_is_heard():
         dataclasses.replace(longer, ranges=((61, 100), (200, 400), (500, 600))),
         dataclasses.replace(longer, ranges=((60, 101), (200, 400), (500, 600))),
         dataclasses.replace(longer, ranges=((60, 100), (200, 299), (500, 600))),
+        dataclasses.replace(longer, pcm=pcm + 1),
+        dataclasses.replace(longer, position=51),
     ):
         assert not other.continues(grown)
     assert Clip(pcm[:600], 7).continues(Clip(pcm[:500], 7)) and not Clip(pcm[1:600], 7).continues(Clip(pcm[:500], 7))
