@@ -4,19 +4,15 @@ The names on both sides are PyTorch's. What changes between them: the projection
 scores is in the query, and the rotated dimensions of each head are reordered from pairs to halves.
 """
 
-import math
-
 import numpy as np
 
 from engine_build import streaming_parameters
 from engine_build.checkpoint import Checkpoint, CheckpointError, ModelConfig
-from engine_build.streaming_parameters import StreamingConfig
+from engine_build.streaming_parameters import DECODER, ENCODER, Parameters, StreamingConfig, mlp_shapes, scale_of
 from engine_build.writing_systems import forbidden_tokens
 from runtime.audio import SAMPLE_RATE, count_frames
 
 MAX_SECONDS = 29.0  # of a clip; the decoder's 194 positions, at 6.5 tokens a second, end shortly after this
-Parameters = dict[str, np.ndarray]
-ENCODER, DECODER = "model.encoder.", "model.decoder."
 OUTPUT = "proj_out.weight"
 MASKED = -3.0e4
 """Added to a masked score and to a forbidden token's logit. It is finite, so that a row without frames stays finite too, and lies
@@ -53,7 +49,7 @@ def decoder_parameters(weights: Checkpoint) -> Parameters:
     for layer in range(config.decoder_layers):
         attention = f"{DECODER}layers.{layer}"
         query = tensors[f"{attention}.encoder_attn.q_proj.weight"]
-        found[f"layers.{layer}.cross_q_proj.weight"] = query * attention_scale(config)
+        found[f"layers.{layer}.cross_q_proj.weight"] = query * scale_of(config.head_dim)
         found[f"layers.{layer}.cross_o_proj.weight"] = tensors[f"{attention}.encoder_attn.o_proj.weight"]
     if isinstance(config, StreamingConfig):
         for name in ("pos_emb.weight", "proj.weight"):
@@ -88,7 +84,7 @@ def renamed(prefix: str, tensors: Parameters) -> Parameters:
 def joined_projection(config: ModelConfig | StreamingConfig, tensors: Parameters, attention: str) -> np.ndarray:
     """Return q, k and v in one matrix: rotated dimensions reordered to halves, and the scale of the scores in the query."""
     query, key, value = (tensors[f"{attention}.{name}_proj.weight"] for name in "qkv")
-    return np.concatenate((halves(config, query) * attention_scale(config), halves(config, key), value))
+    return np.concatenate((halves(config, query) * scale_of(config.head_dim), halves(config, key), value))
 
 
 def halves(config: ModelConfig | StreamingConfig, weight: np.ndarray) -> np.ndarray:
@@ -96,10 +92,6 @@ def halves(config: ModelConfig | StreamingConfig, weight: np.ndarray) -> np.ndar
     order = np.arange(config.head_dim)
     order[: config.rotary_dim] = np.concatenate((np.arange(0, config.rotary_dim, 2), np.arange(1, config.rotary_dim, 2)))
     return weight.reshape(config.heads, config.head_dim, -1)[:, order].reshape(weight.shape)
-
-
-def attention_scale(config: ModelConfig | StreamingConfig) -> np.float32:
-    return np.float32(1.0 / math.sqrt(config.head_dim))
 
 
 def rotary_table(config: ModelConfig | StreamingConfig, positions: int) -> np.ndarray:
@@ -156,10 +148,5 @@ def shapes_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         for layer in (f"{side}layers.{index}." for index in range(layers)):
             shapes |= {f"{layer}{attention}.{each}_proj.weight": (dim, dim) for attention in attentions for each in "qkvo"}
             shapes |= {f"{layer}{norm}_layernorm.weight": (dim,) for norm in norms}
-            shapes |= {
-                f"{layer}mlp.fc1.weight": (first, dim),
-                f"{layer}mlp.fc1.bias": (first,),
-                f"{layer}mlp.fc2.weight": (dim, inner),
-                f"{layer}mlp.fc2.bias": (dim,),
-            }
+            shapes |= mlp_shapes(layer, dim, inner, first)
     return shapes

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from runtime.audio import SAMPLE_RATE
+from runtime.scheduler.requests import TOKENS_PER_SECOND
 
 MODEL_TYPE = "moonshine_streaming"
 FRAME_SAMPLES = 80
@@ -22,7 +23,6 @@ MOST_SEEN_FRAMES = 64
 MAX_SECONDS = 40.0
 """Longest clip. The model's positions may hold more; a slot keeps room for the tokens of so much speech."""
 LEAST_SECONDS = 14.0  # of a clip: the longest segment of the server's default settings, and a second more
-TOKENS_PER_SECOND = 9.0  # of clips so long; see Request.most_tokens. Shorter ones may hold more, in scripts that need them
 EXCLUSIVE, INCLUSIVE = "exclusive", "inclusive"
 """Readings of a checkpoint's windows: with (16, 4) a frame sees 15 before it and 3 after it, or 16 and 4."""
 DEFAULT_ROPE: dict[str, Any] = {
@@ -64,7 +64,7 @@ class StreamingConfig:
 
     @property
     def max_positions(self) -> int:
-        """Most tokens that a slot holds, the start token included."""
+        """Most tokens that a slot holds, the start token included. Shorter clips may hold more in a second."""
         return min(self.positions, int(self.max_seconds * TOKENS_PER_SECOND))
 
     @property

@@ -10,11 +10,11 @@ from runtime.engine.manifest import Manifest
 from runtime.engine.protocol import Limits
 from runtime.engine.shapes import Shape, smallest
 from runtime.engine.staging import request_layout
-from runtime.engine.stream_engine import ContinuedClips, StreamEngine, limits_of
-from runtime.engine.stream_steps import Steps
+from runtime.engine.stream_engine import ContinuedClips, limits_of
+from runtime.engine.stream_steps import SteppedEngine, Steps
 
 
-class DeviceStreamEngine(StreamEngine, DeviceEngine):
+class DeviceStreamEngine(SteppedEngine, DeviceEngine):
     """See runtime.engine.Engine."""
 
     def __init__(self, device: Device, manifest: Manifest, max_batch: int):
@@ -51,16 +51,3 @@ class DeviceStreamEngine(StreamEngine, DeviceEngine):
             self._frames[slot] = self._steps.frames(slot)
         place.event = self._last = self._device.encode(shape, place.memory[: layout.bytes])
         self.bytes_in += layout.bytes
-
-    def reset(self, slot: int) -> None:
-        self.free(slot)
-
-    def free(self, slot: int) -> None:
-        super().free(slot)
-        self._clips.forget(slot)
-        self._steps.forget(slot)
-
-    def clear(self, slot: int) -> None:
-        """Give the slot's stream up: what is no number would stay in its state."""
-        super().clear(slot)
-        self.free(slot)

@@ -55,7 +55,7 @@ class NativeStreamEngine(StreamEngine, NativeEngine):
         self._cross |= dict(zip(parts, cross, strict=True))
 
     def reset(self, slot: int) -> None:
-        self.free(slot)
+        super().reset(slot)
         self._streams[slot] = self._model.open_stream()
 
     @property
@@ -64,14 +64,8 @@ class NativeStreamEngine(StreamEngine, NativeEngine):
 
     def free(self, slot: int) -> None:
         super().free(slot)
-        self._clips.forget(slot)
         if stream := self._streams.pop(slot, None):
             self._model.close_stream(stream)
-
-    def clear(self, slot: int) -> None:
-        """Give the slot's stream up: what is no number would stay among what it keeps."""
-        super().clear(slot)
-        self.free(slot)
 
     def close(self) -> None:
         for slot in list(self._streams):

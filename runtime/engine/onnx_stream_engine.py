@@ -8,11 +8,11 @@ import numpy as np
 
 from runtime.engine.manifest import ENCODER_FILE, Manifest
 from runtime.engine.onnx_engine import OnnxEngine, open_session, run_session
-from runtime.engine.stream_engine import ContinuedClips, StreamEngine, limits_of
-from runtime.engine.stream_steps import Steps
+from runtime.engine.stream_engine import ContinuedClips, limits_of
+from runtime.engine.stream_steps import SteppedEngine, Steps
 
 
-class OnnxStreamEngine(StreamEngine, OnnxEngine):
+class OnnxStreamEngine(SteppedEngine, OnnxEngine):
     """See runtime.engine.Engine."""
 
     def __init__(
@@ -50,19 +50,6 @@ class OnnxStreamEngine(StreamEngine, OnnxEngine):
             first = held - self._provisional
             self._keep(slot, max(0, first), cross_kv[:, :, row, :, max(0, -first) : self._provisional + count])
             self._steps.advance(slot, count)
-
-    def reset(self, slot: int) -> None:
-        self.free(slot)
-
-    def free(self, slot: int) -> None:
-        super().free(slot)
-        self._clips.forget(slot)
-        self._steps.forget(slot)
-
-    def clear(self, slot: int) -> None:
-        """Give the slot's stream up: what is no number would stay in its state."""
-        super().clear(slot)
-        self.free(slot)
 
     def close(self) -> None:
         super().close()

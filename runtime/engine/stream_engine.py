@@ -44,7 +44,16 @@ class StreamEngine(Engine):
 
     def reset(self, slot: int) -> None:
         """Begin a stream without audio in this slot."""
-        raise NotImplementedError
+        self.free(slot)
+
+    def free(self, slot: int) -> None:
+        super().free(slot)  # type: ignore[safe-super]  # of the engine that this is mixed with
+        self._clips.forget(slot)
+
+    def clear(self, slot: int) -> None:
+        """Give the slot's stream up: what is no number would stay in what it keeps."""
+        super().clear(slot)  # type: ignore[safe-super]
+        self.free(slot)
 
 
 class ContinuedClips:

@@ -7,9 +7,20 @@ import numpy as np
 from runtime.audio import STREAMING_FRAME_SAMPLES as FRAME
 from runtime.audio import STREAMING_MIN_SAMPLES
 from runtime.engine.shapes import STEP_FRAMES
+from runtime.engine.stream_engine import StreamEngine
 
 MOST_FRAMES = STEP_FRAMES[-1]  # of a row in one step: scores of all frames by all keys are computed
 PADDING = FRAME - STREAMING_MIN_SAMPLES  # zeros before a stream's audio, so that its first frame is whole with its first samples
+
+
+class SteppedEngine(StreamEngine):
+    """An engine of a streaming model whose encoder is such a step."""
+
+    _steps: "Steps"
+
+    def free(self, slot: int) -> None:
+        super().free(slot)
+        self._steps.forget(slot)
 
 
 class Steps:
