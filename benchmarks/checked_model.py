@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import quality
+from benchmarks.built_engines import open_built
 from benchmarks.file_sets import Recording, alone
 from benchmarks.harness.accuracy import word_error_rate
 from benchmarks.quality import Spread
-from engine_build import build, checkpoint
-from engine_build.streaming_parameters import EXCLUSIVE, INCLUSIVE, StreamingConfig
+from engine_build import checkpoint
+from engine_build.streaming_parameters import EXCLUSIVE, FRAME_SAMPLES, INCLUSIVE, StreamingConfig
 from moonshine_client import audio_file
 from runtime import hardware
 from runtime.audio import SAMPLE_RATE
@@ -23,13 +24,12 @@ from runtime.engine import manifest, selection
 from runtime.engine.manifest import NATIVE, ONNXRUNTIME, TORCH
 from runtime.engine.protocol import Engine
 from runtime.scheduler import capacity
+from runtime.scheduler.requests import TOKENS_PER_SECOND
 from runtime.tokenizer import Tokenizer
 from server.settings import SessionLimits
 
 AUDIO = (".flac", ".wav", ".mp3", ".ogg", ".m4a")
 MAX_BATCH = 8
-TOKENS_PER_SECOND = 9.0
-FRAME_SAMPLES = 80
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class CheckedWay:
     windows: str
     """Reading of a streaming model's windows; empty for a model of clips."""
     wer: float
-    """Of each recording in one pass."""
+    """Word error rate of each recording in one pass."""
     streamed_wer: float | None = None
     appeared_ms: Spread | None = None
     """From a word's end to its first appearance, with the time that computing takes here."""
@@ -75,7 +75,7 @@ def run(model: str, recordings: Sequence[Recording], out: Path, progress: Callab
         yield CheckedWay("transformers fp32", windows, by_transformers(model, windows, recordings))
         for target, precision in ways():
             progress(f"{target} {precision} {windows}")
-            engine, tokenizer = open_built(model, target, precision, windows or EXCLUSIVE, out)
+            engine, tokenizer, _ = open_built(model, target, precision, out, MAX_BATCH, "--windows", windows or EXCLUSIVE)
             yield by_engine(engine, tokenizer, windows, recordings, progress)
             engine.close()
 
@@ -88,15 +88,6 @@ def ways() -> Iterator[tuple[str, str]]:
         yield NATIVE, "int8"
         yield NATIVE, "bf16"
     yield ONNXRUNTIME, "fp32"
-
-
-def open_built(model: str, target: str, precision: str, windows: str, out: Path) -> tuple[Engine, Tokenizer]:
-    arguments = ["--model", model, "--target", target, "--precision", precision, "--windows", windows, "--out", str(out)]
-    if build.main(arguments):
-        raise RuntimeError(f"{model} cannot be built for {target}")
-    choice = selection.Choice(out / manifest.directory_name(model, target, precision), model, target, precision, remark=None)
-    engine, tokenizer, _ = selection.open_engine(choice, MAX_BATCH)
-    return engine, tokenizer
 
 
 def by_engine(

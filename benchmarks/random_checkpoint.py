@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,15 @@ def provide(size: str, directory: Path, pieces: Sequence[str]) -> Path:
     shapes = shapes_of(config) | {OUTPUT: (config.vocabulary, config.dim)}
     out.mkdir(parents=True, exist_ok=True)
     save_file({name: numbers(name, shape, random) for name, shape in shapes.items()}, out / "model.safetensors")
-    vocabulary = {piece: token for token, piece in enumerate(pieces) if piece}
-    (out / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}}))
+    write_vocabulary(out, pieces)
     (out / "config.json").write_text(json.dumps(hub_config(config), indent=2))
     return out
+
+
+def write_vocabulary(directory: Path, pieces: Sequence[str]) -> None:
+    """Write a tokenizer.json of which a build reads the vocabulary."""
+    vocabulary = {piece: token for token, piece in enumerate(pieces) if piece}
+    (directory / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}}, ensure_ascii=False) + "\n")
 
 
 def numbers(name: str, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
@@ -39,8 +43,7 @@ def numbers(name: str, shape: tuple[int, ...], random: np.random.Generator) -> n
 
 
 def hub_config(config: StreamingConfig) -> dict[str, Any]:
-    """As transformers writes it."""
-    of = asdict(config)
+    """Return the configuration as transformers writes it."""
     return {
         "model_type": MODEL_TYPE,
         "hidden_size": config.dim,
@@ -63,6 +66,6 @@ def hub_config(config: StreamingConfig) -> dict[str, Any]:
             "num_hidden_layers": config.encoder_layers,
             "num_attention_heads": config.encoder_heads,
             "head_dim": config.encoder_head_dim,
-            "sliding_windows": [[past + 1, future + 1 if future else 0] for past, future in of["windows"]],
+            "sliding_windows": [[past + 1, future + 1 if future else 0] for past, future in config.windows],
         },
     }

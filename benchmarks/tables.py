@@ -90,9 +90,7 @@ QUALITY_COLUMNS = (
 
 def quality_table(results: Sequence[Quality], title: str) -> Table:
     """One row for each set and way; times as p50 / p95."""
-    table = Table(title=title, title_justify="left")
-    for column in QUALITY_COLUMNS:
-        table.add_column(column, justify="left" if column in ("set", "way") else "right")
+    table = make_table(title, QUALITY_COLUMNS, left=2)
     for each in results:
         table.add_row(
             each.file_set,
@@ -126,9 +124,7 @@ MODEL_COLUMNS = (
 
 def model_table(found: Sequence[CheckedWay], title: str) -> Table:
     """One row for each way; times as p50 / p95."""
-    table = Table(title=title, title_justify="left")
-    for column in MODEL_COLUMNS:
-        table.add_column(column, justify="left" if column in ("way", "windows") else "right")
+    table = make_table(title, MODEL_COLUMNS, left=2)
     for each in found:
         spreads = (each.appeared_ms, each.stable_ms, each.final_ms)
         table.add_row(
@@ -149,9 +145,7 @@ UPDATE_COLUMNS = ("model", "engine", "segment s", "new s", "encoder ms", "decode
 def updates_table(found: Sequence[UpdateCost]) -> Table:
     """One row for each model and length; the ratio is to the first model's streams at the same length."""
     first = {each.segment_seconds: each for each in reversed(found) if each.model == found[0].model}
-    table = Table(title=f"An update, of {found[0].streams} streams together: each one's share", title_justify="left")
-    for column in UPDATE_COLUMNS:
-        table.add_column(column, justify="left" if column in ("model", "engine") else "right")
+    table = make_table(f"An update, of {found[0].streams} streams together: each one's share", UPDATE_COLUMNS, left=2)
     for each in found:
         table.add_row(
             each.model,

@@ -1,4 +1,4 @@
-"""What an update of a live stream costs, by model and by the length of its segment.
+"""The cost of an update of a live stream, by model and by the length of its segment.
 
 A model of clips encodes the whole segment again, a streaming model what is new in it. Updates of many streams share the engine,
 as they do while serving: clips on a lane each, streams packed in one call.
@@ -13,13 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.built_engines import open_built
 from benchmarks.harness.accuracy import evaluation_clips
-from engine_build import build
 from engine_build.native_target import LONGEST_VECTOR
 from moonshine_client import audio_file
 from runtime.audio import SAMPLE_RATE, STREAMING_FRAME_SAMPLES, Clip, count_frames
-from runtime.engine import manifest, selection
-from runtime.engine.manifest import NATIVE, ONNXRUNTIME, Manifest
+from runtime.engine.manifest import Manifest
 from runtime.engine.protocol import Cores, Engine, Row
 from runtime.scheduler.capacity import DRAFT_TOKENS, SINGLE_STEPS
 
@@ -65,19 +64,10 @@ def run(
     """Build each engine where it is not built, and yield every figure as soon as it is measured."""
     for model in models:
         for target in targets:
-            engine, found = open_built(str(model), target, precision, streams, out)
+            engine, _, found = open_built(str(model), target, precision, out, streams, max_streams=streams)
             for seconds in segments:
                 yield measure(engine, found, streams, seconds, new_seconds)
             engine.close()
-
-
-def open_built(model: str, target: str, precision: str, streams: int, out: Path) -> tuple[Engine, Manifest]:
-    if build.main(["--model", model, "--target", target, "--precision", precision, "--out", str(out)]):
-        raise RuntimeError(f"{model} cannot be built for {target}")
-    running = selection.running_precision(target, precision) if target in (NATIVE, ONNXRUNTIME) else precision
-    choice = selection.Choice(out / manifest.directory_name(model, target, running), model, target, running, remark=None)
-    engine, _, found = selection.open_engine(choice, streams, max_streams=streams)
-    return engine, found
 
 
 def measure(engine: Engine, found: Manifest, streams: int, segment_seconds: float, new_seconds: float) -> UpdateCost:
@@ -122,7 +112,7 @@ def memory_of(found: Manifest, seconds: float) -> float:
 
 
 def encode(engine: Engine, slots: Sequence[int], clips: Sequence[Clip]) -> None:
-    """As the engine loop does."""
+    """Encode the clips as the engine loop does."""
     if not engine.limits.encode_lanes:
         engine.encode(slots, clips)
         engine.wait()
@@ -142,8 +132,12 @@ def clip_of(samples: np.ndarray, seconds: float) -> Clip:
     return Clip(samples[:count], 0, ((0, count),), gains=(1.0,))
 
 
-@functools.cache
 def speech(number: int, seconds: float) -> np.ndarray:
-    """The evaluation clips one after the other, for each stream from another place on."""
-    clips = [audio_file.load(clip.path) for clip in evaluation_clips()]
-    return np.resize(np.roll(np.concatenate(clips), -number * SAMPLE_RATE * 5), int(seconds * SAMPLE_RATE))
+    """Return all speech, for each stream from another place on."""
+    return np.resize(np.roll(all_speech(), -number * SAMPLE_RATE * 5), int(seconds * SAMPLE_RATE))
+
+
+@functools.cache
+def all_speech() -> np.ndarray:
+    """Return the evaluation clips, one after the other."""
+    return np.concatenate([audio_file.load(clip.path) for clip in evaluation_clips()])

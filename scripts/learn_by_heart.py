@@ -22,7 +22,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import MoonshineStreamingConfig, MoonshineStreamingForConditionalGeneration
 
+from benchmarks.random_checkpoint import write_vocabulary
 from engine_build import checkpoint
+from engine_build.streaming_parameters import FRAME_SAMPLES
 from moonshine_client import audio_file
 from runtime.audio import SAMPLE_RATE, SAMPLES_PER_FRAME, Clip
 from runtime.engine import selection
@@ -31,7 +33,6 @@ from runtime.engine.protocol import Engine, Row
 from runtime.scheduler.alignment import first_frames
 from runtime.tokenizer import SPACE
 
-FRAME_SAMPLES = 80
 START, END = 1, 2
 LEARNING_RATE = 3e-3
 EXAMPLES_PER_STEP = 12
@@ -70,7 +71,7 @@ class Recording:
     forms: tuple[np.ndarray, ...]
     """float32 (samples,) each, 16 kHz."""
     tokens: tuple[int, ...]
-    """Without start and end token."""
+    """Tokens without start and end token."""
     ends: tuple[int, ...]
     """Sample after the last one of each token."""
     whole_words: tuple[int, ...]
@@ -111,7 +112,7 @@ def text_of(tokens: Sequence[int], pieces: Sequence[str]) -> str:
 
 
 def timed_tokens(engine: Engine, pcm: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """What Moonshine Base transcribes, and the end of each token in samples."""
+    """Return the tokens that Moonshine Base transcribes, and the end of each in samples."""
     engine.encode([0], [Clip(pcm)])
     fed = [START]
     while fed[-1] != END:
@@ -214,8 +215,7 @@ def save(model: MoonshineStreamingForConditionalGeneration, pieces: tuple[str, .
     tensors = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items() if name != "proj_out.weight"}
     save_file(tensors, out / "model.safetensors")
     (out / "config.json").write_text(json.dumps(model.config.to_dict() | {"dtype": "float16"}, indent=2, sort_keys=True) + "\n")
-    vocabulary = {piece: token for token, piece in enumerate(pieces) if piece}
-    (out / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}}, ensure_ascii=False) + "\n")
+    write_vocabulary(out, pieces)
 
 
 if __name__ == "__main__":

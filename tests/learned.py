@@ -6,4 +6,4 @@ from tests.conftest import PROJECT
 
 LEARNED = PROJECT / "tests" / "data" / "learned"
 TEXTS: dict[str, str] = json.loads((LEARNED / "recordings.json").read_text())
-"""What it says of each recording that it knows, by name."""
+"""Texts of the recordings that it knows, by name."""

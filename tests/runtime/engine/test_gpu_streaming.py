@@ -1,4 +1,4 @@
-"""What only a GPU can show of streaming models: the torch engine with its graphs gives what float32 gives on the processor."""
+"""The torch engine of a streaming model on a GPU: with its graphs it gives what float32 gives on the processor."""
 
 import numpy as np
 import pytest
