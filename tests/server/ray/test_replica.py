@@ -67,17 +67,19 @@ class TwoNodes:
     def is_there(self, replica: str) -> bool:
         return Path(f"/proc/{self.pid_of(replica)}").exists()
 
-    def until_others_answer(self, before: set[str]) -> None:
+    def until_only_others_answer(self, before: set[str]) -> None:
+        """One new replica answers while an old one still takes sessions, so the old ones' state is what counts."""
+        until(lambda: self.replica_count("STOPPING") == len(before), "old replicas that stop")
         until(lambda: self.get("/readyz").headers["x-asr-replica"] not in before, "new replicas")
 
-    def running(self) -> int:
+    def replica_count(self, state: str) -> int:
         from ray import serve
         from ray.serve.schema import ReplicaState
 
-        return serve.status().applications["asr"].deployments["moonshine-asr"].replica_states.get(ReplicaState.RUNNING, 0)
+        return serve.status().applications["asr"].deployments["moonshine-asr"].replica_states.get(ReplicaState(state), 0)
 
     def until_running(self, count: int) -> None:
-        until(lambda: self.running() == count, f"{count} replicas")
+        until(lambda: self.replica_count("RUNNING") == count, f"{count} replicas")
 
 
 def until(holds: Callable[[], bool], what: str) -> None:
@@ -242,7 +244,7 @@ def test_a_rolling_update_keeps_every_session_to_its_final(cluster):
             before = set(replicas_of(clients))
             await asyncio.gather(*(client.send(QUIET) for client in clients))
             updating = asyncio.create_task(asyncio.to_thread(cluster.deploy, replicas=2, surge_percent=100))
-            await asyncio.to_thread(cluster.until_others_answer, before)
+            await asyncio.to_thread(cluster.until_only_others_answer, before)
             async with speaking(cluster, 2) as newcomers:
                 assert not set(replicas_of(newcomers)) & before
             await asyncio.gather(*(client.send(QUIET) for client in clients))
