@@ -13,6 +13,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
+from runtime.exceptions import EngineDirectoryError
 from runtime.version import version
 from server.access import ClientSecrets, Gate, Keys, Tokens, UsedTokens
 from server.apis.deepgram import routes as deepgram
@@ -20,6 +21,7 @@ from server.apis.native.routes import native_router
 from server.apis.openai import realtime_routes as openai_realtime
 from server.apis.openai import routes as openai
 from server.apis.openai.call import Calls
+from server.apis.openai.transcription import ServedModel
 from server.apis.session_names import SESSION_PATH, Owner
 from server.apis.whip.routes import whip_router, whip_words_router
 from server.apis.whip.sender import Senders
@@ -36,6 +38,7 @@ from server.http.subtitles import subtitles_router
 from server.http.tokens import tokens_router
 from server.sessions.registry import Sessions
 from server.settings import Settings
+from server.startup import choice_of
 from server.telemetry.metrics import Metrics
 from server.transports.webrtc.peer import WebRtcTransport
 
@@ -126,7 +129,7 @@ def routers(
         openai_realtime.realtime_socket_router(sessions, secrets, settings, metrics),
         openai_realtime.calls_router(calls, secrets),
         openai_realtime.secrets_router(secrets, settings),
-        openai.transcriptions_router(sessions, settings),
+        openai.transcriptions_router(sessions, settings, ServedModel(settings.model.model_id, precision_of(settings))),
         deepgram.deepgram_router(sessions, settings, metrics),
         whip_router(senders, settings.ice.servers),
         whip_words_router(senders),
@@ -134,6 +137,14 @@ def routers(
         health_router(sessions, metrics, owner.replica),
         unknown_sockets_router(SOCKET_PATHS, openai.ACCESS.refuse),
     ]
+
+
+def precision_of(settings: Settings) -> str:
+    """The precision of the engine that is served; empty where there is no engine directory, as with engines of tests."""
+    try:
+        return choice_of(settings).precision
+    except EngineDirectoryError:
+        return ""
 
 
 async def answer_os_error(request: Request, error: Exception) -> Response:

@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from server.apis.openai import transcription
 from server.apis.openai.errors import OpenAIRoute, refuse
-from server.apis.openai.transcription import TranscriptionParameters
+from server.apis.openai.transcription import ServedModel, TranscriptionParameters
 from server.errors import ServerError
 from server.http.access_control import ApiAccess, caller_of
 from server.http.bodies import CLIENT_LEFT, check_announced, counted, while_connected
@@ -35,9 +35,8 @@ UPLOAD = fields(
 )
 
 
-def transcriptions_router(sessions: Sessions, settings: Settings) -> APIRouter:
+def transcriptions_router(sessions: Sessions, settings: Settings, served: ServedModel) -> APIRouter:
     router = APIRouter(prefix="/v1", route_class=OpenAIRoute)
-    model_id = settings.model.model_id
 
     files = {
         200: (
@@ -64,14 +63,14 @@ def transcriptions_router(sessions: Sessions, settings: Settings) -> APIRouter:
     @router.get("/models/", include_in_schema=False)
     @router.get("/models", **described("OpenAI", "The models that are served", {200: ("a list", {JSON: OBJECT})}))
     async def models() -> Response:
-        return JSONResponse(transcription.model_list(model_id))
+        return JSONResponse(served.listing)
 
     @router.get(
         "/models/{name:path}",
         **described("OpenAI", "A model by its name", {200: ("the model", {JSON: OBJECT})}, error=OPENAI_ERROR, errors=(404,)),
     )
     async def model(name: str) -> Response:
-        return JSONResponse(transcription.find_model(name, model_id))
+        return JSONResponse(served.find(name))
 
     return router
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moonshine_client import subtitles
-from runtime.languages import ENGLISH, Language
+from runtime.languages import ENGLISH, Language, language_of
 from server.apis import languages
 from server.apis.json_text import encoded
 from server.errors import ClientError, Code, Refused, ServerError
@@ -205,15 +205,24 @@ def error_body(error: ServerError) -> dict[str, Any]:
     return {"error": {"message": error.message, "type": kind, "param": parameter, "code": code}}
 
 
-def model_list(model_id: str) -> dict[str, Any]:
-    return {"object": "list", "data": [model(name) for name in names_of(model_id)]}
+@dataclass(frozen=True)
+class ServedModel:
+    """The model that is served, as /v1/models describes it."""
 
+    id: str
+    precision: str = ""
+    """Precision that the engine computes in; empty where it is not known."""
 
-def model(name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": "moonshine-asr"}
+    @property
+    def listing(self) -> dict[str, Any]:
+        return {"object": "list", "data": [self.entry(name) for name in names_of(self.id)]}
 
+    def entry(self, name: str) -> dict[str, Any]:
+        """OpenAI's fields, and the language and precision, which other clients leave alone."""
+        found = {"id": name, "object": "model", "created": 0, "owned_by": "moonshine-asr"}
+        return found | {"language": language_of(self.id).code, "precision": self.precision}
 
-def find_model(name: str, model_id: str) -> dict[str, Any]:
-    """Raises ClientError."""
-    check_model(name, model_id)
-    return model(name)
+    def find(self, name: str) -> dict[str, Any]:
+        """Raises ClientError."""
+        check_model(name, self.id)
+        return self.entry(name)
