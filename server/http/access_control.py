@@ -23,7 +23,7 @@ from server.http.error_responses import error_response
 from server.settings import Settings
 from server.telemetry.metrics import Metrics
 
-OPEN_PATHS = ("/", "/docs", "/openapi.json", "/favicon.ico", "/healthz", "/readyz", "/acceptz")
+OPEN_PATHS = ("/", "/llms.txt", "/docs", "/openapi.json", "/favicon.ico", "/healthz", "/readyz", "/acceptz")
 OPEN_PREFIXES = ("/web/", "/docs/", "/swagger/")  # files of the page and of /docs
 TOKENS_PATH = "/v1/tokens"
 SCHEMES = ("bearer", "token")

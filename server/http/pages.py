@@ -3,14 +3,22 @@
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
-from fastapi import APIRouter
-from fastapi.responses import FileResponse
+from fastapi import APIRouter, Request
+from fastapi.responses import FileResponse, PlainTextResponse
 
 WEB = Path(__file__).resolve().parent.parent / "web"
-CONTENT_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
+CONTENT_TYPES = {
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".svg": "image/svg+xml",
+    ".flac": "audio/flac",
+}
+GUIDE = WEB / "llms.txt"
+ADDRESS_IN_GUIDE = "http://localhost:8000"
 HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'self'",
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; media-src 'self' blob:; object-src 'none'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'self'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",  # a server that is upgraded must not be met by the page of before
@@ -26,6 +34,13 @@ def pages_router() -> APIRouter:
             methods=["GET", "HEAD"],
             include_in_schema=False,
         )
+
+    @router.api_route("/llms.txt", methods=["GET", "HEAD"], include_in_schema=False)
+    async def guide(request: Request) -> PlainTextResponse:
+        """Answer the guide for programmers and their tools, with the address at which this server was asked."""
+        address = str(request.base_url).rstrip("/")
+        return PlainTextResponse(GUIDE.read_text().replace(ADDRESS_IN_GUIDE, address), headers=HEADERS)
+
     return router
 
 
