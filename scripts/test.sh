@@ -26,6 +26,8 @@ provide_tools() {
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     command -v chromium >/dev/null || apt_install "a browser, for the tests of the page," chromium
+    { command -v firefox-esr && command -v pulseaudio; } >/dev/null ||
+        apt_install "another browser, and audio that it plays to nobody," firefox-esr pulseaudio
     command -v buildah >/dev/null || apt_install "what builds images, for the test of the image," buildah debootstrap
     PATH="$VENV_PATH/bin:$PATH" command -v promtool >/dev/null || provide_tools
 fi

@@ -1,225 +1,173 @@
+// The page: buttons, states and what it says of itself. The parts are transcript, live, files, captions, developers and settings.
+
+import {setUpCaptions, showCaptions} from "./captions.js";
+import {segmentsOf, transcribeFile} from "./files.js";
+import {LiveSession} from "./live.js";
 import {MoonshineClient} from "./moonshine-client.js";
+import {authorization, key, listDevices, loadDraft, loadSettings, openMicrophone, saveDraft, setKey} from "./settings.js";
+import {levelOf, MediaSource, reasonOf, SampleSource} from "./sound.js";
+import {Block, clock, element, Transcript} from "./transcript.js";
 
 const SERVER = new URL("..", import.meta.url).href.replace(/\/$/, ""); // also below a path of a proxy
+const SAVE_MS = 1000;
+const LOOK_MS = 5000; // between two looks at the server's places
+const LATE_MS = 2000; // text later than this means that the server is busy
+const WATCH_AGAIN_MS = 2000;
+const UNDO_MS = 20000;
+const STATES = {ready: "Ready", connecting: "Connecting…", listening: "Listening", reconnecting: "Reconnecting… Your text is safe.", finishing: "Finishing…", working: "Transcribing", ended: "Stopped"};
 
 const $ = (id) => document.getElementById(id);
-const HELD_SECONDS = 30; // of sound, while the server cannot be reached
-const MOST_EVENTS = 200;
-const LOOK_MS = 1000;
-const SOUNDLESS_MS = 5000; // without sound from the browser: something is wrong with it
 
-// What has been said: the text of streams that have ended, and of the one that is under way.
-const transcript = {
-  ended: "",
-  segments: [], // with times on this page's own clock, in milliseconds
-  shown: "", // stable text that is on the page
-  client: null,
+// What the page says
 
-  get stable() {
-    return joined(this.ended, this.client?.stableText ?? "");
-  },
-  get moving() {
-    return this.client?.movingText ?? "";
-  },
-  get text() {
-    return this.stable + (this.client?.stable ? "" : this.ended && this.moving ? " " : "") + this.moving;
-  },
-  show() {
-    const box = $("transcript");
-    const isAtEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 40;
-    const {stable} = this;
-    if (stable.startsWith(this.shown)) $("stable").append(stable.slice(this.shown.length));
-    else $("stable").textContent = stable; // a segment that was open when the connection was lost is heard again
-    this.shown = stable;
-    $("moving").textContent = this.text.slice(this.stable.length);
-    $("hint").hidden = Boolean(this.text);
-    if (isAtEnd) box.scrollTop = box.scrollHeight;
-  },
-  // The stream is over, or lost: what it had is kept.
-  keep() {
-    if (!this.client) return;
-    const {text, segments, beganAt} = this.client;
-    this.ended = joined(this.ended, text);
-    this.segments.push(...segments.map((segment) => moved(segment, beganAt)));
-    this.client = null;
-    this.show();
-  },
-  add(text, segments = []) {
-    this.ended = joined(this.ended, text);
-    this.segments.push(...segments);
-    this.show();
-  },
-  clear() {
-    Object.assign(this, {ended: "", segments: [], shown: ""});
-    $("stable").textContent = "";
-    this.show();
-  },
-};
-
-function joined(first, second) {
-  return first && second ? `${first} ${second}` : first || second;
+function become(state, text = STATES[state]) {
+  document.body.dataset.state = state;
+  $("status").textContent = text;
+  const isOn = ["connecting", "listening", "reconnecting"].includes(state);
+  document.title = isOn ? "● Listening" : state === "finishing" ? "● Finishing" : "Speech to text";
+  $("microphone").querySelector("span").textContent = isOn ? "Stop" : state === "finishing" ? "Finishing…" : "Start microphone";
+  $("microphone").disabled = state === "finishing" || (!isOn && !hasMicrophone);
+  if (!isOn) $("level").value = -60;
 }
 
-function moved(segment, by) {
-  const shift = (each) => ({...each, start_ms: each.start_ms + by, end_ms: each.end_ms + by});
-  return {...shift(segment), words: segment.words?.map(shift)};
+function tell(trouble) {
+  $("trouble").textContent = trouble;
+  $("trouble").hidden = !trouble;
 }
 
-// Sound in
+function showDelay(ms) {
+  const isLate = ms > LATE_MS;
+  $("delay").textContent = `${(ms / 1000).toFixed(1)} s${isLate ? ": the server is busy" : ""}`;
+  $("delay").title = "How long after its audio the newest text came";
+  document.body.classList.toggle("late", isLate);
+}
 
-let source = null; // what is being listened to
-let spoken = 0; // milliseconds of it, over all streams
+let served = null; // the entry of /v1/models
 
-async function listen(open, button) {
-  if (source) return stop();
-  hush();
+async function showServer() {
+  const {data} = await (await fetch(`${SERVER}/v1/models`, {headers: authorization()})).json().catch(() => ({}));
+  if (!data?.length) return;
+  const [{id, language, precision}] = data;
+  const words = id.split("/").pop().split(/[-_]/).map((word) => word[0].toUpperCase() + word.slice(1));
+  $("model").textContent = [words.join(" "), language && new Intl.DisplayNames(["en"], {type: "language"}).of(language), precision].filter(Boolean).join(" · ");
+  [served] = data;
+  panel?.showModel(served);
+}
+
+async function showPlaces() {
+  if (document.hidden) return;
   try {
-    const media = await open();
-    if (!media.getAudioTracks().length) throw new Error("no sound is shared: tick “share tab audio” in the browser's dialog");
-    const context = new AudioContext();
-    await context.audioWorklet.addModule(new URL("capture.js", import.meta.url));
-    const capture = new AudioWorkletNode(context, "capture");
-    const opened = {media, context, capture, button, held: [], heldSamples: 0, isOver: false, rate: context.sampleRate};
-    source = opened;
-    capture.port.onmessage = ({data}) => hear(opened, data);
-    context.createMediaStreamSource(media).connect(capture);
-    const [track] = media.getAudioTracks();
-    track.onended = () => stop("The microphone was unplugged, or its use was ended.");
-    track.onmute = () => warn(opened, "The microphone is muted by the system or by a switch on it.");
-    track.onunmute = () => warn(opened, "");
-    context.onstatechange = () => watchContext(opened);
-    opened.receivedAt = performance.now();
-    opened.watching = setInterval(() => watchContext(opened), LOOK_MS);
-  } catch (error) {
-    source = null;
-    return tell(reason(error));
+    const {sessions, max_sessions} = await (await fetch(`${SERVER}/acceptz`)).json();
+    $("places").textContent = `${sessions} of ${max_sessions} sessions`;
+  } catch {
+    $("places").textContent = "not reachable";
   }
-  press(button, true);
+}
+
+// The text
+
+const transcript = new Transcript($("blocks"), {
+  onCopy: (text) => copy(text, "The paragraph is copied."),
+  onChange(added) {
+    const hasText = Boolean(transcript.text);
+    document.body.classList.toggle("empty", transcript.blocks.length === 0);
+    $("welcome").hidden = transcript.blocks.length > 0;
+    $("actions").hidden = !hasText && !document.body.classList.contains("captions");
+    if (added) $("announced").textContent = added;
+    follow();
+    saveLater();
+  },
+});
+
+// The newest words stay in sight, unless somebody has scrolled up to read.
+let isFollowing = true;
+
+function follow() {
+  const box = $("transcript");
+  if (isFollowing) box.scrollTop = box.scrollHeight;
+}
+
+$("transcript").addEventListener("scroll", ({target}) => {
+  isFollowing = target.scrollHeight - target.scrollTop - target.clientHeight < 60;
+});
+addEventListener("resize", follow);
+
+let saving = 0;
+
+function saveLater() {
+  saving ||= setTimeout(() => {
+    saving = 0;
+    saveDraft(transcript.saved);
+  }, SAVE_MS);
+}
+
+addEventListener("pagehide", () => saveDraft(transcript.saved));
+addEventListener("beforeunload", (event) => live && event.preventDefault());
+
+// Live audio
+
+let live = null; // the session that is under way
+const hasMicrophone = isSecureContext && Boolean(navigator.mediaDevices);
+
+async function listen(name) {
+  tell("");
+  const source = sources[name]();
+  const session = developersAreShown() ? panel.runApi(source) : new LiveSession(source, {server: SERVER, transport: $("transport").value, token: key});
+  live = Object.assign(session, {name});
+  become("connecting");
+  if (session.block) transcript.add(session.block);
+  isFollowing = true;
+  session.addEventListener("state", ({detail}) => changeState(session, detail));
+  session.addEventListener("text", () => transcript.show());
+  session.addEventListener("message", ({detail}) => take(detail));
+  session.addEventListener("level", ({detail}) => ($("level").value = levelOf(detail)));
+  session.addEventListener("warning", ({detail}) => tell(detail));
+  session.addEventListener("failed", ({detail}) => refuse(detail, () => press(name)));
   keepAwake();
-  stayConnected(source);
+  await session.start();
 }
 
-// A call, the lock screen or another program may take the sound away: browsers suspend the context and say nothing.
-async function watchContext(from) {
-  if (from.isOver) return;
-  if (from.context.state !== "running") {
-    await from.context.resume().catch(() => {});
-    if (from.context.state !== "running") return warn(from, "The browser has paused the sound. Touch the page to go on.");
-  }
-  const isSilent = performance.now() - from.receivedAt > SOUNDLESS_MS;
-  if (isSilent) warn(from, "No sound comes from the browser. Is another program using the microphone?");
-  else if (from.warning && !from.media.getAudioTracks()[0].muted) warn(from, "");
+function changeState(session, {state, error}) {
+  if (session !== live) return;
+  if (state === "listening") tell(session.source.warning ?? "");
+  if (state === "reconnecting") tell(sentenceOf(error));
+  become(state, state === "listening" && session.client?.via ? `Listening over ${session.client.via === "webrtc" ? "WebRTC" : "WebSocket"}` : undefined);
+  if (state !== "ended") return;
+  live = null;
+  document.body.classList.remove("late");
+  $("delay").textContent = "";
+  if (session.block && !session.block.text) transcript.remove(session.block);
+  transcript.show();
+  nextFile();
 }
 
-// Says what keeps the sound away, or that it has come back.
-function warn(from, warning) {
-  if (from.isOver || from.warning === warning) return;
-  from.warning = warning;
-  if (warning) tell(warning);
-  else if (transcript.client?.isReady) sayListening(transcript.client);
+// Why it cannot go on, and what to do.
+function refuse(error, again) {
+  if (["invalid_api_key", "unauthorized"].includes(error.reason ?? error.code)) return askForKey(again);
+  tell(sentenceOf(error));
 }
 
-for (const name of ["visibilitychange", "pointerdown", "keydown"]) {
-  document.addEventListener(name, () => {
-    if (!source || document.hidden) return;
-    watchContext(source);
-    if (name === "visibilitychange") keepAwake(); // the browser has let the screen go when the page was hidden
-  });
+function sentenceOf(error) {
+  if (error.reason === "server_full") return "The server is full. Try again when somebody has finished.";
+  if (error.reason === "connection_lost" || error instanceof TypeError) return "Cannot reach the server. Your text is safe.";
+  const reason = reasonOf(error);
+  return reason[0].toUpperCase() + reason.slice(1) + (/[.!?]$/.test(reason) ? "" : ".");
 }
 
-function reason(error) {
-  if (error.name === "NotAllowedError") return "The microphone was refused. Allow it for this page in the browser's settings, then press the button again.";
-  if (error.name === "NotFoundError") return "There is no microphone. Choose a file, or connect one and press the button again.";
-  return `The sound cannot be had: ${error.message}`;
+function askForKey(again) {
+  $("asked-key").value = "";
+  $("key-dialog").showModal();
+  $("key-form").onsubmit = () => {
+    setKey($("asked-key").value);
+    $("key").value = key();
+    showServer();
+    setTimeout(again); // after the dialog has closed
+  };
 }
 
-function hear(from, samples) {
-  if (from.isOver) return;
-  from.receivedAt = performance.now();
-  spoken += (1000 * samples.length) / from.rate;
-  showLevel(samples);
-  const {client} = transcript;
-  if (client?.isReady && !client.isEnded) return client.send(samples);
-  from.held.push(samples);
-  from.heldSamples += samples.length;
-  while (from.heldSamples > HELD_SECONDS * from.rate) from.heldSamples -= from.held.shift().length;
-}
-
-function showLevel(samples) {
-  let sum = 0;
-  for (const sample of samples) sum += sample * sample;
-  $("level").value = 10 * Math.log10(sum / samples.length / 32768 ** 2 + 1e-9);
-}
-
-async function stayConnected(from) {
-  for (let tries = 0; from === source && !from.isOver; tries++) {
-    try {
-      await connect(from);
-      tries = 0;
-      await transcript.client.final;
-      return;
-    } catch (error) {
-      transcript.keep();
-      if (from.isOver) return say("Stopped.");
-      if (error.reason === "invalid_api_key") return refuse(from, error);
-      const seconds = Math.min(5, 0.5 * 2 ** tries) * (0.75 + Math.random() / 2);
-      tell(`${error.message}. The text so far is kept; trying again in ${seconds.toFixed(0) || 1} s.`);
-      await new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
-    }
-  }
-}
-
-// Trying again would not help.
-function refuse(from, error) {
-  stop();
-  tell(`${error.message}. Enter the key under “API key”, then press the button again.`);
-  $("access").open = true;
-}
-
-async function connect(from) {
-  say("Connecting…");
-  const client = new MoonshineClient({server: SERVER, sampleRate: from.rate, transport: $("transport").value, token: key});
-  client.beganAt = Math.round(spoken - (1000 * from.heldSamples) / from.rate);
-  client.addEventListener("text", () => transcript.client === client && transcript.show());
-  client.addEventListener("message", ({detail}) => log(detail));
-  client.addEventListener("trouble", ({detail}) => tell(`${detail.message}. The text so far is kept; trying again.`));
-  client.addEventListener("resumed", () => sayListening(client));
-  await client.connect();
-  transcript.client = client;
-  client.isReady = true;
-  for (const samples of from.held) client.send(samples);
-  Object.assign(from, {held: [], heldSamples: 0});
-  sayListening(client);
-}
-
-function sayListening({via}) {
-  hush();
-  say(`Listening, over ${via === "webrtc" ? "WebRTC" : "a WebSocket"}.`);
-}
-
-async function stop(why) {
-  const from = source;
-  if (!from) return;
-  source = null;
-  from.isOver = true;
-  clearInterval(from.watching);
-  from.media.getTracks().forEach((track) => track.stop());
-  press(from.button, false);
-  $("level").value = -60;
-  try {
-    await transcript.client?.close();
-    typeof why === "string" ? tell(why) : say("Stopped.");
-  } catch (error) {
-    tell(`The last words may be missing: ${error.message}.`);
-  }
-  transcript.keep();
-  await from.context.close();
-}
-
-function press(button, isPressed) {
-  button.setAttribute("aria-pressed", isPressed);
-  if (button.id === "microphone") button.textContent = isPressed ? "Stop" : "Start microphone";
-  document.body.classList.toggle("listening", isPressed);
+function take(message) {
+  panel?.logEvent(message);
+  if (message.latency_ms !== undefined && message.op === "interim") showDelay(message.latency_ms);
 }
 
 async function keepAwake() {
@@ -228,101 +176,115 @@ async function keepAwake() {
   } catch {} // a screen that goes dark is no reason to stop
 }
 
-async function listDevices() {
-  const devices = (await navigator.mediaDevices?.enumerateDevices()) ?? [];
-  const inputs = devices.filter((device) => device.kind === "audioinput" && device.deviceId);
-  $("device").replaceChildren(new Option("the usual one", ""), ...inputs.map((each) => new Option(each.label || "a microphone", each.deviceId)));
+for (const name of ["visibilitychange", "pointerdown", "keydown"]) {
+  document.addEventListener(name, () => {
+    if (!live || document.hidden) return;
+    live.source.look();
+    if (name === "visibilitychange") keepAwake(); // the browser lets the screen go when the page is hidden
+  });
 }
 
-async function openMicrophone() {
-  const chosen = $("device").value;
-  const audio = {channelCount: 1, ...(chosen && {deviceId: {exact: chosen}})};
-  for (const name of ["echoCancellation", "noiseSuppression", "autoGainControl"]) audio[name] = $(name).checked;
-  const media = await navigator.mediaDevices.getUserMedia({audio});
-  listDevices(); // their names are known from now on
-  return media;
+// Recordings wait for each other, and for live audio
+
+const waiting = [];
+let uploading = null;
+
+function addFiles(files) {
+  tell("");
+  for (const file of files) {
+    const block = new Block({name: file.name}), view = transcript.add(block);
+    const line = element("p", {className: "progress"}), bar = element("progress", {max: 1, value: 0}), text = element("span", {textContent: "Waiting"});
+    bar.setAttribute("aria-label", `Progress of ${file.name}`);
+    const stop = element("button", {textContent: "Stop"});
+    line.append(bar, text, stop);
+    view.element.append(line);
+    const job = {file, block, line, bar, text};
+    stop.onclick = () => (job === uploading ? job.work.stop() : drop(job));
+    waiting.push(job);
+  }
+  isFollowing = true;
+  follow();
+  nextFile();
 }
 
-// Files
+function drop(job) {
+  waiting.splice(waiting.indexOf(job), 1);
+  transcript.remove(job.block);
+}
 
-async function transcribe(file) {
-  hush();
-  say(`Sending ${file.name}…`);
-  const form = new FormData();
-  for (const [name, value] of [["model", "default"], ["response_format", "verbose_json"], ["timestamp_granularities[]", "word"], ["timestamp_granularities[]", "segment"], ["stream", "true"]]) form.append(name, value);
-  form.append("file", file);
+async function nextFile() {
+  if (uploading || live || !waiting.length) return;
+  const job = (uploading = waiting.shift());
+  become("working", `Transcribing ${job.file.name}`);
+  job.work = transcribeFile(SERVER, authorization(), job.file, {onProgress: (progress) => showProgress(job, progress), onEvent: (event) => addText(job.block, event)});
   try {
-    const response = await fetch(`${SERVER}/v1/audio/transcriptions`, {method: "POST", body: form, headers: authorization()});
-    if (!response.ok) throw new Error((await response.json()).error.message);
-    say(`Transcribing ${file.name}…`);
-    await follow(response);
-    say(`${file.name} is transcribed.`);
+    await job.work.done;
+    job.line.remove();
+    if (!live) become("ended", job.block.text ? `${job.file.name} is transcribed` : `${job.file.name} has no words`);
   } catch (error) {
-    tell(`${file.name}: ${error.message}`);
+    failFile(job, error);
+    if (error.code === "invalid_api_key") return askForKey(nextFile);
+  } finally {
+    uploading = null;
+    transcript.show();
+  }
+  nextFile();
+}
+
+function failFile(job, error) {
+  if (!live) become("ended");
+  if (error.code === "invalid_api_key") return waiting.unshift(job);
+  job.line.replaceChildren(element("span", {textContent: `${job.file.name}: ${error.message}`, className: "failed"}));
+  job.line.setAttribute("role", "alert");
+}
+
+function showProgress({bar, text}, {part, doneMs, totalMs}) {
+  if (part < 1) {
+    bar.value = part / 4;
+    text.textContent = `Uploading, ${Math.round(100 * part)}%`;
+  } else if (totalMs) {
+    bar.value = 0.25 + (0.75 * doneMs) / totalMs;
+    text.textContent = `Transcribing, ${clock(doneMs)} of ${clock(totalMs)}`;
+  } else {
+    bar.removeAttribute("value");
+    text.textContent = `Transcribing, ${clock(doneMs)}`;
   }
 }
 
-// OpenAI's events: text and times as they come.
-async function follow(response) {
-  let rest = "";
-  for await (const chunk of chunks(response.body.pipeThrough(new TextDecoderStream()))) {
-    const lines = (rest + chunk).split("\n\n");
-    rest = lines.pop();
-    for (const line of lines) {
-      const event = JSON.parse(line.slice("data: ".length));
-      log(event);
-      if (event.error) throw new Error(event.error.message);
-      if (event.type === "transcript.text.delta") transcript.add(event.delta.trim(), timed(event));
-    }
-  }
+function addText(block, event) {
+  panel?.logEvent(event);
+  if (event.type !== "transcript.text.delta") return;
+  const text = block.text + event.delta, segments = [...block.segments, ...segmentsOf(event)];
+  block.update(text, text.length, segments, segments.at(-1)?.end_ms ?? 0);
+  transcript.show();
 }
 
-async function* chunks(stream) {
-  const reader = stream.getReader();
-  for (let {done, value} = await reader.read(); !done; {done, value} = await reader.read()) yield value;
-}
-
-function timed({segments, words}) {
-  const ms = (seconds) => Math.round(1000 * seconds);
-  return segments.map(({text, start, end}) => ({
-    text, start_ms: ms(start), end_ms: ms(end),
-    words: words.filter((word) => word.start >= start && word.start < end).map((word) => ({w: word.word, start_ms: ms(word.start), end_ms: ms(word.end)})),
-  }));
-}
-
-// Somebody else's sound: who sends by WHIP to a channel is read here, for captions in OBS or on a second screen.
+// Somebody else's audio: who sends by WHIP to a channel is read here, for captions in OBS or on a second screen
 
 async function watch(channel, over = "") {
-  const source = new EventSource(`${SERVER}/whip/${encodeURIComponent(channel)}/events${await tokenQuery()}`);
-  source.onopen = () => {
-    transcript.client = null; // who reads anew is told the text so far anew
-    say(`Reading ${channel}.`);
+  const events = new EventSource(`${SERVER}/whip/${encodeURIComponent(channel)}/events${await tokenQuery()}`);
+  let client, block;
+  events.onopen = () => {
+    client = null; // a reader that comes again gets all text again
+    become("listening", `Reading ${channel}`);
   };
-  source.onmessage = ({data}) => {
+  events.onmessage = ({data}) => {
     const message = JSON.parse(data);
     if (message.sid === over) return;
-    transcript.client ??= Object.assign(new MoonshineClient(), {beganAt: 0, resolveFinal() {}, rejectFinal() {}});
-    transcript.client.take(data);
+    client ??= Object.assign(new MoonshineClient(), {resolveFinal() {}, rejectFinal() {}});
+    if (!block) transcript.add((block = new Block({name: channel})));
+    client.take(data);
+    block.update(client.text, client.stable, client.segments, client.transcript.closedMs);
     transcript.show();
-    log(message);
-    if (!transcript.client.isEnded) return;
+    panel?.logEvent(message);
+    if (!client.isEnded) return;
     over = message.sid;
-    transcript.keep();
+    client = block = null;
   };
-  source.onerror = () => {
-    say(`Nobody sends on ${channel} now.`);
-    if (source.readyState === EventSource.CLOSED) setTimeout(() => watch(channel, over), 2000);
+  events.onerror = () => {
+    become("ended", `Nobody sends on ${channel} now`);
+    if (events.readyState === EventSource.CLOSED) setTimeout(() => watch(channel, over), WATCH_AGAIN_MS);
   };
-}
-
-// The key is kept for as long as this tab is open.
-
-function key() {
-  return sessionStorage.getItem("key") ?? "";
-}
-
-function authorization() {
-  return key() ? {Authorization: `Bearer ${key()}`} : {};
 }
 
 async function tokenQuery() {
@@ -333,98 +295,145 @@ async function tokenQuery() {
 
 // Text out
 
-function segmentsSoFar() {
-  const {client} = transcript;
-  return [...transcript.segments, ...(client ? client.segments.map((segment) => moved(segment, client.beganAt)) : [])];
+async function copy(text, done) {
+  try {
+    if (navigator.clipboard) await navigator.clipboard.writeText(text);
+    else copyBySelection(text);
+    $("status").textContent = done;
+  } catch {
+    tell("The browser did not allow copying. Select the text and copy it with the keyboard.");
+  }
+}
+
+// Pages over plain http have no clipboard of the newer kind.
+function copyBySelection(text) {
+  const field = element("textarea", {value: text, className: "unseen"});
+  document.body.append(field);
+  field.select();
+  const isCopied = document.execCommand("copy");
+  field.remove();
+  if (!isCopied) throw new Error("not allowed");
 }
 
 const forms = {
   txt: () => `${transcript.text}\n`,
   srt: () => subtitles("srt"),
   vtt: () => subtitles("vtt"),
-  json: () => JSON.stringify({text: transcript.text, segments: segmentsSoFar()}, null, 2),
+  json: () => JSON.stringify({text: transcript.text, segments: transcript.segments}, null, 2),
 };
 
 // The server writes them, as for its other clients.
 async function subtitles(kind) {
   const headers = {"Content-Type": "application/json", ...authorization()};
-  const response = await fetch(`${SERVER}/v1/subtitles/${kind}`, {method: "POST", headers, body: JSON.stringify({segments: segmentsSoFar()})});
+  const response = await fetch(`${SERVER}/v1/subtitles/${kind}`, {method: "POST", headers, body: JSON.stringify({segments: transcript.segments})});
   if (!response.ok) throw new Error(`The server did not write the subtitles (HTTP ${response.status}).`);
   return response.text();
 }
 
 async function download(kind) {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([await forms[kind]()], {type: "text/plain"}));
-  link.download = `transcript.${kind}`;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  try {
+    const link = element("a", {href: URL.createObjectURL(new Blob([await forms[kind]()], {type: "text/plain"})), download: `${fileName()}.${kind}`});
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  } catch (error) {
+    tell(sentenceOf(error));
+  }
 }
 
-// What the page says of itself
-
-function say(text) {
-  $("status").textContent = text;
+// Of the only recording, or of the day and the time.
+function fileName() {
+  const [only, ...others] = transcript.blocks.map(({name}) => name);
+  if (!others.length && /\.\w{2,4}$/.test(only)) return only.replace(/\.\w+$/, "");
+  const now = new Date(), two = (number) => String(number).padStart(2, "0");
+  return `transcript-${now.getFullYear()}-${two(now.getMonth() + 1)}-${two(now.getDate())}-${two(now.getHours())}${two(now.getMinutes())}`;
 }
 
-function tell(trouble) {
-  $("trouble").textContent = trouble;
-  $("trouble").hidden = false;
-  say("Not listening.");
+function clear() {
+  const kept = [live?.block, uploading?.block, ...waiting.map(({block}) => block)].filter((block) => block && transcript.blocks.includes(block));
+  const saved = transcript.saved.slice(0, transcript.blocks.length - kept.length);
+  for (const block of transcript.blocks.filter((each) => !kept.includes(each))) transcript.remove(block);
+  if (!saved.length) return tell("The text that is being written can be cleared when it is finished.");
+  panel?.clearEvents();
+  offerUndo(saved);
 }
 
-function hush() {
-  $("trouble").hidden = true;
+function offerUndo(saved) {
+  const undo = element("button", {textContent: "Undo"});
+  tell("The text is cleared. ");
+  $("trouble").append(undo);
+  const hide = setTimeout(() => undo.isConnected && tell(""), UNDO_MS);
+  undo.onclick = () => {
+    clearTimeout(hide);
+    tell("");
+    transcript.restore(saved);
+  };
 }
 
-const events = [];
+// The developers' panel is loaded when it is opened
 
-function log(message) {
-  events.push(JSON.stringify(message));
-  if (events.length > MOST_EVENTS) events.shift();
-  $("events").textContent = events.join("\n");
-  if (message.latency_ms !== undefined) $("delays").textContent = `text ${Math.round(message.latency_ms)} ms behind the sound`;
+let panel = null;
+
+const developersAreShown = () => Boolean(panel) && !$("developers").hidden;
+
+async function showDevelopers(areShown) {
+  if (areShown) panel ??= await import("./developers.js");
+  panel?.show(areShown, SERVER, served);
 }
 
-function showSnippets() {
-  const {origin, host} = location;
-  $("curl").textContent = `curl -F file=@recording.wav -F model=default ${origin}/v1/audio/transcriptions`;
-  $("openai").textContent = `from openai import OpenAI\n\nclient = OpenAI(base_url="${origin}/v1", api_key="any")\nwith open("recording.wav", "rb") as file:\n    print(client.audio.transcriptions.create(file=file, model="default").text)`;
-  $("python").textContent = `from moonshine_client import StreamingClient\n\nasync with StreamingClient("${host}") as client:\n    await client.send(pcm)  # PCM16, 16 kHz, mono, as often as there is some\n    final = await client.close()`;
-  $("javascript").textContent = `import {MoonshineClient} from "${origin}/web/moonshine-client.js";\n\nconst client = new MoonshineClient({server: "${origin}", sampleRate: 48000});\nclient.addEventListener("text", () => console.log(client.stableText, client.movingText));\nawait client.connect();\nclient.send(samples); // Int16Array, as often as there is some\nconst final = await client.close();`;
+// Buttons
+
+const sources = {
+  microphone: () => new MediaSource(openMicrophone, "Microphone"),
+  tab: () => new MediaSource(() => navigator.mediaDevices.getDisplayMedia({audio: true, video: true}), "Tab audio"),
+  sample: () => new SampleSource(),
+};
+
+// The large button stops whatever is listening; another source takes over from the one before.
+async function press(name) {
+  const before = live?.name;
+  if (live) await live.stop();
+  if (before && (name === "microphone" || name === before)) return;
+  await listen(name);
 }
 
-$("microphone").onclick = () => listen(openMicrophone, $("microphone"));
-$("tab").onclick = () => listen(() => navigator.mediaDevices.getDisplayMedia({audio: true, video: true}), $("tab"));
+for (const name of Object.keys(sources)) $(name).onclick = () => press(name);
 $("file").onchange = ({target}) => {
-  for (const file of target.files) transcribe(file);
+  addFiles([...target.files]);
   target.value = "";
 };
-$("copy").onclick = async () => {
-  await navigator.clipboard?.writeText(transcript.text);
-  say("Copied.");
-};
-$("download").onchange = ({target}) => {
-  if (target.value) download(target.value).catch((error) => ($("status").textContent = error.message));
-  target.value = "";
-};
-$("clear").onclick = () => transcript.client ? tell("Stop listening first, then clear.") : transcript.clear();
+$("copy").onclick = () => copy(transcript.text, "Copied");
+$("download").onclick = () => download($("format").value);
+$("clear").onclick = clear;
+$("show-captions").onclick = () => showCaptions(true);
+$("show-developers").onclick = () => showDevelopers(!developersAreShown());
+$("show-settings").onclick = () => $("settings").showModal();
+$("cancel-key").onclick = () => $("key-dialog").close();
 for (const name of ["dragover", "dragleave", "drop"]) {
   addEventListener(name, (event) => {
     event.preventDefault();
     document.body.classList.toggle("dropping", name === "dragover");
-    if (name === "drop") for (const file of event.dataTransfer.files) transcribe(file);
+    if (name === "drop") addFiles([...event.dataTransfer.files]);
   });
 }
 $("key").value = key();
-$("key").onchange = ({target}) => sessionStorage.setItem("key", target.value.trim());
-if (!isSecureContext || !navigator.mediaDevices) {
-  $("insecure").hidden = false;
-  $("microphone").disabled = $("tab").disabled = true;
-}
-if (!navigator.mediaDevices?.getDisplayMedia) $("tab").hidden = true;
+$("key").onchange = ({target}) => {
+  setKey(target.value);
+  showServer();
+};
+loadSettings((name) => {
+  document.body.style.setProperty("--text", `${$("text-size").value}px`);
+  if (live?.name === "microphone" && name !== "transport" && name !== "text-size") live.source.change().catch((error) => tell(sentenceOf(error)));
+});
+document.body.style.setProperty("--text", `${$("text-size").value}px`);
+$("insecure").hidden = hasMicrophone;
+$("tab").hidden = !isSecureContext || !navigator.mediaDevices?.getDisplayMedia;
+become("ready");
+transcript.restore(loadDraft());
+transcript.show();
+setUpCaptions();
 const asked = new URLSearchParams(location.search);
-if (asked.has("captions")) document.body.classList.add("captions");
 if (asked.has("channel")) watch(asked.get("channel"));
-showSnippets();
+showServer().then(() => location.hash === "#developers" && showDevelopers(true));
+showPlaces();
+setInterval(showPlaces, LOOK_MS);
 listDevices();

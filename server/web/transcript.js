@@ -1,0 +1,190 @@
+// The transcript: blocks of text, one for each recording or time at the microphone, cut into paragraphs at long pauses.
+// Times of a block count from its own beginning; on the page they go on from block to block.
+
+const PAUSE_MS = 1200; // silence that begins a paragraph
+const LONG_PARAGRAPH = 600; // characters; the next segment begins another one
+const TOKEN = /\s*(?:[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}]|[^\s\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}]+)/gu;
+
+export class Block {
+  constructor({name, text = "", stable = text.length, segments = [], starts = [], durationMs = 0}) {
+    Object.assign(this, {name, text, stable, segments, starts, durationMs});
+  }
+
+  // text: all of the block so far, of which the first `stable` characters are final. openedMs: where the open segment begins at the
+  // earliest, in silence or with its first word.
+  update(text, stable, segments, openedMs) {
+    Object.assign(this, {segments, durationMs: Math.max(this.durationMs, openedMs, segments.at(-1)?.end_ms ?? 0)});
+    let at = 0;
+    for (const segment of segments) {
+      this.begin(at, segment.start_ms, true);
+      at = Math.min(text.length, at + segment.text.length + 1);
+    }
+    if (at < text.length) this.begin(at, openedMs, false);
+    this.text = text;
+    this.stable = Math.max(Math.min(this.stable, text.length), stable);
+  }
+
+  // A segment begins at this character. Whether it begins a paragraph is decided once, so that no word jumps to another line later.
+  begin(at, startMs, isKnown) {
+    const found = this.starts.find((start) => start.at === at);
+    if (found) return isKnown && Object.assign(found, {startMs, isKnown});
+    const last = this.starts.at(-1);
+    if (last && at < last.at) return;
+    const before = this.segments.filter((segment) => segment.end_ms <= startMs).at(-1);
+    const paragraph = this.starts.findLast((start) => start.isParagraph);
+    const isParagraph = !last || (before && startMs - before.end_ms >= PAUSE_MS) || at - paragraph.at > LONG_PARAGRAPH;
+    this.starts.push({at, startMs, isKnown, isParagraph: Boolean(isParagraph)});
+  }
+
+  get paragraphs() {
+    const starts = this.starts.filter((start) => start.isParagraph);
+    return starts.map(({at, startMs}, index) => ({at, startMs, end: starts[index + 1]?.at ?? this.text.length}));
+  }
+
+  get saved() {
+    const {name, text, stable, segments, starts, durationMs} = this;
+    return {name, text, stable, segments, starts, durationMs};
+  }
+}
+
+// Shows one block. Each word has an element of its own, which becomes black where it is: nothing on the page moves while words come.
+export class BlockView {
+  tokens = [];
+  paragraphs = [];
+
+  constructor(block, onCopy) {
+    Object.assign(this, {block, onCopy});
+    this.element = element("article", {className: "block"});
+    this.element.append(element("h2", {textContent: block.name}));
+  }
+
+  show(offsetMs) {
+    const {paragraphs, stable} = this.block;
+    paragraphs.forEach((paragraph, index) => this.label(index, offsetMs + paragraph.startMs));
+    const tokens = paragraphs.flatMap((paragraph, index) => tokensOf(this.block.text, paragraph, index));
+    let same = 0;
+    while (same < tokens.length && same < this.tokens.length && isSame(tokens[same], this.tokens[same])) same++;
+    for (const token of this.tokens.splice(same)) token.node.remove();
+    for (const token of tokens.slice(same)) this.append(token);
+    for (const token of this.tokens) token.node.classList.toggle("moving", token.end > stable);
+    for (const paragraph of this.paragraphs.splice(paragraphs.length)) paragraph.remove();
+  }
+
+  label(index, ms) {
+    const paragraph = (this.paragraphs[index] ??= this.addParagraph(index));
+    const button = paragraph.firstChild, time = clock(ms);
+    if (button.textContent === time) return;
+    button.textContent = time;
+    button.setAttribute("aria-label", `Copy the paragraph at ${time}`);
+  }
+
+  addParagraph(index) {
+    const paragraph = element("p"), button = element("button", {className: "time", title: "Copy this paragraph"});
+    button.onclick = () => {
+      const {at, end} = this.block.paragraphs[index];
+      this.onCopy(this.block.text.slice(at, end).trim());
+    };
+    paragraph.append(button);
+    this.element.append(paragraph);
+    return paragraph;
+  }
+
+  append(token) {
+    token.node = element("span", {textContent: token.text, className: "moving"});
+    this.paragraphs[token.paragraph].append(token.node);
+    this.tokens.push(token);
+  }
+}
+
+function tokensOf(text, {at, end}, paragraph) {
+  return [...text.slice(at, end).matchAll(TOKEN)].map((match) => ({text: match[0], end: at + match.index + match[0].length, paragraph}));
+}
+
+function isSame(first, second) {
+  return first.text === second.text && first.end === second.end && first.paragraph === second.paragraph;
+}
+
+export class Transcript {
+  blocks = [];
+  views = new Map();
+
+  // box: the element to show it in. onChange: called when the text has changed, with the text that became final.
+  constructor(box, {onCopy, onChange}) {
+    Object.assign(this, {box, onCopy, onChange, announced: new Map()});
+  }
+
+  add(block) {
+    const view = new BlockView(block, this.onCopy);
+    this.blocks.push(block);
+    this.views.set(block, view);
+    this.box.append(view.element);
+    this.show();
+    return view;
+  }
+
+  remove(block) {
+    this.blocks.splice(this.blocks.indexOf(block), 1);
+    this.views.get(block).element.remove();
+    this.views.delete(block);
+    this.show();
+  }
+
+  show() {
+    let offsetMs = 0, added = "";
+    for (const block of this.blocks) {
+      this.views.get(block).show(offsetMs);
+      offsetMs += block.durationMs;
+      added += block.text.slice(this.announced.get(block) ?? 0, block.stable);
+      this.announced.set(block, Math.max(this.announced.get(block) ?? 0, block.stable));
+    }
+    this.onChange(added.trim());
+  }
+
+  // Takes everything away, and returns it for restore().
+  clear() {
+    const saved = this.saved;
+    for (const block of [...this.blocks]) this.remove(block);
+    return saved;
+  }
+
+  restore(saved) {
+    for (const each of saved) this.add(new Block(each));
+  }
+
+  get saved() {
+    return this.blocks.filter((block) => block.text).map((block) => block.saved);
+  }
+
+  get text() {
+    return this.saved.map(textOf).join("\n\n");
+  }
+
+  // Of all blocks, on one clock.
+  get segments() {
+    let offsetMs = 0;
+    return this.blocks.flatMap((block) => {
+      const moved = block.segments.map((segment) => later(segment, offsetMs));
+      offsetMs += block.durationMs;
+      return moved;
+    });
+  }
+}
+
+function textOf(saved) {
+  return new Block(saved).paragraphs.map(({at, end}) => saved.text.slice(at, end).trim()).join("\n\n");
+}
+
+function later(segment, ms) {
+  const shifted = (each) => ({...each, start_ms: each.start_ms + ms, end_ms: each.end_ms + ms});
+  return {...shifted(segment), ...(segment.words && {words: segment.words.map(shifted)})};
+}
+
+export function clock(ms) {
+  const seconds = Math.floor(ms / 1000), two = (number) => String(number).padStart(2, "0");
+  const [hours, minutes] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60];
+  return hours ? `${hours}:${two(minutes)}:${two(seconds % 60)}` : `${minutes}:${two(seconds % 60)}`;
+}
+
+export function element(name, properties = {}) {
+  return Object.assign(document.createElement(name), properties);
+}

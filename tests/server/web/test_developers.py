@@ -1,0 +1,147 @@
+"""The developers' panel: what it sends, shows, and gives to copy. Every example is run."""
+
+import http.server
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from tests.conftest import PROJECT
+from tests.server.web.browsing import CHROMIUM, SHORT, address_of, is_right, status, text_of, wait_for
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")]
+APIS = ("native", "realtime", "deepgram", "rest")
+EXAMPLES = [
+    ("native", "Python"),
+    ("native", "JavaScript"),
+    ("realtime", "Python"),
+    ("realtime", "JavaScript"),
+    ("deepgram", "curl"),
+    ("deepgram", "Python"),
+    ("deepgram", "JavaScript"),
+    ("rest", "curl"),
+    ("rest", "Python"),
+    ("rest", "JavaScript"),
+]
+RECORDING_MS = 11_000
+KEY = "sk-0123456789abcdef"
+
+
+@pytest.fixture(scope="module")
+def locked(start_server):
+    return start_server(ASR_API_KEYS=KEY, ASR_MAX_SESSIONS="3", ASR_CORS_ORIGINS="*")
+
+
+@pytest.fixture
+def panel(locked, open_page):
+    """The panel of a server that asks for a key, which the page has."""
+    page = open_page(locked, "/#developers")
+    page.evaluate(f"sessionStorage.setItem('key', '{KEY}')")
+    page.reload()
+    wait_for(lambda: page.is_visible("#developers") and page.locator("#api-model option").first.inner_text() != "default")
+    return page
+
+
+def example(page, api: str, language: str) -> str:
+    page.select_option("#api", api)
+    page.click(f"#tab-{language}")
+    return page.inner_text("#snippet")
+
+
+def test_every_example_of_the_panel_is_run_here(panel):
+    found = []
+    for api in APIS:
+        panel.select_option("#api", api)
+        found += [(api, language) for language in panel.locator("#tabs button").all_inner_texts()]
+    assert sorted(found) == sorted(EXAMPLES)
+    panel.click("#copy-snippet")
+    assert panel.evaluate("navigator.clipboard.readText()") == panel.inner_text("#snippet")
+
+
+@pytest.mark.parametrize(("api", "language"), EXAMPLES)
+def test_an_example_runs_as_it_is_copied(panel, open_page, locked, tmp_path, api, language):
+    text = example(panel, api, language)
+    assert KEY in text
+    if language == "JavaScript" and api != "rest":
+        run_in_a_page(panel, text)
+        return
+    shutil.copy(SHORT, tmp_path / "recording.wav")
+    name = {"curl": "call.sh", "Python": "call.py", "JavaScript": "call.mjs"}[language]
+    (tmp_path / name).write_text(text)
+    program = {"curl": "bash", "Python": sys.executable, "JavaScript": "node"}[language]
+    environment = os.environ | {"PYTHONPATH": str(PROJECT), "NO_PROXY": "*"}
+    done = subprocess.run([program, name], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "fail better" in done.stdout.lower()
+
+
+class Example(http.server.BaseHTTPRequestHandler):
+    """A developer's own page, from another origin than the server's."""
+
+    text: str
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(f'<script type="module">{self.text}</script>'.encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def run_in_a_page(panel, text: str) -> None:
+    """With the microphone that plays a recording."""
+    pages = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Copied", (Example,), {"text": text}))
+    threading.Thread(target=pages.serve_forever, daemon=True).start()
+    page, said = panel.context.new_page(), []
+    page.on("console", lambda message: said.append(message.text))
+    page.goto(f"http://localhost:{pages.server_address[1]}/")
+    page.mouse.click(5, 5)  # browsers let a page run its audio once somebody has touched it
+    wait_for(lambda: page.title() == "" and any("better" in each for each in said))
+    page.close()
+    pages.shutdown()
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_the_chosen_api_is_called_with_the_sample_and_its_events_are_shown(panel, api):
+    panel.select_option("#api", api)
+    panel.click("#microphone")
+    wait_for(lambda: status(panel).startswith("Listening"))
+    if api == "rest":
+        wait_for(lambda: panel.evaluate("performance.now()") > RECORDING_MS)
+    else:
+        wait_for(lambda: "better" in panel.inner_text("#events"))
+    panel.click("#microphone")
+    wait_for(lambda: status(panel) == "Stopped")
+    events = [json.loads(line) for line in panel.inner_text("#events").splitlines()]
+    last = {"native": "final", "deepgram": "Metadata"}
+    if api in last:
+        assert events[-1].get("op", events[-1].get("type")) == last[api]
+    elif api == "rest":
+        assert is_right(text_of(SHORT), events[-1]["text"]) and events[-1]["words"]
+    else:
+        assert any(event["type"].endswith("transcription.completed") for event in events)
+
+
+def test_options_change_the_example(panel):
+    panel.select_option("#api", "deepgram")
+    panel.select_option("#api-silence", "300")
+    panel.uncheck("#api-interims")
+    text = example(panel, "deepgram", "Python")
+    assert "endpointing=300" in text and "interim_results" not in text
+    panel.select_option("#api", "rest")
+    panel.select_option("#api-language", "en")
+    assert '"en"' in example(panel, "rest", "Python")
+
+
+def test_a_wrong_key_is_asked_for_again(locked, open_page):
+    page = open_page(locked, "/#developers")
+    wait_for(lambda: page.is_visible("#developers"))
+    page.click("#sample")
+    wait_for(lambda: page.is_visible("#key-dialog"))
+    assert address_of(locked)
