@@ -16,6 +16,7 @@ from tests.conftest import PROJECT
 PAGES = (
     "README.md",
     "SECURITY.md",
+    "AGENTS.md",
     "examples/README.md",
     *(f"docs/{path.name}" for path in sorted((PROJECT / "docs").glob("*.md"))),
 )
