@@ -32,6 +32,7 @@ from engine_build.known_clip import known_tokens
 from engine_build.options import BuildError, BuildOptions, Stages, UnsupportedModel
 from engine_build.parameters import MAX_SECONDS
 from engine_build.streaming_parameters import EXCLUSIVE, INCLUSIVE, StreamingConfig
+from moonshine_client.command_line import Parser
 from runtime import tokenizer
 from runtime.engine import known_clip as clip
 from runtime.engine import manifest, selection, tensorrt_package
@@ -70,6 +71,10 @@ def failed(console: Console, reason: str) -> int:
     return 1
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults, and examples as they are written."""
+
+
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = make_parser()
     arguments = parser.parse_args(argv)
@@ -78,12 +83,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="engine_build/build.py",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        description="Builds the engines that the server runs: reads a checkpoint's weights, makes them into an engine for this "
+def make_parser() -> Parser:
+    parser = Parser(
+        "moonshine-asr build",
+        "Builds the engines that the server runs: reads a checkpoint's weights, makes them into an engine for this "
         "machine, and writes it with a manifest.json to a directory below --out.",
+        ("moonshine-asr build", "moonshine-asr build --model ./my-checkpoint --precision bf16"),
+        formatter_class=HelpFormatter,
     )
     parser.add_argument(
         "--model",

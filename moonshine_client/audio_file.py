@@ -3,6 +3,7 @@
 A WAV file that is that already is read without PyAV.
 """
 
+import os
 import wave
 from pathlib import Path
 from typing import IO
@@ -39,12 +40,12 @@ def decode(path: str | Path | IO[bytes]) -> np.ndarray:
     try:
         with av.open(str(path) if isinstance(path, str | Path) else path, "r") as container:
             if not container.streams.audio:
-                raise AudioFileError(f"{path} holds no audio")
+                raise AudioFileError(f"{path}: no audio in it")
             resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
             chunks = [out.to_ndarray()[0] for frame in container.decode(audio=0) for out in resampler.resample(frame)]
             chunks += [out.to_ndarray()[0] for out in resampler.resample(None)]
     except (OSError, av.FFmpegError) as exc:
-        raise AudioFileError(f"{path} cannot be read: {exc}") from exc
+        raise AudioFileError(unreadable(path, exc)) from exc
     return np.concatenate(chunks) if chunks else np.zeros(0, np.int16)
 
 
@@ -55,7 +56,20 @@ def seconds(path: Path) -> float | None:
     try:
         with av.open(str(path)) as container:
             if not container.streams.audio:
-                raise AudioFileError(f"{path} holds no audio")
+                raise AudioFileError(f"{path}: no audio in it")
             return container.duration / av.time_base if container.duration else None
     except (OSError, av.FFmpegError) as exc:
-        raise AudioFileError(f"{path} cannot be read: {exc}") from exc
+        raise AudioFileError(unreadable(path, exc)) from exc
+
+
+def unreadable(path: str | Path | IO[bytes], error: Exception) -> str:
+    """Return why a file cannot be read, without numbers of the system or of FFmpeg."""
+    named = os.fsencode(path).decode("utf-8", "replace") if isinstance(path, str | Path) else "standard input"
+    match error:
+        case FileNotFoundError():
+            return f"{named}: no such file"
+        case IsADirectoryError():
+            return f"{named}: a directory, not a file"
+        case PermissionError():
+            return f"{named}: you may not read it"
+    return f"{named}: not an audio file"

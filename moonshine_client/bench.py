@@ -22,6 +22,7 @@ from rich.table import Table
 
 from moonshine_client import audio_file
 from moonshine_client.client import Transcription, transcribe
+from moonshine_client.command_line import Parser
 from moonshine_client.errors import StreamError
 from moonshine_client.resend_buffer import SAMPLE_RATE
 
@@ -68,16 +69,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="moonshine-asr bench",
-        description="Measures how many live streams this machine carries, in about a minute: starts a server of its own, and "
+    return make_parser().parse_args(arguments)
+
+
+def make_parser() -> Parser:
+    parser = Parser(
+        "moonshine-asr bench",
+        "Measures how many live streams this machine carries, in about a minute: starts a server of its own, and "
         "streams to it over WebRTC. A trial of minutes on your own recordings is stricter.",
-        epilog="Example: moonshine-asr bench --server asr.example.com:8000 --start 50",
+        ("moonshine-asr bench", "moonshine-asr bench --server asr.example.com:8000 --start 50"),
     )
     parser.add_argument("--server", metavar="HOST:PORT", help="a running server instead; its session limit applies")
     parser.add_argument("--file", type=Path, metavar="FILE", help="audio that every stream sends (default: a sentence)")
     parser.add_argument("--start", type=int, metavar="N", help="streams of the first trial (default: what the build measured)")
-    return parser.parse_args(arguments)
+    return parser
 
 
 def known_clip() -> Path:

@@ -11,9 +11,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.text import Text
 
 from moonshine_client.client import Transcription, transcribe
-from moonshine_client.errors import StreamError
 from moonshine_client.transcripts import Message
-from moonshine_client.transports import reason_of
 
 
 @contextlib.contextmanager
@@ -68,9 +66,3 @@ def summary(transcription: Transcription) -> str:
         f"{transcription.audio_seconds:.1f} s of audio in {transcription.seconds:.1f} s, {len(transcription.interims)} interims, "
         f"{len(final['segments'])} segments, final {final['latency_ms']:.0f} ms after close"
     )
-
-
-def print_failure(error: Exception) -> None:
-    print(f"failed: {reason_of(error)}", file=sys.stderr)
-    if isinstance(error, StreamError) and error.text:
-        print(f"text so far: {error.text}", file=sys.stderr)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from functools import partial
 
+from moonshine_client.command_line import Parser
 from runtime.engine import selection
 from runtime.exceptions import EngineDirectoryError
 from runtime.version import DISTRIBUTION, version
@@ -78,11 +79,19 @@ def run_build(command: list[str]) -> int:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Values by environment variable. Exits where a flag is unknown."""
-    parser = argparse.ArgumentParser(
-        prog="moonshine-asr serve",
-        description="Builds the engine where it is missing, and serves until SIGTERM. Every flag is an environment variable, "
+    return make_parser().parse_args(arguments)
+
+
+def make_parser() -> Parser:
+    parser = Parser(
+        "moonshine-asr serve",
+        "Builds the engine where it is missing, and serves until SIGTERM. Every flag is an environment variable, "
         "too: --asr-port is ASR_PORT. A flag wins.",
-        epilog="Example: moonshine-asr serve --port 9000 --open",
+        (
+            "moonshine-asr serve --port 9000 --open",
+            "moonshine-asr serve --model UsefulSensors/moonshine-tiny --precision fp32",
+            "ASR_API_KEYS=$(openssl rand -hex 24) moonshine-asr serve",
+        ),
     )
     parser.add_argument("--open", action="store_true", help="open the page in a browser when the server is ready")
     parser.add_argument("--build-only", action="store_true", help="build the engine where it is missing, and exit")
@@ -93,7 +102,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
             meaning = settings.meaning_of(field) + (f" (default: {default})" if default else "")
             flags = [SHORT_FLAGS[name]] if name in SHORT_FLAGS else []
             section.add_argument(*flags, flag_of(name), dest=name, metavar="VALUE", help=meaning.replace("%", "%%"))
-    return parser.parse_args(arguments)
+    return parser
 
 
 def flag_of(variable: str) -> str:

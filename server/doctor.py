@@ -1,6 +1,5 @@
 """moonshine-asr doctor: what this machine can do, what is missing, and what to type."""
 
-import argparse
 import importlib.util
 import os
 import platform
@@ -12,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from moonshine_client.command_line import Parser
 from runtime import hardware
 from runtime.engine import manifest, selection, tensorrt_package
 from runtime.exceptions import EngineError
@@ -36,9 +36,7 @@ class CheckResult:
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns 0 where a server could be started now, else 1."""
-    argparse.ArgumentParser(
-        prog="moonshine-asr doctor", description="Says what this machine can do, what is missing, and what to type."
-    ).parse_args(arguments)
+    make_parser().parse_args(arguments)
     console = Console(highlight=False, soft_wrap=True)
     try:
         settings = settings_module.load()
@@ -52,6 +50,11 @@ def main(arguments: list[str] | None = None) -> int:
         if finding.advice:
             console.print(f"  {'':<{width}}  → {escape(finding.advice)}")
     return 1 if any(finding.advice and finding.what in ("engine", "port") for finding in findings) else 0
+
+
+def make_parser() -> Parser:
+    description = "Reports what this machine can do, what is missing, and what to type."
+    return Parser("moonshine-asr doctor", description, ("moonshine-asr doctor", "ASR_PORT=9000 moonshine-asr doctor"))
 
 
 def examine(settings: Settings) -> Iterator[CheckResult]:

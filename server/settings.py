@@ -417,10 +417,19 @@ def load(environment: Mapping[str, str] = os.environ) -> Settings:
         raise SettingsError("; ".join(describe(error, environment) for error in exc.errors())) from None
 
 
+EXPECTED = {
+    "int_parsing": "expected a whole number",
+    "int_from_float": "expected a whole number",
+    "float_parsing": "expected a number",
+    "bool_parsing": "expected true or false",
+}
+"""Sentences in place of those of the library that reads the settings, by its types of errors."""
+
+
 def describe(error: ErrorDetails, environment: Mapping[str, str]) -> str:
     name = str(error["loc"][1])
     shown = "" if name in SECRET_VARIABLES else f"={environment[name]!r}"
-    accepted = error["msg"].removeprefix("Value error, ")
+    accepted = EXPECTED.get(error["type"]) or error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     return f"{name}{shown} cannot be used: {accepted[0].lower()}{accepted[1:]}"
 
 

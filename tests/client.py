@@ -11,6 +11,7 @@ from rich.console import Console
 
 from moonshine_client import display
 from moonshine_client.errors import StreamError
+from moonshine_client.transports import reason_of
 from tests import arguments
 
 
@@ -20,7 +21,7 @@ def main() -> int:
     try:
         done = asyncio.run(display.transcribe_shown(options.server, audio, options.rtf, options.path, Console()))
     except (StreamError, OSError) as exc:
-        display.print_failure(exc)
+        print(f"failed: {reason_of(exc)}", file=sys.stderr)
         return 1
     if options.full_text:
         print(f"\n{done.final['text']}\n")

@@ -11,6 +11,7 @@ import ray
 from ray import serve
 from ray.serve.config import HTTPOptions, ProxyLocation
 
+from moonshine_client.command_line import Parser
 from server import settings as settings_module
 from server.errors import SettingsError
 from server.ray import replica
@@ -24,6 +25,7 @@ DESCRIPTION = """Serves with replicas on a Ray cluster. Settings come from the e
 Without --address it starts a cluster on this machine, shares the cores out among the replicas, and ends them at Ctrl-C; a second
 Ctrl-C ends them at once. With --address the replicas go on when the command has ended. Running it again replaces them, a fifth at
 a time."""
+EXAMPLES = ("moonshine-asr cluster", "moonshine-asr cluster --address auto --max-replicas 8")
 
 
 def main(arguments: list[str]) -> int:
@@ -39,7 +41,14 @@ def main(arguments: list[str]) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="moonshine-asr cluster", description=DESCRIPTION)
+    options = make_parser().parse_args(arguments)
+    if options.max_replicas is None and options.replicas is None:
+        options.replicas = replica.REPLICAS
+    return options
+
+
+def make_parser() -> Parser:
+    parser = Parser("moonshine-asr cluster", DESCRIPTION, EXAMPLES)
     parser.add_argument("--address", help="of the cluster; auto: the one that this machine is part of")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--replicas", type=int, help="how many (default: 2 without --max-replicas)")
@@ -50,10 +59,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     surge = "percentage of extra replicas that an update may start before it ends old ones; each needs a free GPU (default: 0)"
     parser.add_argument("--surge-percent", type=int, help=surge)
     parser.add_argument("--engine", default=replica.OPENER, help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    if options.max_replicas is None and options.replicas is None:
-        options.replicas = replica.REPLICAS
-    return options
+    return parser
 
 
 def share_cores(replicas: int) -> None:

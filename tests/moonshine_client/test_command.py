@@ -57,24 +57,65 @@ def test_a_flag_that_cannot_be_used_stops_serve_with_one_line():
 @pytest.mark.parametrize(
     ("arguments", "status", "complaint"),
     [
-        (("transcribe", "/no/such/file.wav"), 2, "/no/such/file.wav cannot be read"),
-        (("transcribe", "pyproject.toml"), 2, "pyproject.toml holds no audio"),
+        (("transcribe", "/no/such/file.wav"), 2, "/no/such/file.wav: no such file"),
+        (("transcribe", "samples"), 2, "samples: a directory, not a file"),
+        (("transcribe", "LICENSE"), 2, "LICENSE: not an audio file"),
         (
             ("transcribe", "samples/short.wav", "--live", "--server", "127.0.0.1:1"),
             1,
-            "failed: no server at http://127.0.0.1:1/webrtc",
+            "no server answers at 127.0.0.1:1: start one",
         ),
-        (("transcribe", "samples/short.wav", "--server", "127.0.0.1:1"), 1, "failed: no answer from http://127.0.0.1:1/v1/audio"),
+        (("transcribe", "samples/short.wav", "--server", "127.0.0.1:1"), 1, "no server answers at 127.0.0.1:1: start one"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(arguments, status, complaint, capsys, monkeypatch):
     monkeypatch.chdir(PROJECT)
     done, out, err = run(capsys, *arguments)
     assert (done, out) == (status, "") and err.startswith(complaint) and err.count("\n") == 1
+    assert "Errno" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("transcibe", "talk.wav"), "has no command 'transcibe'; did you mean transcribe?"),
+        (("transcribe", "talk.wav", "--formt", "srt"), "there is no --formt; did you mean --format?"),
+        (("transcribe", "talk.wav", "--format", "docx"), "choose from txt, srt, vtt, json, jsonl"),
+        (("transcribe", "one.wav", "two.wav", "--format", "srt"), "give -o DIRECTORY"),
+        (("serve", "--asr-prot", "80"), "there is no --asr-prot; did you mean --asr-port?"),
+        (("cluster", "--replica", "2"), "there is no --replica; did you mean --replicas?"),
+    ],
+)
+def test_what_was_meant_is_said_in_place_of_the_usage(capsys, arguments, complaint):
+    status, out, err = run(capsys, *arguments)
+    assert (status, out) == (2, "") and complaint in err and err.count("\n") == 2
+
+
+@pytest.mark.parametrize("name", command.SUBCOMMANDS)
+def test_every_command_has_help_with_examples(capsys, name):
+    assert f"{name} " in run(capsys, "help")[1]
+    status, text, _ = run(capsys, "help", name)
+    assert status == 0 and f"usage: moonshine-asr {name}" in text and "examples:\n  " in text
+
+
+@pytest.mark.slow
+def test_bash_completes_commands_flags_and_choices(capsys):
+    _, script, _ = run(capsys, "completion", "bash")
+    completed = {
+        ("moonshine-asr", "trans"): "transcribe",
+        ("moonshine-asr", "transcribe", "--form"): "--format",
+        ("moonshine-asr", "transcribe", "--format", "s"): "srt",
+        ("moonshine-asr", "serve", "--asr-max-s"): "--asr-max-sessions",
+    }
+    for words, expected in completed.items():
+        asked = f"COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; _shtab_moonshine_asr; echo ${{COMPREPLY[@]}}"
+        done = subprocess.run(["bash", "-c", f"{script}\n{asked}"], capture_output=True, text=True)
+        assert expected in done.stdout.split(), (words, done.stderr)
+    assert run(capsys, "completion", "zsh")[1].startswith("#compdef moonshine-asr")
 
 
 def test_a_missing_extra_is_named(monkeypatch, capsys):
-    monkeypatch.setitem(command.ENTRIES, "serve", ("no_such_package.command", "server"))
+    monkeypatch.setitem(command.SUBCOMMANDS, "serve", command.Subcommand("no_such_package.command", "", "server"))
     assert command.main(["serve"]) == 1
     assert capsys.readouterr().err == "moonshine-asr serve needs no_such_package: install the package with its extra [server]\n"
 
@@ -131,6 +172,29 @@ def test_a_file_that_is_none_keeps_no_other_back(served):
 
 
 @pytest.mark.slow
+def test_each_input_gets_a_file_of_its_own_whatever_its_name(served, tmp_path, recordings):
+    sound = (PROJECT / "samples" / "short.wav").read_bytes()
+    (tmp_path / "again").mkdir()
+    names = [tmp_path / "talk.wav", tmp_path / "again" / "talk.wav", tmp_path / "\udcff.wav"]
+    for name in names:
+        name.write_bytes(sound)
+    done = command_of(served, "transcribe", *map(str, names), "--format", "srt", "-o", str(tmp_path / "out"))
+    assert done.returncode == 0 and done.stdout == b"", done.stderr
+    written = sorted((tmp_path / "out").iterdir())
+    assert [path.name for path in written] == ["talk-2.srt", "talk.srt", "\udcff.srt"]
+    for path in written:
+        assert word_error_rate([recordings["short"].text], [READ["srt"](path.read_text())]) <= 10
+
+
+@pytest.mark.slow
+def test_a_server_that_needs_a_key_says_how_to_give_it(start_server):
+    locked = start_server(ASR_API_KEYS="sk-0123456789abcdef")
+    refused = command_of(locked, "transcribe", "samples/short.wav")
+    assert refused.returncode == 1 and refused.stderr.startswith(b"the server needs an API key: give --api-key KEY")
+    assert command_of(locked, "transcribe", "samples/short.wav", "--api-key", "sk-0123456789abcdef").returncode == 0
+
+
+@pytest.mark.slow
 def test_what_the_server_cannot_decode_is_the_files_fault(served):
     done = command_of(served, "transcribe", "-", sound=b"no sound at all")
-    assert (done.returncode, done.stdout) == (2, b"") and done.stderr.startswith(b"failed: invalid_file")
+    assert (done.returncode, done.stdout) == (2, b"") and done.stderr.startswith(b"-: ") and b"decoded" in done.stderr

@@ -80,7 +80,7 @@ def test_only_the_environment_that_is_given_is_read(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "value", "accepted"),
     [
-        ("ASR_PORT", "http", "integer"),
+        ("ASR_PORT", "http", "whole number"),
         ("ASR_PORT", "70000", "65535"),
         ("MAX_BATCH_SIZE", "0", "greater than or equal to 1"),
         ("MOONSHINE_PRECISION", "fp8", "'fp16', 'bf16', 'fp32' or 'int8'"),

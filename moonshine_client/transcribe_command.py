@@ -1,0 +1,149 @@
+"""moonshine-asr transcribe: recordings into text, subtitles or JSON, with a running server."""
+
+import argparse
+import asyncio
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+from rich.console import Console
+
+from moonshine_client import audio_file, display, formats, listen_command, live, recordings
+from moonshine_client.client import transcribe
+from moonshine_client.command_line import Parser
+from moonshine_client.formats import OutputFormat
+from moonshine_client.server_options import (
+    INTERRUPTED_STATUS,
+    MICROPHONE,
+    PIPE,
+    add_server_options,
+    guarded,
+    printed,
+    use_server_options,
+)
+
+JOINABLE = (OutputFormat.TXT, OutputFormat.JSONL)
+"""Formats of which several may follow each other on standard output."""
+
+
+def main(arguments: list[str]) -> int:
+    """Transcribe one after the other; what goes wrong with one keeps none of the others back. Returns the worst exit status."""
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    use_server_options(options)
+    if options.files == [MICROPHONE]:
+        return listen_command.run(argparse.Namespace(**vars(options), source=MICROPHONE, device=None))
+    if len(options.files) > 1 and options.format not in JOINABLE and options.output_dir is None:
+        parser.error(f"several files in {options.format} need a file each: give -o DIRECTORY")
+    return run(options)
+
+
+def make_parser() -> Parser:
+    parser = Parser(
+        "moonshine-asr transcribe",
+        "Transcribes recordings with a running server. The text goes to standard output or to files, all else to standard error. "
+        "Exit status: 0, or 1 where the server could not do it, 2 where a file could not be read, 130 after Ctrl-C.",
+        (
+            "moonshine-asr transcribe talk.mp3",
+            "moonshine-asr transcribe --format srt -o subtitles *.mp4",
+            "moonshine-asr transcribe --live talk.wav",
+            "ffmpeg -i talk.mkv -f wav - | moonshine-asr transcribe -",
+        ),
+    )
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", help="audio or video of any format and rate; - is standard input, mic a microphone"
+    )
+    add_server_options(parser)
+    parser.add_argument(
+        "-o", "--output-dir", type=Path, metavar="DIRECTORY", help="write one file here for each input, named like it"
+    )
+    parser.add_argument(
+        "--rtf", type=float, metavar="X", help="stream it live at X times the speed of speech; 0: as fast as possible"
+    )
+    parser.add_argument(
+        "--live", action="store_true", help="stream it live at the speed of speech, and show the words as they come"
+    )
+    parser.add_argument("--path", default="/webrtc", help="path of the offer of a live stream (default: %(default)s)")
+    return parser
+
+
+def run(options: argparse.Namespace) -> int:
+    work = stream_file if options.live or options.rtf is not None else upload_file
+    worst, outputs = 0, output_paths(options)
+    for number, name in enumerate(options.files, 1):
+        label = f"{shown(name)}, {number} of {len(options.files)}" if len(options.files) > 1 else shown(name)
+        status = guarded(partial(work, name, label, outputs.get(number), options), options, name)
+        worst = max(worst, status)
+        if status == INTERRUPTED_STATUS:
+            break
+    return worst
+
+
+def output_paths(options: argparse.Namespace) -> dict[int, Path]:
+    """The file to write for each input, by its number from 1. Inputs of the same name get numbers."""
+    if options.output_dir is None:
+        return {}
+    taken: set[str] = set()
+    paths = {}
+    for number, name in enumerate(options.files, 1):
+        stem = "standard-input" if name == PIPE else Path(name).stem
+        own = stem if stem not in taken else f"{stem}-{number}"
+        taken.add(own)
+        paths[number] = options.output_dir / f"{own}.{options.format}"
+    return paths
+
+
+def shown(name: str) -> str:
+    """A file's name to print: names may hold bytes that are no text."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
+def upload_file(name: str, label: str, output: Path | None, options: argparse.Namespace) -> None:
+    """Transcribe as a file: in parallel, many times as fast as speech. Raises AudioFileError, StreamError, OSError."""
+    seconds = None if name == PIPE else audio_file.seconds(Path(name))
+    at_once = options.format is OutputFormat.JSONL and output is None
+    with opened(name) as file, display.progress(label, seconds) as advance:
+        for found in recordings.transcribe_file(options.server, file, Path(name).name):
+            advance(found.end_seconds)
+            if at_once and not found.is_all and found.segments:
+                printed(formats.written(OutputFormat.JSONL, found.text, found.segments))
+    if not at_once:
+        deliver(formats.written(options.format, found.text, found.segments), name, output)
+
+
+def deliver(text: str, name: str, output: Path | None) -> None:
+    """Print the text, or write it to its file and say so. Raises OSError."""
+    if output is None:
+        printed(text)
+        return
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(f"{text}\n", encoding="utf-8")
+    print(f"{shown(name)} → {shown(str(output))}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def opened(name: str) -> Iterator[IO[bytes]]:
+    """Standard input is no file that can be sent twice, or measured: it is read to its end first."""
+    if name == PIPE:
+        yield io.BytesIO(sys.stdin.buffer.read())
+        return
+    with open(name, "rb") as file:
+        yield file
+
+
+def stream_file(name: str, label: str, output: Path | None, options: argparse.Namespace) -> None:
+    """Transcribe as live speech. Raises AudioFileError, StreamError, OSError."""
+    console, rtf = Console(stderr=True), 1.0 if options.rtf is None else options.rtf
+    audio = audio_file.load(io.BytesIO(sys.stdin.buffer.read()) if name == PIPE else Path(name))
+    words = options.format is not OutputFormat.TXT
+    if options.live:
+        done = asyncio.run(display.transcribe_shown(options.server, audio, rtf, options.path, console, words))
+    else:
+        done = asyncio.run(transcribe(options.server, audio, rtf, options.path, words))
+    console.print(display.summary(done), highlight=False)
+    deliver(formats.written(options.format, done.final["text"], live.segments_of(done.final)), name, output)
