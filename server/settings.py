@@ -25,7 +25,7 @@ those, only names that look like a slip of one of ours are reported."""
 MAX_SESSIONS_VARIABLE = "ASR_MAX_SESSIONS"
 SECRET_KEY_VARIABLE = "ASR_SECRET_KEY"
 SECRET_VARIABLES = ("ASR_ICE_SERVERS", SECRET_KEY_VARIABLE, "ASR_API_KEYS")  # whose value is never shown
-INTERNAL_VARIABLES = ("ASR_ENGINE_SOCKET", "ASR_GATEWAY_SOCKET", "ASR_HEARTBEAT_FILE", "ASR_API_KEY")
+INTERNAL_VARIABLES = ("ASR_ENGINE_SOCKET", "ASR_GATEWAY_SOCKET", "ASR_HEARTBEAT_FILE", "ASR_API_KEY", "ASR_SERVER")
 """Variables that the supervisor gives its processes, and those of clients."""
 API_PORT_VARIABLES = ("ASR_WYOMING_PORT",)
 """Ports of APIs that have one of their own."""

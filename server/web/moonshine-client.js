@@ -285,6 +285,12 @@ export class MoonshineClient extends EventTarget {
     return this.final;
   }
 
+  // The page is left: the server's place is free at once, and no last words come.
+  leave() {
+    this.isEnded = true;
+    this.session?.wire?.leave();
+  }
+
   take(data) {
     this.takeMessage(JSON.parse(data), this.session);
   }
@@ -385,7 +391,7 @@ async function openDataChannel(server, credential, session) {
     connection.onconnectionstatechange = () => {
       if (["failed", "closed"].includes(connection.connectionState)) session.stop(lost("the connection was lost"));
     };
-    return {name: "webrtc", unsentBytes: () => channel.bufferedAmount, send: (data) => channel.readyState === "open" && channel.send(data), close: () => setTimeout(() => connection.close(), 500)};
+    return {name: "webrtc", unsentBytes: () => channel.bufferedAmount, send: (data) => channel.readyState === "open" && channel.send(data), close: () => setTimeout(() => connection.close(), 500), leave: () => connection.close()};
   } catch (error) {
     connection.close();
     throw error;
@@ -463,5 +469,5 @@ async function openSocket(server, credential, session) {
   socket.onmessage = ({data}) => session.take(data);
   socket.onerror = null;
   socket.onclose = () => session.stop(lost("the connection was lost"));
-  return {name: "websocket", unsentBytes: () => socket.bufferedAmount, send: (data) => socket.readyState === 1 && socket.send(data), close: () => socket.close()};
+  return {name: "websocket", unsentBytes: () => socket.bufferedAmount, send: (data) => socket.readyState === 1 && socket.send(data), close: () => socket.close(), leave: () => socket.close()};
 }

@@ -101,7 +101,10 @@ function saveLater() {
   }, SAVE_MS);
 }
 
-addEventListener("pagehide", () => saveDraft(transcript.saved));
+addEventListener("pagehide", () => {
+  saveDraft(transcript.saved);
+  live?.client?.leave();
+});
 addEventListener("beforeunload", (event) => live && event.preventDefault());
 
 // Live audio

@@ -5,6 +5,7 @@ import http.server
 import json
 import re
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -36,6 +37,7 @@ from tests.server.web.browsing import (
 from tests.server.web.conftest import INSECURE_HOST
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")]
+MOST_PICTURE_BYTES = 1_500_000
 KEY = "sk-0123456789abcdef"
 
 
@@ -244,6 +246,16 @@ def test_the_text_survives_a_reload_and_captions_keep_the_session(page):
     assert page.is_visible("#actions")
 
 
+@pytest.mark.parametrize("without", ["", WITHOUT_WEBRTC])
+def test_a_page_that_is_left_frees_its_place_at_once(served, page, without):
+    if without:
+        page.evaluate(without)
+    page.click("#sample")
+    wait_for(lambda: len(words(page)) > 3)
+    page.goto(f"http://{served.address}/docs")
+    wait_for(lambda: served.get("/readyz").json()["sessions"] == 0, seconds=5)
+
+
 def test_captions_look_as_their_address_says(served, open_page):
     page = open_page(served, "/?captions=1&size=30&lines=3&color=ffee00&background=002200&opacity=100&position=top")
     style = page.evaluate("(({fontSize, color}) => [fontSize, color])(getComputedStyle(document.querySelector('#transcript')))")
@@ -353,6 +365,14 @@ def test_a_browser_that_sends_faster_than_it_is_transcribed_is_held_back_and_los
     assert final["op"] == "final", final
     assert final["audio_ms"] == len(pcm) * 1000 // SAMPLE_RATE
     assert word_error_rate([text_of(MID)], [final["text"]]) <= 10
+
+
+def test_the_pictures_of_the_docs_are_made_from_real_sessions(served, tmp_path):
+    program = [sys.executable, "scripts/make_pictures.py", "--server", f"localhost:{served.address.split(':')[1]}"]
+    subprocess.run([*program, "--out", tmp_path, "--seconds", "2"], cwd=PROJECT, check=True, timeout=90)
+    kept = {path.name for path in (PROJECT / "docs" / "pictures").iterdir() if path.suffix != ".svg"}
+    assert {path.name for path in tmp_path.iterdir()} == kept
+    assert (PROJECT / "docs" / "pictures" / "words-arriving.webp").stat().st_size < MOST_PICTURE_BYTES
 
 
 def test_everything_comes_from_this_server(served):
