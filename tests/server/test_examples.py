@@ -3,12 +3,15 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import imageio_ffmpeg
 import pytest
+import srt
 import webvtt
 
 from benchmarks.harness.accuracy import word_error_rate
+from moonshine_client import audio_file
 from tests.conftest import PROJECT, RunningServer, free_port
 
 SHORT = PROJECT / "samples" / "short.wav"
@@ -62,3 +65,31 @@ def test_every_example_is_listed():
     listed = (PROJECT / "examples" / "README.md").read_text()
     for path in (PROJECT / "examples").iterdir():
         assert path.name == "README.md" or f"[{path.name}]({path.name})" in listed
+
+
+@pytest.mark.slow
+def test_a_folder_of_recordings_gets_subtitles(served, tmp_path):
+    (tmp_path / "talk.wav").write_bytes(SHORT.read_bytes())
+    (tmp_path / "notes.txt").write_text("no recording")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    subprocess.run(
+        ["bash", "examples/subtitles.sh", tmp_path],
+        cwd=PROJECT,
+        env=os.environ | {"SERVER": served.address, "PATH": path},
+        check=True,
+        timeout=60,
+    )
+    assert [each.name for each in (tmp_path / "subtitles").iterdir()] == ["talk.srt"]
+    words = " ".join(cue.content for cue in srt.parse((tmp_path / "subtitles" / "talk.srt").read_text()))
+    assert word_error_rate([SHORT.with_suffix(".txt").read_text()], [words]) <= 15
+
+
+@pytest.mark.slow
+def test_a_call_is_recorded_and_transcribed(served, tmp_path):
+    sound = audio_file.load(SHORT).tobytes()
+    environment = os.environ | {"SERVER": served.address, "PYTHONPATH": str(PROJECT), "NO_PROXY": "*"}
+    program = [sys.executable, PROJECT / "examples" / "call_recorder.py", "talk"]
+    subprocess.run(program, cwd=tmp_path, env=environment, input=sound, check=True, timeout=60)
+    assert audio_file.load(tmp_path / "talk.wav").tobytes() == sound
+    words = " ".join(line.partition("  ")[2] for line in (tmp_path / "talk.txt").read_text().splitlines())
+    assert word_error_rate([SHORT.with_suffix(".txt").read_text()], [words]) <= 15

@@ -1,8 +1,12 @@
 """LiveKit's and pipecat's own plugins, unmodified, each in an environment of its own, by the examples that show them."""
 
+import http.server
+import json
 import os
 import subprocess
+import threading
 import venv
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,9 +42,37 @@ def pipecat(tmp_path_factory) -> Path:
     return environment(tmp_path_factory.mktemp("pipecat"), PIPECAT)
 
 
-def lines_of(python: Path, example: str, server: RunningServer, plugin: str) -> list[str]:
-    command = [python, f"examples/{example}", "samples/short.wav", plugin]
-    variables = os.environ | {"SERVER": server.address, "NO_PROXY": "*", "no_proxy": "*"}
+class Echo(http.server.BaseHTTPRequestHandler):
+    """A language model with OpenAI's chat API that says again what the user said."""
+
+    def do_POST(self) -> None:
+        messages = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"]
+        said = [message["content"] for message in messages if message["role"] == "user"][-1]
+        text = said if isinstance(said, str) else said[0]["text"]
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        for delta, reason in (({"role": "assistant", "content": f"You said: {text}"}, None), ({}, "stop")):
+            choice = {"index": 0, "delta": delta, "finish_reason": reason}
+            chunk = {"id": "1", "object": "chat.completion.chunk", "created": 0, "model": "echo", "choices": [choice]}
+            self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
+        self.wfile.write(b"data: [DONE]\n\n")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def language_model() -> Iterator[str]:
+    model = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Echo)
+    threading.Thread(target=model.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{model.server_address[1]}/v1"
+    model.shutdown()
+
+
+def lines_of(python: Path, example: str, server: RunningServer, *arguments: str, **more: str) -> list[str]:
+    command = [python, f"examples/{example}", "samples/short.wav", *arguments]
+    variables = os.environ | {"SERVER": server.address, "NO_PROXY": "*", "no_proxy": "*"} | more
     done = subprocess.run(command, cwd=PROJECT, env=variables, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
@@ -64,3 +96,19 @@ def test_pipecat_hears_interims_and_finals(served, pipecat, recordings: dict[str
     lines = lines_of(pipecat, "pipecat_stt.py", served, service)
     assert after(lines, "InterimTranscriptionFrame")
     assert word_error_rate([recordings["short"].text], [" ".join(after(lines, "TranscriptionFrame"))]) <= 15
+
+
+def test_a_livekit_agent_answers_what_was_said(served, livekit, language_model, recordings: dict[str, Speech]):
+    lines = lines_of(livekit, "livekit_agent.py", served, LLM_URL=language_model)
+    check_answers(after(lines, "user"), after(lines, "assistant"), recordings["short"].text)
+
+
+def test_a_pipecat_agent_answers_what_was_said(served, pipecat, language_model, recordings: dict[str, Speech]):
+    answers = lines_of(pipecat, "pipecat_agent.py", served, LLM_URL=language_model)
+    said = [answer.removeprefix("You said: ") for answer in answers]
+    check_answers(said, answers, recordings["short"].text)
+
+
+def check_answers(said: list[str], answers: list[str], text: str) -> None:
+    assert word_error_rate([text], [" ".join(said)]) <= 15
+    assert answers == [f"You said: {each}" for each in said]

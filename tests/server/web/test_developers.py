@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from functools import partial
 
 import pytest
 
@@ -145,3 +146,25 @@ def test_a_wrong_key_is_asked_for_again(locked, open_page):
     page.click("#sample")
     wait_for(lambda: page.is_visible("#key-dialog"))
     assert address_of(locked)
+
+
+def test_the_dictation_page_writes_what_is_said(panel, locked, start_server):
+    server = start_server(ASR_CORS_ORIGINS="*")
+    pages = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(PROJECT / "examples")))
+    threading.Thread(target=pages.serve_forever, daemon=True).start()
+    page = panel.context.new_page()
+    page.goto(f"http://localhost:{pages.server_address[1]}/dictation.html?server={address_of(server, '')}")
+    wait_for(lambda: page.evaluate("document.querySelector('#toggle').onclick !== null"))
+    page.fill("#text", "Dear reader,")
+    page.click("#toggle")
+    wait_for(lambda: "better" in page.input_value("#text"))
+    page.click("#toggle")
+    wait_for(lambda: page.inner_text("#toggle") == "Dictate")
+    before, _, said = page.input_value("#text").partition(", ")
+    assert before == "Dear reader" and is_right(text_of(SHORT), said)
+    pages.shutdown()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
