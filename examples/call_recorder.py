@@ -10,15 +10,23 @@ import os
 import sys
 import wave
 
-from moonshine_client import StreamingClient
+from moonshine_client import StreamError, StreamingClient
 
 BLOCK_BYTES = 640  # 20 ms at 16 kHz
 
 
-async def send(client: StreamingClient, recording: wave.Wave_write) -> None:
-    while block := await asyncio.to_thread(sys.stdin.buffer.read, BLOCK_BYTES):
+async def read(recording: wave.Wave_write, blocks: asyncio.Queue[bytes]) -> None:
+    """Keep the recording, and pass it on. An empty block is the end."""
+    block = b"more"
+    while block:
+        block = await asyncio.to_thread(sys.stdin.buffer.read, BLOCK_BYTES)
         recording.writeframes(block)
-        await client.send(block[: len(block) - len(block) % 2])
+        blocks.put_nowait(block[: len(block) - len(block) % 2])
+
+
+async def send(client: StreamingClient, blocks: asyncio.Queue[bytes]) -> None:
+    while block := await blocks.get():
+        await client.send(block)
     await client.close()
 
 
@@ -27,13 +35,21 @@ def line_of(segment: dict) -> str:
     return f"{int(minutes):02}:{seconds:04.1f}  {segment['text']}"
 
 
+async def transcribe(blocks: asyncio.Queue[bytes], transcript) -> None:
+    try:
+        async with StreamingClient(os.environ.get("SERVER", "localhost:8000")) as client:
+            sending, written = asyncio.create_task(send(client, blocks)), 0
+            async for interim in client:
+                written = write(transcript, interim["segments"], written)
+            await sending
+            write(transcript, (await client.outcome())["segments"], written)
+    except (StreamError, OSError) as exc:
+        print(f"the transcript ends here, the recording goes on: {exc}", file=sys.stderr)
+
+
 async def record(recording: wave.Wave_write, transcript) -> None:
-    async with StreamingClient(os.environ.get("SERVER", "localhost:8000")) as client:
-        sending, written = asyncio.create_task(send(client, recording)), 0
-        async for interim in client:
-            written = write(transcript, interim["segments"], written)
-        await sending
-        write(transcript, (await client.outcome())["segments"], written)
+    blocks: asyncio.Queue[bytes] = asyncio.Queue()
+    await asyncio.gather(read(recording, blocks), transcribe(blocks, transcript))
 
 
 def write(transcript, segments: list[dict], written: int) -> int:

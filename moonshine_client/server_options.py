@@ -72,7 +72,9 @@ def reason(error: Exception, options: argparse.Namespace) -> str:
         return ADVICE.get(error.reason, error.message)
     if isinstance(error, ConnectionError | StreamError):
         return unreachable(options.server, str(error))
-    return f"{error.filename}: {error.strerror.lower()}" if isinstance(error, OSError) and error.strerror else reason_of(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror.lower()}" if error.filename else error.strerror.lower()
+    return reason_of(error)
 
 
 def unreachable(server: str, why: str) -> str:

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import contextlib
 import io
+import itertools
 import os
 import sys
 from collections.abc import Iterator
@@ -36,6 +37,8 @@ def main(arguments: list[str]) -> int:
     parser = make_parser()
     options = parser.parse_args(arguments)
     use_server_options(options)
+    if MICROPHONE in options.files and (len(options.files) > 1 or options.output_dir):
+        parser.error("mic is transcribed alone, to standard output")
     if options.files == [MICROPHONE]:
         return listen_command.run(argparse.Namespace(**vars(options), source=MICROPHONE, device=None))
     if len(options.files) > 1 and options.format not in JOINABLE and options.output_dir is None:
@@ -88,13 +91,12 @@ def output_paths(options: argparse.Namespace) -> dict[int, Path]:
     """The file to write for each input, by its number from 1. Inputs of the same name get numbers."""
     if options.output_dir is None:
         return {}
-    taken: set[str] = set()
-    paths = {}
+    paths: dict[int, Path] = {}
     for number, name in enumerate(options.files, 1):
         stem = "standard-input" if name == PIPE else Path(name).stem
-        own = stem if stem not in taken else f"{stem}-{number}"
-        taken.add(own)
-        paths[number] = options.output_dir / f"{own}.{options.format}"
+        names = (f"{stem}-{count}" if count else stem for count in itertools.count())
+        possible = (options.output_dir / f"{each}.{options.format}" for each in names)
+        paths[number] = next(path for path in possible if path not in paths.values())
     return paths
 
 

@@ -66,8 +66,7 @@ function choose(language) {
 
 function asked() {
   const value = (name) => ($(`${name}-option`).hidden ? "" : $(`api-${name}`)[$(`api-${name}`).type === "checkbox" ? "checked" : "value"]);
-  const {host} = new URL(server);
-  return {server, host, socket: server.replace(/^http/, "ws"), key: key(), ...Object.fromEntries(OPTIONS.map((name) => [name, value(name)])), model: value("model") || "default"};
+  return {server, socket: server.replace(/^http/, "ws"), key: key(), ...Object.fromEntries(OPTIONS.map((name) => [name, value(name)])), model: value("model") || "default"};
 }
 
 $("api").replaceChildren(...Object.entries(APIS).map(([name, {title}]) => new Option(title, name)));
@@ -121,12 +120,12 @@ class ApiSession extends EventTarget {
     this.source.addEventListener("ended", () => this.stop());
     try {
       await this.source.start();
-      this.call = await this.api.open(this.options, this.source.rate, (message) => this.say("message", message));
+      if (this.state !== "connecting") return; // Stop was pressed meanwhile
+      this.call = await this.api.open(this.options, this.source.rate, (message) => this.say("message", message), (error) => this.fail(error));
       for (const samples of this.early.splice(0)) this.call.send(samples);
       if (this.state === "connecting") this.become("listening");
     } catch (error) {
-      this.end();
-      this.say("failed", error);
+      this.fail(error);
     }
   }
 
@@ -136,20 +135,26 @@ class ApiSession extends EventTarget {
     this.say("level", samples);
   }
 
-  async stop() {
-    if (["finishing", "ended"].includes(this.state)) return;
+  stop() {
+    return (this.stopping ??= this.finish());
+  }
+
+  async finish() {
+    if (this.state === "ended") return;
     this.become("finishing");
     this.source.stop();
     try {
       await this.call?.finish();
+      this.become("ended");
     } catch (error) {
-      this.say("failed", error);
+      this.fail(error);
     }
-    this.end();
   }
 
-  end() {
+  fail(error) {
+    if (this.state === "ended") return;
     this.source.stop();
+    this.say("failed", error);
     this.become("ended");
   }
 
@@ -163,15 +168,16 @@ class ApiSession extends EventTarget {
   }
 }
 
-async function openNative({silence, words}, rate, onMessage) {
+async function openNative({silence, words}, rate, onMessage, onLost) {
   const client = new MoonshineClient({server, sampleRate: rate, words, silenceMs: Number(silence) || undefined, token: key});
   client.addEventListener("message", ({detail}) => onMessage(detail));
+  client.addEventListener("lost", ({detail}) => onLost(detail));
   await client.connect();
   return {send: (samples) => client.send(samples), finish: () => client.close()};
 }
 
-async function openRealtime({socket, model, language, silence}, rate, onMessage) {
-  const connection = await openSocket(`${socket}/v1/realtime?intent=transcription`, ["realtime", ...(key() ? [`openai-insecure-api-key.${key()}`] : [])], onMessage);
+async function openRealtime({socket, model, language, silence}, rate, onMessage, onLost) {
+  const connection = await openSocket(`${socket}/v1/realtime?intent=transcription`, ["realtime", ...(key() ? [`openai-insecure-api-key.${key()}`] : [])], onMessage, onLost);
   const input = {format: {type: "audio/pcm", rate}, transcription: {model, ...(language && {language})}, turn_detection: {type: "server_vad", silence_duration_ms: Number(silence) || 500}};
   connection.send(JSON.stringify({type: "session.update", session: {type: "transcription", audio: {input}}}));
   return {
@@ -185,8 +191,8 @@ async function openRealtime({socket, model, language, silence}, rate, onMessage)
   };
 }
 
-async function openDeepgram(options, rate, onMessage) {
-  const connection = await openSocket(deepgramStream(options, rate), key() ? ["token", key()] : [], onMessage);
+async function openDeepgram(options, rate, onMessage, onLost) {
+  const connection = await openSocket(deepgramStream(options, rate), key() ? ["token", key()] : [], onMessage, onLost);
   return {
     send: (samples) => connection.send(samples),
     async finish() {
@@ -217,7 +223,8 @@ async function openRest({model, language, words}, rate, onMessage) {
 const UNTIL_MS = 10000;
 
 // Resolves when the connection is open; the server's events are told as they come.
-function openSocket(url, protocols, onMessage) {
+function openSocket(url, protocols, onMessage, onLost) {
+  let isFinishing = false;
   const socket = new WebSocket(url, protocols), waiting = [];
   const told = new Promise((resolve, reject) => {
     socket.onopen = () => resolve(call);
@@ -228,11 +235,15 @@ function openSocket(url, protocols, onMessage) {
     onMessage(message);
     for (const wait of waiting) if (wait.holds(message)) wait.resolve();
   };
-  socket.onclose = () => waiting.forEach(({resolve}) => resolve());
+  socket.onclose = () => {
+    for (const {resolve} of waiting) resolve();
+    if (!isFinishing) onLost(new Error("The server has closed the connection; the last events say why."));
+  };
   const call = {
     send: (data) => socket.readyState === WebSocket.OPEN && socket.send(data),
     close: () => socket.close(),
     until: (holds) => new Promise((resolve) => {
+      isFinishing = true;
       waiting.push({holds, resolve});
       setTimeout(resolve, UNTIL_MS);
     }),

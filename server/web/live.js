@@ -21,14 +21,18 @@ export class LiveSession extends EventTarget {
   async start() {
     this.source.addEventListener("samples", ({detail}) => this.send(detail));
     this.source.addEventListener("warning", ({detail}) => this.say("warning", detail));
-    this.source.addEventListener("ended", ({detail}) => this.stop().then(() => detail && this.say("warning", detail)));
+    this.source.addEventListener("ended", ({detail}) => {
+      if (detail) this.say("warning", detail);
+      this.stop();
+    });
     try {
       await this.source.start();
+      if (this.state !== "connecting") return; // Stop was pressed meanwhile
       this.client = new MoonshineClient({...this.options, sampleRate: this.source.rate, resumeMs: RESUME_MS});
       this.listenTo(this.client);
       for (const samples of this.early ?? []) this.client.send(samples);
       await this.client.connect();
-      if (this.state !== "finishing") this.become("listening");
+      if (this.isOn) this.become("listening");
     } catch (error) {
       this.fail(error);
     }
@@ -39,9 +43,9 @@ export class LiveSession extends EventTarget {
     client.addEventListener("message", ({detail}) => this.say("message", detail));
     client.addEventListener("trouble", ({detail}) => {
       this.isCatchingUp = true;
-      if (this.state !== "finishing") this.become("reconnecting", detail);
+      if (this.isOn) this.become("reconnecting", detail);
     });
-    client.addEventListener("resumed", () => this.state === "reconnecting" && this.become("listening"));
+    client.addEventListener("resumed", () => this.isOn && this.become("listening"));
     client.addEventListener("lost", ({detail}) => this.fail(detail));
   }
 
@@ -61,9 +65,17 @@ export class LiveSession extends EventTarget {
     this.say("text");
   }
 
+  get isOn() {
+    return ["connecting", "listening", "reconnecting"].includes(this.state);
+  }
+
   // Resolves when the last words have come, or failed to.
-  async stop() {
-    if (this.state === "finishing" || this.state === "ended") return;
+  stop() {
+    return (this.stopping ??= this.finish());
+  }
+
+  async finish() {
+    if (!this.isOn) return;
     this.become("finishing");
     this.source.stop();
     const late = new Promise((_, reject) => setTimeout(() => reject(new Error("the server did not answer in time")), CLOSE_WAIT_MS));
@@ -79,8 +91,9 @@ export class LiveSession extends EventTarget {
   fail(error) {
     if (this.state === "ended") return;
     this.source.stop();
-    this.become("ended");
+    this.client?.leave();
     this.say("failed", error);
+    this.become("ended");
   }
 
   become(state, detail) {

@@ -4,17 +4,18 @@ import {setUpCaptions, showCaptions} from "./captions.js";
 import {segmentsOf, transcribeFile} from "./files.js";
 import {LiveSession} from "./live.js";
 import {MoonshineClient} from "./moonshine-client.js";
-import {authorization, key, listDevices, loadDraft, loadSettings, openMicrophone, saveDraft, setKey} from "./settings.js";
+import {authorization, key, listDevices, loadDraft, loadLast, loadSettings, openMicrophone, saveDraft, setKey} from "./settings.js";
 import {levelOf, MediaSource, reasonOf, SampleSource} from "./sound.js";
 import {Block, clock, element, Transcript} from "./transcript.js";
 
 const SERVER = new URL("..", import.meta.url).href.replace(/\/$/, ""); // also below a path of a proxy
-const SAVE_MS = 1000;
+const SAVE_MS = 2000;
 const LOOK_MS = 5000; // between two looks at the server's places
 const LATE_MS = 2000; // text later than this means that the server is busy
 const WATCH_AGAIN_MS = 2000;
 const UNDO_MS = 20000;
-const STATES = {ready: "Ready", connecting: "Connecting…", listening: "Listening", reconnecting: "Reconnecting… Your text is safe.", finishing: "Finishing…", working: "Transcribing", ended: "Stopped"};
+const NOTICE_MS = 3000;
+const STATES = {ready: "Ready", connecting: "Connecting…", listening: "Listening", reconnecting: "Reconnecting… Your text is safe.", finishing: "Finishing…", working: "Transcribing", reading: "Reading", ended: "Stopped"};
 
 const $ = (id) => document.getElementById(id);
 
@@ -33,6 +34,20 @@ function become(state, text = STATES[state]) {
 function tell(trouble) {
   $("trouble").textContent = trouble;
   $("trouble").hidden = !trouble;
+}
+
+// A short word about what was done. undo: a function that takes it back.
+function notice(text, undo) {
+  const button = element("button", {textContent: "Undo"});
+  $("notice").replaceChildren(text, ...(undo ? [button] : []));
+  $("notice").hidden = false;
+  const hide = () => ($("notice").hidden = true);
+  clearTimeout(notice.timer);
+  notice.timer = setTimeout(hide, undo ? UNDO_MS : NOTICE_MS);
+  button.onclick = () => {
+    hide();
+    undo();
+  };
 }
 
 function showDelay(ms) {
@@ -69,10 +84,9 @@ async function showPlaces() {
 const transcript = new Transcript($("blocks"), {
   onCopy: (text) => copy(text, "The paragraph is copied."),
   onChange(added) {
-    const hasText = Boolean(transcript.text);
     document.body.classList.toggle("empty", transcript.blocks.length === 0);
     $("welcome").hidden = transcript.blocks.length > 0;
-    $("actions").hidden = !hasText && !document.body.classList.contains("captions");
+    $("actions").hidden = !transcript.hasText;
     if (added) $("announced").textContent = added;
     follow();
     saveLater();
@@ -92,17 +106,20 @@ $("transcript").addEventListener("scroll", ({target}) => {
 });
 addEventListener("resize", follow);
 
-let saving = 0;
+let saving = 0, keepsDraft = false;
 
 function saveLater() {
-  saving ||= setTimeout(() => {
-    saving = 0;
-    saveDraft(transcript.saved);
-  }, SAVE_MS);
+  if (keepsDraft) saving ||= setTimeout(save, SAVE_MS);
+}
+
+function save() {
+  saving = 0;
+  const isSaved = saveDraft(transcript.saved);
+  if (!isSaved) tell("The browser has no more room to keep the text over a reload. Download it before you leave.");
 }
 
 addEventListener("pagehide", () => {
-  saveDraft(transcript.saved);
+  if (saving) save();
   live?.client?.leave();
 });
 addEventListener("beforeunload", (event) => live && event.preventDefault());
@@ -112,7 +129,7 @@ addEventListener("beforeunload", (event) => live && event.preventDefault());
 let live = null; // the session that is under way
 const hasMicrophone = isSecureContext && Boolean(navigator.mediaDevices);
 
-async function listen(name) {
+function listen(name) {
   tell("");
   const source = sources[name]();
   const session = developersAreShown() ? panel.runApi(source) : new LiveSession(source, {server: SERVER, transport: $("transport").value, token: key});
@@ -120,18 +137,20 @@ async function listen(name) {
   become("connecting");
   if (session.block) transcript.add(session.block);
   isFollowing = true;
-  session.addEventListener("state", ({detail}) => changeState(session, detail));
-  session.addEventListener("text", () => transcript.show());
-  session.addEventListener("message", ({detail}) => take(detail));
-  session.addEventListener("level", ({detail}) => ($("level").value = levelOf(detail)));
-  session.addEventListener("warning", ({detail}) => tell(detail));
-  session.addEventListener("failed", ({detail}) => refuse(detail, () => press(name)));
+  const handlers = {
+    state: (detail) => changeState(session, detail),
+    text: () => transcript.show(),
+    message: take,
+    level: (samples) => ($("level").value = levelOf(samples)),
+    warning: tell,
+    failed: (error) => refuse(error, () => press(name)),
+  };
+  for (const [event, handle] of Object.entries(handlers)) session.addEventListener(event, ({detail}) => session === live && handle(detail));
   keepAwake();
-  await session.start();
+  session.start();
 }
 
 function changeState(session, {state, error}) {
-  if (session !== live) return;
   if (state === "listening") tell(session.source.warning ?? "");
   if (state === "reconnecting") tell(sentenceOf(error));
   become(state, state === "listening" && session.client?.via ? `Listening over ${session.client.via === "webrtc" ? "WebRTC" : "WebSocket"}` : undefined);
@@ -139,8 +158,10 @@ function changeState(session, {state, error}) {
   live = null;
   document.body.classList.remove("late");
   $("delay").textContent = "";
+  letSleep();
   if (session.block && !session.block.text) transcript.remove(session.block);
   transcript.show();
+  if (uploading) become("working", `Transcribing ${uploading.file.name}`);
   nextFile();
 }
 
@@ -173,10 +194,18 @@ function take(message) {
   if (message.latency_ms !== undefined && message.op === "interim") showDelay(message.latency_ms);
 }
 
+let wakeLock = null;
+
 async function keepAwake() {
   try {
-    await navigator.wakeLock?.request("screen");
+    wakeLock = await navigator.wakeLock?.request("screen");
+    if (!live) letSleep();
   } catch {} // a screen that goes dark is no reason to stop
+}
+
+function letSleep() {
+  wakeLock?.release().catch(() => {});
+  wakeLock = null;
 }
 
 for (const name of ["visibilitychange", "pointerdown", "keydown"]) {
@@ -269,7 +298,9 @@ async function watch(channel, over = "") {
   let client, block;
   events.onopen = () => {
     client = null; // a reader that comes again gets all text again
-    become("listening", `Reading ${channel}`);
+    if (block) transcript.remove(block);
+    block = null;
+    become("reading", `Reading ${channel}`);
   };
   events.onmessage = ({data}) => {
     const message = JSON.parse(data);
@@ -302,7 +333,7 @@ async function copy(text, done) {
   try {
     if (navigator.clipboard) await navigator.clipboard.writeText(text);
     else copyBySelection(text);
-    $("status").textContent = done;
+    notice(done);
   } catch {
     tell("The browser did not allow copying. Select the text and copy it with the keyboard.");
   }
@@ -352,24 +383,12 @@ function fileName() {
 }
 
 function clear() {
-  const kept = [live?.block, uploading?.block, ...waiting.map(({block}) => block)].filter((block) => block && transcript.blocks.includes(block));
-  const saved = transcript.saved.slice(0, transcript.blocks.length - kept.length);
-  for (const block of transcript.blocks.filter((each) => !kept.includes(each))) transcript.remove(block);
-  if (!saved.length) return tell("The text that is being written can be cleared when it is finished.");
+  const unfinished = [live?.block, uploading?.block, ...waiting.map(({block}) => block)];
+  const cleared = transcript.blocks.filter((block) => !unfinished.includes(block));
+  if (!cleared.length) return notice("The text that is being written can be cleared when it is finished.");
+  const removed = cleared.map((block) => transcript.remove(block)).reverse(); // the last one was removed last, and comes back first
   panel?.clearEvents();
-  offerUndo(saved);
-}
-
-function offerUndo(saved) {
-  const undo = element("button", {textContent: "Undo"});
-  tell("The text is cleared. ");
-  $("trouble").append(undo);
-  const hide = setTimeout(() => undo.isConnected && tell(""), UNDO_MS);
-  undo.onclick = () => {
-    clearTimeout(hide);
-    tell("");
-    transcript.restore(saved);
-  };
+  notice("The text is cleared.", () => transcript.restore(removed));
 }
 
 // The developers' panel is loaded when it is opened
@@ -386,17 +405,25 @@ async function showDevelopers(areShown) {
 // Buttons
 
 const sources = {
-  microphone: () => new MediaSource(openMicrophone, "Microphone"),
-  tab: () => new MediaSource(() => navigator.mediaDevices.getDisplayMedia({audio: true, video: true}), "Tab audio"),
+  microphone: () => new MediaSource(openMicrophone, {
+    name: "Microphone",
+    refused: "The microphone is blocked. Allow it for this page in the browser's settings, then press the button again.",
+    ended: "The microphone was unplugged, or its use was ended.",
+  }),
+  tab: () => new MediaSource(() => navigator.mediaDevices.getDisplayMedia({audio: true, video: true}), {name: "Tab audio", refused: "Nothing was shared.", ended: ""}),
   sample: () => new SampleSource(),
 };
 
 // The large button stops whatever is listening; another source takes over from the one before.
+let isPressing = false;
+
 async function press(name) {
+  if (isPressing) return; // the one before still finishes
+  isPressing = true;
   const before = live?.name;
-  if (live) await live.stop();
-  if (before && (name === "microphone" || name === before)) return;
-  await listen(name);
+  await live?.stop();
+  isPressing = false;
+  if (!before || (name !== "microphone" && name !== before)) listen(name);
 }
 
 for (const name of Object.keys(sources)) $(name).onclick = () => press(name);
@@ -431,10 +458,13 @@ document.body.style.setProperty("--text", `${$("text-size").value}px`);
 $("insecure").hidden = hasMicrophone;
 $("tab").hidden = !isSecureContext || !navigator.mediaDevices?.getDisplayMedia;
 become("ready");
-transcript.restore(loadDraft());
-transcript.show();
-setUpCaptions();
 const asked = new URLSearchParams(location.search);
+keepsDraft = !asked.has("channel"); // what somebody else says is not this tab's text
+if (keepsDraft) transcript.restore(loadDraft());
+transcript.show();
+$("last").hidden = transcript.hasText || !keepsDraft || !loadLast().length;
+$("last").onclick = () => transcript.restore(loadLast());
+setUpCaptions();
 if (asked.has("channel")) watch(asked.get("channel"));
 showServer().then(() => location.hash === "#developers" && showDevelopers(true));
 showPlaces();

@@ -1,41 +1,57 @@
-// What the page remembers: settings in this browser, the key for as long as the tab is open, and a draft of the text.
+// What the page remembers: settings in this browser, the key and the text for as long as the tab is open, and the last text of all.
 
 const SETTINGS = ["device", "echoCancellation", "noiseSuppression", "autoGainControl", "transport", "text-size"];
 const DRAFT = "moonshine-asr draft", CHOSEN = "moonshine-asr settings", KEY = "key";
 
 const $ = (id) => document.getElementById(id);
 
-// Browsers that are set to keep nothing throw.
+// Browsers that are set to keep nothing throw. What this page itself has stored it knows all the same.
+const own = new Map();
+
 function stored(storage, name) {
   try {
     return globalThis[storage].getItem(name) ?? "";
   } catch {
-    return "";
+    return own.get(name) ?? "";
   }
 }
 
+// False where there is no room.
 function store(storage, name, value) {
+  own.set(name, value);
   try {
     globalThis[storage].setItem(name, value);
-  } catch {} // nothing is remembered then
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function parsed(text, otherwise) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return otherwise;
+  }
 }
 
 export const key = () => stored("sessionStorage", KEY);
 export const setKey = (value) => store("sessionStorage", KEY, value.trim());
 export const authorization = () => (key() ? {Authorization: `Bearer ${key()}`} : {});
 
-export function loadDraft() {
-  try {
-    return JSON.parse(stored("localStorage", DRAFT) || "[]");
-  } catch {
-    return [];
-  }
+// Each tab has a text of its own. The last one of any tab is offered to a new tab.
+export const loadDraft = () => parsed(stored("sessionStorage", DRAFT), []);
+export const loadLast = () => parsed(stored("localStorage", DRAFT), []);
+
+// False where the browser has no room for it.
+export function saveDraft(saved) {
+  const text = JSON.stringify(saved);
+  if (saved.length) store("localStorage", DRAFT, text);
+  return store("sessionStorage", DRAFT, text);
 }
 
-export const saveDraft = (saved) => store("localStorage", DRAFT, JSON.stringify(saved));
-
 export function loadSettings(onChange) {
-  const chosen = JSON.parse(stored("localStorage", CHOSEN) || "{}");
+  const chosen = parsed(stored("localStorage", CHOSEN), {});
   for (const name of SETTINGS) {
     const control = $(name), property = control.type === "checkbox" ? "checked" : "value";
     if (name in chosen) {

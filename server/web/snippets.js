@@ -1,9 +1,7 @@
-// The call that the developers' panel makes, as text to copy. o: {server, socket, host, key, model, language, silence, interims, words}.
-
-const OPTIONS = (o, ...pairs) => pairs.filter(([, value]) => value !== "" && value !== undefined && value !== null).map(([name, value]) => o(name, value));
+// The call that the developers' panel makes, as text to copy. o: {server, socket, key, model, language, silence, interims, words}.
 
 function query(...pairs) {
-  const found = OPTIONS((name, value) => `${name}=${value}`, ...pairs);
+  const found = pairs.filter(([, value]) => value).map(([name, value]) => `${name}=${value}`);
   return found.length ? `?${found.join("&")}` : "";
 }
 
@@ -51,7 +49,7 @@ ${o.language ? `form.append("language", "${o.language}");\n` : ""}${o.words ? 'f
 console.log(await response.json());`,
   },
   native: {
-    Python: (o) => `# pip install the moonshine-asr package of this server's version
+    Python: (o) => `# pip install the moonshine-asr package of this server's version${o.silence ? "\n# turns: use the JavaScript client or another API" : ""}
 import asyncio
 
 from moonshine_client import StreamingClient, load
@@ -65,7 +63,7 @@ async def send(client, audio):
 
 
 async def main():
-    async with StreamingClient("${o.host}"${o.words ? ", words=True" : ""}${o.key ? `, key="${o.key}"` : ""}) as client:
+    async with StreamingClient("${o.server}"${o.words ? ", words=True" : ""}${o.key ? `, key="${o.key}"` : ""}) as client:
         sending = asyncio.create_task(send(client, load("recording.wav")))
         async for interim in client:
             print(interim["text"][: interim["stable"]], "|", interim["text"][interim["stable"] :])
@@ -113,7 +111,7 @@ async def main():
             audio = {
                 "format": {"type": "audio/pcm", "rate": recording.getframerate()},
                 "transcription": {"model": "${o.model}"${o.language ? `, "language": "${o.language}"` : ""}},
-                "turn_detection": ${o.silence ? `{"type": "server_vad", "silence_duration_ms": ${o.silence}}` : "None"},
+                "turn_detection": {"type": "server_vad", "silence_duration_ms": ${o.silence || 500}},
             }
             await connection.session.update(session={"type": "transcription", "audio": {"input": audio}})
             sending = asyncio.create_task(send(connection, recording))
@@ -122,8 +120,8 @@ async def main():
                     print(event.delta, end="", flush=True)
                 if event.type.endswith("transcription.completed"):
                     print()
-                    if sending.done():
-                        return
+                if sending.done() and event.type.endswith(("transcription.completed", "error")):
+                    return
 
 
 asyncio.run(main())`,
@@ -142,10 +140,10 @@ await connection.setLocalDescription();
 while (connection.iceGatheringState !== "complete") await new Promise((resolve) => setTimeout(resolve, 50));
 const response = await fetch("${o.server}/v1/realtime/calls", {
   method: "POST",
-  headers: {"Content-Type": "application/sdp"${o.key ? `, Authorization: "Bearer ${o.key}"` : ""}}, 
+  headers: {"Content-Type": "application/sdp"${o.key ? `, Authorization: "Bearer ${o.key}"` : ""}},
   body: connection.localDescription.sdp,
 });
-await connection.setRemoteDescription({type: "answer", sdp: await response.text()});`.replace(/, \n/g, ",\n"),
+await connection.setRemoteDescription({type: "answer", sdp: await response.text()});`,
   },
   deepgram: {
     curl: (o) => `curl${o.key ? ` -H "Authorization: Token ${o.key}"` : ""} \\

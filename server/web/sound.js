@@ -9,20 +9,21 @@ export class MediaSource extends EventTarget {
   warning = "";
   isStopped = false;
 
-  constructor(open, name) {
+  // open: resolves to a MediaStream. refused, ended: sentences for a person who said no, and for a stream that ends by itself.
+  constructor(open, {name, refused, ended}) {
     super();
-    Object.assign(this, {open, name});
+    Object.assign(this, {open, name, refused, ended});
   }
 
   async start() {
-    const media = await this.open();
-    if (!media.getAudioTracks().length) {
-      stopTracks(media);
-      throw new Error("No audio is shared: tick “Share tab audio” in the browser's dialog.");
-    }
+    const media = await this.opened();
     this.context = new AudioContext();
     this.rate = this.context.sampleRate;
     await this.context.audioWorklet.addModule(new URL("capture.js", import.meta.url));
+    if (this.isStopped) {
+      stopTracks(media);
+      return this.context.close();
+    }
     this.capture = new AudioWorkletNode(this.context, "capture");
     this.capture.port.onmessage = ({data}) => this.pass(data);
     this.receivedAt = performance.now();
@@ -31,9 +32,21 @@ export class MediaSource extends EventTarget {
     this.use(media);
   }
 
+  // The person may have pressed Stop before the browser's question was answered.
+  async opened() {
+    const media = await this.open().catch((error) => {
+      throw error.name === "NotAllowedError" ? new Error(this.refused) : error;
+    });
+    if (this.isStopped || !media.getAudioTracks().length) {
+      stopTracks(media);
+      throw new Error(this.isStopped ? "Stopped." : "No audio is shared: tick “Share tab audio” in the browser's dialog.");
+    }
+    return media;
+  }
+
   // Another device or other settings, while it runs.
   async change() {
-    const media = await this.open();
+    const media = await this.opened();
     this.node.disconnect();
     stopTracks(this.media);
     this.use(media);
@@ -44,7 +57,7 @@ export class MediaSource extends EventTarget {
     this.node = this.context.createMediaStreamSource(media);
     this.node.connect(this.capture);
     const [track] = media.getAudioTracks();
-    track.onended = () => this.dispatchEvent(new CustomEvent("ended", {detail: "The microphone was unplugged, or its use was ended."}));
+    track.onended = () => this.dispatchEvent(new CustomEvent("ended", {detail: this.ended}));
     track.onmute = () => this.warn("The microphone is muted by the system or by a switch on it.");
     track.onunmute = () => this.warn("");
   }
@@ -57,14 +70,14 @@ export class MediaSource extends EventTarget {
 
   // A call, the lock screen or another program may take the audio away: browsers suspend the context and report nothing.
   look() {
-    if (this.isStopped) return;
+    if (this.isStopped || !this.context) return;
     if (this.context.state !== "running") {
       this.context.resume().catch(() => {}); // Firefox answers only when it runs again
       return this.warn("The browser has paused the audio. Touch the page to go on.");
     }
     const isSilent = performance.now() - this.receivedAt > SILENT_MS;
     if (isSilent) this.warn("No audio comes from the browser. Is another program using the microphone?");
-    else if (this.warning && !this.media.getAudioTracks()[0].muted) this.warn("");
+    else if (this.warning && !this.media?.getAudioTracks()[0].muted) this.warn("");
   }
 
   warn(warning) {
@@ -95,6 +108,7 @@ export class SampleSource extends EventTarget {
   async start() {
     const url = new URL("sample.flac", import.meta.url);
     this.samples = pcmOf(await decoded(await (await fetch(url)).arrayBuffer(), this.rate));
+    if (this.isStopped) return;
     this.player = new Audio(url);
     this.player.play().catch(() => {}); // a machine without loudspeakers transcribes it all the same
     this.startedAt = performance.now();
@@ -134,9 +148,8 @@ export function levelOf(samples) {
   return 10 * Math.log10(sum / samples.length / 32768 ** 2 + 1e-9);
 }
 
-// A sentence for what getUserMedia or getDisplayMedia answered.
+// A sentence for what getUserMedia answered.
 export function reasonOf(error) {
-  if (error.name === "NotAllowedError") return "The microphone is blocked. Allow it for this page in the browser's settings, then press the button again.";
   if (error.name === "NotFoundError") return "There is no microphone. Connect one and press the button again, or play the sample.";
   if (error.name === "NotReadableError") return "The microphone is in use by another program. Close that program, then press the button again.";
   return error.message;

@@ -8,37 +8,35 @@ const TOKEN = /\s*(?:[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}]|[^\s
 export class Block {
   constructor({name, text = "", stable = text.length, segments = [], starts = [], durationMs = 0}) {
     Object.assign(this, {name, text, stable, segments, starts, durationMs});
+    Object.assign(this, {begunAt: -1, countedSegments: 0, countedCharacters: 0}); // of segments, up to the open one
   }
 
   // text: all of the block so far, of which the first `stable` characters are final. openedMs: where the open segment begins at the
   // earliest, in silence or with its first word.
   update(text, stable, segments, openedMs) {
     Object.assign(this, {segments, durationMs: Math.max(this.durationMs, openedMs, segments.at(-1)?.end_ms ?? 0)});
-    let at = 0;
-    for (const segment of segments) {
-      this.begin(at, segment.start_ms, true);
-      at = Math.min(text.length, at + segment.text.length + 1);
+    for (; this.countedSegments < segments.length; this.countedSegments++) {
+      const segment = segments[this.countedSegments];
+      this.begin(this.countedCharacters, segment.start_ms);
+      this.countedCharacters += segment.text.length + 1;
     }
-    if (at < text.length) this.begin(at, openedMs, false);
+    if (this.countedCharacters < text.length) this.begin(this.countedCharacters, openedMs);
     this.text = text;
     this.stable = Math.max(Math.min(this.stable, text.length), stable);
   }
 
   // A segment begins at this character. Whether it begins a paragraph is decided once, so that no word jumps to another line later.
-  begin(at, startMs, isKnown) {
-    const found = this.starts.find((start) => start.at === at);
-    if (found) return isKnown && Object.assign(found, {startMs, isKnown});
-    const last = this.starts.at(-1);
-    if (last && at < last.at) return;
-    const before = this.segments.filter((segment) => segment.end_ms <= startMs).at(-1);
-    const paragraph = this.starts.findLast((start) => start.isParagraph);
-    const isParagraph = !last || (before && startMs - before.end_ms >= PAUSE_MS) || at - paragraph.at > LONG_PARAGRAPH;
-    this.starts.push({at, startMs, isKnown, isParagraph: Boolean(isParagraph)});
+  begin(at, startMs) {
+    const paragraph = this.starts.at(-1);
+    if (at <= this.begunAt) return at === paragraph?.at && Object.assign(paragraph, {startMs}); // known better when it is closed
+    this.begunAt = at;
+    const before = this.segments.findLast((segment) => segment.end_ms <= startMs);
+    const isPause = before && startMs - before.end_ms >= PAUSE_MS;
+    if (!paragraph || isPause || at - paragraph.at > LONG_PARAGRAPH) this.starts.push({at, startMs});
   }
 
   get paragraphs() {
-    const starts = this.starts.filter((start) => start.isParagraph);
-    return starts.map(({at, startMs}, index) => ({at, startMs, end: starts[index + 1]?.at ?? this.text.length}));
+    return this.starts.map(({at, startMs}, index) => ({at, startMs, end: this.starts[index + 1]?.at ?? this.text.length}));
   }
 
   get saved() {
@@ -48,9 +46,12 @@ export class Block {
 }
 
 // Shows one block. Each word has an element of its own, which becomes black where it is: nothing on the page moves while words come.
+// Paragraphs that can no longer change are left alone, so that the tenth hour costs no more than the first minute.
 export class BlockView {
-  tokens = [];
+  tokens = []; // of the paragraphs that may change
   paragraphs = [];
+  doneCount = 0;
+  offsetMs = -1;
 
   constructor(block, onCopy) {
     Object.assign(this, {block, onCopy});
@@ -59,15 +60,20 @@ export class BlockView {
   }
 
   show(offsetMs) {
-    const {paragraphs, stable} = this.block;
-    paragraphs.forEach((paragraph, index) => this.label(index, offsetMs + paragraph.startMs));
-    const tokens = paragraphs.flatMap((paragraph, index) => tokensOf(this.block.text, paragraph, index));
+    const {paragraphs, stable, text} = this.block, first = offsetMs === this.offsetMs ? this.doneCount : 0;
+    this.offsetMs = offsetMs;
+    for (let index = first; index < paragraphs.length; index++) this.label(index, offsetMs + paragraphs[index].startMs);
+    this.showTokens(paragraphs.flatMap((paragraph, index) => (index < this.doneCount ? [] : tokensOf(text, paragraph, index))), stable);
+    while (this.doneCount < paragraphs.length - 1 && paragraphs[this.doneCount].end <= stable) this.doneCount++;
+    this.tokens = this.tokens.filter((token) => token.paragraph >= this.doneCount);
+  }
+
+  showTokens(tokens, stable) {
     let same = 0;
     while (same < tokens.length && same < this.tokens.length && isSame(tokens[same], this.tokens[same])) same++;
     for (const token of this.tokens.splice(same)) token.node.remove();
     for (const token of tokens.slice(same)) this.append(token);
     for (const token of this.tokens) token.node.classList.toggle("moving", token.end > stable);
-    for (const paragraph of this.paragraphs.splice(paragraphs.length)) paragraph.remove();
   }
 
   label(index, ms) {
@@ -113,20 +119,25 @@ export class Transcript {
     Object.assign(this, {box, onCopy, onChange, announced: new Map()});
   }
 
-  add(block) {
+  add(block, at = this.blocks.length) {
     const view = new BlockView(block, this.onCopy);
-    this.blocks.push(block);
+    this.box.insertBefore(view.element, this.box.children[at] ?? null);
+    this.blocks.splice(at, 0, block);
     this.views.set(block, view);
-    this.box.append(view.element);
+    this.announced.set(block, block.stable);
     this.show();
     return view;
   }
 
+  // Returns what restore() takes.
   remove(block) {
-    this.blocks.splice(this.blocks.indexOf(block), 1);
+    const at = this.blocks.indexOf(block);
+    this.blocks.splice(at, 1);
     this.views.get(block).element.remove();
     this.views.delete(block);
+    this.announced.delete(block);
     this.show();
+    return {at, ...block.saved};
   }
 
   show() {
@@ -134,21 +145,18 @@ export class Transcript {
     for (const block of this.blocks) {
       this.views.get(block).show(offsetMs);
       offsetMs += block.durationMs;
-      added += block.text.slice(this.announced.get(block) ?? 0, block.stable);
-      this.announced.set(block, Math.max(this.announced.get(block) ?? 0, block.stable));
+      added += block.text.slice(this.announced.get(block), block.stable);
+      this.announced.set(block, Math.max(this.announced.get(block), block.stable));
     }
     this.onChange(added.trim());
   }
 
-  // Takes everything away, and returns it for restore().
-  clear() {
-    const saved = this.saved;
-    for (const block of [...this.blocks]) this.remove(block);
-    return saved;
+  restore(saved) {
+    for (const each of saved) this.add(new Block(each), each.at);
   }
 
-  restore(saved) {
-    for (const each of saved) this.add(new Block(each));
+  get hasText() {
+    return this.blocks.some((block) => block.text);
   }
 
   get saved() {
