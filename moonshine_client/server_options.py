@@ -69,6 +69,8 @@ def guarded(work: Callable[[], None], options: argparse.Namespace, name: str = "
 def reason(error: Exception, options: argparse.Namespace) -> str:
     """A sentence for whoever typed the command."""
     if isinstance(error, StreamError) and error.reason != "connection_lost":
+        if error.reason == "invalid_api_key" and os.environ.get(KEY_VARIABLE):
+            return "the server does not accept this API key"
         return ADVICE.get(error.reason, error.message)
     if isinstance(error, ConnectionError | StreamError):
         return unreachable(options.server, str(error))

@@ -37,6 +37,8 @@ def main(arguments: list[str]) -> int:
     parser = make_parser()
     options = parser.parse_args(arguments)
     use_server_options(options)
+    if options.output_dir and options.output_dir.suffix == f".{options.format}":
+        parser.error(f"-o names a directory, and {options.output_dir} looks like a file")
     if MICROPHONE in options.files and (len(options.files) > 1 or options.output_dir):
         parser.error("mic is transcribed alone, to standard output")
     if options.files == [MICROPHONE]:

@@ -8,7 +8,7 @@ const MOST_EVENTS = 500;
 const $ = (id) => document.getElementById(id);
 
 const APIS = {
-  native: {title: "WebRTC or WebSocket (native)", options: ["silence", "words"], note: "JSON over a data channel or a WebSocket. docs/protocol.md describes the messages.", open: openNative},
+  native: {title: "Native: WebRTC or WebSocket", options: ["silence", "words"], note: "JSON over a data channel or a WebSocket. docs/protocol.md describes the messages.", open: openNative},
   realtime: {title: "OpenAI Realtime", options: ["model", "language", "silence"], note: "A transcription session. Deltas come while the speaker speaks.", open: openRealtime},
   deepgram: {title: "Deepgram", options: ["model", "language", "silence", "interims"], note: "Live over a WebSocket; recordings by POST.", open: openDeepgram},
   rest: {title: "OpenAI REST (recordings)", options: ["model", "language", "words"], note: "The recording is sent when the audio ends or you press Stop.", open: openRest},

@@ -19,7 +19,7 @@ export function transcribeFile(server, headers, file, {onProgress, onEvent}) {
     request.onload = () => {
       if (request.status !== 200) return reject(failureOf(request));
       parser.read(request.responseText);
-      parser.error ? reject(new Error(parser.error.message)) : resolve();
+      parser.error ? reject(Object.assign(new Error(parser.error.message), {code: parser.error.code})) : resolve();
     };
     request.onerror = () => reject(new Error("Cannot reach the server. Try again when it is back."));
     request.onabort = () => reject(Object.assign(new Error("Stopped."), {code: "stopped"}));

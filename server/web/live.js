@@ -32,6 +32,7 @@ export class LiveSession extends EventTarget {
       this.listenTo(this.client);
       for (const samples of this.early ?? []) this.client.send(samples);
       await this.client.connect();
+      this.hasConnected = true;
       if (this.isOn) this.become("listening");
     } catch (error) {
       this.fail(error);
@@ -43,7 +44,7 @@ export class LiveSession extends EventTarget {
     client.addEventListener("message", ({detail}) => this.say("message", detail));
     client.addEventListener("trouble", ({detail}) => {
       this.isCatchingUp = true;
-      if (this.isOn) this.become("reconnecting", detail);
+      if (this.isOn) this.become(this.hasConnected ? "reconnecting" : "connecting", detail);
     });
     client.addEventListener("resumed", () => this.isOn && this.become("listening"));
     client.addEventListener("lost", ({detail}) => this.fail(detail));

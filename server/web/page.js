@@ -15,6 +15,7 @@ const LATE_MS = 2000; // text later than this means that the server is busy
 const WATCH_AGAIN_MS = 2000;
 const UNDO_MS = 20000;
 const NOTICE_MS = 3000;
+const DOUBLE_PRESS_MS = 600;
 const STATES = {ready: "Ready", connecting: "Connecting…", listening: "Listening", reconnecting: "Reconnecting… Your text is safe.", finishing: "Finishing…", working: "Transcribing", reading: "Reading", ended: "Stopped"};
 
 const $ = (id) => document.getElementById(id);
@@ -28,7 +29,11 @@ function become(state, text = STATES[state]) {
   document.title = isOn ? "● Listening" : state === "finishing" ? "● Finishing" : "Speech to text";
   $("microphone").querySelector("span").textContent = isOn ? "Stop" : state === "finishing" ? "Finishing…" : "Start microphone";
   $("microphone").disabled = state === "finishing" || (!isOn && !hasMicrophone);
+  $("sample").disabled = $("tab").disabled = state === "finishing";
   if (!isOn) $("level").value = -60;
+  if (state === "listening") return;
+  $("delay").textContent = "";
+  document.body.classList.remove("late");
 }
 
 function tell(trouble) {
@@ -152,12 +157,10 @@ function listen(name) {
 
 function changeState(session, {state, error}) {
   if (state === "listening") tell(session.source.warning ?? "");
-  if (state === "reconnecting") tell(sentenceOf(error));
+  if (error) tell(`${sentenceOf(error)} Trying again…`);
   become(state, state === "listening" && session.client?.via ? `Listening over ${session.client.via === "webrtc" ? "WebRTC" : "WebSocket"}` : undefined);
   if (state !== "ended") return;
   live = null;
-  document.body.classList.remove("late");
-  $("delay").textContent = "";
   letSleep();
   if (session.block && !session.block.text) transcript.remove(session.block);
   transcript.show();
@@ -167,12 +170,12 @@ function changeState(session, {state, error}) {
 
 // Why it cannot go on, and what to do.
 function refuse(error, again) {
-  if (["invalid_api_key", "unauthorized"].includes(error.reason ?? error.code)) return askForKey(again);
+  if ((error.reason ?? error.code) === "invalid_api_key") return askForKey(again);
   tell(sentenceOf(error));
 }
 
 function sentenceOf(error) {
-  if (error.reason === "server_full") return "The server is full. Try again when somebody has finished.";
+  if (error.reason === "server_full") return "The server is full.";
   if (error.reason === "connection_lost" || error instanceof TypeError) return "Cannot reach the server. Your text is safe.";
   const reason = reasonOf(error);
   return reason[0].toUpperCase() + reason.slice(1) + (/[.!?]$/.test(reason) ? "" : ".");
@@ -180,6 +183,7 @@ function sentenceOf(error) {
 
 function askForKey(again) {
   $("asked-key").value = "";
+  $("wrong-key").hidden = !key();
   $("key-dialog").showModal();
   $("key-form").onsubmit = () => {
     setKey($("asked-key").value);
@@ -222,7 +226,7 @@ const waiting = [];
 let uploading = null;
 
 function addFiles(files) {
-  tell("");
+  if (!live) tell("");
   for (const file of files) {
     const block = new Block({name: file.name}), view = transcript.add(block);
     const line = element("p", {className: "progress"}), bar = element("progress", {max: 1, value: 0}), text = element("span", {textContent: "Waiting"});
@@ -265,8 +269,13 @@ async function nextFile() {
 
 function failFile(job, error) {
   if (!live) become("ended");
-  if (error.code === "invalid_api_key") return waiting.unshift(job);
-  job.line.replaceChildren(element("span", {textContent: `${job.file.name}: ${error.message}`, className: "failed"}));
+  if (error.code === "invalid_api_key") {
+    job.text.textContent = "Waiting for the API key";
+    return waiting.unshift(job);
+  }
+  const remove = element("button", {textContent: "Remove", onclick: () => transcript.remove(job.block)});
+  const isNoAudio = error.code === "invalid_file";
+  job.line.replaceChildren(element("span", {textContent: isNoAudio ? "This is not an audio file." : error.message, className: "failed"}), remove);
   job.line.setAttribute("role", "alert");
 }
 
@@ -388,6 +397,7 @@ function clear() {
   if (!cleared.length) return notice("The text that is being written can be cleared when it is finished.");
   const removed = cleared.map((block) => transcript.remove(block)).reverse(); // the last one was removed last, and comes back first
   panel?.clearEvents();
+  $("transcript").focus();
   notice("The text is cleared.", () => transcript.restore(removed));
 }
 
@@ -415,7 +425,7 @@ const sources = {
 };
 
 // The large button stops whatever is listening; another source takes over from the one before.
-let isPressing = false;
+let isPressing = false, stoppedAt = -Infinity;
 
 async function press(name) {
   if (isPressing) return; // the one before still finishes
@@ -423,10 +433,15 @@ async function press(name) {
   const before = live?.name;
   await live?.stop();
   isPressing = false;
+  if (before) stoppedAt = performance.now();
   if (!before || (name !== "microphone" && name !== before)) listen(name);
 }
 
-for (const name of Object.keys(sources)) $(name).onclick = () => press(name);
+for (const name of Object.keys(sources)) {
+  $(name).onclick = () => {
+    if (live || performance.now() - stoppedAt > DOUBLE_PRESS_MS) press(name); // a second press on Stop is no wish to start
+  };
+}
 $("file").onchange = ({target}) => {
   addFiles([...target.files]);
   target.value = "";
@@ -449,6 +464,7 @@ $("key").value = key();
 $("key").onchange = ({target}) => {
   setKey(target.value);
   showServer();
+  nextFile();
 };
 loadSettings((name) => {
   document.body.style.setProperty("--text", `${$("text-size").value}px`);

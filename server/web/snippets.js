@@ -49,7 +49,7 @@ ${o.language ? `form.append("language", "${o.language}");\n` : ""}${o.words ? 'f
 console.log(await response.json());`,
   },
   native: {
-    Python: (o) => `# pip install the moonshine-asr package of this server's version${o.silence ? "\n# turns: use the JavaScript client or another API" : ""}
+    Python: (o) => `# needs the moonshine-asr package: pip install -e . in a checkout${o.silence ? "\n# turns: use the JavaScript client or another API" : ""}
 import asyncio
 
 from moonshine_client import StreamingClient, load

@@ -152,7 +152,7 @@ export class Transcript {
   }
 
   restore(saved) {
-    for (const each of saved) this.add(new Block(each), each.at);
+    for (const each of saved) this.add(new Block({...each, stable: each.text.length}), each.at);
   }
 
   get hasText() {

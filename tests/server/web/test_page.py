@@ -208,8 +208,10 @@ def test_a_single_file_gives_downloads_its_name_and_a_paragraph_is_copied_by_its
 def test_what_is_wrong_with_a_file_is_said_and_the_next_one_is_transcribed(page):
     page.set_input_files("#file", [PROJECT / "README.md", SHORT])
     wait_for_status(page, "short.wav is transcribed")
-    assert "README.md" in page.inner_text(".failed") and "decoded" in page.inner_text(".failed")
+    assert page.inner_text(".failed") == "This is not an audio file."
     assert is_right(text_of(SHORT), words(page))
+    page.click(".failed + button")
+    assert page.locator(".block h2").all_inner_texts() == ["short.wav"]
 
 
 def test_clearing_loses_nothing_of_what_is_said_now_and_can_be_undone(page):
@@ -290,6 +292,15 @@ def test_a_stop_before_the_microphone_is_allowed_turns_it_off(served, page):
     assert served.get("/readyz").json()["sessions"] == 0 and not page.is_visible("#trouble")
 
 
+def test_a_second_press_on_stop_starts_nothing(page):
+    page.click("#sample")
+    wait_for_status(page, "Listening")
+    page.evaluate("document.querySelector('#microphone').click()")
+    wait_for(lambda: status(page) == "Stopped")
+    page.evaluate("document.querySelector('#microphone').click()")
+    assert status(page) == "Stopped"
+
+
 def test_pressing_twice_leaves_one_session(served, page):
     page.click("#microphone")
     wait_for_status(page, "Listening")
@@ -329,7 +340,7 @@ def test_a_server_that_goes_away_and_comes_back_is_found_again_and_no_word_turns
     server.process.wait()
     wait_for_status(page, "Reconnecting", seconds=60)
     before = stable_words(page)
-    assert page.inner_text("#trouble") == "Cannot reach the server. Your text is safe."
+    assert page.inner_text("#trouble") == "Cannot reach the server. Your text is safe. Trying again…"
     start_server(ASR_PORT=server.address.split(":")[1])
     while not status(page).startswith(("Listening", "Finishing", "Stopped")):
         assert len(stable_words(page)) >= len(before)
@@ -368,8 +379,10 @@ def test_a_full_server_says_what_to_do(start_server, open_page):
     first.click("#sample")
     wait_for_status(first, "Listening")
     second.click("#sample")
+    wait_for(lambda: second.inner_text("#trouble") == "The server is full. Trying again…")
+    assert status(second) == "Connecting…"
     wait_for(lambda: status(second) == "Stopped", seconds=30)
-    assert second.inner_text("#trouble") == "The server is full. Try again when somebody has finished."
+    assert second.inner_text("#trouble") == "The server is full."
 
 
 def test_settings_are_remembered(page):
