@@ -1,5 +1,6 @@
 """PCM16 into what the encoder takes: floats in [-1, 1] with faint dither."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -90,6 +91,20 @@ class Clip:
             and self.ranges[last][1] >= earlier.ranges[last][1]
             and np.array_equal(self.pcm[:samples], earlier.pcm)
         )
+
+    def beginning(self, count: int) -> "Clip":
+        """Return the first `count` samples that are heard, 1 or more, as a clip that this one continues."""
+        if self.ranges is None:
+            return dataclasses.replace(self, pcm=self.pcm[:count])
+        kept, left = [], count - self.quiet_before
+        for first, last in self.ranges:
+            if left > 0:
+                kept.append((first, min(last, first + left)))
+                left -= last - first
+        assert kept, "silence alone is no beginning"
+        gains = None if self.gains is None else self.gains[: len(kept)]
+        heard = self.pcm[: kept[-1][1] - self.position]
+        return dataclasses.replace(self, pcm=heard, ranges=tuple(kept), gains=gains, quiet_behind=max(0, left))
 
     @property
     def dither_position(self) -> int:

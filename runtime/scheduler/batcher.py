@@ -11,6 +11,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
+from runtime.audio import SAMPLE_RATE, Clip
 from runtime.engine.protocol import Cores, Limits, Prediction
 from runtime.exceptions import EngineError, EngineFailed, RequestCancelled
 from runtime.scheduler.decoding import Decoding
@@ -18,6 +19,7 @@ from runtime.scheduler.recording_policy import RecordingPolicy
 from runtime.scheduler.requests import Priority, Request, Result
 from runtime.scheduler.steps import Align, Decode, Encode, Group, Job, Step, can_be_fed, is_live, result_of, row_of
 
+PIECE_SAMPLES = 4 * SAMPLE_RATE  # of a recording, in one step of an engine that continues clips: live speech waits no longer
 ENCODE_BURST = 4  # encodes in a row, without lanes, before the rows in flight get a pass: four share one at half the price
 
 
@@ -52,7 +54,7 @@ class Batcher:
 
     @property
     def in_flight(self) -> int:
-        return len(self._encoding) + sum(len(group.in_flight) + len(group.to_align) for group in self._groups)
+        return len(self._encoding) + sum(group.taken for group in self._groups)
 
     def take_freed(self) -> list[int]:
         """Slots given back since the last call."""
@@ -111,9 +113,14 @@ class Batcher:
             return self._plan_encode(group, now) if may_begin and self._has_free_lane else self._plan_decode(group)
         final_in_flight = any(job.request.priority is Priority.FINAL for job in group.in_flight.values())
         burst_is_over = bool(self._going_on(group)) and group.encodes_in_a_row >= ENCODE_BURST
+        if self._may_go_on_encoding(group) and not (self._live_waiting or final_in_flight or burst_is_over):
+            return self._encode(group, tuple(itertools.islice(group.to_encode.values(), self._limits.encode_rows)))
         if may_begin and (self._waiting[Priority.FINAL] or not (final_in_flight or burst_is_over)):
             return self._plan_encode(group, now)
         return self._plan_decode(group)
+
+    def _may_go_on_encoding(self, group: Group) -> bool:
+        return bool(group.to_encode) and not self._files_rest
 
     def _plan_align(self, jobs: Sequence[Job]) -> Align:
         chosen = tuple(jobs[: self._limits.encode_rows])
@@ -135,7 +142,7 @@ class Batcher:
         """Number of slots that requests may have beside those in flight."""
         if not self._limits.max_rows:
             return group.slots.available
-        return min(group.slots.available, self._limits.max_rows - len(group.in_flight) - len(group.to_align))
+        return min(group.slots.available, self._limits.max_rows - group.taken)
 
     @property
     def _live_waiting(self) -> int:
@@ -179,11 +186,14 @@ class Batcher:
     def seconds_to_deadline(self, now: float) -> float | None:
         """Seconds until plan() must be called if nothing new arrives; None means no deadline."""
         may_encode = self._lanes_taken and self._has_free_lane and any(map(self._may_begin, self._groups))
-        if may_encode or any(group.to_align or self._going_on(group) for group in self._groups):
+        if may_encode or any(map(self._has_more, self._groups)):
             return 0.0
         if not self.waiting or self._lanes_taken:
             return None
         return max(0.0, self._longest_waiting().submitted_at + self._max_wait_seconds - now)
+
+    def _has_more(self, group: Group) -> bool:
+        return bool(group.to_align or self._may_go_on_encoding(group) or self._going_on(group))
 
     def _longest_waiting(self) -> Job:
         return min((next(iter(jobs.values())) for jobs in self._waiting.values() if jobs), key=lambda job: job.submitted_at)
@@ -214,10 +224,26 @@ class Batcher:
                 self._limits.start_token,
                 self._limits.end_token,
             )
-            (self._encoding if self._limits.encode_lanes else group.in_flight)[request.request_id] = job
-        group.encodes_in_a_row += 1
         self._count_lanes(jobs, 1)
-        return Encode(jobs, cores)
+        return self._encode(group, jobs, cores)
+
+    def _encode(self, group: Group, jobs: tuple[Job, ...], cores: Cores = Cores.ALL) -> Encode:
+        """Encode the clips of these jobs, or the next piece of them."""
+        clips = tuple(map(self._next_clip, jobs))
+        for job in jobs:
+            number = job.request.request_id
+            group.to_encode.pop(number, None)
+            encoding = self._encoding if self._limits.encode_lanes else group.in_flight
+            (encoding if job.is_encoded else group.to_encode)[number] = job
+        group.encodes_in_a_row += 1
+        return Encode(jobs, clips, cores)
+
+    def _next_clip(self, job: Job) -> Clip:
+        """Return the job's clip; of a recording, where that costs nothing, its beginning, since live speech waits for it."""
+        clip, in_pieces = job.request.clip, self._limits.continues_clips and not is_live(job)
+        most = job.encoded_samples + PIECE_SAMPLES if in_pieces else clip.sample_count
+        job.encoded_samples = min(most, clip.sample_count)
+        return clip if job.is_encoded else clip.beginning(job.encoded_samples)
 
     def _cores_for(self, job: Job) -> Cores:
         if is_live(job):
@@ -290,7 +316,7 @@ class Batcher:
         """The one it is in, if it is in any."""
         if job.slot is None:
             return self._waiting[job.request.priority]
-        queues = (self._encoding, job.group.to_align)
+        queues = (self._encoding, job.group.to_encode, job.group.to_align)
         return next((queue for queue in queues if job.request.request_id in queue), job.group.in_flight)
 
     def _withdraw(self, jobs: Iterable[Job], why: str) -> list[Result]:

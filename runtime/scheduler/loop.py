@@ -234,7 +234,7 @@ class EngineLoop:
         began = self._clock()
         self._free_slots()
         match step:
-            case Encode(jobs, cores) if self._engine.limits.encode_lanes:
+            case Encode(jobs, cores=cores) if self._engine.limits.encode_lanes:
                 (job,), encoding = jobs, None
                 if cores is not Cores.SPARE:  # which may wait for as long as others want the core
                     self._watch.begin(job.request.request_id)
@@ -245,9 +245,9 @@ class EngineLoop:
                     self._batcher.encoded(step)
                 else:
                     encoding.when_done(lambda: self._inbox.put(LaneResult(step, encoding, began)))
-            case Encode(jobs):
+            case Encode(jobs, clips):
                 with self._fails(step, began):
-                    self._engine.encode([job.slot for job in jobs], [job.request.clip for job in jobs])
+                    self._engine.encode([job.slot for job in jobs], clips)
                 self._observe_step(step, began)
             case Align(jobs):
                 with self._fails(step, began):

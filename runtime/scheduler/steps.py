@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from runtime.audio import Clip
 from runtime.engine.protocol import CONTINUED, Cores, Row
 from runtime.exceptions import EngineError
 from runtime.scheduler.decoding import Decoding
@@ -25,6 +26,12 @@ class Job:
     is_aligning: bool = False
     group: "Group | None" = None
     """Group of rows that the slot belongs to."""
+    encoded_samples: int = 0
+    """Samples of its clip that are encoded, or will be with the step that is planned."""
+
+    @property
+    def is_encoded(self) -> bool:
+        return self.encoded_samples == self.request.clip.sample_count
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,8 @@ class Encode:
     """Give these requests their slots' audio."""
 
     jobs: tuple[Job, ...]
+    clips: tuple[Clip, ...]
+    """What each slot is given: the request's clip, or its beginning."""
     cores: Cores = Cores.ALL
     """Threads for an engine with lanes."""
 
@@ -60,11 +69,17 @@ class Group:
     def __init__(self, first_slot: int, count: int):
         self.slots = Slots(first_slot, count)
         self.in_flight: dict[int, Job] = {}  # being decoded, by request id
+        self.to_encode: dict[int, Job] = {}  # recordings of whose clips only the beginnings are encoded
         self.to_align: dict[int, Job] = {}  # decoded, but asked for more; they keep their slots
         self.encodes_in_a_row = 0
 
     def jobs(self) -> Iterator[Job]:
-        return itertools.chain(self.in_flight.values(), self.to_align.values())
+        return itertools.chain(self.in_flight.values(), self.to_encode.values(), self.to_align.values())
+
+    @property
+    def taken(self) -> int:
+        """Number of slots with a request."""
+        return len(self.in_flight) + len(self.to_encode) + len(self.to_align)
 
 
 def is_live(job: Job) -> bool:

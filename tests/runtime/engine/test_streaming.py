@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from engine_build import build, native_target, parameters, tensorrt_target
 from engine_build.checkpoint import CheckpointError
 from engine_build.options import BuildError, BuildOptions, Stages, UnsupportedModel
+from engine_build.streaming_model import StreamingEncoder
 from runtime.audio import Clip, to_float
 from runtime.engine import manifest, selection
 from runtime.engine.manifest import NATIVE, ONNXRUNTIME, TENSORRT, TORCH
@@ -389,3 +390,22 @@ def test_clips_are_compared_by_what_is_heard():
     assert Clip(pcm[:600], 7).continues(Clip(pcm[:500], 7)) and not Clip(pcm[1:600], 7).continues(Clip(pcm[:500], 7))
     assert (longer.samples_from(70) == longer.samples[70:]).all() and len(longer.samples_from(340)) == 0
     assert (to_float(longer, 70, 80) == to_float(longer, 0, 80)[70:]).all(), "the dither goes on, too"
+
+
+@given(st.data())
+def test_a_clip_continues_each_of_its_beginnings(data):
+    limits = sorted(data.draw(st.sets(st.integers(50, 1000), min_size=2, max_size=8)))
+    ranges = tuple(zip(limits[::2], limits[1::2], strict=False))
+    pcm = np.random.default_rng(0).integers(-999, 999, 1000).astype(np.int16)
+    changes = data.draw(st.sampled_from([{}, {"offset": 3, "gain": 2.0, "quiet_before": 20, "quiet_behind": 30}]))
+    gains = data.draw(st.sampled_from([None, (1.0, 2.0, 0.5, 3.0)[: len(ranges)]])) if not changes else None
+    clip = data.draw(st.sampled_from([Clip(pcm, 50), Clip(pcm, 50, ranges, gains=gains, **changes)]))
+    count = data.draw(st.integers(clip.quiet_before + 1, clip.sample_count))
+    beginning = clip.beginning(count)
+    assert clip.continues(beginning) and np.array_equal(beginning.samples, clip.samples[:count])
+
+
+def test_the_size_of_a_stream_s_state_is_that_of_its_parts(model, directory):
+    """It is computed without torch for the manifest, and again by the network."""
+    config = streaming_models.load_checkpoint(directory).config
+    assert config.state_size == sum(part.size for part in StreamingEncoder(config).parts)

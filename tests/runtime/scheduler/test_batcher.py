@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.audio import Clip
+from runtime.audio import SAMPLE_RATE, Clip
 from runtime.engine.protocol import Cores, Limits, Prediction
 from runtime.exceptions import EngineFailed, RequestCancelled
-from runtime.scheduler.batcher import ENCODE_BURST, Batcher
+from runtime.scheduler.batcher import ENCODE_BURST, PIECE_SAMPLES, Batcher
 from runtime.scheduler.recording_policy import ROWS_TOGETHER
 from runtime.scheduler.requests import Priority, Request
 from runtime.scheduler.steps import Align, Decode, Encode
@@ -48,8 +48,11 @@ def make_batcher(
     return batcher
 
 
-def request(number: int, priority: Priority = INTERIM, stream: str | None = None, align: bool = False) -> Request:
-    return Request(number, stream or f"s{number}", SECOND, priority=priority, align=align)
+def request(
+    number: int, priority: Priority = INTERIM, stream: str | None = None, align: bool = False, seconds: int = 1
+) -> Request:
+    clip = SECOND if seconds == 1 else Clip(np.zeros(seconds * SAMPLE_RATE, np.int16))
+    return Request(number, stream or f"s{number}", clip, priority=priority, align=align)
 
 
 def predict(step: Decode, *, ending: set[int] = frozenset()) -> list[Prediction]:
@@ -330,9 +333,12 @@ def test_every_request_is_answered_exactly_once_whatever_happens(events, max_bat
         max_rows=max_batch if continues else 0,
         continues=continues,
     )
-    submitted, answered, interims = set(), [], {}
+    submitted, answered, interims, pieces = set(), [], {}, {}
     unanswered, encoding, since = [], [], {}
     now = 0.0
+
+    def most_seconds(job) -> float:
+        return PIECE_SAMPLES / SAMPLE_RATE if continues and job.request.priority is FILE else job.request.clip.seconds
 
     def take(results) -> None:
         for result in results:
@@ -364,6 +370,9 @@ def test_every_request_is_answered_exactly_once_whatever_happens(events, max_bat
         assert len({job.slot for job in step.jobs}) == len(step.jobs), "nobody shares a slot"
         priorities = [job.request.priority for job in step.jobs]
         if isinstance(step, Encode):
+            for job, clip in zip(step.jobs, step.clips, strict=True):
+                assert clip.seconds <= pieces.get(job.request.request_id, 0) + most_seconds(job)
+                pieces[job.request.request_id] = clip.seconds
             assert priorities == sorted(priorities), "finals first"
             if lanes:
                 beside = [each for each in encoding if priorities == [FILE] or each.jobs[0].request.priority is not FILE]
@@ -378,6 +387,9 @@ def test_every_request_is_answered_exactly_once_whatever_happens(events, max_bat
         elif isinstance(step, Align):
             take(batcher.aligned(step, [range(len(job.decoding.tokens) + 1) for job in step.jobs], now))
         elif isinstance(step, Decode):
+            assert all(pieces[job.request.request_id] == job.request.clip.seconds for job in step.jobs), (
+                "all of its clip is encoded"
+            )
             unanswered.append(step)
             answer(ending, leaving=groups if late else 0)
         assert batcher.in_flight <= max_batch
@@ -394,7 +406,8 @@ def test_every_request_is_answered_exactly_once_whatever_happens(events, max_bat
             since[number] = now
             if priority is INTERIM:
                 interims[stream] = number
-            take(batcher.submit(request(number, priority, stream, align=number % 3 == 0), now))
+            seconds = 1 + 5 * (number % 2)  # recordings are encoded in pieces of four
+            take(batcher.submit(request(number, priority, stream, align=number % 3 == 0, seconds=seconds), now))
         elif kind == "run":
             run(*details)
         else:
@@ -465,3 +478,19 @@ def test_someone_who_speaks_is_served_behind_a_burst_of_recordings():
         assert ids(batcher.plan(now=0.0)) == [number]
     batcher.submit(request(9, INTERIM), now=0.0)
     assert ids(batcher.plan(now=1.0)) == [9]
+
+
+def test_a_recording_is_encoded_in_pieces_and_whoever_speaks_comes_between_them():
+    """A segment of Streaming Small takes a sixth of a second at once, which live speech would wait for."""
+    batcher = make_batcher(max_batch=4, max_rows=4, encode_rows=1, streams=2, continues=True)
+    batcher.submit(request(0, FILE, seconds=10), now=0.0)
+    assert batcher.plan(now=1.0).clips[0].seconds == 4
+    assert batcher.seconds_to_deadline(now=1.0) == 0.0
+    batcher.submit(request(1, INTERIM), now=1.0)
+    assert ids(batcher.plan(now=1.0)) == [1]
+    decode = batcher.plan(now=1.0)
+    assert ids(decode) == [1], "the recording rests while somebody speaks"
+    batcher.decoded(decode, predict(decode, ending={1}), now=1.0)
+    assert [batcher.plan(now=1.0).clips[0].seconds for _ in range(2)] == [8, 10]
+    decode = batcher.plan(now=1.0)
+    assert isinstance(decode, Decode) and ids(decode) == [0]
