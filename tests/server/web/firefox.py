@@ -20,9 +20,11 @@ PREFERENCES = {
     "media.navigator.permission.disabled": True,
     "media.autoplay.default": 0,
     "ui.systemUsesDarkTheme": 1,
-    "browser.download.folderList": 2,
+    "browser.download.folderList": 2,  # the folder of browser.download.dir
+    "browser.download.alwaysOpenPanel": False,
 }
 SOUND = ["pulseaudio", "--daemonize=no", "--exit-idle-time=-1", "-n", "-L", "module-null-sink", "-L"]
+DOWNLOADS = "downloads"
 BEGINNING = "WebDriver BiDi listening on "
 START_SECONDS = 30
 
@@ -87,7 +89,8 @@ class Firefox:
 @contextlib.asynccontextmanager
 async def firefox(profile: Path, url: str) -> AsyncIterator[Firefox]:
     assert FIREFOX
-    lines = (f"user_pref({json.dumps(name)}, {json.dumps(value)});\n" for name, value in PREFERENCES.items())
+    preferences = {**PREFERENCES, "browser.download.dir": str(profile / DOWNLOADS)}
+    lines = (f"user_pref({json.dumps(name)}, {json.dumps(value)});\n" for name, value in preferences.items())
     (profile / "user.js").write_text("".join(lines))
     command = [FIREFOX, "--headless", "--no-remote", "--profile", str(profile), "--remote-debugging-port", "0"]
     environment = os.environ | {"HOME": str(profile), "XDG_RUNTIME_DIR": str(profile), "PULSE_SERVER": f"unix:{profile}/sound"}
