@@ -19,6 +19,7 @@ COMMANDS = {
     "transcribe.sh": ("bash", "examples/transcribe.sh", str(SHORT), "text"),
     "openai_file.py": (sys.executable, "examples/openai_file.py", str(SHORT)),
     "openai_realtime.py": (sys.executable, "examples/openai_realtime.py", str(SHORT)),
+    "riva_realtime.py": (sys.executable, "examples/riva_realtime.py", str(SHORT)),
     "deepgram_live.py": (sys.executable, "examples/deepgram_live.py", str(SHORT)),
     "openai_call.py": (sys.executable, "examples/openai_call.py", str(SHORT)),
     "websocket_live.py": (sys.executable, "examples/websocket_live.py", str(SHORT)),
@@ -43,6 +44,7 @@ def test_an_example_runs_as_written(served, name):
         "SERVER": served.address,
         "PYTHONPATH": str(PROJECT),
         "NO_PROXY": "*",
+        "no_proxy": "*",
         "FFMPEG": imageio_ffmpeg.get_ffmpeg_exe(),
         "WYOMING": f"127.0.0.1:{WYOMING_PORT}",
     }
@@ -53,7 +55,7 @@ def test_an_example_runs_as_written(served, name):
 
 def said_in(name: str, output: str) -> str:
     match name:
-        case "live.py":
+        case "live.py" | "riva_realtime.py":
             return output.splitlines()[-1]
         case "ffmpeg_whip.sh":
             return " ".join(cue.text for cue in webvtt.from_string(output).captions)

@@ -1,6 +1,5 @@
-"""Older and other shapes of the Realtime API: NVIDIA's own client, and the messages of OpenAI's beta and of vLLM."""
+"""Older and other shapes of the Realtime API: the messages of OpenAI's beta and of vLLM. NVIDIA's client is an example."""
 
-import argparse
 import asyncio
 import base64
 import json
@@ -8,7 +7,6 @@ import json
 import httpx
 import numpy as np
 import pytest
-from riva.client.realtime import RealtimeClientASR
 from websockets.asyncio.client import ClientConnection, connect
 
 from benchmarks.harness.accuracy import word_error_rate
@@ -41,59 +39,6 @@ async def until(socket: ClientConnection, kind: str) -> list[dict]:
         events.append(json.loads(await asyncio.wait_for(socket.recv(), 30)))
         assert events[-1]["type"] != "error", events[-1]
     return events
-
-
-def riva_arguments(address: str) -> argparse.Namespace:
-    """As NVIDIA's script for files sets them."""
-    none = dict.fromkeys(
-        (
-            "ssl_root_cert",
-            "ssl_client_cert",
-            "ssl_client_key",
-            "mint_api_key",
-            "prompt",
-            "model_name",
-            "max_alternatives",
-            "boosted_lm_words",
-            "custom_configuration",
-        )
-    )
-    unset = dict.fromkeys(
-        ("start_history", "start_threshold", "stop_history", "stop_history_eou", "stop_threshold", "stop_threshold_eou"), -1
-    )
-    return argparse.Namespace(
-        server=address,
-        endpoint="/v1/realtime",
-        query_params="intent=transcription",
-        use_ssl=False,
-        mic=False,
-        language_code="en-US",
-        sample_rate_hz=SAMPLE_RATE,
-        num_channels=1,
-        automatic_punctuation=True,
-        word_time_offsets=False,
-        profanity_filter=False,
-        no_verbatim_transcripts=False,
-        speaker_diarization=False,
-        **none,
-        **unset,
-    )
-
-
-def test_nvidias_client_gets_the_whole_text(served, recordings: dict[str, Speech], monkeypatch):
-    for name in ("no_proxy", "NO_PROXY"):
-        monkeypatch.setenv(name, "*")
-    pcm = recordings["short"].samples.tobytes()
-
-    async def run() -> str:
-        client = RealtimeClientASR(riva_arguments(served.address))
-        await client.connect()
-        chunks = [pcm[start : start + CHUNK_BYTES] for start in range(0, len(pcm), CHUNK_BYTES)]
-        await asyncio.gather(client.send_audio_chunks(chunks), asyncio.wait_for(client.receive_responses(), 40))
-        await client.disconnect()
-        return client.final_transcript
-
-    assert word_error_rate([recordings["short"].text], [asyncio.run(run())]) <= 15
 
 
 @pytest.mark.parametrize("handshake", [{"additional_headers": {"OpenAI-Beta": "realtime=v1"}}, {}], ids=["header", "message"])
