@@ -11,15 +11,25 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
-from runtime.audio import SAMPLE_RATE, Clip
 from runtime.engine.protocol import Cores, Limits, Prediction
 from runtime.exceptions import EngineError, EngineFailed, RequestCancelled
-from runtime.scheduler.decoding import Decoding
 from runtime.scheduler.recording_policy import RecordingPolicy
 from runtime.scheduler.requests import Priority, Request, Result
-from runtime.scheduler.steps import Align, Decode, Encode, Group, Job, Step, can_be_fed, is_live, result_of, row_of
+from runtime.scheduler.steps import (
+    Align,
+    Decode,
+    Encode,
+    Group,
+    Job,
+    Step,
+    can_be_fed,
+    decoding_of,
+    is_live,
+    plan_align,
+    result_of,
+    row_of,
+)
 
-PIECE_SAMPLES = 4 * SAMPLE_RATE  # of a recording, in one step of an engine that continues clips: live speech waits no longer
 ENCODE_BURST = 4  # encodes in a row, without lanes, before the rows in flight get a pass: four share one at half the price
 
 
@@ -108,7 +118,7 @@ class Batcher:
 
     def _plan_for(self, group: Group, now: float, may_begin: bool) -> Step | None:
         if to_align := [job for job in group.to_align.values() if not job.is_aligning]:
-            return self._plan_align(to_align)
+            return plan_align(to_align[: self._limits.encode_rows])
         if self._limits.encode_lanes:
             return self._plan_encode(group, now) if may_begin and self._has_free_lane else self._plan_decode(group)
         final_in_flight = any(job.request.priority is Priority.FINAL for job in group.in_flight.values())
@@ -121,12 +131,6 @@ class Batcher:
 
     def _may_go_on_encoding(self, group: Group) -> bool:
         return bool(group.to_encode) and not self._files_rest
-
-    def _plan_align(self, jobs: Sequence[Job]) -> Align:
-        chosen = tuple(jobs[: self._limits.encode_rows])
-        for job in chosen:
-            job.is_aligning = True
-        return Align(chosen)
 
     @property
     def _free_slots(self) -> int:
@@ -217,19 +221,13 @@ class Batcher:
             del self._waiting[request.priority][request.request_id]
             job.slot, job.group = group.slots.allocate(request.stream_id), group
             job.started_at = now
-            job.decoding = Decoding(
-                request.draft,
-                request.forced,
-                min(request.most_tokens(self._limits.token_scale), self._limits.max_positions - 1),
-                self._limits.start_token,
-                self._limits.end_token,
-            )
+            job.decoding = decoding_of(request, self._limits)
         self._count_lanes(jobs, 1)
         return self._encode(group, jobs, cores)
 
     def _encode(self, group: Group, jobs: tuple[Job, ...], cores: Cores = Cores.ALL) -> Encode:
         """Encode the clips of these jobs, or the next piece of them."""
-        clips = tuple(map(self._next_clip, jobs))
+        clips = tuple(job.next_clip(in_pieces=self._limits.continues_clips and not is_live(job)) for job in jobs)
         for job in jobs:
             number = job.request.request_id
             group.to_encode.pop(number, None)
@@ -237,13 +235,6 @@ class Batcher:
             (encoding if job.is_encoded else group.to_encode)[number] = job
         group.encodes_in_a_row += 1
         return Encode(jobs, clips, cores)
-
-    def _next_clip(self, job: Job) -> Clip:
-        """Return the job's clip; of a recording, where that costs nothing, its beginning, since live speech waits for it."""
-        clip, in_pieces = job.request.clip, self._limits.continues_clips and not is_live(job)
-        most = job.encoded_samples + PIECE_SAMPLES if in_pieces else clip.sample_count
-        job.encoded_samples = min(most, clip.sample_count)
-        return clip if job.is_encoded else clip.beginning(job.encoded_samples)
 
     def _cores_for(self, job: Job) -> Cores:
         if is_live(job):

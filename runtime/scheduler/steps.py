@@ -1,15 +1,17 @@
 """Steps of the engine, and the requests in them."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from runtime.audio import Clip
-from runtime.engine.protocol import CONTINUED, Cores, Row
+from runtime.audio import SAMPLE_RATE, Clip
+from runtime.engine.protocol import CONTINUED, Cores, Limits, Row
 from runtime.exceptions import EngineError
 from runtime.scheduler.decoding import Decoding
 from runtime.scheduler.requests import Priority, Request, Result, Timings
 from runtime.scheduler.slots import Slots
+
+PIECE_SAMPLES = 4 * SAMPLE_RATE  # of a recording, in one step of an engine that continues clips: live speech waits no longer
 
 
 @dataclass
@@ -33,6 +35,13 @@ class Job:
     def is_encoded(self) -> bool:
         return self.encoded_samples == self.request.clip.sample_count
 
+    def next_clip(self, in_pieces: bool) -> Clip:
+        """Return its clip. in_pieces: first its beginning, then more of it with each call."""
+        clip = self.request.clip
+        most = self.encoded_samples + PIECE_SAMPLES if in_pieces else clip.sample_count
+        self.encoded_samples = min(most, clip.sample_count)
+        return clip if self.is_encoded else clip.beginning(self.encoded_samples)
+
 
 @dataclass(frozen=True)
 class Encode:
@@ -40,7 +49,7 @@ class Encode:
 
     jobs: tuple[Job, ...]
     clips: tuple[Clip, ...]
-    """What each slot is given: the request's clip, or its beginning."""
+    """Audio that each slot is given: the request's clip, or its beginning."""
     cores: Cores = Cores.ALL
     """Threads for an engine with lanes."""
 
@@ -80,6 +89,17 @@ class Group:
     def taken(self) -> int:
         """Number of slots with a request."""
         return len(self.in_flight) + len(self.to_encode) + len(self.to_align)
+
+
+def plan_align(jobs: Sequence[Job]) -> Align:
+    for job in jobs:
+        job.is_aligning = True
+    return Align(tuple(jobs))
+
+
+def decoding_of(request: Request, limits: Limits) -> Decoding:
+    most = min(request.most_tokens(limits.token_scale), limits.max_positions - 1)
+    return Decoding(request.draft, request.forced, most, limits.start_token, limits.end_token)
 
 
 def is_live(job: Job) -> bool:

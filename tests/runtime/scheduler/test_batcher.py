@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from runtime.audio import SAMPLE_RATE, Clip
 from runtime.engine.protocol import Cores, Limits, Prediction
 from runtime.exceptions import EngineFailed, RequestCancelled
-from runtime.scheduler.batcher import ENCODE_BURST, PIECE_SAMPLES, Batcher
+from runtime.scheduler.batcher import ENCODE_BURST, Batcher
 from runtime.scheduler.recording_policy import ROWS_TOGETHER
 from runtime.scheduler.requests import Priority, Request
-from runtime.scheduler.steps import Align, Decode, Encode
+from runtime.scheduler.steps import PIECE_SAMPLES, Align, Decode, Encode
 
 END = 2
 SECOND = Clip(np.zeros(16_000, np.int16))
