@@ -19,6 +19,7 @@ from benchmarks.soak import Soaked
 from benchmarks.speech import Heard
 from benchmarks.streams import Capacity
 from benchmarks.trial import FINAL_P95_MS, LATE_SHARE
+from benchmarks.word_confidence import Bin
 
 NONE = Spread(0.0, 0.0)  # where no word was heard
 
@@ -155,6 +156,17 @@ def save(figure: pyplot.Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
+
+
+def plot_reliability(bins: Sequence[Bin], path: Path) -> None:
+    """How often words of each confidence are right; the size of a point is the number of its words."""
+    figure, axes = pyplot.subplots(figsize=(5.5, 5))
+    axes.plot([0, 1], [0, 1], color="lightgrey")
+    most = max(each.words for each in bins)
+    sizes = [20 + 300 * each.words / most for each in bins]
+    axes.scatter([each.confidence for each in bins], [each.right for each in bins], s=sizes, alpha=0.8)
+    axes.set(xlabel="confidence", ylabel="share of words that are right", xlim=(0, 1.03), ylim=(0, 1.03))
+    save(figure, path)
 
 
 def plot_networks(found: Sequence[Crossed], path: Path) -> None:

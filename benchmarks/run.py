@@ -534,6 +534,28 @@ def run_speech(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def add_confidence_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("results", type=Path, metavar="FILE", help="what `quality --speech DIR --out FILE` wrote")
+    command.add_argument("--fit", action="store_true", help="print points for WORDS_RIGHT of server/stream/confidence.py")
+
+
+def run_confidence(arguments: argparse.Namespace) -> int:
+    from benchmarks import comparison, word_confidence
+
+    heard = [each for found in comparison.read_heard(arguments.results).values() for each in found if each.reference]
+    confidences, right = word_confidence.judged(heard)
+    bins = word_confidence.reliability(confidences, right)
+    console.print(tables.reliability_table(bins, f"{len(right)} words"))
+    console.print(f"expected calibration error {word_confidence.expected_calibration_error(bins):.3f}")
+    if arguments.fit:
+        console.print([(round(at, 3), round(share, 3)) for at, share in word_confidence.fitted(confidences, right)])
+    if arguments.plot:
+        from benchmarks import plots
+
+        plots.plot_reliability(bins, arguments.plot)
+    return 0
+
+
 def run_joined(arguments: argparse.Namespace, way: Way, about: dict, clips: Sequence[speech_sets.Clip]) -> int:
     """One recording of all clips with speech, and one of those without."""
     from benchmarks import joined, speech
@@ -693,6 +715,7 @@ BENCHMARKS = (
     Benchmark("host", run_host, "what Python costs before a modelled device; and its streams, without a GPU", add_host_options),
     Benchmark("fleet", run_fleet, "many replicas, simulated: how sessions are placed, what growth and failures cost"),
     Benchmark("quality", run_quality, "WER, delay of words, stability and latency of streams", add_quality_options),
+    Benchmark("confidence", run_confidence, "how often words of each confidence are right", add_confidence_options),
     Benchmark(
         "updates",
         run_updates,

@@ -55,6 +55,10 @@ class Heard:
     requests: int
     retries: int
     compute_seconds: float
+    words: tuple[str, ...] = ()
+    """Those of the final."""
+    confidences: tuple[float, ...] = ()
+    """Of each of them."""
 
     @property
     def name(self) -> str:
@@ -98,6 +102,7 @@ def hear(clip: Clip) -> Heard:
     run = stream_in_process(listener.engine, listener.tokenizer, limits, listener.way.count_compute, recording)
     assert run.simulation is not None, "it was streamed in this process"
     results = run.simulation.results
+    words = run.simulation.messages[-1][1]["words"]
     return Heard(
         clip.set_name,
         clip.file,
@@ -114,6 +119,8 @@ def hear(clip: Clip) -> Heard:
         requests=len(results),
         retries=sum(each.request.is_retry for each in results),
         compute_seconds=round(run.simulation.compute_seconds, 3),
+        words=tuple(word["w"] for word in words),
+        confidences=tuple(word["confidence"] for word in words),
     )
 
 

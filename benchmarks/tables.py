@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # each benchmark imports what it needs, and a table of one mu
     from benchmarks.streams import Capacity
     from benchmarks.trial import Outcome, Trial
     from benchmarks.updates import UpdateCost
+    from benchmarks.word_confidence import Bin
 
 COLUMNS = (
     "batch",
@@ -544,6 +545,13 @@ def comparison_table(changes: Iterable[tuple[str, float, float]]) -> Table:
     table = make_table("against the earlier run", ("figure", "before", "now", "ratio"), left=1)
     for name, before, now in changes:
         table.add_row(name, f"{before:,.4g}", f"{now:,.4g}", f"{now / before:.2f}" if before else "")
+    return table
+
+
+def reliability_table(bins: Sequence[Bin], title: str) -> Table:
+    table = make_table(title, ("words", "mean confidence", "right"))
+    for each in bins:
+        table.add_row(f"{each.words:,}", f"{each.confidence:.2f}", f"{each.right:.2f}")
     return table
 
 

@@ -18,7 +18,6 @@ from server.settings import Files
 from server.stream.events import Event, Failed, Final
 from server.stream.stream import Options
 from server.stream.transcript import Segment
-from server.stream.word_times import Word
 
 
 @dataclass(frozen=True)
@@ -146,5 +145,5 @@ def text_of(final: Final, start: int) -> ChunkText:
 
 
 def moved(segment: Segment, by_ms: int) -> Segment:
-    words = segment.words and tuple(Word(word.w, word.start_ms + by_ms, word.end_ms + by_ms) for word in segment.words)
+    words = segment.words and tuple(word.later(by_ms) for word in segment.words)
     return replace(segment, start_ms=segment.start_ms + by_ms, end_ms=segment.end_ms + by_ms, words=words)

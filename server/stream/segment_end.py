@@ -44,4 +44,5 @@ def located(attempt: Attempt, end: int, segmenter: Segmenter, tokenizer: Tokeniz
     result = attempt.result
     if not attempt.hypothesis.tokens or not result.first_frames:
         return None
-    return locate(result.tokens, result.first_frames, tokenizer, result.request.clip, segmenter.pauses(end), result.frame_samples)
+    clip, pauses = result.request.clip, segmenter.pauses(end)
+    return locate(result.tokens, result.log_probs, result.first_frames, tokenizer, clip, pauses, result.frame_samples)

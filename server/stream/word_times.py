@@ -1,6 +1,7 @@
 """Word times: from the frames of a clip to milliseconds of the stream."""
 
 import bisect
+import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 
 from runtime.audio import SAMPLE_RATE, SAMPLES_PER_FRAME, Clip
 from runtime.tokenizer import Tokenizer
+from server.stream.confidence import word_confidence
 
 LAG_SAMPLES = SAMPLE_RATE * 20 // 1000  # by which attention comes late (measured: the median, where no pause helps)
 REACH_SAMPLES = SAMPLE_RATE * 200 // 1000  # a pause this near to where a word should end is where it ends
@@ -24,6 +26,11 @@ class Word:
     """The word as in the text, with its punctuation."""
     start_ms: int
     end_ms: int
+    confidence: float = 1.0
+    """Probability that the word is right, from 0 to 1: see confidence.py."""
+
+    def later(self, milliseconds: int) -> "Word":
+        return dataclasses.replace(self, start_ms=self.start_ms + milliseconds, end_ms=self.end_ms + milliseconds)
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,8 @@ class TimedHypothesis:
     """Index of each word's first token, and the number of tokens."""
     gaps: list[Range]
     """Gaps before each word and after the last: pauses, or empty ranges."""
+    log_probs: tuple[float, ...]
+    """Log-probability of each token."""
 
     @property
     def between_words(self) -> list[int]:
@@ -64,14 +73,23 @@ class TimedHypothesis:
         """The first `count` words with their times, in order, without overlap and before position `end`."""
         words = []
         for index in range(count):
-            if text := tokenizer.text(self.tokens[self.begins[index] : self.begins[index + 1]]):
+            first, last = self.begins[index], self.begins[index + 1]
+            if text := tokenizer.text(self.tokens[first:last]):
                 start, stop = min(end, self.gaps[index][1]), min(end, self.gaps[index + 1][0])
-                words.append(Word(text, start * 1000 // SAMPLE_RATE, stop * 1000 // SAMPLE_RATE))
+                confidence = self._confidence(tokenizer, first, last)
+                words.append(Word(text, start * 1000 // SAMPLE_RATE, stop * 1000 // SAMPLE_RATE, confidence))
         return tuple(words)
+
+    def _confidence(self, tokenizer: Tokenizer, first: int, last: int) -> float:
+        """Return the confidence of a word. Its punctuation says nothing of it, unless it is nothing else."""
+        pairs = list(zip(self.tokens[first:last], self.log_probs[first:last], strict=True))
+        said = [log_prob for token, log_prob in pairs if not tokenizer.is_punctuation(token)]
+        return word_confidence(said or [log_prob for _, log_prob in pairs])
 
 
 def locate(
     tokens: Sequence[int],
+    log_probs: Sequence[float],
     first_frames: Sequence[int],
     tokenizer: Tokenizer,
     clip: Clip,
@@ -90,7 +108,7 @@ def locate(
     begins = [index for index, token in enumerate(tokens) if index == 0 or tokenizer.starts_word(token)]
     limits = [position(first_frames[index], LAG_SAMPLES) for index in begins]
     limits.append(position(first_frames[-1], is_end=True))
-    return TimedHypothesis(tuple(tokens), [*begins, len(tokens)], fit_pauses(limits, pauses))
+    return TimedHypothesis(tuple(tokens), [*begins, len(tokens)], fit_pauses(limits, pauses), tuple(log_probs))
 
 
 def fit_pauses(limits: Sequence[int], pauses: Sequence[Range]) -> list[Range]:

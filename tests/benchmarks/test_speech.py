@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks import comparison, hard_audio, joined, scores, speech, speech_sets
+from benchmarks import comparison, hard_audio, joined, scores, speech, speech_sets, word_confidence
 from benchmarks.harness.accuracy import count_errors, normalise_as_spoken, spelled
 from benchmarks.speech import Heard
 from runtime.audio import SAMPLE_RATE
@@ -144,3 +144,25 @@ def test_joined_clips_are_as_long_as_was_asked_and_have_all_their_texts():
     clip = joined.join(clips, 20.0)
     assert 20 <= len(clip.samples) / SAMPLE_RATE <= 23
     assert np.count_nonzero(clip.samples) == SAMPLE_RATE * len(clip.text.split())
+
+
+def test_each_word_is_judged_by_the_reference_with_numbers_as_they_are_spoken():
+    words = ("Fifty", "cats", "-", "sat.")
+    heard = dataclasses.replace(heard_of("set", "1", "50 cats lay", "", ""), words=words, confidences=(0.9, 0.8, 0.1, 0.3))
+    assert word_confidence.judged_words(heard) == [True, True, None, False]
+    confidences, right = word_confidence.judged([heard])
+    assert confidences.tolist() == [0.9, 0.8, 0.3] and right.tolist() == [True, True, False]
+    assert word_confidence.judged_words(dataclasses.replace(heard, reference="")) == [False, False, None, False]
+
+
+@given(st.integers(0, 99))
+def test_confidence_that_is_true_has_no_calibration_error_and_the_fit_finds_it(seed):
+    random = np.random.default_rng(seed)
+    confidences = random.uniform(0, 1, 20_000)
+    right = random.uniform(0, 1, 20_000) < confidences
+    assert word_confidence.expected_calibration_error(word_confidence.reliability(confidences, right)) < 0.02
+    points = word_confidence.fitted(confidences, right)
+    assert [share for _, share in points] == sorted(share for _, share in points)
+    assert all(abs(at - share) < 0.05 for at, share in points[1:-1])
+    wrong = word_confidence.reliability(np.full(1000, 0.9), np.zeros(1000, bool))
+    assert abs(word_confidence.expected_calibration_error(wrong) - 0.9) < 1e-9

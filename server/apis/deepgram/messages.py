@@ -216,16 +216,16 @@ class ResultsWriter:
 
 def alternative(text: str, words: Sequence[Word], log_prob: float) -> dict[str, Any]:
     confidence = round(math.exp(min(0.0, log_prob)), 4) if text else 0.0
-    return {"transcript": text, "confidence": confidence, "words": [described(word, confidence) for word in words]}
+    return {"transcript": text, "confidence": confidence, "words": [described(word) for word in words]}
 
 
-def described(word: Word, confidence: float) -> dict[str, Any]:
+def described(word: Word) -> dict[str, Any]:
     plain = re.sub(r"[^\w'-]", "", word.w.lower())
     return {
         "word": plain,
         "start": word.start_ms / 1000,
         "end": word.end_ms / 1000,
-        "confidence": confidence,
+        "confidence": word.confidence,
         "punctuated_word": word.w,
     }
 

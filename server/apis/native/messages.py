@@ -337,7 +337,7 @@ def described(segments: Sequence[Segment], from_ms: int) -> tuple[SegmentMessage
 def moved(words: tuple[Word, ...] | None, from_ms: int) -> tuple[Word, ...] | UnsetType:
     if words is None:
         return UNSET
-    return tuple(Word(word.w, word.start_ms + from_ms, word.end_ms + from_ms) for word in words) if from_ms else words
+    return tuple(word.later(from_ms) for word in words) if from_ms else words
 
 
 def words_of(segments: Sequence[SegmentMessage]) -> tuple[Word, ...]:

@@ -15,12 +15,13 @@ from moonshine_client import audio_file
 from runtime.audio import SAMPLES_PER_FRAME, Clip
 from runtime.scheduler.alignment import LEAST_SHARE, first_frames
 from runtime.tokenizer import Tokenizer
+from server.stream.confidence import word_confidence
 from server.stream.word_times import fit_pauses, locate, stream_position
 from tests.conftest import PROJECT
 
 KNOWN = PROJECT / "tests" / "data" / "words"
 TOLERANCE_MS = 120
-TOKENIZER = Tokenizer(["", "", "", "▁one", "▁two", "ty", "▁"])
+TOKENIZER = Tokenizer(["", "", "", "▁one", "▁two", "ty", "▁", ","])
 
 
 def best_by_trying(share: np.ndarray) -> float:
@@ -55,6 +56,9 @@ STRETCHES = st.lists(st.integers(1, 30_000), min_size=1, max_size=8).map(
 )  # what is heard, with gaps between
 
 
+SURE = (0.0, 0.0)
+
+
 def clip_of(heard: list[tuple[int, int]], quiet_before: int = 0) -> Clip:
     return Clip(np.zeros(heard[-1][1], np.int16), ranges=tuple(heard), quiet_before=quiet_before)
 
@@ -64,7 +68,9 @@ def test_words_are_in_order_and_inside_what_was_heard(heard, pauses, tokens, dat
     frames = sum(last - first for first, last in heard) // SAMPLES_PER_FRAME
     inner = sorted(data.draw(st.lists(st.integers(0, frames), min_size=len(tokens) - 1, max_size=len(tokens) - 1)))
     count, end = sum(token != 5 for token in tokens[1:]) + 1, max(heard[-1][1], pauses[-1][1])
-    words = locate(tokens, (0, *inner, frames), TOKENIZER, clip_of(heard), pauses).words(TOKENIZER, count, end)
+    words = locate(tokens, [-0.1] * len(tokens), (0, *inner, frames), TOKENIZER, clip_of(heard), pauses).words(
+        TOKENIZER, count, end
+    )
     times = [time for word in words for time in (word.start_ms, word.end_ms)]
     assert times == sorted(times)
     assert all(0 <= time <= end // 16 for time in times)
@@ -89,19 +95,45 @@ def test_a_pause_is_the_gap_between_the_words_beside_it():
 
 def test_the_end_of_a_clip_is_no_end_of_a_word_unless_a_pause_is_there():
     heard, frames = [(0, 16_000)], (0, 20, 41)
-    unbroken = locate((3, 4), frames, TOKENIZER, clip_of(heard), [])
+    unbroken = locate((3, 4), SURE, frames, TOKENIZER, clip_of(heard), [])
     assert len(unbroken.between_words) == 2 and unbroken.words_before(16_000) == 2
-    ended = locate((3, 4), frames, TOKENIZER, clip_of(heard), [(14_000, 16_000)])
+    ended = locate((3, 4), SURE, frames, TOKENIZER, clip_of(heard), [(14_000, 16_000)])
     assert ended.between_words[-1] == 15_000
 
 
 def test_silence_before_a_clip_moves_no_word():
     heard, quiet_frames = [(0, 16_000)], 5
-    plain = locate((3, 4), (0, 20, 41), TOKENIZER, clip_of(heard), [])
+    plain = locate((3, 4), SURE, (0, 20, 41), TOKENIZER, clip_of(heard), [])
     later = locate(
-        (3, 4), (0, 20 + quiet_frames, 41 + quiet_frames), TOKENIZER, clip_of(heard, quiet_frames * SAMPLES_PER_FRAME), []
+        (3, 4), SURE, (0, 20 + quiet_frames, 41 + quiet_frames), TOKENIZER, clip_of(heard, quiet_frames * SAMPLES_PER_FRAME), []
     )
     assert later.gaps == plain.gaps
+
+
+@given(st.lists(st.floats(-20.0, 0.0), min_size=4, max_size=4))
+def test_a_word_is_as_sure_as_its_least_likely_piece(log_probs):
+    """Punctuation is no piece of it."""
+    tokens = (3, 7, 4, 5)
+    words = locate(tokens, log_probs, (0, 5, 10, 15, 20), TOKENIZER, clip_of([(0, 16_000)]), []).words(TOKENIZER, 2, 16_000)
+    assert [word.w for word in words] == ["one,", "twoty"] and all(0.0 <= word.confidence <= 1.0 for word in words)
+    for word, pieces in zip(words, pieces_of(tokens, log_probs), strict=True):
+        assert word.confidence == word_confidence(pieces)
+
+
+def pieces_of(tokens, log_probs) -> list[list[float]]:
+    found: list[list[float]] = []
+    for token, log_prob in zip(tokens, log_probs, strict=True):
+        if TOKENIZER.starts_word(token) or not found:
+            found.append([])
+        if not TOKENIZER.is_punctuation(token):
+            found[-1].append(log_prob)
+    return found
+
+
+@given(st.floats(-30.0, 0.0), st.floats(-30.0, 0.0))
+def test_a_likelier_word_is_never_less_confident(first, second):
+    low, high = sorted((first, second))
+    assert word_confidence([low]) <= word_confidence([high]) <= 1.0
 
 
 def test_word_times_are_near_the_truth_where_it_is_known(fp32):
