@@ -1,8 +1,8 @@
 // Captions: the newest lines only, large, for a second screen or a browser source. The address says how they look.
 
-const LOOKS = {size: "captions-size", lines: "captions-lines", color: "captions-color", background: "captions-background", opacity: "captions-opacity", position: "captions-position"};
+import {$} from "./dom.js";
 
-const $ = (id) => document.getElementById(id);
+const LOOKS = {size: "captions-size", lines: "captions-lines", color: "captions-color", background: "captions-background", opacity: "captions-opacity", position: "captions-position"};
 
 export function setUpCaptions() {
   const asked = new URLSearchParams(location.search);

@@ -1,11 +1,12 @@
 // The developers' panel: choose an API, speak or play the sample, read the events, copy the very call.
 
+import {$, copyText, element} from "./dom.js";
 import {MoonshineClient} from "./moonshine-client.js";
+import {AudioSession} from "./session.js";
 import {authorization, key} from "./settings.js";
 import {deepgramStream, snippets} from "./snippets.js";
 
 const MOST_EVENTS = 500;
-const $ = (id) => document.getElementById(id);
 
 const APIS = {
   native: {title: "Native: WebRTC or WebSocket", options: ["silence", "words"], note: "JSON over a data channel or a WebSocket. docs/protocol.md describes the messages.", open: openNative},
@@ -45,7 +46,7 @@ function showSnippet() {
 }
 
 function tabOf(language) {
-  const tab = Object.assign(document.createElement("button"), {textContent: language, role: "tab", id: `tab-${language}`, tabIndex: language === chosenTab ? 0 : -1});
+  const tab = element("button", {textContent: language, role: "tab", id: `tab-${language}`, tabIndex: language === chosenTab ? 0 : -1});
   tab.setAttribute("aria-selected", language === chosenTab);
   tab.setAttribute("aria-controls", "snippet");
   tab.onclick = () => choose(language);
@@ -72,7 +73,7 @@ function asked() {
 $("api").replaceChildren(...Object.entries(APIS).map(([name, {title}]) => new Option(title, name)));
 for (const id of ["api", ...OPTIONS.map((name) => `api-${name}`)]) $(id).addEventListener("change", showSnippet);
 $("copy-snippet").onclick = async () => {
-  await navigator.clipboard?.writeText($("snippet").textContent);
+  await copyText($("snippet").textContent);
   $("copy-snippet").textContent = "Copied";
   setTimeout(() => ($("copy-snippet").textContent = "Copy"), 1500);
 };
@@ -104,67 +105,25 @@ export function runApi(source) {
   return new ApiSession(source, APIS[$("api").value], asked());
 }
 
-// As a LiveSession, but by the API that is chosen and with events in place of text.
-class ApiSession extends EventTarget {
-  state = "connecting";
-  early = [];
-
+// The API that is chosen, with events in place of text.
+class ApiSession extends AudioSession {
   constructor(source, api, options) {
-    super();
-    Object.assign(this, {source, api, options});
+    super(source);
+    Object.assign(this, {api, options});
   }
 
   async start() {
     clearEvents();
-    this.source.addEventListener("samples", ({detail}) => this.send(detail));
-    this.source.addEventListener("ended", () => this.stop());
-    try {
-      await this.source.start();
-      if (this.state !== "connecting") return; // Stop was pressed meanwhile
-      this.call = await this.api.open(this.options, this.source.rate, (message) => this.say("message", message), (error) => this.fail(error));
-      for (const samples of this.early.splice(0)) this.call.send(samples);
-      if (this.state === "connecting") this.become("listening");
-    } catch (error) {
-      this.fail(error);
-    }
+    await super.start();
   }
 
-  send(samples) {
-    if (this.call) this.call.send(samples);
-    else this.early.push(samples);
-    this.say("level", samples);
+  async connect() {
+    const onMessage = (message) => this.say("message", message), onLost = (error) => this.fail(error);
+    this.sendTo(await this.api.open(this.options, this.source.rate, onMessage, onLost));
   }
 
-  stop() {
-    return (this.stopping ??= this.finish());
-  }
-
-  async finish() {
-    if (this.state === "ended") return;
-    this.become("finishing");
-    this.source.stop();
-    try {
-      await this.call?.finish();
-      this.become("ended");
-    } catch (error) {
-      this.fail(error);
-    }
-  }
-
-  fail(error) {
-    if (this.state === "ended") return;
-    this.source.stop();
-    this.say("failed", error);
-    this.become("ended");
-  }
-
-  become(state) {
-    this.state = state;
-    this.dispatchEvent(new CustomEvent("state", {detail: {state}}));
-  }
-
-  say(name, detail) {
-    this.dispatchEvent(new CustomEvent(name, {detail}));
+  close() {
+    return this.receiver.finish();
   }
 }
 

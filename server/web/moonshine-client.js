@@ -430,7 +430,7 @@ function refusal(response, {reason, message}) {
 }
 
 // A WebSocket's address gets into logs: a token goes there, which lets in once, and never a key.
-async function tokenFor(server, credential) {
+export async function tokenFor(server, credential) {
   if (!credential || credential.startsWith("tk_")) return credential;
   return askForToken(server, credential);
 }

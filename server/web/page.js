@@ -1,12 +1,13 @@
 // The page: buttons, states and what it says of itself. The parts are transcript, live, files, captions, developers and settings.
 
 import {setUpCaptions, showCaptions} from "./captions.js";
+import {$, copyText, element} from "./dom.js";
 import {segmentsOf, transcribeFile} from "./files.js";
 import {LiveSession} from "./live.js";
-import {MoonshineClient} from "./moonshine-client.js";
+import {MoonshineClient, tokenFor} from "./moonshine-client.js";
 import {authorization, key, listDevices, loadDraft, loadLast, loadSettings, openMicrophone, saveDraft, setKey} from "./settings.js";
 import {levelOf, MediaSource, reasonOf, SampleSource} from "./sound.js";
-import {Block, clock, element, Transcript} from "./transcript.js";
+import {Block, clock, Transcript} from "./transcript.js";
 
 const SERVER = new URL("..", import.meta.url).href.replace(/\/$/, ""); // also below a path of a proxy
 const SAVE_MS = 2000;
@@ -17,8 +18,6 @@ const UNDO_MS = 20000;
 const NOTICE_MS = 3000;
 const DOUBLE_PRESS_MS = 600;
 const STATES = {ready: "Ready", connecting: "Connecting…", listening: "Listening", reconnecting: "Reconnecting… Your text is safe.", finishing: "Finishing…", working: "Transcribing", reading: "Reading", ended: "Stopped"};
-
-const $ = (id) => document.getElementById(id);
 
 // What the page says
 
@@ -303,7 +302,8 @@ function addText(block, event) {
 // Somebody else's audio: who sends by WHIP to a channel is read here, for captions in OBS or on a second screen
 
 async function watch(channel, over = "") {
-  const events = new EventSource(`${SERVER}/whip/${encodeURIComponent(channel)}/events${await tokenQuery()}`);
+  const token = await tokenFor(SERVER, key()).catch(() => "");
+  const events = new EventSource(`${SERVER}/whip/${encodeURIComponent(channel)}/events${token && `?token=${token}`}`);
   let client, block;
   events.onopen = () => {
     client = null; // a reader that comes again gets all text again
@@ -330,32 +330,15 @@ async function watch(channel, over = "") {
   };
 }
 
-async function tokenQuery() {
-  if (!key()) return "";
-  const response = await fetch(`${SERVER}/v1/tokens`, {method: "POST", headers: authorization()});
-  return response.ok ? `?token=${(await response.json()).token}` : "";
-}
-
 // Text out
 
 async function copy(text, done) {
   try {
-    if (navigator.clipboard) await navigator.clipboard.writeText(text);
-    else copyBySelection(text);
+    await copyText(text);
     notice(done);
   } catch {
     tell("The browser did not allow copying. Select the text and copy it with the keyboard.");
   }
-}
-
-// Pages over plain http have no clipboard of the newer kind.
-function copyBySelection(text) {
-  const field = element("textarea", {value: text, className: "unseen"});
-  document.body.append(field);
-  field.select();
-  const isCopied = document.execCommand("copy");
-  field.remove();
-  if (!isCopied) throw new Error("not allowed");
 }
 
 const forms = {

@@ -1,9 +1,9 @@
 // What the page remembers: settings in this browser, the key and the text for as long as the tab is open, and the last text of all.
 
+import {$} from "./dom.js";
+
 const SETTINGS = ["device", "echoCancellation", "noiseSuppression", "autoGainControl", "transport", "text-size"];
 const DRAFT = "moonshine-asr draft", CHOSEN = "moonshine-asr settings", KEY = "key";
-
-const $ = (id) => document.getElementById(id);
 
 // Browsers that are set to keep nothing throw. What this page itself has stored it knows all the same.
 const own = new Map();

@@ -1,13 +1,15 @@
 // The transcript: blocks of text, one for each recording or time at the microphone, cut into paragraphs at long pauses.
 // Times of a block count from its own beginning; on the page they go on from block to block.
 
+import {element} from "./dom.js";
+
 const PAUSE_MS = 1200; // silence that begins a paragraph
 const LONG_PARAGRAPH = 600; // characters; the next segment begins another one
 const TOKEN = /\s*(?:[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}]|[^\s\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}]+)/gu;
 
 export class Block {
-  constructor({name, text = "", stable = text.length, segments = [], starts = [], durationMs = 0}) {
-    Object.assign(this, {name, text, stable, segments, starts, durationMs});
+  constructor({name, text = "", segments = [], starts = [], durationMs = 0}) {
+    Object.assign(this, {name, text, stable: text.length, segments, starts, durationMs});
     Object.assign(this, {begunAt: -1, countedSegments: 0, countedCharacters: 0}); // of segments, up to the open one
   }
 
@@ -39,9 +41,13 @@ export class Block {
     return this.starts.map(({at, startMs}, index) => ({at, startMs, end: this.starts[index + 1]?.at ?? this.text.length}));
   }
 
+  textOf({at, end}) {
+    return this.text.slice(at, end).trim();
+  }
+
   get saved() {
-    const {name, text, stable, segments, starts, durationMs} = this;
-    return {name, text, stable, segments, starts, durationMs};
+    const {name, text, segments, starts, durationMs} = this;
+    return {name, text, segments, starts, durationMs};
   }
 }
 
@@ -86,10 +92,7 @@ export class BlockView {
 
   addParagraph(index) {
     const paragraph = element("p"), button = element("button", {className: "time", title: "Copy this paragraph"});
-    button.onclick = () => {
-      const {at, end} = this.block.paragraphs[index];
-      this.onCopy(this.block.text.slice(at, end).trim());
-    };
+    button.onclick = () => this.onCopy(this.block.textOf(this.block.paragraphs[index]));
     paragraph.append(button);
     this.element.append(paragraph);
     return paragraph;
@@ -152,7 +155,7 @@ export class Transcript {
   }
 
   restore(saved) {
-    for (const each of saved) this.add(new Block({...each, stable: each.text.length}), each.at);
+    for (const each of saved) this.add(new Block(each), each.at);
   }
 
   get hasText() {
@@ -164,7 +167,7 @@ export class Transcript {
   }
 
   get text() {
-    return this.saved.map(textOf).join("\n\n");
+    return this.blocks.flatMap((block) => block.paragraphs.map((paragraph) => block.textOf(paragraph))).join("\n\n");
   }
 
   // Of all blocks, on one clock.
@@ -178,10 +181,6 @@ export class Transcript {
   }
 }
 
-function textOf(saved) {
-  return new Block(saved).paragraphs.map(({at, end}) => saved.text.slice(at, end).trim()).join("\n\n");
-}
-
 function later(segment, ms) {
   const shifted = (each) => ({...each, start_ms: each.start_ms + ms, end_ms: each.end_ms + ms});
   return {...shifted(segment), ...(segment.words && {words: segment.words.map(shifted)})};
@@ -191,8 +190,4 @@ export function clock(ms) {
   const seconds = Math.floor(ms / 1000), two = (number) => String(number).padStart(2, "0");
   const [hours, minutes] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60];
   return hours ? `${hours}:${two(minutes)}:${two(seconds % 60)}` : `${minutes}:${two(seconds % 60)}`;
-}
-
-export function element(name, properties = {}) {
-  return Object.assign(document.createElement(name), properties);
 }
