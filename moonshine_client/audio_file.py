@@ -62,9 +62,14 @@ def seconds(path: Path) -> float | None:
         raise AudioFileError(unreadable(path, exc)) from exc
 
 
+def printable(path: str | Path) -> str:
+    """Return a file's name to print: names may hold bytes that are no text."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
 def unreadable(path: str | Path | IO[bytes], error: Exception) -> str:
     """Return why a file cannot be read, without numbers of the system or of FFmpeg."""
-    named = os.fsencode(path).decode("utf-8", "replace") if isinstance(path, str | Path) else "standard input"
+    named = printable(path) if isinstance(path, str | Path) else "standard input"
     match error:
         case FileNotFoundError():
             return f"{named}: no such file"

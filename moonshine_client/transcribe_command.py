@@ -5,7 +5,6 @@ import asyncio
 import contextlib
 import io
 import itertools
-import os
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -15,6 +14,7 @@ from typing import IO
 from rich.console import Console
 
 from moonshine_client import audio_file, display, formats, listen_command, live, recordings
+from moonshine_client.audio_file import printable
 from moonshine_client.client import transcribe
 from moonshine_client.command_line import Parser
 from moonshine_client.formats import OutputFormat
@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
     work = stream_file if options.live or options.rtf is not None else upload_file
     worst, outputs = 0, output_paths(options)
     for number, name in enumerate(options.files, 1):
-        label = f"{shown(name)}, {number} of {len(options.files)}" if len(options.files) > 1 else shown(name)
+        label = f"{printable(name)}, {number} of {len(options.files)}" if len(options.files) > 1 else printable(name)
         status = guarded(partial(work, name, label, outputs.get(number), options), options, name)
         worst = max(worst, status)
         if status == INTERRUPTED_STATUS:
@@ -100,11 +100,6 @@ def output_paths(options: argparse.Namespace) -> dict[int, Path]:
         possible = (options.output_dir / f"{each}.{options.format}" for each in names)
         paths[number] = next(path for path in possible if path not in paths.values())
     return paths
-
-
-def shown(name: str) -> str:
-    """A file's name to print: names may hold bytes that are no text."""
-    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def upload_file(name: str, label: str, output: Path | None, options: argparse.Namespace) -> None:
@@ -127,7 +122,7 @@ def deliver(text: str, name: str, output: Path | None) -> None:
         return
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(f"{text}\n", encoding="utf-8")
-    print(f"{shown(name)} → {shown(str(output))}", file=sys.stderr)
+    print(f"{printable(name)} → {printable(output)}", file=sys.stderr)
 
 
 @contextlib.contextmanager
