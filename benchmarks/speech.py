@@ -56,9 +56,9 @@ class Heard:
     retries: int
     compute_seconds: float
     words: tuple[str, ...] = ()
-    """Those of the final."""
+    """Words of the final, in order."""
     confidences: tuple[float, ...] = ()
-    """Of each of them."""
+    """Confidence of each word."""
 
     @property
     def name(self) -> str:

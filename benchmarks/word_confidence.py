@@ -20,7 +20,7 @@ class Bin:
 
     words: int
     confidence: float
-    """Mean of theirs."""
+    """Mean confidence of the words."""
     right: float
     """Share of them that are right."""
 
@@ -38,7 +38,7 @@ def judged(heard: Iterable[Heard]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def judged_words(heard: Heard) -> list[bool | None]:
-    """Of each word whether it is right; None for what is only punctuation."""
+    """Return for each word whether it is right; None for punctuation alone."""
     spoken = [normalise_as_spoken(word).split() for word in heard.words]
     reference = [part for word in heard.reference.split() for part in normalise_as_spoken(word).split()]
     hypothesis = [part for parts in spoken for part in parts]

@@ -38,7 +38,7 @@ class Recording(AudioInput):
 
 
 def show(event) -> None:
-    """What the speaker said, and what the agent answered."""
+    """Print what the speaker said and what the agent answered."""
     if event.item.type == "message":
         print(event.item.role, event.item.text_content, flush=True)
 

@@ -15,7 +15,7 @@ CHUNK_SECONDS = 0.1
 
 
 def arguments(server: str, rate: int) -> argparse.Namespace:
-    """As NVIDIA's script for files sets them; only the server is another one."""
+    """Return the arguments that NVIDIA's script for files would set, with this server in place of NVIDIA's."""
     return argparse.Namespace(
         server=server,
         endpoint="/v1/realtime",

@@ -1,4 +1,4 @@
-"""What tests of the page share: where the recordings are, waiting, and reading what the page shows."""
+"""Helpers for tests of the page: paths of the recordings, waiting, and reading the page."""
 
 import shutil
 import time

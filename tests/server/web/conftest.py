@@ -12,7 +12,7 @@ from tests.server.web.browsing import CHROMIUM, SHORT, address_of
 INSECURE_HOST = "asr.example"
 """A host of this machine to which the browser speaks plain http, as to any other machine."""
 OF_THE_NETWORK = ("Failed to load resource", "WebSocket connection to")
-"""What Chromium itself reports of requests that were refused. The page must cope, and the test sees whether it does."""
+"""Beginnings of errors that Chromium itself reports of refused requests. They are no fault of the page."""
 
 
 @pytest.fixture(scope="module")

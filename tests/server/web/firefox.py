@@ -66,7 +66,7 @@ class Firefox:
                 await asyncio.sleep(0.1)
 
     async def click(self, selector: str) -> None:
-        """As a hand does: browsers let a page run its audio after that."""
+        """Click with the mouse. Browsers let a page run its audio only after a click."""
         element = await self._element(selector)
         move = {"type": "pointerMove", "x": 0, "y": 0, "origin": {"type": "element", "element": element}}
         press = [{"type": "pointerDown", "button": 0}, {"type": "pointerUp", "button": 0}]
