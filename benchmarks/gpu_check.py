@@ -10,6 +10,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -46,6 +47,7 @@ NEEDED = (
 )
 TENSORRT_NEEDS = ("cuda.core", "cuda.bindings")
 KEPT_CHARACTERS = 24_000  # of a stage's output
+KILL_SECONDS = 10.0  # a process that waits for a device may take its time to end
 REQUIREMENTS = "requirements"
 INTERVALS_MS = (1120.0, 250.0)
 GPU_TESTS = "tests/runtime/engine/test_gpu.py"
@@ -255,10 +257,20 @@ def run_process(stage: Stage, limit_seconds: float) -> tuple[bool, str]:
 
 
 def kill_all_of(process: subprocess.Popen) -> None:
-    """Its sessions' processes, and those of the sessions that these have begun."""
+    """Kill a process and all that it started, and wait until each of them has ended."""
     for pid in [process.pid, *descendants_of(process.pid)]:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+            kill_and_wait(pid)
+
+
+def kill_and_wait(pid: int) -> None:
+    """Kill a process that need not be a child. A descriptor of it becomes readable when it has ended."""
+    handle = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(handle, signal.SIGKILL)
+        select.select([handle], [], [], KILL_SECONDS)
+    finally:
+        os.close(handle)
 
 
 def descendants_of(pid: int) -> list[int]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from runtime.audio import SAMPLE_RATE
 from runtime.engine.cuda_graphs import CapturedShapes
-from runtime.engine.device_engine import DeviceEngine
+from runtime.engine.device_engine import BiasTable, DeviceEngine
 from runtime.engine.manifest import TORCH
 from runtime.engine.shapes import Shape, packed_shapes, shapes_up_to
 from runtime.engine.staging import Done, Event, answer_layout, request_layout
@@ -107,7 +107,7 @@ class ModelledDevice:
         self._tokens[fields["slots"]] = (fields["lengths"] * (TOKENS_PER_SECOND / SAMPLE_RATE)).astype(np.int64)
         return self.timeline.add(self._costs.of(shape))
 
-    def decode(self, shape: Shape, request: np.ndarray, answer: np.ndarray) -> Event:
+    def decode(self, shape: Shape, request: np.ndarray, answer: np.ndarray, lists: BiasTable) -> Event:
         asked, said = request_layout(shape).views(request), answer_layout(shape).views(answer)
         positions = asked["past_lengths"][:, None] + np.arange(shape.length)
         is_end = positions >= self._tokens[: shape.batch, None]

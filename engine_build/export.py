@@ -25,6 +25,7 @@ from engine_build.streaming_model import StreamingEncoder, build_encoder
 from engine_build.streaming_parameters import StreamingConfig
 from runtime.audio import STREAMING_FRAME_SAMPLES
 from runtime.engine.manifest import ALIGNER_FILE, DECODER_FILE, ENCODER_FILE
+from runtime.engine.protocol import MAX_BIASED_TOKENS
 
 OPSET = 20  # LayerNormalization (17) and Gelu (20) as single operators
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -99,7 +100,7 @@ def encoder_output_names() -> list[str]:
 
 def decoder_input_names(config: ModelConfig | StreamingConfig) -> list[str]:
     caches = ("past_key", "past_value", "cross_key", "cross_value")
-    return ["tokens", "past_lengths", "frames", "end_bias"] + [
+    return ["tokens", "past_lengths", "frames", "end_bias", "bias_lists", "biased_tokens", "biases"] + [
         f"{cache}.{layer}" for layer in range(config.decoder_layers) for cache in caches
     ]
 
@@ -127,6 +128,7 @@ def decoder_example(decoder: Decoder, config: ModelConfig | StreamingConfig) -> 
     """Inputs to trace the decoder with, and which of their dimensions may change."""
     batch, new = Dim("batch", max=4096), Dim("new", max=config.max_positions)
     past, frames = Dim("past", max=4096), Dim("frames", max=65_536)
+    lists, biased = Dim("lists", max=4096), Dim("biased", max=MAX_BIASED_TOKENS)
     rows, new_tokens, past_positions, audio_frames = 2, 3, 5, 41
     dtype = decoder.embed_tokens.weight.dtype
 
@@ -145,10 +147,14 @@ def decoder_example(decoder: Decoder, config: ModelConfig | StreamingConfig) -> 
         torch.tensor([5, 0]),
         torch.tensor([41, 20]),
         torch.zeros(rows),
+        torch.zeros(rows, new_tokens, dtype=torch.int64),
+        torch.zeros(4, 6, dtype=torch.int64),
+        torch.zeros(4, 6),
         *caches,
     )
-    per_row = {0: batch}
-    return example, ({0: batch, 1: new}, per_row, per_row, per_row, tuple(axes * config.decoder_layers))
+    per_row, per_token, per_bias = {0: batch}, {0: batch, 1: new}, {0: lists, 1: biased}
+    axes_of_rows = (per_token, per_row, per_row, per_row, per_token, per_bias, per_bias)
+    return example, (*axes_of_rows, tuple(axes * config.decoder_layers))
 
 
 def aligner_example(aligner: Aligner, config: ModelConfig | StreamingConfig) -> tuple[tuple, tuple]:

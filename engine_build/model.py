@@ -4,6 +4,7 @@ What differs from transformers' `modeling_moonshine.py`, which it equals otherwi
 - every row has a length; the first GroupNorm and all attention see valid frames only, so that a batch equals its rows;
 - the encoder ends in the cross-attention keys and values of every decoder layer (one projection for all of them);
 - the decoder takes its caches as inputs and returns argmax tokens, their log-probabilities and the new keys and values;
+- the decoder adds a bias to the logits of some tokens, for the choice after each position;
 - the aligner, its first layers once more, says where in the audio a finished row's tokens were attended;
 - the rotated dimensions of each head are reordered at load, so that rotation works on halves instead of pairs.
 
@@ -236,17 +237,30 @@ class Decoder(nn.Module):
         if isinstance(config, StreamingConfig):
             self.output = nn.Linear(config.dim, config.vocabulary, bias=False)
 
-    def forward(self, tokens: Tensor, past_lengths: Tensor, frames: Tensor, end_bias: Tensor, *caches: Tensor):
+    def forward(
+        self,
+        tokens: Tensor,
+        past_lengths: Tensor,
+        frames: Tensor,
+        end_bias: Tensor,
+        bias_lists: Tensor,
+        biased_tokens: Tensor,
+        biases: Tensor,
+        *caches: Tensor,
+    ):
         """One pass.
 
         tokens: int64 (batch, new); a shorter row is filled up with anything.
         past_lengths: int64 (batch,), positions of the row's cache that hold.
         frames: int64 (batch,), valid frames of the row's audio.
         end_bias: float (batch,), subtracted from the end token's logit at position 0 only.
+        bias_lists: int64 (batch, new), the list of biases for the choice after each position.
+        biased_tokens: int64 (lists, biased), tokens of each list; filled up with any token and a bias of 0.
+        biases: float32 (lists, biased), what is added to the logit of each of these tokens.
         caches: for each layer past_key, past_value (batch, heads, past, head_dim) and cross_key, cross_value
             (batch, heads, frames, head_dim).
         Returns the next token after each position, int64 (batch, new); its log-probability among the tokens that are not
-        forbidden and without the bias, float32 (batch, new); and the new keys and values
+        forbidden and without any bias, float32 (batch, new); and the new keys and values
         (layers, 2, batch, heads, new, head_dim).
         """
         batch, new = tokens.shape
@@ -270,10 +284,9 @@ class Decoder(nn.Module):
         bias = torch.where(past_lengths == 0, end_bias.float(), 0.0)[:, None, None]
         first = (logits[:, :1] - bias * end).argmax(dim=-1)
         chosen = torch.where(offsets == 0, first, logits.argmax(dim=-1))
-        highest = logits.amax(dim=-1, keepdim=True)  # written out: ONNX Runtime's ReduceLogSumExp takes 4 times as long
-        log_sum = (logits - highest).exp().sum(dim=-1).log()
-        log_probs = (logits.gather(2, chosen[..., None]) - highest)[..., 0] - log_sum
-        return chosen, log_probs, torch.stack(new_kv)
+        end_penalty = torch.where((offsets == 0) & (chosen == self.config.end_token), bias[:, :, 0], 0.0)
+        chosen = prefer_biased(logits, chosen, end_penalty, biased_tokens[bias_lists], biases[bias_lists])
+        return chosen, log_probs_of(logits, chosen), torch.stack(new_kv)
 
     def logits(self, x: Tensor) -> Tensor:
         """float32 (batch, new, vocabulary). bfloat16 has 8 bits for numbers up to 30: the best two would often be one."""
@@ -281,6 +294,25 @@ class Decoder(nn.Module):
         if weight.dtype is torch.bfloat16:
             return x.float() @ weight.float().T
         return (x @ weight.T).float()
+
+
+def prefer_biased(logits: Tensor, chosen: Tensor, penalty: Tensor, tokens: Tensor, biases: Tensor) -> Tensor:
+    """Return the choice of each position among the token chosen without biases and those that have one.
+
+    logits: (batch, new, vocabulary); chosen: int64 (batch, new); penalty: float32 (batch, new), subtracted from the logit of the
+    chosen token; tokens, biases: (batch, new, biased). Of equal ones the token chosen without biases wins, then the first.
+    """
+    judged = logits.gather(2, tokens) + biases
+    best = judged.argmax(dim=-1, keepdim=True)
+    wins = judged.amax(dim=-1) > logits.gather(2, chosen[..., None])[..., 0] - penalty
+    return torch.where(wins, tokens.gather(2, best)[..., 0], chosen)
+
+
+def log_probs_of(logits: Tensor, chosen: Tensor) -> Tensor:
+    """Log-probabilities of tokens: float32 (batch, new). logits: (batch, new, vocabulary); chosen: int64 (batch, new)."""
+    highest = logits.amax(dim=-1, keepdim=True)  # written out: ONNX Runtime's ReduceLogSumExp takes 4 times as long
+    log_sum = (logits - highest).exp().sum(dim=-1).log()
+    return (logits.gather(2, chosen[..., None]) - highest)[..., 0] - log_sum
 
 
 class Aligner(nn.Module):

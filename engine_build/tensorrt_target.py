@@ -28,6 +28,7 @@ from runtime.engine.manifest import (
 )
 from runtime.engine.shapes import PLAN_NEW_TOKENS, Shape, padded_frames, shapes_up_to
 from runtime.engine.tensorrt_package import TensorRt
+from runtime.engine.token_biases import TABLE_LAYOUT
 
 PRECISIONS = {precision: precision for precision in ("fp16", "bf16", "fp32", "int8")}
 GRAPHS = {"fp16": "fp16", "bf16": "bf16", "fp32": "fp32", "int8": "fp16"}  # built: the precision of the graphs it is made from
@@ -106,7 +107,9 @@ def input_ranges(shape: Shape, built: Manifest, positions: int) -> dict[str, Ran
     if shape.component == "encoder":
         return {"audio": ((batch, shape.length),) * 3, "lengths": per_row}
     past, cross = ((batch, built.heads, positions, built.head_dim),) * 3, cross_range(built, batch)
-    ranges = {"tokens": ((batch, shape.length),) * 3, "past_lengths": per_row, "frames": per_row, "end_bias": per_row}
+    per_token, per_bias = ((batch, shape.length),) * 3, (TABLE_LAYOUT.fields["tokens"].shape,) * 3
+    ranges = {"tokens": per_token, "past_lengths": per_row, "frames": per_row, "end_bias": per_row}
+    ranges |= {"bias_lists": per_token, "biased_tokens": per_bias, "biases": per_bias}
     for layer in range(built.decoder_layers):
         ranges |= {f"past_key.{layer}": past, f"past_value.{layer}": past}
         ranges |= {f"cross_key.{layer}": cross, f"cross_value.{layer}": cross}

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +19,7 @@ from server.apis.native.session import NativeSession
 from server.sessions.session import Session, SessionState
 from server.settings import SessionLimits
 from server.stream.events import Event, Final
-from server.stream.stream import Options, Stream
+from server.stream.stream import Judge, Options, Stream, judge_nothing
 
 MAX_BATCH = 32  # what ready says
 
@@ -36,8 +36,14 @@ class Simulation:
     frame_ms: float = 20
     words: bool = False
     """Are the times of words asked for?"""
+    init: Mapping[str, object] = field(default_factory=dict)
+    """More fields of the init message."""
     flush_at: tuple[float, ...] = ()
     """Seconds of the stream at which the client flushes."""
+    judge: Judge = judge_nothing
+    """The turn model; its answers come at once."""
+    watch: Callable[["Simulation"], None] = lambda simulation: None
+    """Called after each frame."""
     messages: list[tuple[float, dict]] = field(default_factory=list)
     """What the client would have received, and when, in seconds of the stream."""
     results: list[Result] = field(default_factory=list)
@@ -49,9 +55,11 @@ class Simulation:
         self._batcher.open_stream("simulated")
         self._due: list[tuple[float, Result]] = []
         self._step_ends: list[float] = []  # of the request served last, in seconds of the stream
-        self.seat = SimulatedSeat(self.limits, self.tokenizer, self._serve, encodes_streams=self.engine.limits.continues_clips)
+        self.seat = SimulatedSeat(
+            self.limits, self.tokenizer, self._serve, encodes_streams=self.engine.limits.continues_clips, judge=self.judge
+        )
         self.session = native_session(self.seat, self.limits, self._receive)
-        self.session.on_text(json.dumps({"op": "init", "sid": "simulated", "words": self.words}), self._now)
+        self.session.on_text(json.dumps({"op": "init", "sid": "simulated", "words": self.words, **self.init}), self._now)
         flushes = sorted(self.flush_at)
         for frame in frames_of(audio, self.frame_ms):
             if flushes and flushes[0] <= self._now:
@@ -61,6 +69,7 @@ class Simulation:
             self._deliver_until(self._now)
             self.session.on_audio(frame.tobytes(), self._now)
             self._deliver_until(self._now)
+            self.watch(self)
         self.session.on_text('{"op":"close"}', self._now)
         while self._due and self.session.state is not SessionState.ENDED:
             self._now = max(self._now, self._due[0][0])
@@ -100,6 +109,7 @@ class SimulatedSeat:
     """A seat without a server: what its streams ask for goes to `submit`, and their results come by deliver()."""
 
     opened_at = 0.0
+    evidence_of_turns = "silence, text"
 
     def __init__(
         self,
@@ -109,12 +119,14 @@ class SimulatedSeat:
         session_id: str = "simulated",
         on_update: Callable[[float], None] = lambda late_seconds: None,
         encodes_streams: bool = False,
+        judge: Judge = judge_nothing,
     ):
-        self._encodes_streams = encodes_streams
+        self._encodes_streams, self._judge = encodes_streams, judge
         self.session_id = session_id
         self.streams: list[Stream] = []
         self.ended: list[str] = []
         """Why the session has ended; one that ends twice has two reasons."""
+        self.places = 0
         self.audio_seconds = 0.0
         self.text = ""
         """The text of the last final."""
@@ -122,6 +134,9 @@ class SimulatedSeat:
 
     def attach(self, session: Session) -> None:
         self.session = session
+
+    def take_places(self, count: int = 1) -> None:
+        self.places = max(self.places, count)
 
     def open_stream(self, say: Callable[[Event], bool], options: Options, now: float) -> Stream:
         name = f"{self.session_id}.{len(self.streams)}" if self.streams else self.session_id
@@ -132,7 +147,16 @@ class SimulatedSeat:
             return say(event)
 
         opened = Stream(
-            name, self._limits, self._tokenizer, observe, self._submit, now, options, self._on_update, self._encodes_streams
+            name,
+            self._limits,
+            self._tokenizer,
+            observe,
+            self._submit,
+            now,
+            options,
+            self._on_update,
+            self._encodes_streams,
+            self._judge,
         )
         self.streams.append(opened)
         return opened

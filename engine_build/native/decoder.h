@@ -29,6 +29,13 @@ struct Row {
     int cross_positions;  // of these: room for so many frames
 };
 
+// What is added to the logits of some tokens, which ascend, for one choice.
+struct BiasList {
+    const int64_t* tokens;
+    const float* values;
+    int count;
+};
+
 // The leading dimensions of a head, by halves: x * cosine + swapped(x) * sine.
 inline void rotate(const float* rotary, int head_dim, int rotary_dim, float* head, int position) {
     const float* cosine = rotary + size_t(position) * 2 * head_dim;
@@ -53,8 +60,9 @@ class Decoder {
         logits_ = &parameters.weights("logits");
     }
 
-    // chosen, log_probs: of all tokens of all rows, one behind the other.
-    void decode(Team& team, const std::vector<Row>& rows, int self_positions, int64_t* chosen, float* log_probs) const {
+    // list_numbers, chosen, log_probs: of all tokens of all rows, one behind the other.
+    void decode(Team& team, const std::vector<Row>& rows, int self_positions, const std::vector<BiasList>& lists, const int* list_numbers,
+                int64_t* chosen, float* log_probs) const {
         const std::vector<Place> places = places_of(rows);
         const int count = static_cast<int>(places.size());
         Array<float> x = embedded(rows, places);
@@ -63,7 +71,7 @@ class Decoder {
             attend_to_audio(team, layer, rows, places, x.get(), [](int, int, const float*) {});
             feed_forward_gated(team, layers_[layer], x.get(), count);
         }
-        choose(team, rows, places, x.get(), chosen, log_probs);
+        choose(team, rows, places, x.get(), lists, list_numbers, chosen, log_probs);
     }
 
     // heads: pairs of layer and head. shares: float (tokens, frames) of the one row, the mean of these heads.
@@ -206,12 +214,12 @@ class Decoder {
     // Of some columns of a row's logits.
     struct Best {
         float logit, highest, sum;  // of the chosen one; the highest of all; the sum of exp(logit - highest)
-        float judged;               // the chosen one's logit as it was judged: with the end token's bias
+        float judged;               // the chosen one's logit as it was judged: with its bias
         int token;
     };
 
-    void choose(Team& team, const std::vector<Row>& rows, const std::vector<Place>& places, const float* x, int64_t* chosen,
-                float* log_probs) const {
+    void choose(Team& team, const std::vector<Row>& rows, const std::vector<Place>& places, const float* x,
+                const std::vector<BiasList>& lists, const int* list_numbers, int64_t* chosen, float* log_probs) const {
         const int count = static_cast<int>(places.size()), chunks = (logits_->blocks() + CHUNK_BLOCKS - 1) / CHUNK_BLOCKS;
         Prepared prepared(*logits_, count);
         prepare_normalised(team, norm_, x, width_, count, prepared);
@@ -228,8 +236,10 @@ class Decoder {
             for (int place = first; place < last; ++place) {
                 const Row& row = rows[places[place].row];
                 const float bias = row.past + places[place].index == 0 ? row.end_bias : 0.0f;
-                found[size_t(place) * chunks + chunk] = best_of(&logits[size_t(place - first) * width], begin,
-                                                                std::min(width, shape_.vocabulary - begin), bias);
+                const int columns = std::min(width, shape_.vocabulary - begin);
+                float* own = &logits[size_t(place - first) * width];
+                Best& best = found[size_t(place) * chunks + chunk] = best_of(own, begin, columns, bias);
+                prefer_biased(lists[list_numbers[place]], own, begin, columns, best);
             }
         });
         for (int place = 0; place < count; ++place) {
@@ -263,6 +273,15 @@ class Decoder {
         best.token = begin + (index < count ? index : 0);  // none equals it where it is no number
         best.logit = index == end ? best.judged + bias : best.judged;
         return best;
+    }
+
+    // The best one becomes a token of the list where its logit and its bias are more.
+    static void prefer_biased(const BiasList& list, const float* logits, int begin, int count, Best& best) {
+        const int64_t* last = list.tokens + list.count;
+        for (const int64_t* token = std::lower_bound(list.tokens, last, begin); token != last && *token < begin + count; ++token) {
+            const float logit = logits[*token - begin], judged = logit + list.values[token - list.tokens];
+            if (judged > best.judged) best.judged = judged, best.logit = logit, best.token = static_cast<int>(*token);
+        }
     }
 
     static Best joined(const Best* parts, int count) {

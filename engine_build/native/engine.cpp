@@ -130,12 +130,16 @@ int moonshine_append(const Model* model, Team* team, int count, void** streams, 
 
 int moonshine_decode(const Model* model, Team* team, int row_count, const int64_t* tokens, const int* counts, const int* pasts,
                      const int* frames, const float* end_biases, void** self, void** cross, int self_positions,
-                     const int* cross_positions, int64_t* chosen, float* log_probs, char* error) {
+                     const int* cross_positions, const int* bias_numbers, int list_count, const int* list_ends,
+                     const int64_t* biased_tokens, const float* biases, int64_t* chosen, float* log_probs, char* error) {
     return guarded(error, [&] {
+        std::vector<BiasList> lists;
+        for (int list = 0, begin = 0; list < list_count; begin = list_ends[list++])
+            lists.push_back({biased_tokens + begin, biases + begin, list_ends[list] - begin});
         std::vector<Row> rows;
         for (int row = 0; row < row_count; tokens += counts[row], ++row)
             rows.push_back({tokens, counts[row], pasts[row], frames[row], end_biases[row], self[row], cross[row], cross_positions[row]});
-        model->decoder->decode(*team, rows, self_positions, chosen, log_probs);
+        model->decoder->decode(*team, rows, self_positions, lists, bias_numbers, chosen, log_probs);
     });
 }
 

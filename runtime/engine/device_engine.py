@@ -17,11 +17,15 @@ from runtime.engine.cuda_graphs import CapturedShapes
 from runtime.engine.manifest import Manifest
 from runtime.engine.protocol import Engine, Limits, Pending, Prediction, Row, check_alignment, check_clip, check_row
 from runtime.engine.shapes import Shape, cheapest_runs, smallest, within_counts, within_slots
-from runtime.engine.staging import Done, Event, Ring, answer_layout, request_layout
+from runtime.engine.staging import ALIGNMENT, Done, Event, Ring, answer_layout, request_layout
+from runtime.engine.token_biases import TABLE_LAYOUT, BiasLists, within_lists
 
 # What a pass costs beyond its rows. Estimates: they only decide how rows are grouped, and wait for a GPU to be measured on.
 ENCODE_PASS_SAMPLES = 10 * SAMPLE_RATE
 DECODE_PASS_TOKENS = 64
+
+BiasTable = tuple[np.ndarray, np.ndarray]
+"""Tokens and their biases, int64 and float32 (lists, MAX_BIASED_TOKENS), of the lists of a pass from its first on."""
 
 EncodeRow = tuple[int, Clip]
 """A slot and what it is to hold."""
@@ -49,8 +53,9 @@ class Device(Protocol):
     def encode(self, shape: Shape, request: np.ndarray) -> Event:
         """Copy the request in (staging.request_layout), fill the slots; the event is past once `request` may change."""
 
-    def decode(self, shape: Shape, request: np.ndarray, answer: np.ndarray) -> Event:
-        """Copy the request in, run, copy the answer out (staging.answer_layout); the event is past once it is there."""
+    def decode(self, shape: Shape, request: np.ndarray, answer: np.ndarray, lists: BiasTable) -> Event:
+        """Copy the request and lists of biases in, run, copy the answer out (staging.answer_layout); the event is past once it
+        is there. lists: those that the request names, less number 0."""
 
     def clear(self, slot: int) -> None:
         """Zero the slot's keys and values, behind everything that was asked for."""
@@ -138,8 +143,9 @@ class DeviceEngine(Engine):
         largest = Shape("decoder", self._batches[-1], self._new[-1])
         largest_request, largest_answer = request_layout(largest).bytes, answer_layout(largest).bytes
         self._answer_offset = largest_request
+        self._table_offset = -(-(largest_request + largest_answer) // ALIGNMENT) * ALIGNMENT
         self._encode_ring = Ring(ENCODE_PLACES, lambda: device.host_memory(largest_encoder))
-        self._decode_ring = Ring(DECODE_PLACES, lambda: device.host_memory(largest_request + largest_answer))
+        self._decode_ring = Ring(DECODE_PLACES, lambda: device.host_memory(self._table_offset + TABLE_LAYOUT.bytes))
 
     def _limits_of(self, manifest: Manifest, max_batch: int) -> Limits:
         return Limits(
@@ -212,7 +218,9 @@ class DeviceEngine(Engine):
         for group in self._group(rows):
             longest = max(len(rows[index].tokens) for index in group)
             for first in range(0, longest, self._new[-1]):
-                self._launch_pass(launch, [index for index in group if len(rows[index].tokens) > first], first)
+                still_fed = [index for index in group if len(rows[index].tokens) > first]
+                for part in within_lists(rows, still_fed):
+                    self._launch_pass(launch, part, first)
         return launch
 
     def _group(self, rows: Sequence[Row]) -> list[list[int]]:
@@ -237,8 +245,8 @@ class DeviceEngine(Engine):
         place = self._decode_ring.take()
         request = request_size.views(place.memory)
         request["counts"][:], request["past_lengths"][:], request["end_bias"][:] = 0, 0, 0.0
-        request["tokens"][:] = self.limits.start_token
-        fed = []
+        request["tokens"][:], request["bias_lists"][:] = self.limits.start_token, 0
+        fed, lists = [], BiasLists()
         for index in indices:
             row = launch.rows[index]
             tokens = row.tokens[first : first + shape.length]
@@ -246,13 +254,24 @@ class DeviceEngine(Engine):
             request["past_lengths"][row.slot] = row.past_length + first
             request["counts"][row.slot] = len(tokens)
             request["end_bias"][row.slot] = row.end_bias
+            if row.biases:
+                request["bias_lists"][row.slot, : len(tokens)] = lists.numbers_of(row.biases[first : first + len(tokens)])
             fed.append((index, len(tokens)))
         answer = place.memory[self._answer_offset : self._answer_offset + answer_size.bytes]
-        place.event = self._last = self._device.decode(shape, place.memory[: request_size.bytes], answer)
-        self.bytes_in += request_size.bytes
+        table = self._table_of(lists, place.memory)
+        place.event = self._last = self._device.decode(shape, place.memory[: request_size.bytes], answer, table)
+        self.bytes_in += request_size.bytes + sum(each.nbytes for each in table)
         self.bytes_out += answer_size.bytes
         launch.passes.append(Pass(place.event, fed, answer_size.views(answer)))
         place.give_up = launch.passes[-1].read
+
+    def _table_of(self, lists: BiasLists, memory: np.ndarray) -> BiasTable:
+        """Write the lists into a place's memory."""
+        table = TABLE_LAYOUT.views(memory[self._table_offset :])
+        tokens, values = (table[name][: len(lists.lists)] for name in ("tokens", "values"))
+        if not lists.are_empty:
+            lists.fill(tokens, values)
+        return tokens[1:], values[1:]
 
     def align(self, slots: Sequence[int], tokens: Sequence[Sequence[int]]) -> Pending[np.ndarray]:
         for slot, said in zip(slots, tokens, strict=True):

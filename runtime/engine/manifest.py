@@ -13,7 +13,7 @@ from runtime.engine.shapes import Shape
 from runtime.exceptions import EngineDirectoryError
 
 FILE_NAME = "manifest.json"
-FORMAT = 5  # raised when engines built before can no longer be read
+FORMAT = 6  # raised when engines built before can no longer be read
 
 ANY_BATCH = 1024  # what is not compiled for batches of one size
 ONNXRUNTIME = "onnxruntime"
@@ -146,10 +146,13 @@ def directory_name(model: str, target: str, precision: str) -> str:
 
 def default_engines() -> Path:
     """Return the directory of engines where none is named: `engines` in a checkout, else one in the user's cache directory."""
-    if in_checkout():
-        return Path("engines")
+    return Path("engines") if in_checkout() else user_cache() / "engines"
+
+
+def user_cache() -> Path:
+    """Return this program's directory in the user's cache."""
     cache = "Library/Caches" if sys.platform == "darwin" else ".cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / cache) / "moonshine-asr" / "engines"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / cache) / "moonshine-asr"
 
 
 def in_checkout() -> bool:

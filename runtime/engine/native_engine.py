@@ -12,6 +12,7 @@ import numpy as np
 from runtime.engine.manifest import NATIVE_WEIGHTS, Manifest
 from runtime.engine.native_library import CrossAttention, NativeModel, Team
 from runtime.engine.protocol import CONTINUED, Answered, Engine, Limits, Pending, Prediction, Row, check_alignment, check_row
+from runtime.engine.token_biases import NO_BIASES, BiasLists
 from runtime.exceptions import EngineDirectoryError
 
 
@@ -44,6 +45,8 @@ class NativeEngine(Engine):
         for row in rows:
             check_row(self.limits, row, row.slot in self._cross)
         fed = [(self._last_tokens[row.slot],) if row.tokens == (CONTINUED,) else row.tokens for row in rows]
+        lists = BiasLists()
+        numbers = [number for row in rows for number in lists.numbers_of(row.biases or (NO_BIASES,) * len(row.tokens))]
         tokens, log_probs = self._model.decode(
             self._team_to_decode,
             np.array([token for each in fed for token in each], np.int64),
@@ -53,6 +56,8 @@ class NativeEngine(Engine):
             [self._own_of(row.slot).ctypes.data for row in rows],
             [self._cross[row.slot] for row in rows],
             self._own_positions,
+            np.array(numbers, np.int32),
+            [(each.tokens, each.values) for each in lists.lists],
         )
         ends = list(itertools.accumulate(map(len, fed)))
         for row, end in zip(rows, ends, strict=True):

@@ -163,13 +163,21 @@ class NativeModel:
         own: Sequence[int],
         cross: Sequence[CrossAttention],
         own_positions: int,
+        bias_numbers: np.ndarray,
+        bias_lists: Sequence[tuple[np.ndarray, np.ndarray]],
     ) -> tuple[np.ndarray, np.ndarray]:
-        """tokens: int64, of all rows one behind the other; counts, pasts: int32 (rows,); end_biases: float32 (rows,); own: of
-        each row, the address of its slot's keys and values. Returns int64 and float32 like tokens. Raises EngineFailed."""
+        """Feed tokens and return the choice after each of them, and its log-probability: int64 and float32 like tokens.
+
+        tokens: int64, of all rows one behind the other; counts, pasts: int32 (rows,); end_biases: float32 (rows,); own: of each
+        row, the address of its slot's keys and values; bias_numbers: int32 like tokens, of each one's list of biases;
+        bias_lists: of each list the tokens, int64 and ascending, and their biases, float32. Raises EngineFailed.
+        """
         chosen, log_probs = np.empty(len(tokens), np.int64), np.empty(len(tokens), np.float32)
         frames = np.array([each.frames for each in cross], np.int32)
         positions = np.array([each.positions for each in cross], np.int32)
         addresses = c_void_p * len(counts)
+        bias_ends = np.cumsum([len(values) for _, values in bias_lists], dtype=np.int32)
+        biased_tokens, biases = (np.concatenate(each) for each in zip(*bias_lists, strict=True))
         with team as threads:
             self._call(
                 "moonshine_decode",
@@ -184,6 +192,11 @@ class NativeModel:
                 addresses(*(each.address for each in cross)),
                 own_positions,
                 pointer(positions),
+                pointer(bias_numbers),
+                len(bias_ends),
+                pointer(bias_ends),
+                pointer(biased_tokens),
+                pointer(biases),
                 pointer(chosen),
                 pointer(log_probs),
             )
@@ -244,7 +257,10 @@ def declared(library: ctypes.CDLL) -> ctypes.CDLL:
         "moonshine_open_stream": (pointers, (pointers,)),
         "moonshine_close_stream": (None, (pointers,)),
         "moonshine_append": (c_int, (pointers, pointers, c_int, *(pointers,) * 6, c_char_p)),
-        "moonshine_decode": (c_int, (pointers, pointers, c_int, *(pointers,) * 7, c_int, *(pointers,) * 3, c_char_p)),
+        "moonshine_decode": (
+            c_int,
+            (pointers, pointers, c_int, *(pointers,) * 7, c_int, *(pointers,) * 2, c_int, *(pointers,) * 5, c_char_p),
+        ),
         "moonshine_align": (
             c_int,
             (pointers, pointers, pointers, c_int, c_int, pointers, pointers, c_int, c_int, pointers, c_int, pointers, c_char_p),

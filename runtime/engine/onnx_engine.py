@@ -15,6 +15,7 @@ from runtime import audio
 from runtime.engine.manifest import ALIGNER_FILE, DECODER_FILE, Manifest
 from runtime.engine.protocol import CONTINUED, Answered, Engine, Limits, Pending, Prediction, Row, check_alignment, check_row
 from runtime.engine.shapes import streaming_frames
+from runtime.engine.token_biases import BiasLists
 from runtime.exceptions import EngineDirectoryError, EngineFailed
 
 FRAME_BLOCK = 64  # caches are laid out for a multiple of this many frames
@@ -75,16 +76,22 @@ class OnnxEngine(Engine):
         count, new = last - first, max(len(row.tokens) for row in rows)
         tokens = np.full((count, new), self.limits.start_token, np.int64)
         past_lengths, end_bias = np.zeros(count, np.int64), np.zeros(count, np.float32)
+        lists, bias_lists = BiasLists(), np.zeros((count, new), np.int64)
         for row in rows:
+            bias_lists[row.slot - first, : len(row.biases)] = lists.numbers_of(row.biases)
             fed = (self._last_tokens[row.slot],) if row.tokens == (CONTINUED,) else row.tokens
             tokens[row.slot - first, : len(fed)] = fed
             past_lengths[row.slot - first] = row.past_length
             end_bias[row.slot - first] = row.end_bias
+        biased_tokens, biases = lists.table()
         feed: dict[str, np.ndarray] = {
             "tokens": tokens,
             "past_lengths": past_lengths,
             "frames": self._frames[first:last],
             "end_bias": end_bias,
+            "bias_lists": bias_lists,
+            "biased_tokens": biased_tokens,
+            "biases": biases,
         }
         for layer in range(self._layers):
             feed[f"past_key.{layer}"], feed[f"past_value.{layer}"] = self._past.rows(layer, first, last)

@@ -53,6 +53,22 @@ class Cores(enum.Enum):
     """One, but only the time on it that nobody else wants."""
 
 
+MAX_BIASED_TOKENS = 512
+"""Most tokens whose logits have a bias at one position."""
+MAX_BIAS_LISTS = 128
+"""Most different lists of biases in one pass; never less than one for each token that a row is fed in it, and one of none."""
+
+
+@dataclass(frozen=True, eq=False)
+class TokenBiases:
+    """Numbers that are added to the logits of some tokens for one greedy choice."""
+
+    tokens: np.ndarray
+    """int64 (biased,): ascending, each once, MAX_BIASED_TOKENS at most."""
+    values: np.ndarray
+    """float32 (biased,)"""
+
+
 CONTINUED = -1
 """Fed as a row's only token: the one that the slot's last pass predicted last. It need not have been read back yet."""
 
@@ -68,6 +84,8 @@ class Row:
     """Positions of the slot's self-attention cache that hold; whatever lies behind is overwritten."""
     end_bias: float = 0.0
     """Subtracted from the end token's logit at position 0."""
+    biases: tuple[TokenBiases, ...] = ()
+    """Biases for the choice after each of the tokens; empty: none. A row that is continued unseen has none."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +95,7 @@ class Prediction:
     tokens: np.ndarray
     """int64 (new,): the greedy next token after each position."""
     log_probs: np.ndarray
-    """float32 (new,): its log-probability, without the end bias."""
+    """float32 (new,): its log-probability, without any bias."""
 
 
 Answer = TypeVar("Answer")
@@ -202,6 +220,8 @@ def check_row(limits: Limits, row: Row, holds_audio: bool) -> None:
         raise ValueError(f"slot {row.slot} holds no audio")
     if not row.tokens:
         raise ValueError(f"slot {row.slot}: no token to feed")
+    if row.biases and len(row.biases) != len(row.tokens):
+        raise ValueError(f"slot {row.slot}: {len(row.biases)} lists of biases for {len(row.tokens)} tokens")
     if row.past_length + len(row.tokens) > limits.max_positions:
         raise ValueError(
             f"slot {row.slot}: {len(row.tokens)} tokens at {row.past_length} end past position {limits.max_positions}"

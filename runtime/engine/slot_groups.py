@@ -35,7 +35,7 @@ class SlotGroups(Engine):
     def launch(self, rows: Sequence[Row]) -> Pending[Prediction]:
         engine, first = self._group_of([row.slot for row in rows])
         if first:
-            rows = [Row(row.slot - first, row.tokens, row.past_length, row.end_bias) for row in rows]
+            rows = [Row(row.slot - first, row.tokens, row.past_length, row.end_bias, row.biases) for row in rows]
         return engine.launch(rows)
 
     def align(self, slots: Sequence[int], tokens: Sequence[Sequence[int]]) -> Pending[np.ndarray]:

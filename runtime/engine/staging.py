@@ -77,7 +77,8 @@ def request_layout(shape: Shape) -> Layout:
     Stream encoder: audio float32 (batch, samples), zeros after a row's own; counts int64 (batch,), new frames of each row, 0 for
     an idle one; before int64 (batch,), frames that it had; slots int64 (batch,), -1 for an idle row.
     Decoder: tokens int64 (batch, new), CONTINUED for the one the slot's last pass predicted; past_lengths int64 (batch,); counts
-    int64 (batch,), tokens of the row that count, 0 for an idle row; end_bias float32 (batch,).
+    int64 (batch,), tokens of the row that count, 0 for an idle row; end_bias float32 (batch,); bias_lists int64 (batch, new),
+    the list of biases for the choice after each token, 0 for none.
     """
     batch, length = shape.batch, shape.length
     per_row = (np.int64, (batch,))
@@ -96,7 +97,8 @@ def request_layout(shape: Shape) -> Layout:
         return Layout(counts=per_row, before=per_row, slots=per_row, audio=(np.float32, (batch, length)))
     if shape.component == "encoder":
         return Layout(lengths=per_row, positions=per_row, slots=per_row, pcm=(np.int16, (batch, length)))
-    return Layout(past_lengths=per_row, counts=per_row, end_bias=(np.float32, (batch,)), tokens=(np.int64, (batch, length)))
+    per_token = (np.int64, (batch, length))
+    return Layout(past_lengths=per_row, counts=per_row, end_bias=(np.float32, (batch,)), tokens=per_token, bias_lists=per_token)
 
 
 @functools.cache

@@ -17,11 +17,12 @@ from runtime import audio, hardware
 from runtime.audio import DITHER, DITHER_PERIOD_SAMPLES
 from runtime.engine import tensorrt_package
 from runtime.engine.cuda_graphs import CapturedShapes
-from runtime.engine.device_engine import DeviceEngine
+from runtime.engine.device_engine import BiasTable, DeviceEngine
 from runtime.engine.manifest import ALIGNER_PLAN, DECODER_PLAN, ENCODER_PLAN, Manifest, Plans
 from runtime.engine.shapes import Shape, padded_frames, shapes_within
 from runtime.engine.staging import Done, Event, Layout, answer_layout, request_layout
 from runtime.engine.tensorrt_package import TensorRt
+from runtime.engine.token_biases import TABLE_LAYOUT
 from runtime.exceptions import DeviceError, EngineDirectoryError, EngineError, EngineFailed
 
 logger = logging.getLogger(__name__)
@@ -123,6 +124,10 @@ class TensorRtDevice:
         self._past = cuda.allocate(per_position * self._cache_positions)
         self._slot_frames = cuda.allocate(self._slots * INT64_BYTES)
         self._last_tokens = cuda.allocate(self._slots * INT64_BYTES)
+        table = TABLE_LAYOUT.fields  # of lists of biases; the first one has none
+        self._biased_tokens, self._biases = cuda.allocate(table["tokens"].bytes), cuda.allocate(table["values"].bytes)
+        cuda.zero(self._biased_tokens, table["tokens"].bytes)
+        cuda.zero(self._biases, table["values"].bytes)
         self._dither = cuda.allocate(DITHER.nbytes)
         cuda.copy_in(self._dither, DITHER)
         self._audio = cuda.allocate(self._slots * samples * FLOAT_BYTES)
@@ -197,6 +202,9 @@ class TensorRtDevice:
             "past_lengths": ((batch,), self._request_address(shape, "past_lengths")),
             "end_bias": ((batch,), self._request_address(shape, "end_bias")),
             "frames": ((batch,), self._slot_frames),
+            "bias_lists": ((batch, shape.length), self._request_address(shape, "bias_lists")),
+            "biased_tokens": (TABLE_LAYOUT.fields["tokens"].shape, self._biased_tokens),
+            "biases": (TABLE_LAYOUT.fields["values"].shape, self._biases),
         }
         inputs |= self._cache_tensors("past", self._past, self._cache_positions, range(built.decoder_layers), batch)
         inputs |= self._cache_tensors("cross", self._cross, self._cache_frames, range(built.decoder_layers), batch)
@@ -233,9 +241,13 @@ class TensorRtDevice:
         self.captured.run(shape)
         return self._cuda.record()
 
-    def decode(self, shape: Shape, request: np.ndarray, answer: np.ndarray) -> Event:
+    def decode(self, shape: Shape, request: np.ndarray, answer: np.ndarray, lists: BiasTable) -> Event:
         self._cuda.enter()
         self._cuda.copy_in(self._request, request)
+        tokens, values = lists
+        if len(tokens):
+            self._cuda.copy_in(self._biased_tokens + tokens[0].nbytes, tokens)
+            self._cuda.copy_in(self._biases + values[0].nbytes, values)
         self.captured.run(shape)
         self._cuda.copy_out(answer, self._answer)
         return self._cuda.record()

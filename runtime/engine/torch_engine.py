@@ -17,10 +17,10 @@ from torch import Tensor
 from runtime import audio, hardware
 from runtime.audio import DITHER, DITHER_PERIOD_SAMPLES
 from runtime.engine.cuda_graphs import CapturedShapes
-from runtime.engine.device_engine import DeviceEngine
+from runtime.engine.device_engine import BiasTable, DeviceEngine
 from runtime.engine.device_stream_engine import DeviceStreamEngine
 from runtime.engine.manifest import ALIGNER_PROGRAM, DECODER_PROGRAM, ENCODER_PROGRAM, PACKED_ENCODER_PROGRAM, Manifest
-from runtime.engine.protocol import CONTINUED, Engine
+from runtime.engine.protocol import CONTINUED, MAX_BIAS_LISTS, MAX_BIASED_TOKENS, Engine
 from runtime.engine.shapes import Shape, packed_shapes, shapes_up_to, shapes_within, stream_shapes, streaming_frames
 from runtime.engine.slot_groups import SlotGroups
 from runtime.engine.staging import Done, Event, Layout, answer_layout, request_layout
@@ -104,7 +104,8 @@ class TorchPrograms:
             if manifest.stream_encoder:
                 changing = ((0, 1), (0,), (0,), (0,))
             self.encoder = CompiledProgram(self.encoder, changing)
-            self.decoder = CompiledProgram(self.decoder, ((0, 1), (0,), (0,), (0,)) + ((0,),) * 4 * manifest.decoder_layers)
+            of_rows: Changing = ((0, 1), (0,), (0,), (0,), (0, 1), (), ())
+            self.decoder = CompiledProgram(self.decoder, of_rows + ((0,),) * 4 * manifest.decoder_layers)
 
 
 class TorchDevice:
@@ -140,6 +141,9 @@ class TorchDevice:
         self._past = torch.zeros(*rows, manifest.max_positions + 1, manifest.head_dim, dtype=dtype, device=device)
         self._frames = torch.zeros(max_batch + 1, dtype=torch.int64, device=device)
         self._last_tokens = torch.zeros(max_batch, dtype=torch.int64, device=device)
+        table = (MAX_BIAS_LISTS, MAX_BIASED_TOKENS)  # of lists of biases; the first one has none
+        self._biased_tokens = torch.zeros(*table, dtype=torch.int64, device=device)
+        self._biases = torch.zeros(*table, dtype=torch.float32, device=device)
         self._dither = torch.from_numpy(DITHER).to(device)
         self._request = torch.zeros(max(request_layout(each).bytes for each in self.shapes), dtype=torch.uint8, device=device)
         answers = (answer_layout(each).bytes for each in self.shapes if each.component == "decoder")
@@ -151,7 +155,12 @@ class TorchDevice:
     def encode(self, shape: Shape, request: np.ndarray) -> Event:
         return self._serve(shape, request, None)
 
-    def decode(self, shape: Shape, request: np.ndarray, answer: np.ndarray) -> Event:
+    def decode(self, shape: Shape, request: np.ndarray, answer: np.ndarray, lists: BiasTable) -> Event:
+        tokens, values = map(torch.from_numpy, lists)
+        if len(tokens):
+            with torch_failing(), torch.inference_mode(), torch.cuda.stream(self._stream):
+                self._biased_tokens[1 : 1 + len(tokens)].copy_(tokens, non_blocking=True)
+                self._biases[1 : 1 + len(tokens)].copy_(values, non_blocking=True)
         return self._serve(shape, request, answer)
 
     def align(self, slots: Sequence[int], frames: Sequence[int], tokens: np.ndarray) -> tuple[Event, np.ndarray]:
@@ -252,7 +261,9 @@ class TorchDevice:
             for cache, positions in ((self._past, self._past.shape[4] - 1), (self._cross, self._cross.shape[4]))
             for kind in range(2)
         ]
-        chosen, log_probs, new_kv = self._decoder(tokens, past_lengths, self._frames[:batch], request["end_bias"], *caches)
+        biases = request["bias_lists"], self._biased_tokens, self._biases
+        frames = self._frames[:batch]
+        chosen, log_probs, new_kv = self._decoder(tokens, past_lengths, frames, request["end_bias"], *biases, *caches)
         offsets = torch.arange(shape.length, device=self._device)
         nowhere = self._past.shape[4] - 1
         places = torch.where(offsets < counts[:, None], past_lengths[:, None] + offsets, nowhere)

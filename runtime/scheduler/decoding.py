@@ -7,13 +7,24 @@ draft is offered again behind it. The result is what greedy decoding one token a
 
 from collections.abc import Sequence
 
+from runtime.engine.protocol import TokenBiases
+from runtime.scheduler.keyterms import NOTHING_BEGUN, Keyterms
+
 LOOK_AROUND_TOKENS = 12  # how far from its place a corrected token is looked for in the rest of the draft
 
 
 class Decoding:
     """One row on its way from the start token to its last."""
 
-    def __init__(self, draft: Sequence[int], forced: int, max_tokens: int, start_token: int, end_token: int):
+    def __init__(
+        self,
+        draft: Sequence[int],
+        forced: int,
+        max_tokens: int,
+        start_token: int,
+        end_token: int,
+        keyterms: Keyterms | None = None,
+    ):
         """draft: offered tokens, the first `forced` of them taken unseen; max_tokens: longest result."""
         if forced > len(draft):
             raise ValueError(f"{forced} tokens are forced but the draft has {len(draft)}")
@@ -24,10 +35,15 @@ class Decoding:
         self.single_steps = 0
         self.cut_short = False
         """True if it reached the token limit without an end token."""
+        self.end_log_prob: float | None = None
+        """Log probability of the end token that ended it."""
         self._draft = list(draft[:max_tokens])
         self._forced = min(forced, max_tokens)
         self._max_tokens = max_tokens
         self._end_token = end_token
+        self._keyterms = keyterms
+        self._begun = NOTHING_BEGUN
+        """Terms that the tokens of the result have begun."""
         self.past_length = 0
         """Positions of the cache that hold: the start token and tokens of the result that were fed."""
         self._last = start_token
@@ -39,14 +55,25 @@ class Decoding:
         room = self._max_tokens - len(self.tokens) - 1
         return (self._last, *self._draft[self._next : self._next + max(0, room)])
 
+    def next_biases(self) -> tuple[TokenBiases, ...]:
+        """The biases for the choice after each token of next_tokens(); empty where there are no keyterms."""
+        if self._keyterms is None:
+            return ()
+        biases, begun = [self._keyterms.biases(self._begun)], self._begun
+        for token in self.next_tokens()[1:]:
+            begun = self._keyterms.after(begun, (token,))
+            biases.append(self._keyterms.biases(begun))
+        return tuple(biases)
+
     @property
     def may_continue_unseen(self) -> bool:
         """True if the step after the next one can be fed before the next one's answer is read.
 
-        It can where next_tokens() is a single step: whatever the model says to it is fed then. If that turns out to be the end,
-        or a word that the rest of the draft goes on behind, the step was in vain, or less than it could have been; never wrong.
+        Never with keyterms, for the biases of a step depend on the token before. Else it can where next_tokens() is a single
+        step: whatever the model says to it is fed then. If that turns out to be the end, or a word that the rest of the draft
+        goes on behind, the step was in vain, or less than it could have been; never wrong.
         """
-        return len(self.next_tokens()) == 1 and len(self.tokens) + 1 < self._max_tokens
+        return self._keyterms is None and len(self.next_tokens()) == 1 and len(self.tokens) + 1 < self._max_tokens
 
     def accept(self, fed: Sequence[int], predicted: Sequence[int], log_probs: Sequence[float]) -> None:
         """Take the model's choice after each token of `fed` (what next_tokens gave) and move on."""
@@ -59,8 +86,9 @@ class Decoding:
         room = self._max_tokens - len(self.tokens)
         taken = choices[: min(agreed + 1, room)]
         if self._end_token in taken:
-            self.done = True
-            self._take(taken[: taken.index(self._end_token)], log_probs)
+            end = taken.index(self._end_token)
+            self.done, self.end_log_prob = True, log_probs[end]
+            self._take(taken[:end], log_probs)
             self.past_length += 1  # the token before the end was fed, too
             return
         self._take(taken, log_probs)
@@ -77,6 +105,8 @@ class Decoding:
         self.log_probs += log_probs[: len(tokens)]
         self.past_length += len(tokens)
         self._last = self.tokens[-1] if tokens else self._last
+        if self._keyterms is not None:
+            self._begun = self._keyterms.after(self._begun, tokens)
 
     def _realign(self, choice: int) -> None:
         """Find where the draft goes on after a token it did not have here, and offer it from there.

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from runtime.audio import SAMPLES_PER_FRAME, Clip
 from runtime.exceptions import EngineError
+from runtime.scheduler.keyterms import Keyterms
 
 TOKENS_PER_SECOND = 9.0
 """Most that audio can hold: a result that reaches it has run away. The authors' limit is 6.5; people who spell or count
@@ -45,6 +46,8 @@ class Request:
     """True for a second attempt, made because the first result is doubted."""
     align: bool = False
     """True if the positions of the tokens in the clip are wanted."""
+    keyterms: Keyterms | None = None
+    """Terms that are favoured in what is not forced."""
 
     def __post_init__(self):
         if not 0 <= self.forced <= len(self.draft):
@@ -95,3 +98,5 @@ class Result:
     frame_samples: int = SAMPLES_PER_FRAME
     """Samples of one of these frames."""
     timings: Timings = field(default_factory=Timings)
+    end_log_prob: float | None = None
+    """Log probability of the end token after the tokens; None where the result has no end token."""

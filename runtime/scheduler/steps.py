@@ -99,7 +99,7 @@ def plan_align(jobs: Sequence[Job]) -> Align:
 
 def decoding_of(request: Request, limits: Limits) -> Decoding:
     most = min(request.most_tokens(limits.token_scale), limits.max_positions - 1)
-    return Decoding(request.draft, request.forced, most, limits.start_token, limits.end_token)
+    return Decoding(request.draft, request.forced, most, limits.start_token, limits.end_token, request.keyterms)
 
 
 def is_live(job: Job) -> bool:
@@ -114,7 +114,7 @@ def row_of(job: Job) -> Row:
     decoding = job.decoding
     if job.unanswered:
         return Row(job.slot, (CONTINUED,), decoding.past_length + 1, job.request.end_bias)
-    return Row(job.slot, decoding.next_tokens(), decoding.past_length, job.request.end_bias)
+    return Row(job.slot, decoding.next_tokens(), decoding.past_length, job.request.end_bias, decoding.next_biases())
 
 
 def result_of(job: Job, now: float, error: EngineError | None = None) -> Result:
@@ -127,4 +127,11 @@ def result_of(job: Job, now: float, error: EngineError | None = None) -> Result:
         passes=decoding.passes,
         single_steps=decoding.single_steps,
     )
-    return Result(job.request, tuple(decoding.tokens), tuple(decoding.log_probs), cut_short=decoding.cut_short, timings=timings)
+    return Result(
+        job.request,
+        tuple(decoding.tokens),
+        tuple(decoding.log_probs),
+        cut_short=decoding.cut_short,
+        timings=timings,
+        end_log_prob=decoding.end_log_prob,
+    )

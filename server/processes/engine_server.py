@@ -21,7 +21,7 @@ from server.processes.messages import (
     LOST_SECONDS,
     PULSE_SECONDS,
     GatewayPulse,
-    SegmentAudio,
+    ReceivedParts,
     StreamClosed,
     StreamOpened,
     Transcribe,
@@ -50,7 +50,7 @@ class KnownGateway:
 
     message_at: float
     sessions: int = 0
-    streams: dict[str, SegmentAudio] = field(default_factory=dict)
+    streams: dict[str, ReceivedParts] = field(default_factory=dict)
 
 
 class EngineServer(Inbox):
@@ -106,7 +106,7 @@ class EngineServer(Inbox):
             case GatewayPulse(sessions):
                 gateway.sessions = sessions
             case StreamOpened(stream_id):
-                gateway.streams[stream_id] = SegmentAudio()
+                gateway.streams[stream_id] = ReceivedParts()
                 self._engine_loop.open_stream(unique_name(identity, stream_id))
             case StreamClosed(stream_id):
                 if gateway.streams.pop(stream_id, None) is not None:
@@ -121,8 +121,10 @@ class EngineServer(Inbox):
         try:
             if asked.stream_id not in gateway.streams:
                 raise EngineFailed("the engine process does not know this stream")
-            clip = gateway.streams[asked.stream_id].clip_of(message.audio)
-            request = messages.request_of(asked, clip, next(self._request_ids), unique_name(identity, asked.stream_id))
+            received = gateway.streams[asked.stream_id]
+            keyterms, clip = received.take_keyterms(message.keyterms), received.clip_of(message.audio)
+            name = unique_name(identity, asked.stream_id)
+            request = messages.request_of(asked, clip, next(self._request_ids), name, keyterms)
             self._engine_loop.submit(request, answer)
         except (EngineError, ValueError) as exc:
             error = exc if isinstance(exc, EngineError) else EngineFailed(str(exc))

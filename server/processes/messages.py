@@ -1,6 +1,7 @@
 """Messages between gateway processes and the engine process; audio crosses once."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from runtime import exceptions
 from runtime.audio import SAMPLE_RATE, Clip
 from runtime.exceptions import EngineError, EngineFailed
+from runtime.scheduler.keyterms import Keyterms
 from runtime.scheduler.requests import Priority, Request, Result, Timings
 
 SOCKET_VARIABLE = "ASR_ENGINE_SOCKET"
@@ -77,6 +79,8 @@ class Transcribe(msgspec.Struct, frozen=True, tag=True):
 
     asked: RequestFields
     audio: Audio
+    keyterms: Keyterms | None
+    """Keyterms of this request and all that follow; None: the request before has the same."""
 
 
 class EnginePulse(msgspec.Struct, frozen=True, tag=True):
@@ -100,6 +104,7 @@ class ResultFields(msgspec.Struct, frozen=True, kw_only=True):
 
     tokens: tuple[int, ...]
     log_probs: tuple[float, ...]
+    end_log_prob: float | None
     cut_short: bool
     first_frames: tuple[int, ...] | None
     frame_samples: int
@@ -116,7 +121,9 @@ class Answer(msgspec.Struct, frozen=True, tag=True):
 
 
 ToEngine = GatewayPulse | StreamOpened | StreamClosed | Transcribe
-REQUEST_FIELDS = [field.name for field in dataclasses.fields(Request) if field.name != "clip"]
+REQUEST_FIELDS = [field.name for field in dataclasses.fields(Request) if field.name not in ("clip", "keyterms")]
+NO_KEYTERMS = Keyterms(())
+SHARED_KEYTERMS = 1024  # different terms of streams that an engine process knows
 CLIP_FIELDS = [field.name for field in dataclasses.fields(Clip) if field.name not in ("pcm", "position")]
 RESULT_FIELDS = [field.name for field in dataclasses.fields(Result) if field.name != "request"]
 
@@ -129,14 +136,15 @@ decode_answer = msgspec.msgpack.Decoder(Answer).decode
 LEAST_HELD_SAMPLES = 4 * SAMPLE_RATE
 
 
-class SentAudio:
-    """The gateway's side of one stream's audio: how much of it has been sent."""
+class SentParts:
+    """The gateway's side of one stream: how much of its audio has been sent, and which keyterms."""
 
     def __init__(self) -> None:
         self._until = 0
+        self._keyterms = NO_KEYTERMS
 
     def message_for(self, request: Request) -> Transcribe:
-        """The request with the audio that is new."""
+        """The request with the audio and the keyterms that are new."""
         clip = request.clip
         end = clip.position + len(clip.pcm)
         new_from = max(self._until, clip.position)
@@ -144,16 +152,30 @@ class SentAudio:
         new_pcm = clip.pcm[new_from - clip.position :].tobytes()
         of_clip = fields_of(clip, CLIP_FIELDS)
         audio = Audio(start=clip.position, end=end, new_from=new_from, new_pcm=new_pcm, **of_clip)
-        return Transcribe(RequestFields(**fields_of(request, REQUEST_FIELDS)), audio)
+        keyterms = request.keyterms or NO_KEYTERMS
+        changed = keyterms if keyterms is not self._keyterms else None
+        self._keyterms = keyterms
+        return Transcribe(RequestFields(**fields_of(request, REQUEST_FIELDS)), audio, changed)
 
 
-class SegmentAudio:
-    """The engine process's side: the open segment. Clips are views of it, so it is written behind them only."""
+class ReceivedParts:
+    """The engine process's side: keyterms, and the audio of the open segment.
+
+    Clips are views of that, so it is written behind them only.
+    """
 
     def __init__(self) -> None:
         self._start = 0
         self._pcm = np.empty(0, np.int16)
         self._held = 0  # of its samples
+        self.keyterms: Keyterms | None = None
+        """Keyterms of the newest request."""
+
+    def take_keyterms(self, keyterms: Keyterms | None) -> Keyterms | None:
+        """Keep the keyterms of a message that has some, and return those of its request."""
+        if keyterms is not None:
+            self.keyterms = shared(keyterms) if keyterms.spellings else None
+        return self.keyterms
 
     def clip_of(self, audio: Audio) -> Clip:
         """Keep what is new and give what is to be heard. Raises ValueError where something between is missing."""
@@ -180,14 +202,21 @@ class SegmentAudio:
         self._start = start
 
 
+@functools.lru_cache(SHARED_KEYTERMS)
+def shared(keyterms: Keyterms) -> Keyterms:
+    """Return the same object for equal terms of all streams: engines take each list of biases once in a pass."""
+    return keyterms
+
+
 def fields_of(value: Request | Result | Clip, names: Sequence[str]) -> dict[str, Any]:
     """Its fields of these names, not converted."""
     return {name: getattr(value, name) for name in names}
 
 
-def request_of(asked: RequestFields, clip: Clip, request_id: int, stream_id: str) -> Request:
+def request_of(asked: RequestFields, clip: Clip, request_id: int, stream_id: str, keyterms: Keyterms | None = None) -> Request:
     """request_id, stream_id: unique in this process."""
-    return Request(**msgspec.structs.asdict(asked) | {"clip": clip, "request_id": request_id, "stream_id": stream_id})
+    here = {"clip": clip, "request_id": request_id, "stream_id": stream_id, "keyterms": keyterms}
+    return Request(**msgspec.structs.asdict(asked) | here)
 
 
 def answer_of(result: Result, request_id: int) -> Answer:

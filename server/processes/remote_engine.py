@@ -11,7 +11,7 @@ from runtime.exceptions import EngineFailed, EngineStopped
 from runtime.scheduler.requests import Request, Result
 from runtime.scheduler.transcriber import OnLost, OnResult, Status
 from server.processes import messages
-from server.processes.messages import LOST_SECONDS, PULSE_SECONDS, Answer, EnginePulse, GatewayPulse, SentAudio, pulse_address
+from server.processes.messages import LOST_SECONDS, PULSE_SECONDS, Answer, EnginePulse, GatewayPulse, SentParts, pulse_address
 from server.processes.sockets import EventSocket
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class Link:
     def __init__(self, address: str, clock: Callable[[], float]):
         self._address = address
         self._clock = clock
-        self._streams: dict[str, tuple[SentAudio, OnLost]] = {}
+        self._streams: dict[str, tuple[SentParts, OnLost]] = {}
         self._unanswered: dict[int, tuple[Request, OnResult]] = {}  # by request id
         self.sessions = 0
         """Sessions of this gateway."""
@@ -121,7 +121,7 @@ class Link:
         return max(0, self._pulse.sessions - self._reported_sessions) if self._pulse else 0
 
     def open_stream(self, stream_id: str, on_lost: OnLost) -> None:
-        self._streams[stream_id] = (SentAudio(), on_lost)
+        self._streams[stream_id] = (SentParts(), on_lost)
         self._send(messages.StreamOpened(stream_id))
 
     def submit(self, request: Request, on_result: OnResult) -> None:

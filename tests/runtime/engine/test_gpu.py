@@ -10,7 +10,7 @@ from runtime import hardware
 from runtime.audio import Clip
 from runtime.engine import tensorrt_package
 from runtime.engine.manifest import TENSORRT, TORCH, Manifest
-from runtime.engine.protocol import CONTINUED, Row
+from runtime.engine.protocol import CONTINUED, Row, TokenBiases
 from runtime.scheduler.loop import EngineLoop
 from runtime.scheduler.observer import Observer
 from runtime.scheduler.requests import Request
@@ -116,6 +116,29 @@ def test_steps_chained_on_the_device_equal_steps_through_the_host(engine, clips)
     pending += [engine.launch([Row(5, (CONTINUED,), position)]) for position in range(1, len(expected))]
     assert [int(each.result()[0].tokens[0]) for each in pending] == expected
     engine.free(5)
+
+
+def test_biases_of_some_rows_reach_no_other_whatever_the_graphs_before_left_in_the_table(engine, clips):
+    """Every third row favours tokens of its own, other ones in each launch; the others are as without any."""
+    count = rows_of(engine)
+    engine.encode(list(range(count)), [Clip(clips[index % len(clips)].samples[: 6 * 16_000]) for index in range(count)])
+    fed, words = (1, 400, 500), [token for token in range(1000, 20_000) if engine.tokenizer.starts_word(token)]
+    words = [token for token in words if engine.tokenizer.text([token]).isascii()]
+    plain = engine.decode([Row(slot, fed, 0, END_BIAS) for slot in range(count)])
+    for launch in range(3):
+        wanted = {slot: words[(launch * count + slot) * 3 :][:3] for slot in range(0, count, 3)}
+        rows = [Row(slot, fed, 0, END_BIAS, tuple(map(favoured, wanted.get(slot, ())))) for slot in range(count)]
+        for slot, (found, before) in enumerate(zip(engine.decode(rows), plain, strict=True)):
+            assert found.tokens.tolist() == wanted.get(slot, before.tokens.tolist())
+            assert slot in wanted or np.array_equal(found.log_probs, before.log_probs)
+    again = engine.decode([Row(slot, fed, 0, END_BIAS) for slot in range(count)])
+    assert all(np.array_equal(one.tokens, other.tokens) for one, other in zip(plain, again, strict=True))
+    for slot in range(count):
+        engine.free(slot)
+
+
+def favoured(token: int) -> TokenBiases:
+    return TokenBiases(np.array([token]), np.array([500.0], np.float32))
 
 
 def test_words_are_heard_where_float32_hears_them(engine, clips):

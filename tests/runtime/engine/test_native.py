@@ -24,6 +24,7 @@ from runtime.engine.native_clip_engine import NativeClipEngine
 from runtime.engine.native_engine import shape_of
 from runtime.engine.native_library import CrossAttention, NativeModel
 from runtime.engine.protocol import Row
+from runtime.engine.token_biases import NO_BIASES
 from runtime.exceptions import EngineDirectoryError, EngineFailed
 from server.stream.confidence import END_BIAS
 from server.stream.transcript import common_prefix
@@ -116,6 +117,8 @@ def test_what_is_no_number_in_one_slot_is_told_and_reaches_no_other(precision, b
         model.encode(team, samples, each, positions)
     cross[1][: model.kept_size(positions)] = np.nan  # one head of the first layer: its share of what follows is an eighth
 
+    no_lists = [(NO_BIASES.tokens, NO_BIASES.values)]
+
     def decode(slots: list[int]) -> np.ndarray:
         count = len(slots)
         _, log_probs = model.decode(
@@ -127,6 +130,8 @@ def test_what_is_no_number_in_one_slot_is_told_and_reaches_no_other(precision, b
             [own[slot].ctypes.data for slot in slots],
             [CrossAttention(cross[slot].ctypes.data, positions, frames) for slot in slots],
             own_positions,
+            np.zeros(2 * count, np.int32),
+            no_lists,
         )
         return log_probs.reshape(count, 2)
 
@@ -141,6 +146,8 @@ def test_what_is_no_number_in_one_slot_is_told_and_reaches_no_other(precision, b
             [own[0].ctypes.data],
             [CrossAttention(cross[0].ctypes.data, positions, frames)],
             own_positions,
+            np.zeros(1, np.int32),
+            no_lists,
         )
     team.close()
     model.close()

@@ -31,7 +31,7 @@ def run(next_token, draft: list[int], forced: int, most: int) -> Decoding:
         fed = decoding.next_tokens()
         assert len(decoding.tokens) + len(fed) <= most, "never feeds more than the limit has room for"
         prefixes = [decoding.tokens + list(fed[1 : count + 1]) for count in range(len(fed))]
-        decoding.accept(fed, [next_token(prefix) for prefix in prefixes], [0.0] * len(fed))
+        decoding.accept(fed, list(map(next_token, prefixes)), [-float(len(prefix)) for prefix in prefixes])
         assert decoding.passes <= most + 1, "every pass decides a token at least"
     return decoding
 
@@ -53,6 +53,13 @@ def test_a_result_is_cut_short_where_it_has_no_room_for_its_end(text, draft, mos
     decoding = run(model_after(text), draft, 0, most)
     assert decoding.tokens == text[:most]
     assert decoding.cut_short == (len(text) >= most)
+
+
+@given(text=tokens, draft=tokens, most=st.integers(1, 40))
+def test_each_token_and_the_end_have_the_log_probability_of_their_place(text, draft, most):
+    decoding = run(model_after(text), draft, 0, most)
+    assert decoding.log_probs == [-float(place) for place in range(len(decoding.tokens))]
+    assert decoding.end_log_prob == (None if decoding.cut_short else -float(len(text)))
 
 
 @given(text=st.lists(st.integers(3, 999), max_size=60), place=st.integers(0, 60), times=st.integers(1, 9))

@@ -15,7 +15,7 @@ from runtime.scheduler.observer import Observer
 from runtime.scheduler.requests import Request
 from server.processes import messages
 from server.processes.engine_server import EngineServer
-from server.processes.messages import LOST_SECONDS, PULSE_SECONDS, GatewayPulse, SentAudio, StreamClosed, StreamOpened
+from server.processes.messages import LOST_SECONDS, PULSE_SECONDS, GatewayPulse, SentParts, StreamClosed, StreamOpened
 from server.processes.sockets import Mailbox
 from tests.runtime.scheduler.test_loop import FakeEngine
 
@@ -79,7 +79,7 @@ def serve():
 
 def transcribe(number: int, stream_id: str) -> bytes:
     clip = Clip(np.zeros(16_000, np.int16))
-    return messages.encode(SentAudio().message_for(Request(number, stream_id, clip)))
+    return messages.encode(SentParts().message_for(Request(number, stream_id, clip)))
 
 
 def test_every_request_is_answered_to_the_gateway_that_asked(serve):

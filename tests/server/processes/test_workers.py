@@ -21,9 +21,10 @@ from moonshine_client.client import StreamingClient, transcribe
 from moonshine_client.errors import StreamError
 from runtime.audio import SAMPLE_RATE, Clip
 from runtime.exceptions import EngineFailed, EngineStopped, RequestCancelled
+from runtime.scheduler.keyterms import Keyterms, Spelling
 from runtime.scheduler.requests import Priority, Request, Result, Timings
 from server.processes import messages
-from server.processes.messages import SegmentAudio, SentAudio
+from server.processes.messages import ReceivedParts, SentParts
 from server.stream.segmenter import Segmenter
 from server.stream.streaming_segmenter import StreamingSegmenter
 from tests.conftest import RunningServer
@@ -42,7 +43,7 @@ FINAL_SECONDS = 15.0  # for a final, where there is somebody to give it
 def test_the_engine_process_hears_what_the_session_means_and_audio_crosses_once(loudness, asks, kind):
     """Whatever is loud, quiet or cut, a request's clip on the other side is the clip, from audio that was sent once."""
     random = np.random.default_rng(len(loudness))
-    segmenter, sent, held, crossed = kind(max_seconds=5.0), SentAudio(), SegmentAudio(), 0
+    segmenter, sent, held, crossed = kind(max_seconds=5.0), SentParts(), ReceivedParts(), 0
     heard: list[tuple[Clip, Clip]] = []
     for step, (level, ask) in enumerate(zip(loudness, asks, strict=False)):
         segmenter.append((random.standard_normal(SAMPLE_RATE // 2) * level + 300).astype(np.int16).tobytes())
@@ -65,6 +66,8 @@ def test_the_engine_process_hears_what_the_session_means_and_audio_crosses_once(
 
 
 TOKENS = st.lists(st.integers(0, 32_767), max_size=8).map(tuple)
+SPELLINGS = st.lists(st.builds(Spelling, TOKENS.filter(bool), st.floats(0.1, 5)), min_size=1, max_size=4)
+KEYTERMS = st.builds(Keyterms, SPELLINGS.map(tuple))
 SECONDS = st.floats(0, 60)
 REQUESTS = st.builds(
     Request,
@@ -88,6 +91,7 @@ REQUESTS = st.builds(
     uncovered_seconds=st.none() | SECONDS,
     is_retry=st.booleans(),
     align=st.booleans(),
+    keyterms=st.none() | KEYTERMS,
 )
 ERRORS = st.sampled_from([EngineFailed, EngineStopped, RequestCancelled]).flatmap(lambda kind: st.builds(kind, st.text()))
 RESULTS = st.builds(
@@ -95,6 +99,7 @@ RESULTS = st.builds(
     request=st.none(),
     tokens=TOKENS,
     log_probs=st.lists(st.floats(-20, 0), max_size=8).map(tuple),
+    end_log_prob=st.none() | st.floats(-20, 0),
     error=st.none() | ERRORS,
     cut_short=st.booleans(),
     first_frames=st.none() | TOKENS,
@@ -116,10 +121,22 @@ def as_fields(value: Request | Result) -> dict[str, object]:
 
 @given(request=REQUESTS)
 def test_every_field_of_a_request_survives_the_crossing(request):
-    message = messages.decode_to_engine(messages.encode(SentAudio().message_for(request)))
-    clip = SegmentAudio().clip_of(message.audio)
-    there = messages.request_of(message.asked, clip, request.request_id, request.stream_id)
+    message = messages.decode_to_engine(messages.encode(SentParts().message_for(request)))
+    received = ReceivedParts()
+    clip, keyterms = received.clip_of(message.audio), received.take_keyterms(message.keyterms)
+    there = messages.request_of(message.asked, clip, request.request_id, request.stream_id, keyterms)
     assert as_fields(there) == as_fields(request)
+
+
+@given(changes=st.lists(st.none() | KEYTERMS, min_size=1, max_size=6), repeats=st.integers(1, 3))
+def test_keyterms_cross_once_and_are_those_of_each_request(changes, repeats):
+    sent, received, crossed = SentParts(), ReceivedParts(), []
+    for number, keyterms in enumerate(each for each in changes for _ in range(repeats)):
+        request = Request(number, "s", Clip(np.arange(320, dtype=np.int16)), keyterms=keyterms)
+        message = messages.decode_to_engine(messages.encode(sent.message_for(request)))
+        crossed.append(message.keyterms)
+        assert received.take_keyterms(message.keyterms) == keyterms
+    assert sum(each is not None for each in crossed) <= len(changes), "not with each request"
 
 
 @given(result=RESULTS)
@@ -130,10 +147,10 @@ def test_every_field_of_a_result_survives_the_crossing(result):
 
 
 def test_audio_that_is_missing_is_noticed():
-    message = SentAudio().message_for(Request(1, "s", Clip(np.zeros(640, np.int16))))
+    message = SentParts().message_for(Request(1, "s", Clip(np.zeros(640, np.int16))))
     audio = msgspec.structs.replace(message.audio, new_from=320)
     with pytest.raises(ValueError, match="audio up to 0 is here, and what comes begins at 320"):
-        SegmentAudio().clip_of(audio)
+        ReceivedParts().clip_of(audio)
 
 
 @pytest.fixture(scope="module")
