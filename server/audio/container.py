@@ -13,7 +13,7 @@ from typing import IO, cast
 import av
 
 from runtime.audio import SAMPLE_RATE
-from server.audio.input import Resampler
+from server.audio.input import MAX_CHANNELS, Resampler
 from server.errors import ClientError, Code
 
 logger = logging.getLogger(__name__)
@@ -32,9 +32,12 @@ MOST_FAILURES = 100  # of a container in a row, without a packet between them
 UNDECODABLE = ClientError(Code.INVALID_FILE, "the stream could not be decoded: it is no container that is known here")
 
 
-async def decode(source: IO[bytes], max_seconds: float) -> AsyncGenerator[bytes, None]:
-    """PCM16 mono at 16 kHz, in blocks of about a second. Raises ClientError for what is no audio, or too long."""
-    reading = DecodedFrames(source, max_seconds)
+async def decode(source: IO[bytes], max_seconds: float, channel: int | None = None) -> AsyncGenerator[bytes, None]:
+    """Yield PCM16 mono at 16 kHz, in blocks of about a second. channel: only this one, counted from 0; None: all of them mixed.
+
+    Raises ClientError for what is no audio, or too long.
+    """
+    reading = DecodedFrames(source, max_seconds, None if channel is None else range(channel, channel + 1))
     reading.start()
     try:
         while (block := await reading.queue.get()) is not None:
@@ -43,6 +46,31 @@ async def decode(source: IO[bytes], max_seconds: float) -> AsyncGenerator[bytes,
             yield block
     finally:
         await reading.stop()
+
+
+async def count_channels(source: IO[bytes]) -> int:
+    """Return the number of channels of the audio track that players take. Raises ClientError for no audio, or too many."""
+    channels = await asyncio.to_thread(channels_of, source)
+    if channels > MAX_CHANNELS:
+        raise ClientError(Code.INVALID_FILE, f"{MAX_CHANNELS} channels at most are taken, not {channels}", "file")
+    return channels
+
+
+def no_audio() -> ClientError:
+    return ClientError(Code.INVALID_FILE, "the file could not be decoded: it is no audio that is known here", "file")
+
+
+def channels_of(source: IO[bytes]) -> int:
+    try:
+        with av.open(source, "r", options=whitelist()) as container:
+            stream = cast("av.AudioStream | None", container.streams.best("audio"))
+            channels = stream.codec_context.layout.nb_channels if stream else 0
+    except (av.error.FFmpegError, ValueError) as exc:
+        raise no_audio() from exc
+    source.seek(0)
+    if not channels:
+        raise no_audio()
+    return channels
 
 
 @functools.cache
@@ -61,7 +89,8 @@ def audio_codecs() -> Iterator[str]:
 class DecodedFrames:
     """The thread that decodes."""
 
-    def __init__(self, source: IO[bytes], max_seconds: float):
+    def __init__(self, source: IO[bytes], max_seconds: float, channels: range | None = None):
+        self._channels = channels
         self.queue: asyncio.Queue[bytes | ClientError | None] = asyncio.Queue(AHEAD_BLOCKS)
         """Blocks, then None or what is wrong."""
         self._source, self._max_bytes = source, int(max_seconds * SAMPLE_RATE) * 2
@@ -89,7 +118,7 @@ class DecodedFrames:
 
     def _pass_on(self) -> None:
         passed = 0
-        for block in blocks(self._source):
+        for block in blocks(self._source, self._channels):
             passed += len(block)
             if passed > self._max_bytes:
                 limit = self._max_bytes // 2 // SAMPLE_RATE
@@ -105,13 +134,16 @@ class DecodedFrames:
         return not self._is_stopped.is_set()
 
 
-def blocks(source: IO[bytes]) -> Iterator[bytes]:
-    """PCM16 mono at 16 kHz. A recording that breaks off is heard as far as it goes; raises ClientError where that is nowhere."""
+def blocks(source: IO[bytes], channels: range | None = None) -> Iterator[bytes]:
+    """Yield PCM16 at 16 kHz, of these channels in turn, or mono.
+
+    A recording that breaks off is transcribed as far as it goes. Raises ClientError where that is nowhere.
+    """
     held, has_audio = bytearray(), False
     try:
         with av.open(source, "r", options=whitelist()) as container:
             start = None if container.start_time is None else container.start_time / av.time_base
-            for pcm in decoded(container, start):
+            for pcm in decoded(container, start, channels):
                 held += pcm
                 has_audio = True
                 if len(held) >= BLOCK_BYTES:
@@ -119,25 +151,24 @@ def blocks(source: IO[bytes]) -> Iterator[bytes]:
                     held.clear()
     except (av.error.FFmpegError, ValueError) as exc:
         if not has_audio:
-            raise ClientError(
-                Code.INVALID_FILE, "the file could not be decoded: it is no audio that is known here", "file"
-            ) from exc
+            raise no_audio() from exc
     if not has_audio:
         raise ClientError(Code.AUDIO_TOO_SHORT, "there is no sound in the file", "file")
     if held:
         yield bytes(held)
 
 
-def decoded(container: "av.container.InputContainer", start: float | None) -> Iterator[bytes]:
-    """PCM16 mono at 16 kHz of the audio track that players take. Where its timestamps leave a gap there is silence.
+def decoded(container: "av.container.InputContainer", start: float | None, channels: range | None = None) -> Iterator[bytes]:
+    """Yield PCM16 at 16 kHz of the audio track that players take. Where its timestamps leave a gap there is silence.
 
+    channels: take these, in turn; None: all mixed into one.
     start: of the recording on the container's clock, in seconds; None: where its first frame is. Raises ClientError, and
     FFmpegError where nothing could be decoded.
     """
     stream = cast("av.AudioStream | None", container.streams.best("audio"))
     if stream is None:
         raise ClientError(Code.INVALID_FILE, "the file has no audio in it", "file")
-    resampler, timeline = Resampler(), Timeline(start)
+    resampler, timeline = Resampler(channels), Timeline(start)
     error: av.error.FFmpegError | None = None
     damaged_packets = 0
     for packet in packets_of(container, stream):
@@ -148,7 +179,7 @@ def decoded(container: "av.container.InputContainer", start: float | None) -> It
             continue
         for frame in frames:
             check_rate(frame.sample_rate)
-            yield from silence(timeline.gap_before(frame))
+            yield from silence(timeline.gap_before(frame), 1 if channels is None else len(channels))
             yield from resampler.take(frame)
     if error is not None and not timeline.seconds:
         raise error
@@ -187,8 +218,8 @@ class Timeline:
         return gap
 
 
-def silence(seconds: float) -> Iterator[bytes]:
-    samples_bytes = round(seconds * SAMPLE_RATE) * 2
+def silence(seconds: float, channels: int = 1) -> Iterator[bytes]:
+    samples_bytes = round(seconds * SAMPLE_RATE) * 2 * channels
     yield from (bytes(BLOCK_BYTES) for _ in range(samples_bytes // BLOCK_BYTES))
     if rest := samples_bytes % BLOCK_BYTES:
         yield bytes(rest)
@@ -250,12 +281,17 @@ class Pieces:
 class LiveDecoder:
     """A container that comes in pieces, as a browser's MediaRecorder sends it."""
 
-    def __init__(self, receive: Callable[[bytes], Coroutine[None, None, None]], failed: Callable[[ClientError], None]):
-        """receive: takes PCM16 mono at 16 kHz, and returns when more may come: a small piece may hold hours.
+    def __init__(
+        self,
+        receive: Callable[[bytes], Coroutine[None, None, None]],
+        failed: Callable[[ClientError], None],
+        channels: range | None = None,
+    ):
+        """receive: takes PCM16 at 16 kHz, and returns when more may come: a small piece may hold hours.
 
-        failed: told once what is wrong. Both are called on the event loop.
+        failed: told once what is wrong. Both are called on the event loop. channels: those to take, in turn; None: all mixed.
         """
-        self._receive, self._failed = receive, failed
+        self._receive, self._failed, self._channels = receive, failed, channels
         self._loop = asyncio.get_running_loop()
         self._is_caught_up = asyncio.Event()
         self._has_ended = False
@@ -306,7 +342,7 @@ class LiveDecoder:
 
     def _decode(self) -> None:
         with av.open(self._pieces, "r", options=LIVE_OPTIONS | whitelist(), buffer_size=LIVE_BUFFER_BYTES) as container:
-            for pcm in decoded(container, start=None):
+            for pcm in decoded(container, None, self._channels):
                 self._has_sound = True
                 if self._is_stopped.is_set():
                     return

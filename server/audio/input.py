@@ -1,4 +1,4 @@
-"""Audio as clients send it, into what a stream hears: PCM16 mono at 16 kHz."""
+"""Audio as clients send it, into what a stream receives: PCM16 mono at 16 kHz."""
 
 import enum
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import av
 
 MIN_RATE, MAX_RATE = 8_000, 48_000
-MAX_CHANNELS = 8
+MAX_CHANNELS = 8  # of a stream, and of a recording whose channels are transcribed each by itself
 CANCELLED_SHARE = 0.01  # of the loudest channel's energy, -20 dB: a mean below it has lost what was said
 
 
@@ -57,28 +57,45 @@ TELEPHONE_CODECS = {SampleEncoding.MULAW: "pcm_mulaw", SampleEncoding.ALAW: "pcm
 
 
 class AudioInput:
-    """Takes one stream's audio in pieces of any size; what does not fill a sample waits for the rest."""
+    """Takes one session's audio in pieces of any size; what does not fill a sample waits for the rest."""
 
-    def __init__(self, audio_format: AudioFormat):
+    def __init__(self, audio_format: AudioFormat, is_split: bool = False):
+        """Make an input. is_split: each channel is audio by itself; else they are mixed into one."""
         self._format = audio_format
+        self.channels = audio_format.channels if is_split else 1
+        """Number of channels that come out."""
         self._needs_nothing = audio_format == MONO_16_KHZ
         self._left_over = b""
-        self._mixer = Mixer(audio_format.channels)
-        self._resampler = None if audio_format.rate == SAMPLE_RATE else Resampler()
+        self._mixer = None if is_split else Mixer(audio_format.channels)
+        self._resamplers = [] if audio_format.rate == SAMPLE_RATE else [Resampler() for _ in range(self.channels)]
         self._decoder = telephone_decoder(audio_format) if audio_format.encoding in TELEPHONE_CODECS else None
 
-    def take(self, audio: bytes) -> bytes:
-        """PCM16 mono at 16 kHz, of what is complete. A resampler holds back some milliseconds until finish()."""
+    def take(self, audio: bytes) -> list[bytes]:
+        """Return PCM16 mono at 16 kHz for each channel, of what is complete.
+
+        A resampler holds back some milliseconds until finish().
+        """
         if self._needs_nothing and not self._left_over and len(audio) % 2 == 0:
-            return audio
+            return [audio]
         audio = self._left_over + audio
         whole = len(audio) - len(audio) % self._format.frame_bytes
         self._left_over = audio[whole:]
-        return self._resampled(self._mixer.mix(self._decoded(audio[:whole]))) if whole else b""
+        return (
+            [self._resampled(*each) for each in enumerate(self._split(self._decoded(audio[:whole])))] if whole else self._none()
+        )
 
-    def finish(self) -> bytes:
-        """Return what was held back. A sample that was never completed is left out."""
-        return b"".join(self._resampler.finish()) if self._resampler else b""
+    def finish(self) -> list[bytes]:
+        """Return what was held back, for each channel. A sample that was never completed is left out."""
+        return [b"".join(resampler.finish()) for resampler in self._resamplers] or self._none()
+
+    def _none(self) -> list[bytes]:
+        return [b""] * self.channels
+
+    def _split(self, samples: np.ndarray) -> list[np.ndarray]:
+        """samples: int16 (samples * channels,), the channels in turn. Returns int16 (samples,) for each that comes out."""
+        if self._mixer is not None:
+            return [self._mixer.mix(samples)]
+        return list(samples.reshape(-1, self._format.channels).T)
 
     def _decoded(self, audio: bytes) -> np.ndarray:
         """int16 (samples,) with all channels in turn."""
@@ -94,15 +111,15 @@ class AudioInput:
         assert self._decoder is not None, "it was made for this encoding"
         return np.concatenate([frame.to_ndarray().ravel() for frame in self._decoder.decode(av.Packet(audio))])
 
-    def _resampled(self, mono: np.ndarray) -> bytes:
-        if self._resampler is None:
+    def _resampled(self, channel: int, mono: np.ndarray) -> bytes:
+        if not self._resamplers:
             return mono.tobytes()
         import av
 
-        frame = av.AudioFrame.from_ndarray(mono.reshape(1, -1), format="s16", layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(mono).reshape(1, -1), format="s16", layout="mono")
         frame.sample_rate = self._format.rate
         frame.time_base = Fraction(1, self._format.rate)
-        return b"".join(self._resampler.take(frame))
+        return b"".join(self._resamplers[channel].take(frame))
 
 
 def telephone_decoder(audio_format: AudioFormat) -> "av.AudioCodecContext":
@@ -144,7 +161,9 @@ class Mixer:
 class Resampler:
     """Frames of any kind into PCM16 mono at 16 kHz. Two channels are mixed by Mixer, more of them by libswresample."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: range | None = None) -> None:
+        """channels: take these, counted from 0, each by itself and in turn; a channel that a frame does not have is silence."""
+        self._taken = channels
         self._kind: tuple[int, str, str] | None = None  # of the frames: rate, layout, format
 
     def take(self, frame: "av.AudioFrame") -> Iterator[bytes]:
@@ -152,7 +171,7 @@ class Resampler:
         kind = (frame.sample_rate, frame.layout.name, frame.format.name)
         if self._kind != kind:
             yield from self.finish()
-            self._begin(frame.layout.nb_channels)
+            self._begin(frame.layout)
         self._kind = kind
         yield from self._pcm_of(self._resampler.resample(frame))
 
@@ -161,12 +180,22 @@ class Resampler:
             yield from self._pcm_of(self._resampler.resample(None))
             self._kind = None
 
-    def _begin(self, channels: int) -> None:
+    def _begin(self, layout: "av.AudioLayout") -> None:
         import av  # only whoever resamples needs it, and it takes a while to load
 
-        layout = "stereo" if channels == 2 else "mono"
-        self._resampler = av.AudioResampler(format="s16", layout=layout, rate=SAMPLE_RATE)
-        self._mixer = Mixer(2 if channels == 2 else 1)
+        self._channels = layout.nb_channels
+        mixed = "stereo" if self._channels == 2 else "mono"
+        wanted = mixed if self._taken is None else layout
+        self._resampler = av.AudioResampler(format="s16", layout=wanted, rate=SAMPLE_RATE)
+        self._mixer = Mixer(2 if self._channels == 2 else 1)
 
     def _pcm_of(self, frames: "Iterable[av.AudioFrame]") -> Iterator[bytes]:
-        return (self._mixer.mix(frame.to_ndarray().ravel().astype(np.int16)).tobytes() for frame in frames)
+        return (self._chosen(frame.to_ndarray().ravel().astype(np.int16)).tobytes() for frame in frames)
+
+    def _chosen(self, samples: np.ndarray) -> np.ndarray:
+        """samples: int16, the channels in turn. Returns int16 (samples,) of the mix, or (samples, channels) of those to take."""
+        if self._taken is None:
+            return self._mixer.mix(samples)
+        channels = samples.reshape(-1, self._channels)
+        missing = np.zeros((len(channels), max(0, self._taken.stop - self._channels)), np.int16)
+        return np.hstack([channels, missing])[:, self._taken.start : self._taken.stop]

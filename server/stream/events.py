@@ -32,10 +32,24 @@ class SpeechStarted:
 
 @dataclass(frozen=True, slots=True)
 class SpeechStopped:
-    """Nobody has spoken for as long as was asked for."""
+    """The turn is over, by the rule that was asked for."""
 
     at_ms: int
     """Milliseconds from the start of the stream to the end of the last sound."""
+    probability: float = 1.0
+    """Probability that nobody goes on, from 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnPause:
+    """Nobody speaks, within a turn or at its end."""
+
+    at_ms: int
+    """Milliseconds from the start of the stream to the end of the last sound."""
+    silence_ms: int
+    """Milliseconds since then."""
+    probability: float
+    """Probability that the turn is over, from 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,4 +88,4 @@ class Failed:
     """Milliseconds of audio that the closed segments cover."""
 
 
-Event = Update | SpeechStarted | SpeechStopped | Flushed | Final | Failed
+Event = Update | SpeechStarted | SpeechStopped | TurnPause | Flushed | Final | Failed

@@ -8,6 +8,7 @@ from runtime.tokenizer import Tokenizer
 from server.stream.confidence import DOUBTED_LOG_PROB, END_BIAS, FIRM_END_BIAS, is_speech
 from server.stream.repetition import said_once
 from server.stream.transcript import NOTHING, Hypothesis
+from server.stream.turn_end import LEAST_BELIEF, LEAST_END_LOG_PROB, SENTENCE_ENDS, TextEvidence
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,13 @@ def hypothesis_of(result: Result, tokenizer: Tokenizer) -> Hypothesis:
     kept = said_once(tokens) if result.cut_short else None
     end = len(tokens) if kept is None else max(kept, forced)
     return Hypothesis(tokens[:end], result.log_probs[:end])
+
+
+def evidence_of(result: Result, hypothesis: Hypothesis, tokenizer: Tokenizer) -> TextEvidence:
+    """Return what a hypothesis says about the pause at its end."""
+    end_log_prob = LEAST_END_LOG_PROB if result.end_log_prob is None else result.end_log_prob
+    belief = hypothesis.belief if hypothesis.tokens else LEAST_BELIEF
+    return TextEvidence(tokenizer.text(hypothesis.tokens).rstrip().endswith(SENTENCE_ENDS), end_log_prob, belief)
 
 
 def end_bias(before: Sequence[Attempt]) -> float:

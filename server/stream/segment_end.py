@@ -2,11 +2,15 @@
 
 from dataclasses import dataclass
 
+from runtime.audio import SAMPLE_RATE
 from runtime.tokenizer import Tokenizer
 from server.stream.retries import Attempt
 from server.stream.segmenter import Cut, CutKind, Segmenter
 from server.stream.transcript import NOTHING, Hypothesis
 from server.stream.word_times import TimedHypothesis, Word, locate
+
+LONGEST_WORD_SAMPLES = SAMPLE_RATE * 13 // 10  # after its beginning a word is over
+PLACE_SAMPLES = SAMPLE_RATE // 2  # in which the quietest place is taken
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,24 @@ def end_of(attempt: Attempt, cut: Cut, segmenter: Segmenter, tokenizer: Tokenize
         count = spoken.whole_words(len(hypothesis.tokens))
         position = spoken.end_of(count, default=cut.position)
         hypothesis, _ = hypothesis.divided(spoken.begins[count])
+    elif spoken and cut.kind is CutKind.LENGTH and (after := after_last_word(spoken, cut)):
+        position = segmenter.place(after, ())
     elif cut.kind is CutKind.LENGTH:
         position = segmenter.place(cut, spoken.between_words if spoken else ())
         count = spoken.words_before(position) if spoken else 0
         hypothesis, rest = hypothesis.divided(spoken.begins[count] if spoken else 0)
     words = spoken.words(tokenizer, count, position) if spoken else ()
     return SegmentEnd(hypothesis, position, words, rest)
+
+
+def after_last_word(spoken: TimedHypothesis, cut: Cut) -> Cut | None:
+    """Return a cut after the last word, where all words begin before the window of a cut by length: what sounds there is none."""
+    assert cut.earliest is not None, "a cut by length has a window"
+    begin = spoken.last_begin
+    earliest = max(cut.earliest, begin + LONGEST_WORD_SAMPLES)
+    if begin >= cut.earliest or earliest + PLACE_SAMPLES > cut.position:
+        return None
+    return Cut(earliest + PLACE_SAMPLES, CutKind.LENGTH, earliest)
 
 
 def located(attempt: Attempt, end: int, segmenter: Segmenter, tokenizer: Tokenizer) -> TimedHypothesis | None:

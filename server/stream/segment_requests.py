@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runtime.audio import SAMPLE_RATE, Clip
+from runtime.scheduler.keyterms import Keyterms
 from runtime.scheduler.requests import Priority, Request
 from server.stream import edges, retries
 from server.stream.confidence import END_BIAS
@@ -34,11 +35,19 @@ class OutstandingRequest:
     """Seconds that it had been due when it was submitted."""
 
 
+def priority_of(is_file: bool, is_last: bool) -> Priority:
+    """Return the priority of a segment that is to be closed. is_last: its client waits for the end, or for a flush."""
+    if is_file:
+        return Priority.FILE
+    return Priority.FINAL if is_last else Priority.INTERIM
+
+
 class SegmentRequests:
     """Makes the requests of one stream."""
 
-    def __init__(self, stream_id: str, segmenter: Segmenter, transcript: Transcript):
+    def __init__(self, stream_id: str, segmenter: Segmenter, transcript: Transcript, keyterms: Keyterms | None = None):
         self._stream_id, self._segmenter, self._transcript = stream_id, segmenter, transcript
+        self.keyterms = keyterms
 
     def interim(self, end: int, transcribed_until: int) -> Request:
         """Ask for the open segment up to a position. transcribed_until: position up to which results cover the audio."""
@@ -52,6 +61,7 @@ class SegmentRequests:
             draft=transcript.draft,
             forced=transcript.forced,
             end_bias=END_BIAS,
+            keyterms=self.keyterms,
         )
 
     def segment(self, cut: Cut, before: tuple[Attempt, ...], priority: Priority, words: bool) -> Request:
@@ -69,7 +79,13 @@ class SegmentRequests:
             priority=priority,
             end_bias=retries.end_bias(before),
             align=words or cut.kind is CutKind.LENGTH or bool(before),
+            keyterms=self._keyterms_after(before),
         )
+
+    def _keyterms_after(self, before: Sequence[Attempt]) -> Keyterms | None:
+        """None after an attempt that failed: a term may be what the model repeated, or what made it say what is no speech."""
+        has_failed = before and (before[-1].ran_away or not before[-1].hypothesis.tokens)
+        return None if has_failed else self.keyterms
 
     def can_try_again(self, cut: Cut, attempts: Sequence[Attempt]) -> bool:
         """True if the newest attempt is doubted and another can be made. A cut by length gets one more if it failed."""

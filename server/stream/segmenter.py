@@ -93,6 +93,11 @@ class Segmenter:
         return self.start + len(self._pcm) // 2
 
     @property
+    def measured_until(self) -> int:
+        """Position after the last sample that has a level."""
+        return self._position_of(len(self._levels))
+
+    @property
     def end_of_update(self) -> int:
         """Position up to which an update can be transcribed now."""
         return self.end
@@ -115,6 +120,10 @@ class Segmenter:
         samples = np.frombuffer(self._pcm, np.int16, last - first, first * 2)
         whole = np.resize(samples, -(-len(samples) // LEVEL_SAMPLES) * LEVEL_SAMPLES)  # filled up with its own beginning
         return max(levels_of(whole)) <= self._loudness.quiet_db
+
+    def newest(self, samples: int) -> np.ndarray:
+        """Return the newest samples of the open segment, int16, at most so many."""
+        return np.frombuffer(bytes(self._pcm[-2 * samples :]), np.int16)
 
     def append(self, pcm: bytes) -> list[bool]:
         """pcm: PCM16 mono little-endian, whole samples. Returns of each new level whether it is sound."""

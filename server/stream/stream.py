@@ -9,23 +9,31 @@ import enum
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
 
 from runtime.audio import SAMPLE_RATE
 from runtime.exceptions import EngineStopped, RequestCancelled
-from runtime.scheduler.requests import Priority, Request, Result
+from runtime.scheduler.requests import Request, Result
 from runtime.tokenizer import Tokenizer
+from runtime.turns.log_mel import WINDOW_SAMPLES
 from server.errors import Code
 from server.settings import SessionLimits
 from server.stream import retries
 from server.stream.confidence import DOUBTED_LOG_PROB
-from server.stream.events import Event, Failed, Final, Flushed, SpeechStarted, SpeechStopped, Update
+from server.stream.events import Event, Failed, Final, Flushed, SpeechStarted, SpeechStopped, TurnPause, Update
+from server.stream.formatting.options import PLAIN_TEXT, TextOptions
+from server.stream.formatting.transcript import formatted
+from server.stream.loudness import LEVEL_SAMPLES
 from server.stream.retries import Attempt
 from server.stream.segment_end import end_of
-from server.stream.segment_requests import OutstandingRequest, SegmentRequests
+from server.stream.segment_requests import OutstandingRequest, SegmentRequests, priority_of
 from server.stream.segmenter import Cut, CutKind, Segmenter
 from server.stream.streaming_segmenter import StreamingSegmenter
+from server.stream.terms import Term, keyterms_of
 from server.stream.transcript import NOTHING, Hypothesis, Segment, Transcript
-from server.stream.turns import Turns
+from server.stream.turns import TurnRule, Turns
 from server.stream.update_clock import AnswerWatch, CompleteResults, UpdateClock
 from server.stream.word_times import Word
 
@@ -44,10 +52,36 @@ class Options:
     """True if segments carry the times of their words."""
     silence_seconds: float | None = None
     """Seconds of silence that end a turn; None if turns are not asked for."""
+    end_threshold: float | None = None
+    """Probability that ends a turn before; None: silence alone does."""
+    weighs_pauses: bool = False
+    """True if text and sound are weighed in each pause, also where nothing here ends a turn by them."""
+    reports_pauses: bool = False
+    """True if each pause is reported while it lasts."""
     closes_turns: bool = False
     """True if the stream is flushed at the end of each turn."""
     is_file: bool = False
     """True for a recording, which can wait for live speech."""
+    terms: tuple[Term, ...] = ()
+    """Terms that the client expects."""
+    tokens: bool = False
+    """True if segments carry their tokens with their probabilities."""
+    text: TextOptions = PLAIN_TEXT
+    """Rules by which the text is rewritten before anybody reads it."""
+
+    @property
+    def turn_rule(self) -> TurnRule | None:
+        if self.silence_seconds is None:
+            return None
+        return TurnRule(self.silence_seconds, self.end_threshold, self.weighs_pauses, self.reports_pauses)
+
+
+Judge = Callable[[np.ndarray, Callable[[float], None]], None]
+"""Asks about audio, int16 (samples,) at 16 kHz, and about its answer: the probability that its speaker has finished."""
+
+
+def judge_nothing(samples: np.ndarray, answer: Callable[[float], None]) -> None:
+    """Default where there is no turn model."""
 
 
 class StreamState(enum.Enum):
@@ -78,30 +112,30 @@ class Stream:
         options: Options = Options(),
         on_update: Callable[[float], None] = lambda late_seconds: None,
         encodes_streams: bool = False,
+        judge: Judge = judge_nothing,
     ):
         """say: takes an event; False for an Update that was dropped, which the next one then says again.
 
         submit: hands a request to the engine, whose result must come back through on_result().
         on_update: told of every answered update how long after it was due the engine began with it, in seconds.
         encodes_streams: True for a streaming model, False for one of clips.
+        judge: asks the turn model about the end of the audio, which answers with a probability, or never.
         """
         self.stream_id, self.state = stream_id, StreamState.OPEN
         self._limits, self._options = limits, options
-        self._say, self._submit, self._on_update = say, submit, on_update
-        self._turns = None if options.silence_seconds is None else Turns(options.silence_seconds)
-        self._levels = 0  # of loudness, received so far
+        self._say, self._submit, self._on_update, self._judge = say, submit, on_update, judge
+        self.turns = Turns(options.turn_rule)
         self._segmenter = (StreamingSegmenter if encodes_streams else Segmenter)(limits.max_segment_seconds)
-        self._tokenizer = tokenizer
-        self._transcript = Transcript(tokenizer, limits.stable_agreement)
+        self._tokenizer, self._transcript = tokenizer, Transcript(tokenizer, limits.stable_agreement)
+        self._text = formatted(self._transcript, options.text)
         self._outstanding: OutstandingRequest | None = None
-        self._complete = CompleteResults()
+        self._complete, self._watch = CompleteResults(), AnswerWatch(now)
         self._transcribed_until = 0  # position behind the newest sample that any result has covered
         self._last_audio_at = now  # when audio last came
         self._clock = UpdateClock(limits.interim_interval_seconds, long_costs_more=not encodes_streams)
-        self._requests = SegmentRequests(stream_id, self._segmenter, self._transcript)
-        self._watch = AnswerWatch(now)
+        self._requests = SegmentRequests(stream_id, self._segmenter, self._transcript, keyterms_of(options.terms, tokenizer))
         self._flushes: deque[PendingFlush] = deque()  # that were asked for, the oldest first
-        self._finished_at = 0.0  # when finish() was called
+        self._finished_at, self._is_cut = 0.0, False  # when finish() was called, and whether the speaker may go on elsewhere
         self._last_shown = ("", 0, 0)  # text, stable, and how many segments are closed, as last said
 
     # What happens to a stream
@@ -112,13 +146,14 @@ class Stream:
             return
         self._last_audio_at = now
         levels = self._segmenter.append(pcm)
-        self._levels += len(levels)
         if self.waiting_seconds > self._limits.max_buffer_seconds:
             waiting, most = self.waiting_seconds, self._limits.max_buffer_seconds
             self.fail(Code.BUFFER_OVERFLOW, f"{waiting:.1f} s of audio wait to be transcribed; at most {most:g} s may")
             return
-        if self._turns is not None:
-            self._say_turns(self._turns.receive(levels), now)
+        if levels:
+            self._say_turns(self.turns.receive(levels, self._segmenter.measured_until // LEVEL_SAMPLES), now)
+            if (pause := self.turns.pause_to_judge()) is not None:
+                self._judge(self._segmenter.newest(WINDOW_SAMPLES), partial(self._take_sound, pause))
         if levels or self._interim_is_due(now):  # nothing else comes between two levels
             self._advance(now)
 
@@ -129,20 +164,17 @@ class Stream:
 
     def ask(self, options: Options) -> None:
         """Change the options from now on."""
-        if options.silence_seconds != self._options.silence_seconds:
-            self._turns = None if options.silence_seconds is None else Turns(options.silence_seconds, self._levels)
-        self._options = options
+        self.turns.change(options.turn_rule)
+        self._options, self._requests.keyterms = options, keyterms_of(options.terms, self._tokenizer)
 
     def flush(self, now: float) -> None:
         """Close what was heard so far as at the end, and go on: Flushed is said when that is done."""
         if self.state is StreamState.OPEN:
             self._flushes.append(PendingFlush(self._segmenter.end, now))
-            if self._turns is not None:
-                self._turns.end()
-            if len(self._flushes) > 1:
-                return  # one after the other
-            self._outstanding = None  # what is under way is asked for again, as a final: those go first
-            self._advance(now)
+            self.turns.end()
+            if len(self._flushes) == 1:  # one after the other
+                self._outstanding = None  # what is under way is asked for again, as a final: those go first
+                self._advance(now)
 
     def on_result(self, result: Result, now: float) -> None:
         """The engine's answer to the outstanding request. Answers to requests that were replaced are ignored."""
@@ -180,22 +212,20 @@ class Stream:
         seconds = self._watch.seconds(self._outstanding, now)
         return 0.0 if self._options.is_file or self.state is StreamState.ENDED else seconds
 
-    def finish(self, now: float) -> None:
+    def finish(self, now: float, is_cut: bool = False) -> None:
         """The audio has ended: transcribe what is left and say the final. Harmless when that is under way."""
         if self.state is StreamState.OPEN:
             self.state = StreamState.FINISHING
-            self._finished_at = now
+            self._finished_at, self._is_cut = now, is_cut
             self._outstanding = None  # what is under way is asked for again, as a final: those go first
             self._advance(now)
 
     def fail(self, code: Code, message: str) -> None:
         """Say why there will be no final, with the text that may be kept."""
-        if self.state is StreamState.ENDED:
-            return
-        self.state = StreamState.ENDED
-        transcript = self._transcript
-        text, audio_ms = transcript.text[: transcript.stable], milliseconds(self._segmenter.start)
-        self._say(Failed(code, message, text, transcript.segments, audio_ms))
+        if self.state is not StreamState.ENDED:
+            self.state = StreamState.ENDED
+            text, audio_ms = self._text.text[: self._text.stable], milliseconds(self._segmenter.start)
+            self._say(Failed(code, message, text, self._text.segments, audio_ms))
 
     def drop(self) -> None:
         """Nobody listens any more: say nothing."""
@@ -203,8 +233,8 @@ class Stream:
 
     @property
     def segments(self) -> Sequence[Segment]:
-        """Those that are closed."""
-        return self._transcript.segments
+        """The segments that are closed, in the order of the audio."""
+        return self._text.segments
 
     @property
     def closed_ms(self) -> int:
@@ -227,27 +257,32 @@ class Stream:
     # What a stream does about it
 
     def _advance(self, now: float) -> None:
-        """Ask for the next thing worth asking for, if nothing is under way: a closed segment, the last one, an interim."""
+        while self._ask_for_next(now):
+            continue
+
+    def _ask_for_next(self, now: float) -> bool:
+        """Ask for a closed segment, the last one or an interim, if nothing is under way. Returns True where a flush is done."""
         if self._outstanding is not None:
             if not self._clock.is_overdue and self.state is StreamState.OPEN and self._interim_is_due(now):
                 self._clock.is_due(now)
-            return
+            return False
         segmenter, end = self._segmenter, self._end_position
         if (cut := segmenter.find_cut()) and (end is None or cut.position <= end):
             self._request_segment(cut)
         elif end is not None and end > segmenter.start and self._has_nothing_to_add(end):
             self._commit(self._transcript.newest, end, None, NOTHING)
-            self._say_end(now)
+            return self._say_end(now)
         elif end is not None and end > segmenter.start:
             self._request_segment(Cut(end, CutKind.END))
         elif end is not None:
-            self._say_end(now)
+            return self._say_end(now)
         elif not self._interim_is_due(now):
             self._clock.forget()
         else:
             late_seconds = self._clock.begin(now)
             request = self._requests.interim(segmenter.end_of_update, self._transcribed_until)
             self._ask(request, segmenter.end_of_update, None, (), late_seconds)
+        return False
 
     @property
     def _end_position(self) -> int | None:
@@ -262,7 +297,7 @@ class Stream:
         return self._flushes[0].asked_at if self.state is StreamState.OPEN and self._flushes else self._finished_at
 
     def _interim_is_due(self, now: float) -> bool:
-        if not self._clock.may_begin(now, self._segmenter.end - self._segmenter.start):
+        if not (self.turns.wants_text or self._clock.may_begin(now, self._segmenter.end - self._segmenter.start)):
             return False
         if not self._segmenter.has_sound or self._complete.reach(ENOUGH_COMPLETE, self._segmenter.loud_until):
             return False
@@ -270,26 +305,16 @@ class Stream:
 
     def _has_nothing_to_add(self, end: int) -> bool:
         """True if the last hypothesis can be the final one: it is believed, audio since is short and quiet, no times needed."""
-        uncovered = end - self._transcribed_until
-        if (
-            self._options.words
-            or uncovered > MAX_UNCOVERED_SECONDS * SAMPLE_RATE
-            or self._transcript.newest.belief < DOUBTED_LOG_PROB
-        ):
+        is_long = end - self._transcribed_until > MAX_UNCOVERED_SECONDS * SAMPLE_RATE
+        if self._options.words or is_long or self._transcript.newest.belief < DOUBTED_LOG_PROB:
             return False
         return self._complete.reach(1, self._segmenter.loud_until) and self._segmenter.is_quiet_from(self._transcribed_until, end)
 
     def _request_segment(self, cut: Cut, before: tuple[Attempt, ...] = ()) -> None:
         """Submit a segment. before: earlier attempts at it, with other edges."""
-        request = self._requests.segment(cut, before, self._priority, self._options.words)
+        priority = priority_of(self._options.is_file, is_last=self._end_position is not None)
+        request = self._requests.segment(cut, before, priority, self._options.words)
         self._ask(request, cut.position, cut, before)
-
-    @property
-    def _priority(self) -> Priority:
-        """Priority of a segment that is to be closed."""
-        if self._options.is_file:
-            return Priority.FILE
-        return Priority.INTERIM if self._end_position is None else Priority.FINAL
 
     def _ask(self, request: Request, end: int, cut: Cut | None, before: tuple[Attempt, ...], late_seconds: float = 0.0) -> None:
         loud_until = self._segmenter.loud_until
@@ -302,6 +327,8 @@ class Stream:
 
     def _take_interim(self, result: Result, asked: OutstandingRequest, now: float) -> None:
         hypothesis = retries.hypothesis_of(result, self._tokenizer)
+        if self.turns.weighs_pauses:
+            self.turns.take_text(asked.end, retries.evidence_of(result, hypothesis, self._tokenizer))
         is_whole = (
             asked.complete_at is not None and not result.cut_short and not self._transcript.has_lost_sight(hypothesis.tokens)
         )
@@ -309,6 +336,8 @@ class Stream:
         if is_whole and asked.complete_at is not None:
             self._complete.count(asked.complete_at)
         self._show(asked, now)
+        if self.state is StreamState.OPEN:
+            self._say_turns(self.turns.decide(), now)
 
     def _take_segment(self, result: Result, asked: OutstandingRequest, cut: Cut, now: float) -> None:
         attempts = (*asked.attempts, retries.attempt_of(result, self._tokenizer, self._transcript.has_lost_sight))
@@ -331,39 +360,44 @@ class Stream:
     def _commit(self, hypothesis: Hypothesis, position: int, words: tuple[Word, ...] | None, rest: Hypothesis) -> None:
         """Close the open segment at a position with what was heard; the rest of the hypothesis belongs to the next one."""
         start_ms, end_ms = milliseconds(self._segmenter.start), milliseconds(position)
-        self._transcript.commit(hypothesis.tokens, start_ms, end_ms, rest, words, hypothesis.belief)
+        self._transcript.commit(hypothesis, start_ms, end_ms, rest, words, self._options.tokens)
         self._segmenter.advance(position)
         self._complete = CompleteResults()
 
     def _show(self, asked: OutstandingRequest, now: float) -> None:
         """Say an update if it says anything new. Behind a finish the final does, and at the end of a flush Flushed."""
-        shown = (self._transcript.text, self._transcript.stable, len(self._transcript.segments))
         is_flushed = self._end_position is not None and self._segmenter.start >= self._end_position
-        if shown == self._last_shown or self.state is not StreamState.OPEN or is_flushed:
+        if self.state is not StreamState.OPEN or is_flushed:
             return
-        latency_ms = (now - asked.audio_at) * 1000
-        if self._say(Update(*shown[:2], self._transcript.segments, milliseconds(asked.end), latency_ms)):
+        shown = (self._text.text, self._text.stable, len(self._text.segments))
+        update = Update(*shown[:2], self._text.segments, milliseconds(asked.end), (now - asked.audio_at) * 1000)
+        if shown != self._last_shown and self._say(update):
             self._last_shown = shown
 
-    def _say_turns(self, turns: Iterable[SpeechStarted | SpeechStopped], now: float) -> None:
+    def _take_sound(self, pause: int, probability: float) -> None:
+        if self.state is StreamState.OPEN:
+            self.turns.take_sound(pause, probability)
+            self._say_turns(self.turns.decide(), self._last_audio_at)
+
+    def _say_turns(self, turns: Iterable[SpeechStarted | SpeechStopped | TurnPause], now: float) -> None:
         for event in turns:
             self._say(event)
             if isinstance(event, SpeechStopped) and self._options.closes_turns:
                 self.flush(now)
 
-    def _say_end(self, now: float) -> None:
-        """The final, or that a flush is done; the stream then goes on."""
-        text, segments = self._transcript.text, self._transcript.segments
-        latency_ms = (now - self._asked_at) * 1000
+    def _say_end(self, now: float) -> bool:
+        """Say the final, or that a flush is done; returns True where the stream goes on."""
+        text, latency_ms = self._text, (now - self._asked_at) * 1000
         if self.state is StreamState.FINISHING:
+            text.end(self._is_cut)
             self.state = StreamState.ENDED
-            self._say(Final(text, segments, milliseconds(self._segmenter.end), latency_ms))
-            return
+            self._say(Final(text.text, text.segments, milliseconds(self._segmenter.end), latency_ms))
+            return False
         self._flushes.popleft()
-        self._last_shown = (self._transcript.text, self._transcript.stable, len(segments))
-        self._say(Flushed(text, segments, milliseconds(self._segmenter.start), latency_ms))
-        if self.state is StreamState.OPEN:  # it may have been dropped meanwhile
-            self._advance(now)
+        self._transcript.end_sentence()
+        self._last_shown = (text.text, text.stable, len(text.segments))
+        self._say(Flushed(text.text, text.segments, milliseconds(self._segmenter.start), latency_ms))
+        return self.state is StreamState.OPEN  # it may have been dropped meanwhile
 
 
 def milliseconds(position: int) -> int:

@@ -36,7 +36,7 @@ class StreamingSegmenter(Segmenter):
     def end_of_update(self) -> int:
         if self._loud and self._loud[-1]:
             return self.end
-        quiet = self._position_of(len(self._levels)) - self.loud_until
+        quiet = self.measured_until - self.loud_until
         # An update from before this quiet had a level may have taken its first block; every pause that is cut is twice as long.
         taken = max(quiet // 2, min(quiet, BLOCK_LEVELS * LEVEL_SAMPLES))
         return max(self._least_end, self.loud_until + min(TAIL_SAMPLES, taken))
@@ -48,7 +48,7 @@ class StreamingSegmenter(Segmenter):
 
     def closing_clip(self, cut: Cut) -> Clip | None:
         self._follow(cut.position)
-        measured = min(self._position_of(len(self._levels)), cut.position)
+        measured = min(self.measured_until, cut.position)
         if cut.kind is CutKind.END and not self.is_quiet_from(measured, cut.position):  # sound that has no level yet
             self._cover(max(self.start, measured - LEAD_SAMPLES), cut.position)
         is_quiet = not any(first < cut.position for first, _ in self._ranges)

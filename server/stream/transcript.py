@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runtime.tokenizer import Tokenizer
+from server.stream.capitals import begins_small, goes_on, lowered
 from server.stream.word_times import Word
 
 Span = tuple[int, int]
@@ -77,6 +78,15 @@ FEW_WORDS, LOST_SHARE = 3, 3  # a final with less than a third of three or more 
 
 
 @dataclass(frozen=True)
+class TokenProbability:
+    """A token of a text."""
+
+    text: bytes
+    """UTF-8 that it adds to the text; a token may end within a character."""
+    log_prob: float
+
+
+@dataclass(frozen=True)
 class Segment:
     """A closed stretch of audio and its final text."""
 
@@ -87,6 +97,10 @@ class Segment:
     """None where they were not asked for."""
     log_prob: float = 0.0
     """The mean of its tokens, as the model believes them."""
+    tokens: tuple[TokenProbability, ...] = ()
+    """Its tokens, in order; empty where they were not asked for."""
+    channel: int | None = None
+    """The channel of a recording, counted from 0; None where channels are mixed."""
 
 
 NO_BELIEF = float("-inf")
@@ -139,18 +153,42 @@ class Transcript:
         """The newest hypothesis of the open segment."""
         self.forced = 0
         """Number of the draft's tokens that are stable."""
+        self._goes_on = False  # with the sentence before
+        self._is_small: bool | None = None  # the first letter, once the first word is stable
         self._shown: tuple[int, ...] = ()  # the tokens in sight
         self._recent: deque[Hypothesis] = deque(maxlen=self._most_hypotheses)  # newest last
 
     @property
     def text(self) -> str:
-        return join(self._committed, self._tokenizer.text(self._shown))
+        return join(self._committed, self.open_text)
 
     @property
     def stable(self) -> int:
         """Leading characters of text that will never change. Never decreases."""
-        stable_open = self._tokenizer.text(self.draft[: self.forced])
-        return len(join(self._committed, stable_open))
+        return len(join(self._committed, self.open_stable_text))
+
+    @property
+    def open_text(self) -> str:
+        """The text in sight of the open segment."""
+        return self._text_of(self._shown)
+
+    @property
+    def open_stable_text(self) -> str:
+        """The part of it that will never change."""
+        return self._text_of(self.draft[: self.forced])
+
+    def _text_of(self, tokens: Sequence[int]) -> str:
+        """Return the text of the open segment with these tokens. Its first letter is small within a sentence."""
+        text = self._tokenizer.text(tokens)
+        return lowered(text) if self._begins_small(text) else text
+
+    def _begins_small(self, text: str) -> bool:
+        if self._is_small is not None:
+            return self._is_small
+        return self._goes_on and begins_small(text)
+
+    def end(self, is_cut: bool = False) -> None:
+        """Nothing follows; the text says so by itself."""
 
     def update(self, newest: Hypothesis, complete: bool = False) -> None:
         """Take a new hypothesis of the open segment, made with this transcript's draft and forced.
@@ -181,6 +219,7 @@ class Transcript:
         """Make it stable, so that the next hypothesis has it; False where it is already."""
         is_new = self.forced < len(self._shown)
         self.draft, self.forced = self._shown, len(self._shown)
+        self._is_small = self._begins_small(self._tokenizer.text(self._shown))
         return is_new
 
     @property
@@ -190,32 +229,54 @@ class Transcript:
 
     def commit(
         self,
-        tokens: Sequence[int],
+        hypothesis: Hypothesis,
         start_ms: int,
         end_ms: int,
         rest: Hypothesis = NOTHING,
         words: tuple[Word, ...] | None = None,
-        log_prob: float = 0.0,
+        with_tokens: bool = False,
     ) -> None:
-        """Close the open segment with its final tokens, which begin with what was forced or are the beginning of that.
+        """Close the open segment with its final hypothesis, which begins with what was forced or is the beginning of that.
 
-        rest: what the same hypothesis has behind them. It is the first hypothesis of the next segment: what of it is stable
-        remains so, and as many words as were in sight stay there.
+        with_tokens: keep its tokens. rest: what the same hypothesis has after it. It is the first hypothesis of the next
+        segment: what of it is stable remains so, and as many words as were in sight stay there.
         """
-        if text := self._tokenizer.text(tokens):
+        tokens = hypothesis.tokens
+        if text := self._text_of(tokens):
+            is_small = text != self._tokenizer.text(tokens)
             self._committed = join(self._committed, text)
-            self.segments.append(Segment(text, start_ms, end_ms, words, log_prob))
+            kept = self._probabilities(hypothesis, is_small) if with_tokens else ()
+            if words and is_small:
+                words = (dataclasses.replace(words[0], w=lowered(words[0].w)), *words[1:])
+            self.segments.append(Segment(text, start_ms, end_ms, words, hypothesis.belief, kept))
         stable = max(0, self.forced - len(tokens)) if rest.tokens else 0
         in_sight = len(self._words(self._shown)) - len(self._words(tokens))
+        first_was_small = bool(self._is_small) and not tokens
         self._open()
+        self._goes_on = bool(text) and goes_on(self._committed)
         self._recent.extend([rest] if rest.tokens else [])
         self.draft, self.forced = rest.tokens, stable
+        if stable:
+            self._is_small = first_was_small  # it stands as it was written
         self._shown = rest.tokens[: max([stable, *(end for _, end in self._words(rest.tokens)[: max(0, in_sight)])])]
+
+    def end_sentence(self) -> None:
+        """Let what follows begin a sentence of its own: it is no part of what was said before."""
+        self._goes_on = False
+
+    def _probabilities(self, hypothesis: Hypothesis, is_small: bool) -> tuple[TokenProbability, ...]:
+        """Return the tokens with their probabilities. is_small: the first letter is."""
+        first, *others = map(self._tokenizer.bytes_of, hypothesis.tokens)
+        begin = first[: len(first) - len(first.lstrip())]
+        shown = begin + lowered(first.lstrip().decode()).encode() if is_small else first
+        return tuple(map(TokenProbability, [shown, *others], hypothesis.log_probs))
 
     def _confirm(self, judged: Sequence[WordBeliefs]) -> None:
         """Make words stable, in order, as far as the rules go."""
         for each in itertools.takewhile(lambda each: each.meets(self._stable_rules), judged):
             self.forced = each.word[1]
+            if self._is_small is None:
+                self._is_small = self._begins_small(self._tokenizer.text(self.draft[: self.forced]))
 
     def _show(self, judged: Sequence[WordBeliefs], whole: Sequence[Span]) -> None:
         """Decide what is in sight: the newest hypothesis as far as the rules go, in its own words where it goes on from those in

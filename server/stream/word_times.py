@@ -55,6 +55,11 @@ class TimedHypothesis:
     def _middles(self) -> list[int]:
         return [(first + last) // 2 for first, last in self.gaps]
 
+    @property
+    def last_begin(self) -> int:
+        """Position where the last word begins."""
+        return self.gaps[-2][1]
+
     def words_before(self, position: int) -> int:
         """Number of words before a position in or near a gap."""
         middles = self._middles

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.tokenizer import Tokenizer
-from server.stream.transcript import Hypothesis, Transcript
+from server.stream.transcript import NOTHING, Hypothesis, TokenProbability, Transcript
+from server.stream.word_times import Word
 
-WORDS = ["", "", "", "▁the", "▁cat", "▁sat", "▁on", "▁a", "▁mat", "s", ".", ",", "<0xC3>", "<0xA9>", "▁"]
+WORDS = ["", "", "", "▁the", "▁cat", "▁sat", "▁on", "▁a", "▁mat", "s", ".", ",", "<0xC3>", "<0xA9>", "▁", "▁The", "odore", "▁Cat"]
 TOKENIZER = Tokenizer(WORDS)
 SURE, FAIR, DOUBTFUL, UNSURE = 0.0, -0.4, -0.9, -2.0
 
@@ -133,7 +134,7 @@ def test_what_is_shown_stays_until_hypotheses_in_a_row_say_otherwise_and_alike()
 
 def test_a_committed_segment_is_stable_and_joined_with_a_space():
     transcript = make()
-    transcript.commit(tokens_of("▁the ▁cat ."), 0, 1000)
+    transcript.commit(hypothesis_of("▁the ▁cat ."), 0, 1000)
     hear(transcript, "▁a ▁mat")
     assert transcript.text == "the cat. a" and stable_text(transcript) == "the cat."
     assert [(each.text, each.start_ms, each.end_ms) for each in transcript.segments] == [("the cat.", 0, 1000)]
@@ -143,7 +144,7 @@ def test_behind_a_cut_through_speech_the_rest_stays_in_sight_and_stable():
     transcript = make()
     hear(transcript, "▁the ▁cat ▁sat ▁on ▁a ▁mat", "▁the ▁cat ▁sat ▁on ▁a ▁mat")
     assert transcript.text == "the cat sat on a mat" and stable_text(transcript) == "the cat sat on a"
-    transcript.commit(tokens_of("▁the ▁cat ▁sat"), 0, 1000, rest=hypothesis_of("▁on ▁a ▁mat"))
+    transcript.commit(hypothesis_of("▁the ▁cat ▁sat"), 0, 1000, rest=hypothesis_of("▁on ▁a ▁mat"))
     assert transcript.text == "the cat sat on a mat" and stable_text(transcript) == "the cat sat on a"
     assert transcript.draft == tokens_of("▁on ▁a ▁mat") and transcript.forced == 2
     hear(transcript, "▁on ▁a ▁mat ▁sat")
@@ -152,8 +153,8 @@ def test_behind_a_cut_through_speech_the_rest_stays_in_sight_and_stable():
 
 def test_an_empty_segment_leaves_no_trace():
     transcript = make()
-    transcript.commit((), 0, 1000)
-    transcript.commit(tokens_of("▁cat"), 1000, 2000)
+    transcript.commit(NOTHING, 0, 1000)
+    transcript.commit(hypothesis_of("▁cat"), 1000, 2000)
     assert transcript.text == "cat" and len(transcript.segments) == 1
 
 
@@ -194,6 +195,87 @@ def test_stable_text_never_changes_over_any_sequence_of_hypotheses(happenings, a
         else:
             begins = [index for index, token in enumerate(tokens) if index == 0 or TOKENIZER.starts_word(token)]
             count = begins[detail] if detail < len(begins) else len(tokens)
-            transcript.commit(tokens[:count], 0, 1, rest=Hypothesis(tokens[count:], log_probs[count:]))
+            transcript.commit(
+                Hypothesis(tokens[:count], log_probs[:count]), 0, 1, rest=Hypothesis(tokens[count:], log_probs[count:])
+            )
         assert stable_text(transcript).startswith(stable), f"{stable!r} became {stable_text(transcript)!r}"
         stable = stable_text(transcript)
+
+
+def test_a_segment_keeps_its_tokens_where_they_are_asked_for():
+    transcript = Transcript(TOKENIZER)
+    transcript.commit(hypothesis_of("▁the ▁cat ."), 0, 1000, with_tokens=True)
+    transcript.commit(hypothesis_of("▁sat"), 1000, 2000)
+    kept, without = transcript.segments
+    assert [token.text for token in kept.tokens] == [b" the", b" cat", b"."] and without.tokens == ()
+    assert kept.tokens[0] == TokenProbability(b" the", hypothesis_of("▁the").log_probs[0])
+
+
+# Capitals where a segment goes on within a sentence
+
+
+def committed(*texts: str) -> Transcript:
+    transcript = make()
+    for text in texts:
+        hypothesis = hypothesis_of(text)
+        words = tuple(Word(word, 0, 1) for word in TOKENIZER.text(hypothesis.tokens).split())
+        transcript.commit(hypothesis, 0, 1000, words=words, with_tokens=True)
+    return transcript
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "text"),
+    [
+        ("▁the ▁cat", "▁The ▁mat", "the cat the mat"),
+        ("▁the ▁cat ,", "▁The ▁mat", "the cat, the mat"),
+        ("▁the ▁cat .", "▁The ▁mat", "the cat. The mat"),
+        ("▁the ▁cat", "▁The odore", "the cat Theodore"),
+        ("▁the ▁cat", "▁Cat", "the cat Cat"),
+        ("", "▁The ▁mat", "The mat"),
+    ],
+)
+def test_a_segment_within_a_sentence_begins_small_unless_it_may_be_a_name(before, after, text):
+    transcript = committed(before, after)
+    assert transcript.text == text == " ".join(segment.text for segment in transcript.segments)
+    for segment in transcript.segments:
+        assert " ".join(word.w for word in segment.words) == segment.text
+        assert b"".join(token.text for token in segment.tokens).decode().strip() == segment.text
+
+
+PIECES = ("▁the", "▁The", "▁cat", "▁Cat", "odore", "s", ".", ",")
+
+
+@given(
+    before=st.lists(st.sampled_from(PIECES), max_size=3),
+    hypotheses=st.lists(st.tuples(st.lists(st.sampled_from(PIECES), max_size=6), st.booleans()), max_size=8),
+    cut=st.integers(0, 6),
+)
+def test_no_capital_of_stable_text_changes(before, hypotheses, cut):
+    transcript = committed(" ".join(before))
+    stable = stable_text(transcript)
+    for pieces, complete in hypotheses:
+        tokens = (*transcript.draft[: transcript.forced], *tokens_of(" ".join(pieces)))
+        newest = Hypothesis(tokens, (SURE,) * len(tokens))
+        transcript.update(newest, complete)
+        assert stable_text(transcript).startswith(stable)
+        stable = stable_text(transcript)
+    tokens = transcript.draft
+    hypothesis = Hypothesis(tokens, (SURE,) * len(tokens))
+    while cut < len(tokens) and not TOKENIZER.starts_word(tokens[cut]):
+        cut += 1
+    closed, rest = hypothesis.divided(cut)
+    transcript.commit(closed, 0, 1, rest=rest)
+    assert stable_text(transcript).startswith(stable)
+
+
+def test_what_is_written_in_capitals_and_what_begins_after_a_flush_or_a_silence_stays_as_it_is():
+    words = ["", "", "", "▁the", "▁US", "▁troops", "▁What"]
+    transcript = Transcript(Tokenizer(words))
+    transcript.commit(Hypothesis((3,), (SURE,)), 0, 1)
+    transcript.commit(Hypothesis((4, 5), (SURE, SURE)), 1, 2, with_tokens=True)
+    assert transcript.text == "the US troops"
+    transcript.end_sentence()
+    transcript.commit(Hypothesis((6,), (SURE,)), 2, 3)
+    transcript.commit(NOTHING, 3, 60_000)
+    transcript.commit(Hypothesis((6,), (SURE,)), 60_000, 60_001)
+    assert transcript.text == "the US troops What What"
