@@ -6,7 +6,6 @@ import hmac
 import logging
 import os
 import secrets
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from typing import Any
 from itsdangerous import BadSignature, URLSafeSerializer
 
 from server.errors import ClientError, Code, StartError
+from server.settings import LEAST_KEY_CHARACTERS
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,6 @@ SECRET_PREFIX = "ek_"  # of client secrets, which are keys that are good for a w
 LEAST_SECONDS, MOST_SECONDS, DEFAULT_SECONDS = 10, 7200, 600  # that a client secret lives
 TOKEN_PREFIX = "tk_"
 TOKEN_SECONDS = 60
-LEAST_KEY_CHARACTERS = 16
 LOOK_SECONDS = 1.0  # between two looks at the file of keys
 SWEEP_SECONDS = 60.0
 
@@ -40,6 +39,8 @@ class Caller:
     """Requests that open something; 0: any number."""
     address: str = ""
     """Its IP address; empty where none is known."""
+    is_identified: bool = True
+    """False for one that may still name its key."""
 
 
 ANYONE = Caller("anyone")
@@ -188,21 +189,26 @@ class Tokens:
 
 
 class UsedTokens:
-    """Names of tokens that were used, as files: several gateways share a directory."""
+    """Names of tokens that were used: in memory, or where several gateways share them, as files of a directory."""
 
     def __init__(self, directory: Path | None = None, clock: Callable[[], float] = time.time):
-        self._own = tempfile.TemporaryDirectory(prefix="moonshine-asr-tokens-") if directory is None else None
-        self._directory = directory or Path(self._own.name if self._own else "")
-        self._directory.mkdir(exist_ok=True)
-        self._clock = clock
+        self._directory, self._clock = directory, clock
+        self._used_at: dict[str, float] = {}  # by name, without a directory
         self._swept_at = clock()
 
     def add(self, name: str) -> bool:
         """False where it is there already, whichever process has added it."""
         self._sweep()
-        self._directory.mkdir(exist_ok=True)  # somebody may have tidied up
+        if self._directory is not None:
+            return self._add_file(self._directory, name)
+        is_new = name not in self._used_at
+        self._used_at.setdefault(name, self._clock())
+        return is_new
+
+    def _add_file(self, directory: Path, name: str) -> bool:
+        directory.mkdir(exist_ok=True)  # somebody may have tidied up
         try:
-            os.close(os.open(self._directory / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            os.close(os.open(directory / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         except FileExistsError:
             return False
         return True
@@ -213,7 +219,8 @@ class UsedTokens:
         if now - self._swept_at < SWEEP_SECONDS:
             return
         self._swept_at = now
-        for entry in os.scandir(self._directory):
+        self._used_at = {name: at for name, at in self._used_at.items() if now - at <= 2 * TOKEN_SECONDS}
+        for entry in os.scandir(self._directory) if self._directory and self._directory.exists() else ():
             with contextlib.suppress(FileNotFoundError):  # another process sweeps, too
                 if now - entry.stat().st_mtime > 2 * TOKEN_SECONDS:
                     Path(entry.path).unlink()

@@ -18,6 +18,7 @@ from starlette.websockets import WebSocket
 
 from server.access import ANYONE, TOKEN_PREFIX, Caller, Gate
 from server.errors import ClientError, Code, Refused, ServerError
+from server.http import usage
 from server.http.deadlines import punctual
 from server.http.error_responses import error_response
 from server.settings import Settings
@@ -30,9 +31,13 @@ SCHEMES = ("bearer", "token")
 DEFAULT_PORTS = {"http": 80, "https": 443}
 HEALTH_PATHS = ("/healthz", "/readyz", "/acceptz", "/metrics")
 NO_DOTS = error_response(ClientError(Code.NOT_FOUND, "a path must not have . or .. in it"))
+UNPRINTABLE = ClientError(Code.NOT_FOUND, "a path has printable characters only")
+"""Routes match a path with a line break after it, which rules for the path itself do not."""
 NOTHING_ELSE = error_response(ClientError(Code.NOT_FOUND, "health and metrics are told here, and nothing else"))
 LOCAL_HOSTS = ("localhost", "*.localhost")
 IPV6_NETWORK_BITS = 64  # what one line or one machine has to choose its addresses from
+UNIDENTIFIED = "unidentified"
+"""Name of a caller that has not named its key yet."""
 READING_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
@@ -49,6 +54,8 @@ class ApiAccess:
     """Subprotocols after which the next one is the key."""
     takes_secrets: bool = False
     """Whether client secrets let in."""
+    names_key_later: bool = False
+    """Whether a client may name its key in its first message: then whoever serves it calls identify()."""
     issuing_paths: tuple[str, ...] = ()
     """Paths where only a key itself counts: a token would beget the next one, for ever."""
 
@@ -79,6 +86,9 @@ class AccessControl:
         if scope["type"] not in ("http", "websocket") or is_internal(scope):
             await self._app(scope, receive, send)
             return
+        if not scope["path"].isprintable():
+            await self._answer(scope, receive, send, UNPRINTABLE)
+            return
         if scope["type"] == "http" and has_dots(scope):
             await NO_DOTS(scope, receive, send)
             return
@@ -106,18 +116,37 @@ class AccessControl:
         if self._is_open(scope):
             return ANYONE
         scope["key"] = self._key(HTTPConnection(scope))
+        if scope["path"] == usage.PATH:  # which asks for a key of its own
+            return ANYONE
         issues, api = scope["path"] in self._issuing_paths, api_of(self._apis, scope["path"])
         address = network_of((scope.get("client") or ("", 0))[0])
+        if api is not None and api.names_key_later and not scope["key"] and scope["type"] == "websocket":
+            scope["identify"] = lambda key: self._identified(key, address)
+            unknown = Caller(UNIDENTIFIED, address=address, is_identified=False)
+            self._count(unknown)
+            return unknown
         caller = self._gate.let_in(scope["key"], address, not issues, not issues and api is not None and api.takes_secrets)
         if opens:
             self._count(caller)
         return caller
 
+    def _identified(self, key: str, address: str) -> Caller:
+        """Raises ServerError."""
+        try:
+            caller = self._gate.let_in(key, address)
+            self._count_name(caller)  # the address was counted when the connection was opened
+        except ServerError as error:
+            self._metrics.refused_total.labels(error.code.value).inc()
+            raise
+        return caller
+
     def _is_open(self, scope: Scope) -> bool:
-        """The names of sessions are known to nobody but whoever opened them."""
-        if scope["type"] == "http" and scope["method"] == "OPTIONS":
-            return True
+        """The names of sessions are known to nobody but whoever opened them. A page that is open makes no WebSocket open."""
         path = scope["path"]
+        if scope["type"] == "websocket":
+            return bool(self._named_sessions.fullmatch(path))
+        if scope["method"] == "OPTIONS":
+            return True
         return path in OPEN_PATHS or path.startswith(OPEN_PREFIXES) or bool(self._named_sessions.fullmatch(path))
 
     def _key(self, connection: HTTPConnection) -> str:
@@ -151,9 +180,17 @@ class AccessControl:
 
     def _count(self, caller: Caller) -> None:
         """Raises Refused."""
-        for name, most in ((f"key {caller.name}", caller.per_minute), (f"address {caller.address}", self._access.per_minute)):
-            if most and not self._rates.hit(RateLimitItemPerMinute(most), name):
-                raise Refused(Code.RATE_LIMITED, f"{most} requests a minute are taken")
+        self._count_name(caller)
+        self._hit(f"address {caller.address}", self._access.per_minute)
+
+    def _count_name(self, caller: Caller) -> None:
+        """Raises Refused."""
+        self._hit(f"key {caller.name}", caller.per_minute)
+
+    def _hit(self, name: str, most: int) -> None:
+        """Raises Refused. most: requests a minute; 0: any number."""
+        if most and not self._rates.hit(RateLimitItemPerMinute(most), name):
+            raise Refused(Code.RATE_LIMITED, f"{most} requests a minute are taken")
 
 
 def api_of(apis: Sequence[ApiAccess], path: str) -> ApiAccess | None:
@@ -168,6 +205,12 @@ def refusal_of(apis: Sequence[ApiAccess], path: str, error: ServerError) -> Resp
 
 def caller_of(connection: HTTPConnection) -> Caller:
     return connection.scope.get("caller", ANYONE)  # type: ignore[no-any-return]
+
+
+def identify(connection: HTTPConnection, key: str) -> Caller:
+    """Return the caller with this key, of a connection that may name it later. Raises ServerError."""
+    found = connection.scope.get("identify")
+    return found(key) if found else caller_of(connection)
 
 
 def key_of(connection: HTTPConnection) -> str:

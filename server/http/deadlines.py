@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import time
 from typing import Any, cast
 
 import uvloop
@@ -159,20 +158,21 @@ def without_other_upgrades(data: bytes) -> bytes:
 
 def punctual(receive: Receive) -> Receive:
     """Raises ClientError once a body comes too slowly: in every stretch of BODY_SECONDS some of it must, at the slowest rate."""
-    since, received, is_whole = time.monotonic(), 0, False
+    now = asyncio.get_running_loop().time
+    since, received, is_whole = now(), 0, False
 
     async def receive_in_time() -> Message:
         nonlocal since, received, is_whole
         if is_whole:
             return await receive()  # which then waits for the client to leave
         try:
-            async with asyncio.timeout(since + BODY_SECONDS - time.monotonic()):
+            async with asyncio.timeout_at(since + BODY_SECONDS):
                 message = await receive()
         except TimeoutError as exc:
             raise ClientError(Code.TOO_SLOW, "the body came too slowly") from exc
         received += len(message.get("body", b""))
         if received >= BODY_SECONDS * SLOWEST_BYTES_PER_SECOND:
-            since, received = time.monotonic(), 0
+            since, received = now(), 0
         is_whole = not message.get("more_body", False)
         return message
 

@@ -9,7 +9,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from server.errors import ClientError, Code
 
-MAX_FIELDS, MAX_FIELD_BYTES = 200, 64 * 1024
+MAX_FIELDS, MAX_FIELD_BYTES = 1_000, 64 * 1024  # 200 keyterms are taken, and more are refused by their name
 FORM = "multipart/form-data"
 FILE = "file"
 

@@ -19,6 +19,9 @@ Live audio comes by WebRTC, or by WebSockets, which this page cannot describe:
 - `/ws`: the messages of the data channel
 - `/v1/realtime`: OpenAI's Realtime API, transcription sessions
 - `/v1/listen`: Deepgram's live transcription
+- `/v2/listen`: Deepgram's Flux, with turns
+- `/v1/telephone/jambonz`, `/v1/telephone/vapi`: calls of jambonz and Vapi
+- `/v1/telephone/twilio`, or with a name for the words `/v1/telephone/twilio/NAME`: calls of Twilio
 """
 NATIVE_ERROR = {
     "type": "object",

@@ -34,6 +34,7 @@ class TimedSegment(msgspec.Struct, frozen=True):
     start_ms: Milliseconds
     end_ms: Milliseconds
     words: tuple[TimedWord, ...] | None = None
+    channel: Annotated[int, Meta(ge=0)] | None = None
 
 
 class Segments(msgspec.Struct, frozen=True):
@@ -59,7 +60,7 @@ def subtitles_router() -> APIRouter:
         write_subtitles, media_type = FORMATS[name]
         try:
             found = decoder.decode(await read_small_body(request, MAX_BYTES))
-        except (msgspec.DecodeError, RecursionError) as exc:
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as exc:
             raise ClientError(Code.BAD_JSON, f"the body must have segments: {exc}") from exc
         return Response(write_subtitles(found.segments), media_type=f"{media_type}; charset=utf-8")
 

@@ -50,9 +50,15 @@ class Admission:
             return Refused(Code.SHUTTING_DOWN, "the server is shutting down")
         if status is not Status.READY:
             return Refused(Code.WARMING_UP, "the engine is warming up")
-        if self.counts().sessions >= self._max_sessions:
+        return self._refusal_of_more(1)
+
+    def _refusal_of_more(self, places: int) -> Refused | None:
+        if self.counts().sessions + places <= self._max_sessions:
+            return None
+        if places == 1:
             return Refused(Code.SERVER_FULL, f"all {self._max_sessions} sessions are taken")
-        return None
+        free = max(0, self._max_sessions - self.counts().sessions)
+        return Refused(Code.SERVER_FULL, f"{places} sessions are needed, one for each channel; {free} are free")
 
     def counts(self) -> Counts:
         return Counts(self._taken + self._transcriber.sessions_elsewhere, self._max_sessions, self._is_shutting_down)
@@ -71,28 +77,28 @@ class Admission:
     def end_waiting(self, caller: Caller) -> None:
         subtract(self._waiting_of_address, caller.address)
 
-    def take_place(self, caller: Caller) -> None:
-        """Raises Refused."""
-        if refused := self.refusal() or self._refusal_of(caller):
+    def take_places(self, caller: Caller, places: int = 1) -> None:
+        """Take one place for each channel of a session. Raises Refused."""
+        if refused := self.refusal() or self._refusal_of_more(places) or self._refusal_of(caller, places):
             raise refused
-        self._count(1)
-        self._of_name[caller.name] += 1
-        self._of_address[caller.address] += 1
+        self._count(places)
+        self._of_name[caller.name] += places
+        self._of_address[caller.address] += places
 
-    def free_place(self, caller: Caller) -> None:
-        self._count(-1)
+    def free_places(self, caller: Caller, places: int = 1) -> None:
+        self._count(-places)
         assert self._taken >= 0, "a place was given back twice"
-        subtract(self._of_name, caller.name)
-        subtract(self._of_address, caller.address)
+        subtract(self._of_name, caller.name, places)
+        subtract(self._of_address, caller.address, places)
 
     def _count(self, more: int) -> None:
         self._taken += more
         self._transcriber.count_sessions(self._taken)
 
-    def _refusal_of(self, caller: Caller) -> Refused | None:
-        if 0 < caller.max_sessions <= self._of_name[caller.name]:
+    def _refusal_of(self, caller: Caller, places: int) -> Refused | None:
+        if 0 < caller.max_sessions < self._of_name[caller.name] + places:
             return Refused(Code.TOO_MANY_SESSIONS, f"all {caller.max_sessions} sessions of this API key are taken")
-        if caller.address and 0 < self._max_of_address <= self._of_address[caller.address]:
+        if caller.address and 0 < self._max_of_address < self._of_address[caller.address] + places:
             return Refused(Code.TOO_MANY_SESSIONS, f"all {self._max_of_address} sessions of this address are taken")
         return None
 
@@ -101,8 +107,8 @@ class Admission:
         self._is_shutting_down = True
 
 
-def subtract(counter: Counter[str], name: str) -> None:
+def subtract(counter: Counter[str], name: str, count: int = 1) -> None:
     """Names that have none are forgotten: addresses would add up for months."""
-    counter[name] -= 1
+    counter[name] -= count
     if not counter[name]:
         del counter[name]

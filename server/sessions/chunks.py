@@ -18,6 +18,7 @@ class Chunk:
     """Position of its first sample in the recording."""
     pcm: bytes
     """PCM16 mono at 16 kHz."""
+    is_last: bool = False
 
 
 class Chunks:
@@ -36,10 +37,10 @@ class Chunks:
     def finish(self) -> Iterator[Chunk]:
         """The last one, if anything is left."""
         if self._pcm:
-            yield self._cut(len(self._pcm) // 2)
+            yield self._cut(len(self._pcm) // 2, is_last=True)
 
-    def _cut(self, samples: int) -> Chunk:
-        chunk = Chunk(self._start, bytes(self._pcm[: samples * 2]))
+    def _cut(self, samples: int, is_last: bool = False) -> Chunk:
+        chunk = Chunk(self._start, bytes(self._pcm[: samples * 2]), is_last)
         del self._pcm[: samples * 2]
         self._start += samples
         return chunk

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import math
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
@@ -27,11 +27,13 @@ class ChunkText:
     text: str
     segments: tuple[Segment, ...]
     end_ms: int
+    channel: int | None = None
+    """The channel, counted from 0; None where channels are mixed."""
 
 
 @dataclass(frozen=True)
 class RecordingText:
-    """A whole recording, transcribed."""
+    """A whole recording, transcribed. Segments of several channels are in order of time."""
 
     text: str
     segments: tuple[Segment, ...]
@@ -47,13 +49,46 @@ class Recording(Session):
         super().__init__(seat, idle_seconds=math.inf)
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    async def transcribe(self, audio: AsyncIterator[bytes], words: bool, parallel: int) -> AsyncGenerator[ChunkText, None]:
+    async def transcribe(self, audio: AsyncIterator[bytes], options: Options, parallel: int) -> AsyncGenerator[ChunkText, None]:
         """Yield the texts of the chunks, in order.
 
-        audio: PCM16 mono at 16 kHz. words: whether the times of words are wanted. parallel: most chunks at once.
-        Raises ServerError.
+        audio: PCM16 mono at 16 kHz. parallel: most chunks at once. Raises ServerError.
         """
-        options = Options(words=words, is_file=True)
+        with self._ends_with_this():
+            async for text in self._transcribe_chunks(audio, options, parallel):
+                yield text
+
+    async def transcribe_file(
+        self, file: BinaryIO, files: Files, options: Options, channels: Sequence[int | None] = (None,)
+    ) -> AsyncGenerator[ChunkText, None]:
+        """Transcribe a file of any format, one channel after the other; None is all of them mixed.
+
+        Raises ServerError, also if the file cannot be decoded.
+        """
+        with self._ends_with_this():
+            for channel in channels:
+                file.seek(0)
+                audio = container.decode(file, files.max_file_seconds, channel)
+                async with (
+                    contextlib.aclosing(audio),
+                    contextlib.aclosing(self._transcribe_chunks(audio, options, files.parallel_chunks)) as texts,
+                ):
+                    async for text in texts:
+                        yield in_channel(text, channel)
+
+    @contextlib.contextmanager
+    def _ends_with_this(self) -> Iterator[None]:
+        try:
+            yield
+            self._end(FINISHED)
+        except ServerError as error:
+            self.fail(error)
+            raise
+
+    async def _transcribe_chunks(
+        self, audio: AsyncIterator[bytes], options: Options, parallel: int
+    ) -> AsyncGenerator[ChunkText, None]:
+        options = replace(options, is_file=True)
         tasks: deque[asyncio.Task[ChunkText]] = deque()
         try:
             async for chunk in chunks_of(audio):
@@ -62,21 +97,10 @@ class Recording(Session):
                     yield await self._first_of(tasks)
             while tasks:
                 yield await self._first_of(tasks)
-            self._end(FINISHED)
-        except ServerError as error:
-            self.fail(error)
-            raise
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def transcribe_file(self, file: BinaryIO, files: Files, words: bool) -> AsyncGenerator[ChunkText, None]:
-        """Transcribe a file of any format. Raises ServerError, also if the file cannot be decoded."""
-        audio = container.decode(file, files.max_file_seconds)
-        async with contextlib.aclosing(audio), contextlib.aclosing(self.transcribe(audio, words, files.parallel_chunks)) as texts:
-            async for text in texts:
-                yield text
 
     async def _first_of(self, tasks: "deque[asyncio.Task[ChunkText]]") -> ChunkText:
         """The text of the first task; raises what the recording failed with, should that come before."""
@@ -97,7 +121,8 @@ class Recording(Session):
                 final.set_exception(ServerError(event.code, event.message))
             return True
 
-        transcribing = self.seat.transcribe_all(chunk.pcm, say, options)
+        text = replace(options.text, is_cut_before=chunk.start > 0, is_cut_after=not chunk.is_last)
+        transcribing = self.seat.transcribe_all(chunk.pcm, say, replace(options, text=text))
         try:
             return await final
         finally:
@@ -105,7 +130,7 @@ class Recording(Session):
 
     # A session among others
 
-    def write(self, event: Event) -> bool:
+    def write(self, event: Event, channel: int) -> bool:
         """Each chunk has a stream of its own, which says what it has to say to the one that waits for it."""
         raise NotImplementedError
 
@@ -132,10 +157,18 @@ async def whole(texts: AsyncIterator[ChunkText]) -> RecordingText:
 
 
 def joined(texts: Sequence[ChunkText]) -> RecordingText:
-    """The transcription of chunks that follow each other."""
-    text = " ".join(each.text for each in texts if each.text)
-    seconds = texts[-1].end_ms / 1000 if texts else 0.0
-    return RecordingText(text, tuple(segment for each in texts for segment in each.segments), seconds)
+    """Join the chunks of a recording, in their order or, of several channels, in the order of their segments."""
+    segments = [segment for each in texts for segment in each.segments]
+    words = [each.text for each in texts]
+    if any(each.channel is not None for each in texts):
+        segments.sort(key=lambda segment: (segment.start_ms, segment.channel))
+        words = [segment.text for segment in segments]
+    seconds = max((each.end_ms / 1000 for each in texts), default=0.0)
+    return RecordingText(" ".join(filter(None, words)), tuple(segments), seconds)
+
+
+def in_channel(text: ChunkText, channel: int | None) -> ChunkText:
+    return replace(text, channel=channel, segments=tuple(replace(segment, channel=channel) for segment in text.segments))
 
 
 def text_of(final: Final, start: int) -> ChunkText:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from runtime.scheduler.transcriber import Status, Transcriber
 from runtime.tokenizer import Tokenizer
+from runtime.turns.worker import TurnWorker
 from server.access import ANYONE, Caller
 from server.errors import Code, Refused, ServerError
 from server.sessions.admission import Admission, Counts
@@ -40,12 +41,13 @@ class Sessions:
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
         tracing: Tracing = no_tracing,
+        turn_worker: TurnWorker | None = None,
     ):
         access = settings.access
         admission = Admission(
             transcriber, access.session_limit, access.max_sessions_per_address, access.max_connecting_per_address
         )
-        self._shared = Shared(transcriber, tokenizer, settings, metrics, admission, clock)
+        self._shared = Shared(transcriber, tokenizer, settings, metrics, admission, clock, turn_worker=turn_worker)
         self._tracing = tracing
         self._seats: dict[str, Seat] = {}
         self._is_empty = asyncio.Event()
@@ -82,21 +84,27 @@ class Sessions:
         on_end: Callable[[], None] = do_nothing,
         waits: bool = False,
         session_id: str = "",
+        places: int = 1,
     ) -> Seat:
         """A seat for a new session.
 
         on_end: called once, after the session's last message. waits: it takes its place with its first stream, or by
-        take_place(); until then it is one of the connections that have not begun. Raises Refused.
+        take_places(); until then it is one of the connections that have not begun. places: one for each channel. Raises Refused.
         """
         session_id = session_id or f"{api.value}-{next(session_numbers)}"
         metrics, admission = self._shared.metrics, self._shared.admission
         with metrics.counting_refusals():
-            (admission.begin_waiting if waits else admission.take_place)(caller)
+            if waits:
+                admission.begin_waiting(caller)
+            else:
+                admission.take_places(caller, places)
         trace = self._tracing(session_id, api.value)
-        seat = Seat(session_id, api, caller, self._shared, trace, lambda ended: self._forget(ended, on_end), not waits)
+        seat = Seat(
+            session_id, api, caller, self._shared, trace, lambda ended: self._forget(ended, on_end), 0 if waits else places
+        )
         self._seats[session_id] = seat
         self._is_empty.clear()
-        metrics.session_began(api)
+        metrics.session_began(api, caller.name if caller.is_identified else None)
         return seat
 
     def _forget(self, ended: Seat, on_end: Callable[[], None]) -> None:
@@ -179,6 +187,11 @@ class Sessions:
         """The reason to refuse a new session, if there is one."""
         return self._shared.admission.refusal()
 
+    @property
+    def evidence_of_turns(self) -> str:
+        """Evidence by which ends of turns are judged."""
+        return self._shared.evidence_of_turns
+
     def __len__(self) -> int:
         return len(self._seats)
 
@@ -214,7 +227,7 @@ class Sessions:
         if self._seats:
             logger.info("shutting down: %d sessions get their finals", len(self._seats))
         for seat in self._taken():
-            seat.finish()
+            seat.move_on()
         await self._until_empty(timeout_seconds)
         self.fail_all(ServerError(Code.SHUTTING_DOWN, "the server is shutting down and could not finish in time"))
         self._shared.metrics.publish()

@@ -10,11 +10,14 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from runtime.audio import SAMPLE_RATE
 from runtime.exceptions import EngineStopped
 from runtime.scheduler.requests import Request, Result
 from runtime.scheduler.transcriber import Transcriber
 from runtime.tokenizer import Tokenizer
+from runtime.turns.worker import TurnWorker
 from server.access import Caller
 from server.errors import Code, Refused, ServerError
 from server.sessions.admission import Admission
@@ -47,8 +50,14 @@ class Shared:
     clock: Callable[[], float]
     loop: asyncio.AbstractEventLoop | None = None
     """Set when the sessions start."""
+    turn_worker: TurnWorker | None = None
+    """Judges pauses by their sound; None where there is no turn model."""
     ticked: asyncio.Event = field(default_factory=asyncio.Event)
     """Set for a moment with each tick of the sessions' clock."""
+
+    @property
+    def evidence_of_turns(self) -> str:
+        return "silence, text" if self.turn_worker is None else "silence, text, sound"
 
     def call_soon(self, function: Callable[..., None], *arguments: object) -> None:
         """Call a function on the event loop's thread, from any thread. Harmless after the loop's end."""
@@ -68,9 +77,9 @@ class Seat:
         shared: Shared,
         trace: Trace,
         on_end: Callable[["Seat"], None],
-        has_place: bool,
+        places: int,
     ):
-        """Make a seat. has_place: admission has given it a place; else admission counts it as one that waits.
+        """Make a seat. places: those that admission has given it; with none, admission counts it as one that waits.
 
         on_end: called once, after everything else.
         """
@@ -82,7 +91,7 @@ class Seat:
         self._streams: dict[str, Stream] = {}
         self._streams_opened = 0
         self._messages = 0
-        self._has_place, self._has_ended = has_place, False
+        self._places, self._has_ended = places, False
         self._session: Session | None = None
 
     @property
@@ -91,26 +100,40 @@ class Seat:
         return self._session
 
     @property
+    def evidence_of_turns(self) -> str:
+        """Evidence by which ends of turns are judged."""
+        return self._shared.evidence_of_turns
+
+    @property
     def has_ended(self) -> bool:
         return self._has_ended
+
+    def identify(self, caller: Caller) -> None:
+        """Take note of whose session it is, which has taken no place yet."""
+        if self._caller.is_identified:
+            return
+        assert not self._places, "a place is counted for its caller"
+        self._caller = self._record.caller = caller
+        self._shared.metrics.session_identified(self.api, caller.name)
 
     # What a session asks of it
 
     def attach(self, session: Session) -> None:
         self._session = session
 
-    def take_place(self) -> None:
-        """Take a place among the sessions; harmless for a seat that has one. Raises Refused."""
-        if self._has_place or self._has_ended:
+    def take_places(self, count: int = 1) -> None:
+        """Take places among the sessions, as far as the seat has fewer. Raises Refused."""
+        if self._places >= count or self._has_ended:
             return
         with self._shared.metrics.counting_refusals():
-            self._shared.admission.take_place(self._caller)
-        self._shared.admission.end_waiting(self._caller)
-        self._has_place = True
+            self._shared.admission.take_places(self._caller, count - self._places)
+        if not self._places:
+            self._shared.admission.end_waiting(self._caller)
+        self._places = count
 
     def open_stream(self, say: Callable[[Event], bool], options: Options, now: float) -> Stream:
         """Begin a stream, and take the place that it needs. Raises Refused."""
-        self.take_place()
+        self.take_places()
         self._streams_opened += 1
         stream_id = self.session_id if self._streams_opened == 1 else f"{self.session_id}.{self._streams_opened}"
         with self._shared.metrics.counting_refusals():
@@ -126,6 +149,7 @@ class Seat:
             options,
             self._observe_update,
             self._shared.transcriber.encodes_streams,
+            self._judge,
         )
         self._streams[stream_id] = opened
         return opened
@@ -153,7 +177,7 @@ class Seat:
         """Count audio that a stream receives, as PCM16 mono at 16 kHz."""
         seconds = len(pcm) / 2 / SAMPLE_RATE
         self._record.audio_seconds += seconds
-        self._shared.metrics.audio_seconds_total.inc(seconds)
+        self._shared.metrics.count_audio(seconds, self._caller.name)
         self._rate.count_audio(seconds, self._shared.clock())
 
     def end(self, reason: str) -> None:
@@ -166,8 +190,8 @@ class Seat:
         self._has_ended = True
         for each in list(self._streams.values()):
             self.close_stream(each)
-        if self._has_place:
-            self._shared.admission.free_place(self._caller)
+        if self._places:
+            self._shared.admission.free_places(self._caller, self._places)
         else:
             self._shared.admission.end_waiting(self._caller)
         self._report(reason)
@@ -200,6 +224,10 @@ class Seat:
         """The client has sent its last: it gets its final."""
         self._guard(self.session.finish, self._shared.clock())
 
+    def move_on(self) -> None:
+        """The server ends: the client gets its final, and its speaker may go on elsewhere."""
+        self._guard(self.session.finish, self._shared.clock(), True)
+
     def fail(self, error: ServerError) -> None:
         """End the session with an error that its client is told."""
         self._guard(self.session.fail, error)
@@ -214,7 +242,7 @@ class Seat:
 
     def leave(self) -> None:
         """The client has gone without a word. Harmless for a session that has ended."""
-        self.session.drop()
+        self._guard(self.session.leave, self._shared.clock())
 
     # What the registry passes on
 
@@ -276,6 +304,10 @@ class Seat:
 
     def _submit(self, asking: Stream, request: Request) -> None:
         self._shared.transcriber.submit(request, lambda result: self._shared.call_soon(self._deliver, asking, result))
+
+    def _judge(self, samples: np.ndarray, answer: Callable[[float], None]) -> None:
+        if self._shared.turn_worker is not None:
+            self._shared.turn_worker.submit(samples, lambda probability: self._shared.call_soon(self._guard, answer, probability))
 
     def _deliver(self, asking: Stream, result: Result) -> None:
         self._guard(asking.on_result, result, self._shared.clock())

@@ -6,7 +6,7 @@ API. It ends once: by finish() with its last message, by fail() with a reason, o
 
 import abc
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Protocol
 
 from runtime.audio import SAMPLE_RATE
@@ -18,6 +18,9 @@ from server.stream.stream import Options, Stream, StreamState
 
 PLAIN = Options()
 NORMAL, POLICY_VIOLATION, INTERNAL_ERROR = 1000, 1008, 1011  # close codes of WebSockets: RFC 6455, 7.4.1
+
+
+MOST_REASON_BYTES = 120  # of a close frame, less than it holds
 
 
 class SessionState(enum.Enum):
@@ -38,8 +41,16 @@ class SeatInterface(Protocol):
     @property
     def opened_at(self) -> float: ...
 
+    @property
+    def evidence_of_turns(self) -> str:
+        """Evidence by which ends of turns are judged: "silence, text", or with ", sound" where there is a turn model."""
+        ...
+
     def attach(self, session: "Session") -> None:
         """The seat's session, from now on."""
+
+    def take_places(self, count: int = 1) -> None:
+        """Take places among the sessions, as far as the seat has fewer. Raises Refused."""
 
     def open_stream(self, say: Callable[[Event], bool], options: Options, now: float) -> Stream:
         """Begin a stream. Raises Refused."""
@@ -68,14 +79,19 @@ class Session(abc.ABC):
         idle_seconds: float,
         audio_format: AudioFormat = MONO_16_KHZ,
         options: Options = PLAIN,
+        is_split: bool = False,
     ):
-        """idle_seconds: a client that sends nothing for longer is given up."""
+        """Make a session.
+
+        idle_seconds: a client that sends nothing for longer is given up. is_split: each channel has a stream of its own.
+        """
         self.seat = seat
         self.close_code, self.close_reason = NORMAL, ""
         """Close code and reason of a WebSocket, after the last message."""
         self._options, self._idle_seconds = options, idle_seconds
-        self._input = AudioInput(audio_format)
-        self._stream: Stream | None = None
+        self._input = AudioInput(audio_format, is_split)
+        self._streams: tuple[Stream, ...] = ()
+        self._received_bytes = 0  # of one channel
         self._has_ended = False
         self._reported: str = FINISHED
         """Reason for the end that is reported with a final."""
@@ -86,9 +102,10 @@ class Session(abc.ABC):
     def state(self) -> SessionState:
         if self._has_ended:
             return SessionState.ENDED
-        if self._stream is None:
+        if not self._streams:
             return SessionState.WAITING
-        return SessionState.STREAMING if self._stream.state is StreamState.OPEN else SessionState.FINISHING
+        is_open = any(each.state is StreamState.OPEN for each in self._streams)
+        return SessionState.STREAMING if is_open else SessionState.FINISHING
 
     @property
     def is_finishing(self) -> bool:
@@ -122,8 +139,9 @@ class Session(abc.ABC):
             return
         if not self.is_finishing and (error := self.idle_error(now - self._last_received_at)):
             self.on_idle(error, now)
-        elif self._stream is not None:
-            self._stream.on_time(now)
+        else:
+            for each in self._streams:
+                each.on_time(now)
 
     def reset_idle(self, now: float) -> None:
         """Reset the idle timer: the client waits because the server is not reading."""
@@ -140,8 +158,11 @@ class Session(abc.ABC):
         self._transcribe(audio, now)
 
     @abc.abstractmethod
-    def write(self, event: Event) -> bool:
-        """Write what the stream says; False where an Update was not sent. Final and Failed are the last."""
+    def write(self, event: Event, channel: int) -> bool:
+        """Write what a stream says; False where an Update was not sent. Final and Failed are its last.
+
+        channel: that of the stream, counted from 0. APIs of one channel need not look at it.
+        """
 
     @abc.abstractmethod
     def write_error(self, error: ServerError) -> None:
@@ -159,41 +180,50 @@ class Session(abc.ABC):
 
     def finish_unstarted(self, now: float) -> None:
         """The end is asked for before any audio came."""
-        self._say(Final("", (), 0, latency_ms=0.0))
+        for channel in range(self._input.channels):
+            self._say(Final("", (), 0, latency_ms=0.0), channel)
 
     def move(self, seconds: float) -> None:  # noqa: B027 - most APIs have no message for it
         """The server ends within so many seconds; clients that asked for it are told."""
 
     # How it ends
 
-    def finish(self, now: float) -> None:
-        """The audio has ended: the client gets its final. Harmless while that is under way."""
+    def finish(self, now: float, is_cut: bool = False) -> None:
+        """The audio has ended: the client gets its final. Harmless while that is under way.
+
+        is_cut: the speaker may go on elsewhere.
+        """
         if self.is_finishing:
             return
-        if self._stream is None:
+        if not self._streams:
             self.finish_unstarted(now)
         else:
-            self._receive(self._stream, self._input.finish(), now)
-            self._stream.finish(now)
+            self._receive(self._input.finish(), now)
+            for each in self._streams:
+                each.finish(now, is_cut)
 
     def finish_with(self, error: ServerError, now: float) -> None:
         """Finish, for this error is no reason to lose what was said; it is reported as the reason for the end."""
         if not self.is_finishing:
             self._reported = error.code
-            self.finish(now)
+            self.finish(now, is_cut=True)
 
     def fail(self, error: ServerError) -> None:
         """Tell the client what is wrong, with the text that it may keep."""
         if self._has_ended:
             return
-        if self._stream is not None:
-            self._stream.fail(error.code, error.message)  # which comes back as Failed, and ends the session
+        for each in self._streams:
+            each.fail(error.code, error.message)  # which comes back as Failed, and ends the session
         if not self._has_ended:
             self.write_error(error)
             self._end(error.code)
 
+    def leave(self, now: float) -> None:
+        """The client has gone without a word."""
+        self.drop()
+
     def drop(self) -> None:
-        """The client is gone."""
+        """End in silence."""
         self._end(LEFT)
 
     def _end(self, reason: str) -> None:
@@ -201,31 +231,61 @@ class Session(abc.ABC):
             self._has_ended = True
             self.seat.end(reason)
 
-    # Its stream
+    # Its streams, one for each channel
 
-    def _begin(self, now: float) -> Stream:
+    @property
+    def _stream(self) -> Stream | None:
+        """The stream of the first channel, which most sessions have alone; None before the first audio."""
+        return self._streams[0] if self._streams else None
+
+    def _begin(self, now: float) -> None:
         """Raises Refused."""
-        self._stream = self.seat.open_stream(self._say, self._options, now)
-        return self._stream
+        self.seat.take_places(self._input.channels)
+        self._streams = tuple(self._open_channel(channel, now) for channel in range(self._input.channels))
+
+    def _open_channel(self, channel: int, now: float) -> Stream:
+        return self.seat.open_stream(lambda event: self._say(event, channel), self._options, now)
 
     def _transcribe(self, audio: bytes, now: float) -> int:
-        """Pass audio on to the stream, which begins with it; returns how many milliseconds. Audio after the end is left out."""
+        """Pass audio on to the streams, which begin with it; returns how many milliseconds. Audio after the end is left out."""
         if audio:  # empty messages do not keep a session alive
             self._last_received_at = now
         if self.is_finishing:
             return 0
         pcm = self._input.take(audio)
-        self._receive(self._stream or self._begin(now), pcm, now)
-        return len(pcm) * 1000 // (2 * SAMPLE_RATE)
+        if not self._streams:
+            self._begin(now)
+        self._receive(pcm, now)
+        before_ms, self._received_bytes = milliseconds(self._received_bytes), self._received_bytes + len(pcm[0])
+        return milliseconds(self._received_bytes) - before_ms
 
-    def _receive(self, receiver: Stream, pcm: bytes, now: float) -> None:
-        self.seat.count_audio(pcm)
-        receiver.receive(pcm, now)
+    def _receive(self, pcm: Sequence[bytes], now: float) -> None:
+        """pcm: the audio of each channel."""
+        for receiver, audio in zip(self._streams, pcm, strict=True):
+            self.seat.count_audio(audio)
+            receiver.receive(audio, now)
 
-    def _say(self, event: Event) -> bool:
-        sent = self.write(event)
-        if isinstance(event, Final):
-            self._end(self._reported)
-        elif isinstance(event, Failed):
+    def _say(self, event: Event, channel: int = 0) -> bool:
+        sent = self.write(event, channel)
+        if isinstance(event, Failed):
+            for other in self._streams:
+                other.fail(event.code, event.message)  # each says what of its text may be kept
             self._end(event.code)
+        elif isinstance(event, Final) and self.is_last(channel):
+            self._end(self._reported)
         return sent
+
+    def is_last(self, channel: int) -> bool:
+        """True if a channel has said its last and so have all others."""
+        if not self._streams:
+            return channel == self._input.channels - 1
+        return all(each.state is StreamState.ENDED for each in self._streams)
+
+
+def close_reason_of(error: ServerError) -> str:
+    """Return an error's message as the reason of a close frame, which holds 123 bytes (RFC 6455, 5.5.1)."""
+    return error.message.encode()[:MOST_REASON_BYTES].decode(errors="ignore")
+
+
+def milliseconds(pcm_bytes: int) -> int:
+    return pcm_bytes * 1000 // (2 * SAMPLE_RATE)

@@ -5,9 +5,10 @@ import enum
 import os
 from collections import Counter as Counted
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, disable_created_metrics, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from runtime.engine.protocol import Engine
@@ -35,6 +36,8 @@ ALARMING_REFUSALS = (
     Code.TOO_MANY_SESSIONS,
 )
 """Refusals that docker/alerts.yaml watches. A counter that appears with its first event has not increased: these begin at 0."""
+USAGE_PREFIX = "asr_usage_"
+USAGE_AUDIO, USAGE_SESSIONS = "asr_usage_audio_seconds_total", "asr_usage_sessions_total"
 PRIORITY_NAMES = {priority: priority.name.lower() for priority in Priority}
 PASSES = (1, 2, 3, 4, 6, 8, 12, 20, 40, 80)
 
@@ -49,6 +52,31 @@ class Api(enum.StrEnum):
     DEEPGRAM = "deepgram"
     WYOMING = "wyoming"
     WHIP = "whip"
+    JAMBONZ = "jambonz"
+    VAPI = "vapi"
+    VOSK = "vosk"
+    TWILIO = "twilio"
+    AUDIOSOCKET = "audiosocket"
+
+
+@dataclass
+class Usage:
+    """Use of one API key since the server began."""
+
+    audio_seconds: float = 0.0
+    sessions: int = 0
+    """Sessions and recordings."""
+
+
+class WithoutUsage(CollectorRegistry):
+    """The metrics of a registry, less the usage of each API key."""
+
+    def __init__(self, registry: CollectorRegistry):
+        super().__init__()
+        self._whole = registry
+
+    def collect(self) -> Iterator[Metric]:
+        return (metric for metric in self._whole.collect() if not metric.name.startswith(USAGE_PREFIX))
 
 
 class SentMessage(Protocol):
@@ -65,14 +93,16 @@ class GatheredCounter:
     """
 
     def __init__(self, counter: Counter):
-        self._counter, self._gathered = counter, 0.0
+        self._counter = counter
+        self._gathered: dict[tuple[str, ...], float] = {}  # by the values of its labels
 
-    def inc(self, amount: float) -> None:
-        self._gathered += amount
+    def inc(self, amount: float, *labels: str) -> None:
+        self._gathered[labels] = self._gathered.get(labels, 0.0) + amount
 
     def publish(self) -> None:
-        self._counter.inc(self._gathered)
-        self._gathered = 0.0
+        for labels, amount in self._gathered.items():
+            (self._counter.labels(*labels) if labels else self._counter).inc(amount)
+        self._gathered = {}
 
 
 class Metrics(Observer):
@@ -86,6 +116,7 @@ class Metrics(Observer):
         disable_created_metrics()
         self.registry = CollectorRegistry()
         self._add_sessions(self.registry)
+        self._add_usage(self.registry)
         self._add_messages(self.registry)
         self._add_engine(self.registry)
         self._show_from_the_beginning()
@@ -104,6 +135,20 @@ class Metrics(Observer):
         self.refused_total = Counter("asr_offers_refused_total", "Offers refused", ["reason"], registry=registry)
         self.errors_total = Counter(
             "asr_session_errors_total", "Sessions ended by an error", ["api", "reason"], registry=registry
+        )
+
+    def _add_usage(self, registry: CollectorRegistry) -> None:
+        self.usage_audio_seconds_total = GatheredCounter(
+            Counter(USAGE_AUDIO, "Audio received, by the name of its API key", ["key"], registry=registry)
+        )
+        self.pauses_total = Counter(
+            "asr_turn_model_pauses_total",
+            "Pauses that the turn model judged or left out",
+            ["outcome"],
+            registry=registry,
+        )
+        self.usage_sessions_total = Counter(
+            USAGE_SESSIONS, "Sessions and recordings, by the name of their API key", ["key", "api"], registry=registry
         )
 
     def _add_messages(self, registry: CollectorRegistry) -> None:
@@ -199,9 +244,21 @@ class Metrics(Observer):
         self.cut_short_total.inc(sum(each.cut_short and each.request.uncovered_seconds is None for each in done))
         self.recovered_total.inc(sum(each.request.is_retry for each in done))
 
-    def session_began(self, api: Api) -> None:
+    def count_pauses(self, judged: int, skipped: int) -> None:
+        """Count pauses that the turn model has judged, and those that it was too busy for."""
+        self.pauses_total.labels("judged").inc(judged)
+        self.pauses_total.labels("skipped").inc(skipped)
+
+    def session_began(self, api: Api, key: str | None) -> None:
+        """key: the name of the caller's API key; None: it is counted when it is known."""
         self.sessions_total.labels(api).inc()
+        if key is not None:
+            self.session_identified(api, key)
         self.sessions.labels(api).inc()
+
+    def session_identified(self, api: Api, key: str) -> None:
+        """Count the session of a caller that is known only now. key: the name of its API key."""
+        self.usage_sessions_total.labels(key, api).inc()
 
     def session_ended(self, api: Api, error: str | None) -> None:
         """error: the code of the error that it ended with."""
@@ -227,14 +284,38 @@ class Metrics(Observer):
     def publish(self) -> None:
         """Make what was gathered visible."""
         self.audio_seconds_total.publish()
+        self.usage_audio_seconds_total.publish()
 
-    def render(self) -> bytes:
+    def count_audio(self, seconds: float, key: str) -> None:
+        """Count audio that a stream receives. key: the name of the caller's API key."""
+        self.audio_seconds_total.inc(seconds)
+        self.usage_audio_seconds_total.inc(seconds, key)
+
+    def usage(self) -> list[tuple[str, Usage]]:
+        """Return the usage of each API key by its name, in the order of the names."""
         self.publish()
+        found: dict[str, Usage] = {}
+        for metric in self._readable().collect():
+            for sample in metric.samples:
+                if sample.name == USAGE_AUDIO:
+                    found.setdefault(sample.labels["key"], Usage()).audio_seconds += sample.value
+                elif sample.name == USAGE_SESSIONS:
+                    found.setdefault(sample.labels["key"], Usage()).sessions += int(sample.value)
+        return sorted(found.items())
+
+    def render(self, with_usage: bool = False) -> bytes:
+        """Return the metrics as Prometheus reads them. with_usage: that of each API key, too, which others should not see."""
+        self.publish()
+        readable = self._readable()
+        return generate_latest(readable if with_usage else WithoutUsage(readable))
+
+    def _readable(self) -> CollectorRegistry:
+        """Return the registry of all processes together."""
         if SHARED_VARIABLE not in os.environ:
-            return generate_latest(self.registry)
+            return self.registry
         registry = CollectorRegistry()
         MultiProcessCollector(registry)
-        return generate_latest(registry)
+        return registry
 
 
 def outcome_of(result: Result) -> str:

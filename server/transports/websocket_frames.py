@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets import http11
 from websockets.frames import Frame
 from websockets.http11 import Request
 
@@ -15,7 +16,9 @@ NO_HANDSHAKE = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
     b"this is no WebSocket handshake\n"
 )
+PONG_SECONDS = 60.0  # a client that is read slowly has its pong wait behind its audio
 NOT_TEXT, POLICY = 1007, 1008  # RFC 6455, 7.4.1
+http11.MAX_LINE_LENGTH = 64 * 1024  # as the whole head may have: 200 keyterms in an address do not fit into the library's 8 KiB
 
 
 class BoundedWebSocket(WebSocketsSansIOProtocol):

@@ -1,6 +1,7 @@
 """Keys and tokens: who is known, once or again, and that no key is ever shown."""
 
 import os
+import tempfile
 
 import pytest
 from hypothesis import given
@@ -120,6 +121,19 @@ def test_a_token_lets_in_once_and_within_its_time(gate, clock):
     assert let_in(gate, first.value[:-2]) is Code.INVALID_KEY and first.value not in repr(first)
 
 
+def test_a_server_of_one_process_remembers_used_tokens_without_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    clock = Clock()
+    tokens = Tokens("signing key", UsedTokens(clock=clock), clock)
+    for _ in range(3):
+        token = tokens.issue(ANYONE).value
+        assert tokens.take(token) == ANYONE.name
+        with pytest.raises(ClientError, match="used before"):
+            tokens.take(token)
+        clock.now += 3 * TOKEN_SECONDS
+    assert not list(tmp_path.iterdir())
+
+
 def test_two_processes_take_a_token_once_between_them(tmp_path, clock):
     here, there = (Tokens("signing key", UsedTokens(tmp_path / "used", clock), clock) for _ in range(2))
     token = here.issue(ANYONE).value
@@ -141,17 +155,17 @@ def test_a_client_secret_opens_realtime_sessions_and_nothing_else(gate):
 def test_places_are_counted_by_key_and_by_address():
     admission = Admission(FakeTranscriber(), max_sessions=9, max_of_address=2)
     alice = Caller("alice", max_sessions=1, address="10.0.0.1")
-    admission.take_place(alice)
+    admission.take_places(alice)
     with pytest.raises(Refused) as refused:
-        admission.take_place(alice)
+        admission.take_places(alice)
     assert refused.value.code is Code.TOO_MANY_SESSIONS and refused.value.code.http_status == 429
     neighbour = Caller("anyone", address="10.0.0.1")
-    admission.take_place(neighbour)
+    admission.take_places(neighbour)
     with pytest.raises(Refused, match="this address"):
-        admission.take_place(neighbour)
-    admission.take_place(Caller("anyone", address="10.0.0.2"))
-    admission.free_place(alice)
-    admission.take_place(alice)
+        admission.take_places(neighbour)
+    admission.take_places(Caller("anyone", address="10.0.0.2"))
+    admission.free_places(alice)
+    admission.take_places(alice)
 
 
 def test_origins_are_checked_when_they_are_read():

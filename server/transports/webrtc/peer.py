@@ -217,7 +217,7 @@ class Peer(abc.ABC):
     def _take_place(self) -> None:
         if self._seat is not None:
             try:
-                self._seat.take_place()
+                self._seat.take_places()
             except Refused as refused:
                 self._seat.fail(refused)
 

@@ -102,7 +102,7 @@ def test_who_still_uploads_gets_the_answer_that_was_sent_before_the_body_was_rea
     [
         UPGRADE.replace(b"GET", b"POST") + b"\r\n",
         UPGRADE + b"Content-Length: 0\r\n\r\n",
-        UPGRADE + b"Cookie: " + b"a" * 10_000 + b"\r\n\r\n",
+        UPGRADE + b"Cookie: " + b"a" * 100_000 + b"\r\n\r\n",
         UPGRADE + b"".join(b"X-%d: a\r\n" % number for number in range(200)) + b"\r\n",
     ],
     ids=["POST", "a body", "a long header", "many headers"],

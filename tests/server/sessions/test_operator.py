@@ -14,13 +14,15 @@ import pytest
 from runtime.scheduler.requests import Request, Result
 from runtime.scheduler.transcriber import Status
 from runtime.tokenizer import Tokenizer
-from server.apis.deepgram import messages as deepgram
+from server.apis.audiosocket.session import CallSession
+from server.apis.broadcast.session import BroadcastSession
+from server.apis.deepgram import query as deepgram
 from server.apis.deepgram.session import DeepgramSession
 from server.apis.native.messages import Server
 from server.apis.native.session import NativeSession
 from server.apis.openai.messages import Configuration
 from server.apis.openai.session import RealtimeSession
-from server.apis.whip.session import BroadcastSession
+from server.apis.twilio.session import TwilioSession
 from server.apis.wyoming import messages as wyoming
 from server.apis.wyoming.session import UtteranceSession
 from server.errors import Code, Refused, ServerError
@@ -28,6 +30,7 @@ from server.sessions import registry
 from server.sessions.recording import Recording, whole
 from server.sessions.registry import Sessions
 from server.sessions.seat import Seat
+from server.sessions.session import PLAIN
 from server.settings import Access, SessionLimits, Settings
 from server.telemetry.logs import FIELDS
 from server.telemetry.metrics import Api, Metrics
@@ -158,7 +161,7 @@ def call(sessions: Sessions) -> Seat:
 def listen(sessions: Sessions, encoding: str = "linear16", rate: int = 16_000) -> Seat:
     seat = sessions.take_seat(Api.DEEPGRAM)
     query = {"encoding": encoding, "sample_rate": str(rate)}
-    DeepgramSession(seat, deepgram.parse(query, "moonshine-base"), "moonshine-base", send)
+    DeepgramSession(seat, deepgram.parse([*query.items()], "moonshine-base"), "moonshine-base", send)
     return seat
 
 
@@ -174,6 +177,25 @@ def broadcast(sessions: Sessions) -> Seat:
     return seat
 
 
+def twilio_call(sessions: Sessions) -> Seat:
+    seat = sessions.take_seat(Api.TWILIO, waits=True)
+    TwilioSession(seat, LIMITS, "desk", lambda key: None, lambda name: None)
+    seat.receive_text(json.dumps({"event": "start", "streamSid": "MZ1", "start": {"streamSid": "MZ1"}}))
+    return seat
+
+
+def send_media(seat: Seat) -> None:
+    media = {"track": "inbound", "payload": base64.b64encode(sound(8000, "mulaw")).decode()}
+    seat.receive_text(json.dumps({"event": "media", "streamSid": "MZ1", "media": media}))
+
+
+def audiosocket_call(sessions: Sessions) -> Seat:
+    seat = sessions.take_seat(Api.AUDIOSOCKET, waits=True)
+    CallSession(seat, LIMITS, lambda name: None)
+    seat.receive_audio(b"\x01" + bytes(16))
+    return seat
+
+
 def append(seat: Seat, audio: bytes) -> None:
     seat.receive_text(json.dumps({"type": "input_audio_buffer.append", "audio": base64.b64encode(audio).decode()}))
 
@@ -185,6 +207,15 @@ WAYS = {
     "deepgram": Way(Api.DEEPGRAM, listen, finish=lambda seat: seat.receive_text('{"type":"CloseStream"}'), idle_seconds=10.0),
     "wyoming": Way(Api.WYOMING, utterance),
     "whip": Way(Api.WHIP, broadcast),
+    "twilio": Way(
+        Api.TWILIO, twilio_call, send_media, lambda seat: seat.receive_text('{"event":"stop","streamSid":"MZ1","stop":{}}')
+    ),
+    "audiosocket": Way(
+        Api.AUDIOSOCKET,
+        audiosocket_call,
+        lambda seat: seat.receive_audio(b"\x10" + sound(8000)),
+        lambda seat: seat.receive_audio(b"\x00"),
+    ),
 }
 
 
@@ -228,7 +259,7 @@ def test_a_session_whose_client_leaves_keeps_the_words_that_it_was_sent(way, lin
         seat.leave()
 
     play(operator, scenario)
-    line = operator.check_end(way.api, "left")
+    line = operator.check_end(way.api, "final" if way.api is Api.TWILIO else "left")  # whose words are read to the end
     assert line["words"] >= 1 and line["updates"] >= 1 and line["audio_seconds"] == pytest.approx(3.0, abs=0.1)
 
 
@@ -411,7 +442,7 @@ def test_a_recording_that_cannot_be_decoded_is_reported_by_the_error_s_name(line
     async def scenario() -> None:
         recording = Recording(operator.sessions.take_seat(Api.OPENAI_REST))
         with pytest.raises(ServerError):
-            await whole(recording.transcribe(broken(), words=False, parallel=2))
+            await whole(recording.transcribe(broken(), PLAIN, parallel=2))
 
     play(operator, scenario)
     operator.check_end(Api.OPENAI_REST, "invalid_file")
@@ -426,7 +457,7 @@ def test_a_recording_has_its_audio_and_words(lines):
 
     async def scenario() -> None:
         recording = Recording(operator.sessions.take_seat(Api.DEEPGRAM))
-        found = await whole(recording.transcribe(seconds(), words=False, parallel=2))
+        found = await whole(recording.transcribe(seconds(), PLAIN, parallel=2))
         assert found.seconds == 50.0
 
     play(operator, scenario)

@@ -12,6 +12,7 @@ from server.errors import Code, Refused, ServerError
 from server.sessions.chunks import LONGEST_SECONDS
 from server.sessions.recording import ChunkText, Recording
 from server.sessions.registry import Sessions
+from server.sessions.session import PLAIN
 from server.settings import Access, Settings
 from server.telemetry.metrics import Api, Metrics
 from tests.server.sessions.test_registry import TOKENIZER, FakeTranscriber
@@ -55,7 +56,7 @@ async def opened(transcriber: FakeTranscriber, places: int = 1) -> Sessions:
 
 
 async def collect(recording: Recording, source: Source, heard: list[ChunkText]) -> None:
-    async for stretch in recording.transcribe(aiter(source), words=False, parallel=PARALLEL):
+    async for stretch in recording.transcribe(aiter(source), PLAIN, parallel=PARALLEL):
         heard.append(stretch)
 
 

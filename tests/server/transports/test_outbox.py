@@ -7,6 +7,7 @@ import pytest
 
 from server.apis.native import messages
 from server.apis.native.messages import FinalMessage, Init, Interim, SegmentMessage
+from server.apis.native.writer import NativeWriter
 from server.errors import ClientError, Code, ServerError
 from server.stream.events import Failed
 from server.stream.word_times import Word
@@ -124,7 +125,7 @@ def test_an_interim_that_is_too_long_is_left_out():
 
 
 def test_an_error_that_keeps_too_much_text_is_said_without_it():
-    dialect = messages.NativeWriter(Init("a"))
+    dialect = NativeWriter(Init("a"))
     failed = Failed(Code.ENGINE_FAILED, "the engine has stopped", "text " * 1000, [], 100)
     sender = Sender(longest=500)
     assert sender.send(dialect.write(failed))

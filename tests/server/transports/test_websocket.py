@@ -211,12 +211,15 @@ def all_of(client: socket.socket) -> bytes:
     return answered
 
 
-@pytest.mark.parametrize("path", ["/", "/v1/listen/more", "/v2/listen", "/webrtc"])
+@pytest.mark.parametrize("path", ["/", "/v1/listen/more", "/v3/listen", "/webrtc"])
 def test_a_path_without_a_websocket_says_so_and_names_those_there_are(served, path):
     with pytest.raises(InvalidStatus) as refused:
         asyncio.run(open_and_leave(f"ws://{served.address}{path}"))
     response = refused.value.response
-    assert response.status_code == 404 and "/ws, /v1/realtime, /v1/listen" in json.loads(response.body)["error"]["message"]
+    assert (
+        response.status_code == 404
+        and "/ws, /v1/realtime, /v1/listen, /v2/listen, /v1/telephone/jambonz" in json.loads(response.body)["error"]["message"]
+    )
 
 
 async def open_and_leave(address: str) -> None:
