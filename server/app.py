@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import errno
+import functools
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -16,14 +17,21 @@ from starlette.requests import ClientDisconnect
 from runtime.exceptions import EngineDirectoryError
 from runtime.version import version
 from server.access import ClientSecrets, Gate, Keys, Tokens, UsedTokens
+from server.apis.audiosocket import connection as audiosocket
+from server.apis.broadcast.broadcasts import Broadcasts
+from server.apis.broadcast.routes import channel_words_router
 from server.apis.deepgram import routes as deepgram
+from server.apis.jambonz import routes as jambonz
 from server.apis.native.routes import native_router
 from server.apis.openai import realtime_routes as openai_realtime
 from server.apis.openai import routes as openai
 from server.apis.openai.call import Calls
 from server.apis.openai.transcription import ServedModel
 from server.apis.session_names import SESSION_PATH, Owner
-from server.apis.whip.routes import whip_router, whip_words_router
+from server.apis.twilio import routes as twilio
+from server.apis.vapi import routes as vapi
+from server.apis.vosk import routes as vosk
+from server.apis.whip.routes import whip_router, whip_words_routers
 from server.apis.whip.sender import Senders
 from server.apis.wyoming import connection as wyoming
 from server.errors import Code, ServerError
@@ -36,6 +44,7 @@ from server.http.pages import pages_router
 from server.http.replica import REPLICA_HEADER, ReplicaHeader
 from server.http.subtitles import subtitles_router
 from server.http.tokens import tokens_router
+from server.http.usage import usage_router
 from server.sessions.registry import Sessions
 from server.settings import Settings
 from server.startup import choice_of
@@ -44,12 +53,10 @@ from server.transports.webrtc.peer import WebRtcTransport
 
 logger = logging.getLogger(__name__)
 
-ACCESS = (openai_realtime.ACCESS, deepgram.ACCESS, openai.ACCESS)  # longer prefixes first
-SERVERS = {"wyoming": wyoming.serving}
-"""Servers of APIs that listen on a port of their own, by their names in the settings."""
+ACCESS = (openai_realtime.ACCESS, deepgram.ACCESS, deepgram.FLUX_ACCESS, twilio.ACCESS, openai.ACCESS)  # longer prefixes first
 LONG_MESSAGES = {openai_realtime.PREFIX: openai_realtime.MESSAGE_BYTES}
 """Largest messages of the WebSockets that take larger ones than others."""
-SOCKET_PATHS = ("/ws", openai_realtime.PREFIX, deepgram.PATH)
+SOCKET_PATHS = ("/ws", openai_realtime.PREFIX, deepgram.PATH, deepgram.FLUX_PATH, jambonz.PATH, vapi.PATH, twilio.PATH)
 KNOWN_SECONDS = 2.0  # in which a gateway that is started again hears from its engine processes
 EXPOSED_HEADERS = ("ETag", "Link", "Location", "Retry-After", "X-Request-Id", REPLICA_HEADER)  # to pages of other origins
 
@@ -104,10 +111,20 @@ def create_app(sessions: Sessions, metrics: Metrics, settings: Settings, gateway
     app.add_exception_handler(ServerError, answer_error)
     app.add_exception_handler(ClientDisconnect, answer_nobody)
     app.add_exception_handler(OSError, answer_os_error)
-    for router in routers(sessions, metrics, settings, transport, owner, tokens, secrets):
+    app.state.broadcasts = broadcasts = Broadcasts(metrics)
+    for router in routers(sessions, metrics, settings, transport, owner, tokens, secrets, broadcasts):
         app.include_router(router)
     openapi.install(app)
     return app
+
+
+def servers(app: FastAPI) -> Mapping[str, Callable[..., contextlib.AbstractAsyncContextManager[None]]]:
+    """Return what serves the APIs that listen on a port of their own, by their names in the settings."""
+    return {
+        "wyoming": wyoming.serving,
+        "vosk": vosk.serving,
+        "audiosocket": functools.partial(audiosocket.serving, app.state.broadcasts),
+    }
 
 
 def routers(
@@ -118,10 +135,11 @@ def routers(
     owner: Owner,
     tokens: Tokens,
     secrets: ClientSecrets,
+    broadcasts: Broadcasts,
 ) -> list[APIRouter]:
     """The routers of all APIs."""
     calls = Calls(transport, sessions, settings, owner)
-    senders = Senders(transport, sessions, settings.session.idle_timeout_seconds, owner)
+    senders = Senders(transport, sessions, broadcasts, settings.session.idle_timeout_seconds, owner)
     return [
         native_router(transport, sessions, settings, metrics),
         tokens_router(tokens),
@@ -131,10 +149,16 @@ def routers(
         openai_realtime.secrets_router(secrets, settings),
         openai.transcriptions_router(sessions, settings, ServedModel(settings.model.model_id, precision_of(settings))),
         deepgram.deepgram_router(sessions, settings, metrics),
+        jambonz.jambonz_router(sessions, settings, metrics),
+        vapi.vapi_router(sessions, settings, metrics),
+        vosk.vosk_router(sessions, settings, metrics),
+        twilio.twilio_router(sessions, broadcasts, settings, metrics),
         whip_router(senders, settings.ice.servers),
-        whip_words_router(senders),
+        *whip_words_routers(broadcasts),
+        channel_words_router(broadcasts),
         pages_router(),
-        health_router(sessions, metrics, owner.replica),
+        health_router(sessions, metrics, owner.replica, settings.listen.admin_port),
+        usage_router(metrics, settings.access.usage_key),
         unknown_sockets_router(SOCKET_PATHS, openai.ACCESS.refuse),
     ]
 

@@ -16,18 +16,22 @@ from uvicorn.server import ServerState
 
 from runtime.scheduler.transcriber import Transcriber
 from runtime.tokenizer import Tokenizer
-from server.app import LONG_MESSAGES, SERVERS, create_app
+from runtime.turns import weights
+from runtime.turns.turn_model import TurnModel
+from runtime.turns.worker import TurnWorker
+from server.app import LONG_MESSAGES, create_app, servers
 from server.http.deadlines import PunctualHttp, PunctualLoop
 from server.parent_process import end_undrained
 from server.sessions.registry import Sessions
-from server.settings import Settings
+from server.settings import Model, Settings
 from server.startup import Listeners, keep_tls_fresh
 from server.telemetry.heartbeat import beating, exit_at_once
 from server.telemetry.metrics import Metrics
 from server.telemetry.tracing import exporting
-from server.transports.websocket_frames import BoundedWebSocket
+from server.transports.websocket_frames import PONG_SECONDS, BoundedWebSocket
 
-PONG_SECONDS = 60.0  # a client that is read slowly has its pong wait behind its audio
+logger = logging.getLogger("server")
+
 DEFECT_STATUS = 5  # exit status of a process that stopped because a task of its own had ended
 
 
@@ -104,12 +108,33 @@ def serve(
     shared_port: SharedPort | None = None,
 ) -> int:
     """Serve until SIGTERM; returns the exit status. Raises StartError."""
-    with exporting(metrics.registry) as tracing:
-        sessions = Sessions(transcriber, tokenizer, settings, metrics, tracing=tracing)
+    with exporting(metrics.registry) as tracing, judging_turns(settings, metrics) as turn_worker:
+        sessions = Sessions(transcriber, tokenizer, settings, metrics, tracing=tracing, turn_worker=turn_worker)
         status = serve_sessions(sessions, settings, metrics, listeners, shared_port)
     if status == DEFECT_STATUS:
         exit_at_once(status)
     return status
+
+
+@contextlib.contextmanager
+def judging_turns(settings: Settings, metrics: Metrics) -> Iterator[TurnWorker | None]:
+    """Run the turn model's thread within the context, where there is a model. Raises EngineDirectoryError."""
+    path = turn_model_of(settings.model)
+    if path is None:
+        yield None
+        return
+    worker = TurnWorker(TurnModel(path), metrics.count_pauses)
+    worker.start()
+    logger.info("ends of turns are judged by their sound, too: %s", path.name)
+    yield worker
+    worker.stop()
+
+
+def turn_model_of(model: Model) -> Path | None:
+    """Return the file of the turn model: the one that is named, or the one that is installed, or none."""
+    if model.turn_model == "none":
+        return None
+    return weights.installed(weights.default_directory()) if model.turn_model == "auto" else Path(model.turn_model)
 
 
 def serve_sessions(
@@ -133,7 +158,7 @@ def serve_sessions(
             await serving.enter_async_context(beating(metrics.loop_lag.observe))
             await serving.enter_async_context(administered(config, listeners.admin))
             for api, listener in listeners.apis.items():
-                await serving.enter_async_context(SERVERS[api](sessions, metrics, settings, listener))
+                await serving.enter_async_context(servers(app)[api](sessions, metrics, settings, listener))
             if config.ssl is not None:
                 serving.enter_context(in_background(keep_tls_fresh(config.ssl, settings.listen)))
             sockets = list(listeners.http)

@@ -24,10 +24,11 @@ those, only names that look like a slip of one of ours are reported."""
 
 MAX_SESSIONS_VARIABLE = "ASR_MAX_SESSIONS"
 SECRET_KEY_VARIABLE = "ASR_SECRET_KEY"
-SECRET_VARIABLES = ("ASR_ICE_SERVERS", SECRET_KEY_VARIABLE, "ASR_API_KEYS")  # whose value is never shown
+SECRET_VARIABLES = ("ASR_ICE_SERVERS", SECRET_KEY_VARIABLE, "ASR_API_KEYS", "ASR_USAGE_KEY")  # whose value is never shown
+LEAST_KEY_CHARACTERS = 16
 INTERNAL_VARIABLES = ("ASR_ENGINE_SOCKET", "ASR_GATEWAY_SOCKET", "ASR_HEARTBEAT_FILE", "ASR_API_KEY", "ASR_SERVER")
 """Variables that the supervisor gives its processes, and those of clients."""
-API_PORT_VARIABLES = ("ASR_WYOMING_PORT",)
+API_PORT_VARIABLES = ("ASR_WYOMING_PORT", "ASR_VOSK_PORT", "ASR_AUDIOSOCKET_PORT")
 """Ports of APIs that have one of their own."""
 API_TITLES = "OpenAI, Deepgram"  # whose clients find their paths below /v1
 PROCESS_KEY = secrets.token_hex(32)  # nobody else knows it
@@ -134,6 +135,18 @@ class Listen(SettingsGroup):
     """Port of the Wyoming protocol for Home Assistant, which expects 10300. 0: none."""
     wyoming_host: str = Field("127.0.0.1", alias="ASR_WYOMING_HOST")
     """Address to listen on for it. The protocol has no keys: whoever reaches the port is served."""
+    wyoming_zeroconf: bool = Field(False, alias="ASR_WYOMING_ZEROCONF")
+    """Whether the port is announced by zeroconf (mDNS), so that Home Assistant finds it on the local network."""
+    vosk: bool = Field(False, alias="ASR_VOSK")
+    """Whether a WebSocket at `/` speaks Vosk's protocol, for Jigasi, FreeSWITCH and Asterisk. Its clients bring no keys."""
+    vosk_port: int = Field(0, ge=0, le=65_535, alias="ASR_VOSK_PORT")
+    """Port of its own for Vosk's protocol, whose clients expect 2700. 0: none."""
+    vosk_host: str = Field("127.0.0.1", alias="ASR_VOSK_HOST")
+    """Address to listen on for it. The protocol has no keys: whoever reaches the port is served."""
+    audiosocket_port: int = Field(0, ge=0, le=65_535, alias="ASR_AUDIOSOCKET_PORT")
+    """Port for calls of Asterisk by AudioSocket, for example 9092. 0: none."""
+    audiosocket_host: str = Field("127.0.0.1", alias="ASR_AUDIOSOCKET_HOST")
+    """Address to listen on for it. The protocol has no keys: whoever reaches the port is served."""
     admin_port: int = Field(0, ge=0, le=65_535, alias="ASR_ADMIN_PORT")
     """Port of its own for `/healthz`, `/readyz`, `/acceptz` and `/metrics`, without keys and without TLS. 0: none."""
     admin_host: str = Field("127.0.0.1", alias="ASR_ADMIN_HOST")
@@ -156,9 +169,20 @@ class Listen(SettingsGroup):
     @property
     def api_ports(self) -> list[ApiPort]:
         """Ports of the APIs that are switched on."""
-        variables = ("ASR_WYOMING_HOST", "ASR_WYOMING_PORT")
-        wyoming = ApiPort("wyoming", "the Wyoming protocol", self.wyoming_host, self.wyoming_port, variables)
-        return [wyoming] if self.wyoming_port else []
+        ports = (
+            ApiPort(
+                "wyoming", "the Wyoming protocol", self.wyoming_host, self.wyoming_port, ("ASR_WYOMING_HOST", "ASR_WYOMING_PORT")
+            ),
+            ApiPort("vosk", "Vosk's protocol", self.vosk_host, self.vosk_port, ("ASR_VOSK_HOST", "ASR_VOSK_PORT")),
+            ApiPort(
+                "audiosocket",
+                "Asterisk's AudioSocket",
+                self.audiosocket_host,
+                self.audiosocket_port,
+                ("ASR_AUDIOSOCKET_HOST", "ASR_AUDIOSOCKET_PORT"),
+            ),
+        )
+        return [each for each in ports if each.port]
 
     @property
     def address(self) -> str:
@@ -247,6 +271,9 @@ class Model(SettingsGroup):
     """Directory of the engines: `--out` of the build. Unset: `engines` in a checkout, else one in the user's cache directory."""
     engines: int = Field(0, ge=0, le=64, alias="ASR_ENGINES")
     """Engine processes behind several gateways. 0: one for each visible GPU, one without a GPU."""
+    turn_model: str = Field("auto", min_length=1, alias="ASR_TURN_MODEL")
+    """Model that judges by their sound whether turns are over: auto, none, or a file. auto: the one of
+    `moonshine-asr turns install`, where it is installed."""
     cpu_threads: int = Field(0, ge=0, le=1024, alias="ASR_CPU_THREADS")
     """Threads of the CPU engine. 0: one for each core."""
     warmup_seconds: float = Field(1.5, gt=0, le=20, alias="MODEL_WARMUP_SECONDS")
@@ -334,6 +361,8 @@ class Access(SettingsGroup):
     """Most sessions at once. 0: as many live streams as the build of a CPU engine measured on this machine; on a GPU six for each
     CPU core: set it there."""
 
+    usage_key: str = Field("", repr=False, alias="ASR_USAGE_KEY")
+    """Key of at least 16 characters with which `/v1/usage` says how much each API key has used. Unset: nobody may read it."""
     secret_key: str = Field("", repr=False, alias=SECRET_KEY_VARIABLE)
     """Key that short-lived tokens are signed with. Unset: one that lasts until the server ends.
     Set it where several servers must read each other's tokens."""
@@ -347,6 +376,13 @@ class Access(SettingsGroup):
         if wrong := [origin for origin in origins if not ORIGIN.fullmatch(origin)]:
             raise ValueError(f"expected origins such as https://app.example.com, separated by commas, or *, not {wrong[0]!r}")
         return origins
+
+    @field_validator("usage_key")
+    @classmethod
+    def check_usage_key(cls, value: str) -> str:
+        if value and (len(value) < LEAST_KEY_CHARACTERS or not value.isascii()):
+            raise ValueError(f"expected at least {LEAST_KEY_CHARACTERS} ASCII characters")
+        return value
 
     @field_validator("allowed_hosts", mode="before")
     @classmethod

@@ -10,6 +10,7 @@ if __package__ in (None, ""):  # run as a script: its own folder is on the path,
 from rich.console import Console
 
 from moonshine_client import display
+from moonshine_client.client import transcribe
 from moonshine_client.errors import StreamError
 from moonshine_client.transports import reason_of
 from tests import arguments
@@ -19,7 +20,8 @@ def main() -> int:
     options = arguments.parser("Streams an audio file and prints the words as they come.", file="short.wav", rtf=1.0).parse_args()
     audio = arguments.load_audio(options.file)
     try:
-        done = asyncio.run(display.transcribe_shown(options.server, audio, options.rtf, options.path, Console()))
+        with display.shown(Console()) as show:
+            done = asyncio.run(transcribe(options.server, audio, options.rtf, options.path, on_interim=show))
     except (StreamError, OSError) as exc:
         print(f"failed: {reason_of(exc)}", file=sys.stderr)
         return 1

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).resolve().parent.parent
 ENGINES = PROJECT / "engines"
+TURNS = ENGINES / "turns"
 MODEL = "UsefulSensors/moonshine-base"
 ENGINE_FIXTURES = {"built", "kernels"}
 SERVER_FIXTURES = {"start_server"}
@@ -49,6 +50,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("engine")
         if fixtures & SERVER_FIXTURES:
             item.add_marker("server")
+
+
+@pytest.fixture(scope="session")
+def turn_model() -> Path:
+    """The file of the turn model, installed once beside the engines."""
+    from runtime.turns import weights
+
+    return weights.installed(TURNS) or weights.install(TURNS)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -203,6 +212,7 @@ def start_server(built, tmp_path_factory) -> Iterator[Callable[..., RunningServe
             "MOONSHINE_PRECISION": precision,
             "ASR_TARGET": "onnxruntime",
             "ASR_MAX_SESSIONS": "12",
+            "ASR_TURN_MODEL": "none",
         }
         process = subprocess.Popen(
             [sys.executable, "-m", "server"],

@@ -1,6 +1,9 @@
 """JSON as it is sent."""
 
 import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 
 def encoded(value: object) -> str:
@@ -13,3 +16,24 @@ def encoded(value: object) -> str:
     except UnicodeEncodeError:
         return json.dumps(value)
     return text
+
+
+@dataclass(frozen=True)
+class JsonMessage:
+    """A message to a client, whose field `type` says what it is."""
+
+    fields: Mapping[str, Any]
+    droppable: bool = False
+    """True if it may be left out for a client that reads too slowly."""
+    latency_ms: float | None = None
+
+    @property
+    def op(self) -> str:
+        return str(self.fields["type"])
+
+    def forms(self) -> "Iterator[JsonMessage]":
+        """The message; there is no shorter one."""
+        yield self
+
+    def encode(self) -> str:
+        return encoded(self.fields)

@@ -11,8 +11,8 @@ NAME = r"(?P<replica>[A-Za-z0-9._-]+)\.(?P<gateway>[0-9]{1,3})-[A-Za-z0-9_-]+"
 """Pattern of a session's name; its random part has no dot."""
 SESSION_PATH = re.compile(rf"/(?:whip/session/|v1/realtime/calls/rtc_){NAME}(?:/events|/captions\.vtt|/hangup)?")
 """All of a path: what follows it could lead elsewhere."""
-CHANNEL_PATH = re.compile(r"/whip/(?!session/)(?P<channel>[^/]+)(?:/events|/captions\.vtt)?")
-CHANNEL_WORDS_PATH = re.compile(r"/whip/(?!session/)[^/]+/(?:events|captions\.vtt)")
+CHANNEL_PATH = re.compile(r"/(?:whip|v1/channels|v1/telephone/twilio)/(?!session/)(?P<channel>[^/]+)(?:/events|/captions\.vtt)?")
+CHANNEL_WORDS_PATH = re.compile(r"/(?:whip|v1/channels)/(?!session/)[^/]+/(?:events|captions\.vtt)")
 """Paths of a channel's words, which any gateway may have."""
 WANTED, LIVE, ANYBODY = "x-moonshine-wanted", "live", "anybody"
 """A header between gateways: of a channel, only who sends now, or who has sent, too."""

@@ -3,18 +3,19 @@
 import {$, copyText, element} from "./dom.js";
 import {MoonshineClient} from "./moonshine-client.js";
 import {AudioSession} from "./session.js";
-import {authorization, key} from "./settings.js";
-import {deepgramStream, snippets} from "./snippets.js";
+import {authorization, key, termsIn} from "./settings.js";
+import {deepgramStream, snippets, textOptions} from "./snippets.js";
 
 const MOST_EVENTS = 500;
 
+const TEXT = ["numerals", "redact", "profanity", "fillers"]; // options of the text
 const APIS = {
-  native: {title: "Native: WebRTC or WebSocket", options: ["silence", "words"], note: "JSON over a data channel or a WebSocket. docs/protocol.md describes the messages.", open: openNative},
-  realtime: {title: "OpenAI Realtime", options: ["model", "language", "silence"], note: "A transcription session. Deltas come while the speaker speaks.", open: openRealtime},
-  deepgram: {title: "Deepgram", options: ["model", "language", "silence", "interims"], note: "Live over a WebSocket; recordings by POST.", open: openDeepgram},
-  rest: {title: "OpenAI REST (recordings)", options: ["model", "language", "words"], note: "The recording is sent when the audio ends or you press Stop.", open: openRest},
+  native: {title: "Native: WebRTC or WebSocket", options: ["silence", "terms", "words", ...TEXT], note: "JSON over a data channel or a WebSocket. docs/protocol.md describes the messages.", open: openNative},
+  realtime: {title: "OpenAI Realtime", options: ["model", "language", "silence", "terms"], note: "A transcription session. Deltas come while the speaker speaks.", open: openRealtime},
+  deepgram: {title: "Deepgram", options: ["model", "language", "silence", "interims", "terms", ...TEXT, "channels"], note: "Live over a WebSocket; recordings by POST.", open: openDeepgram},
+  rest: {title: "OpenAI REST (recordings)", options: ["model", "language", "terms", "words", "channels"], note: "The recording is sent when the audio ends or you press Stop.", open: openRest},
 };
-const OPTIONS = ["model", "language", "silence", "interims", "words"];
+const OPTIONS = ["model", "language", "silence", "interims", "terms", "words", ...TEXT, "channels"];
 
 let chosenTab = "Python";
 let server = "";
@@ -67,11 +68,12 @@ function choose(language) {
 
 function asked() {
   const value = (name) => ($(`${name}-option`).hidden ? "" : $(`api-${name}`)[$(`api-${name}`).type === "checkbox" ? "checked" : "value"]);
-  return {server, socket: server.replace(/^http/, "ws"), key: key(), ...Object.fromEntries(OPTIONS.map((name) => [name, value(name)])), model: value("model") || "default"};
+  return {server, socket: server.replace(/^http/, "ws"), key: key(), ...Object.fromEntries(OPTIONS.map((name) => [name, value(name)])), model: value("model") || "default", terms: termsIn(value("terms"))};
 }
 
 $("api").replaceChildren(...Object.entries(APIS).map(([name, {title}]) => new Option(title, name)));
-for (const id of ["api", ...OPTIONS.map((name) => `api-${name}`)]) $(id).addEventListener("change", showSnippet);
+// "change" would come with the press of a tab, and take the tab away from under it.
+for (const id of ["api", ...OPTIONS.map((name) => `api-${name}`)]) $(id).addEventListener("input", showSnippet);
 $("copy-snippet").onclick = async () => {
   await copyText($("snippet").textContent);
   $("copy-snippet").textContent = "Copied";
@@ -127,17 +129,17 @@ class ApiSession extends AudioSession {
   }
 }
 
-async function openNative({silence, words}, rate, onMessage, onLost) {
-  const client = new MoonshineClient({server, sampleRate: rate, words, silenceMs: Number(silence) || undefined, token: key});
+async function openNative({silence, words, terms, ...asked}, rate, onMessage, onLost) {
+  const client = new MoonshineClient({server, sampleRate: rate, words, silenceMs: Number(silence) || undefined, keyterms: terms, textOptions: textOptions(asked), token: key});
   client.addEventListener("message", ({detail}) => onMessage(detail));
   client.addEventListener("lost", ({detail}) => onLost(detail));
   await client.connect();
   return {send: (samples) => client.send(samples), finish: () => client.close()};
 }
 
-async function openRealtime({socket, model, language, silence}, rate, onMessage, onLost) {
+async function openRealtime({socket, model, language, silence, terms}, rate, onMessage, onLost) {
   const connection = await openSocket(`${socket}/v1/realtime?intent=transcription`, ["realtime", ...(key() ? [`openai-insecure-api-key.${key()}`] : [])], onMessage, onLost);
-  const input = {format: {type: "audio/pcm", rate}, transcription: {model, ...(language && {language})}, turn_detection: {type: "server_vad", silence_duration_ms: Number(silence) || 500}};
+  const input = {format: {type: "audio/pcm", rate}, transcription: {model, keywords: terms, ...(language && {language})}, turn_detection: {type: "server_vad", silence_duration_ms: Number(silence) || 500}};
   connection.send(JSON.stringify({type: "session.update", session: {type: "transcription", audio: {input}}}));
   return {
     send: (samples) => connection.send(JSON.stringify({type: "input_audio_buffer.append", audio: base64(samples)})),
@@ -163,7 +165,7 @@ async function openDeepgram(options, rate, onMessage, onLost) {
   };
 }
 
-async function openRest({model, language, words}, rate, onMessage) {
+async function openRest({model, language, terms, words, channels}, rate, onMessage) {
   const pieces = [];
   return {
     send: (samples) => pieces.push(samples),
@@ -171,6 +173,8 @@ async function openRest({model, language, words}, rate, onMessage) {
       const form = new FormData();
       form.append("model", model);
       if (language) form.append("language", language);
+      for (const term of terms) form.append("keywords[]", term);
+      if (channels) form.append("multichannel", "true");
       if (words) for (const [name, value] of [["response_format", "verbose_json"], ["timestamp_granularities[]", "word"]]) form.append(name, value);
       form.append("file", wavOf(pieces, rate), "recording.wav");
       const response = await fetch(`${server}/v1/audio/transcriptions`, {method: "POST", headers: authorization(), body: form});

@@ -4,7 +4,7 @@ const FIELDS = [["model", "default"], ["response_format", "verbose_json"], ["tim
 
 // onProgress({part, doneMs, totalMs}): part of the upload that is sent, 0 to 1; then how much is transcribed, of how much (null where
 // the browser does not know). onEvent: each event of the server. Returns {done, stop}; done rejects with an Error that has its code.
-export function transcribeFile(server, headers, file, {onProgress, onEvent}) {
+export function transcribeFile(server, headers, file, keyterms, {onProgress, onEvent}) {
   const request = new XMLHttpRequest(), parser = new EventParser(onEvent);
   let totalMs = null;
   durationOf(file).then((ms) => (totalMs = ms));
@@ -26,12 +26,13 @@ export function transcribeFile(server, headers, file, {onProgress, onEvent}) {
   });
   request.open("POST", `${server}/v1/audio/transcriptions`);
   for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
-  request.send(formOf(file));
+  request.send(formOf(file, keyterms));
   return {done, stop: () => request.abort()};
 }
 
-function formOf(file) {
+function formOf(file, keyterms) {
   const form = new FormData();
+  for (const term of keyterms) form.append("keywords[]", term);
   for (const [name, value] of FIELDS) form.append(name, value);
   form.append("file", file);
   return form;

@@ -115,8 +115,9 @@ export class MoonshineClient extends EventTarget {
   // server: its origin, or several to try in turn. transport: "auto" tries WebRTC first, for no lost packet holds up what follows.
   // token: a function that gets a token for each connection, from your own backend; a page must not know a key. key: for tools of
   // your own. resumeMs: how long to try to go on where a session is lost. refusedMs: how long to try to connect to a server that is
-  // full or not ready.
-  constructor({server = globalThis.location?.origin, sampleRate = 16000, words = true, silenceMs, transport = "auto", token, key, resumeMs = 60000, refusedMs = 10000} = {}) {
+  // full or not ready. silenceMs: the longest silence within a turn; turnThreshold: the probability that ends one before. keyterms: names and phrases that will be said, as texts or {term, boost}. textOptions: by their names in the
+  // protocol, {numerals, redact, profanity_filter, filler_words, replace}.
+  constructor({server = globalThis.location?.origin, sampleRate = 16000, words = true, silenceMs, turnThreshold, keyterms, textOptions, transport = "auto", token, key, resumeMs = 60000, refusedMs = 10000} = {}) {
     super();
     this.servers = [server].flat();
     this.transport = transport;
@@ -124,7 +125,7 @@ export class MoonshineClient extends EventTarget {
     this.resumeMs = resumeMs;
     this.refusedMs = refusedMs;
     this.via = ""; // "webrtc" or "websocket", once connected
-    this.init = {op: "init", sr: sampleRate, words, tail: true, pulse: true, moving: true, ...(silenceMs && {silence_ms: silenceMs})};
+    this.init = {op: "init", sr: sampleRate, words, tail: true, pulse: true, moving: true, ...(silenceMs && {silence_ms: silenceMs}), ...(turnThreshold && {turn_threshold: turnThreshold}), ...(keyterms?.length && {keyterms}), ...textOptions};
     this.transcript = new Transcript();
     this.audio = new ResendBuffer();
     this.sent = 0;
@@ -177,6 +178,7 @@ export class MoonshineClient extends EventTarget {
     session.wire = await this.openWire(session);
     if (session.isStopped) return session.wire.close(); // it came too late
     this.takeOver(session);
+    session.keyterms = this.init.keyterms;
     await session.begin({...this.init, from_ms: this.transcript.closedMs});
     this.via = session.wire.name;
     this.pump();
@@ -255,6 +257,10 @@ export class MoonshineClient extends EventTarget {
   pump() {
     const {session} = this;
     if (!session?.isReady) return; // the next one gets it
+    if (session.keyterms !== this.init.keyterms && !session.hasClosed) {
+      session.keyterms = this.init.keyterms;
+      session.wire.send(JSON.stringify({op: "keyterms", keyterms: session.keyterms ?? []}));
+    }
     while (this.sent < this.audio.end) {
       if (session.wire.unsentBytes() > MOST_UNSENT_BYTES) return this.pumpLater(50);
       if (performance.now() - session.receivedAt < SILENT_MS / 2 && (1000 * this.sent) / this.init.sr - this.transcript.receivedMs > MOST_AHEAD_MS) return this.pumpLater(LOOK_MS);
@@ -275,6 +281,12 @@ export class MoonshineClient extends EventTarget {
   // What was said so far is closed: its text comes at once and will not change.
   flush() {
     this.flushAt = this.audio.end;
+    this.pump();
+  }
+
+  // Names and phrases that will be said from now on, in place of those before.
+  setKeyterms(keyterms) {
+    this.init.keyterms = keyterms;
     this.pump();
   }
 

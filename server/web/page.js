@@ -5,7 +5,7 @@ import {$, copyText, element} from "./dom.js";
 import {segmentsOf, transcribeFile} from "./files.js";
 import {LiveSession} from "./live.js";
 import {MoonshineClient, tokenFor} from "./moonshine-client.js";
-import {authorization, key, listDevices, loadDraft, loadLast, loadSettings, openMicrophone, saveDraft, setKey} from "./settings.js";
+import {authorization, key, listDevices, loadDraft, loadLast, loadSettings, openMicrophone, saveDraft, setKey, termsIn} from "./settings.js";
 import {levelOf, MediaSource, reasonOf, SampleSource} from "./sound.js";
 import {Block, clock, Transcript} from "./transcript.js";
 
@@ -136,7 +136,7 @@ const hasMicrophone = isSecureContext && Boolean(navigator.mediaDevices);
 function listen(name) {
   tell("");
   const source = sources[name]();
-  const session = developersAreShown() ? panel.runApi(source) : new LiveSession(source, {server: SERVER, transport: $("transport").value, token: key});
+  const session = developersAreShown() ? panel.runApi(source) : new LiveSession(source, {server: SERVER, transport: $("transport").value, keyterms: termsIn($("keyterms").value), token: key});
   live = Object.assign(session, {name});
   become("connecting");
   if (session.block) transcript.add(session.block);
@@ -251,7 +251,7 @@ async function nextFile() {
   if (uploading || live || !waiting.length) return;
   const job = (uploading = waiting.shift());
   become("working", `Transcribing ${job.file.name}`);
-  job.work = transcribeFile(SERVER, authorization(), job.file, {onProgress: (progress) => showProgress(job, progress), onEvent: (event) => addText(job.block, event)});
+  job.work = transcribeFile(SERVER, authorization(), job.file, termsIn($("keyterms").value), {onProgress: (progress) => showProgress(job, progress), onEvent: (event) => addText(job.block, event)});
   try {
     await job.work.done;
     job.line.remove();
@@ -304,25 +304,28 @@ function addText(block, event) {
 async function watch(channel, over = "") {
   const token = await tokenFor(SERVER, key()).catch(() => "");
   const events = new EventSource(`${SERVER}/whip/${encodeURIComponent(channel)}/events${token && `?token=${token}`}`);
-  let client, block;
+  const readers = new Map(); // of each channel of the audio: a telephone call may have two
   events.onopen = () => {
-    client = null; // a reader that comes again gets all text again
-    if (block) transcript.remove(block);
-    block = null;
+    for (const {block} of readers.values()) transcript.remove(block); // a reader that comes again gets all text again
+    readers.clear();
     become("reading", `Reading ${channel}`);
   };
   events.onmessage = ({data}) => {
-    const message = JSON.parse(data);
+    const message = JSON.parse(data), number = message.channel ?? 0;
     if (message.sid === over) return;
-    client ??= Object.assign(new MoonshineClient(), {resolveFinal() {}, rejectFinal() {}});
-    if (!block) transcript.add((block = new Block({name: channel})));
+    if (!readers.has(number)) {
+      const block = new Block({name: message.channel === undefined ? channel : `${channel}, channel ${number + 1}`});
+      readers.set(number, {client: Object.assign(new MoonshineClient(), {resolveFinal() {}, rejectFinal() {}}), block});
+      transcript.add(block);
+    }
+    const {client, block} = readers.get(number);
     client.take(data);
     block.update(client.text, client.stable, client.segments, client.transcript.closedMs);
     transcript.show();
     panel?.logEvent(message);
-    if (!client.isEnded) return;
+    if (![...readers.values()].every((reader) => reader.client.isEnded)) return;
     over = message.sid;
-    client = block = null;
+    readers.clear();
   };
   events.onerror = () => {
     become("ended", `Nobody sends on ${channel} now`);
@@ -451,7 +454,7 @@ $("key").onchange = ({target}) => {
 };
 loadSettings((name) => {
   document.body.style.setProperty("--text", `${$("text-size").value}px`);
-  if (live?.name === "microphone" && name !== "transport" && name !== "text-size") live.source.change().catch((error) => tell(sentenceOf(error)));
+  if (live?.name === "microphone" && !["transport", "keyterms", "text-size"].includes(name)) live.source.change().catch((error) => tell(sentenceOf(error)));
 });
 document.body.style.setProperty("--text", `${$("text-size").value}px`);
 $("insecure").hidden = hasMicrophone;

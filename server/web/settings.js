@@ -2,7 +2,7 @@
 
 import {$} from "./dom.js";
 
-const SETTINGS = ["device", "echoCancellation", "noiseSuppression", "autoGainControl", "transport", "text-size"];
+const SETTINGS = ["device", "echoCancellation", "noiseSuppression", "autoGainControl", "transport", "keyterms", "text-size"];
 const DRAFT = "moonshine-asr draft", CHOSEN = "moonshine-asr settings", KEY = "key";
 
 // Browsers that are set to keep nothing throw. What this page itself has stored it knows all the same.
@@ -37,6 +37,8 @@ function parsed(text, otherwise) {
 
 export const key = () => stored("sessionStorage", KEY);
 export const setKey = (value) => store("sessionStorage", KEY, value.trim());
+// The terms of a text with commas between them.
+export const termsIn = (text) => text.split(",").map((term) => term.trim()).filter(Boolean);
 export const authorization = () => (key() ? {Authorization: `Bearer ${key()}`} : {});
 
 // Each tab has a text of its own. The last one of any tab is offered to a new tab.

@@ -1,7 +1,8 @@
-// The call that the developers' panel makes, as text to copy. o: {server, socket, key, model, language, silence, interims, words}.
+// The call that the developers' panel makes, as text to copy. o: {server, socket, key, model, language, silence, interims, terms, words,
+// numerals, redact, profanity, fillers, channels}.
 
 function query(...pairs) {
-  const found = pairs.filter(([, value]) => value).map(([name, value]) => `${name}=${value}`);
+  const found = pairs.filter(([, value]) => value).map(([name, value]) => `${name}=${encodeURIComponent(value)}`);
   return found.length ? `?${found.join("&")}` : "";
 }
 
@@ -10,8 +11,20 @@ const anyKey = (o) => o.key || "any";
 const indent = (lines) => lines.map((line) => `    ${line}\n`).join("");
 
 function deepgramQuery(o, ...more) {
-  return query(...more, ["language", o.language], ["interim_results", o.interims ? "true" : ""], ["endpointing", o.silence]);
+  return query(...more, ["language", o.language], ["interim_results", o.interims ? "true" : ""], ["endpointing", o.silence], ...keyterms(o), ...deepgramText(o));
 }
+
+// Options of the text, by their names in the server's own protocol.
+export function textOptions(o) {
+  return {...(o.numerals && {numerals: true}), ...(o.redact && {redact: [o.redact]}), ...(o.profanity && {profanity_filter: true}), ...(o.fillers && {filler_words: false})};
+}
+
+const deepgramText = (o) => [...Object.entries(textOptions(o)).map(([name, value]) => [name, String(value)]), ["multichannel", o.channels ? "true" : ""]];
+const python = (value) => (typeof value === "boolean" ? (value ? "True" : "False") : list(value));
+const pythonText = (o) => Object.entries(textOptions(o)).map(([name, value]) => `, ${name}=${python(value)}`).join("");
+
+const keyterms = (o) => o.terms.map((term) => ["keyterm", term]);
+const list = (terms) => `[${terms.map((term) => JSON.stringify(term)).join(", ")}]`;
 
 const microphone = `const media = await navigator.mediaDevices.getUserMedia({audio: true});`;
 
@@ -24,7 +37,7 @@ export const snippets = {
     curl: (o) => `curl${bearer(o)} \\
   -F file=@recording.wav \\
   -F model=${o.model} \\
-${o.language ? `  -F language=${o.language} \\\n` : ""}${o.words ? "  -F response_format=verbose_json -F 'timestamp_granularities[]=word' \\\n" : ""}  ${o.server}/v1/audio/transcriptions`,
+${o.language ? `  -F language=${o.language} \\\n` : ""}${o.terms.map((term) => `  -F 'keywords[]=${term.replaceAll("'", "’")}' \\\n`).join("")}${o.channels ? "  -F multichannel=true \\\n" : ""}${o.words ? "  -F response_format=verbose_json -F 'timestamp_granularities[]=word' \\\n" : ""}  ${o.server}/v1/audio/transcriptions`,
     Python: (o) => `# pip install openai
 from openai import OpenAI
 
@@ -33,7 +46,7 @@ with open("recording.wav", "rb") as file:
     transcription = client.audio.transcriptions.create(
         file=file,
         model="${o.model}",
-${indent([...(o.language ? [`    language="${o.language}",`] : []), ...(o.words ? ['    response_format="verbose_json",', '    timestamp_granularities=["word"],'] : [])])}    )
+${indent([...(o.language ? [`    language="${o.language}",`] : []), ...(o.terms.length ? [`    keywords=${list(o.terms)},`] : []), ...(o.channels ? ['    extra_body={"multichannel": "true"},'] : []), ...(o.words ? ['    response_format="verbose_json",', '    timestamp_granularities=["word"],'] : [])])}    )
 print(transcription.text)
 ${o.words ? "for word in transcription.words:\n    print(word.start, word.end, word.word)\n" : ""}`,
     JavaScript: (o) => `// node call.mjs
@@ -42,7 +55,7 @@ import {openAsBlob} from "node:fs";
 const form = new FormData();
 form.append("file", await openAsBlob("recording.wav"), "recording.wav");
 form.append("model", "${o.model}");
-${o.language ? `form.append("language", "${o.language}");\n` : ""}${o.words ? 'form.append("response_format", "verbose_json");\nform.append("timestamp_granularities[]", "word");\n' : ""}const response = await fetch("${o.server}/v1/audio/transcriptions", {
+${o.language ? `form.append("language", "${o.language}");\n` : ""}${o.terms.map((term) => `form.append("keywords[]", ${JSON.stringify(term)});\n`).join("")}${o.channels ? 'form.append("multichannel", "true");\n' : ""}${o.words ? 'form.append("response_format", "verbose_json");\nform.append("timestamp_granularities[]", "word");\n' : ""}const response = await fetch("${o.server}/v1/audio/transcriptions", {
   method: "POST",
   body: form,${o.key ? `\n  headers: {Authorization: "Bearer ${o.key}"},` : ""}
 });
@@ -63,7 +76,7 @@ async def send(client, audio):
 
 
 async def main():
-    async with StreamingClient("${o.server}"${o.words ? ", words=True" : ""}${o.key ? `, key="${o.key}"` : ""}) as client:
+    async with StreamingClient("${o.server}"${o.words ? ", words=True" : ""}${o.terms.length ? `, keyterms=${list(o.terms)}` : ""}${pythonText(o)}${o.key ? `, key="${o.key}"` : ""}) as client:
         sending = asyncio.create_task(send(client, load("recording.wav")))
         async for interim in client:
             print(interim["text"][: interim["stable"]], "|", interim["text"][interim["stable"] :])
@@ -81,7 +94,7 @@ await context.audioWorklet.addModule("${o.server}/web/capture.js");
 const client = new MoonshineClient({
   server: "${o.server}",
   sampleRate: context.sampleRate,
-  words: ${o.words},${o.silence ? `\n  silenceMs: ${o.silence},` : ""}${o.key ? `\n  key: "${o.key}", // give a page of yours a token instead: POST /v1/tokens` : ""}
+  words: ${o.words},${o.silence ? `\n  silenceMs: ${o.silence},` : ""}${o.terms.length ? `\n  keyterms: ${list(o.terms)},` : ""}${Object.keys(textOptions(o)).length ? `\n  textOptions: ${JSON.stringify(textOptions(o))},` : ""}${o.key ? `\n  key: "${o.key}", // give a page of yours a token instead: POST /v1/tokens` : ""}
 });
 client.addEventListener("text", () => console.log(client.stableText, "|", client.movingText));
 await client.connect();
@@ -110,7 +123,7 @@ async def main():
         async with client.realtime.connect(extra_query={"intent": "transcription"}) as connection:
             audio = {
                 "format": {"type": "audio/pcm", "rate": recording.getframerate()},
-                "transcription": {"model": "${o.model}"${o.language ? `, "language": "${o.language}"` : ""}},
+                "transcription": {"model": "${o.model}"${o.language ? `, "language": "${o.language}"` : ""}${o.terms.length ? `, "keywords": ${list(o.terms)}` : ""}},
                 "turn_detection": {"type": "server_vad", "silence_duration_ms": ${o.silence || 500}},
             }
             await connection.session.update(session={"type": "transcription", "audio": {"input": audio}})
@@ -132,7 +145,7 @@ const events = connection.createDataChannel("oai-events");
 events.onmessage = ({data}) => console.log(data);
 events.onopen = () =>
   events.send(JSON.stringify({type: "session.update", session: {type: "transcription", audio: {input: {
-    transcription: {model: "${o.model}"${o.language ? `, language: "${o.language}"` : ""}},
+    transcription: {model: "${o.model}"${o.language ? `, language: "${o.language}"` : ""}${o.terms.length ? `, keywords: ${list(o.terms)}` : ""}},
     turn_detection: {type: "server_vad", silence_duration_ms: ${o.silence || 500}},
   }}}}));
 connection.addTrack(media.getAudioTracks()[0], media);
@@ -148,7 +161,7 @@ await connection.setRemoteDescription({type: "answer", sdp: await response.text(
   deepgram: {
     curl: (o) => `curl${o.key ? ` -H "Authorization: Token ${o.key}"` : ""} \\
   -H "Content-Type: audio/wav" --data-binary @recording.wav \\
-  "${o.server}/v1/listen${query(["language", o.language])}"`,
+  "${o.server}/v1/listen${query(["language", o.language], ...keyterms(o), ...deepgramText(o))}"`,
     Python: (o) => `# pip install deepgram-sdk
 ${WAV}
 from deepgram import AsyncDeepgramClient, DeepgramClientEnvironment
@@ -162,7 +175,7 @@ async def main():
     client = AsyncDeepgramClient(api_key="${anyKey(o)}", environment=environment)
     with wave.open("recording.wav") as recording:
         options = {"model": "${o.model}", "encoding": "linear16", "sample_rate": recording.getframerate()}
-        async with client.listen.v1.connect(**options${o.language ? `, language="${o.language}"` : ""}${o.interims ? ", interim_results=True" : ""}${o.silence ? `, endpointing=${o.silence}` : ""}) as socket:
+${o.channels ? '        options |= {"multichannel": True, "channels": recording.getnchannels()}\n' : ""}        async with client.listen.v1.connect(**options${o.language ? `, language="${o.language}"` : ""}${o.interims ? ", interim_results=True" : ""}${o.silence ? `, endpointing=${o.silence}` : ""}${o.terms.length ? `, keyterm=${list(o.terms)}` : ""}${pythonText({...o, fillers: false})}${o.fillers ? ', request_options={"additional_query_parameters": {"filler_words": "false"}}' : ""}) as socket:
             socket.on(EventType.MESSAGE, show)
             listening = asyncio.create_task(socket.start_listening())
             while pcm := recording.readframes(recording.getframerate() // 20):

@@ -55,8 +55,24 @@ async function deepgram() {
   return finals.filter(text => text).join(" ");
 }
 
+async function flux() {
+  const https = `https://${server}`, wss = `wss://${server}`;
+  const sdk = new DeepgramClient({apiKey: "any", environment: {base: https, production: wss, agent: wss, agentRest: https}});
+  const socket = await sdk.listen.v2.connect({model: "flux-general-en", encoding: "linear16", sample_rate: 16000});
+  const turns = [], closed = new Promise(resolve => socket.on("close", resolve));
+  socket.on("message", message => {
+    if (message.type === "TurnInfo" && message.event === "EndOfTurn") turns.push(message.transcript);
+  });
+  socket.connect();
+  await socket.waitForOpen();
+  for (let start = 0; start < pcm.length; start += 2560) socket.sendMedia(pcm.subarray(start, start + 2560));
+  socket.sendCloseStream({type: "CloseStream"});
+  await closed;
+  return turns.join(" ");
+}
+
 (async () => {
-  for (const run of [rest, events, realtime, deepgram]) console.log(`${run.name}: ${await run()}`);
+  for (const run of [rest, events, realtime, deepgram, flux]) console.log(`${run.name}: ${await run()}`);
   process.exit(0);
 })().catch(error => {
   console.error(error);

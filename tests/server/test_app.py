@@ -96,6 +96,7 @@ def test_segments_are_written_as_subtitles():
     [
         ("srt", b"{}", 400),
         ("srt", b"[", 400),
+        ("srt", b'{"\xb6segments": []}', 400),
         ("srt", b'{"segments": [{"text": "a", "start_ms": -1, "end_ms": 5}]}', 400),
         ("ass", b'{"segments": []}', 404),
         ("srt", bytes(9 * 1024 * 1024), 413),

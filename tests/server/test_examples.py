@@ -24,17 +24,18 @@ COMMANDS = {
     "openai_call.py": (sys.executable, "examples/openai_call.py", str(SHORT)),
     "websocket_live.py": (sys.executable, "examples/websocket_live.py", str(SHORT)),
     "wyoming_file.py": (sys.executable, "examples/wyoming_file.py", str(SHORT)),
+    "asterisk_call.py": (sys.executable, "examples/asterisk_call.py", str(SHORT)),
     "ffmpeg_whip.sh": ("bash", "examples/ffmpeg_whip.sh", str(SHORT)),
     "live.py": (sys.executable, "examples/live.py", str(SHORT)),
 }
 
 
-WYOMING_PORT = free_port()
+WYOMING_PORT, AUDIOSOCKET_PORT = free_port(), free_port()
 
 
 @pytest.fixture(scope="module")
 def served(start_server) -> RunningServer:
-    return start_server(ASR_TARGET="onnxruntime", ASR_WYOMING_PORT=str(WYOMING_PORT))
+    return start_server(ASR_TARGET="onnxruntime", ASR_WYOMING_PORT=str(WYOMING_PORT), ASR_AUDIOSOCKET_PORT=str(AUDIOSOCKET_PORT))
 
 
 @pytest.mark.slow
@@ -47,6 +48,7 @@ def test_an_example_runs_as_written(served, name):
         "no_proxy": "*",
         "FFMPEG": imageio_ffmpeg.get_ffmpeg_exe(),
         "WYOMING": f"127.0.0.1:{WYOMING_PORT}",
+        "AUDIOSOCKET": f"127.0.0.1:{AUDIOSOCKET_PORT}",
     }
     done = subprocess.run(COMMANDS[name], cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

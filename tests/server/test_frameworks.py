@@ -9,6 +9,7 @@ import venv
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from benchmarks.harness.accuracy import word_error_rate
@@ -82,7 +83,7 @@ def after(lines: list[str], kind: str) -> list[str]:
     return [line.removeprefix(kind).strip() for line in lines if line.startswith(kind)]
 
 
-@pytest.mark.parametrize("plugin", ["openai", "deepgram"])
+@pytest.mark.parametrize("plugin", ["openai", "deepgram", "flux"])
 def test_livekit_hears_turns_interims_and_finals(served, livekit, recordings: dict[str, Speech], plugin):
     lines = lines_of(livekit, "livekit_stt.py", served, plugin)
     kinds = [line.split()[0] for line in lines]
@@ -91,20 +92,30 @@ def test_livekit_hears_turns_interims_and_finals(served, livekit, recordings: di
     assert word_error_rate([recordings["short"].text], [" ".join(after(lines, "final_transcript"))]) <= 15
 
 
-@pytest.mark.parametrize("service", ["openai", "deepgram"])
+@pytest.mark.parametrize("service", ["openai", "deepgram", "flux"])
 def test_pipecat_hears_interims_and_finals(served, pipecat, recordings: dict[str, Speech], service):
     lines = lines_of(pipecat, "pipecat_stt.py", served, service)
     assert after(lines, "InterimTranscriptionFrame")
     assert word_error_rate([recordings["short"].text], [" ".join(after(lines, "TranscriptionFrame"))]) <= 15
 
 
-def test_a_livekit_agent_answers_what_was_said(served, livekit, language_model, recordings: dict[str, Speech]):
-    lines = lines_of(livekit, "livekit_agent.py", served, LLM_URL=language_model)
+def test_a_call_in_the_messages_of_pipecat_s_twilio_serializer_is_transcribed(served, pipecat, recordings: dict[str, Speech]):
+    script, address = PROJECT / "tests" / "data" / "pipecat_twilio.py", f"ws://{served.address}/v1/telephone/twilio/desk"
+    subprocess.run([pipecat, script, "samples/short.wav", address], cwd=PROJECT, check=True, timeout=120)
+    events = httpx.get(f"http://{served.address}/v1/channels/desk/events", trust_env=False, timeout=30).text
+    final = json.loads(events.strip().splitlines()[-1].removeprefix("data: "))
+    assert final["op"] == "final" and word_error_rate([recordings["short"].text], [final["text"]]) <= 20
+
+
+@pytest.mark.parametrize("stt", ["deepgram", "flux"])
+def test_a_livekit_agent_answers_what_was_said(served, livekit, language_model, recordings: dict[str, Speech], stt):
+    lines = lines_of(livekit, "livekit_agent.py", served, stt, LLM_URL=language_model)
     check_answers(after(lines, "user"), after(lines, "assistant"), recordings["short"].text)
 
 
-def test_a_pipecat_agent_answers_what_was_said(served, pipecat, language_model, recordings: dict[str, Speech]):
-    answers = lines_of(pipecat, "pipecat_agent.py", served, LLM_URL=language_model)
+@pytest.mark.parametrize("stt", ["deepgram", "flux"])
+def test_a_pipecat_agent_answers_what_was_said(served, pipecat, language_model, recordings: dict[str, Speech], stt):
+    answers = lines_of(pipecat, "pipecat_agent.py", served, stt, LLM_URL=language_model)
     said = [answer.removeprefix("You said: ") for answer in answers]
     check_answers(said, answers, recordings["short"].text)
 

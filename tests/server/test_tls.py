@@ -97,7 +97,7 @@ def test_nodes_sdks_run_over_tls(served, certificate, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     said = dict(line.split(": ", 1) for line in done.stdout.splitlines())
-    assert set(said) == {"rest", "events", "realtime", "deepgram"}
+    assert set(said) == {"rest", "events", "realtime", "deepgram", "flux"}
     for name, text in said.items():
         assert word_error_rate([(PROJECT / "samples" / "short.txt").read_text()], [text]) <= 15, name
 

@@ -1,29 +1,31 @@
 """A session in Deepgram's dialect. Reads no clock and waits for nothing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
 from server.apis.deepgram import messages
-from server.apis.deepgram.messages import DeepgramMessage, ListenParameters, ResultsWriter
-from server.audio.input import MONO_16_KHZ
-from server.errors import Code, ServerError
+from server.apis.deepgram.messages import ResultsWriter
+from server.apis.deepgram.query import ListenParameters
+from server.apis.json_text import JsonMessage
+from server.errors import ClientError, Code, ServerError
 from server.sessions.session import INTERNAL_ERROR, POLICY_VIOLATION, SeatInterface, Session
-from server.stream.events import Event, Failed
-from server.stream.stream import Stream
+from server.stream.events import Event, Failed, Final
 
 SILENT_SECONDS = 10.0  # without audio or KeepAlive: Deepgram ends the stream, and its clients know that
 NOTHING_CAME, LOST, UNDECODABLE = "NET-0001", "NET-0000", "DATA-0000"  # Deepgram's names
 
-Send = Callable[[DeepgramMessage], bool]
+Send = Callable[[JsonMessage], bool]
 
 
 class DeepgramSession(Session):
     """Ends when the client closes the stream, too."""
 
     def __init__(self, seat: SeatInterface, parameters: ListenParameters, model_id: str, send: Send):
-        super().__init__(seat, SILENT_SECONDS, parameters.audio_format or MONO_16_KHZ, parameters.options)
-        self._send, self._parameters = send, parameters
-        self._writer = ResultsWriter(parameters, model_id)
-        self._received_ms = 0
+        super().__init__(seat, SILENT_SECONDS, parameters.audio_format, parameters.options, parameters.is_split)
+        self._send, self._parameters, self._model_id = send, parameters, model_id
+        self._writers = [ResultsWriter(parameters, model_id, channel) for channel in range(parameters.channels)]
+        self._received_ms, self._final_ms = 0, 0
 
     def read_text(self, text: str, now: float) -> None:
         message = messages.parse_message(text)
@@ -31,7 +33,7 @@ class DeepgramSession(Session):
             case "KeepAlive":
                 pass
             case "Configure":
-                self._send(messages.configured(self._parameters.request_id, message))
+                self._configure(message)
             case "Finalize":
                 self._finalize(now)
             case "CloseStream":
@@ -44,20 +46,36 @@ class DeepgramSession(Session):
             self.finish(now)  # Deepgram took an empty message for the end, and older clients send it
         if milliseconds := self._transcribe(audio, now):
             self._received_ms += milliseconds
-            for message in self._writer.receive(self._received_ms):
-                self._send(message)
+            for writer in self._writers:
+                for message in writer.receive(self._received_ms):
+                    self._send(message)
+
+    def _configure(self, message: Mapping[str, Any]) -> None:
+        """Change the keyterms. What else a client configures is as it was asked for at the beginning."""
+        request_id = self._parameters.request_id
+        try:
+            terms = messages.configured_terms(message)
+        except ClientError as error:
+            self._send(messages.configure_failure(request_id, error))
+            return
+        if terms is not None:
+            self._options = replace(self._options, terms=terms)
+            for stream in self._streams:
+                stream.ask(self._options)
+        self._send(messages.configure_success(request_id))
 
     def _finalize(self, now: float) -> None:
-        if not self.is_finishing:
-            self._writer.finalize()
-            self._opened(now).flush(now)
-
-    def _opened(self, now: float) -> Stream:
-        return self._stream or self._begin(now)
+        if self.is_finishing:
+            return
+        if not self._streams:
+            self._begin(now)
+        for writer, stream in zip(self._writers, self._streams, strict=True):
+            writer.finalize()
+            stream.flush(now)
 
     def on_idle(self, error: ServerError, now: float) -> None:
         """The audio that has come is transcribed to its end; then the socket is closed with Deepgram's code."""
-        if self._stream is None:
+        if not self._streams:
             self.fail(error)
         else:
             self.finish_with(error, now)
@@ -67,11 +85,16 @@ class DeepgramSession(Session):
             self._set_close(error.code)
         super().finish_with(error, now)
 
-    def write(self, event: Event) -> bool:
+    def write(self, event: Event, channel: int) -> bool:
         if isinstance(event, Failed):
             self._set_close(event.code)
             return True
-        return all([self._send(message) for message in self._writer.write(event)])
+        sent = all([self._send(message) for message in self._writers[channel].write(event)])
+        if isinstance(event, Final):
+            self._final_ms = max(self._final_ms, event.audio_ms)
+            if self.is_last(channel):
+                self._send(messages.metadata_message(self._parameters, self._model_id, self._final_ms))
+        return sent
 
     def write_error(self, error: ServerError) -> None:
         self._set_close(error.code)

@@ -6,27 +6,38 @@ docs/protocol.schema.json is made from the structs of this file: python scripts/
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from runtime.audio import SAMPLE_RATE
-from server.audio.input import MAX_RATE, MIN_RATE
+from server.apis import terms, text_options
+from server.audio.input import MAX_CHANNELS, MAX_RATE, MIN_RATE
 from server.errors import ClientError, Code, ServerError
-from server.stream.events import Event, Failed, Final, Flushed, SpeechStarted, SpeechStopped, Update
+from server.stream.formatting.options import TextOptions
 from server.stream.stream import Options
-from server.stream.transcript import Segment
+from server.stream.terms import DEFAULT_BOOST, Term
 from server.stream.word_times import Word
 
-MAX_TEXT_BYTES = 4096  # of a client's JSON message
-MAX_AUDIO_BYTES = 5 * SAMPLE_RATE * 2  # of one binary message: 5 s; SCTP as aiortc speaks it ends at 256 KiB
+MAX_TEXT_BYTES = 32_768  # of a client's JSON message: keyterms take most of it
+MAX_AUDIO_BYTES = 5 * SAMPLE_RATE * 2  # of one binary message: 5 s at 16 kHz, mono; SCTP as aiortc speaks it ends at 256 KiB
 MAX_SID_CHARACTERS = 64
 MIN_SILENCE_MS, MAX_SILENCE_MS = 100, 10_000
+MIN_THRESHOLD, MAX_THRESHOLD = 0.3, 0.99
 MAX_FROM_MS = 2**40  # 34 years
 
+ClientMessage = TypeVar("ClientMessage", bound=Struct)
 Count = Annotated[int, Meta(ge=0)]
 SessionId = Annotated[str, Meta(min_length=1, max_length=MAX_SID_CHARACTERS)]
+
+
+class Keyterm(Struct, frozen=True):
+    """A term with a boost of its own."""
+
+    term: str
+    boost: Annotated[float, Meta(gt=0, le=terms.MOST_BOOST)] = DEFAULT_BOOST
+    """Gain of the model's score for it: more finds it more often, also where something else was said."""
 
 
 class Init(Struct, frozen=True, tag="init", tag_field="op"):
@@ -44,17 +55,66 @@ class Init(Struct, frozen=True, tag="init", tag_field="op"):
     """Silence that ends a turn. If it is given, the server sends speech_started and speech_stopped."""
     flush_turns: bool = False
     """Whether the end of each turn is a flush."""
+    turn_threshold: Annotated[float, Meta(ge=MIN_THRESHOLD, le=MAX_THRESHOLD)] | UnsetType = UNSET
+    """Probability that ends a turn; silence_ms is then the longest silence within one."""
+    turns: bool = False
+    """Whether the server says turn in each pause: how probable it is that the turn is over."""
     pulse: bool = False
     """Whether the server says pulse when it has said nothing for a second."""
     moving: bool = False
     """Whether the server says moving when it is about to end."""
     from_ms: Annotated[int, Meta(ge=0, le=MAX_FROM_MS)] = 0
     """Start of this stream's audio in a session that another connection began; all times count from that session's beginning."""
+    keyterms: tuple[str | Keyterm, ...] = ()
+    """Words and phrases that will be said: names, products, terms of a trade."""
+    channels: Annotated[int, Meta(ge=1, le=MAX_CHANNELS)] = 1
+    """Channels of the audio that follows, a sample of each in turn. Each is transcribed by itself, and takes a place."""
+    numerals: bool = False
+    """Whether numbers are written in digits."""
+    redact: tuple[Literal["pci", "ssn", "numbers", "aggressive_numbers", "email"], ...] = ()
+    """Secrets that are replaced by their names: cards, social security numbers, numbers of 3 digits, all numbers, addresses."""
+    profanity_filter: bool = False
+    """Whether profane words are written in asterisks."""
+    filler_words: bool = True
+    """Whether "uh" and "um" are written."""
+    replace: dict[str, str] = {}
+    """Words and phrases, and what is written in their place."""
+
+    @property
+    def weighs_pauses(self) -> bool:
+        """True if the probability of the end of a turn is asked for."""
+        return self.turns or self.turn_threshold is not UNSET
 
     @property
     def options(self) -> Options:
+        """Raises ClientError for keyterms, and for what replaces what."""
         silence = None if self.silence_ms is UNSET else self.silence_ms / 1000
-        return Options(words=self.words, silence_seconds=silence, closes_turns=self.flush_turns)
+        return Options(
+            words=self.words,
+            silence_seconds=silence,
+            closes_turns=self.flush_turns,
+            end_threshold=None if self.turn_threshold is UNSET else self.turn_threshold,
+            reports_pauses=self.turns,
+            terms=checked_terms(self.keyterms),
+            text=self._text_options,
+        )
+
+    @property
+    def _text_options(self) -> TextOptions:
+        return TextOptions(
+            numerals=self.numerals,
+            redacted=text_options.secrets(self.redact),
+            masks_profanity=self.profanity_filter,
+            drops_fillers=not self.filler_words,
+            replacements=text_options.replacements(self.replace.items()),
+            is_cut_before=self.from_ms > 0,
+        )
+
+
+class SetKeyterms(Struct, frozen=True, tag="keyterms", tag_field="op"):
+    """Replace the keyterms from now on."""
+
+    keyterms: tuple[str | Keyterm, ...] = ()
 
 
 class Flush(Struct, frozen=True, tag="flush", tag_field="op"):
@@ -133,6 +193,8 @@ class Interim(Message, frozen=True, tag="interim"):
     latency_ms: float
     offset: Count | UnsetType = UNSET
     segments: tuple[SegmentMessage, ...] | UnsetType = UNSET
+    channel: Count | UnsetType = UNSET
+    """The channel, counted from 0, where init asks for more than one."""
 
 
 class SpeechStartedMessage(Message, frozen=True, tag="speech_started"):
@@ -140,13 +202,33 @@ class SpeechStartedMessage(Message, frozen=True, tag="speech_started"):
 
     sid: SessionId
     at_ms: Count
+    channel: Count | UnsetType = UNSET
+    """The channel, counted from 0, where init asks for more than one."""
 
 
 class SpeechStoppedMessage(Message, frozen=True, tag="speech_stopped"):
-    """Nobody has spoken for silence_ms; the last sound ended at at_ms."""
+    """The turn is over; its last sound ended at at_ms."""
 
     sid: SessionId
     at_ms: Count
+    probability: float | UnsetType = UNSET
+    """Probability that nobody goes on, where init has turn_threshold or turns."""
+    channel: Count | UnsetType = UNSET
+    """The channel, counted from 0, where init asks for more than one."""
+
+
+class TurnMessage(Message, frozen=True, tag="turn"):
+    """Nobody speaks; the last sound ended at at_ms. Each pause has several, until somebody goes on or the turn is over."""
+
+    droppable: ClassVar[bool] = True  # the next one says more
+
+    sid: SessionId
+    at_ms: Count
+    silence_ms: Count
+    probability: float
+    """Probability that the turn is over."""
+    channel: Count | UnsetType = UNSET
+    """The channel, counted from 0, where init asks for more than one."""
 
 
 class FlushedMessage(Message, frozen=True, tag="flushed"):
@@ -159,6 +241,8 @@ class FlushedMessage(Message, frozen=True, tag="flushed"):
     latency_ms: float
     offset: Count | UnsetType = UNSET
     segments: tuple[SegmentMessage, ...] | UnsetType = UNSET
+    channel: Count | UnsetType = UNSET
+    """The channel, counted from 0, where init asks for more than one."""
 
     def forms(self) -> Iterator[Message]:
         yield self
@@ -166,7 +250,7 @@ class FlushedMessage(Message, frozen=True, tag="flushed"):
 
 
 class FinalMessage(Message, frozen=True, tag="final"):
-    """The whole text; then the channel closes."""
+    """The whole text. After that of the last channel of the audio the connection closes."""
 
     sid: SessionId
     text: str
@@ -177,6 +261,8 @@ class FinalMessage(Message, frozen=True, tag="final"):
     final: Literal[True] = True
     words: tuple[Word, ...] | UnsetType = UNSET
     offset: Count | UnsetType = UNSET
+    channel: Count | UnsetType = UNSET
+    """The channel, counted from 0, where init asks for more than one."""
 
     def forms(self) -> Iterator[Message]:
         yield self
@@ -195,128 +281,38 @@ class Error(Message, frozen=True, tag="error"):
     audio_ms: Count | UnsetType = UNSET
     offset: Count | UnsetType = UNSET
     segments: tuple[SegmentMessage, ...] | UnsetType = UNSET
+    channel: Count | UnsetType = UNSET
+    """The channel, counted from 0, where init asks for more than one."""
 
     def forms(self) -> Iterator[Message]:
         yield self
         yield TEXT_TOO_LONG
 
 
-Said = Ready | Pulse | Moving | Interim | SpeechStartedMessage | SpeechStoppedMessage | FlushedMessage | FinalMessage | Error
+Said = (
+    Ready
+    | Pulse
+    | Moving
+    | Interim
+    | SpeechStartedMessage
+    | SpeechStoppedMessage
+    | TurnMessage
+    | FlushedMessage
+    | FinalMessage
+    | Error
+)
 """Every message of the server."""
 
 TEXT_TOO_LONG = Error(Code.TEXT_TOO_LONG, "the text is longer than a message to this client may be")
 
 
-@dataclass
-class ClientKnowledge:
-    """State that the client knows, from messages that were not dropped."""
-
-    messages: int = 0
-    stable: int = 0
-    segments: int = 0
-
-
-class NativeWriter:
-    """Writes one stream's events; remembers what the client has been told."""
-
-    def __init__(self, init: Init):
-        self._init = init
-        self._confirmed = ClientKnowledge()
-
-    @property
-    def wants_pulse(self) -> bool:
-        return self._init.pulse
-
-    @property
-    def wants_moving(self) -> bool:
-        return self._init.moving
-
-    def pulse(self, closed_ms: int, segments: Sequence[Segment]) -> Message:
-        """closed_ms: where the open segment begins. A closed one that the client was not told of is not behind it yet."""
-        unconfirmed = segments[self._confirmed.segments :]
-        return Pulse(self._init.sid, self._moved(unconfirmed[0].start_ms if unconfirmed else closed_ms))
-
-    def moving(self, seconds: float) -> Message:
-        return Moving(self._init.sid, round(seconds))
-
-    def write(self, event: Event) -> Message:
-        match event:
-            case Update():
-                return self._write_update(event)
-            case SpeechStarted(at_ms):
-                return SpeechStartedMessage(self._init.sid, self._moved(at_ms))
-            case SpeechStopped(at_ms):
-                return SpeechStoppedMessage(self._init.sid, self._moved(at_ms))
-            case Flushed():
-                return self._write_flushed(event)
-            case Final():
-                return self._write_final(event)
-            case Failed():
-                return self._write_failure(event)
-
-    def confirm(self, event: Event) -> None:
-        """The event's message was sent."""
-        if isinstance(event, Update):
-            self._confirmed = ClientKnowledge(self._confirmed.messages + 1, event.stable, len(event.segments))
-        elif isinstance(event, Flushed):
-            self._confirmed = ClientKnowledge(self._confirmed.messages, len(event.text), len(event.segments))
-
-    def _write_update(self, update: Update) -> Interim:
-        tail = self._tail(update.segments) if self._init.tail else {}
-        return Interim(
-            sid=self._init.sid,
-            seq=self._confirmed.messages,
-            text=self._new(update.text),
-            stable=update.stable,
-            audio_ms=self._moved(update.audio_ms),
-            latency_ms=round(update.latency_ms, 1),
-            **tail,
-        )
-
-    def _write_flushed(self, flushed: Flushed) -> FlushedMessage:
-        return FlushedMessage(
-            sid=self._init.sid,
-            text=self._new(flushed.text),
-            stable=len(flushed.text),
-            audio_ms=self._moved(flushed.audio_ms),
-            latency_ms=round(flushed.latency_ms, 1),
-            **(self._tail(flushed.segments) if self._init.tail else {}),
-        )
-
-    def _write_final(self, final: Final) -> FinalMessage:
-        tail = self._tail(final.segments) if self._init.tail else {"segments": described(final.segments, self._init.from_ms)}
-        return FinalMessage(
-            sid=self._init.sid,
-            text=self._new(final.text),
-            stable=len(final.text),
-            audio_ms=self._moved(final.audio_ms),
-            latency_ms=round(final.latency_ms, 1),
-            words=words_of(tail["segments"]) if self._init.words else UNSET,
-            **tail,
-        )
-
-    def _write_failure(self, failed: Failed) -> Error:
-        tail = self._tail(failed.segments) if self._init.tail else {}
-        text = self._new(failed.text)
-        return Error(failed.code, failed.message, sid=self._init.sid, text=text, audio_ms=self._moved(failed.audio_ms), **tail)
-
-    def _new(self, text: str) -> str:
-        return text[self._confirmed.stable :] if self._init.tail else text
-
-    def _tail(self, segments: Sequence[Segment]) -> dict[str, Any]:
-        return {"offset": self._confirmed.stable, "segments": described(segments[self._confirmed.segments :], self._init.from_ms)}
-
-    def _moved(self, ms: int) -> int:
-        """Convert to the client's own clock."""
-        return self._init.from_ms + ms
-
-
 @dataclass(frozen=True)
 class Server:
-    """Facts about the server that `ready` tells."""
+    """Facts about the server that a session needs."""
 
     max_batch: int
     replica: str
+    model_id: str = ""
 
 
 def ready(init: Init, server: Server) -> Message:
@@ -328,23 +324,21 @@ def error(error: ServerError) -> Message:
     return Error(error.code, error.message)
 
 
-def described(segments: Sequence[Segment], from_ms: int) -> tuple[SegmentMessage, ...]:
-    return tuple(
-        SegmentMessage(each.text, each.start_ms + from_ms, each.end_ms + from_ms, moved(each.words, from_ms)) for each in segments
-    )
+def pulse(init: Init, told_ms: int) -> Message:
+    return Pulse(init.sid, told_ms)
 
 
-def moved(words: tuple[Word, ...] | None, from_ms: int) -> tuple[Word, ...] | UnsetType:
-    if words is None:
-        return UNSET
-    return tuple(word.later(from_ms) for word in words) if from_ms else words
+def moving(init: Init, seconds: float) -> Message:
+    return Moving(init.sid, round(seconds))
 
 
-def words_of(segments: Sequence[SegmentMessage]) -> tuple[Word, ...]:
-    return tuple(word for segment in segments for word in segment.words or ())
+def checked_terms(keyterms: Sequence[str | Keyterm]) -> tuple[Term, ...]:
+    """Raises ClientError."""
+    found = (Term(each) if isinstance(each, str) else Term(each.term, each.boost) for each in keyterms)
+    return terms.checked(found, "keyterms")
 
 
-def parse_text(text: str) -> Init | Flush | Close:
+def parse_text(text: str) -> Init | SetKeyterms | Flush | Close:
     """A client's JSON message. Raises ClientError."""
     if len(text) > MAX_TEXT_BYTES:
         raise ClientError(
@@ -359,48 +353,63 @@ def parse_text(text: str) -> Init | Flush | Close:
     match message.get("op"):
         case "init":
             return parse_init(message)
+        case "keyterms":
+            return converted(message, SetKeyterms)
         case "flush":
             return Flush()
         case "close":
             return Close()
         case op:
-            raise ClientError(Code.UNKNOWN_OP, f"unknown op {str(op)[:40]!r}; expected 'init', 'flush' or 'close'")
+            raise ClientError(Code.UNKNOWN_OP, f"unknown op {str(op)[:40]!r}; expected 'init', 'keyterms', 'flush' or 'close'")
 
 
 def parse_init(message: dict[str, Any]) -> Init:
+    """Raises ClientError."""
+    init = converted(message, Init, sid=str(uuid.uuid4()))
+    if not init.sid.isprintable():
+        raise ClientError(Code.BAD_MESSAGE, "sid must have printable characters only, as a UUID has")
+    for name, is_asked in (
+        ("flush_turns", init.flush_turns),
+        ("turn_threshold", init.turn_threshold is not UNSET),
+        ("turns", init.turns),
+    ):
+        if is_asked and init.silence_ms is UNSET:
+            raise ClientError(Code.BAD_MESSAGE, f"{name} needs silence_ms: how long a silence ends a turn")
+    return init
+
+
+def converted(message: dict[str, Any], kind: type[ClientMessage], **defaults: object) -> ClientMessage:
     """Fields that are null are absent. Raises ClientError."""
     given = {name: value for name, value in message.items() if value is not None}
     try:
-        init = msgspec.convert({"sid": str(uuid.uuid4())} | given, Init)
+        return msgspec.convert(defaults | given, kind)
     except msgspec.ValidationError as exc:
         raise invalid_field(exc) from exc
-    if not init.sid.isprintable():
-        raise ClientError(Code.BAD_MESSAGE, "sid must have printable characters only, as a UUID has")
-    if init.flush_turns and init.silence_ms is UNSET:
-        raise ClientError(Code.BAD_MESSAGE, "flush_turns needs silence_ms: how long a silence ends a turn")
-    return init
 
 
 def invalid_field(invalid: msgspec.ValidationError) -> ClientError:
     """msgspec says what it expected, and at which field: "Expected `int` >= 8000 - at `$.sr`"."""
     expected, _, place = str(invalid).replace("`", "").partition(" - at $.")
+    place = place.replace("[...]", "")
     code = Code.UNSUPPORTED_SAMPLE_RATE if place == "sr" else Code.BAD_MESSAGE
     return ClientError(code, f"{place or 'init'}: {expected[:1].lower()}{expected[1:]}")
 
 
 def check_audio(pcm: bytes) -> None:
-    """A client's binary message: whole PCM16 samples. Raises ClientError."""
+    """Check a client's binary message: whole PCM16 samples. Raises ClientError."""
     if len(pcm) % 2:
         raise ClientError(Code.BAD_AUDIO, f"a binary message has {len(pcm)} bytes; PCM16 needs an even number")
     if len(pcm) > MAX_AUDIO_BYTES:
         raise ClientError(
-            Code.MESSAGE_TOO_LARGE, f"a binary message has {len(pcm)} bytes; at most {MAX_AUDIO_BYTES} (5 s) are accepted"
+            Code.MESSAGE_TOO_LARGE, f"a binary message has {len(pcm)} bytes; at most {MAX_AUDIO_BYTES} are accepted"
         )
 
 
 def json_schema() -> dict[str, Any]:
     """JSON schema of the messages of both sides."""
-    (client, server), components = msgspec.json.schema_components((Init | Flush | Close, Said), ref_template="#/$defs/{name}")
+    (client, server), components = msgspec.json.schema_components(
+        (Init | SetKeyterms | Flush | Close, Said), ref_template="#/$defs/{name}"
+    )
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "moonshine-asr: JSON messages of the data channel",

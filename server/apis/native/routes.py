@@ -8,21 +8,20 @@ from fastapi.responses import JSONResponse
 from server.apis.native.messages import Server
 from server.apis.native.peer import NativePeer, has_track
 from server.apis.native.session import NativeSession
-from server.errors import ClientError, Code, Refused
+from server.apis.websocket_route import serve_session
+from server.errors import ClientError, Code
 from server.http.access_control import caller_of
 from server.http.bodies import read_small_body
-from server.http.error_responses import error_response
 from server.http.openapi import JSON, STRING, described, fields
 from server.sessions.registry import Sessions
 from server.settings import Settings
 from server.telemetry.metrics import Api, Metrics
 from server.transports.webrtc.peer import WebRtcTransport
-from server.transports.websocket import WebSocketConnection, first_subprotocol
 
 
 def native_router(transport: WebRtcTransport, sessions: Sessions, settings: Settings, metrics: Metrics) -> APIRouter:
     router = APIRouter()
-    server = Server(settings.batching.max_batch, settings.listen.replica_name)
+    server = Server(settings.batching.max_batch, settings.listen.replica_name, settings.model.model_id)
     limits = settings.session
 
     description = fields({"sdp": STRING, "type": {"const": "offer"}})
@@ -45,15 +44,14 @@ def native_router(transport: WebRtcTransport, sessions: Sessions, settings: Sett
 
     @router.websocket("/ws")
     async def websocket(socket: WebSocket) -> None:
-        """A session that finds no place is refused before the socket is accepted: HTTP 503 with the reason."""
-        connection = WebSocketConnection(socket, Api.WEBSOCKET, metrics)
-        try:
-            seat = sessions.take_seat(Api.WEBSOCKET, caller_of(socket), connection.end, waits=True)
-        except Refused as refused:
-            await socket.send_denial_response(error_response(refused))
-            return
-        NativeSession(seat, limits, server, connection.send)
-        await connection.run(seat, first_subprotocol(socket))
+        await serve_session(
+            socket,
+            Api.WEBSOCKET,
+            caller_of(socket),
+            sessions,
+            metrics,
+            lambda seat, send: NativeSession(seat, limits, server, send),
+        )
 
     return router
 

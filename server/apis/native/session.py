@@ -1,9 +1,12 @@
 """A session in the server's own protocol, whatever transport it came by. Reads no clock and waits for nothing."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
+from server.apis import text_options
 from server.apis.native import messages
-from server.apis.native.messages import Close, Flush, Init, Message, NativeWriter
+from server.apis.native.messages import Close, Flush, Init, Message, SetKeyterms
+from server.apis.native.writer import NativeWriter
 from server.audio.input import MONO_16_KHZ, AudioFormat, AudioInput
 from server.errors import ClientError, Code, ServerError
 from server.sessions.session import SeatInterface, Session, SessionState
@@ -24,7 +27,8 @@ class NativeSession(Session):
         """Make a session that begins with init. has_track: audio comes by an audio track, as PCM16 mono at 16 kHz."""
         super().__init__(seat, limits.idle_timeout_seconds)
         self._limits, self._server, self._send, self._has_track = limits, server, send, has_track
-        self._writer: NativeWriter | None = None
+        self._asked: Init | None = None
+        self._writers: list[NativeWriter] = []
         self._has_written, self._wrote_at = False, seat.opened_at  # since the clock was last looked at; and when that was seen
         self._client_has_closed = False
 
@@ -34,8 +38,13 @@ class NativeSession(Session):
         match messages.parse_text(text):
             case Init() as init:
                 self._init(init, now)
+            case SetKeyterms(keyterms):
+                self._options = replace(self._options, terms=messages.checked_terms(keyterms))
+                for stream in self._streaming("keyterms"):
+                    stream.ask(self._options)
             case Flush():
-                self._streaming("flush").flush(now)
+                for stream in self._streaming("flush"):
+                    stream.flush(now)
             case Close():
                 self._streaming("close")
                 self.finish(now)
@@ -43,7 +52,7 @@ class NativeSession(Session):
 
     def read_audio(self, audio: bytes, now: float) -> None:
         if self._has_track:
-            if self._stream is not None:  # the track may begin before init
+            if self._streams:  # the track may begin before init
                 self._transcribe(audio, now)
             return
         self._streaming("audio")
@@ -56,22 +65,26 @@ class NativeSession(Session):
             self._write_pulse(now)
 
     def _init(self, init: Init, now: float) -> None:
-        if self._stream is not None:
-            raise ClientError(Code.ALREADY_INITIALISED, "init was sent twice; one channel carries one stream")
-        self._writer = NativeWriter(init)
-        self._options = init.options
-        self._input = AudioInput(MONO_16_KHZ if self._has_track else AudioFormat(rate=init.sr))
+        if self._streams:
+            raise ClientError(Code.ALREADY_INITIALISED, "init was sent twice; one connection carries one session")
+        if self._has_track and init.channels > 1:
+            raise ClientError(Code.BAD_MESSAGE, "channels: an audio track is mixed into one; send PCM16 for more")
+        text_options.check_language(init.options.text, self._server.model_id)
+        self._asked, self._options = init, init.options
+        self._writers = [NativeWriter(init, channel) for channel in range(init.channels)]
+        audio_format = MONO_16_KHZ if self._has_track else AudioFormat(rate=init.sr, channels=init.channels)
+        self._input = AudioInput(audio_format, is_split=True)
         self._begin(now)
         self._send(messages.ready(init, self._server))
         self._wrote_at = now - PULSE_SECONDS  # the first pulse comes at once: from then on the client counts on them
 
-    def _streaming(self, what: str) -> Stream:
+    def _streaming(self, what: str) -> tuple[Stream, ...]:
         """Raises ClientError where the client may not send it. What crosses with the server's own finish is taken for nothing."""
-        if self._stream is None:
+        if not self._streams:
             raise ClientError(Code.NOT_INITIALISED, f"{what} came before init")
         if self._client_has_closed:
             raise ClientError(Code.CLOSING, f"{what} came after close")
-        return self._stream
+        return self._streams
 
     # What the server does
 
@@ -86,27 +99,29 @@ class NativeSession(Session):
         self.fail(ServerError(Code.SHUTTING_DOWN, "the server is shutting down"))
 
     def move(self, seconds: float) -> None:
-        if self._writer is not None and self._writer.wants_moving and self.state is not SessionState.ENDED:
-            self._send_message(self._writer.moving(seconds))
+        if self._asked is not None and self._asked.moving and self.state is not SessionState.ENDED:
+            self._send_message(messages.moving(self._asked, seconds))
 
     # What it writes
 
-    def write(self, event: Event) -> bool:
-        assert self._writer is not None, "a stream speaks after init"
-        sent = self._send_message(self._writer.write(event))
+    def write(self, event: Event, channel: int) -> bool:
+        writer = self._writers[channel]
+        sent = self._send_message(writer.write(event))
         if sent and not isinstance(event, Final | Failed):
-            self._writer.confirm(event)
+            writer.confirm(event)
         return sent
 
     def write_error(self, error: ServerError) -> None:
         self._send(messages.error(error))
 
     def _write_pulse(self, now: float) -> None:
-        assert self._writer is not None and self._stream is not None, "it streams"
+        assert self._asked is not None, "it streams"
         if self._has_written:
             self._wrote_at, self._has_written = now, False
-        if self._writer.wants_pulse and now - self._wrote_at >= PULSE_SECONDS:
-            self._send(self._writer.pulse(self._stream.closed_ms, self._stream.segments))
+        if self._asked.pulse and now - self._wrote_at >= PULSE_SECONDS:
+            channels = zip(self._writers, self._streams, strict=True)
+            told_ms = min(writer.told_ms(stream.closed_ms, stream.segments) for writer, stream in channels)
+            self._send(messages.pulse(self._asked, told_ms))
             self._wrote_at = now
 
     def _send_message(self, message: Message) -> bool:

@@ -11,12 +11,15 @@ from typing import Any, ClassVar
 
 from runtime.languages import language_of
 from server.apis import languages
+from server.apis.json_object import are_texts
 from server.apis.json_text import encoded
-from server.apis.openai.transcription import SERVER_ERROR, check_model
+from server.apis.openai.transcription import SERVER_ERROR, check_model, token_log_probs
+from server.apis.terms import with_prompt
 from server.audio.input import MAX_RATE, MIN_RATE, AudioFormat, SampleEncoding
 from server.errors import ClientError, Code, ServerError
 from server.stream.events import Event, Flushed, SpeechStarted, SpeechStopped, Update
 from server.stream.stream import Options
+from server.stream.terms import Term
 
 DEFAULT_RATE = 24_000  # OpenAI's
 ENCODINGS = {"audio/pcm": SampleEncoding.PCM16, "audio/pcmu": SampleEncoding.MULAW, "audio/pcma": SampleEncoding.ALAW}
@@ -24,9 +27,12 @@ TELEPHONE_RATE = 8_000
 SERVER_VAD = {"type": "server_vad", "threshold": 0.5, "prefix_padding_ms": 300, "silence_duration_ms": 500}
 MOST_PREFIX_MS = 10_000
 MOST_CONFIGURATION_CHARACTERS = 64 * 1024
-EAGERNESS_MS = {"low": 1500, "medium": 800, "auto": 800, "high": 400}  # of semantic_vad, which is told by silence here
+EAGERNESS = {"low": (0.9, 8000), "medium": (0.7, 4000), "auto": (0.7, 4000), "high": (0.5, 2000)}
+"""Probability that ends a turn with semantic_vad, and the longest silence within one, in milliseconds."""
 LEAST_SILENCE_MS, MOST_SILENCE_MS = 200, 10_000  # a shorter one would end a turn within a word
 TRANSCRIPTION = "conversation.item.input_audio_transcription"
+LOG_PROBS = "item.input_audio_transcription.logprobs"
+"""Name by which a client includes the probabilities of tokens."""
 EXPIRES_SECONDS = 0  # never: said as the protocol has a field for it
 
 
@@ -66,6 +72,7 @@ class Configuration:
             "turn_detection": dict(SERVER_VAD),
         }
         self.audio_format = AudioFormat(rate=DEFAULT_RATE)
+        self._terms: tuple[Term, ...] = ()
 
     @classmethod
     def of(cls, session: object | None, model_id: str) -> "Configuration":
@@ -91,14 +98,15 @@ class Configuration:
         silence_ms(changed["turn_detection"])
         prefix_ms(changed["turn_detection"])
         self._check_transcription(changed["transcription"])
-        self._input, self.audio_format = changed, audio_format
-        self._include = asked.get("include", self._include)
+        terms, include = parse_terms(changed["transcription"]), parse_include(asked.get("include", self._include))
+        self._input, self.audio_format, self._terms = changed, audio_format, terms
+        self._include = include
 
     def _check_transcription(self, transcription: object) -> None:
         asked = mapping(transcription or {}, "session.audio.input.transcription")
         check_model(str(asked.get("model") or "default"), self.model_id)
         named = asked.get("languages") or [asked.get("language") or ""]
-        if not isinstance(named, list) or not all(isinstance(language, str) for language in named):
+        if not are_texts(named):
             name = "session.audio.input.transcription.languages"
             raise ClientError(Code.INVALID_VALUE, "languages are texts, or a list of them", name)
         languages.check(named, self.model_id)
@@ -106,7 +114,16 @@ class Configuration:
     @property
     def options(self) -> Options:
         silence = silence_ms(self._input["turn_detection"])
-        return Options(silence_seconds=None if silence is None else silence / 1000, closes_turns=silence is not None)
+        seconds = None if silence is None else silence / 1000
+        tokens = LOG_PROBS in (self._include or ())
+        threshold = end_threshold(self._input["turn_detection"])
+        return Options(
+            silence_seconds=seconds,
+            closes_turns=silence is not None,
+            end_threshold=threshold,
+            terms=self._terms,
+            tokens=tokens,
+        )
 
     @property
     def prefix_ms(self) -> int:
@@ -128,6 +145,25 @@ def mapping(value: object, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ClientError(Code.INVALID_VALUE, f"{name} must be an object", name)
     return value
+
+
+def parse_terms(transcription: object) -> tuple[Term, ...]:
+    """The keywords, and the names in the prompt. Raises ClientError."""
+    name = "session.audio.input.transcription"
+    asked = mapping(transcription or {}, name)
+    keywords, prompt = asked.get("keywords") or [], asked.get("prompt") or ""
+    if not isinstance(prompt, str):
+        raise ClientError(Code.INVALID_VALUE, "the prompt is a text", f"{name}.prompt")
+    if not are_texts(keywords):
+        raise ClientError(Code.INVALID_VALUE, "keywords are a list of texts", f"{name}.keywords")
+    return with_prompt(map(Term, keywords), prompt, f"{name}.keywords")
+
+
+def parse_include(value: object) -> list[str] | None:
+    """Raises ClientError."""
+    if value is None or are_texts(value):
+        return value
+    raise ClientError(Code.INVALID_VALUE, "include is a list of texts", "session.include")
 
 
 def parse_format(value: object) -> AudioFormat:
@@ -152,12 +188,20 @@ def silence_ms(detection: object) -> int | None:
         case "server_vad":
             silence = asked.get("silence_duration_ms") or SERVER_VAD["silence_duration_ms"]
         case "semantic_vad":
-            silence = EAGERNESS_MS.get(str(asked.get("eagerness") or "auto"))
+            _, silence = EAGERNESS.get(str(asked.get("eagerness") or "auto"), (None, None))
         case _:
             silence = None
     if not isinstance(silence, int | float):
         raise ClientError(Code.INVALID_VALUE, "turn_detection must be server_vad, semantic_vad or null", name)
     return int(min(MOST_SILENCE_MS, max(LEAST_SILENCE_MS, silence)))
+
+
+def end_threshold(detection: object) -> float | None:
+    """Return the probability that ends a turn, of a turn_detection that silence_ms() takes; None: silence alone does."""
+    asked = mapping(detection or {}, "session.audio.input.turn_detection")
+    if asked.get("type") != "semantic_vad":
+        return None
+    return EAGERNESS[str(asked.get("eagerness") or "auto")][0]
 
 
 def prefix_ms(detection: object) -> int:
@@ -190,6 +234,7 @@ class Items:
         """Milliseconds of the session's audio that have come."""
         self._language, self._start_ms, self._previous = language, start_ms, previous
         self._begun = 0  # characters of the stream's text that belong to items before
+        self._begun_segments = 0  # segments of it
         self._item: Item | None = None  # whose audio comes in
         self._committed: deque[Item] = deque()  # whose text is awaited
         self._committed_ms = 0  # up to where the stream's audio belongs to items before
@@ -258,11 +303,13 @@ class Items:
     def _complete(self, flushed: Flushed) -> Iterator[ServerEvent]:
         yield from self._delta(flushed.text)
         seconds = (flushed.audio_ms - self._committed_ms) / 1000
-        self._begun, self._committed_ms = len(flushed.text), flushed.audio_ms
+        new_segments = flushed.segments[self._begun_segments :]
+        self._begun, self._begun_segments, self._committed_ms = len(flushed.text), len(flushed.segments), flushed.audio_ms
         if not self._committed:
             return
         item = self._committed.popleft()
         usage = {"type": "duration", "seconds": seconds}
+        log_probs = token_log_probs(new_segments)
         yield event_of(
             f"{TRANSCRIPTION}.completed",
             item_id=item.item_id,
@@ -270,6 +317,7 @@ class Items:
             transcript=item.said,
             usage=usage,
             languages=[{"code": self._language}],
+            **({"logprobs": log_probs} if log_probs else {}),
         )
 
 

@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 from server.apis.openai import transcription
 from server.apis.openai.errors import OpenAIRoute, refuse
 from server.apis.openai.transcription import ServedModel, TranscriptionParameters
+from server.audio.container import count_channels
 from server.errors import ServerError
 from server.http.access_control import ApiAccess, caller_of
 from server.http.bodies import CLIENT_LEFT, check_announced, counted, while_connected
@@ -31,6 +32,9 @@ UPLOAD = fields(
         "stream": {"type": "boolean", "default": False},
         "temperature": {"type": "number", "minimum": 0, "maximum": 1},
         "prompt": STRING,
+        "keywords[]": {"type": "array", "items": STRING},
+        "include[]": {"type": "array", "items": one_of("logprobs")},
+        "multichannel": {"type": "boolean", "default": False},
     },
 )
 
@@ -90,9 +94,10 @@ class Upload:
         check_announced(self._request, self._limit_bytes)
         async with contextlib.AsyncExitStack() as opened:
             parameters, file = await self._read(opened)
-            recording = Recording(self._sessions.take_seat(Api.OPENAI_REST, caller_of(self._request)))
+            channels = range(await count_channels(file)) if parameters.is_split else (None,)
+            recording = Recording(self._sessions.take_seat(Api.OPENAI_REST, caller_of(self._request), places=len(channels)))
             opened.callback(recording.drop)
-            texts = recording.transcribe_file(file, self._files, parameters.words)
+            texts = recording.transcribe_file(file, self._files, parameters.options, channels)
             opened.push_async_callback(texts.aclose)
             if parameters.is_streamed:
                 return EventStream(parameters, texts, opened.pop_all())

@@ -111,11 +111,10 @@ class RealtimeSession(Session):
         """Whether the client says where turns end."""
         return self._configuration.options.silence_seconds is None
 
-    def _begin(self, now: float) -> Stream:
+    def _begin(self, now: float) -> None:
         items = self._items
         begun = self.seat.open_stream(lambda event: self._say_of(items, begun.stream_id, event), self._configuration.options, now)
-        self._stream = begun
-        return begun
+        self._streams = (begun,)
 
     def _commit(self, now: float) -> None:
         """Commit the audio. If turns are detected it may all be committed already, which is no error."""
@@ -137,7 +136,7 @@ class RealtimeSession(Session):
             else:
                 self.seat.close_stream(self._stream)
         self._items = self._items.after_clear()
-        self._stream, self._input, self._has_new_audio = None, self._new_input(), False
+        self._streams, self._input, self._has_new_audio = (), self._new_input(), False
         self._write(messages.event_of("input_audio_buffer.cleared"))
 
     # What the server does
@@ -166,15 +165,15 @@ class RealtimeSession(Session):
             self._end_when_completed()
         return True
 
-    def _say(self, event: Event) -> bool:
+    def _say(self, event: Event, channel: int = 0) -> bool:
         if isinstance(event, Final):
-            self.write(event)
+            self.write(event, channel)
             self._has_final = True
             self._end_when_completed()
             return True
-        return super()._say(event)
+        return super()._say(event, channel)
 
-    def write(self, event: Event) -> bool:
+    def write(self, event: Event, channel: int) -> bool:
         if isinstance(event, Failed):
             self.write_error(ServerError(event.code, event.message))
         elif isinstance(event, Final):

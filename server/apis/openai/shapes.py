@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from server.apis.openai.messages import TRANSCRIPTION, ServerEvent, event_of, mapping
+from server.apis.terms import usable
+from server.errors import ClientError, Code
 
 Message = Mapping[str, Any]
 ENDED = "session.ended"
@@ -102,6 +104,19 @@ class RivaShape(BetaShape):
                 return {**message, "is_last_of_turn": True}
             case _:
                 return super().read(message)
+
+    def _session(self, session: Mapping[str, Any]) -> dict[str, Any]:
+        """The phrases of word_boosting are keywords; NVIDIA's boosts are of another scale, and are left."""
+        asked = mapping(session.get("word_boosting") or {}, "word_boosting")
+        lists = asked.get("word_boosting_list") or []
+        if not isinstance(lists, list):
+            raise ClientError(Code.INVALID_VALUE, "word_boosting_list must be a list", "word_boosting")
+        phrases = [mapping(each, "word_boosting").get("phrases") or [] for each in lists]
+        keywords = usable(phrase for each in phrases if isinstance(each, list) for phrase in each)
+        if not asked.get("enable_word_boosting") or not keywords:
+            return super()._session(session)
+        transcription = mapping(session.get("input_audio_transcription") or {}, "input_audio_transcription")
+        return super()._session({**session, "input_audio_transcription": {**transcription, "keywords": keywords}})
 
     def _format(self, session: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """`none` is PCM16 at the rate of input_audio_params."""

@@ -10,9 +10,13 @@ from moonshine_client import subtitles
 from runtime.languages import ENGLISH, Language, language_of
 from server.apis import languages
 from server.apis.json_text import encoded
+from server.apis.terms import with_prompt
 from server.errors import ClientError, Code, Refused, ServerError
 from server.sessions.recording import RecordingText
+from server.stream.stream import Options
+from server.stream.terms import Term
 from server.stream.transcript import Segment
+from server.stream.word_times import Word
 
 ALIASES = (
     "default",
@@ -48,11 +52,17 @@ class TranscriptionParameters:
     """True if events are wanted while the recording is transcribed."""
     language: Language = ENGLISH
     """Language of the model."""
+    terms: tuple[Term, ...] = ()
+    log_probs: bool = False
+    """True if the probabilities of tokens are wanted."""
+    is_split: bool = False
+    """True if each channel is transcribed by itself. OpenAI has no such parameter."""
 
     @property
-    def words(self) -> bool:
-        """True if the times of words are needed."""
-        return self.format in (ResponseFormat.SRT, ResponseFormat.VTT) or "word" in self.granularities
+    def options(self) -> Options:
+        """Options of the stream, with the times of words where they are needed."""
+        words = self.format in (ResponseFormat.SRT, ResponseFormat.VTT) or "word" in self.granularities
+        return Options(words=words, terms=self.terms, tokens=self.log_probs)
 
 
 def parse(fields: Sequence[tuple[str, str]], model_id: str) -> TranscriptionParameters:
@@ -68,11 +78,18 @@ def parse(fields: Sequence[tuple[str, str]], model_id: str) -> TranscriptionPara
     granularities = (
         parse_granularities(values.get("timestamp_granularities", [])) if wanted is ResponseFormat.VERBOSE_JSON else frozenset()
     )
-    streamed = (last(values, "stream") or "").lower() in ("true", "1") and wanted in (
-        ResponseFormat.JSON,
-        ResponseFormat.VERBOSE_JSON,
-    )
-    return TranscriptionParameters(wanted, granularities, streamed, language)
+    streamed = is_true(values, "stream") and wanted in (ResponseFormat.JSON, ResponseFormat.VERBOSE_JSON)
+    given = values.get("keywords", [])
+    keywords = [keyword for value in given for keyword in (parse_list(value) if value.strip().startswith("[") else [value])]
+    terms = with_prompt(map(Term, keywords), last(values, "prompt") or "", "keywords")
+    log_probs = wanted is ResponseFormat.JSON and "logprobs" in values.get("include", [])
+    is_split = is_true(values, "multichannel")
+    return TranscriptionParameters(wanted, granularities, streamed, language, terms, log_probs, is_split)
+
+
+def parse_list(value: str) -> list[str]:
+    """Some clients send a list as one text."""
+    return [name.strip(" []'\"") for name in value.split(",")]
 
 
 def grouped(fields: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
@@ -86,6 +103,10 @@ def grouped(fields: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
 
 def last(values: Mapping[str, Sequence[str]], name: str) -> str | None:
     return values[name][-1].strip() if values.get(name) else None
+
+
+def is_true(values: Mapping[str, Sequence[str]], name: str) -> bool:
+    return (last(values, name) or "").lower() in ("true", "1")
 
 
 def check_model(asked: str | None, model_id: str) -> None:
@@ -121,8 +142,7 @@ def parse_format(asked: str) -> ResponseFormat:
 
 
 def parse_granularities(asked: Sequence[str]) -> frozenset[str]:
-    """Some clients send ['word'] as one text."""
-    named = {name.strip(" []'\"") for value in asked for name in value.split(",")} - {""}
+    named = {name for value in asked for name in parse_list(value)} - {""}
     if unknown := named - {"word", "segment"}:
         said = f"timestamp_granularities {min(unknown)[:40]!r} is neither word nor segment"
         raise ClientError(Code.INVALID_VALUE, said, "timestamp_granularities")
@@ -133,7 +153,7 @@ def body(parameters: TranscriptionParameters, found: RecordingText) -> tuple[str
     """The answer and its media type."""
     match parameters.format:
         case ResponseFormat.TEXT:
-            return found.text + "\n", "text/plain; charset=utf-8"
+            return subtitles.plain(found.text, found.segments) + "\n", "text/plain; charset=utf-8"
         case ResponseFormat.SRT:
             return subtitles.srt(found.segments), "text/plain; charset=utf-8"
         case ResponseFormat.VTT:
@@ -142,7 +162,22 @@ def body(parameters: TranscriptionParameters, found: RecordingText) -> tuple[str
             return encoded(verbose(parameters, found)), "application/json"
         case ResponseFormat.JSON:
             plain = {"text": found.text, "languages": [{"code": parameters.language.code}], "usage": usage(found)}
-            return encoded(plain), "application/json"
+            return encoded(plain | log_probs_of(parameters, found.segments)), "application/json"
+
+
+def log_probs_of(parameters: TranscriptionParameters, segments: Sequence[Segment], begins: bool = True) -> dict[str, Any]:
+    """The field logprobs, where it was asked for. begins: the segments are the first of the text."""
+    return {"logprobs": token_log_probs(segments, begins)} if parameters.log_probs else {}
+
+
+def token_log_probs(segments: Sequence[Segment], begins: bool = True) -> list[dict[str, Any]]:
+    """Log-probabilities of tokens, whose texts joined are that of the segments. begins: the first has no space before it."""
+    tokens = [(token.text, token.log_prob) for segment in segments for token in segment.tokens]
+    if begins and tokens:
+        tokens[0] = (tokens[0][0].lstrip(), tokens[0][1])
+    return [
+        {"token": text.decode(errors="replace"), "logprob": round(log_prob, 4), "bytes": list(text)} for text, log_prob in tokens
+    ]
 
 
 def verbose(parameters: TranscriptionParameters, found: RecordingText) -> dict[str, Any]:
@@ -155,9 +190,16 @@ def verbose(parameters: TranscriptionParameters, found: RecordingText) -> dict[s
     if "segment" in parameters.granularities:
         fields["segments"] = [described(number, segment) for number, segment in enumerate(found.segments)]
     if "word" in parameters.granularities:
-        words = (word for segment in found.segments for word in segment.words or ())
-        fields["words"] = [{"word": word.w, "start": word.start_ms / 1000, "end": word.end_ms / 1000} for word in words]
+        fields["words"] = [described_word(word, segment) for segment in found.segments for word in segment.words or ()]
     return fields | {"usage": usage(found)}
+
+
+def described_word(word: Word, segment: Segment) -> dict[str, Any]:
+    return {"word": word.w, "start": word.start_ms / 1000, "end": word.end_ms / 1000} | channel_of(segment)
+
+
+def channel_of(segment: Segment) -> dict[str, Any]:
+    return {} if segment.channel is None else {"channel": segment.channel}
 
 
 def described(number: int, segment: Segment) -> dict[str, Any]:
@@ -173,7 +215,7 @@ def described(number: int, segment: Segment) -> dict[str, Any]:
         "avg_logprob": round(segment.log_prob, 4),
         "no_speech_prob": 0.0,
         "compression_ratio": round(len(text) / len(zlib.compress(text)), 3),
-    }
+    } | channel_of(segment)
 
 
 def usage(found: RecordingText) -> dict[str, Any]:
@@ -183,12 +225,14 @@ def usage(found: RecordingText) -> dict[str, Any]:
 def delta(parameters: TranscriptionParameters, text: str, found: RecordingText) -> str:
     """text: with the space before it. found: of this chunk. With verbose_json it has that answer's fields, too."""
     more = verbose(parameters, found) if parameters.format is ResponseFormat.VERBOSE_JSON else {}
+    more |= log_probs_of(parameters, found.segments, begins=not text.startswith(" "))
     return server_sent(more | {"type": "transcript.text.delta", "delta": text})
 
 
 def done(parameters: TranscriptionParameters, found: RecordingText) -> str:
     """Write the last event. If verbose_json was asked for it has that answer's fields, too."""
     more = verbose(parameters, found) if parameters.format is ResponseFormat.VERBOSE_JSON else {}
+    more |= log_probs_of(parameters, found.segments)
     languages = [{"code": parameters.language.code}]
     event = {"type": "transcript.text.done", "text": found.text, "languages": languages, "usage": usage(found)}
     return server_sent(more | event)

@@ -1,16 +1,16 @@
-"""WHIP (RFC 9725) over HTTP: the offer, the session's address, and the words."""
+"""WHIP (RFC 9725) over HTTP: the offer, and the session's address."""
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import StreamingResponse
 
-from moonshine_client import subtitles
-from server.apis.session_names import LIVE, WANTED, no_sender, no_session
+from server.apis.broadcast.broadcasts import Broadcasts
+from server.apis.broadcast.routes import channel_words_router, session_words_router
+from server.apis.session_names import no_session
 from server.apis.whip.sender import Senders, WhipPeer
 from server.errors import ClientError, Code
 from server.http.access_control import caller_of
 from server.http.bodies import content_type, read_small_body
 from server.http.error_responses import error_response
-from server.http.openapi import EVENTS, SDP, STRING, described
+from server.http.openapi import SDP, STRING, described
 from server.settings import IceServer
 
 TRICKLE = "application/trickle-ice-sdpfrag"
@@ -69,74 +69,15 @@ def whip_router(senders: Senders, ice_servers: tuple[IceServer, ...]) -> APIRout
     return router
 
 
-def whip_words_router(senders: Senders) -> APIRouter:
-    """The words of a session, or of a channel."""
-    router = APIRouter()
-
-    @router.get(
-        "/whip/session/{name}/events",
-        **described("WHIP", "The words as they come", {200: ("messages of the data channel", {EVENTS: STRING})}, errors=(404,)),
-    )
-    async def events(name: str) -> Response:
-        return events_of(find(senders, name))
-
-    @router.get(
-        "/whip/session/{name}/captions.vtt",
-        **described("WHIP", "Captions so far", {200: ("WebVTT", {"text/vtt": STRING})}, errors=(404,)),
-    )
-    async def captions(name: str) -> Response:
-        return captions_of(find(senders, name))
-
-    @router.get(
-        "/whip/{channel}/events",
-        **described(
-            "WHIP",
-            "The words of a channel as they come",
-            {200: ("messages of the data channel", {EVENTS: STRING})},
-            errors=(404,),
-        ),
-    )
-    async def channel_events(request: Request, channel: str) -> Response:
-        return events_of(find_channel(senders, request, channel))
-
-    @router.get(
-        "/whip/{channel}/captions.vtt",
-        **described("WHIP", "Captions of a channel so far", {200: ("WebVTT", {"text/vtt": STRING})}, errors=(404,)),
-    )
-    async def channel_captions(request: Request, channel: str) -> Response:
-        return captions_of(find_channel(senders, request, channel))
-
-    return router
-
-
-def find(senders: Senders, name: str) -> WhipPeer:
-    """Raises ClientError where there is none."""
-    if peer := senders.find(name):
-        return peer
-    raise no_session()
+def whip_words_routers(broadcasts: Broadcasts) -> list[APIRouter]:
+    return [session_words_router(broadcasts, "/whip/session"), channel_words_router(broadcasts, "/whip")]
 
 
 def find_live(senders: Senders, name: str) -> WhipPeer:
-    """A sender that has not left. Raises ClientError."""
-    if (peer := find(senders, name)).has_left:
-        raise no_session()
-    return peer
-
-
-def find_channel(senders: Senders, request: Request, channel: str) -> WhipPeer:
-    """Raises ClientError."""
-    peer = senders.find_channel(channel)
-    if peer and not (request.headers.get(WANTED) == LIVE and peer.has_left):
+    """Return a sender that has not left. Raises ClientError."""
+    if peer := senders.find_live(name):
         return peer
-    raise no_sender()
-
-
-def events_of(peer: WhipPeer) -> Response:
-    return StreamingResponse(peer.events(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-
-
-def captions_of(peer: WhipPeer) -> Response:
-    return Response(subtitles.vtt(peer.segments), media_type="text/vtt; charset=utf-8")
+    raise no_session()
 
 
 def refusal_of(request: Request, peer: WhipPeer, fragment: str) -> Response | None:

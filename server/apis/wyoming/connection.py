@@ -42,7 +42,13 @@ async def serving(sessions: Sessions, metrics: Metrics, settings: Settings, list
         finally:
             open_connections.remove(connection)
 
-    async with await asyncio.start_server(accept, sock=listener, limit=messages.MAX_HEADER_BYTES):
+    async with contextlib.AsyncExitStack() as within:
+        await within.enter_async_context(await asyncio.start_server(accept, sock=listener, limit=messages.MAX_HEADER_BYTES))
+        if settings.listen.wyoming_zeroconf:
+            from server.apis.wyoming.announcement import announced  # a library that few need
+
+            host, port = listener.getsockname()[:2]
+            await within.enter_async_context(announced(settings.listen.replica_name, host, port))
         yield
 
 
@@ -58,6 +64,9 @@ class WyomingConnection:
         self._outbox = Outbox(Api.WYOMING, self, metrics, asyncio.get_running_loop().time, self._give_up)
         self._seat: Seat | None = None  # of the utterance that goes on
         self._utterance: UtteranceSession | None = None
+        self._ends_early = False  # as the last transcribe asked
+        self._is_answered = False  # the utterance has its transcript, and what comes until audio-stop is left out
+        self._has_stopped = False  # the client, with the utterance
         self._is_idle = asyncio.Event()
         self._is_idle.set()
 
@@ -107,6 +116,7 @@ class WyomingConnection:
                 self._outbox.send(messages.pong(data))
             case "transcribe":
                 messages.check_transcribe(data, self._model_id)
+                self._ends_early = messages.ends_early(data)
             case "audio-start":
                 await self._begin(data)
             case "audio-chunk":
@@ -119,21 +129,27 @@ class WyomingConnection:
         if self._seat is not None:
             self._seat.finish()
         await self._is_idle.wait()
+        self._is_answered = self._has_stopped = False
         audio_format, language = messages.audio_format(data), language_of(self._model_id).code
         self._seat = seat = self._sessions.take_seat(Api.WYOMING, on_end=self._on_end)
-        self._utterance = UtteranceSession(seat, audio_format, self._idle_seconds, language, self._outbox.send)
+        self._utterance = UtteranceSession(seat, audio_format, self._idle_seconds, language, self._outbox.send, self._ends_early)
         self._is_idle.clear()
         return seat
 
     async def _receive(self, data: Mapping[str, Any], payload: bytes) -> None:
         seat = self._seat
+        if self._is_answered or (self._utterance is not None and self._utterance.has_ended_early):
+            return
         if seat is None or seat.session.is_finishing:
             seat = await self._begin(data)
         seat.receive_audio(payload)
         await seat.until_ready()
 
     def _stop(self) -> None:
-        if self._seat is None:
+        self._has_stopped = True
+        if self._is_answered:
+            self._is_answered = False
+        elif self._seat is None:
             self._outbox.send(messages.transcript("", language_of(self._model_id).code))
         else:
             self._seat.finish()
@@ -142,6 +158,8 @@ class WyomingConnection:
         """The utterance has ended. After a failure nothing more is said."""
         if self._utterance is not None and self._utterance.has_failed:
             self._writer.close()
+        ended_early = self._utterance is not None and self._utterance.has_ended_early
+        self._is_answered = ended_early and not self._has_stopped
         self._seat = self._utterance = None
         self._is_idle.set()
 

@@ -12,11 +12,17 @@ from server.apis.json_text import encoded
 from server.audio.input import AudioFormat, SampleEncoding
 from server.errors import ClientError, Code, ServerError
 from server.stream.events import Event, Final, Update
+from server.stream.stream import Options
 
 MAX_HEADER_BYTES = 64 * 1024
 MAX_BLOCK_BYTES = 1024 * 1024  # of data, and of payload
 ENCODINGS = {1: SampleEncoding.PCM8, 2: SampleEncoding.PCM16, 4: SampleEncoding.PCM32}
 """Encodings by the bytes of a sample."""
+
+
+END_EARLY = "end_of_turn"
+"""Field of a transcribe's context: the transcript is wanted when the speaker has finished, before audio-stop."""
+EARLY = Options(silence_seconds=2.0, end_threshold=0.7, closes_turns=True)
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,12 @@ def audio_format(data: Mapping[str, Any]) -> AudioFormat:
 def check_transcribe(data: Mapping[str, Any], model_id: str) -> None:
     """Raises ClientError for a language that the model does not transcribe."""
     languages.check([str(data.get("language") or "")], model_id)
+
+
+def ends_early(data: Mapping[str, Any]) -> bool:
+    """Return whether a `transcribe` asks for the transcript as soon as the speaker has finished."""
+    context = data.get("context")
+    return isinstance(context, dict) and context.get(END_EARLY) is True
 
 
 @dataclass(frozen=True)

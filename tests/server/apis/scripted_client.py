@@ -11,6 +11,7 @@ from runtime.audio import SAMPLE_RATE
 from runtime.scheduler.requests import Request, Result
 from runtime.tokenizer import Tokenizer
 from server.settings import SessionLimits
+from server.stream.stream import Judge, judge_nothing
 
 FRAME_SAMPLES = 320
 
@@ -21,12 +22,12 @@ class ScriptedClient(abc.ABC):
     Subclasses make the session from `seat` and `take`, and send audio as their API has it.
     """
 
-    def __init__(self, tokenizer: Tokenizer):
+    def __init__(self, tokenizer: Tokenizer, judge: Judge = judge_nothing):
         self.messages: list[dict] = []
         self.requests: list[Request] = []
-        self.answered: Request | None = None
+        self.answered = 0  # requests, from the first on
         self.now = 0.0
-        self.seat = SimulatedSeat(SessionLimits(), tokenizer, self.requests.append)
+        self.seat = SimulatedSeat(SessionLimits(), tokenizer, self.requests.append, judge=judge)
 
     def take(self, message: Any) -> bool:
         """Receive a message of the session."""
@@ -52,12 +53,17 @@ class ScriptedClient(abc.ABC):
         self.sound(seconds, loudness=1)
 
     def answer(self, *tokens: int) -> None:
-        """Answer the newest request."""
-        request = self.answered = self.requests[-1]
+        """Answer the newest request. Those before it were replaced."""
+        self.answered = len(self.requests)
+        self._answer(self.requests[-1], *tokens)
+
+    def _answer(self, request: Request, *tokens: int) -> None:
         frames = tuple(range(0, 10 * len(tokens) + 1, 10)) if request.align else None
         self.seat.deliver(Result(request, tokens, (-0.01,) * len(tokens), first_frames=frames), self.now)
 
     def answer_all(self) -> None:
-        while self.requests and self.requests[-1] is not self.answered:
-            request = self.requests[-1]
-            self.answer(*request.draft[: request.forced], 3)
+        """Answer each request that is not answered yet, and those that follow from that."""
+        while self.answered < len(self.requests):
+            request = self.requests[self.answered]
+            self.answered += 1
+            self._answer(request, *request.draft[: request.forced], 3)

@@ -21,7 +21,7 @@ SESSION = {
         "input": {
             "format": {"type": "audio/pcm", "rate": 24_000},
             "noise_reduction": {"type": "near_field"},
-            "transcription": {"model": "whisper-1", "language": "en", "languages": ["en"], "prompt": "words"},
+            "transcription": {"model": "whisper-1", "language": "en", "languages": ["en"], "prompt": "words", "keywords": ["a"]},
             "turn_detection": {"type": "server_vad", "silence_duration_ms": 500, "prefix_padding_ms": 300, "eagerness": "auto"},
         }
     },
@@ -34,6 +34,7 @@ MESSAGES = (
             "input_audio_transcription": {},
             "turn_detection": {"type": "server_vad"},
             "input_audio_params": {"sample_rate_hz": 16_000, "num_channels": 1},
+            "word_boosting": {"enable_word_boosting": True, "word_boosting_list": [{"phrases": ["a"], "boost": 1.0}]},
         },
     },
     {"type": "input_audio_buffer.append", "audio": "", "runtime_config": {"force_eou": "true"}},

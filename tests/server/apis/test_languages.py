@@ -5,7 +5,7 @@ import pytest
 from engine_build import checkpoint
 from runtime.languages import LANGUAGES, language_of
 from server.apis import languages
-from server.apis.deepgram import messages as deepgram
+from server.apis.deepgram import query as deepgram
 from server.apis.openai import transcription as openai
 from server.apis.openai.messages import Configuration
 from server.apis.wyoming import messages as wyoming
@@ -42,14 +42,14 @@ def test_another_language_is_refused_by_name(asked):
 
 def test_every_api_asks_for_the_models_language_only():
     assert openai.parse([("model", "whisper-1"), ("language", "es")], SPANISH).language.name == "spanish"
-    assert deepgram.parse({"language": "es"}, SPANISH) and deepgram.parse({}, SPANISH)
+    assert deepgram.parse([("language", "es")], SPANISH) and deepgram.parse([], SPANISH)
     wyoming.check_transcribe({"language": "es"}, SPANISH)
     assert wyoming.info(SPANISH).data["asr"][0]["models"][0]["languages"] == ["es"]
     configuration = Configuration(SPANISH)
     assert configuration.as_json()["audio"]["input"]["transcription"]["language"] == "es"
     for refuse in (
         lambda: openai.parse([("model", "whisper-1"), ("language", "en")], SPANISH),
-        lambda: deepgram.parse({"language": "en-US"}, SPANISH),
+        lambda: deepgram.parse([("language", "en-US")], SPANISH),
         lambda: wyoming.check_transcribe({"language": "en"}, SPANISH),
         lambda: configuration.update({"audio": {"input": {"transcription": {"language": "en"}}}}),
     ):

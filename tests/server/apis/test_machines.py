@@ -16,7 +16,7 @@ from runtime.audio import SAMPLE_RATE
 from runtime.exceptions import EngineFailed
 from runtime.scheduler.requests import Request, Result
 from runtime.tokenizer import Tokenizer
-from server.apis.deepgram import messages as deepgram
+from server.apis.deepgram import query as deepgram
 from server.apis.deepgram.session import DeepgramSession
 from server.apis.openai.messages import Configuration
 from server.apis.openai.session import RealtimeSession
@@ -211,7 +211,7 @@ class Deepgram(Conversation):
 
     def open(self, seat: SimulatedSeat) -> Session:
         query = {"encoding": "linear16", "sample_rate": "16000", "interim_results": "true", "vad_events": "true"}
-        parameters = deepgram.parse(query | {"endpointing": "300"}, "moonshine-base")
+        parameters = deepgram.parse([*(query | {"endpointing": "300"}).items()], "moonshine-base")
         return DeepgramSession(seat, parameters, "moonshine-base", self.take)
 
     @invariant()

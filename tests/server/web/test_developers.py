@@ -65,8 +65,16 @@ def test_every_example_of_the_panel_is_run_here(panel):
 
 @pytest.mark.parametrize(("api", "language"), EXAMPLES)
 def test_an_example_runs_as_it_is_copied(panel, open_page, locked, tmp_path, api, language):
+    panel.fill("#api-terms", "Samuel Beckett, fail better")
     text = example(panel, api, language)
-    assert KEY in text
+    for name in ("numerals", "profanity", "fillers", "channels"):
+        if panel.is_visible(f"#api-{name}"):
+            panel.check(f"#api-{name}")
+    if panel.is_visible("#api-redact"):
+        panel.select_option("#api-redact", "email")
+    text = panel.inner_text("#snippet")
+    assert KEY in text and "Beckett" in text and ("redact" in text) == (api in ("native", "deepgram"))
+    assert ("multichannel" in text) == (api in ("rest", "deepgram"))
     if language == "JavaScript" and api != "rest":
         run_in_a_page(panel, text)
         return

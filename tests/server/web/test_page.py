@@ -205,6 +205,15 @@ def test_a_single_file_gives_downloads_its_name_and_a_paragraph_is_copied_by_its
     assert page.evaluate("navigator.clipboard.readText()") == words(page).strip()
 
 
+def test_names_of_the_settings_are_written_as_they_were_given(page):
+    page.click("#show-settings")
+    page.fill("#keyterms", "white whale, Ishmael")
+    page.click("#settings button")
+    page.set_input_files("#file", PROJECT / "tests/data/eval/04_slt.flac")
+    wait_for_status(page, "04_slt.flac is transcribed")
+    assert "Call me Ishmael" in words(page)
+
+
 def test_what_is_wrong_with_a_file_is_said_and_the_next_one_is_transcribed(page):
     page.set_input_files("#file", [PROJECT / "README.md", SHORT])
     wait_for_status(page, "short.wav is transcribed")

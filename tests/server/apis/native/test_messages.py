@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.apis.native import messages as native
-from server.apis.native.messages import Close, Init, NativeWriter
+from server.apis.native.messages import Close, Init
+from server.apis.native.writer import NativeWriter
 from server.errors import ClientError, Code
 from server.stream.events import Failed, Final, Flushed, SpeechStarted, SpeechStopped, Update
 from server.stream.transcript import Segment

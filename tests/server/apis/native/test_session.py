@@ -1,6 +1,7 @@
 """One stream's life, driven exactly: no transport, no engine, no clock."""
 
 import json
+import string
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from runtime.tokenizer import Tokenizer
 from server.sessions.session import SessionState
 from server.settings import SessionLimits
 from server.stream.edges import SHORT_LEADS
+from server.stream.terms import Term, keyterms_of
 
 LIMITS = SessionLimits(
     max_buffer_seconds=10,
@@ -22,7 +24,7 @@ LIMITS = SessionLimits(
     idle_timeout_seconds=30,
     close_timeout_seconds=20,
 )
-TOKENIZER = Tokenizer(["", "", "", "▁one", "▁two", "▁three", "♪"])
+TOKENIZER = Tokenizer(["", "", "", "▁one", "▁two", "▁three", "♪", "▁", *string.ascii_letters])
 INIT = '{"op":"init","sid":"abc","sr":16000}'
 CLOSE = '{"op":"close"}'
 
@@ -340,18 +342,41 @@ def test_once_all_was_said_and_heard_twice_quiet_is_not_transcribed_again():
     assert stream.messages[-1]["text"] == "one two"
 
 
+def test_keyterms_are_of_every_request_and_may_change_while_it_streams():
+    stream = Stream().init(keyterms=["Ocado", {"term": "Darcy", "boost": 3.5}])
+    stream.sound(0.6)
+    assert stream.requests[-1].keyterms == keyterms_of((Term("Ocado"), Term("Darcy", 3.5)), TOKENIZER)
+    stream.text('{"op":"keyterms","keyterms":["Bennet"]}')
+    stream.answer(3)
+    stream.sound(0.6)
+    assert stream.requests[-1].keyterms == keyterms_of((Term("Bennet"),), TOKENIZER)
+    stream.text('{"op":"keyterms"}')
+    stream.answer(3, 4)
+    stream.text(CLOSE)
+    assert stream.requests[-1].keyterms is None
+
+
 BAD_MESSAGES = {
     "not JSON": ("bad_message", "{op: init}"),
     "not an object": ("bad_message", "[1, 2]"),
     "deeply nested": ("bad_message", "[" * 4000),
     "unknown op": ("unknown_op", '{"op":"start"}'),
     "no op": ("unknown_op", "{}"),
-    "too long": ("message_too_large", '{"op":"' + "x" * 5000 + '"}'),
+    "too long": ("message_too_large", '{"op":"' + "x" * 40_000 + '"}'),
     "too low a rate": ("unsupported_sample_rate", '{"op":"init","sid":"a","sr":7999}'),
     "rate as text": ("unsupported_sample_rate", '{"op":"init","sid":"a","sr":"16000"}'),
     "sid no string": ("bad_message", '{"op":"init","sid":7,"sr":16000}'),
     "sid too long": ("bad_message", '{"op":"init","sid":"' + "s" * 65 + '","sr":16000}'),
     "close before init": ("not_initialised", CLOSE),
+    "keyterms before init": ("not_initialised", '{"op":"keyterms","keyterms":["a"]}'),
+    "keyterms no list": ("bad_message", '{"op":"init","keyterms":"a"}'),
+    "a keyterm no text": ("bad_message", '{"op":"init","keyterms":[5]}'),
+    "a keyterm without its term": ("bad_message", '{"op":"init","keyterms":[{"boost":2}]}'),
+    "a boost below zero": ("bad_message", '{"op":"init","keyterms":[{"term":"a","boost":-1}]}'),
+    "a boost too high": ("bad_message", '{"op":"init","keyterms":[{"term":"a","boost":1e9}]}'),
+    "a keyterm too long": ("invalid_value", '{"op":"init","keyterms":["' + "x" * 101 + '"]}'),
+    "a keyterm with a control character": ("invalid_value", '{"op":"init","keyterms":["a\\u0000b"]}'),
+    "too many keyterms": ("invalid_value", json.dumps({"op": "init", "keyterms": [f"term {each}" for each in range(201)]})),
 }
 
 
@@ -526,6 +551,51 @@ def test_turns_are_told_and_flushed_where_that_is_asked_for():
     told = [message for message in stream.messages if message["op"] != "interim"]
     assert [message["op"] for message in told] == ["speech_started", "speech_stopped", "flushed"]
     assert told[0]["at_ms"] == 0 and told[1]["at_ms"] == 1000 and told[2]["text"] == "one"
+
+
+def test_a_turn_ends_with_its_probability_before_the_longest_silence():
+    stream = Stream().init(silence_ms=5000, turn_threshold=0.5, turns=True)
+    stream.sound(1.0)
+    stream.answer(3)
+    stream.quiet(0.3)
+    stream.answer(3)
+    stream.quiet(0.5)
+    told = [message for message in stream.messages if message["op"] != "interim"]
+    pauses = [message for message in told if message["op"] == "turn"]
+    assert [message["op"] for message in told] == ["speech_started", *["turn"] * len(pauses), "speech_stopped"]
+    assert [message["silence_ms"] for message in pauses] == [200 + 100 * number for number in range(len(pauses))]
+    assert all(message["at_ms"] == 1000 and 0 < message["probability"] < 0.6 for message in pauses)
+    assert told[-1]["at_ms"] == 1000 and 0.5 <= told[-1]["probability"] < 0.7
+
+
+def test_what_was_said_is_asked_for_as_soon_as_a_pause_begins_and_once():
+    """An update would be due half a second after the last: too late to weigh the text of a pause."""
+    stream = Stream().init(silence_ms=5000, turn_threshold=0.99)
+    stream.sound(0.6)
+    stream.answer(3)
+    stream.quiet(0.1)
+    stream.answer(3)
+    before = len(stream.requests)
+    stream.quiet(0.14)
+    assert len(stream.requests) == before + 1
+    stream.answer(3)
+    stream.quiet(0.2)
+    assert len(stream.requests) == before + 1, "that text covers the pause"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"turn_threshold": 0.5},
+        {"turns": True},
+        {"turn_threshold": 0.1, "silence_ms": 500},
+        {"turn_threshold": 1, "silence_ms": 500},
+    ],
+)
+def test_thresholds_that_cannot_be_are_refused(options):
+    stream = Stream()
+    stream.text(json.dumps({"op": "init"} | options))
+    assert stream.error["reason"] == "bad_message" and next(iter(options)) in stream.error["message"]
 
 
 @pytest.mark.parametrize(

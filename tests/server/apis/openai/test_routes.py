@@ -3,6 +3,7 @@
 import io
 import socket
 import time
+import wave
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -49,6 +50,28 @@ def test_json_is_the_default(client):
     assert heard.usage.seconds == pytest.approx(9.96, abs=0.05)
 
 
+def test_log_probabilities_are_of_the_tokens_of_the_text(client):
+    heard = client.audio.transcriptions.create(file=MID, model="whisper-1", include=["logprobs"])
+    check_log_probs(heard.text, heard.logprobs)
+    without = client.audio.transcriptions.create(file=SHORT, model="whisper-1")
+    assert without.logprobs is None
+
+
+def test_log_probabilities_of_the_deltas_are_those_of_the_whole(client):
+    events = list(client.audio.transcriptions.create(file=MID, model="whisper-1", include=["logprobs"], stream=True))
+    check_log_probs(events[-1].text, events[-1].logprobs)
+    deltas = [each for each in events if each.type == "transcript.text.delta"]
+    assert all("".join(each.token for each in delta.logprobs) == delta.delta for delta in deltas)
+    together = [each for delta in deltas for each in delta.logprobs]
+    assert [each.logprob for each in together] == [each.logprob for each in events[-1].logprobs]
+
+
+def check_log_probs(text: str, found: list) -> None:
+    assert "".join(each.token for each in found) == text
+    assert all(each.logprob <= 0 for each in found) and bytes(map(int, found[0].bytes)).decode() == found[0].token
+    assert len({each.logprob for each in found}) > len(found) / 4, "each token has its own"
+
+
 def test_text_is_the_text_alone(client):
     heard = client.audio.transcriptions.create(file=SHORT, model="moonshine-base", response_format="text")
     assert word_error_rate([text_of(SHORT)], [heard]) <= 10
@@ -69,6 +92,58 @@ def test_verbose_json_has_segments_and_words_in_order_and_inside_the_audio(clien
 def test_verbose_json_has_no_words_where_they_are_not_asked_for(client):
     heard = client.audio.transcriptions.create(file=SHORT, model="whisper-1", response_format="verbose_json")
     assert heard.words is None and heard.segments
+
+
+def test_200_keyterms_are_taken_and_more_are_refused_by_name(client):
+    terms = [f"term number {number}" for number in range(200)]
+    client.audio.transcriptions.create(file=SHORT, model="whisper-1", extra_body={"keywords": terms})
+    with pytest.raises(openai.BadRequestError, match="200 terms at most") as refused:
+        client.audio.transcriptions.create(file=SHORT, model="whisper-1", extra_body={"keywords": [*terms, "one more"]})
+    assert refused.value.param == "keywords"
+
+
+def stereo() -> bytes:
+    """A WAV file with one recording in each channel, the second half a second later."""
+    first, second = audio_file.load(SHORT), np.pad(audio_file.load(MID), (8000, 0))
+    length = min(len(first), len(second))
+    written = io.BytesIO()
+    with wave.open(written, "wb") as file:
+        file.setparams((2, 2, SAMPLE_RATE, 0, "NONE", ""))
+        file.writeframes(np.stack([first[:length], second[:length]], axis=1).tobytes())
+    return written.getvalue()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_channels_are_transcribed_by_themselves_and_told_in_order_of_time(client, stream):
+    more = {"extra_body": {"multichannel": "true"}, "response_format": "verbose_json", "stream": stream}
+    granularities = ["segment", "word"]
+    found = client.audio.transcriptions.create(
+        file=("call.wav", stereo()), model="whisper-1", timestamp_granularities=granularities, **more
+    )
+    whole = list(found)[-1] if stream else found
+    segments = [segment if isinstance(segment, dict) else segment.to_dict() for segment in whole.segments]
+    starts = [(segment["start"], segment["channel"]) for segment in segments]
+    assert starts == sorted(starts) and {channel for _, channel in starts} == {0, 1}
+    of_each = [" ".join(segment["text"] for segment in segments if segment["channel"] == channel) for channel in range(2)]
+    assert word_error_rate([text_of(SHORT)], [of_each[0]]) <= 10 and text_of(MID).startswith(of_each[1][:20])
+    assert whole.text == " ".join(segment["text"] for segment in segments)
+
+
+def test_subtitles_of_channels_name_them(client):
+    for wanted, mark in (("srt", "Channel 1: "), ("vtt", "<v Channel 2>"), ("text", "Channel 2: ")):
+        more = {"extra_body": {"multichannel": "true"}, "response_format": wanted}
+        assert mark in client.audio.transcriptions.create(file=("call.wav", stereo()), model="whisper-1", **more)
+
+
+def test_channels_that_find_no_place_are_refused(client):
+    written = io.BytesIO()
+    with wave.open(written, "wb") as file:
+        file.setparams((5, 2, SAMPLE_RATE, 0, "NONE", ""))
+        file.writeframes(bytes(5 * 2 * SAMPLE_RATE))
+    with pytest.raises(openai.InternalServerError, match="5 sessions are needed"):
+        client.audio.transcriptions.create(
+            file=("call.wav", written.getvalue()), model="whisper-1", extra_body={"multichannel": "true"}
+        )
 
 
 def test_subtitles_are_read_by_others(client):

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import string
 
 import numpy as np
 import openai
@@ -17,10 +18,12 @@ from runtime.scheduler.requests import Result
 from runtime.tokenizer import Tokenizer
 from server.apis.openai.messages import Configuration
 from server.apis.openai.session import RealtimeSession
+from server.stream.stream import Judge, judge_nothing
+from server.stream.terms import Term, keyterms_of
 from tests.conftest import RunningServer, Speech
 from tests.server.apis.scripted_client import ScriptedClient
 
-TOKENIZER = Tokenizer(["", "", "", "▁one", "▁two", "▁three"])
+TOKENIZER = Tokenizer(["", "", "", "▁one", "▁two", "▁three", "▁", *string.ascii_letters])
 PCM16 = {"type": "audio/pcm", "rate": SAMPLE_RATE}
 MANUAL = {"format": PCM16, "turn_detection": None}
 TURNS = {"format": PCM16, "turn_detection": {"type": "server_vad", "silence_duration_ms": 400, "prefix_padding_ms": 300}}
@@ -30,8 +33,8 @@ PREFIX = "conversation.item.input_audio_transcription"
 class Client(ScriptedClient):
     """A client of OpenAI's Realtime API."""
 
-    def __init__(self, **audio_input: object):
-        super().__init__(TOKENIZER)
+    def __init__(self, judge: Judge = judge_nothing, **audio_input: object):
+        super().__init__(TOKENIZER, judge)
         self.session = RealtimeSession(self.seat, 60.0, Configuration("UsefulSensors/moonshine-base"), self.take)
         if audio_input:
             self.send("session.update", session={"type": "transcription", "audio": {"input": audio_input}})
@@ -50,6 +53,42 @@ class Client(ScriptedClient):
 
     def texts(self) -> list[str]:
         return [event["transcript"] for event in self.messages if event["type"] == f"{PREFIX}.completed"]
+
+
+def test_log_probabilities_come_with_each_completed_item_where_they_are_included():
+    client = Client(**MANUAL)
+    client.send("session.update", session={"include": ["item.input_audio_transcription.logprobs"]})
+    for tokens in ((3, 4), (5,)):
+        client.sound(1.0)
+        client.send("input_audio_buffer.commit")
+        client.answer(*tokens)
+    completed = [event for event in client.messages if event["type"] == f"{PREFIX}.completed"]
+    assert [[each["token"] for each in event["logprobs"]] for event in completed] == [["one", " two"], ["three"]]
+    assert completed[0]["logprobs"][1] == {"token": " two", "logprob": -0.01, "bytes": list(b" two")}
+    plain = Client(**MANUAL)
+    plain.sound(1.0)
+    plain.send("input_audio_buffer.commit")
+    plain.answer(3)
+    assert "logprobs" not in plain.messages[-1]
+
+
+def test_keywords_and_names_of_the_prompt_are_of_every_request_from_the_update_on():
+    client = Client(**MANUAL, transcription={"keywords": ["Ocado"], "prompt": "They met Darcy."})
+    client.sound(0.6)
+    assert client.requests[-1].keyterms == keyterms_of((Term("Ocado"), Term("Darcy")), TOKENIZER)
+    client.send("session.update", session={"audio": {"input": {"transcription": {"keywords": ["Bennet"]}}}})
+    client.answer(3)
+    client.sound(0.6)
+    assert client.requests[-1].keyterms == keyterms_of((Term("Bennet"),), TOKENIZER)
+
+
+def test_the_phrases_of_riva_are_keywords():
+    client = Client()
+    boosting = {"enable_word_boosting": True, "word_boosting_list": [{"phrases": ["Ocado", "Darcy"], "boost": 20.0}]}
+    session = {"input_audio_format": "none", "input_audio_params": {"sample_rate_hz": 16_000}, "word_boosting": boosting}
+    client.send("transcription_session.update", session=session)
+    client.sound(0.6)
+    assert client.requests[-1].keyterms == keyterms_of((Term("Ocado"), Term("Darcy")), TOKENIZER)
 
 
 def test_the_server_speaks_first_and_says_what_is_in_force():
@@ -92,6 +131,28 @@ def test_turns_are_committed_by_silence_in_the_order_that_clients_expect():
         ".completed",
     ]
     assert len({event["item_id"] for event in client.messages if "item_id" in event}) == 1
+
+
+@pytest.mark.parametrize("judge", [0.99, 0.01])
+def test_semantic_turns_end_the_earlier_the_more_eager_and_the_surer_they_are(judge):
+    ends = []
+    for eagerness in ("high", "auto", "medium", "low"):
+        client = Client(
+            lambda samples, answer: answer(judge),
+            format=PCM16,
+            turn_detection={"type": "semantic_vad", "eagerness": eagerness},
+        )
+        client.sound(1.0)
+        client.answer(3)
+        client.quiet(0.2)
+        client.answer_all()
+        while ".completed" not in client.kinds():
+            client.quiet(0.1)
+            client.answer_all()
+            assert client.now < 10, "the longest silence holds"
+        ends.append(client.now)
+    high, auto, medium, low = ends
+    assert high < auto == medium < low
 
 
 def test_a_commit_ends_a_turn_and_what_follows_begins_another():

@@ -9,7 +9,7 @@ from server.apis.openai.transcription import ResponseFormat
 from server.errors import ClientError, Code, Refused, ServerError
 
 MODEL = "UsefulSensors/moonshine-base"
-NAMES = ("model", "language", "languages[]", "temperature", "response_format", "stream", "timestamp_granularities[]", "foo")
+NAMES = ("model", "language", "languages[]", "temperature", "response_format", "stream", "prompt", "keywords[]", "foo")
 VALUES = st.sampled_from(["whisper-1", "en", "0.5", "json", "srt", "true", "word", "['word']", "nan", ""]) | st.text()
 
 
@@ -35,7 +35,16 @@ def test_a_plain_format_is_not_streamed_and_needs_no_granularity():
     asked = openai.parse(
         [("model", "default"), ("response_format", "text"), ("stream", "true"), ("timestamp_granularities[]", "x")], MODEL
     )
-    assert not asked.is_streamed and not asked.words
+    assert not asked.is_streamed and not asked.options.words
+
+
+def test_keywords_and_the_names_of_a_prompt_are_terms_however_a_list_is_sent():
+    keywords = [("keywords[]", "Acme, Inc."), ("keywords", '["Moonshine", "x"]')]
+    asked = [("model", "default"), ("prompt", "They met Darcy."), *keywords]
+    assert [term.text for term in openai.parse(asked, MODEL).options.terms] == ["Acme, Inc.", "Moonshine", "x", "Darcy"]
+    with pytest.raises(ClientError, match="200 terms at most") as refused:
+        openai.parse([("model", "default"), *[("keywords[]", f"term {number}") for number in range(201)]], MODEL)
+    assert refused.value.parameter == "keywords"
 
 
 @pytest.mark.parametrize("language", ["en", "en-US", "English", "EN", ""])

@@ -15,18 +15,23 @@ from wyoming.client import AsyncTcpClient
 from wyoming.event import Event
 from wyoming.info import Describe, Info
 from wyoming.ping import Ping, Pong
+from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
 from benchmarks.harness.accuracy import word_error_rate
 from runtime.audio import SAMPLE_RATE
-from server.apis.wyoming import connection
+from server.apis.wyoming import announcement, connection
 from server.apis.wyoming import messages as wyoming
+from server.apis.wyoming.announcement import SERVICE, addresses_of, announced
 from server.apis.wyoming.messages import TranscriptWriter
+from server.apis.wyoming.session import UtteranceSession
 from server.errors import ClientError
 from server.settings import Settings
 from server.startup import listen
 from server.stream.events import Final, Update
 from server.telemetry.metrics import Metrics
 from tests.conftest import RunningServer, Speech, free_port
+from tests.server.apis.deepgram.test_deepgram import TOKENIZER
+from tests.server.apis.scripted_client import ScriptedClient
 from tests.server.sessions.test_registry import FakeTranscriber, make_sessions
 
 CHUNK_SAMPLES = 1024  # as Home Assistant sends them
@@ -89,6 +94,31 @@ def test_two_utterances_of_one_connection_get_their_transcripts(served, recordin
 
     texts = asyncio.run(run())
     assert texts[0] == texts[1] and word_error_rate([recordings["short"].text], [texts[0]]) <= 10
+
+
+def test_the_transcript_comes_when_the_speaker_has_finished_where_that_is_asked_for(served, clips: list[Speech]):
+    """The client goes on with its silence, and stops later: it gets nothing more for that, and then its next utterance."""
+    speech = np.concatenate([clips[0].samples, np.zeros(3 * SAMPLE_RATE, np.int16)])
+
+    async def run() -> list[str]:
+        async with AsyncTcpClient("127.0.0.1", served.port) as client:
+            texts = []
+            for _ in range(2):
+                await client.write_event(Transcribe(language="en", context={"end_of_turn": True}).event())
+                await client.write_event(AudioStart(SAMPLE_RATE, 2, 1).event())
+                for start in range(0, len(speech), CHUNK_SAMPLES):
+                    await client.write_event(
+                        AudioChunk(SAMPLE_RATE, 2, 1, speech[start : start + CHUNK_SAMPLES].tobytes()).event()
+                    )
+                texts.append(Transcript.from_event((await until(client, "transcript"))[-1]).text)
+                await client.write_event(AudioStop().event())
+            await client.write_event(Ping("a").event())
+            after = await until(client, "pong")
+            assert [event.type for event in after if event.type == "transcript"] == []
+            return texts
+
+    texts = asyncio.run(run())
+    assert all(word_error_rate([clips[0].text], [text]) <= 15 for text in texts), texts
 
 
 def test_another_rate_and_two_channels_are_understood(served, recordings: dict[str, Speech]):
@@ -208,3 +238,64 @@ def test_connections_that_say_nothing_are_bounded_in_time_and_number(monkeypatch
                 writer.close()
 
     asyncio.run(run())
+
+
+def test_the_port_is_found_by_zeroconf_where_that_is_switched_on():
+    """On the loopback, as two gateways of one server announce it; and it is gone after the end."""
+
+    async def run() -> tuple[AsyncServiceInfo | None, AsyncServiceInfo | None]:
+        async with AsyncZeroconf(interfaces=["127.0.0.1"]) as network:
+            async with announced("kitchen pc", "127.0.0.1", 10300), announced("kitchen pc", "127.0.0.1", 10300):
+                found = await network.async_get_service_info(SERVICE, f"moonshine-asr-kitchen-pc.{SERVICE}", 5000)
+            network.zeroconf.cache.cache.clear()
+            return found, await network.async_get_service_info(SERVICE, f"moonshine-asr-kitchen-pc.{SERVICE}", 300)
+
+    found, gone = asyncio.run(run())
+    assert found is not None and found.port == 10300 and found.parsed_addresses() == ["127.0.0.1"] and gone is None
+
+
+def test_every_address_that_others_reach_is_announced_where_the_port_listens_everywhere():
+    assert "127.0.0.1" not in addresses_of("0.0.0.0")
+    assert addresses_of("192.0.2.1") == ["192.0.2.1"]
+
+
+def test_the_announcement_may_fail_and_the_port_is_served_all_the_same(monkeypatch):
+    def refuse(**_: object) -> None:
+        raise OSError("no usable interface")
+
+    monkeypatch.setattr(announcement, "AsyncZeroconf", refuse)
+
+    async def run() -> bool:
+        async with announced("a", "127.0.0.1", 10300):
+            return True
+
+    assert asyncio.run(run())
+
+
+class EarlyClient(ScriptedClient):
+    """A client that wants its transcript when the speaker has finished."""
+
+    def __init__(self) -> None:
+        super().__init__(TOKENIZER)
+        self.session = UtteranceSession(self.seat, wyoming.audio_format({}), 60.0, "en", self.take, ends_early=True)
+
+    def send_audio(self, pcm: bytes) -> None:
+        self.session.on_audio(pcm, self.now)
+        self.session.on_time(self.now)
+
+    @property
+    def transcripts(self) -> list[str]:
+        return [message["data"]["text"] for message in self.messages if message["type"] == "transcript"]
+
+
+def test_an_early_end_is_one_transcript_also_where_it_is_decided_by_an_answer_of_the_engine():
+    client = EarlyClient()
+    client.sound(1.0)
+    client.answer(3, 4)
+    client.quiet(0.3)
+    client.answer_all()
+    for _ in range(40):
+        client.quiet(0.1)
+        client.answer_all()
+    assert len(client.transcripts) == 1 and client.transcripts[0].startswith("one") and client.ended == 1
+    assert client.session.has_ended_early

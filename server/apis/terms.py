@@ -1,0 +1,80 @@
+"""Keyterms as clients ask for them: checked, each once."""
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+
+from server.errors import ClientError, Code
+from server.stream.terms import Term
+
+MOST_TERMS = 200
+MOST_CHARACTERS = 100  # of a term
+MOST_BOOST = 5.0
+"""More breaks the text between the terms."""
+MOST_PROMPT_CHARACTERS = 16_384
+LEAST_LISTED, MOST_LISTED_WORDS = 3, 4  # parts of a prompt that is a list, and words of each
+WORD = re.compile(r"[^\W_][\w'’.&+-]*[^\W_]|[^\W_]")
+SENTENCE_ENDS = frozenset(".!?:")
+
+
+def checked(terms: Iterable[Term], parameter: str) -> tuple[Term, ...]:
+    """Return the terms without those that are empty or come again. Raises ClientError."""
+    found = {}
+    for term in terms:
+        text = " ".join(term.text.split())
+        if len(text) > MOST_CHARACTERS:
+            raise ClientError(Code.INVALID_VALUE, f"{parameter}: a term has {MOST_CHARACTERS} characters at most", parameter)
+        if not text.isprintable():
+            raise ClientError(Code.INVALID_VALUE, f"{parameter}: a term has characters that cannot be printed", parameter)
+        if not (math.isfinite(term.boost) and 0 < term.boost <= MOST_BOOST):
+            raise ClientError(Code.INVALID_VALUE, f"{parameter}: a boost is more than 0, at most {MOST_BOOST:g}", parameter)
+        if text:
+            found[text] = Term(text, term.boost)
+        if len(found) > MOST_TERMS:
+            raise ClientError(Code.INVALID_VALUE, f"{parameter}: {MOST_TERMS} terms at most are taken", parameter)
+    return tuple(found.values())
+
+
+def usable(texts: Iterable[object]) -> list[str]:
+    """Return those that can be terms, as many as there may be: for clients to whom a refusal is the end."""
+    found: dict[str, None] = {}
+    for text in texts:
+        term = " ".join(text.split()) if isinstance(text, str) else ""
+        if term and len(term) <= MOST_CHARACTERS and term.isprintable():
+            found[term] = None
+    return list(found)[:MOST_TERMS]
+
+
+def with_prompt(terms: Iterable[Term], prompt: str, parameter: str) -> tuple[Term, ...]:
+    """Return the terms, and the names in a prompt as far as there is room for them. Raises ClientError for the terms."""
+    found = {term.text: term for term in checked(terms, parameter)}
+    for name in names_in(prompt[:MOST_PROMPT_CHARACTERS]):
+        if len(found) < MOST_TERMS and len(name) <= MOST_CHARACTERS and name.isprintable():
+            found.setdefault(name, Term(name))
+    return tuple(found.values())
+
+
+def names_in(prompt: str) -> Iterator[str]:
+    """Yield the names and unusual words of a text.
+
+    These are all parts of a list between commas, without the marks of a sentence; else words that are capitalised within a
+    sentence, or that have digits or capitals after their first letter.
+    """
+    parts = [" ".join(part.split()).strip(".\"' ") for part in re.split(r"[,;\n]", prompt)]
+    is_sentence = re.search(r"[.!?…](\s|$)", prompt) is not None
+    if len(parts) >= LEAST_LISTED and not is_sentence and all(len(part.split()) <= MOST_LISTED_WORDS for part in parts):
+        yield from filter(None, parts)
+        return
+    end = 0
+    for match in WORD.finditer(prompt):
+        begins_sentence = end == 0 or not SENTENCE_ENDS.isdisjoint(prompt[end : match.start()])
+        end = match.end()
+        if len(match[0]) > 1 and is_unusual(match[0], begins_sentence):
+            yield match[0]
+
+
+def is_unusual(word: str, begins_sentence: bool) -> bool:
+    if word.partition("'")[0].partition("’")[0] == "I":
+        return False
+    marked = any(character.isupper() or character.isdigit() for character in word[1:])
+    return marked or (word[0].isupper() and not begins_sentence)
