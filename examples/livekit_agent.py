@@ -1,4 +1,6 @@
-"""A voice agent with LiveKit: this server listens, a language model answers: python examples/livekit_agent.py [FILE]
+"""A voice agent with LiveKit: this server listens, a language model answers.
+
+python examples/livekit_agent.py [FILE] [deepgram|flux]
 
 LLM_URL and LLM_MODEL name any server with OpenAI's chat API (such as Ollama's http://localhost:11434/v1). An agent for people
 starts the session in a room, and has a text-to-speech plugin.
@@ -43,10 +45,16 @@ def show(event) -> None:
         print(event.item.role, event.item.text_content, flush=True)
 
 
-async def main(file: wave.Wave_read) -> None:
+def speech_to_text(name: str, http: aiohttp.ClientSession):
+    if name == "flux":
+        return deepgram.STTv2(base_url=f"http://{SERVER}/v2/listen", api_key="any", http_session=http)
+    return deepgram.STT(base_url=f"http://{SERVER}/v1/listen", api_key="any", endpointing_ms=300, http_session=http)
+
+
+async def main(file: wave.Wave_read, name: str) -> None:
     async with aiohttp.ClientSession() as http:
         session = AgentSession(
-            stt=deepgram.STT(base_url=f"http://{SERVER}/v1/listen", api_key="any", endpointing_ms=300, http_session=http),
+            stt=speech_to_text(name, http),
             llm=openai.LLM(base_url=LLM_URL, api_key="any", model=LLM_MODEL),
             vad=None,
             turn_handling={"turn_detection": "stt"},
@@ -59,4 +67,4 @@ async def main(file: wave.Wave_read) -> None:
 
 
 with wave.open(sys.argv[1] if len(sys.argv) > 1 else "samples/short.wav") as opened:
-    asyncio.run(main(opened))
+    asyncio.run(main(opened, sys.argv[2] if len(sys.argv) > 2 else "flux"))

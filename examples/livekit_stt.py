@@ -1,4 +1,4 @@
-"""LiveKit's own plugins, pointed at this server by a base URL: python examples/livekit_stt.py [FILE] [openai|deepgram]"""
+"""LiveKit's own plugins, pointed at this server by a base URL: python examples/livekit_stt.py [FILE] [openai|deepgram|flux]"""
 
 import asyncio
 import os
@@ -13,6 +13,8 @@ from livekit.plugins import deepgram, openai
 def plugin(name: str, server: str, http: aiohttp.ClientSession):
     if name == "deepgram":
         return deepgram.STT(base_url=f"http://{server}/v1/listen", api_key="any", endpointing_ms=300, http_session=http)
+    if name == "flux":
+        return deepgram.STTv2(base_url=f"http://{server}/v2/listen", api_key="any", http_session=http)
     stt = openai.STT(base_url=f"http://{server}/v1", api_key="any", model="moonshine-base", use_realtime=True)
     stt._session = http  # an agent's job has one; a plain script brings its own
     return stt

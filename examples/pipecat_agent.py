@@ -1,4 +1,6 @@
-"""A voice agent with pipecat: this server listens, a language model answers: python examples/pipecat_agent.py [FILE]
+"""A voice agent with pipecat: this server listens, a language model answers.
+
+python examples/pipecat_agent.py [FILE] [deepgram|flux]
 
 LLM_URL and LLM_MODEL name any server with OpenAI's chat API (such as Ollama's http://localhost:11434/v1). A bot for people adds a
 transport before and a text-to-speech service behind the language model.
@@ -16,17 +18,21 @@ from pipecat.pipeline.task import PipelineParams, PipelineTask
 from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair, LLMUserAggregatorParams
 from pipecat.processors.frame_processor import FrameProcessor
+from pipecat.services.deepgram.flux.stt import DeepgramFluxSTTService
 from pipecat.services.deepgram.stt import DeepgramSTTService
 from pipecat.services.openai.llm import OpenAILLMService
 from pipecat.turns.user_start import TranscriptionUserTurnStartStrategy
 from pipecat.turns.user_stop import SpeechTimeoutUserTurnStopStrategy
-from pipecat.turns.user_turn_strategies import UserTurnStrategies
+from pipecat.turns.user_turn_strategies import ExternalUserTurnStrategies, UserTurnStrategies
 
 SERVER = os.environ.get("SERVER", "localhost:8000")
 LLM_URL, LLM_MODEL = os.environ.get("LLM_URL", "http://localhost:11434/v1"), os.environ.get("LLM_MODEL", "llama3.2")
-TURNS = UserTurnStrategies(
-    start=[TranscriptionUserTurnStartStrategy()], stop=[SpeechTimeoutUserTurnStopStrategy(user_speech_timeout=0.6)]
-)
+TURNS = {
+    "deepgram": UserTurnStrategies(
+        start=[TranscriptionUserTurnStartStrategy()], stop=[SpeechTimeoutUserTurnStopStrategy(user_speech_timeout=0.6)]
+    ),
+    "flux": ExternalUserTurnStrategies(),  # the server says when a turn is over
+}
 
 
 class Answers(FrameProcessor):
@@ -53,15 +59,21 @@ async def speak(task: PipelineTask, recording: wave.Wave_read) -> None:
     await task.queue_frame(EndFrame())
 
 
-async def main(recording: wave.Wave_read) -> None:
-    stt = DeepgramSTTService(api_key="any", base_url=f"ws://{SERVER}", settings=DeepgramSTTService.Settings(endpointing=300))
+def speech_to_text(name: str):
+    if name == "flux":
+        return DeepgramFluxSTTService(api_key="any", url=f"ws://{SERVER}/v2/listen")
+    return DeepgramSTTService(api_key="any", base_url=f"ws://{SERVER}", settings=DeepgramSTTService.Settings(endpointing=300))
+
+
+async def main(recording: wave.Wave_read, name: str) -> None:
+    stt = speech_to_text(name)
     llm = OpenAILLMService(api_key="any", base_url=LLM_URL, settings=OpenAILLMService.Settings(model=LLM_MODEL))
     context = LLMContext([{"role": "system", "content": "Answer in one short sentence."}])
-    pair = LLMContextAggregatorPair(context, user_params=LLMUserAggregatorParams(user_turn_strategies=TURNS))
+    pair = LLMContextAggregatorPair(context, user_params=LLMUserAggregatorParams(user_turn_strategies=TURNS[name]))
     pipeline = Pipeline([stt, pair.user(), llm, Answers(), pair.assistant()])
     task = PipelineTask(pipeline, params=PipelineParams(audio_in_sample_rate=recording.getframerate()))
     await asyncio.gather(PipelineRunner(handle_sigint=False).run(task), speak(task, recording))
 
 
 with wave.open(sys.argv[1] if len(sys.argv) > 1 else "samples/short.wav") as file:
-    asyncio.run(main(file))
+    asyncio.run(main(file, sys.argv[2] if len(sys.argv) > 2 else "flux"))

@@ -1,4 +1,4 @@
-"""pipecat's own services, pointed at this server by a base URL: python examples/pipecat_stt.py [FILE] [deepgram|openai]"""
+"""pipecat's own services, pointed at this server by a base URL: python examples/pipecat_stt.py [FILE] [deepgram|flux|openai]"""
 
 import asyncio
 import os
@@ -10,6 +10,7 @@ from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.runner import PipelineRunner
 from pipecat.pipeline.task import PipelineParams, PipelineTask
 from pipecat.processors.frame_processor import FrameProcessor
+from pipecat.services.deepgram.flux.stt import DeepgramFluxSTTService
 from pipecat.services.deepgram.stt import DeepgramSTTService
 from pipecat.services.openai.stt import OpenAIRealtimeSTTService
 
@@ -30,6 +31,8 @@ def service(name: str):
     if name == "deepgram":
         settings = DeepgramSTTService.Settings(endpointing=300)
         return DeepgramSTTService(api_key="any", base_url=f"ws://{SERVER}", settings=settings)
+    if name == "flux":
+        return DeepgramFluxSTTService(api_key="any", url=f"ws://{SERVER}/v2/listen")
     # A bot with a voice activity detector of its own leaves turn_detection out, and commits by itself.
     turns = {"type": "server_vad", "silence_duration_ms": 500}
     return OpenAIRealtimeSTTService(api_key="any", base_url=f"ws://{SERVER}/v1/realtime", turn_detection=turns)

@@ -17,10 +17,12 @@ class AudioFileError(Exception):
     """The file cannot be read as audio."""
 
 
-def load(path: str | Path | IO[bytes]) -> np.ndarray:
-    """int16 (samples,). Raises AudioFileError."""
+def load(path: str | Path | IO[bytes], is_split: bool = False) -> np.ndarray:
+    """Return int16 (samples,), or (samples, channels) where the channels are to be split. Raises AudioFileError."""
     samples = read_wave(path) if isinstance(path, str | Path) else None
-    return decode(path) if samples is None else samples
+    if samples is not None:
+        return samples[:, None] if is_split else samples
+    return decode(path, is_split)
 
 
 def read_wave(path: str | Path) -> np.ndarray | None:
@@ -33,7 +35,7 @@ def read_wave(path: str | Path) -> np.ndarray | None:
         return None
 
 
-def decode(path: str | Path | IO[bytes]) -> np.ndarray:
+def decode(path: str | Path | IO[bytes], is_split: bool = False) -> np.ndarray:
     """load(), by PyAV."""
     import av
 
@@ -41,12 +43,15 @@ def decode(path: str | Path | IO[bytes]) -> np.ndarray:
         with av.open(str(path) if isinstance(path, str | Path) else path, "r") as container:
             if not container.streams.audio:
                 raise AudioFileError(f"{path}: no audio in it")
-            resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
+            layout = container.streams.audio[0].layout if is_split else "mono"
+            resampler = av.AudioResampler(format="s16", layout=layout, rate=SAMPLE_RATE)
             chunks = [out.to_ndarray()[0] for frame in container.decode(audio=0) for out in resampler.resample(frame)]
             chunks += [out.to_ndarray()[0] for out in resampler.resample(None)]
+            channels = container.streams.audio[0].channels
     except (OSError, av.FFmpegError) as exc:
         raise AudioFileError(unreadable(path, exc)) from exc
-    return np.concatenate(chunks) if chunks else np.zeros(0, np.int16)
+    samples = np.concatenate(chunks) if chunks else np.zeros(0, np.int16)
+    return samples.reshape(-1, channels) if is_split else samples
 
 
 def seconds(path: Path) -> float | None:

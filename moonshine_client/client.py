@@ -14,15 +14,15 @@ import json
 import random
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
 from moonshine_client.errors import StreamError
-from moonshine_client.resend_buffer import BYTES_PER_MS, FRAME_MS, SAMPLE_RATE, ResendBuffer
-from moonshine_client.transcripts import Message, TranscriptAssembler
+from moonshine_client.resend_buffer import FRAME_MS, SAMPLE_RATE, ResendBuffer
+from moonshine_client.transcripts import ChannelTranscripts, Message, keep
 from moonshine_client.transports import HIGH_MARK_BYTES, DataChannel, Socket, Transport, authorization, reason_of
 
 CONNECT_SECONDS = 15.0
@@ -52,6 +52,28 @@ PASSING = {
 """Reasons why a session ended that another one need not meet."""
 
 
+ASKED_ALWAYS = {"tail": True, "pulse": True, "moving": True}  # of init
+Keyterm = str | Mapping[str, str | float]
+"""A text, or one with a boost: {"term": text, "boost": number}."""
+
+
+class StreamOptions(TypedDict, total=False):
+    """Options of a stream that the server knows by these names."""
+
+    channels: int
+    """Channels of the audio, a sample of each in turn; each is transcribed by itself, and its messages name it."""
+    numerals: bool
+    """True: numbers are written in digits."""
+    redact: Sequence[str]
+    """Secrets that are replaced by their names: pci, ssn, numbers, aggressive_numbers, email."""
+    profanity_filter: bool
+    """True: profane words are written in asterisks."""
+    filler_words: bool
+    """False: uh and um are left out."""
+    replace: Mapping[str, str]
+    """Words and phrases, and what is written in their place."""
+
+
 class ClientSession:
     """One connection to one server, from its init to its last message."""
 
@@ -64,6 +86,8 @@ class ClientSession:
         self.ready: Message = {}
         self.has_closed = False
         """True if the client has said that the audio has ended."""
+        self.keyterms: Sequence[Keyterm] = ()
+        """Keyterms that the server knows."""
         self.end: asyncio.Future[StreamError] = asyncio.get_running_loop().create_future()
         """Reason why nothing more comes of it."""
 
@@ -82,6 +106,15 @@ class ClientSession:
         else:
             self._on_message(self, message)
 
+    def lacks(self, keyterms: Sequence[Keyterm]) -> bool:
+        """True if the server should be sent these, and has not been."""
+        return self.keyterms is not keyterms and not self.has_closed
+
+    def send_keyterms(self, wire: Transport, keyterms: Sequence[Keyterm]) -> bool:
+        """Replace the keyterms; False where the connection is closing."""
+        self.keyterms = keyterms
+        return wire.send(json.dumps({"op": "keyterms", "keyterms": keyterms}, ensure_ascii=False))
+
     def lose(self) -> None:
         self.stop(StreamError("connection_lost", "the connection was lost before the final"))
 
@@ -93,7 +126,7 @@ class ClientSession:
         """take_over: called when the connection is there; gives the init. Raises StreamError, OSError."""
         self.wire = wire
         await wire.open()
-        wire.send(json.dumps(take_over()))
+        wire.send(json.dumps(take_over(), ensure_ascii=False))
         ready: asyncio.Future[Any] = asyncio.ensure_future(self._is_ready.wait())
         try:
             await asyncio.wait([ready, self.end], return_when=asyncio.FIRST_COMPLETED)
@@ -135,20 +168,23 @@ class StreamingClient:
         path: str = "/webrtc",
         sid: str | None = None,
         words: bool = False,
+        keyterms: Sequence[Keyterm] = (),
         max_interims: int | None = 1,
         key: str | None = None,
         transport: str = "auto",
         resume_seconds: float = RESUME_SECONDS,
         refused_seconds: float = REFUSED_SECONDS,
         on_trouble: Callable[[str], None] = lambda trouble: None,
+        **options: Unpack[StreamOptions],
     ):
         """server: HOST:PORT or a URL; of several, the next one is tried where one fails. path: that takes WebRTC offers.
 
-        words: ask for the times of words, in the final and its segments. max_interims: how many interims wait to be read; of
-        more, the oldest are dropped, for a newer one says all that an older one does; None: all are kept. key: an API key of the
-        server; without one, ASR_API_KEY of the environment. transport: "webrtc", "websocket", or "auto": the second where the
-        first fails. resume_seconds: how long to try to go on where a session is lost; 0: not at all. refused_seconds: how long to
-        try to connect to a server that is full or not ready; 0: once. on_trouble: told what is wrong meanwhile.
+        words: ask for the times of words, in the final and its segments. keyterms: words and phrases that will be said, each a
+        text or {"term": text, "boost": 3.0}. max_interims: how many interims of a channel wait to be read; of more, the oldest
+        are dropped, for a newer one says all that an older one does; None: all are kept. key: an API key of the server; without
+        one, ASR_API_KEY of the environment. transport: "webrtc", "websocket", or "auto": the second where the first fails.
+        resume_seconds: how long to try to go on where a session is lost; 0: not at all. refused_seconds: how long to try to
+        connect to a server that is full or not ready; 0: once. on_trouble: told what is wrong meanwhile.
         """
         servers = [server] if isinstance(server, str) else server
         self._servers = itertools.cycle([(each if "://" in each else f"http://{each}").rstrip("/") for each in servers])
@@ -156,9 +192,10 @@ class StreamingClient:
         self._path, self._transport, self._headers = path, transport, authorization(key)
         self._resume_seconds, self._refused_seconds, self._on_trouble = resume_seconds, refused_seconds, on_trouble
         self.sid = sid or str(uuid.uuid4())
-        self._init = {"op": "init", "sid": self.sid, "sr": SAMPLE_RATE, "tail": True, "pulse": True, "moving": True}
-        self._init |= {"words": True} if words else {}
-        self._told, self._audio, self._sent = TranscriptAssembler(words), ResendBuffer(), 0
+        self._init = {"op": "init", "sid": self.sid, "sr": SAMPLE_RATE, "words": words, **ASKED_ALWAYS, **options}
+        channels = options.get("channels", 1)
+        self._told, self._audio = ChannelTranscripts(words, channels), ResendBuffer(channels)
+        self._sent, self._keyterms = 0, list(keyterms)
         self._session: ClientSession | None = None
         self._goes_on = asyncio.Event()  # the session takes audio, or there will be none
         self._sending = asyncio.Lock()
@@ -166,7 +203,7 @@ class StreamingClient:
         self._moving: asyncio.Task[None] | None = None
         self._is_closing = False
         self._flushes: collections.deque[FlushRequest] = collections.deque()
-        self._interims: collections.deque[Message] = collections.deque(maxlen=max_interims)
+        self._interims, self._max_interims = collections.deque[Message](), max_interims
         self._has_news = asyncio.Event()
         self._last_words: Message | None = None  # a final that nobody asked for: the server has ended the session
         self._outcome: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
@@ -227,6 +264,11 @@ class StreamingClient:
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         return flush.flushed.result() if flush.flushed.done() else await self.outcome()
 
+    async def set_keyterms(self, keyterms: Sequence[Keyterm]) -> None:
+        """Expect these words and phrases from now on, in place of those before."""
+        self._keyterms = list(keyterms)
+        await self._pump()
+
     async def close(self) -> Message:
         """Say that the audio has ended and wait for the final. Raises StreamError."""
         self._is_closing = True
@@ -235,9 +277,7 @@ class StreamingClient:
 
     async def outcome(self) -> Message:
         """Wait for the final without asking for it. Raises StreamError."""
-        message = await asyncio.shield(self._outcome)
-        raise_for(message)
-        return message
+        return checked(await asyncio.shield(self._outcome))
 
     async def _pump(self) -> None:
         """Send what is unsent. While there is no session, some audio is held, and more makes the sender wait."""
@@ -262,16 +302,19 @@ class StreamingClient:
     @property
     def _ahead_seconds(self) -> float:
         """Audio that was sent and that the server has not listened to: it gives a stream up that is too far ahead."""
-        return self._sent / (2 * SAMPLE_RATE) - self._told.received_ms / 1000
+        return (self._audio.milliseconds(self._sent) - self._told.received_ms) / 1000
 
     @property
     def _has_unsent(self) -> bool:
         unsent = [flush for flush in self._flushes if flush.session is not self._session]
-        is_closing = self._is_closing and not (self._session and self._session.has_closed)
-        return self._sent < self._audio.end or bool(unsent) or is_closing
+        session = self._session
+        is_closing = self._is_closing and not (session and session.has_closed)
+        return self._sent < self._audio.end or bool(unsent or (session and session.lacks(self._keyterms))) or is_closing
 
     def _send_next(self, session: ClientSession, wire: Transport) -> bool:
-        """A flush, some audio up to the next one, or that the audio has ended."""
+        """Keyterms, a flush, some audio up to the next one, or that the audio has ended."""
+        if session.lacks(self._keyterms):
+            return session.send_keyterms(wire, self._keyterms)
         flush = next((flush for flush in self._flushes if flush.session is not session), None)
         if flush is not None and flush.position <= self._sent:
             flush.session = session
@@ -291,9 +334,11 @@ class StreamingClient:
             return  # what this session has to say is heard again by the next one
         whole = self._told.take(message)
         self._audio.forget_before(self._told.closed_ms)
+        if whole is None:
+            return
         match message["op"]:
             case "interim":
-                self._interims.append(whole)
+                keep(self._interims, whole, self._max_interims)
                 self._has_news.set()
             case "flushed" if self._flushes:
                 self._flushes.popleft().flushed.set_result(whole)
@@ -358,10 +403,12 @@ class StreamingClient:
         self._goes_on.clear()
         self._told.go_on()
         self._sent = self._audio.start
+        self._audio.silence(self._told.closed_of_each)
         if before is not None and before.wire is not None:
             before.stop(StreamError("connection_lost", "the stream goes on elsewhere"))
             self._start(before.wire.close())
-        return self._init | {"from_ms": self._audio.start // BYTES_PER_MS}
+        session.keyterms = self._keyterms
+        return self._init | {"keyterms": self._keyterms, "from_ms": self._audio.start_ms}
 
     async def _keep_going(self) -> None:
         """Go on until there is an outcome."""
@@ -398,19 +445,26 @@ class StreamingClient:
                 async with asyncio.timeout(CONNECT_SECONDS):
                     await self._connect()
                 return True
-            except StreamError as exc:
-                told = exc
-            except OSError as exc:
-                told = StreamError("connection_lost", str(exc) or "no answer")
-            except Exception as exc:  # an answer of something that is no such server, and whatever the libraries make of it
-                told = StreamError("bad_answer", reason_of(exc))
+            except Exception as exc:
+                told = stream_error_of(exc)
             self._on_trouble(f"{told.message}; trying again")
         return False
 
     def _failure(self, error: StreamError) -> Message:
         """Make an error of the server's message, with the text that may be kept."""
-        told = {"op": "error", "reason": error.reason, "message": error.message, "sid": self.sid, "text": self._told.stable_text}
-        return error.details or told
+        found = {"op": "error", "reason": error.reason, "message": error.message, "sid": self.sid}
+        return error.details or found | {"text": self._told.stable_text}
+
+
+def stream_error_of(error: Exception) -> StreamError:
+    """Return why no session could be had, where something that is no such server has answered, too."""
+    match error:
+        case StreamError():
+            return error
+        case OSError():
+            return StreamError("connection_lost", str(error) or "no answer")
+        case _:
+            return StreamError("bad_answer", reason_of(error))
 
 
 def pauses() -> Iterator[float]:
@@ -443,14 +497,20 @@ async def transcribe(
     path: str = "/webrtc",
     words: bool = False,
     on_interim: Callable[[Message], None] = lambda interim: None,
+    *,
+    keyterms: Sequence[Keyterm] = (),
     on_sent: Callable[[float], None] = lambda seconds: None,
     resume_seconds: float = RESUME_SECONDS,
+    **options: Unpack[StreamOptions],
 ) -> Transcription:
-    """Stream int16 audio at `rtf` times real time (0: as fast as the channel takes it) and collect what comes back.
+    """Stream int16 audio, (samples,) or (samples, channels), and collect what comes back.
 
+    rtf: times real time; 0 is as fast as the connection takes it.
     Raises StreamError, OSError (TimeoutError is one).
     """
-    async with StreamingClient(server, path, words=words, max_interims=None, resume_seconds=resume_seconds) as client:
+    async with StreamingClient(
+        server, path, words=words, keyterms=keyterms, max_interims=None, resume_seconds=resume_seconds, **options
+    ) as client:
         interims: list[Message] = []
 
         async def collect() -> None:
@@ -486,6 +546,8 @@ async def send_all(client: StreamingClient, audio: np.ndarray, rtf: float, on_se
     return sent_seconds
 
 
-def raise_for(message: Message) -> None:
+def checked(message: Message) -> Message:
+    """Raises StreamError for an error."""
     if message["op"] == "error":
         raise StreamError(message["reason"], message["message"], message)
+    return message

@@ -30,6 +30,7 @@ SUBCOMMANDS = {
     "cluster": Subcommand("server.ray.command", "serve with replicas on a Ray cluster", "cluster"),
     "build": Subcommand("engine_build.build", "build the engine that is served", "server"),
     "doctor": Subcommand("server.doctor", "what this machine can do, what is missing, and what to type", "server"),
+    "turns": Subcommand("server.turns_command", "install the model that judges by their sound whether turns are over", "server"),
     "bench": Subcommand("moonshine_client.bench", "how many live streams this machine carries, in a minute", "server"),
     "completion": Subcommand("moonshine_client.completion", "completion of this command for bash or zsh"),
 }

@@ -4,13 +4,12 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 
-import numpy as np
 from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from moonshine_client.client import Transcription, transcribe
+from moonshine_client.client import Transcription
 from moonshine_client.transcripts import Message
 
 
@@ -21,19 +20,18 @@ def shown(console: Console) -> Iterator[Callable[[Message], None]]:
         yield StablePrinter(console).show
         return
     with Live(console=console, refresh_per_second=20, vertical_overflow="visible") as live:
+        newest: dict[int | None, Text] = {}
 
         def show(interim: Message) -> None:
-            text, stable = interim["text"], interim["stable"]
-            live.update(Text.assemble(text[:stable], (text[stable:], "dim italic")))
+            text, stable, channel = interim["text"], interim["stable"], interim.get("channel")
+            newest[channel] = Text.assemble(label(channel), text[:stable], (text[stable:], "dim italic"))
+            live.update(Text("\n").join(newest[each] for each in sorted(newest, key=lambda each: each or 0)))
 
         yield show
 
 
-async def transcribe_shown(
-    server: str, audio: np.ndarray, rtf: float, path: str, console: Console, words: bool = False
-) -> Transcription:
-    with shown(console) as show:
-        return await transcribe(server, audio, rtf, path, words=words, on_interim=show)
+def label(channel: int | None) -> str:
+    return "" if channel is None else f"Channel {channel + 1}: "
 
 
 @contextlib.contextmanager
@@ -50,14 +48,15 @@ class StablePrinter:
 
     def __init__(self, console: Console):
         self._console = console
-        self._printed = 0
+        self._printed: dict[int | None, int] = {}  # characters of each channel
 
     def show(self, interim: Message) -> None:
-        text, stable = interim["text"], interim["stable"]
-        if stable > self._printed:
-            line = f"{interim['audio_ms'] / 1000:7.2f} s  {text[self._printed : stable].strip()}"
+        text, stable, channel = interim["text"], interim["stable"], interim.get("channel")
+        printed = self._printed.get(channel, 0)
+        if stable > printed:
+            line = f"{interim['audio_ms'] / 1000:7.2f} s  {label(channel)}{text[printed:stable].strip()}"
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
-            self._printed = stable
+            self._printed[channel] = stable
 
 
 def summary(transcription: Transcription) -> str:

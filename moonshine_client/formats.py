@@ -31,9 +31,10 @@ def written(wanted: OutputFormat, text: str, segments: Sequence[SubtitleSegment]
         case OutputFormat.JSONL:
             return "\n".join(json.dumps(described(segment), ensure_ascii=False) for segment in segments)
         case OutputFormat.TXT:
-            return text
+            return subtitles.plain(text, segments)
 
 
 def described(segment: SubtitleSegment) -> dict[str, Any]:
     words = [{"w": word.w, "start_ms": word.start_ms, "end_ms": word.end_ms} for word in segment.words or ()]
-    return {"start_ms": segment.start_ms, "end_ms": segment.end_ms, "text": segment.text, "words": words}
+    channel = {} if segment.channel is None else {"channel": segment.channel}
+    return {"start_ms": segment.start_ms, "end_ms": segment.end_ms, **channel, "text": segment.text, "words": words}

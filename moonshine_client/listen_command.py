@@ -8,7 +8,15 @@ from rich.console import Console
 
 from moonshine_client import display, formats, live
 from moonshine_client.command_line import Parser
-from moonshine_client.server_options import MICROPHONE, PIPE, add_server_options, guarded, printed, use_server_options
+from moonshine_client.server_options import (
+    FILE_STATUS,
+    MICROPHONE,
+    PIPE,
+    add_server_options,
+    guarded,
+    printed,
+    use_server_options,
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -26,6 +34,7 @@ def make_parser() -> Parser:
             "moonshine-asr listen",
             "moonshine-asr listen --server asr.example.com:8000 --api-key KEY",
             "ffmpeg -i rtsp://camera/audio -f s16le -ar 16000 -ac 1 - | moonshine-asr listen -",
+            "ffmpeg -i call.wav -f s16le -ar 16000 - | moonshine-asr listen --channels 2 -",
         ),
     )
     parser.add_argument(
@@ -33,14 +42,20 @@ def make_parser() -> Parser:
         nargs="?",
         default=MICROPHONE,
         choices=[MICROPHONE, PIPE],
-        help="mic, or - for PCM16 at 16 kHz, mono, on standard input (default: %(default)s)",
+        help="mic, or - for PCM16 at 16 kHz on standard input (default: %(default)s)",
     )
     add_server_options(parser)
     parser.add_argument("--device", help="name or number of the microphone")
+    parser.add_argument(
+        "--channels", type=int, default=1, metavar="N", help="channels on standard input, each transcribed by itself (default: 1)"
+    )
     return parser
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.source == MICROPHONE and options.channels != 1:
+        print("a microphone has one channel: --channels is for standard input", file=sys.stderr)
+        return FILE_STATUS
     return guarded(lambda: listen(options), options)
 
 
@@ -49,5 +64,5 @@ def listen(options: argparse.Namespace) -> None:
     audio = live.piped(sys.stdin.buffer) if options.source == PIPE else live.spoken(options.device)
     console = Console(stderr=True)
     with display.shown(console) as show:
-        final = asyncio.run(live.listen(options.server, audio, show, console.print))
+        final = asyncio.run(live.listen(options.server, audio, show, console.print, options.keyterm, options.channels))
     printed(formats.written(options.format, final["text"], live.segments_of(final)))

@@ -5,7 +5,7 @@ import concurrent.futures
 import contextlib
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import SimpleNamespace
 from typing import IO, Any
 
@@ -64,10 +64,15 @@ async def spoken(device: str | None) -> AsyncIterator[bytes]:
 
 
 async def listen(
-    server: str, audio: AsyncIterator[bytes], on_interim: Callable[[Message], None], on_trouble: Callable[[str], None]
+    server: str,
+    audio: AsyncIterator[bytes],
+    on_interim: Callable[[Message], None],
+    on_trouble: Callable[[str], None],
+    keyterms: Sequence[str] = (),
+    channels: int = 1,
 ) -> Message:
-    """The final, when the audio ends or Ctrl-C is pressed. Raises StreamError, OSError."""
-    async with StreamingClient(server, words=True, on_trouble=on_trouble) as client:
+    """Return the final when the audio ends or Ctrl-C is pressed. Raises StreamError, OSError."""
+    async with StreamingClient(server, words=True, keyterms=keyterms, on_trouble=on_trouble, channels=channels) as client:
         sending, showing = asyncio.create_task(send(client, audio)), asyncio.create_task(show(client, on_interim))
         with stopped_by_interrupt(sending):
             await asyncio.wait({sending, showing}, return_when=asyncio.FIRST_COMPLETED)
@@ -112,6 +117,7 @@ def segments_of(message: Message) -> tuple[SubtitleSegment, ...]:
             text=each["text"],
             start_ms=each["start_ms"],
             end_ms=each["end_ms"],
+            channel=each.get("channel"),
             words=[SimpleNamespace(**word) for word in each.get("words", ())],
         )
         for each in message["segments"]

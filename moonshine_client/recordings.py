@@ -1,7 +1,7 @@
 """Whole recordings: sent as files, transcribed in parallel, told as they are heard."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import IO, Any
@@ -32,17 +32,22 @@ class ChunkResult:
     is_all: bool
 
 
-def transcribe_file(server: str, file: IO[bytes], name: str) -> Iterator[ChunkResult]:
+def transcribe_file(
+    server: str, file: IO[bytes], name: str, keyterms: Sequence[str] = (), channels: bool = False
+) -> Iterator[ChunkResult]:
     """Yield the chunks as they are transcribed, and at the end all of them. server: HOST:PORT or a URL.
+
+    keyterms: words and phrases that are said. channels: whether each channel is transcribed by itself, one after the other.
 
     Raises StreamError where the server refuses or fails, OSError where it cannot be reached.
     """
     url = (server if "://" in server else f"http://{server}").rstrip("/") + PATH
     timeout = httpx.Timeout(CONNECT_SECONDS, read=None)
+    fields = FIELDS | {"keywords[]": list(keyterms), "multichannel": str(channels).lower()}
     try:
         with (
             httpx.Client(timeout=timeout, trust_env=False, verify=trusted(), headers=authorization()) as http,
-            http.stream("POST", url, files={"file": (sendable(name), file)}, data=FIELDS) as response,
+            http.stream("POST", url, files={"file": (sendable(name), file)}, data=fields) as response,
         ):
             if response.status_code != 200:
                 raise failure_of(json_of(response.read()), response.status_code)
@@ -78,12 +83,15 @@ def heard_in(event: dict[str, Any]) -> ChunkResult:
 
 
 def timed(event: dict[str, Any], **more: Any) -> Any:
-    return SimpleNamespace(start_ms=round(event["start"] * 1000), end_ms=round(event["end"] * 1000), words=None, **more)
+    start_ms, end_ms = round(event["start"] * 1000), round(event["end"] * 1000)
+    return SimpleNamespace(start_ms=start_ms, end_ms=end_ms, words=None, channel=event.get("channel"), **more)
 
 
 def with_words(segment: Any, words: list[Any]) -> SubtitleSegment:
     """OpenAI tells words beside the segments, not within them."""
-    segment.words = [word for word in words if segment.start_ms <= word.start_ms < segment.end_ms]
+    segment.words = [
+        word for word in words if word.channel == segment.channel and segment.start_ms <= word.start_ms < segment.end_ms
+    ]
     return segment  # type: ignore[no-any-return]
 
 

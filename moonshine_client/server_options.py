@@ -32,6 +32,13 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--api-key", metavar="KEY", help=f"the server's API key; other users of this machine do not see it in {KEY_VARIABLE}"
     )
+    parser.add_argument(
+        "--keyterm",
+        action="append",
+        default=[],
+        metavar="TERM",
+        help="a name or phrase that is said and should be written so; may be given again",
+    )
     formats = list(OutputFormat)
     parser.add_argument(
         "-f",

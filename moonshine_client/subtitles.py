@@ -41,6 +41,10 @@ class SubtitleSegment(Protocol):
     @property
     def words(self) -> Sequence[SubtitleWord] | None: ...
 
+    @property
+    def channel(self) -> int | None:
+        """The channel, counted from 0; None where channels are mixed."""
+
 
 @dataclass(frozen=True)
 class Cue:
@@ -49,6 +53,8 @@ class Cue:
     start_ms: int
     end_ms: int
     text: str
+    speaker: str = ""
+    """Name of the channel; empty where channels are mixed."""
 
     @property
     def lines(self) -> str:
@@ -74,10 +80,20 @@ def spoken_cues(segments: Iterable[SubtitleSegment]) -> Iterator[Cue]:
     """Make cues from the words, or one cue for each segment that has none; each lasts as long as its words."""
     for segment in segments:
         if not segment.words:
-            yield Cue(segment.start_ms, segment.end_ms, segment.text)
+            yield Cue(segment.start_ms, segment.end_ms, segment.text, speaker_of(segment))
             continue
         for words in grouped(segment.words):
-            yield Cue(words[0].start_ms, words[-1].end_ms, " ".join(word.w for word in words))
+            yield Cue(words[0].start_ms, words[-1].end_ms, " ".join(word.w for word in words), speaker_of(segment))
+
+
+def speaker_of(segment: SubtitleSegment) -> str:
+    return "" if segment.channel is None else f"Channel {segment.channel + 1}"
+
+
+def plain(text: str, segments: Sequence[SubtitleSegment]) -> str:
+    """A text as it is, or with a line for each segment that names its channel."""
+    lines = [f"{speaker_of(segment)}: {segment.text}" for segment in segments if segment.channel is not None]
+    return "\n".join(lines) or text
 
 
 def grouped(words: Sequence[SubtitleWord]) -> Iterator[list[SubtitleWord]]:
@@ -101,7 +117,8 @@ def fits(group: Sequence[SubtitleWord], word: SubtitleWord) -> bool:
 
 def srt(segments: Iterable[SubtitleSegment]) -> str:
     cues = (
-        f"{number}\n{timestamp(cue.start_ms, ',')} --> {timestamp(cue.end_ms, ',')}\n{cue.lines}\n"
+        f"{number}\n{timestamp(cue.start_ms, ',')} --> {timestamp(cue.end_ms, ',')}\n"
+        f"{cue.speaker and f'{cue.speaker}: '}{cue.lines}\n"
         for number, cue in enumerate(cues_of(segments), start=1)
     )
     return "\n".join(cues)
@@ -109,7 +126,9 @@ def srt(segments: Iterable[SubtitleSegment]) -> str:
 
 def vtt(segments: Iterable[SubtitleSegment]) -> str:
     cues = (
-        f"{timestamp(cue.start_ms, '.')} --> {timestamp(cue.end_ms, '.')}\n{escaped(cue.lines)}\n" for cue in cues_of(segments)
+        f"{timestamp(cue.start_ms, '.')} --> {timestamp(cue.end_ms, '.')}\n"
+        f"{cue.speaker and f'<v {cue.speaker}>'}{escaped(cue.lines)}\n"
+        for cue in cues_of(segments)
     )
     return "\n".join(["WEBVTT\n", *cues])
 

@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     if MICROPHONE in options.files and (len(options.files) > 1 or options.output_dir):
         parser.error("mic is transcribed alone, to standard output")
     if options.files == [MICROPHONE]:
-        return listen_command.run(argparse.Namespace(**vars(options), source=MICROPHONE, device=None))
+        return listen_command.run(argparse.Namespace(**vars(options) | {"source": MICROPHONE, "device": None, "channels": 1}))
     if len(options.files) > 1 and options.format not in JOINABLE and options.output_dir is None:
         parser.error(f"several files in {options.format} need a file each: give -o DIRECTORY")
     return run(options)
@@ -57,6 +57,7 @@ def make_parser() -> Parser:
             "moonshine-asr transcribe talk.mp3",
             "moonshine-asr transcribe --format srt -o subtitles *.mp4",
             "moonshine-asr transcribe --live talk.wav",
+            "moonshine-asr transcribe --keyterm Ishmael --keyterm 'white whale' chapter1.mp3",
             "ffmpeg -i talk.mkv -f wav - | moonshine-asr transcribe -",
         ),
     )
@@ -72,6 +73,9 @@ def make_parser() -> Parser:
     )
     parser.add_argument(
         "--live", action="store_true", help="stream it live at the speed of speech, and show the words as they come"
+    )
+    parser.add_argument(
+        "--channels", action="store_true", help="transcribe each channel by itself: two speakers of a telephone call, say"
     )
     parser.add_argument("--path", default="/webrtc", help="path of the offer of a live stream (default: %(default)s)")
     return parser
@@ -105,9 +109,9 @@ def output_paths(options: argparse.Namespace) -> dict[int, Path]:
 def upload_file(name: str, label: str, output: Path | None, options: argparse.Namespace) -> None:
     """Transcribe as a file: in parallel, many times as fast as speech. Raises AudioFileError, StreamError, OSError."""
     seconds = None if name == PIPE else audio_file.seconds(Path(name))
-    at_once = options.format is OutputFormat.JSONL and output is None
+    at_once = options.format is OutputFormat.JSONL and output is None and not options.channels
     with opened(name) as file, display.progress(label, seconds) as advance:
-        for found in recordings.transcribe_file(options.server, file, Path(name).name):
+        for found in recordings.transcribe_file(options.server, file, Path(name).name, options.keyterm, options.channels):
             advance(found.end_seconds)
             if at_once and not found.is_all and found.segments:
                 printed(formats.written(OutputFormat.JSONL, found.text, found.segments))
@@ -138,11 +142,11 @@ def opened(name: str) -> Iterator[IO[bytes]]:
 def stream_file(name: str, label: str, output: Path | None, options: argparse.Namespace) -> None:
     """Transcribe as live speech. Raises AudioFileError, StreamError, OSError."""
     console, rtf = Console(stderr=True), 1.0 if options.rtf is None else options.rtf
-    audio = audio_file.load(io.BytesIO(sys.stdin.buffer.read()) if name == PIPE else Path(name))
-    words = options.format is not OutputFormat.TXT
-    if options.live:
-        done = asyncio.run(display.transcribe_shown(options.server, audio, rtf, options.path, console, words))
-    else:
-        done = asyncio.run(transcribe(options.server, audio, rtf, options.path, words))
+    audio = audio_file.load(io.BytesIO(sys.stdin.buffer.read()) if name == PIPE else Path(name), options.channels)
+    channels, words = audio[:1].size if options.channels else 1, options.format is not OutputFormat.TXT
+    with display.shown(console) if options.live else contextlib.nullcontext(lambda interim: None) as show:
+        done = asyncio.run(
+            transcribe(options.server, audio, rtf, options.path, words, show, keyterms=options.keyterm, channels=channels)
+        )
     console.print(display.summary(done), highlight=False)
     deliver(formats.written(options.format, done.final["text"], live.segments_of(done.final)), name, output)

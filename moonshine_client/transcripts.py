@@ -1,5 +1,7 @@
 """The transcript of a stream, put together over all the sessions that it took."""
 
+from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 Message = dict[str, Any]
@@ -62,6 +64,80 @@ class TranscriptAssembler:
             whole["words"] = [word for segment in segments for word in segment["words"]]
         del whole["offset"]
         return whole
+
+
+class ChannelTranscripts:
+    """Transcripts of the channels of one stream. The final of all is that of the last, and so is what a flush gives."""
+
+    def __init__(self, has_words: bool, channels: int = 1):
+        self._channels = [TranscriptAssembler(has_words) for _ in range(channels)]
+        self._flushed: list[deque[Message]] = [deque() for _ in range(channels)]  # answers that wait for those of other channels
+        self._finals: dict[int, Message] = {}
+
+    @property
+    def closed_ms(self) -> int:
+        """Up to there all of every channel is in closed segments, or silence."""
+        return min(self.closed_of_each)
+
+    @property
+    def closed_of_each(self) -> list[int]:
+        return [each.closed_ms for each in self._channels]
+
+    @property
+    def received_ms(self) -> int:
+        return min(each.received_ms for each in self._channels)
+
+    @property
+    def stable_text(self) -> str:
+        return joined(*(each.stable_text for each in self._channels))
+
+    def go_on(self) -> None:
+        """A new session begins."""
+        self._finals.clear()
+        for each, flushed in zip(self._channels, self._flushed, strict=True):
+            flushed.clear()
+            each.go_on()
+
+    def take(self, message: Message) -> Message | None:
+        """Return the message with all that is known in it; None where other channels must answer first."""
+        if "channel" not in message:
+            return [each.take(message) for each in self._channels][0]
+        channel = message["channel"]
+        whole = self._channels[channel].take(message)
+        if "segments" in whole:
+            whole["segments"] = [{"channel": channel, **segment} for segment in whole["segments"]]
+        match message["op"]:
+            case "error":
+                return whole | {"text": self.stable_text}
+            case "flushed":
+                self._flushed[channel].append(whole)
+                return merged([each.popleft() for each in self._flushed]) if all(self._flushed) else None
+            case "final":
+                self._finals[channel] = whole
+                return merged([*self._finals.values()]) if len(self._finals) == len(self._channels) else None
+        return whole
+
+
+def keep(interims: "deque[Message]", newest: Message, most: int | None) -> None:
+    """Append an interim; of more than `most` of its channel the oldest is dropped."""
+    same = [each for each in interims if each.get("channel") == newest.get("channel")]
+    if most is not None and len(same) >= most:
+        interims.remove(same[0])
+    interims.append(newest)
+
+
+def merged(messages: Sequence[Message]) -> Message:
+    """One message for those of all channels, in order of time. `channels` has each of them."""
+    segments = [segment for each in messages for segment in each["segments"]]
+    segments.sort(key=lambda segment: (segment["start_ms"], segment["channel"]))
+    text = joined(*(segment["text"] for segment in segments))
+    whole = messages[-1] | {"text": text, "stable": len(text), "segments": segments}
+    whole["audio_ms"] = max(each["audio_ms"] for each in messages)
+    whole["channels"] = sorted(messages, key=lambda each: each["channel"])
+    if "words" in whole:
+        whole["words"] = [word for segment in segments for word in segment["words"]]
+    del whole["channel"]
+    return whole
 
 
 def joined(*texts: str) -> str:

@@ -23,6 +23,22 @@ export interface Final {
   [field: string]: unknown;
 }
 
+export type Keyterm = string | {term: string; boost?: number};
+
+/** Rules for the text; docs/interfaces.md of the server describes them. */
+export interface TextOptions {
+  /** Numbers in digits. */
+  numerals?: boolean;
+  /** Secrets that are replaced by their names. */
+  redact?: ("pci" | "ssn" | "numbers" | "aggressive_numbers" | "email")[];
+  /** Profane words in asterisks. */
+  profanity_filter?: boolean;
+  /** false: without "uh" and "um". */
+  filler_words?: boolean;
+  /** Words and phrases, and what is written in their place. */
+  replace?: Record<string, string>;
+}
+
 export interface Options {
   /** The server's origin, or several to try in turn. Default: the page's own. */
   server?: string | string[];
@@ -30,8 +46,14 @@ export interface Options {
   sampleRate?: number;
   /** Whether segments have the times of their words. Default: true. */
   words?: boolean;
-  /** Silence that ends a segment, in milliseconds. */
+  /** Silence that ends a turn, in milliseconds. */
   silenceMs?: number;
+  /** Probability that ends a turn before, from 0.3 to 0.99; silenceMs is then the longest silence within one. */
+  turnThreshold?: number;
+  /** Names and phrases that will be said; a boost is more than 0 and at most 5, 2 is usual. */
+  keyterms?: Keyterm[];
+  /** Rules for the text. */
+  textOptions?: TextOptions;
   /** "auto" tries WebRTC first. */
   transport?: "auto" | "webrtc" | "websocket";
   /** Gets a short-lived token for each connection from your own backend. */
@@ -66,6 +88,8 @@ export class MoonshineClient extends EventTarget {
   readonly segments: Segment[];
   /** "webrtc" or "websocket", once connected. */
   readonly via: "" | "webrtc" | "websocket";
+  /** Names and phrases that will be said from now on, in place of those before. */
+  setKeyterms(keyterms: Keyterm[]): void;
   /** Resolves when audio may be sent. Rejects where the server cannot be reached or refuses. */
   connect(): Promise<void>;
   /** Send samples, mono, as often as there are some. */

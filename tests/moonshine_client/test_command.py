@@ -4,7 +4,9 @@ import json
 import subprocess
 import sys
 import tomllib
+import wave
 
+import numpy as np
 import pytest
 import srt
 import webvtt
@@ -163,6 +165,27 @@ def test_a_pipe_gives_the_text(served, recordings: dict[str, Speech]):
     for way, done in ways.items():
         assert done.returncode == 0, (way, done.stderr)
         assert word_error_rate([recordings["short"].text], [done.stdout.decode()]) <= 10, way
+
+
+@pytest.mark.slow
+def test_channels_are_told_apart_in_files_live_and_in_pipes(served, recordings: dict[str, Speech], tmp_path):
+    first = recordings["short"].samples
+    both, call = np.stack([np.zeros_like(first), first], axis=1).tobytes(), tmp_path / "call.wav"
+    with wave.open(str(call), "wb") as file:
+        file.setparams((2, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(both)
+    ways = {
+        "file": command_of(served, "transcribe", "--channels", str(call)),
+        "live": command_of(served, "transcribe", "--channels", "--rtf", "0", str(call)),
+        "pipe": command_of(served, "listen", "--channels", "2", "-", sound=both),
+    }
+    for way, done in ways.items():
+        assert done.returncode == 0, (way, done.stderr)
+        lines = done.stdout.decode().splitlines()
+        assert all(line.startswith("Channel 2: ") for line in lines), way
+        text = " ".join(line.removeprefix("Channel 2: ") for line in lines)
+        assert word_error_rate([recordings["short"].text], [text]) <= 10, way
+    assert command_of(served, "listen", "--channels", "2").returncode == 2
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import uvicorn
 from hypothesis import HealthCheck, given, settings
@@ -134,6 +135,31 @@ def test_whenever_connections_are_cut_every_word_is_told_once(cuts):
         relay = Relay(server.address)
         async with relay as cuttable, StreamingClient(cuttable, transport="websocket") as client:
             check(await speak(client, lambda number: relay.cut() if number in cuts else None))
+
+    play(scenario)
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@given(cuts=st.sets(st.integers(0, FRAMES // 4 - 1), max_size=3), delay_ms=st.sampled_from([0, 350, 5000]))
+def test_whenever_connections_are_cut_every_word_of_each_channel_is_told_once(cuts, delay_ms):
+    """The second channel says half as many numbers, and later, so that its segments close at other times."""
+    first = np.frombuffer(SOUND, np.int16)[: len(SOUND) // 4]
+    second = np.concatenate([np.zeros(delay_ms * 16, np.int16), first[: len(first) // 2]])
+    both = np.stack([first, np.pad(second[: len(first)], (0, max(0, len(first) - len(second))))], axis=1).tobytes()
+
+    async def scenario(server: Server) -> None:
+        relay = Relay(server.address)
+        async with relay as cuttable, StreamingClient(cuttable, transport="websocket", channels=2) as client:
+            for number, start in enumerate(range(0, len(both), 2 * FRAME_BYTES)):
+                if number in cuts:
+                    relay.cut()
+                await client.send(both[start : start + 2 * FRAME_BYTES])
+                await asyncio.sleep(0)
+            final = await client.close()
+        assert [each["text"] for each in final["channels"]] == [counting.text(COUNT // 2), counting.text(COUNT // 4)]
+        assert final["audio_ms"] == len(first) // 16 and [each["channel"] for each in final["channels"]] == [0, 1]
+        starts = [segment["start_ms"] for segment in final["segments"]]
+        assert starts == sorted(starts) and {segment["channel"] for segment in final["segments"]} == {0, 1}
 
     play(scenario)
 

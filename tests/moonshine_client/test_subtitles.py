@@ -50,6 +50,15 @@ def test_a_segment_without_words_is_a_cue():
     assert subtitles.srt([Segment("one two", 3_661_001, 3_662_500)]) == "1\n01:01:01,001 --> 01:01:02,500\none two\n"
 
 
+def test_channels_are_named():
+    found = [Segment("one <two>", 0, 900, channel=0), Segment("three", 500, 1500, channel=1)]
+    assert "\nChannel 1: one <two>\n" in subtitles.srt(found) and "\nChannel 2: three\n" in subtitles.srt(found)
+    captions = webvtt.from_string(subtitles.vtt(found)).captions
+    assert [(caption.voice, caption.text) for caption in captions] == [("Channel 1", "one &lt;two&gt;"), ("Channel 2", "three")]
+    assert subtitles.plain("", found) == "Channel 1: one <two>\nChannel 2: three"
+    assert subtitles.plain("one two", [Segment("one two", 0, 900)]) == "one two"
+
+
 @given(segments())
 def test_a_cue_lasts_long_enough_to_be_read_where_there_is_room(found):
     """Answers of one word used to flash by."""

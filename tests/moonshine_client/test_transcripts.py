@@ -1,5 +1,6 @@
 """Both clients, in Python and in JavaScript, make the same of the same messages, and try again alike."""
 
+import collections
 import json
 import shutil
 import subprocess
@@ -7,7 +8,7 @@ import subprocess
 import pytest
 
 from moonshine_client import client
-from moonshine_client.transcripts import TranscriptAssembler
+from moonshine_client.transcripts import ChannelTranscripts, TranscriptAssembler, keep
 from tests.conftest import PROJECT
 
 DATA = PROJECT / "tests" / "data"
@@ -29,6 +30,35 @@ def test_messages_make_a_transcript(case):
         "closed_ms": transcript.closed_ms,
         "received_ms": transcript.received_ms,
     } == case["expected"]
+
+
+def said(op: str, channel: int, text: str = "", offset: int = 0) -> dict:
+    """A message of a channel, with its new text in one segment."""
+    segments = [{"text": text, "start_ms": 100 * channel, "end_ms": 900}] if text else []
+    more = {"offset": offset, "text": text, "segments": segments, "audio_ms": 1000, "latency_ms": 1.0}
+    return {"op": op, "sid": "a", "channel": channel, "stable": offset + len(text)} | more
+
+
+def test_a_final_that_overtakes_a_flush_loses_no_channel():
+    """The server finished while the second channel's flush was under way."""
+    transcripts = ChannelTranscripts(has_words=False, channels=2)
+    assert transcripts.take(said("flushed", 0, "hi")) is None
+    assert transcripts.take(said("final", 0, offset=2)) is None
+    final = transcripts.take(said("final", 1, "there"))
+    assert final is not None and final["text"] == "hi there" and [each["text"] for each in final["channels"]] == ["hi", "there"]
+
+
+def test_each_flush_is_done_once_all_channels_have_answered_it():
+    transcripts = ChannelTranscripts(has_words=False, channels=2)
+    answers = [transcripts.take(said("flushed", channel)) for channel in (0, 0, 1, 1)]
+    assert [answer is not None for answer in answers] == [False, False, True, True]
+
+
+def test_the_newest_interims_of_each_channel_are_kept():
+    waiting = collections.deque()
+    for number, channel in enumerate([0, 1, 0, 0, 1]):
+        keep(waiting, {"channel": channel, "number": number}, most=1)
+    assert [(each["channel"], each["number"]) for each in waiting] == [(0, 3), (1, 4)]
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs Node")
