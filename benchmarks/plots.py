@@ -19,6 +19,7 @@ from benchmarks.soak import Soaked
 from benchmarks.speech import Heard
 from benchmarks.streams import Capacity
 from benchmarks.trial import FINAL_P95_MS, LATE_SHARE
+from benchmarks.turn_ends import PartScore
 from benchmarks.word_confidence import Bin
 
 NONE = Spread(0.0, 0.0)  # where no word was heard
@@ -166,6 +167,19 @@ def plot_reliability(bins: Sequence[Bin], path: Path) -> None:
     sizes = [20 + 300 * each.words / most for each in bins]
     axes.scatter([each.confidence for each in bins], [each.right for each in bins], s=sizes, alpha=0.8)
     axes.set(xlabel="confidence", ylabel="share of words that are right", xlim=(0, 1.03), ylim=(0, 1.03))
+    save(figure, path)
+
+
+def plot_turn_ends(rows: Sequence[PartScore], path: Path) -> None:
+    """How many pauses within turns are cut, over how long the ends of turns wait, for each part of the evidence."""
+    figure, axes = pyplot.subplots(figsize=(8, 5))
+    for each in rows:
+        axes.plot(*zip(*each.curve, strict=True), label=each.name)
+    axes.set(
+        xlim=(200, 1500), ylim=(0, 100), xlabel="mean wait at the end of a turn, ms", ylabel="pauses within turns that are cut, %"
+    )
+    axes.grid(alpha=0.3)
+    axes.legend()
     save(figure, path)
 
 

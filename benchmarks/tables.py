@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # each benchmark imports what it needs, and a table of one mu
     from benchmarks.flood import Flooded, Refusing
     from benchmarks.gateway import Churn, GatewayLoad
     from benchmarks.host import LoopCost
+    from benchmarks.keyterms import Row
     from benchmarks.networks import Crossed
     from benchmarks.offline import Offline
     from benchmarks.quality import Quality
@@ -25,6 +26,8 @@ if TYPE_CHECKING:  # each benchmark imports what it needs, and a table of one mu
     from benchmarks.speech import Heard
     from benchmarks.streams import Capacity
     from benchmarks.trial import Outcome, Trial
+    from benchmarks.ttfs import ServiceTtfs
+    from benchmarks.turn_ends import PartScore
     from benchmarks.updates import UpdateCost
     from benchmarks.word_confidence import Bin
 
@@ -552,6 +555,40 @@ def reliability_table(bins: Sequence[Bin], title: str) -> Table:
     table = make_table(title, ("words", "mean confidence", "right"))
     for each in bins:
         table.add_row(f"{each.words:,}", f"{each.confidence:.2f}", f"{each.right:.2f}")
+    return table
+
+
+KEYTERM_COLUMNS = ("terms", "said", "of these wrong, %", "WER, %", "errors in other words, %", "words without speech")
+
+
+def keyterms_table(rows: Sequence[Row], title: str) -> Table:
+    """Rates with the middle 95% of the bootstrap over clips."""
+    table = make_table(title, KEYTERM_COLUMNS, left=1)
+    for each in rows:
+        rates = map(interval, (each.wrong, each.errors, each.other_errors))
+        table.add_row(each.terms, str(each.said), *rates, str(each.false_words))
+    return table
+
+
+def turn_ends_table(rows: Sequence[PartScore], title: str) -> Table:
+    """Show what each part of the evidence costs, with the middle 95% of the bootstrap over clips."""
+    columns = ("evidence", "cut with 300 ms of waiting, %", "waiting with 5% cut, ms", "cut at 0.7, %", "waiting at 0.7, ms")
+    table = make_table(title, columns, left=1)
+    for each in rows:
+        shown = (
+            interval(each.cut_at_target),
+            interval(each.latency_at_target),
+            f"{each.cut_usual:.1f}",
+            f"{each.latency_usual:,}",
+        )
+        table.add_row(each.name, *shown)
+    return table
+
+
+def ttfs_table(rows: Sequence[ServiceTtfs], title: str) -> Table:
+    table = make_table(title, ("service", "finals", "p50, ms", "p95, ms"), left=1)
+    for each in rows:
+        table.add_row(each.service, f"{each.finals} of {each.recordings}", f"{each.p50_ms:.0f}", f"{each.p95_ms:.0f}")
     return table
 
 
