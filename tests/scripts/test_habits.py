@@ -147,6 +147,11 @@ APIS = {
     "wyoming": ("wyoming",),
     "whip": ("whip",),
     "openai": ("openai", "realtime"),
+    "jambonz": ("jambonz",),
+    "vapi": ("vapi",),
+    "vosk": ("vosk",),
+    "twilio": ("twilio",),
+    "audiosocket": ("audiosocket",),
 }
 NAMES_APIS = (
     "server/app.py",
