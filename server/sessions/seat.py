@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 BEHIND_SHARE = 0.5  # of the audio that may wait: then the client is held back
 FAIR_MESSAGES = 16  # are taken at once; then all other clients get their turn
+UNCOUNTED_MESSAGES = FAIR_MESSAGES  # may come until they are counted, and the client held back,
+UNCOUNTED_BYTES = 2 * SAMPLE_RATE  # and so much audio
 DEFECT = ServerError(Code.INTERNAL_ERROR, "the server met a defect of its own in this session; its log has the cause")
 
 
@@ -66,6 +68,15 @@ class Shared:
                 self.loop.call_soon_threadsafe(function, *arguments)
 
 
+@dataclass(slots=True)
+class Uncounted:
+    """What has come from a client, and is not in its record, the metrics and its rate yet."""
+
+    messages: int = 0
+    characters: int = 0
+    audio_bytes: int = 0
+
+
 class Seat:
     """Used on the event loop's thread only."""
 
@@ -90,7 +101,8 @@ class Seat:
         self._rate = RateLimit(self.opened_at)
         self._streams: dict[str, Stream] = {}
         self._streams_opened = 0
-        self._messages = 0
+        self._uncounted = Uncounted()
+        self._taken = 0  # messages, of those that a task reads
         self._places, self._has_ended = places, False
         self._session: Session | None = None
 
@@ -175,10 +187,15 @@ class Seat:
 
     def count_audio(self, pcm: bytes) -> None:
         """Count audio that a stream receives, as PCM16 mono at 16 kHz."""
-        seconds = len(pcm) / 2 / SAMPLE_RATE
-        self._record.audio_seconds += seconds
-        self._shared.metrics.count_audio(seconds, self._caller.name)
-        self._rate.count_audio(seconds, self._shared.clock())
+        self._uncounted.audio_bytes += len(pcm)
+
+    def _count(self, now: float) -> None:
+        """Add what has come since the last time to the record, the metrics and the client's rate."""
+        came, self._uncounted = self._uncounted, Uncounted()
+        audio_seconds = came.audio_bytes / 2 / SAMPLE_RATE
+        self._record.audio_seconds += audio_seconds
+        self._shared.metrics.count_audio(audio_seconds, self._caller.name)
+        self._rate.count(now, came.messages, audio_seconds, came.characters)
 
     def end(self, reason: str) -> None:
         """Close the streams, give the place back, and say once why: in the log, the trace and the metrics.
@@ -188,6 +205,7 @@ class Seat:
         if self._has_ended:
             return
         self._has_ended = True
+        self._count(self._shared.clock())
         for each in list(self._streams.values()):
             self.close_stream(each)
         if self._places:
@@ -206,19 +224,18 @@ class Seat:
     # What a transport passes on
 
     def receive_text(self, text: str) -> None:
-        now = self._shared.clock()
-        self._rate.count_message(now, len(text))
-        self._guard(self.session.on_text, text, now)
+        self._uncounted.messages += 1
+        self._uncounted.characters += len(text)
+        self._guard(self.session.on_text, text, self._shared.clock())
 
     def receive_audio(self, audio: bytes) -> None:
         """Audio as the client sends it; the stream's input knows the format."""
-        now = self._shared.clock()
-        self._rate.count_message(now)
-        self._guard(self.session.on_audio, audio, now)
+        self._uncounted.messages += 1
+        self._guard(self.session.on_audio, audio, self._shared.clock())
 
     def receive_piece(self) -> None:
         """A piece of a container has come; its audio follows when it is decoded."""
-        self._rate.count_message(self._shared.clock())
+        self._uncounted.messages += 1
 
     def finish(self) -> None:
         """The client has sent its last: it gets its final."""
@@ -255,6 +272,7 @@ class Seat:
         if self._session is None:
             self.end(Code.INTERNAL_ERROR)  # it could not be made
         else:
+            self._count(now)
             self._guard(self._session.on_time, now)
 
     def move(self, seconds: float) -> None:
@@ -269,14 +287,20 @@ class Seat:
 
     @property
     def is_behind(self) -> bool:
+        """True if the client is to be held back. Looked at after some messages, or a second of audio."""
+        came = self._uncounted
+        if came.messages < UNCOUNTED_MESSAGES and came.audio_bytes < UNCOUNTED_BYTES:
+            return False
+        self._count(self._shared.clock())
         return self._share_waiting() > BEHIND_SHARE
 
     async def until_ready(self) -> None:
         """Return once the session is not behind, or has ended."""
-        self._messages += 1
-        if self._messages % FAIR_MESSAGES == 0:
+        self._taken += 1
+        if self._taken % FAIR_MESSAGES == 0:
             await asyncio.sleep(0)
-        await self.until_waiting(BEHIND_SHARE)
+        if self.is_behind:
+            await self.until_waiting(BEHIND_SHARE)
 
     async def until_waiting(self, share: float) -> None:
         """Return once at most this share of the audio that may wait does. A client that is held back meanwhile is not idle."""

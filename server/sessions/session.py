@@ -110,7 +110,12 @@ class Session(abc.ABC):
     @property
     def is_finishing(self) -> bool:
         """Whether audio that comes now is too late."""
-        return self.state in (SessionState.FINISHING, SessionState.ENDED)
+        if self._has_ended:
+            return True
+        for each in self._streams:
+            if each.state is StreamState.OPEN:
+                return False
+        return bool(self._streams)
 
     # What the client does
 

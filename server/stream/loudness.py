@@ -10,6 +10,8 @@ from runtime.audio import SAMPLE_RATE
 LEVEL_SAMPLES = 320  # one level each 20 ms
 LEVELS_PER_SECOND = SAMPLE_RATE // LEVEL_SAMPLES
 
+ONES = np.ones(LEVEL_SAMPLES)
+
 QUIETEST_DB = -90.0  # of full scale; what is below is the converter's own noise
 ROOM_DB = -65.0  # a background below this is none, beside speech of the usual level; and the first guess
 BELOW_SPEECH_DB = 45.0  # beside quieter speech, it counts from so far below the speech on
@@ -116,7 +118,7 @@ def levels_of(pcm: np.ndarray) -> list[float]:
     """dB of full scale of each LEVEL_SAMPLES of int16 samples around their mean, for a DC offset is no sound; at least
     QUIETEST_DB."""
     samples = pcm.reshape(-1, LEVEL_SAMPLES).astype(np.float64)  # exact sums, so that a large offset hides no faint sound
-    sums, squares = np.add.reduce(samples, axis=1), np.add.reduce(samples * samples, axis=1)
+    sums, squares = samples @ ONES, (samples * samples) @ ONES
     # The few that there are: numpy takes longer for them than Python.
     return [level_of(total, square) for total, square in zip(sums.tolist(), squares.tolist(), strict=True)]
 

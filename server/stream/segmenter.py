@@ -22,6 +22,7 @@ from runtime.audio import Clip, offset_of, pieces_of
 from server.stream.edges import TAIL_SAMPLES, Lead
 from server.stream.loudness import LEVEL_SAMPLES, LEVELS_PER_SECOND, Loudness, levels_of
 
+LEVEL_BYTES = 2 * LEVEL_SAMPLES
 BLOCK_LEVELS = 5  # levels are taken in blocks of 100 ms: one numpy call instead of five
 ONSET_LEVELS = 2  # this many loud levels in a row are the beginning of sound
 
@@ -126,9 +127,18 @@ class Segmenter:
         return np.frombuffer(bytes(self._pcm[-2 * samples :]), np.int16)
 
     def append(self, pcm: bytes) -> list[bool]:
-        """pcm: PCM16 mono little-endian, whole samples. Returns of each new level whether it is sound."""
+        """Hold audio and measure it. Returns of each new level whether it is sound."""
+        self.hold(pcm)
+        return self.measure()
+
+    def hold(self, pcm: bytes) -> None:
+        """pcm: PCM16 mono little-endian, whole samples. It has no levels until measure()."""
         self._pcm += pcm
-        return self._measure_levels()
+
+    @property
+    def has_block(self) -> bool:
+        """True if there is audio enough for levels that measure() has not measured."""
+        return len(self._pcm) >= (len(self._levels) + BLOCK_LEVELS) * LEVEL_BYTES
 
     def find_cut(self) -> Cut | None:
         """The open segment's first cut in the audio so far; the same answer until advance(). place() one by length."""
@@ -217,20 +227,20 @@ class Segmenter:
         self.start = position
         self._open()
         if is_between:
-            self._measure_levels()
+            self.measure()
 
     def keep_open(self) -> None:
         """The model heard words where nothing was loud: treat the open segment as sound from its start on."""
         self._open()
         self._sound_at = 0
 
-    def _measure_levels(self) -> list[bool]:
-        """Measure the new levels; returns whether each of them is sound."""
+    def measure(self) -> list[bool]:
+        """Measure the new levels, block by block; returns whether each of them is sound."""
         measured = len(self._levels)
-        count = (len(self._pcm) // (2 * LEVEL_SAMPLES) - measured) // BLOCK_LEVELS * BLOCK_LEVELS
+        count = (len(self._pcm) // LEVEL_BYTES - measured) // BLOCK_LEVELS * BLOCK_LEVELS
         if count <= 0:
             return []
-        pcm = np.frombuffer(self._pcm, np.int16, count * LEVEL_SAMPLES, offset=measured * LEVEL_SAMPLES * 2)
+        pcm = np.frombuffer(self._pcm, np.int16, count * LEVEL_SAMPLES, offset=measured * LEVEL_BYTES)
         for level in levels_of(pcm):
             self._levels.append(level)
             self._loud.append(self._loudness.is_sound(level))

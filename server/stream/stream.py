@@ -132,6 +132,7 @@ class Stream:
         self._complete, self._watch = CompleteResults(), AnswerWatch(now)
         self._transcribed_until = 0  # position behind the newest sample that any result has covered
         self._last_audio_at = now  # when audio last came
+        self._look_at = now  # when audio is to be looked at, though it fills no block
         self._clock = UpdateClock(limits.interim_interval_seconds, long_costs_more=not encodes_streams)
         self._requests = SegmentRequests(stream_id, self._segmenter, self._transcript, keyterms_of(options.terms, tokenizer))
         self._flushes: deque[PendingFlush] = deque()  # that were asked for, the oldest first
@@ -145,7 +146,13 @@ class Stream:
         if self.state is not StreamState.OPEN:
             return
         self._last_audio_at = now
-        levels = self._segmenter.append(pcm)
+        self._segmenter.hold(pcm)
+        if self._segmenter.has_block or now >= self._look_at:
+            self._look(now)
+
+    def _look(self, now: float) -> None:
+        """Look at the audio that has come: a block is full, or an update may be due."""
+        levels = self._segmenter.measure()
         if self.waiting_seconds > self._limits.max_buffer_seconds:
             waiting, most = self.waiting_seconds, self._limits.max_buffer_seconds
             self.fail(Code.BUFFER_OVERFLOW, f"{waiting:.1f} s of audio wait to be transcribed; at most {most:g} s may")
@@ -154,8 +161,7 @@ class Stream:
             self._say_turns(self.turns.receive(levels, self._segmenter.measured_until // LEVEL_SAMPLES), now)
             if (pause := self.turns.pause_to_judge()) is not None:
                 self._judge(self._segmenter.newest(WINDOW_SAMPLES), partial(self._take_sound, pause))
-        if levels or self._interim_is_due(now):  # nothing else comes between two levels
-            self._advance(now)
+        self._advance(now)
 
     def receive_all(self, pcm: bytes, now: float) -> None:
         """The whole of a recording, and its end."""
@@ -259,6 +265,8 @@ class Stream:
     def _advance(self, now: float) -> None:
         while self._ask_for_next(now):
             continue
+        next_at = self._next_update_at
+        self._look_at = next_at if next_at > now else float("inf")  # then it waits for sound, which comes by blocks
 
     def _ask_for_next(self, now: float) -> bool:
         """Ask for a closed segment, the last one or an interim, if nothing is under way. Returns True where a flush is done."""
@@ -296,8 +304,12 @@ class Stream:
         """Time when that was asked for."""
         return self._flushes[0].asked_at if self.state is StreamState.OPEN and self._flushes else self._finished_at
 
+    @property
+    def _next_update_at(self) -> float:
+        return self._clock.next_at(self._segmenter.end - self._segmenter.start)
+
     def _interim_is_due(self, now: float) -> bool:
-        if not (self.turns.wants_text or self._clock.may_begin(now, self._segmenter.end - self._segmenter.start)):
+        if not (self.turns.wants_text or now >= self._next_update_at):
             return False
         if not self._segmenter.has_sound or self._complete.reach(ENOUGH_COMPLETE, self._segmenter.loud_until):
             return False

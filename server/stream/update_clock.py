@@ -19,15 +19,15 @@ class UpdateClock:
         self._due_at: float | None = None  # since when another one has been due, with a request under way
         self._late_seconds = 0.0  # of the last update that was answered
 
-    def may_begin(self, now: float, segment_samples: int) -> bool:
-        """True if enough time has passed since the last update. segment_samples: the length of the open segment.
+    def next_at(self, segment_samples: int) -> float:
+        """Return the time from which on another update may begin. segment_samples: the length of the open segment.
 
         While the engine is busy, long segments leave it to other streams.
         """
         is_long = self._long_costs_more and segment_samples > LONG_SECONDS * SAMPLE_RATE
         is_busy = self._late_seconds > BUSY_SHARE * self._interval_seconds
         intervals = LONG_INTERVALS if is_long and is_busy else 1.0
-        return now - self._last_at >= self._interval_seconds * intervals
+        return self._last_at + self._interval_seconds * intervals
 
     @property
     def is_overdue(self) -> bool:

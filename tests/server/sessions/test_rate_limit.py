@@ -7,8 +7,7 @@ from server.sessions.rate_limit import BURST_SECONDS, MESSAGES_A_SECOND, SPEED, 
 
 
 def take(limit: RateLimit, audio_seconds: float, now: float) -> None:
-    limit.count_message(now)
-    limit.count_audio(audio_seconds, now)
+    limit.count(now, 1, audio_seconds)
 
 
 def test_a_client_that_speaks_owes_nothing():
@@ -45,7 +44,7 @@ def test_in_the_long_run_no_more_is_taken_than_may_be(messages):
 def test_long_text_without_audio_costs_the_time_that_it_takes_to_parse():
     limit = RateLimit(0.0)
     for _ in range(2):
-        limit.count_message(0.0, 20 * 1024 * 1024)
+        limit.count(0.0, 1, 0.0, 20 * 1024 * 1024)
     assert limit.share(0.0) < 1.0
-    limit.count_message(0.0, 20 * 1024 * 1024)
+    limit.count(0.0, 1, 0.0, 20 * 1024 * 1024)
     assert limit.share(0.0) > 1.0
