@@ -90,18 +90,42 @@ class Outbox:
         return True
 
 
+class Wire(Protocol):
+    """A socket that is written to at once."""
+
+    @property
+    def unsent_bytes(self) -> int: ...
+
+    def write_text(self, text: str) -> bool:
+        """Write a message; False where the socket is closing."""
+
+
 class MessageQueue:
-    """Messages that a task of its own writes."""
+    """Messages that a task of its own writes, or that are written at once from write_to() on."""
 
     def __init__(self) -> None:
         self._messages: deque[str] = deque()
         self._has_news = asyncio.Event()  # there is something to write, or nothing more will come
+        self._wire: Wire | None = None
+        self._waiting_bytes = 0
         self.is_open = True
-        self.unsent_bytes = 0
+
+    @property
+    def unsent_bytes(self) -> int:
+        return self._waiting_bytes if self._wire is None else self._wire.unsent_bytes
+
+    def write_to(self, wire: Wire) -> None:
+        """Write the messages that wait, and each later one at once."""
+        self._wire = wire
+        for text in self._messages:
+            wire.write_text(text)
+        self._messages.clear()
 
     def send(self, text: str) -> bool:
+        if self._wire is not None:
+            return self._wire.write_text(text)
         self._messages.append(text)
-        self.unsent_bytes += len(text)
+        self._waiting_bytes += len(text)
         self._has_news.set()
         return True
 
@@ -118,5 +142,5 @@ class MessageQueue:
         if not self._messages:
             return None
         text = self._messages.popleft()
-        self.unsent_bytes -= len(text)
+        self._waiting_bytes -= len(text)
         return text

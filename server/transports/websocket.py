@@ -3,24 +3,33 @@
 import asyncio
 import contextlib
 from collections.abc import Mapping
+from typing import ClassVar
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from server.errors import ServerError
-from server.sessions.seat import Seat
+from server.sessions.seat import BEHIND_SHARE, Seat
 from server.telemetry.metrics import Api, Metrics
 from server.transports.outbox import MessageQueue, Outbox
+from server.transports.websocket_frames import DIRECT, BoundedWebSocket
 
 LINGER_SECONDS = 5.0  # for the last messages to be written
 
 
 class WebSocketConnection:
-    """One socket. Its session is made before the socket is accepted, so that a refusal is an HTTP answer."""
+    """One socket. Its session is made before the socket is accepted, so that a refusal is an HTTP answer.
+
+    Messages go directly between the session and the socket where this server's own protocol carries it, and by ASGI elsewhere.
+    """
+
+    takes_at_once: ClassVar[bool] = True
+    """True if a message is taken without waiting for anything."""
 
     def __init__(self, socket: WebSocket, api: Api, metrics: Metrics):
         self._socket = socket
         self._seat: Seat | None = None
         self._unsent = MessageQueue()
+        self._holding_back: asyncio.Task[None] | None = None
         outbox = Outbox(api, self._unsent, metrics, asyncio.get_running_loop().time, self._give_up)
         self.send, self.end = outbox.send, self._unsent.end
         """Functions for a session: one takes its messages, the other is called after the last one."""
@@ -31,13 +40,16 @@ class WebSocketConnection:
         self.begin(seat)
         try:
             await self._socket.accept(subprotocol, [(name.encode(), value.encode()) for name, value in headers.items()])
+            if self.takes_at_once and (direct := self._socket.scope.get("extensions", {}).get(DIRECT)):
+                self._connect(direct, seat)
             reading, writing = asyncio.create_task(self._read(seat)), asyncio.create_task(self._write(seat))
             await asyncio.wait({reading, writing}, return_when=asyncio.FIRST_COMPLETED)
             self.end()
             await asyncio.wait({writing}, timeout=LINGER_SECONDS)  # a client that does not read is not waited for
-            for task in (reading, writing):
+            tasks = [task for task in (reading, writing, self._holding_back) if task is not None]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(reading, writing, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
         finally:
             self.stop()
             seat.leave()
@@ -47,6 +59,25 @@ class WebSocketConnection:
 
     def stop(self) -> None:
         """Called when nothing more is received."""
+
+    def _connect(self, direct: BoundedWebSocket, seat: Seat) -> None:
+        """Pass messages on without a queue and a task between."""
+        self._unsent.write_to(direct)
+        direct.deliver_to(lambda message: self._take(message, direct, seat))
+
+    def _take(self, message: str | bytes, direct: BoundedWebSocket, seat: Seat) -> None:
+        if isinstance(message, bytes):
+            seat.receive_audio(message)
+        else:
+            seat.receive_text(message)
+        if seat.is_behind and self._holding_back is None:
+            direct.hold_back()
+            self._holding_back = asyncio.create_task(self._let_go_on(direct, seat))
+
+    async def _let_go_on(self, direct: BoundedWebSocket, seat: Seat) -> None:
+        await seat.until_waiting(BEHIND_SHARE)
+        self._holding_back = None
+        direct.go_on()
 
     async def _read(self, seat: Seat) -> None:
         while (message := await self._socket.receive())["type"] != "websocket.disconnect":

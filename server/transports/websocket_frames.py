@@ -1,10 +1,15 @@
-"""The WebSocket protocol on the wire, with a bound for everything that a stranger may send."""
+"""The WebSocket protocol on the wire, with a bound for everything that a stranger may send.
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+Messages go to the application by ASGI, or directly, where it asks for that: a queue, a task and several coroutines between would
+take longer than the rest of a message of 20 ms of audio.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, ClassVar, cast
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets import http11
+from websockets import frames, http11
 from websockets.frames import Frame
 from websockets.http11 import Request
 
@@ -18,6 +23,9 @@ NO_HANDSHAKE = (
 )
 PONG_SECONDS = 60.0  # a client that is read slowly has its pong wait behind its audio
 NOT_TEXT, POLICY = 1007, 1008  # RFC 6455, 7.4.1
+DIRECT = "direct"  # the extension of a scope whose socket passes messages on directly
+WHOLE_TEXT, WHOLE_BINARY, MASKED, LONGEST_SHORT, LENGTH_16 = 0x81, 0x82, 0x80, 125, 126  # RFC 6455, 5.2
+END_OF_HEAD = b"\r\n\r\n"
 http11.MAX_LINE_LENGTH = 64 * 1024  # as the whole head may have: 200 keyterms in an address do not fit into the library's 8 KiB
 
 
@@ -36,17 +44,60 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         super().__init__(*arguments, **named)
         self._unparsed = bytearray()
         self._is_scheduled = False  # a turn of the event loop for the rest
+        self._is_held_back = False
+        self._pending_bytes = 0  # that the library has and has not returned as a frame
+        self._take: Callable[[str | bytes], None] | None = None
+
+    # The application, directly
+
+    def deliver_to(self, take: Callable[[str | bytes], None]) -> None:
+        """Pass messages on to a function from now on, in place of ASGI's receive; that only says when the client has left."""
+        self._take = take
+        for _ in range(self.queue.qsize()):
+            event = self.queue.get_nowait()
+            if event["type"] != "websocket.receive":
+                self.queue.put_nowait(event)
+            elif (message := event["bytes"] if event.get("text") is None else event["text"]) is not None:
+                take(message)
+        self.read_paused = False
+        self._go_on_reading()
+
+    def hold_back(self) -> None:
+        """Read nothing more until go_on()."""
+        self._is_held_back = True
+        self.transport.pause_reading()
+
+    def go_on(self) -> None:
+        self._is_held_back = False
+        if not self._is_scheduled:
+            self._parse_piece()
+
+    def write_text(self, text: str) -> bool:
+        """Write a message at once; False where the socket is closing."""
+        if self.close_sent or self.disconnected or self.transport.is_closing():
+            return False
+        self.conn.send_text(text.encode())
+        self.transport.writelines(self.conn.data_to_send())
+        return True
+
+    @property
+    def unsent_bytes(self) -> int:
+        return self.transport.get_write_buffer_size()
+
+    # The wire
 
     def data_received(self, data: bytes) -> None:
-        if not self._unparsed and len(data) <= PIECE_BYTES:
+        if not self._unparsed and not self._is_held_back and len(data) <= PIECE_BYTES:
             self._parse(data)
             return
         self._unparsed += data
-        if not self._is_scheduled:
+        if not self._is_scheduled and not self._is_held_back:
             self._parse_piece()
 
     def _parse_piece(self) -> None:
         self._is_scheduled = False
+        if self._is_held_back:
+            return
         piece = bytes(self._unparsed[:PIECE_BYTES])
         del self._unparsed[:PIECE_BYTES]
         self._parse(piece)
@@ -56,12 +107,32 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
             self.transport.pause_reading()
             self._is_scheduled = True
             self.loop.call_soon(self._parse_piece)
-        elif not self.read_paused:
+        else:
+            self._go_on_reading()
+
+    def _go_on_reading(self) -> None:
+        if not (self.read_paused or self._is_held_back or self.transport.is_closing()):
             self.transport.resume_reading()
 
     def _parse(self, data: bytes) -> None:
         if self.disconnected or self.transport.is_closing():
             return
+        if self._take is None or (messages := self._whole_messages(data)) is None:
+            self._parse_by_library(data)
+        else:
+            for message in messages:
+                self._take(message)
+
+    def _whole_messages(self, data: bytes) -> list[str | bytes] | None:
+        """Return the messages in data that begins and ends with one; None leaves it to the library."""
+        is_within_message = self._pending_bytes or self.frames or self.close_sent
+        return None if is_within_message else whole_messages(data)
+
+    def _parse_by_library(self, data: bytes) -> None:
+        if self.handshake_initiated:
+            self._pending_bytes += len(data)
+        else:  # frames of a client that does not wait for the answer are never counted right, and left to the library
+            self._pending_bytes = int(not data.endswith(END_OF_HEAD))
         super().data_received(data)
         if not self.handshake_initiated and self.conn.handshake_exc is not None:
             self.transport.write(NO_HANDSHAKE)
@@ -78,6 +149,12 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     def handle_connect(self, event: Request) -> None:
         self.conn.max_size = self.long_messages.get(event.path.partition("?")[0], MESSAGE_BYTES)
         super().handle_connect(event)
+        if self.response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
+            self.scope["extensions"] = {**self.scope["extensions"], DIRECT: cast(dict[object, object], self)}
+
+    def handle_events(self) -> None:
+        self._pending_bytes -= sum(map(bytes_of, self.conn.events))
+        super().handle_events()
 
     def handle_cont(self, event: Frame) -> None:
         if len(self.frames) >= MOST_FRAGMENTS:
@@ -88,8 +165,15 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     def send_receive_event_to_app(self) -> None:
         if self.curr_msg_data_type == "text" and not is_utf8(self.frames):
             self._refuse(NOT_TEXT, "a text message must be UTF-8")
+        elif self._take is not None:
+            self._pass_on(self._take)
         else:
             super().send_receive_event_to_app()
+
+    def _pass_on(self, take: Callable[[str | bytes], None]) -> None:
+        payload, self.frames = b"".join(self.frames), []
+        if not self.close_sent:
+            take(payload.decode() if self.curr_msg_data_type == "text" else payload)
 
     def _refuse(self, code: int, reason: str) -> None:
         self.frames = []
@@ -103,6 +187,36 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
             self.transport.abort()
         else:
             super().handle_parser_exception()
+
+
+def whole_messages(data: bytes) -> list[str | bytes] | None:
+    """Return the messages of data that is nothing but masked frames with a whole message each; None leaves it to the library."""
+    messages: list[str | bytes] = []
+    start, end = 0, len(data)
+    try:
+        while start < end:
+            kind, length, mask_at = data[start], data[start + 1] - MASKED, start + 2
+            if length == LENGTH_16:
+                length, mask_at = int.from_bytes(data[mask_at : mask_at + 2]), mask_at + 2
+            elif not 0 <= length <= LONGEST_SHORT:
+                return None
+            begin = mask_at + 4
+            start = begin + length
+            if kind not in (WHOLE_TEXT, WHOLE_BINARY) or start > end:
+                return None
+            payload = frames.apply_mask(data[begin:start], data[mask_at:begin])
+            messages.append(payload if kind == WHOLE_BINARY else payload.decode())
+    except (IndexError, UnicodeDecodeError):
+        return None
+    return messages
+
+
+def bytes_of(event: object) -> int:
+    """Return the bytes that a request or a masked frame had on the wire, if it had no more than were needed."""
+    if not isinstance(event, Frame):
+        return 0
+    length = len(event.data)
+    return 2 + (0 if length <= LONGEST_SHORT else 2 if length < 65_536 else 8) + 4 + length
 
 
 def is_utf8(fragments: Sequence[bytes]) -> bool:

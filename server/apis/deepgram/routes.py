@@ -98,6 +98,8 @@ def deepgram_router(sessions: Sessions, settings: Settings, metrics: Metrics) ->
 class ContainerConnection(WebSocketConnection):
     """A socket whose client sends a container in pieces, such as WebM of a browser's MediaRecorder."""
 
+    takes_at_once = False
+
     def __init__(self, socket: WebSocket, api: Api, metrics: Metrics, channels: range | None):
         """channels: those to take, each by itself; None: all mixed into one."""
         super().__init__(socket, api, metrics)
