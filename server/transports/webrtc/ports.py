@@ -31,9 +31,16 @@ class PeerProtocol(ice.StunProtocol):
     receiver: "FindableConnection"
 
     def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
-        """Take STUN from everybody, for it carries proof of who sends it, and all else from addresses that have given proof."""
-        if data and (data[0] in STUN_FIRST_BYTES or self.receiver.is_peer(addr[:2])):
+        """Take STUN from everybody, for it carries proof of who sends it, and all else from addresses that have given proof.
+
+        aioice would try to read that as STUN, too, before it passes it on.
+        """
+        if not isinstance(data, bytes) or not data:
+            return
+        if data[0] in STUN_FIRST_BYTES:
             super().datagram_received(data, addr)
+        elif self.receiver.is_peer(addr[:2]):
+            self.receiver.data_received(data, self.local_candidate.component)
 
 
 class FindableConnection(ice.Connection):

@@ -2,16 +2,15 @@
 
 import asyncio
 import contextlib
-import selectors
 import socket
 import time
-from collections.abc import Coroutine
 
 import pytest
 
 from server.errors import ClientError
 from server.http import deadlines
 from tests.conftest import RunningServer, free_port
+from tests.virtual_time import run_in_its_own_time
 
 CONNECTIONS = 501
 
@@ -58,25 +57,6 @@ def receiver(*messages: tuple[float, bytes, bool]):
         return {"type": "http.request", "body": body, "more_body": more}
 
     return receive
-
-
-class JumpingSelector(selectors.DefaultSelector):
-    """Waits for nothing: the time that it should have waited passes at once."""
-
-    now = 0.0
-
-    def select(self, timeout: float | None = None) -> list:
-        self.now += max(0.0, timeout or 0.0)
-        return super().select(0)
-
-
-def run_in_its_own_time(work: Coroutine[None, None, int]) -> int:
-    """Run on a loop whose clock passes without waiting: a busy machine is no slow client."""
-    selector = JumpingSelector()
-    loop = asyncio.SelectorEventLoop(selector)
-    loop.time = lambda: selector.now  # type: ignore[method-assign]
-    with asyncio.Runner(loop_factory=lambda: loop) as runner:
-        return runner.run(work)
 
 
 def test_a_body_has_as_long_as_it_keeps_coming(monkeypatch):
