@@ -70,7 +70,7 @@ class Shared:
 
 @dataclass(slots=True)
 class Uncounted:
-    """What has come from a client, and is not in its record, the metrics and its rate yet."""
+    """Audio and messages of a client that are not in its record, the metrics and its rate yet."""
 
     messages: int = 0
     characters: int = 0

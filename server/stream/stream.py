@@ -6,7 +6,6 @@ none, drop() says nothing. All methods run on one thread.
 """
 
 import enum
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +25,7 @@ from server.stream.events import Event, Failed, Final, Flushed, SpeechStarted, S
 from server.stream.formatting.options import PLAIN_TEXT, TextOptions
 from server.stream.formatting.transcript import formatted
 from server.stream.loudness import LEVEL_SAMPLES
+from server.stream.pending_ends import PendingEnds
 from server.stream.retries import Attempt
 from server.stream.segment_end import end_of
 from server.stream.segment_requests import OutstandingRequest, SegmentRequests, priority_of
@@ -90,14 +90,6 @@ class StreamState(enum.Enum):
     ENDED = "ended"
 
 
-@dataclass(frozen=True)
-class PendingFlush:
-    """Asked for by the client, or by the end of a turn."""
-
-    position: int
-    asked_at: float
-
-
 class Stream:
     """The segmenter and the transcript of one stream, and what is asked of the engine for them."""
 
@@ -135,8 +127,7 @@ class Stream:
         self._look_at = now  # when audio is to be looked at, though it fills no block
         self._clock = UpdateClock(limits.interim_interval_seconds, long_costs_more=not encodes_streams)
         self._requests = SegmentRequests(stream_id, self._segmenter, self._transcript, keyterms_of(options.terms, tokenizer))
-        self._flushes: deque[PendingFlush] = deque()  # that were asked for, the oldest first
-        self._finished_at, self._is_cut = 0.0, False  # when finish() was called, and whether the speaker may go on elsewhere
+        self._ends, self._is_cut = PendingEnds(), False  # at the end of the stream, whose speaker may go on elsewhere
         self._last_shown = ("", 0, 0)  # text, stable, and how many segments are closed, as last said
 
     # What happens to a stream
@@ -153,8 +144,7 @@ class Stream:
     def _look(self, now: float) -> None:
         """Look at the audio that has come: a block is full, or an update may be due."""
         levels = self._segmenter.measure()
-        if self.waiting_seconds > self._limits.max_buffer_seconds:
-            waiting, most = self.waiting_seconds, self._limits.max_buffer_seconds
+        if (waiting := self.waiting_seconds) > (most := self._limits.max_buffer_seconds):
             self.fail(Code.BUFFER_OVERFLOW, f"{waiting:.1f} s of audio wait to be transcribed; at most {most:g} s may")
             return
         if levels:
@@ -176,9 +166,8 @@ class Stream:
     def flush(self, now: float) -> None:
         """Close what was heard so far as at the end, and go on: Flushed is said when that is done."""
         if self.state is StreamState.OPEN:
-            self._flushes.append(PendingFlush(self._segmenter.end, now))
             self.turns.end()
-            if len(self._flushes) == 1:  # one after the other
+            if self._ends.flush(self._segmenter.end, now):  # one after the other
                 self._outstanding = None  # what is under way is asked for again, as a final: those go first
                 self._advance(now)
 
@@ -206,7 +195,7 @@ class Stream:
 
     def on_time(self, now: float) -> None:
         """Called now and then, to notice what does not happen."""
-        if self._end_position is not None and now - self._asked_at > self._limits.close_timeout_seconds:
+        if self._end_position is not None and now - self._ends.asked_at > self._limits.close_timeout_seconds:
             self.fail(Code.ENGINE_FAILED, f"no final within {self._limits.close_timeout_seconds:g} s of closing")
         elif self._seconds_unanswered(now) > self._limits.close_timeout_seconds:
             self.fail(Code.ENGINE_FAILED, f"the engine has not answered within {self._limits.close_timeout_seconds:g} s")
@@ -221,8 +210,8 @@ class Stream:
     def finish(self, now: float, is_cut: bool = False) -> None:
         """The audio has ended: transcribe what is left and say the final. Harmless when that is under way."""
         if self.state is StreamState.OPEN:
-            self.state = StreamState.FINISHING
-            self._finished_at, self._is_cut = now, is_cut
+            self.state, self._is_cut = StreamState.FINISHING, is_cut
+            self._ends.finish(now)
             self._outstanding = None  # what is under way is asked for again, as a final: those go first
             self._advance(now)
 
@@ -294,24 +283,15 @@ class Stream:
 
     @property
     def _end_position(self) -> int | None:
-        """Up to where the end, or a flush, asks for text that will not change; None while nothing does."""
-        if self.state is StreamState.FINISHING:
-            return self._segmenter.end
-        return self._flushes[0].position if self._flushes else None
-
-    @property
-    def _asked_at(self) -> float:
-        """Time when that was asked for."""
-        return self._flushes[0].asked_at if self.state is StreamState.OPEN and self._flushes else self._finished_at
+        return self._ends.position(self._segmenter.end)
 
     @property
     def _next_update_at(self) -> float:
         return self._clock.next_at(self._segmenter.end - self._segmenter.start)
 
     def _interim_is_due(self, now: float) -> bool:
-        if not (self.turns.wants_text or now >= self._next_update_at):
-            return False
-        if not self._segmenter.has_sound or self._complete.reach(ENOUGH_COMPLETE, self._segmenter.loud_until):
+        is_time = self.turns.wants_text or now >= self._next_update_at
+        if not is_time or not self._segmenter.has_sound or self._complete.reach(ENOUGH_COMPLETE, self._segmenter.loud_until):
             return False
         return self._segmenter.end - max(self._transcribed_until, self._segmenter.start) >= MIN_NEW_SECONDS * SAMPLE_RATE
 
@@ -399,13 +379,13 @@ class Stream:
 
     def _say_end(self, now: float) -> bool:
         """Say the final, or that a flush is done; returns True where the stream goes on."""
-        text, latency_ms = self._text, (now - self._asked_at) * 1000
+        text, latency_ms = self._text, (now - self._ends.asked_at) * 1000
         if self.state is StreamState.FINISHING:
             text.end(self._is_cut)
             self.state = StreamState.ENDED
             self._say(Final(text.text, text.segments, milliseconds(self._segmenter.end), latency_ms))
             return False
-        self._flushes.popleft()
+        self._ends.flushed()
         self._transcript.end_sentence()
         self._last_shown = (text.text, text.stable, len(text.segments))
         self._say(Flushed(text.text, text.segments, milliseconds(self._segmenter.start), latency_ms))

@@ -1,0 +1,44 @@
+"""Positions up to which text is asked for that will not change: flushes, and the end of the stream."""
+
+from collections import deque
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PendingFlush:
+    """A flush that the client has asked for, or the end of a turn."""
+
+    position: int
+    asked_at: float
+
+
+class PendingEnds:
+    """The flushes of a stream in their order, and its end, which takes their place."""
+
+    def __init__(self) -> None:
+        self._flushes: deque[PendingFlush] = deque()
+        self._finished_at: float | None = None
+
+    def flush(self, position: int, now: float) -> bool:
+        """Add a flush; returns True if no other is under way."""
+        self._flushes.append(PendingFlush(position, now))
+        return len(self._flushes) == 1
+
+    def finish(self, now: float) -> None:
+        """The stream has ended."""
+        self._finished_at = now
+
+    def flushed(self) -> None:
+        """The oldest flush is done."""
+        self._flushes.popleft()
+
+    def position(self, newest: int) -> int | None:
+        """Return up to where text is asked for now; None while none is. newest: the position after the newest sample."""
+        if self._finished_at is not None:
+            return newest
+        return self._flushes[0].position if self._flushes else None
+
+    @property
+    def asked_at(self) -> float:
+        """Time when that was asked for."""
+        return self._flushes[0].asked_at if self._finished_at is None else self._finished_at
