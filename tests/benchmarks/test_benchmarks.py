@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import comparison, file_sets, gateway, gpu_check, host, offline, run, soak, streams
+from benchmarks.commands.common import write_line
 from benchmarks.gpu_check import Stage
 from benchmarks.harness import accuracy
 from benchmarks.listening import listen
@@ -221,7 +222,7 @@ def test_figures_of_two_runs_meet_under_the_same_name(tmp_path):
         for precision, carried in (("fp32", 5), ("int8", 9)):
             trial = Trial("in process", carried * factor, 40.0, 1000.0, "", "", precision)
             found = Capacity(trial, outcome(carried, final_p95_ms=300.0 * factor), outcome(carried + 1, final_p95_ms=9000.0), [])
-            run.write_line(path, {"benchmark": "streams", "machine": {"cores": 2}, "result": dataclasses.asdict(found)})
+            write_line(path, {"benchmark": "streams", "machine": {"cores": 2}, "result": dataclasses.asdict(found)})
     changes = {name: (before, now) for name, before, now in comparison.compare(earlier, later)}
     assert changes["streams, in process, 1000, int8, 1, 1: streams"] == (9, 18)
     (final,) = (change for name, change in changes.items() if "fp32" in name and name.endswith("confirmed: final_p95_ms"))
