@@ -31,6 +31,8 @@ class GatewayLoad:
 
     way: str
     """data channel or websocket."""
+    code: str
+    """now, or before."""
     sessions: int
     frame_ms: float
     messages: int
@@ -46,8 +48,13 @@ class GatewayLoad:
     """Of each idle session, beyond the server without any."""
     messages_lost: int
 
+    @property
+    def session_ms(self) -> float:
+        """Milliseconds of processor time that a second of one session takes."""
+        return 1000 * self.core_share / self.sessions
+
     def as_json(self) -> dict:
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {"session_ms": round(self.session_ms, 2)}
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ class Churn:
 
 
 @contextlib.contextmanager
-def null_server() -> Iterator[str]:
+def null_server(checkout: Path = PROJECT) -> Iterator[str]:
     address = free_address()
     variables = {
         "ASR_MAX_SESSIONS": "100000",
@@ -73,7 +80,7 @@ def null_server() -> Iterator[str]:
         "ASR_IDLE_TIMEOUT_SECONDS": "600",
         "ASR_ICE_SERVERS": "",
     }
-    with running_process(["-m", "benchmarks.harness.null_server"], address, variables) as process:
+    with running_process(["-m", "benchmarks.harness.null_server"], address, variables, checkout=checkout) as process:
         if (os.cpu_count() or 1) > 1:
             os.sched_setaffinity(process.pid, {0})
             for thread in Path(f"/proc/{process.pid}/task").iterdir():
@@ -92,9 +99,9 @@ def read(address: str) -> dict[str, float]:
     }
 
 
-def measure(way: str, sessions: int, seconds: float, frame_ms: float) -> GatewayLoad:
-    """One count of sessions against a fresh server."""
-    with null_server() as address:
+def measure(way: str, sessions: int, seconds: float, frame_ms: float, earlier: Path | None = None) -> GatewayLoad:
+    """One count of sessions against a fresh server. earlier: a checkout of earlier code, which runs in place of this one."""
+    with null_server(earlier or PROJECT) as address:
         empty = read(address)["bench_memory_bytes"]
         command = [sys.executable, "-m", "benchmarks.gateway_load", address, way, str(sessions), str(seconds), str(frame_ms)]
         with subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as load:
@@ -115,6 +122,7 @@ def measure(way: str, sessions: int, seconds: float, frame_ms: float) -> Gateway
     messages = int(change["bench_handling_seconds_count"])
     return GatewayLoad(
         way=way,
+        code="before" if earlier else "now",
         sessions=sessions,
         frame_ms=frame_ms,
         messages=messages,
@@ -173,8 +181,20 @@ def churn(sessions: int, progress: Callable[[str], None]) -> Churn:
 
 
 def run(
-    ways: Sequence[str], counts: Sequence[int], seconds: float, frame_ms: float, progress: Callable[[str], None]
+    ways: Sequence[str],
+    counts: Sequence[int],
+    seconds: float,
+    lengths_ms: Sequence[float],
+    progress: Callable[[str], None],
+    earlier: Path | None = None,
+    rounds: int = 1,
 ) -> Iterator[GatewayLoad]:
-    for way, sessions in itertools.product(ways, counts):
-        progress(f"{way}: {sessions} sessions of {frame_ms:g} ms frames")
-        yield measure(way, sessions, seconds, frame_ms)
+    """Medians by processor time, of so many rounds. earlier: a checkout of earlier code, measured in turn with this one."""
+    codes = (None,) if earlier is None else (earlier, None)
+    for way, sessions, frame_ms in itertools.product(ways, counts, lengths_ms):
+        measured: dict[Path | None, list[GatewayLoad]] = {code: [] for code in codes}
+        for number, code in itertools.product(range(rounds), codes):
+            progress(f"{way}: {sessions} sessions of {frame_ms:g} ms frames, round {number + 1} of {rounds}")
+            measured[code].append(measure(way, sessions, seconds, frame_ms, code))
+        for loads in measured.values():
+            yield sorted(loads, key=lambda load: load.cpu_us)[len(loads) // 2]

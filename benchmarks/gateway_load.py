@@ -47,7 +47,7 @@ class SocketClient:
 
 
 Client = StreamingClient | SocketClient
-WAYS = {"data channel": StreamingClient, "websocket": SocketClient}
+WAYS = {"data channel": lambda address: StreamingClient(address, frame_ms=0), "websocket": SocketClient}
 
 
 async def send_stamped(client: Client, audio: bytes, frame_bytes: int, offset_seconds: float, seconds: float) -> float:

@@ -139,12 +139,12 @@ def plot_fleet(found: Simulated, path: Path) -> None:
 def plot_gateway(loads: Sequence[GatewayLoad], path: Path) -> None:
     """CPU of a message and handling time by number of sessions."""
     figure, (cpu, handling) = pyplot.subplots(1, 2, figsize=(11, 4))
-    for way in sorted({each.way for each in loads}):
-        chosen = [each for each in loads if each.way == way]
+    for way, code in sorted({(each.way, each.code) for each in loads}):
+        chosen = [each for each in loads if (each.way, each.code) == (way, code)]
         sessions = [each.sessions for each in chosen]
-        cpu.plot(sessions, [each.cpu_us for each in chosen], "o-", label=way)
-        handling.semilogy(sessions, [each.handling_p99_ms for each in chosen], "o-", label=f"{way}, p99")
-        handling.semilogy(sessions, [each.handling_p50_ms for each in chosen], "s-", label=f"{way}, p50")
+        cpu.plot(sessions, [each.cpu_us for each in chosen], "o-", label=f"{way}, {code}")
+        handling.semilogy(sessions, [each.handling_p99_ms for each in chosen], "o-", label=f"{way}, {code}, p99")
+        handling.semilogy(sessions, [each.handling_p50_ms for each in chosen], "s-", label=f"{way}, {code}, p50")
     cpu.set(xlabel="sessions", ylabel="CPU of a message, us", ylim=(0, None))
     cpu.legend()
     handling.set(xlabel="sessions", ylabel="from sending to handled, ms")

@@ -32,16 +32,16 @@ def running_server(engines: Path, precision: str, variables: dict[str, str]) -> 
 
 @contextlib.contextmanager
 def running_process(
-    arguments: Sequence[str], address: str, variables: dict[str, str], log: Path | None = None
+    arguments: Sequence[str], address: str, variables: dict[str, str], log: Path | None = None, checkout: Path = PROJECT
 ) -> Iterator[subprocess.Popen]:
-    """This Python with arguments, serving at the address; ready. log: takes what it says.
+    """This Python with arguments, serving at the address; ready. log: takes what it says. checkout: whose code runs.
 
     Raises RuntimeError where it does not start.
     """
     host, _, port = address.rpartition(":")
     environment = os.environ | {"ASR_HOST": host, "ASR_PORT": port} | variables
     output = log.open("w") if log else None
-    process = subprocess.Popen([sys.executable, *arguments], cwd=PROJECT, env=environment, stderr=output)
+    process = subprocess.Popen([sys.executable, *arguments], cwd=checkout, env=environment, stderr=output)
     try:
         wait_until_ready(address, process)
         yield process

@@ -506,22 +506,26 @@ def as_markdown(table: Table) -> str:
 def gateway_table(loads: Sequence[GatewayLoad]) -> Table:
     columns = (
         "way",
+        "code",
         "sessions",
         "frame ms",
         "CPU us / message",
+        "CPU ms / s of a session",
         "share of a core",
         "handling ms p50 / p99",
         "sender behind ms",
         "KiB / idle session",
         "lost",
     )
-    table = make_table("the gateway on one core, without an engine", columns, left=1)
+    table = make_table("the gateway on one core, without an engine", columns, left=2)
     for each in loads:
         table.add_row(
             each.way,
+            each.code,
             str(each.sessions),
             f"{each.frame_ms:g}",
             f"{each.cpu_us:.0f}",
+            f"{each.session_ms:.2f}",
             f"{each.core_share:.2f}",
             f"{each.handling_p50_ms:g} / {each.handling_p99_ms:g}",
             f"{each.sender_behind_ms:.0f}",

@@ -175,6 +175,7 @@ class StreamingClient:
         resume_seconds: float = RESUME_SECONDS,
         refused_seconds: float = REFUSED_SECONDS,
         on_trouble: Callable[[str], None] = lambda trouble: None,
+        frame_ms: int | None = None,
         **options: Unpack[StreamOptions],
     ):
         """server: HOST:PORT or a URL; of several, the next one is tried where one fails. path: that takes WebRTC offers.
@@ -184,7 +185,8 @@ class StreamingClient:
         are dropped, for a newer one says all that an older one does; None: all are kept. key: an API key of the server; without
         one, ASR_API_KEY of the environment. transport: "webrtc", "websocket", or "auto": the second where the first fails.
         resume_seconds: how long to try to go on where a session is lost; 0: not at all. refused_seconds: how long to try to
-        connect to a server that is full or not ready; 0: once. on_trouble: told what is wrong meanwhile.
+        connect to a server that is full or not ready; 0: once. on_trouble: told what is wrong meanwhile. frame_ms: milliseconds
+        of audio that a message waits for; None: as many as the server asks for; 0: none.
         """
         servers = [server] if isinstance(server, str) else server
         self._servers = itertools.cycle([(each if "://" in each else f"http://{each}").rstrip("/") for each in servers])
@@ -196,9 +198,11 @@ class StreamingClient:
         channels = options.get("channels", 1)
         self._told, self._audio = ChannelTranscripts(words, channels), ResendBuffer(channels)
         self._sent, self._keyterms = 0, list(keyterms)
+        self._asked_frame_ms = frame_ms
         self._session: ClientSession | None = None
         self._goes_on = asyncio.Event()  # the session takes audio, or there will be none
         self._sending = asyncio.Lock()
+        self._rest: asyncio.Task[None] | None = None  # sends audio that fills no message
         self._tasks: set[asyncio.Task[None]] = set()
         self._moving: asyncio.Task[None] | None = None
         self._is_closing = False
@@ -252,8 +256,22 @@ class StreamingClient:
         """
         if not self._outcome.done():
             self._audio.append(pcm)
-            await self._pump()
+            if self._audio.milliseconds(self._audio.end - self._sent) >= self._frame_ms:
+                await self._pump()
+            elif self._rest is None:
+                self._rest = self._start(self._send_rest())
         return await self.outcome() if self._outcome.done() else None
+
+    @property
+    def _frame_ms(self) -> int:
+        """Milliseconds of audio that a message waits for."""
+        return int(self.ready.get("frame_ms", 0)) if self._asked_frame_ms is None else self._asked_frame_ms
+
+    async def _send_rest(self) -> None:
+        """Send what fills no message, where no more comes in its time."""
+        await asyncio.sleep(self._frame_ms / 1000)
+        self._rest = None
+        await self._pump()
 
     async def flush(self) -> Message:
         """Close what was said so far, and go on; returns the text up to here, which will not change. Raises StreamError."""
@@ -281,6 +299,9 @@ class StreamingClient:
 
     async def _pump(self) -> None:
         """Send what is unsent. While there is no session, some audio is held, and more makes the sender wait."""
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
         async with self._sending:
             while not self._outcome.done() and self._has_unsent:
                 if not self._goes_on.is_set():

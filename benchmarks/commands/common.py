@@ -24,7 +24,7 @@ def described(benchmark: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def settings_of(arguments: argparse.Namespace) -> dict:
     """The options, ready for JSON."""
-    left_out = ("command", "out", "plot", "compare", "engines", "speech", "turn_model")
+    left_out = ("command", "out", "plot", "compare", "engines", "speech", "turn_model", "before")
     return {name: value for name, value in vars(arguments).items() if name not in left_out}
 
 

@@ -245,8 +245,10 @@ def add_gateway_options(command: argparse.ArgumentParser) -> None:
         help="default: " + ", ".join(GATEWAY_WAYS),
     )
     command.add_argument("--sessions", type=int, nargs="+", default=[50, 100, 150, 200])
-    command.add_argument("--frame-ms", type=float, default=20.0)
+    command.add_argument("--frame-ms", type=float, nargs="+", default=[20.0])
     command.add_argument("--seconds", type=float, default=15.0, help="for each count of sessions")
+    command.add_argument("--rounds", type=int, default=1, help="of which the median counts")
+    command.add_argument("--before", type=Path, help="a checkout of earlier code, measured in turn with this one")
     command.add_argument("--churn", type=int, default=1000, help="sessions opened and closed; 0: none")
 
 
@@ -255,7 +257,8 @@ def run_gateway(arguments: argparse.Namespace) -> int:
 
     about, loads = described("gateway", arguments), []
     with console.status("…") as status:
-        for each in gateway.run(arguments.ways, arguments.sessions, arguments.seconds, arguments.frame_ms, status.update):
+        options = (arguments.ways, arguments.sessions, arguments.seconds, arguments.frame_ms, status.update)
+        for each in gateway.run(*options, arguments.before, arguments.rounds):
             loads.append(each)
             write_line(arguments.out, about | {"result": each.as_json()})
         console.print(tables.gateway_table(loads))

@@ -110,6 +110,7 @@ class SimulatedSeat:
 
     opened_at = 0.0
     evidence_of_turns = "silence, text"
+    frame_ms = 20
 
     def __init__(
         self,

@@ -18,6 +18,8 @@ class Counts:
     """It is about to end, and takes nobody."""
 
 
+FRAMES_MS = ((32, 20), (64, 60))  # sessions of a process up to which messages may carry so little audio
+LONGEST_FRAME_MS = 100
 MAX_WAITING = 1024  # connections that have not begun, from everywhere
 
 
@@ -62,6 +64,11 @@ class Admission:
 
     def counts(self) -> Counts:
         return Counts(self._taken + self._transcriber.sessions_elsewhere, self._max_sessions, self._is_shutting_down)
+
+    @property
+    def frame_ms(self) -> int:
+        """Milliseconds of audio that a client should put into a message: a message costs its process more than its audio."""
+        return next((frame_ms for most, frame_ms in FRAMES_MS if self._taken <= most), LONGEST_FRAME_MS)
 
     def begin_waiting(self, caller: Caller) -> None:
         """Count a connection that has not begun, and takes no place. Raises Refused."""

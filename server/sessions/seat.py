@@ -117,6 +117,11 @@ class Seat:
         return self._shared.evidence_of_turns
 
     @property
+    def frame_ms(self) -> int:
+        """Milliseconds of audio that a message should carry, as busy as this process is now."""
+        return self._shared.admission.frame_ms
+
+    @property
     def has_ended(self) -> bool:
         return self._has_ended
 

@@ -46,6 +46,11 @@ class SeatInterface(Protocol):
         """Evidence by which ends of turns are judged: "silence, text", or with ", sound" where there is a turn model."""
         ...
 
+    @property
+    def frame_ms(self) -> int:
+        """Milliseconds of audio that a message should carry, as busy as the server is now."""
+        ...
+
     def attach(self, session: "Session") -> None:
         """The seat's session, from now on."""
 

@@ -100,14 +100,16 @@ class ResendBuffer {
     }
   }
 
-  // From a position that is held: some samples, as many as lie together.
+  // From a position that is held: at most so many samples.
   read(position, most) {
+    const samples = new Int16Array(Math.min(most, this.end - position));
     let first = this.start;
     for (const block of this.blocks) {
-      if (position < first + block.length) return block.slice(position - first, position - first + most);
+      const from = Math.max(position, first), until = Math.min(position + samples.length, first + block.length);
+      if (from < until) samples.set(block.subarray(from - first, until - first), from - position);
       first += block.length;
     }
-    return new Int16Array(0);
+    return samples;
   }
 }
 
@@ -244,18 +246,20 @@ export class MoonshineClient extends EventTarget {
   send(samples) {
     if (this.isEnded || this.isClosing) return;
     this.audio.append(samples);
-    this.pump();
+    const unsentMs = (1000 * (this.audio.end - this.sent)) / this.init.sr;
+    const frameMs = this.session?.frameMs ?? 0;
+    if (unsentMs < frameMs) this.pumpLater(frameMs);
+    else this.pump();
   }
 
   pumpLater(milliseconds) {
-    this.pumping ??= setTimeout(() => {
-      this.pumping = null;
-      this.pump();
-    }, milliseconds);
+    this.pumping ??= setTimeout(() => this.pump(), milliseconds);
   }
 
   pump() {
     const {session} = this;
+    clearTimeout(this.pumping);
+    this.pumping = null;
     if (!session?.isReady) return; // the next one gets it
     if (session.keyterms !== this.init.keyterms && !session.hasClosed) {
       session.keyterms = this.init.keyterms;
@@ -359,7 +363,10 @@ class Session {
     const message = JSON.parse(data);
     this.receivedAt = performance.now();
     this.saysPulse ||= message.op === "pulse";
-    if (message.op === "ready") this.tellReady();
+    if (message.op === "ready") {
+      this.frameMs = message.frame_ms ?? 0; // of audio that the server wants in a message
+      this.tellReady();
+    }
     if (this.client.session === this) this.client.takeMessage(message, this);
   }
 

@@ -162,6 +162,8 @@ class Ready(Message, frozen=True, tag="ready"):
     max_batch: Count
     replica: str
     """Name of the server, among others behind the same address."""
+    frame_ms: Count
+    """Milliseconds of audio that a message should carry: more where many sessions are open."""
 
 
 class Pulse(Message, frozen=True, tag="pulse"):
@@ -315,8 +317,8 @@ class Server:
     model_id: str = ""
 
 
-def ready(init: Init, server: Server) -> Message:
-    return Ready(init.sid, server.max_batch, server.replica)
+def ready(init: Init, server: Server, frame_ms: int) -> Message:
+    return Ready(init.sid, server.max_batch, server.replica, frame_ms)
 
 
 def error(error: ServerError) -> Message:

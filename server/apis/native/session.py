@@ -75,7 +75,7 @@ class NativeSession(Session):
         audio_format = MONO_16_KHZ if self._has_track else AudioFormat(rate=init.sr, channels=init.channels)
         self._input = AudioInput(audio_format, is_split=True)
         self._begin(now)
-        self._send(messages.ready(init, self._server))
+        self._send(messages.ready(init, self._server, self.seat.frame_ms))
         self._wrote_at = now - PULSE_SECONDS  # the first pulse comes at once: from then on the client counts on them
 
     def _streaming(self, what: str) -> tuple[Stream, ...]:
