@@ -77,6 +77,9 @@ class Uncounted:
     audio_bytes: int = 0
 
 
+NOTHING_CAME = Uncounted()
+
+
 class Seat:
     """Used on the event loop's thread only."""
 
@@ -197,6 +200,8 @@ class Seat:
     def _count(self, now: float) -> None:
         """Add what has come since the last time to the record, the metrics and the client's rate."""
         came, self._uncounted = self._uncounted, Uncounted()
+        if came == NOTHING_CAME:
+            return
         audio_seconds = came.audio_bytes / 2 / SAMPLE_RATE
         self._record.audio_seconds += audio_seconds
         self._shared.metrics.count_audio(audio_seconds, self._caller.name)

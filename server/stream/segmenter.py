@@ -19,10 +19,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from runtime.audio import Clip, offset_of, pieces_of
+from server.stream.audio_buffer import AudioBuffer
 from server.stream.edges import TAIL_SAMPLES, Lead
 from server.stream.loudness import LEVEL_SAMPLES, LEVELS_PER_SECOND, Loudness, levels_of
 
-LEVEL_BYTES = 2 * LEVEL_SAMPLES
 BLOCK_LEVELS = 5  # levels are taken in blocks of 100 ms: one numpy call instead of five
 ONSET_LEVELS = 2  # this many loud levels in a row are the beginning of sound
 
@@ -70,7 +70,7 @@ class Segmenter:
         """max_seconds: longest segment; window_seconds: how much before that a cut is looked for."""
         self._max_levels = int(max_seconds * LEVELS_PER_SECOND)
         self._window_levels = int(window_seconds * LEVELS_PER_SECOND)
-        self._pcm = bytearray()  # from self.start on
+        self._pcm = AudioBuffer()  # from self.start on
         self._levels: list[float] = []  # dB of full scale, from self.start on; may end some 100 ms before the audio
         self._loud: list[bool] = []  # the same levels, held against the background at their time
         self._gains_db: list[float] = []  # what the speaker was to be raised by, as of each of these levels
@@ -91,7 +91,7 @@ class Segmenter:
     @property
     def end(self) -> int:
         """Position behind the newest sample."""
-        return self.start + len(self._pcm) // 2
+        return self.start + len(self._pcm)
 
     @property
     def measured_until(self) -> int:
@@ -118,13 +118,13 @@ class Segmenter:
         first, last = (max(each, self.start) - self.start for each in (position, self.end if end is None else end))
         if first >= last:
             return True
-        samples = np.frombuffer(self._pcm, np.int16, last - first, first * 2)
+        samples = self._pcm.read(first, last)
         whole = np.resize(samples, -(-len(samples) // LEVEL_SAMPLES) * LEVEL_SAMPLES)  # filled up with its own beginning
         return max(levels_of(whole)) <= self._loudness.quiet_db
 
     def newest(self, samples: int) -> np.ndarray:
         """Return the newest samples of the open segment, int16, at most so many."""
-        return np.frombuffer(bytes(self._pcm[-2 * samples :]), np.int16)
+        return self._pcm.read(max(0, len(self._pcm) - samples), len(self._pcm))
 
     def append(self, pcm: bytes) -> list[bool]:
         """Hold audio and measure it. Returns of each new level whether it is sound."""
@@ -133,12 +133,12 @@ class Segmenter:
 
     def hold(self, pcm: bytes) -> None:
         """pcm: PCM16 mono little-endian, whole samples. It has no levels until measure()."""
-        self._pcm += pcm
+        self._pcm.append(pcm)
 
     @property
     def has_block(self) -> bool:
         """True if there is audio enough for levels that measure() has not measured."""
-        return len(self._pcm) >= (len(self._levels) + BLOCK_LEVELS) * LEVEL_BYTES
+        return len(self._pcm) >= (len(self._levels) + BLOCK_LEVELS) * LEVEL_SAMPLES
 
     def find_cut(self) -> Cut | None:
         """The open segment's first cut in the audio so far; the same answer until advance(). place() one by length."""
@@ -171,8 +171,7 @@ class Segmenter:
         return self._clip(end, ranges, max(0, self.start - begin), max(0, finish - end))
 
     def _clip(self, end: int, ranges: Sequence[tuple[int, int]], quiet_before: int = 0, quiet_behind: int = 0) -> Clip:
-        with memoryview(self._pcm) as pcm:
-            samples = np.frombuffer(bytes(pcm[: (end - self.start) * 2]), np.int16)
+        samples = self._pcm.read(0, end - self.start)
         gain = self._gain(end)
         offset = offset_of(pieces_of(samples, self.start, ranges), gain)
         return Clip(samples, self.start, tuple(ranges), offset, gain, quiet_before, quiet_behind)
@@ -222,7 +221,8 @@ class Segmenter:
         levels = min(-(-(position - self.start) // LEVEL_SAMPLES), len(self._levels))
         is_between = (position - self.start) % LEVEL_SAMPLES > 0  # then those behind it are measured anew from there on
         dropped = len(self._levels) if is_between else levels
-        del self._pcm[: (position - self.start) * 2], self._levels[:dropped], self._loud[:dropped], self._gains_db[:dropped]
+        self._pcm.drop(position - self.start)
+        del self._levels[:dropped], self._loud[:dropped], self._gains_db[:dropped]
         self._loud_until = max(0, self._loud_until - dropped)
         self.start = position
         self._open()
@@ -237,10 +237,10 @@ class Segmenter:
     def measure(self) -> list[bool]:
         """Measure the new levels, block by block; returns whether each of them is sound."""
         measured = len(self._levels)
-        count = (len(self._pcm) // LEVEL_BYTES - measured) // BLOCK_LEVELS * BLOCK_LEVELS
+        count = (len(self._pcm) // LEVEL_SAMPLES - measured) // BLOCK_LEVELS * BLOCK_LEVELS
         if count <= 0:
             return []
-        pcm = np.frombuffer(self._pcm, np.int16, count * LEVEL_SAMPLES, offset=measured * LEVEL_BYTES)
+        pcm = self._pcm.read(measured * LEVEL_SAMPLES, (measured + count) * LEVEL_SAMPLES)
         for level in levels_of(pcm):
             self._levels.append(level)
             self._loud.append(self._loudness.is_sound(level))

@@ -5,8 +5,6 @@ Nothing that a clip has held is taken back: which ranges are transcribed, and ho
 update takes half of it, as a cut in its middle will; only a cut by length goes back, to the last gap between two words.
 """
 
-import numpy as np
-
 from runtime.audio import SAMPLE_RATE, Clip
 from server.stream.loudness import LEVEL_SAMPLES
 from server.stream.segmenter import BLOCK_LEVELS, KEPT_PAUSE_SECONDS, Cut, CutKind, Segmenter
@@ -55,7 +53,7 @@ class StreamingSegmenter(Segmenter):
         return self.clip(cut.position) if is_quiet or cut.kind is CutKind.QUIET else self._growing_clip(cut.position)
 
     def _growing_clip(self, end: int) -> Clip:
-        pcm = np.frombuffer(bytes(memoryview(self._pcm)[: (end - self.start) * 2]), np.int16)
+        pcm = self._pcm.read(0, end - self.start)
         ranges = [(first, min(last, end)) for first, last in self._ranges if first < end]
         gains = [float(10 ** (gain_db / 20)) for gain_db in self._range_gains_db[: len(ranges)]]
         return Clip(pcm, self.start, tuple(ranges), gains=tuple(gains))

@@ -1,0 +1,45 @@
+"""The newest audio of a stream, read without copying it."""
+
+import numpy as np
+
+SAMPLE_BYTES = 2
+FIRST_SAMPLES = 16_000  # of room; it doubles as it has to
+
+
+class AudioBuffer:
+    """Samples, int16, that are added at the end and dropped at the beginning.
+
+    What was read stays as it is: samples are never written over or moved; where there is no room for more, the ones that are left
+    are copied into a larger room.
+    """
+
+    def __init__(self) -> None:
+        self._room = bytearray()
+        self._first = self._last = 0  # bytes of the room before the first sample, and up to the end of the last
+
+    def __len__(self) -> int:
+        return (self._last - self._first) // SAMPLE_BYTES
+
+    def append(self, pcm: bytes) -> None:
+        """pcm: PCM16 little-endian, whole samples."""
+        last = self._last + len(pcm)
+        if last > len(self._room):
+            self._make_room(len(pcm))
+            last = self._last + len(pcm)
+        self._room[self._last : last] = pcm
+        self._last = last
+
+    def _make_room(self, more: int) -> None:
+        held = self._room[self._first : self._last]
+        free = more + max(FIRST_SAMPLES * SAMPLE_BYTES, len(held))
+        self._room, self._first, self._last = held + bytes(free), 0, len(held)
+
+    def drop(self, samples: int) -> None:
+        """Drop so many samples at the beginning."""
+        self._first += samples * SAMPLE_BYTES
+
+    def read(self, first: int, last: int) -> np.ndarray:
+        """Return the samples from one index to another, int16 (samples,), to be read only."""
+        samples = np.frombuffer(self._room, np.int16, last - first, self._first + first * SAMPLE_BYTES)
+        samples.flags.writeable = False
+        return samples
