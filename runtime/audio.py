@@ -128,10 +128,9 @@ def pieces_of(pcm: np.ndarray, position: int, ranges: Sequence[tuple[int, int]])
     return [pcm[first - position : last - position] for first, last in ranges]
 
 
-def offset_of(pieces: Sequence[np.ndarray], gain: float) -> int:
-    """The mean of all samples of these, int16, where it would be heard at this gain; else 0."""
-    count = sum(map(len, pieces))
-    mean = round(sum(int(piece.sum(dtype=np.int64)) for piece in pieces) / count) if count else 0
+def offset_of(total: int, count: int, gain: float) -> int:
+    """Return the mean of so many samples, int16, of which the sum is given, where it would be heard at this gain; else 0."""
+    mean = round(total / count) if count else 0
     return mean if abs(mean) * gain >= LEAST_OFFSET else 0
 
 

@@ -117,10 +117,15 @@ def is_steady(length: int, count: int, total: float, squares: float) -> bool:
 def levels_of(pcm: np.ndarray) -> list[float]:
     """dB of full scale of each LEVEL_SAMPLES of int16 samples around their mean, for a DC offset is no sound; at least
     QUIETEST_DB."""
+    return levels_and_sums_of(pcm)[0]
+
+
+def levels_and_sums_of(pcm: np.ndarray) -> tuple[list[float], list[float]]:
+    """Return the levels, and the sum of the samples of each, which is a whole number."""
     samples = pcm.reshape(-1, LEVEL_SAMPLES).astype(np.float64)  # exact sums, so that a large offset hides no faint sound
-    sums, squares = samples @ ONES, (samples * samples) @ ONES
+    sums, squares = (samples @ ONES).tolist(), ((samples * samples) @ ONES).tolist()
     # The few that there are: numpy takes longer for them than Python.
-    return [level_of(total, square) for total, square in zip(sums.tolist(), squares.tolist(), strict=True)]
+    return [level_of(total, square) for total, square in zip(sums, squares, strict=True)], sums
 
 
 def level_of(total: float, squares: float) -> float:

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from runtime.audio import Clip, offset_of, pieces_of
+from runtime.audio import Clip, offset_of
 from server.stream.audio_buffer import AudioBuffer
 from server.stream.edges import TAIL_SAMPLES, Lead
-from server.stream.loudness import LEVEL_SAMPLES, LEVELS_PER_SECOND, Loudness, levels_of
+from server.stream.loudness import LEVEL_SAMPLES, LEVELS_PER_SECOND, Loudness, levels_and_sums_of, levels_of
 
 BLOCK_LEVELS = 5  # levels are taken in blocks of 100 ms: one numpy call instead of five
 ONSET_LEVELS = 2  # this many loud levels in a row are the beginning of sound
@@ -72,6 +72,7 @@ class Segmenter:
         self._window_levels = int(window_seconds * LEVELS_PER_SECOND)
         self._pcm = AudioBuffer()  # from self.start on
         self._levels: list[float] = []  # dB of full scale, from self.start on; may end some 100 ms before the audio
+        self._sums = [0.0]  # of all samples before each level, and before the first one without a level
         self._loud: list[bool] = []  # the same levels, held against the background at their time
         self._gains_db: list[float] = []  # what the speaker was to be raised by, as of each of these levels
         self._loud_until = 0  # the level behind the last loud one
@@ -171,10 +172,22 @@ class Segmenter:
         return self._clip(end, ranges, max(0, self.start - begin), max(0, finish - end))
 
     def _clip(self, end: int, ranges: Sequence[tuple[int, int]], quiet_before: int = 0, quiet_behind: int = 0) -> Clip:
-        samples = self._pcm.read(0, end - self.start)
         gain = self._gain(end)
-        offset = offset_of(pieces_of(samples, self.start, ranges), gain)
-        return Clip(samples, self.start, tuple(ranges), offset, gain, quiet_before, quiet_behind)
+        total, count = sum(self._sum(*each) for each in ranges), sum(last - first for first, last in ranges)
+        offset = offset_of(total, count, gain)
+        return Clip(self._pcm.read(0, end - self.start), self.start, tuple(ranges), offset, gain, quiet_before, quiet_behind)
+
+    def _sum(self, begin: int, end: int) -> int:
+        """Return the sum of the samples from one position to another: of the levels in between, and of what is beside them."""
+        begin, end = begin - self.start, end - self.start
+        first, last = -(-begin // LEVEL_SAMPLES), min(end // LEVEL_SAMPLES, len(self._levels))
+        if first >= last:
+            return self._sum_of_samples(begin, end)
+        beside = self._sum_of_samples(begin, first * LEVEL_SAMPLES) + self._sum_of_samples(last * LEVEL_SAMPLES, end)
+        return int(self._sums[last] - self._sums[first]) + beside
+
+    def _sum_of_samples(self, first: int, last: int) -> int:
+        return int(self._pcm.read(first, last).sum(dtype=np.int64)) if first < last else 0
 
     def _gain(self, end: int) -> float:
         """Gain as of the last level before position `end`, so that a second attempt receives what the first one did."""
@@ -222,7 +235,7 @@ class Segmenter:
         is_between = (position - self.start) % LEVEL_SAMPLES > 0  # then those behind it are measured anew from there on
         dropped = len(self._levels) if is_between else levels
         self._pcm.drop(position - self.start)
-        del self._levels[:dropped], self._loud[:dropped], self._gains_db[:dropped]
+        del self._levels[:dropped], self._loud[:dropped], self._gains_db[:dropped], self._sums[:dropped]
         self._loud_until = max(0, self._loud_until - dropped)
         self.start = position
         self._open()
@@ -241,8 +254,9 @@ class Segmenter:
         if count <= 0:
             return []
         pcm = self._pcm.read(measured * LEVEL_SAMPLES, (measured + count) * LEVEL_SAMPLES)
-        for level in levels_of(pcm):
+        for level, total in zip(*levels_and_sums_of(pcm), strict=True):
             self._levels.append(level)
+            self._sums.append(self._sums[-1] + total)
             self._loud.append(self._loudness.is_sound(level))
             self._gains_db.append(self._loudness.gain_db)
             if self._loud[-1]:

@@ -1,8 +1,22 @@
-"""DTLS with peers of either kind of certificate: aiortc offers suites for ECDSA only, and GStreamer's certificates are RSA."""
+"""DTLS with peers of either kind of certificate, that decrypts a datagram when it comes.
+
+aiortc offers suites for ECDSA only, and GStreamer's certificates are RSA. And aiortc has a queue, a future and a turn of the
+event loop between the socket and each datagram's decryption.
+"""
+
+import asyncio
+import logging
+import types
+from collections.abc import Coroutine, Generator
+from typing import Any
 
 from aiortc import rtcpeerconnection
-from aiortc.rtcdtlstransport import RTCCertificate, SRTPProtectionProfile
+from aiortc.rtcdtlstransport import RTCCertificate, RTCDtlsTransport, SRTPProtectionProfile
 from OpenSSL import SSL
+
+from server.transports.webrtc.ports import FindableConnection
+
+logger = logging.getLogger(__name__)
 
 SUITES = ":".join(
     f"ECDHE-{certificate}-{suite}"
@@ -21,6 +35,46 @@ class Certificate(RTCCertificate):
         return context
 
 
+class PunctualDtlsTransport(RTCDtlsTransport):
+    """Takes datagrams from the socket as they come, once the handshake is over and nothing of it may have to be sent again."""
+
+    _goes_on: asyncio.Task[None] | None = None
+
+    async def _recv_next(self) -> None:
+        connection, ssl = self.transport._connection, self._ssl
+        is_settled = self.encrypted and ssl is not None and ssl.DTLSv1_get_timeout() is None
+        if is_settled and isinstance(connection, FindableConnection):
+            connection.take_by(self._take)  # what waits in the queue comes first; then this waits for the connection's end
+        await super()._recv_next()
+
+    def _take(self, connection: FindableConnection) -> None:
+        """Receive the datagram that the connection holds. aiortc's coroutine waits for nothing then, but perhaps for sending."""
+        receiving = super()._recv_next()
+        try:
+            waited_for = receiving.send(None)
+        except StopIteration:
+            pass
+        except ConnectionError:
+            connection.end()
+        except Exception:
+            logger.exception("a connection met a defect and is ended")
+            connection.end()
+        else:
+            self._goes_on = asyncio.ensure_future(finished(receiving, waited_for))
+
+
+@types.coroutine
+def resumed(work: Coroutine[Any, Any, None], waited_for: Any) -> Generator[Any, Any, None]:
+    """Go on with work that was begun by hand and waits."""
+    yield waited_for
+    yield from work
+
+
+async def finished(work: Coroutine[Any, Any, None], waited_for: Any) -> None:
+    await resumed(work, waited_for)
+
+
 def install() -> None:
-    """Let every connection of this process have such a certificate: aiortc takes none from its user."""
+    """Let every connection of this process have them: aiortc takes none from its user."""
     rtcpeerconnection.RTCCertificate = Certificate  # type: ignore[misc]
+    rtcpeerconnection.RTCDtlsTransport = PunctualDtlsTransport  # type: ignore[misc]

@@ -165,7 +165,7 @@ class Peer(abc.ABC):
             return
         self._channel, self._state = channel, PeerState.OPEN
         channel.on(sctp.MALFORMED, lambda: self._give_up(NO_MESSAGE))
-        channel.on("message", self._receive)
+        self._association.deliver_to(channel, self._receive)
         channel.on("close", self._on_channel_close)
         for text in self._early:
             self.send(text)
@@ -177,17 +177,22 @@ class Peer(abc.ABC):
         if (seat := self._seat) is None:
             return
         self.receive(seat, message)
-        association = self._connection.sctp
         if self._holding_back is None and seat.is_behind:
-            assert isinstance(association, sctp.PatientSctpTransport), "it was installed, and the message came over it"
-            association.hold_back()
-            self._holding_back = asyncio.create_task(self._let_go_on(seat, association))
+            self._association.hold_back()
+            self._holding_back = asyncio.create_task(self._let_go_on(seat))
 
-    async def _let_go_on(self, seat: Seat, association: sctp.PatientSctpTransport) -> None:
+    @property
+    def _association(self) -> sctp.PatientSctpTransport:
+        """The transport of the data channel, once there is one."""
+        association = self._connection.sctp
+        assert isinstance(association, sctp.PatientSctpTransport), "it was installed, and the channel came over it"
+        return association
+
+    async def _let_go_on(self, seat: Seat) -> None:
         """Let the sender go on, but not after every message: it has to send again what was dropped, later and later."""
         await seat.until_waiting(BEHIND_SHARE / 2)
         self._holding_back = None
-        await association.go_on()
+        await self._association.go_on()
 
     def _on_track(self, track: MediaStreamTrack) -> None:
         if track.kind == "audio":

@@ -7,7 +7,7 @@ import asyncio
 import functools
 import ipaddress
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from aioice import Candidate, ice
@@ -50,6 +50,8 @@ class FindableConnection(ice.Connection):
         super().__init__(*arguments, **named)
         self._settings = settings
         self._checked = set[tuple[str, int]]()
+        self._take: Callable[[FindableConnection], None] | None = None
+        self._held: bytes | None = None  # the datagram that is being taken
 
     def check_incoming(self, message: ice.stun.Message, addr: tuple[str, int], protocol: ice.StunProtocol) -> None:
         """Note where a check with the right password came from."""
@@ -66,8 +68,29 @@ class FindableConnection(ice.Connection):
 
     def data_received(self, data: bytes, component: int) -> None:
         """Leave out what is empty: aiortc ends the session by it, and a relay may hand it on."""
-        if data:
+        if not data:
+            return
+        if self._take is None:
             super().data_received(data, component)
+        else:
+            self._held = data
+            self._take(self)
+
+    async def recv(self) -> bytes:
+        if self._held is None:
+            return await super().recv()
+        data, self._held = self._held, None
+        return data
+
+    def take_by(self, take: Callable[["FindableConnection"], None]) -> None:
+        """Call a function when a datagram has come, which then takes it by recv(), as soon as none waits any more."""
+        if self._queue.empty():
+            self._take = take
+
+    def end(self) -> None:
+        """Let whoever waits in recv() know that the peer has ended the connection."""
+        self._take = None
+        self._queue.put_nowait(None)
 
     async def get_component_candidates(
         self,

@@ -189,3 +189,16 @@ def test_advancing_past_the_audio_is_a_defect():
     segmenter.append(bytes(3200))
     with pytest.raises(AssertionError, match="cut at 5000 outside 0..1600"):
         segmenter.advance(5000)
+
+
+def test_the_offset_is_the_mean_of_what_is_transcribed(monkeypatch):
+    """It is put together from the sums of whole levels; a faint one counts where the speaker is raised."""
+    monkeypatch.setattr("runtime.audio.LEAST_OFFSET", 0)
+    segmenter, random = Segmenter(12.0), np.random.default_rng(0)
+    for samples in random.integers(1, 9000, 40).tolist():
+        segmenter.append((random.normal(0, 2000, samples) + random.integers(-900, 900)).astype(np.int16).tobytes())
+        if (cut := segmenter.find_cut()) is not None:
+            segmenter.advance(cut.position - int(random.integers(0, 300)))
+        clip = segmenter.clip(segmenter.end - int(random.integers(0, min(samples, segmenter.end - segmenter.start))))
+        heard = np.concatenate([clip.pcm[first - clip.position : last - clip.position] for first, last in clip.ranges])
+        assert clip.offset == (round(int(heard.sum(dtype=np.int64)) / len(heard)) if len(heard) else 0)
