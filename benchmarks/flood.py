@@ -35,6 +35,7 @@ CONNECTIONS, SLOW_READERS, SENDERS = 500, 50, 4
 KEY, ATTACKERS_KEY = "sk-flood-0123456789", "sk-attacker-0123456789"
 LIMITS = "sessions=4 per_minute=300"  # of the attackers' key: what an operator gives somebody unknown
 REFUSED_REQUESTS = 2000
+TURN_SAMPLES = 5 * SAMPLE_RATE // 2
 UDP_PORTS = range(50_000, 50_064)
 PACE_SECONDS = 0.1  # between two strokes of an attacker that does much with little: its own program leaves a core
 
@@ -135,7 +136,7 @@ async def measure(attack: str, address: str, streams: int, seconds: float) -> Fl
     )
     looking.cancel()
     heard = [each for each in outcomes if not isinstance(each, BaseException)]
-    updates_ms, finals_ms = [latency for updates, _ in heard for latency in updates], [final for _, final in heard]
+    updates_ms, finals_ms = ([latency for each in heard for latency in each[kind]] for kind in (0, 1))
     return Flooded(
         attack,
         *(round(float(np.percentile(each or [np.nan], 95)), 1) for each in (updates_ms, finals_ms)),
@@ -153,8 +154,8 @@ async def look_at_health(address: str, found_ms: list[float]) -> None:
         await asyncio.sleep(1.0)
 
 
-async def speak(address: str, audio: np.ndarray, wait_seconds: float) -> tuple[list[float], float]:
-    """Latency of updates and of the final, as the server tells it."""
+async def speak(address: str, audio: np.ndarray, wait_seconds: float) -> tuple[list[float], list[float]]:
+    """Latency of updates and of finals, as the server tells it: the client asks for one after every few seconds of speech."""
     await asyncio.sleep(wait_seconds)
     updates_ms: list[float] = []
     async with StreamingClient(address, key=KEY, resume_seconds=0, max_interims=None) as client:
@@ -164,10 +165,13 @@ async def speak(address: str, audio: np.ndarray, wait_seconds: float) -> tuple[l
                 updates_ms.append(interim["latency_ms"])
 
         listening = asyncio.create_task(listen())
-        await send_all(client, audio, 1.0, lambda seconds: None)
-        final = await client.close()
+        finals_ms = []
+        for start in range(0, len(audio), TURN_SAMPLES):
+            await send_all(client, audio[start : start + TURN_SAMPLES], 1.0, lambda seconds: None)
+            is_last = start + TURN_SAMPLES >= len(audio)
+            finals_ms.append((await (client.close() if is_last else client.flush()))["latency_ms"])
         await listening
-        return updates_ms, final["latency_ms"]
+        return updates_ms, finals_ms
 
 
 # Attackers

@@ -98,6 +98,7 @@ def create_app(sessions: Sessions, metrics: Metrics, settings: Settings, gateway
         title="moonshine-asr",
         lifespan=lifespan,
         version=version(),
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -21,6 +22,7 @@ from runtime.turns.turn_model import TurnModel
 from runtime.turns.worker import TurnWorker
 from server.app import LONG_MESSAGES, create_app, servers
 from server.http.deadlines import PunctualHttp, PunctualLoop
+from server.http.handed_on import SECRET_VARIABLE, HandedOn
 from server.parent_process import end_undrained
 from server.sessions.registry import Sessions
 from server.settings import Model, Settings
@@ -189,8 +191,9 @@ async def stop_when_alone(server: uvicorn.Server, shared_port: SharedPort) -> No
 
 
 def config_of(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    secret = os.environ.get(SECRET_VARIABLE)
     return uvicorn.Config(
-        app,
+        HandedOn(app, secret) if secret else app,
         http=PunctualHttp,
         ws=BoundedWebSocket.with_long_messages(LONG_MESSAGES),
         ws_ping_timeout=PONG_SECONDS,

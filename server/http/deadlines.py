@@ -2,11 +2,12 @@
 
 import asyncio
 import re
+from collections import deque
 from typing import Any, cast
 
 import uvloop
 from starlette.types import Message, Receive
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from server.errors import ClientError, Code
 
@@ -45,6 +46,7 @@ class PunctualHttp(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self._unanswered: deque[RequestResponseCycle] = deque()  # requests in order, perhaps some that are answered before them
         self._head = bytearray()  # of a request, as far as it has come and is not parsed
         self._parsed_of_head = 0  # bytes of one that is parsed as it comes
         self._is_within = False  # a request has begun, and has not ended
@@ -118,6 +120,9 @@ class PunctualHttp(HttpToolsProtocol):
         self._parses_head = False
         self._have_head()
         super().on_headers_complete()
+        while self._unanswered and self._unanswered[0].response_complete:
+            self._unanswered.popleft()
+        self._unanswered.append(self.cycle)
 
     def handle_websocket_upgrade(self) -> None:
         self._have_head()
@@ -126,6 +131,9 @@ class PunctualHttp(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._have_head()
         self._have_read()
+        self.pipeline.clear()
+        for cycle in self._unanswered:  # uvicorn tells the newest request, which need not be the one that is being answered
+            cycle.disconnected = True
         super().connection_lost(exc)
 
     def _expect_head(self) -> None:

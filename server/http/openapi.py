@@ -3,13 +3,16 @@
 Routes read their requests themselves, so FastAPI knows nothing of bodies and answers: described() says it.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import fastapi_swagger
+import msgspec
 from fastapi import FastAPI, Response
 from fastapi.openapi.utils import get_openapi
 
+PATH = "/openapi.json"
 JSON, TEXT, SDP, EVENTS = "application/json", "text/plain", "application/sdp", "text/event-stream"
 OBJECT, STRING, BINARY = {"type": "object"}, {"type": "string"}, {"type": "string", "format": "binary"}
 ABOUT = """Real-time speech-to-text with Moonshine models.
@@ -107,7 +110,10 @@ def one_of(*values: str, default: str | None = None) -> dict[str, Any]:
 
 
 def install(app: FastAPI) -> None:
-    """Serve the description, and Swagger UI from files of this machine."""
+    """Serve the description, and Swagger UI from files of this machine.
+
+    The description is written once: to write it takes milliseconds, and whoever asks needs no key.
+    """
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -116,6 +122,15 @@ def install(app: FastAPI) -> None:
             )
         return app.openapi_schema
 
+    @functools.cache
+    def written() -> bytes:
+        return msgspec.json.encode(openapi())
+
+    @app.get(PATH, include_in_schema=False)
+    async def describe() -> Response:
+        return Response(written(), media_type="application/json")
+
+    app.openapi_url = PATH  # where Swagger UI looks for it
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to say more than it knows
     fastapi_swagger.patch_fastapi(app, redirect_from_root_to_docs=False)
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from runtime import exceptions
-from runtime.audio import SAMPLE_RATE, Clip
+from runtime.audio import Clip
+from runtime.audio_buffer import AudioBuffer
 from runtime.exceptions import EngineError, EngineFailed
 from runtime.scheduler.keyterms import Keyterms
 from runtime.scheduler.requests import Priority, Request, Result, Timings
@@ -133,9 +133,6 @@ decode_pulse = msgspec.msgpack.Decoder(EnginePulse).decode
 decode_answer = msgspec.msgpack.Decoder(Answer).decode
 
 
-LEAST_HELD_SAMPLES = 4 * SAMPLE_RATE
-
-
 class SentParts:
     """The gateway's side of one stream: how much of its audio has been sent, and which keyterms."""
 
@@ -159,15 +156,11 @@ class SentParts:
 
 
 class ReceivedParts:
-    """The engine process's side: keyterms, and the audio of the open segment.
-
-    Clips are views of that, so it is written behind them only.
-    """
+    """The engine process's side: keyterms, and the audio of the open segment."""
 
     def __init__(self) -> None:
         self._start = 0
-        self._pcm = np.empty(0, np.int16)
-        self._held = 0  # of its samples
+        self._pcm = AudioBuffer()
         self.keyterms: Keyterms | None = None
         """Keyterms of the newest request."""
 
@@ -179,27 +172,14 @@ class ReceivedParts:
 
     def clip_of(self, audio: Audio) -> Clip:
         """Keep what is new and give what is to be heard. Raises ValueError where something between is missing."""
-        new = np.frombuffer(audio.new_pcm, np.int16)
-        self._make_room(audio.start, len(new))
-        end = self._start + self._held
+        self._pcm.drop(min(audio.start - self._start, len(self._pcm)))
+        self._start = audio.start
+        end = self._start + len(self._pcm)
         if audio.new_from != end:
             raise ValueError(f"audio up to {end} is here, and what comes begins at {audio.new_from}")
-        self._pcm[self._held : self._held + len(new)] = new
-        self._held += len(new)
-        pcm = self._pcm[: audio.end - self._start]
+        self._pcm.append(audio.new_pcm)
+        pcm = self._pcm.read(0, audio.end - self._start)
         return Clip(pcm, audio.start, **{name: getattr(audio, name) for name in CLIP_FIELDS})
-
-    def _make_room(self, start: int, count: int) -> None:
-        """Forget what lies before `start`, and have room for so many samples more."""
-        dropped = min(start - self._start, self._held)
-        if dropped or self._held + count > len(self._pcm):
-            kept = self._pcm[dropped : self._held]
-            self._pcm = np.empty(
-                max(LEAST_HELD_SAMPLES, 2 * (len(kept) + count)), np.int16
-            )  # clips may still look at the old one
-            self._pcm[: len(kept)] = kept
-            self._held = len(kept)
-        self._start = start
 
 
 @functools.lru_cache(SHARED_KEYTERMS)

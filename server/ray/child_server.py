@@ -20,6 +20,7 @@ from starlette.websockets import WebSocket
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from server.http.handed_on import ADDRESS_HEADER, SECRET_HEADER, SECRET_VARIABLE, new_secret
 from server.parent_process import end_with
 from server.processes.forwarding import handed_back
 from server.sessions.admission import Counts
@@ -38,7 +39,8 @@ NOT_HANDED_ON = {
     b"content-length",
     b"transfer-encoding",
     b"upgrade",
-    b"x-forwarded-for",
+    ADDRESS_HEADER,
+    SECRET_HEADER,
     b"sec-websocket-key",
     b"sec-websocket-version",
     b"sec-websocket-extensions",
@@ -48,7 +50,7 @@ NOT_HANDED_ON = {
 ALONE = {
     "ASR_TLS_CERT": "",
     "ASR_TLS_KEY": "",
-    "ASR_TRUSTED_PROXIES": LOOPBACK,
+    "ASR_TRUSTED_PROXIES": "",
     "ASR_ADMIN_PORT": "",
     **dict.fromkeys(API_PORT_VARIABLES, ""),
 }
@@ -64,7 +66,9 @@ class ChildServer:
         self._listen = settings.listen
         self._port = free_port()
         inherited = {name: value for name, value in os.environ.items() if name not in variable_names()}
-        self._environment = {**inherited, **variables, **ALONE, "ASR_HOST": LOOPBACK, "ASR_PORT": str(self._port)}
+        self._secret = new_secret()
+        own = {"ASR_HOST": LOOPBACK, "ASR_PORT": str(self._port), SECRET_VARIABLE: self._secret}
+        self._environment = {**inherited, **variables, **ALONE, **own}
         self._http = httpx.AsyncClient(
             base_url=f"http://{LOOPBACK}:{self._port}",
             trust_env=False,
@@ -168,7 +172,7 @@ class ChildServer:
         if url.raw_path != target_of(request.scope):  # it was resolved
             await Response("a path must not have . or .. in it", 404)(request.scope, request.receive, send)
             return
-        asked = httpx.Request(request.method, url, headers=headers_of(request.scope), content=request.stream())
+        asked = httpx.Request(request.method, url, headers=headers_of(request.scope, self._secret), content=request.stream())
         if "content-length" in request.headers:  # httpx would send chunks
             asked.headers["content-length"] = request.headers["content-length"]
             asked.headers.pop("transfer-encoding", None)
@@ -181,7 +185,11 @@ class ChildServer:
 
     async def _socket(self, client: WebSocket) -> None:
         name = client.headers.get("host", LOOPBACK)  # which the server compares with where a page says that it is from
-        headers = [(key.decode("latin-1"), value.decode("latin-1")) for key, value in headers_of(client.scope) if key != b"host"]
+        headers = [
+            (key.decode("latin-1"), value.decode("latin-1"))
+            for key, value in headers_of(client.scope, self._secret)
+            if key != b"host"
+        ]
         try:
             server = await connect(
                 f"ws://{name}{target_of(client.scope).decode('latin-1')}",
@@ -242,10 +250,11 @@ def target_of(scope: Scope) -> bytes:
     return bytes(path + b"?" + scope["query_string"] if scope["query_string"] else path)
 
 
-def headers_of(scope: Scope) -> list[tuple[bytes, bytes]]:
+def headers_of(scope: Scope, secret: str) -> list[tuple[bytes, bytes]]:
+    """Return the headers to hand on, with the client's address and the secret that proves it."""
     handed_on = [(name, value) for name, value in scope["headers"] if name not in NOT_HANDED_ON]
     client = scope.get("client")
-    return handed_on + ([(b"x-forwarded-for", client[0].encode())] if client else [])
+    return handed_on + ([(ADDRESS_HEADER, client[0].encode()), (SECRET_HEADER, secret.encode())] if client else [])
 
 
 def free_port() -> int:

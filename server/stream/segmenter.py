@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from runtime.audio import Clip, offset_of
-from server.stream.audio_buffer import AudioBuffer
+from runtime.audio_buffer import AudioBuffer
 from server.stream.edges import TAIL_SAMPLES, Lead
 from server.stream.loudness import LEVEL_SAMPLES, LEVELS_PER_SECOND, Loudness, levels_and_sums_of, levels_of
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -132,6 +133,8 @@ def test_frames_before_the_handshake_is_answered_break_nothing():
 def test_a_client_that_does_not_read_its_answers_loses_the_connection(monkeypatch):
     """Such connections used to stay for ever, with their answers in memory; no key was needed."""
     monkeypatch.setattr(deadlines, "READ_SECONDS", 0.3)
+    monkeypatch.setattr(logging.getLogger("uvicorn.error"), "error", lambda *said, **more: errors.append(said))
+    errors: list = []
 
     async def scenario(reader, writer, server) -> None:
         reader._transport.pause_reading()
@@ -140,8 +143,11 @@ def test_a_client_that_does_not_read_its_answers_loses_the_connection(monkeypatc
             await asyncio.sleep(0.01)
         while server.server_state.connections:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
+        while server.server_state.tasks:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
     play(scenario)
+    assert not errors, "nothing was written to a connection that had gone"
 
 
 def test_a_client_that_reads_slowly_keeps_its_connection(monkeypatch):

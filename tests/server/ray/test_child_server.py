@@ -29,10 +29,12 @@ def test_what_is_handed_on_is_what_was_asked_and_who_asked():
         (b"connection", b"upgrade"),
         (b"sec-websocket-key", b"k"),
         (b"x-forwarded-for", b"1.2.3.4"),
+        (b"x-asr-handed-on", b"guessed"),
     ]
     assert target_of(SCOPE) == b"/a%20b?x=1" and target_of(SCOPE | {"query_string": b""}) == b"/a%20b"
-    told = headers_of(SCOPE | {"headers": headers})
-    assert told == [(b"host", b"asr.example"), (b"x-forwarded-for", b"192.0.2.9")], "nobody says that of himself"
+    told = headers_of(SCOPE | {"headers": headers}, "secret")
+    own = [(b"x-forwarded-for", b"192.0.2.9"), (b"x-asr-handed-on", b"secret")]
+    assert told == [(b"host", b"asr.example"), *own], "nobody says that of himself"
 
 
 PARENT = """

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.stream.audio_buffer import FIRST_SAMPLES, AudioBuffer
+from runtime.audio_buffer import FIRST_SAMPLES, AudioBuffer
 
 STEPS = st.lists(st.tuples(st.integers(0, 3 * FIRST_SAMPLES), st.floats(0, 1)), max_size=12)
 

@@ -1,0 +1,33 @@
+"""The address of a client whose request another process of this server has handed on.
+
+That process proves itself by a secret: whoever else may connect to the port, as any user of the machine, is counted by its own
+address.
+"""
+
+import hmac
+import secrets
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+SECRET_VARIABLE = "ASR_HANDED_ON_SECRET"
+"""Set by the process that hands requests on, for the one that answers them."""
+SECRET_HEADER, ADDRESS_HEADER = b"x-asr-handed-on", b"x-forwarded-for"
+
+
+def new_secret() -> str:
+    return secrets.token_urlsafe()
+
+
+class HandedOn:
+    """An application whose callers have the addresses that a proven process says."""
+
+    def __init__(self, application: ASGIApp, secret: str):
+        self._application, self._secret = application, secret.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket"):
+            headers = dict(scope["headers"])
+            address = headers.get(ADDRESS_HEADER)
+            if address is not None and hmac.compare_digest(headers.get(SECRET_HEADER, b""), self._secret):
+                scope["client"] = (address.decode("latin-1"), 0)
+        await self._application(scope, receive, send)
