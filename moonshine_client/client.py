@@ -21,8 +21,10 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 
 from moonshine_client.errors import StreamError
+from moonshine_client.interims import Interims
 from moonshine_client.resend_buffer import FRAME_MS, SAMPLE_RATE, ResendBuffer
-from moonshine_client.transcripts import ChannelTranscripts, Message, keep
+from moonshine_client.sending import Rest
+from moonshine_client.transcripts import ChannelTranscripts, Message
 from moonshine_client.transports import HIGH_MARK_BYTES, DataChannel, Socket, Transport, authorization, reason_of
 
 CONNECT_SECONDS = 15.0
@@ -198,17 +200,15 @@ class StreamingClient:
         channels = options.get("channels", 1)
         self._told, self._audio = ChannelTranscripts(words, channels), ResendBuffer(channels)
         self._sent, self._keyterms = 0, list(keyterms)
-        self._asked_frame_ms = frame_ms
         self._session: ClientSession | None = None
         self._goes_on = asyncio.Event()  # the session takes audio, or there will be none
         self._sending = asyncio.Lock()
-        self._rest: asyncio.Task[None] | None = None  # sends audio that fills no message
+        self._rest = Rest(self._pump, frame_ms)
         self._tasks: set[asyncio.Task[None]] = set()
         self._moving: asyncio.Task[None] | None = None
         self._is_closing = False
         self._flushes: collections.deque[FlushRequest] = collections.deque()
-        self._interims, self._max_interims = collections.deque[Message](), max_interims
-        self._has_news = asyncio.Event()
+        self._interims = Interims(max_interims)
         self._last_words: Message | None = None  # a final that nobody asked for: the server has ended the session
         self._outcome: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
 
@@ -234,6 +234,7 @@ class StreamingClient:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
+        self._rest.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -256,30 +257,16 @@ class StreamingClient:
         """
         if not self._outcome.done():
             self._audio.append(pcm)
-            if self._audio.milliseconds(self._audio.end - self._sent) >= self._frame_ms:
-                await self._pump()
-            elif self._rest is None:
-                self._rest = self._start(self._send_rest())
+            unsent_ms = self._audio.milliseconds(self._audio.end - self._sent)
+            await self._rest.send(unsent_ms, self.ready.get("frame_ms", 0))
         return await self.outcome() if self._outcome.done() else None
-
-    @property
-    def _frame_ms(self) -> int:
-        """Milliseconds of audio that a message waits for."""
-        return int(self.ready.get("frame_ms", 0)) if self._asked_frame_ms is None else self._asked_frame_ms
-
-    async def _send_rest(self) -> None:
-        """Send what fills no message, where no more comes in its time."""
-        await asyncio.sleep(self._frame_ms / 1000)
-        self._rest = None
-        await self._pump()
 
     async def flush(self) -> Message:
         """Close what was said so far, and go on; returns the text up to here, which will not change. Raises StreamError."""
         flush = FlushRequest(self._audio.end, asyncio.get_running_loop().create_future())
         self._flushes.append(flush)
         await self._pump()
-        either: set[asyncio.Future[Message]] = {flush.flushed, self._outcome}
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({flush.flushed, self._outcome}, return_when=asyncio.FIRST_COMPLETED)
         return flush.flushed.result() if flush.flushed.done() else await self.outcome()
 
     async def set_keyterms(self, keyterms: Sequence[Keyterm]) -> None:
@@ -299,9 +286,7 @@ class StreamingClient:
 
     async def _pump(self) -> None:
         """Send what is unsent. While there is no session, some audio is held, and more makes the sender wait."""
-        if self._rest is not None:
-            self._rest.cancel()
-            self._rest = None
+        self._rest.cancel()
         async with self._sending:
             while not self._outcome.done() and self._has_unsent:
                 if not self._goes_on.is_set():
@@ -359,8 +344,7 @@ class StreamingClient:
             return
         match message["op"]:
             case "interim":
-                keep(self._interims, whole, self._max_interims)
-                self._has_news.set()
+                self._interims.put(whole)
             case "flushed" if self._flushes:
                 self._flushes.popleft().flushed.set_result(whole)
             case "moving" if self._moving is None:
@@ -376,7 +360,7 @@ class StreamingClient:
     def _settle(self, message: Message) -> None:
         if not self._outcome.done():
             self._outcome.set_result(message)
-        self._has_news.set()
+        self._interims.end()
         self._goes_on.set()
 
     def __aiter__(self) -> "StreamingClient":
@@ -384,12 +368,9 @@ class StreamingClient:
 
     async def __anext__(self) -> Message:
         """The next interim; ends with the stream."""
-        while not self._interims:
-            if self._outcome.done():
-                raise StopAsyncIteration
-            self._has_news.clear()
-            await self._has_news.wait()
-        return self._interims.popleft()
+        if (interim := await self._interims.next()) is None:
+            raise StopAsyncIteration
+        return interim
 
     # From one session to the next
 

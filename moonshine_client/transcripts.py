@@ -118,14 +118,6 @@ class ChannelTranscripts:
         return whole
 
 
-def keep(interims: "deque[Message]", newest: Message, most: int | None) -> None:
-    """Append an interim; of more than `most` of its channel the oldest is dropped."""
-    same = [each for each in interims if each.get("channel") == newest.get("channel")]
-    if most is not None and len(same) >= most:
-        interims.remove(same[0])
-    interims.append(newest)
-
-
 def merged(messages: Sequence[Message]) -> Message:
     """One message for those of all channels, in order of time. `channels` has each of them."""
     segments = [segment for each in messages for segment in each["segments"]]

@@ -1,6 +1,6 @@
 """Both clients, in Python and in JavaScript, make the same of the same messages, and try again alike."""
 
-import collections
+import asyncio
 import json
 import shutil
 import subprocess
@@ -8,7 +8,8 @@ import subprocess
 import pytest
 
 from moonshine_client import client
-from moonshine_client.transcripts import ChannelTranscripts, TranscriptAssembler, keep
+from moonshine_client.interims import Interims
+from moonshine_client.transcripts import ChannelTranscripts, TranscriptAssembler
 from tests.conftest import PROJECT
 
 DATA = PROJECT / "tests" / "data"
@@ -55,10 +56,19 @@ def test_each_flush_is_done_once_all_channels_have_answered_it():
 
 
 def test_the_newest_interims_of_each_channel_are_kept():
-    waiting = collections.deque()
-    for number, channel in enumerate([0, 1, 0, 0, 1]):
-        keep(waiting, {"channel": channel, "number": number}, most=1)
-    assert [(each["channel"], each["number"]) for each in waiting] == [(0, 3), (1, 4)]
+    async def read() -> list[dict]:
+        interims = Interims(most=1)
+        for number, channel in enumerate([0, 1, 0, 0, 1]):
+            interims.put({"channel": channel, "number": number})
+        interims.end()
+        return [interim async for interim in until_none(interims)]
+
+    assert [(each["channel"], each["number"]) for each in asyncio.run(read())] == [(0, 3), (1, 4)]
+
+
+async def until_none(interims: Interims):
+    while (interim := await interims.next()) is not None:
+        yield interim
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs Node")
