@@ -203,7 +203,7 @@ class StreamingClient:
         self._session: ClientSession | None = None
         self._goes_on = asyncio.Event()  # the session takes audio, or there will be none
         self._sending = asyncio.Lock()
-        self._rest = Rest(self._pump, frame_ms)
+        self._rest = Rest(self._pump, self._start, frame_ms)
         self._tasks: set[asyncio.Task[None]] = set()
         self._moving: asyncio.Task[None] | None = None
         self._is_closing = False
@@ -234,7 +234,6 @@ class StreamingClient:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        self._rest.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -1,15 +1,24 @@
 """Audio that fills no message is sent when its time is over."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 
 class Rest:
     """The audio since the last message, which waits for more."""
 
-    def __init__(self, send: Callable[[], Awaitable[None]], frame_ms: int | None):
-        """send: called where no more comes in time. frame_ms: audio that a message waits for; None: as the server asks."""
-        self._send, self._asked_ms = send, frame_ms
+    def __init__(
+        self,
+        send: Callable[[], Coroutine[Any, Any, None]],
+        start: Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"],
+        frame_ms: int | None,
+    ):
+        """send: called where no more comes in time, in a task that start makes.
+
+        frame_ms: audio that a message waits for; None: as the server asks.
+        """
+        self._send, self._start, self._asked_ms = send, start, frame_ms
         self._waiting: asyncio.Task[None] | None = None
 
     async def send(self, unsent_ms: int, wanted_ms: int) -> None:
@@ -18,7 +27,7 @@ class Rest:
         if unsent_ms >= frame_ms:
             await self._send()
         elif self._waiting is None:
-            self._waiting = asyncio.create_task(self._send_later(frame_ms))
+            self._waiting = self._start(self._send_later(frame_ms))
 
     async def _send_later(self, milliseconds: int) -> None:
         await asyncio.sleep(milliseconds / 1000)

@@ -134,6 +134,7 @@ class PunctualHttp(HttpToolsProtocol):
         self.pipeline.clear()
         for cycle in self._unanswered:  # uvicorn tells the newest request, which need not be the one that is being answered
             cycle.disconnected = True
+            cycle.message_event.set()
         super().connection_lost(exc)
 
     def _expect_head(self) -> None:

@@ -11,7 +11,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 SECRET_VARIABLE = "ASR_HANDED_ON_SECRET"
 """Set by the process that hands requests on, for the one that answers them."""
-SECRET_HEADER, ADDRESS_HEADER = b"x-asr-handed-on", b"x-forwarded-for"
+SECRET_HEADER, ADDRESS_HEADER, SCHEME_HEADER = b"x-asr-handed-on", b"x-forwarded-for", b"x-forwarded-proto"
+SCHEMES = {("http", b"https"): "https", ("websocket", b"https"): "wss"}
+"""Schemes by the kind of a request and by what a proxy says of it."""
 
 
 def new_secret() -> str:
@@ -19,7 +21,7 @@ def new_secret() -> str:
 
 
 class HandedOn:
-    """An application whose callers have the addresses that a proven process says."""
+    """An application whose callers have the addresses, and the scheme, that a proven process says."""
 
     def __init__(self, application: ASGIApp, secret: str):
         self._application, self._secret = application, secret.encode()
@@ -30,4 +32,5 @@ class HandedOn:
             address = headers.get(ADDRESS_HEADER)
             if address is not None and hmac.compare_digest(headers.get(SECRET_HEADER, b""), self._secret):
                 scope["client"] = (address.decode("latin-1"), 0)
+                scope["scheme"] = SCHEMES.get((scope["type"], headers.get(SCHEME_HEADER, b"")), scope.get("scheme"))
         await self._application(scope, receive, send)

@@ -36,7 +36,8 @@ logger = logging.getLogger(__name__)
 BEHIND_SHARE = 0.5  # of the audio that may wait: then the client is held back
 FAIR_MESSAGES = 16  # are taken at once; then all other clients get their turn
 UNCOUNTED_MESSAGES = FAIR_MESSAGES  # may come until they are counted, and the client held back,
-UNCOUNTED_BYTES = 2 * SAMPLE_RATE  # and so much audio
+UNCOUNTED_BYTES = 2 * SAMPLE_RATE  # and so much audio,
+UNCOUNTED_CHARACTERS = 64 * 1024  # and so much text
 DEFECT = ServerError(Code.INTERNAL_ERROR, "the server met a defect of its own in this session; its log has the cause")
 
 
@@ -76,6 +77,13 @@ class Uncounted:
     characters: int = 0
     audio_bytes: int = 0
 
+    @property
+    def is_little(self) -> bool:
+        """True if it may wait for the next tick."""
+        return (
+            self.messages < UNCOUNTED_MESSAGES and self.audio_bytes < UNCOUNTED_BYTES and self.characters < UNCOUNTED_CHARACTERS
+        )
+
 
 NOTHING_CAME = Uncounted()
 
@@ -105,6 +113,7 @@ class Seat:
         self._streams: dict[str, Stream] = {}
         self._streams_opened = 0
         self._uncounted = Uncounted()
+        self._is_to_look = False  # whether the client is to be held back: the clock has counted since the last look
         self._taken = 0  # messages, of those that a task reads
         self._places, self._has_ended = places, False
         self._session: Session | None = None
@@ -283,6 +292,7 @@ class Seat:
             self.end(Code.INTERNAL_ERROR)  # it could not be made
         else:
             self._count(now)
+            self._is_to_look = True
             self._guard(self._session.on_time, now)
 
     def move(self, seconds: float) -> None:
@@ -297,10 +307,10 @@ class Seat:
 
     @property
     def is_behind(self) -> bool:
-        """True if the client is to be held back. Looked at after some messages, or a second of audio."""
-        came = self._uncounted
-        if came.messages < UNCOUNTED_MESSAGES and came.audio_bytes < UNCOUNTED_BYTES:
+        """True if the client is to be held back. Looked at after some messages, or a second of audio, and with every tick."""
+        if not self._is_to_look and self._uncounted.is_little:
             return False
+        self._is_to_look = False
         self._count(self._shared.clock())
         return self._share_waiting() > BEHIND_SHARE
 

@@ -30,6 +30,7 @@ class WebSocketConnection:
         self._seat: Seat | None = None
         self._unsent = MessageQueue()
         self._holding_back: asyncio.Task[None] | None = None
+        self._direct: BoundedWebSocket | None = None
         outbox = Outbox(api, self._unsent, metrics, asyncio.get_running_loop().time, self._give_up)
         self.send, self.end = outbox.send, self._unsent.end
         """Functions for a session: one takes its messages, the other is called after the last one."""
@@ -46,6 +47,8 @@ class WebSocketConnection:
             await asyncio.wait({reading, writing}, return_when=asyncio.FIRST_COMPLETED)
             self.end()
             await asyncio.wait({writing}, timeout=LINGER_SECONDS)  # a client that does not read is not waited for
+            if self._holding_back is not None and self._direct is not None:
+                self._direct.go_on()  # the client's last frame is waited for
             tasks = [task for task in (reading, writing, self._holding_back) if task is not None]
             for task in tasks:
                 task.cancel()
@@ -62,6 +65,7 @@ class WebSocketConnection:
 
     def _connect(self, direct: BoundedWebSocket, seat: Seat) -> None:
         """Pass messages on without a queue and a task between."""
+        self._direct = direct
         self._unsent.write_to(direct)
         direct.deliver_to(lambda message: self._take(message, direct, seat))
 

@@ -12,6 +12,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets import frames, http11
 from websockets.frames import Frame
 from websockets.http11 import Request
+from websockets.protocol import State
 
 PIECE_BYTES = 8 * 1024  # parsed in one turn of the event loop: at most 1,365 frames, some 10 ms
 MOST_FRAGMENTS = 16_384  # of one message; clients that split messages at all do so at 16 KiB and more
@@ -74,7 +75,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
 
     def write_text(self, text: str) -> bool:
         """Write a message at once; False where the socket is closing."""
-        if self.close_sent or self.disconnected or self.transport.is_closing():
+        if self.close_sent or self.disconnected or self.transport.is_closing() or self.conn.state is not State.OPEN:
             return False
         self.conn.send_text(text.encode())
         self.transport.writelines(self.conn.data_to_send())
@@ -137,7 +138,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         if not self.handshake_initiated and self.conn.handshake_exc is not None:
             self.transport.write(NO_HANDSHAKE)
             self.transport.close()
-        elif self.transport.get_write_buffer_size() > MOST_UNREAD_BYTES:
+        elif self._take is None and self.transport.get_write_buffer_size() > MOST_UNREAD_BYTES:
             self.transport.abort()
 
     def shutdown(self) -> None:
@@ -155,6 +156,13 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     def handle_events(self) -> None:
         self._pending_bytes -= sum(map(bytes_of, self.conn.events))
         super().handle_events()
+
+    def handle_ping(self) -> None:
+        """Answer a ping, but not to a client that reads nothing: among what waits for it may be its last message."""
+        if self._take is not None and self.unsent_bytes > MOST_UNREAD_BYTES:
+            self.conn.data_to_send()
+        else:
+            super().handle_ping()
 
     def handle_cont(self, event: Frame) -> None:
         if len(self.frames) >= MOST_FRAGMENTS:

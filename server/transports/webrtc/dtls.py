@@ -38,7 +38,9 @@ class Certificate(RTCCertificate):
 class PunctualDtlsTransport(RTCDtlsTransport):
     """Takes datagrams from the socket as they come, once the handshake is over and nothing of it may have to be sent again."""
 
-    _goes_on: asyncio.Task[None] | None = None
+    def __init__(self, *arguments: Any, **named: Any):
+        super().__init__(*arguments, **named)
+        self._receiving: set[asyncio.Task[None]] = set()  # of datagrams whose answer waits to be sent, as over a TURN server
 
     async def _recv_next(self) -> None:
         connection, ssl = self.transport._connection, self._ssl
@@ -60,7 +62,9 @@ class PunctualDtlsTransport(RTCDtlsTransport):
             logger.exception("a connection met a defect and is ended")
             connection.end()
         else:
-            self._goes_on = asyncio.ensure_future(finished(receiving, waited_for))
+            task = asyncio.ensure_future(finished(receiving, waited_for, connection))
+            self._receiving.add(task)
+            task.add_done_callback(self._receiving.discard)
 
 
 @types.coroutine
@@ -70,8 +74,13 @@ def resumed(work: Coroutine[Any, Any, None], waited_for: Any) -> Generator[Any, 
     yield from work
 
 
-async def finished(work: Coroutine[Any, Any, None], waited_for: Any) -> None:
-    await resumed(work, waited_for)
+async def finished(work: Coroutine[Any, Any, None], waited_for: Any, connection: FindableConnection) -> None:
+    """Finish receiving a datagram; a failure ends the connection."""
+    try:
+        await resumed(work, waited_for)
+    except Exception as exc:
+        logger.info("a connection has ended: %r", exc)
+        connection.end()
 
 
 def install() -> None:

@@ -126,8 +126,12 @@ class PatientSctpTransport(RTCSctpTransport):
         if flags == WHOLE:
             stream.sequence_number = (number + 1) % 2**16
             return [(stream_id, protocol, data[HEADERS.size : COMMON_BYTES + length])]
-        stream.reassembly.append(DataChunk(flags, data[COMMON_BYTES + CHUNK_HEADER_BYTES : COMMON_BYTES + length]))
-        return list(stream.pop_messages()) if flags & LAST else []
+        piece = DataChunk(flags, data[COMMON_BYTES + CHUNK_HEADER_BYTES : COMMON_BYTES + length])
+        stream.reassembly.append(piece)
+        self._advertised_rwnd -= len(piece.user_data)
+        messages = list(stream.pop_messages()) if flags & LAST else []
+        self._advertised_rwnd += sum(len(message) for _, _, message in messages)
+        return messages
 
     async def _data_channel_receive(self, stream_id: int, pp_id: int, data: bytes) -> None:
         if self._is_holding_back:

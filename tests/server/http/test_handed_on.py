@@ -31,5 +31,17 @@ def test_whoever_proves_nothing_is_counted_by_its_own_address(proof):
     assert client_of([ADDRESS, *proof]) == CALLER
 
 
+@pytest.mark.parametrize(("kind", "scheme"), [("http", "https"), ("websocket", "wss")])
+def test_a_proven_process_says_what_its_own_proxy_was_asked_by(kind, scheme):
+    seen = []
+
+    async def application(scope, receive, send) -> None:
+        seen.append(scope["scheme"])
+
+    headers = [ADDRESS, (b"x-asr-handed-on", b"right"), (b"x-forwarded-proto", b"https")]
+    asyncio.run(HandedOn(application, "right")({"type": kind, "scheme": "any", "headers": headers}, None, None))
+    assert seen == [scheme]
+
+
 def test_a_proof_alone_changes_nothing():
     assert client_of([(b"x-asr-handed-on", b"right")]) == CALLER

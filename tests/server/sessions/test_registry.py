@@ -213,6 +213,50 @@ def test_a_client_that_is_held_back_is_not_idle():
     asyncio.run(run())
 
 
+def test_a_client_that_speaks_at_its_pace_is_held_back_before_too_much_waits():
+    """Its messages are few between two ticks."""
+
+    async def run() -> None:
+        now, client, transcriber = [0.0], Client(), FakeTranscriber()
+        transcriber.submit = lambda request, on_result: None  # it is behind, for ever
+        settings = Settings(session=SessionLimits(max_buffer_seconds=10))
+        sessions = Sessions(transcriber, TOKENIZER, settings, Metrics(), clock=lambda: now[0])
+        sessions.start()
+        await sessions.until_warm()
+        seat = begin(sessions, client, limits=settings.session)
+        seat.receive_text(INIT)
+        while not seat.is_behind:
+            seat.receive_audio(SOUND[:640])
+            now[0] += 0.02
+            if round(now[0] / 0.02) % 5 == 0:
+                seat.on_time(now[0])
+            assert now[0] < 6.0, "half of what may wait does"
+        assert now[0] > 5.0 and not client.ended.is_set()
+        await sessions.shut_down(1)
+
+    asyncio.run(run())
+
+
+def test_a_client_that_sends_long_texts_is_held_back():
+    async def run() -> None:
+        now = [0.0]
+        sessions = Sessions(FakeTranscriber(), TOKENIZER, Settings(), Metrics(), clock=lambda: now[0])
+        sessions.start()
+        await sessions.until_warm()
+        seat = begin(sessions, Client())
+        seat.receive_text(INIT)
+        text = '{"op":"keyterms","keyterms":[]}' + " " * 15_000
+        while not seat.is_behind:
+            for _ in range(15):  # between two ticks
+                seat.receive_text(text)
+            now[0] += 0.001
+            seat.on_time(now[0])
+            assert now[0] < 1.0
+        await sessions.shut_down(1)
+
+    asyncio.run(run())
+
+
 def test_who_asked_for_it_is_told_that_the_server_moves():
     async def scenario(sessions: Sessions) -> None:
         asked, seat = connect(sessions, '{"op":"init","sid":"a","moving":true}')

@@ -163,6 +163,18 @@ def test_text_is_written_at_once_until_the_socket_closes():
     asyncio.run(run())
 
 
+def test_nothing_is_written_to_a_client_that_has_closed_with_its_last_message():
+    async def run() -> list[bool]:
+        application, written = Application(is_direct=True), []
+        protocol, _ = connected(application)
+        await settle()
+        protocol.deliver_to(lambda message: written.append(protocol.write_text("an answer")))
+        protocol.data_received(frames_of(b"audio", (), ping=False) + Frame(Opcode.CLOSE, b"\x03\xe8").serialize(mask=True))
+        return written
+
+    assert asyncio.run(run()) == [False]
+
+
 @pytest.mark.parametrize(
     "wire",
     [
