@@ -103,8 +103,8 @@ def test_ready_carries_the_session_and_the_batch(server):
         async with StreamingClient(server.address, sid="0c7c8b0e-8f5e-4b43-8d3b-2b4c0e9e8a11") as client:
             return client.ready
 
-    ready = {"op": "ready", "sid": "0c7c8b0e-8f5e-4b43-8d3b-2b4c0e9e8a11", "max_batch": 32, "replica": socket.gethostname()}
-    assert asyncio.run(run()) == ready
+    sid, replica = "0c7c8b0e-8f5e-4b43-8d3b-2b4c0e9e8a11", socket.gethostname()
+    assert asyncio.run(run()) == {"op": "ready", "sid": sid, "max_batch": 32, "replica": replica, "frame_ms": 20}
 
 
 class RawChannel:

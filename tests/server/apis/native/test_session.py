@@ -55,7 +55,7 @@ class Stream:
 
     def init(self, **flags: bool | int) -> "Stream":
         self.text(json.dumps({"op": "init", "sid": "abc", "sr": 16_000} | flags))
-        assert self.messages.pop() == {"op": "ready", "sid": "abc", "max_batch": 32, "replica": "r"}
+        assert self.messages.pop() == {"op": "ready", "sid": "abc", "max_batch": 32, "replica": "r", "frame_ms": 20}
         return self
 
     def text(self, text: str) -> None:
