@@ -52,6 +52,19 @@ class ScriptedClient(abc.ABC):
     def quiet(self, seconds: float) -> None:
         self.sound(seconds, loudness=1)
 
+    def follow(self, step: str) -> bool:
+        """Do a step that clients of all APIs know by its name; False for another one."""
+        match step:
+            case "sound":
+                self.sound(0.5)
+            case "quiet":
+                self.quiet(0.7)
+            case "answer":
+                self.answer_all()
+            case _:
+                return False
+        return True
+
     def answer(self, *tokens: int) -> None:
         """Answer the newest request. Those before it were replaced."""
         self.answered = len(self.requests)

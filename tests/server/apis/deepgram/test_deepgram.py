@@ -334,15 +334,8 @@ def test_what_is_not_taken_is_refused_by_name(name):
 def test_finals_follow_each_other_and_are_the_whole_text(steps):
     client = Client(endpointing="300", interim_results="true")
     for step in steps:
-        match step:
-            case "sound":
-                client.sound(0.5)
-            case "quiet":
-                client.quiet(0.7)
-            case "answer":
-                client.answer_all()
-            case _:
-                client.text(step)
+        if not client.follow(step):
+            client.text(step)
     client.text("CloseStream")
     client.answer_all()
     finals, at = client.finals(), 0.0

@@ -321,17 +321,10 @@ def test_turns_are_in_order_whatever_happens(steps, eager, threshold):
         eot_threshold=threshold, eot_timeout_ms="1500", **({"eager_eot_threshold": min(eager, threshold)} if eager else {})
     )
     for step in [*steps, "CloseStream"]:
-        match step:
-            case "sound":
-                client.sound(0.5)
-            case "quiet":
-                client.quiet(0.7)
-            case "answer":
-                client.answer_all()
-            case "wait":
-                client.session.on_time(client.now)
-            case _:
-                client.text(step)
+        if step == "wait":
+            client.session.on_time(client.now)
+        elif not client.follow(step):
+            client.text(step)
     client.answer_all()
     index, state, eager_text = 0, "silent", None
     for turn in client.turns:

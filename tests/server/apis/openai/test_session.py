@@ -247,15 +247,8 @@ def test_what_is_harmless_is_no_error(message):
 def test_deltas_are_the_beginning_of_what_is_completed(steps, has_turns):
     client = Client(**(TURNS if has_turns else MANUAL))
     for step in steps:
-        match step:
-            case "sound":
-                client.sound(0.5)
-            case "quiet":
-                client.quiet(0.7)
-            case "answer":
-                client.answer_all()
-            case _:
-                client.send(f"input_audio_buffer.{step}")
+        if not client.follow(step):
+            client.send(f"input_audio_buffer.{step}")
     client.answer_all()
     said: dict[str, str] = {}
     committed = []
