@@ -1,4 +1,4 @@
-"""What a WebSocket message of 640 bytes costs fronts that do nothing with it, in processor time.
+"""Measures the processor time that a WebSocket message of 640 bytes costs fronts whose application does nothing with it.
 
 PYTHON benchmarks/peers/websocket_fronts.py [--sockets 100] [--seconds 8] [--rounds 3]
 
