@@ -13,7 +13,6 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 from starlette.middleware import Middleware
-from uvicorn.server import ServerState
 
 from runtime.scheduler.transcriber import Transcriber
 from runtime.tokenizer import Tokenizer
@@ -21,7 +20,8 @@ from runtime.turns import weights
 from runtime.turns.turn_model import TurnModel
 from runtime.turns.worker import TurnWorker
 from server.app import LONG_MESSAGES, create_app, servers
-from server.http.deadlines import PunctualHttp, PunctualLoop
+from server.http.deadlines import PunctualLoop
+from server.http.front import front_config, listening_on
 from server.http.handed_on import SECRET_VARIABLE, HandedOn
 from server.parent_process import end_undrained
 from server.sessions.registry import Sessions
@@ -30,7 +30,7 @@ from server.startup import Listeners, keep_tls_fresh
 from server.telemetry.heartbeat import beating, exit_at_once
 from server.telemetry.metrics import Metrics
 from server.telemetry.tracing import exporting
-from server.transports.websocket_frames import PONG_SECONDS, BoundedWebSocket
+from server.transports.websocket_frames import BoundedWebSocket
 
 logger = logging.getLogger("server")
 
@@ -192,15 +192,10 @@ async def stop_when_alone(server: uvicorn.Server, shared_port: SharedPort) -> No
 
 def config_of(app: FastAPI, settings: Settings) -> uvicorn.Config:
     secret = os.environ.get(SECRET_VARIABLE)
-    return uvicorn.Config(
+    return front_config(
         HandedOn(app, secret) if secret else app,
-        http=PunctualHttp,
-        ws=BoundedWebSocket.with_long_messages(LONG_MESSAGES),
-        ws_ping_timeout=PONG_SECONDS,
-        ws_per_message_deflate=False,  # audio does not shrink, and it would cost its CPU with every message
+        BoundedWebSocket.with_long_messages(LONG_MESSAGES),
         log_level=settings.telemetry.log_level,
-        access_log=False,
-        log_config=None,  # its lines go where all lines go, as JSON where that is asked for
         timeout_graceful_shutdown=5,
         proxy_headers=bool(settings.listen.trusted_proxies),
         forwarded_allow_ips=[str(network) for network in settings.listen.trusted_proxies],
@@ -215,9 +210,5 @@ async def administered(config: uvicorn.Config, listener: socket.socket | None) -
     if listener is None:
         yield
         return
-    state = ServerState()
-    server = await asyncio.get_running_loop().create_server(
-        lambda: PunctualHttp(config=config, server_state=state, app_state={}), sock=listener
-    )
-    yield
-    server.close()
+    async with listening_on(config, listener):
+        yield

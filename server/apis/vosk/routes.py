@@ -1,25 +1,21 @@
 """Vosk's clients connect to `/`, or to a port of its own. They bring no keys."""
 
-import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator
 
-import uvicorn
 from fastapi import APIRouter, FastAPI, WebSocket
-from uvicorn.server import ServerState
 
 from server.access import ANYONE, Caller
 from server.apis.vosk.session import VoskSession
 from server.apis.websocket_route import serve_session
 from server.errors import ClientError, Code
 from server.http.access_control import caller_of, is_foreign, network_of
-from server.http.deadlines import PunctualHttp
 from server.http.error_responses import error_response
+from server.http.front import front_config, listening_on
 from server.sessions.registry import Sessions
 from server.settings import Settings
 from server.telemetry.metrics import Api, Metrics
-from server.transports.websocket_frames import PONG_SECONDS, BoundedWebSocket
 
 PATH = "/"
 FOREIGN = ClientError(Code.FORBIDDEN_ORIGIN, "pages of another origin are not let in; ASR_CORS_ORIGINS names those that are")
@@ -50,23 +46,10 @@ async def serving(sessions: Sessions, metrics: Metrics, settings: Settings, list
         caller = Caller(ANYONE.name, address=network_of(socket.client.host if socket.client else ""))
         await serve(socket, caller, sessions, settings, metrics)
 
-    config = uvicorn.Config(
-        app,
-        http=PunctualHttp,
-        ws=BoundedWebSocket,
-        ws_ping_timeout=PONG_SECONDS,
-        ws_per_message_deflate=False,
-        access_log=False,
-        log_config=None,
-        proxy_headers=False,
-    )
+    config = front_config(app, proxy_headers=False)
     config.load()
-    state = ServerState()
-    server = await asyncio.get_running_loop().create_server(
-        lambda: PunctualHttp(config=config, server_state=state, app_state={}), sock=listener
-    )
-    yield
-    server.close()
+    async with listening_on(config, listener):
+        yield
 
 
 async def serve(socket: WebSocket, caller: Caller, sessions: Sessions, settings: Settings, metrics: Metrics) -> None:
