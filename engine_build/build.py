@@ -108,7 +108,7 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
-        help="what to compute in; default: fp16 for a GPU, int8 for a processor with VNNI, else fp32. "
+        help="what to compute in; default: fp16 for a GPU, int8 for the native engine and for a processor with VNNI, else fp32. "
         "onnxruntime: fp16 and bf16 build fp32, int8 computes products in int8; native: no fp16; "
         "tensorrt: int8 is int8 weights in fp16 arithmetic; torch: no int8",
     )

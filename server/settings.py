@@ -269,7 +269,7 @@ class Model(SettingsGroup):
     model_id: str = Field("UsefulSensors/moonshine-base", min_length=1, alias="MOONSHINE_MODEL_ID")
     """Model to serve: the name that its engine was built with."""
     precision: Literal["fp16", "bf16", "fp32", "int8"] | None = Field(None, alias="MOONSHINE_PRECISION")
-    """Precision of the engine. Unset: fp16 on a GPU, int8 on a CPU with VNNI, fp32 on another.
+    """Precision of the engine. Unset: fp16 on a GPU, int8 for the native engine and on a CPU with VNNI, else fp32.
     ONNX Runtime has `fp32` and `int8`, and runs `fp16` and `bf16` in fp32 and says so; the native engine has `bf16`, too."""
     target: Literal["auto", "onnxruntime", "native", "tensorrt", "torch"] = Field("auto", alias="ASR_TARGET")
     """Program that runs the engine. auto: tensorrt or torch where there is a GPU and the package, native for int8 where it has
