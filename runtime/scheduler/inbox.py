@@ -13,6 +13,9 @@ class Inbox(Protocol):
         """Return the messages in order; waits for the first one for so long at most (None: for ever). For the loop's thread.
         It may find nothing before the time is up."""
 
+    def flush(self) -> None:
+        """Send what callbacks have left here: the loop has called all that it has results for. For the loop's thread."""
+
 
 class QueueInbox(Inbox):
     """An inbox for messages of this process."""
@@ -30,3 +33,6 @@ class QueueInbox(Inbox):
                 yield self._queue.get_nowait()
         except queue.Empty:
             return
+
+    def flush(self) -> None:
+        """Callbacks leave nothing here."""

@@ -197,6 +197,7 @@ class EngineLoop:
             self._publish(self._batcher.fail_all(error, self._clock()))
         for request, _ in list(self._callbacks.values()):  # unknown to the batcher: it failed on them itself
             self._answer(Result(request, error=error))
+        self._flush()
         for on_lost in self._streams.values():
             with logged("a stream could not be told that the engine loop has ended"):
                 on_lost(str(error))
@@ -313,6 +314,12 @@ class EngineLoop:
                 self._observer.results(results)
         for result in results:
             self._answer(result)
+        if results:
+            self._flush()
+
+    def _flush(self) -> None:
+        with logged("results could not be sent"):
+            self._inbox.flush()
 
     def _free_slots(self) -> None:
         for slot in self._batcher.take_resting():

@@ -1,5 +1,6 @@
 """The engine loop's side of the gateways: their streams, and the audio of each open segment, so that audio crosses once."""
 
+import contextlib
 import itertools
 import logging
 import threading
@@ -19,7 +20,9 @@ from runtime.scheduler.requests import Result
 from server.processes import messages
 from server.processes.messages import (
     LOST_SECONDS,
+    PARTS_AT_ONCE,
     PULSE_SECONDS,
+    Answer,
     GatewayPulse,
     ReceivedParts,
     StreamClosed,
@@ -67,6 +70,7 @@ class EngineServer(Inbox):
         self._gateways: dict[bytes, KnownGateway] = {}
         self._request_ids = itertools.count()
         self._posted: deque[object] = deque()
+        self._unsent: dict[bytes, list[Answer]] = {}  # by the gateway that they are for
         self._looked_at = clock()  # when gateways that are gone were looked for last
         self._thread = threading.get_ident()
 
@@ -84,16 +88,21 @@ class EngineServer(Inbox):
         if timeout_seconds != 0.0 and not self._posted:
             self._mailbox.wait(PULSE_SECONDS if timeout_seconds is None else min(timeout_seconds, PULSE_SECONDS))
         for identity, data in self._mailbox.messages():
-            try:
-                self._receive(identity, messages.decode_to_engine(data))
-            except EngineStopped:  # whose end is told to all
-                continue
-            except Exception:  # one message that cannot be used must not silence all streams
-                logger.exception("a message of a gateway could not be taken")
+            with passed_over("a message of a gateway could not be read"):
+                for message in messages.decode_to_engine(data):
+                    with passed_over("a message of a gateway could not be taken"):
+                        self._receive(identity, message)
+        self.flush()  # the answers to what could not be taken
         if self._clock() - self._looked_at >= PULSE_SECONDS:
             self._look_after_gateways()
         while self._posted:
             yield self._posted.popleft()
+
+    def flush(self) -> None:
+        unsent, self._unsent = self._unsent, {}
+        for identity, answers in unsent.items():
+            for first in range(0, len(answers), PARTS_AT_ONCE):
+                self._mailbox.send(identity, messages.encode(answers[first : first + PARTS_AT_ONCE]))
 
     def _receive(self, identity: bytes, message: messages.ToEngine) -> None:
         gateway = self._gateways.get(identity)
@@ -116,7 +125,7 @@ class EngineServer(Inbox):
         asked = message.asked
 
         def answer(result: Result) -> None:
-            self._mailbox.send(identity, messages.encode(messages.answer_of(result, asked.request_id)))
+            self._unsent.setdefault(identity, []).append(messages.answer_of(result, asked.request_id))
 
         try:
             if asked.stream_id not in gateway.streams:
@@ -142,6 +151,17 @@ class EngineServer(Inbox):
                 del self._gateways[identity]
         self.sessions = sum(gateway.sessions for gateway in self._gateways.values())
         self.streams = sum(len(gateway.streams) for gateway in self._gateways.values())
+
+
+@contextlib.contextmanager
+def passed_over(what: str) -> Iterator[None]:
+    """One message that cannot be used must not silence all streams."""
+    try:
+        yield
+    except EngineStopped:  # whose end is told to all
+        pass
+    except Exception:
+        logger.exception("%s", what)
 
 
 def unique_name(identity: bytes, stream_id: str) -> str:

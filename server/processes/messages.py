@@ -18,6 +18,9 @@ SOCKET_VARIABLE = "ASR_ENGINE_SOCKET"
 """Set by the supervisor: the engine process's socket; for a gateway those of all engine processes, separated by spaces."""
 PULSE_SECONDS = 0.25
 """Each side says so often that it is there,"""
+PARTS_AT_ONCE = 16
+"""Requests and answers cross in lists of so many at most: one by one they cost several times as much, and more would keep the
+other side's event loop too long."""
 LOST_SECONDS = 2.5
 """Time without a pulse after which the other side is given up: an engine process may load a network for a second."""
 
@@ -113,7 +116,7 @@ class ResultFields(msgspec.Struct, frozen=True, kw_only=True):
     """Name of the class, one of runtime.exceptions, and what it says."""
 
 
-class Answer(msgspec.Struct, frozen=True, tag=True):
+class Answer(msgspec.Struct, frozen=True):
     """The answer to one request."""
 
     request_id: int
@@ -128,9 +131,9 @@ CLIP_FIELDS = [field.name for field in dataclasses.fields(Clip) if field.name no
 RESULT_FIELDS = [field.name for field in dataclasses.fields(Result) if field.name != "request"]
 
 encode = msgspec.msgpack.Encoder().encode
-decode_to_engine = msgspec.msgpack.Decoder(ToEngine).decode
+decode_to_engine = msgspec.msgpack.Decoder(list[ToEngine]).decode
 decode_pulse = msgspec.msgpack.Decoder(EnginePulse).decode
-decode_answer = msgspec.msgpack.Decoder(Answer).decode
+decode_answers = msgspec.msgpack.Decoder(list[Answer]).decode
 
 
 class SentParts:

@@ -11,7 +11,16 @@ from runtime.exceptions import EngineFailed, EngineStopped
 from runtime.scheduler.requests import Request, Result
 from runtime.scheduler.transcriber import OnLost, OnResult, Status
 from server.processes import messages
-from server.processes.messages import LOST_SECONDS, PULSE_SECONDS, Answer, EnginePulse, GatewayPulse, SentParts, pulse_address
+from server.processes.messages import (
+    LOST_SECONDS,
+    PARTS_AT_ONCE,
+    PULSE_SECONDS,
+    Answer,
+    EnginePulse,
+    GatewayPulse,
+    SentParts,
+    pulse_address,
+)
 from server.processes.sockets import EventSocket
 
 logger = logging.getLogger(__name__)
@@ -93,10 +102,12 @@ class Link:
         self._pulse_at = float("-inf")
         self._was_found = False
         self._is_connected = False
+        self._unsent: list[messages.ToEngine] = []
 
     def connect(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._socket = EventSocket(zmq.DEALER, self._address)
-        self._socket.receive(lambda data: self._take_answer(messages.decode_answer(data)))
+        self._socket.receive(self._take_answers)
         self._pulses = EventSocket(zmq.SUB, pulse_address(self._address))
         self._pulses.receive(lambda data: self._take_pulse(messages.decode_pulse(data)))
 
@@ -143,8 +154,25 @@ class Link:
         self._unanswered.clear()
 
     def _send(self, message: messages.ToEngine) -> None:
+        """Send it with all that comes in this turn of the event loop."""
+        self._unsent.append(message)
+        if len(self._unsent) == 1:
+            self._loop.call_soon(self._flush)
+        elif len(self._unsent) == PARTS_AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
         # It is lost only while nobody is at the other end; then the streams are lost, and beat() sees to it.
-        self._socket.send(messages.encode(message))
+        if self._unsent:
+            self._socket.send(messages.encode(self._unsent))
+            self._unsent = []
+
+    def _take_answers(self, data: bytes) -> None:
+        for answer in messages.decode_answers(data):
+            try:
+                self._take_answer(answer)
+            except Exception:  # a defect of one stream must not silence the others
+                logger.exception("a result could not be taken")
 
     def _take_answer(self, answer: Answer) -> None:
         if asked := self._unanswered.pop(answer.request_id, None):

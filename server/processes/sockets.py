@@ -10,8 +10,8 @@ import zmq
 
 logger = logging.getLogger(__name__)
 
-GATEWAY_MESSAGES_AT_ONCE = 32  # then the event loop goes on with other work
-ENGINE_MESSAGES_AT_ONCE = 256  # then the device gets its next step, however much comes in
+GATEWAY_MESSAGES_AT_ONCE = 4  # each of several answers; then the event loop goes on with other work
+ENGINE_MESSAGES_AT_ONCE = 32  # then the device gets its next step, however much comes in
 
 
 class EventSocket:

@@ -12,10 +12,20 @@ import zmq
 from runtime.audio import Clip
 from runtime.scheduler.loop import EngineLoop
 from runtime.scheduler.observer import Observer
-from runtime.scheduler.requests import Request
+from runtime.scheduler.requests import Request, Result
+from runtime.scheduler.transcriber import OnResult
 from server.processes import messages
 from server.processes.engine_server import EngineServer
-from server.processes.messages import LOST_SECONDS, PULSE_SECONDS, GatewayPulse, SentParts, StreamClosed, StreamOpened
+from server.processes.messages import (
+    LOST_SECONDS,
+    PARTS_AT_ONCE,
+    PULSE_SECONDS,
+    GatewayPulse,
+    SentParts,
+    StreamClosed,
+    StreamOpened,
+    Transcribe,
+)
 from server.processes.sockets import Mailbox
 from tests.runtime.scheduler.test_loop import FakeEngine
 
@@ -29,8 +39,13 @@ class Post:
         self._arrived: queue.SimpleQueue = queue.SimpleQueue()
         self._held: list = []
         self.sent: queue.SimpleQueue = queue.SimpleQueue()
+        self.sizes: list[int] = []
+        """Answers in each message sent."""
 
-    def bring(self, identity: bytes, data: bytes) -> None:
+    def bring(self, identity: bytes, *sent: messages.ToEngine) -> None:
+        self.bring_data(identity, messages.encode(sent))
+
+    def bring_data(self, identity: bytes, data: bytes) -> None:
         self._arrived.put((identity, data))
 
     def wake(self) -> None:
@@ -47,7 +62,10 @@ class Post:
         return [message for message in held if message]
 
     def send(self, identity: bytes, data: bytes) -> None:
-        self.sent.put((identity, messages.decode_answer(data)))
+        answers = messages.decode_answers(data)
+        self.sizes.append(len(answers))
+        for answer in answers:
+            self.sent.put((identity, answer))
 
 
 class Clock:
@@ -77,15 +95,14 @@ def serve():
         loop.stop()
 
 
-def transcribe(number: int, stream_id: str) -> bytes:
-    clip = Clip(np.zeros(16_000, np.int16))
-    return messages.encode(SentParts().message_for(Request(number, stream_id, clip)))
+def transcribe(number: int, stream_id: str) -> Transcribe:
+    return SentParts().message_for(Request(number, stream_id, Clip(np.zeros(16_000, np.int16))))
 
 
 def test_every_request_is_answered_to_the_gateway_that_asked(serve):
     post, *_ = serve(FakeEngine())
     for gateway, number in itertools.product((b"a", b"b"), range(20)):
-        post.bring(gateway, messages.encode(StreamOpened(f"s{number}")))
+        post.bring(gateway, StreamOpened(f"s{number}"))
         post.bring(gateway, transcribe(number, f"s{number}"))
     answers = [post.sent.get(timeout=LONGEST_WAIT_SECONDS) for _ in range(40)]
     asked = [(gateway, answer.request_id) for gateway, answer in answers]
@@ -95,13 +112,41 @@ def test_every_request_is_answered_to_the_gateway_that_asked(serve):
 
 def test_what_cannot_be_used_is_answered_or_passed_over_and_the_next_is_served(serve):
     post, *_ = serve(FakeEngine())
-    post.bring(b"a", b"\xc1 no message")
+    post.bring_data(b"a", b"\xc1 no message")
     post.bring(b"a", transcribe(1, "never opened"))
-    post.bring(b"a", messages.encode(StreamOpened("s")))
+    post.bring(b"a", StreamOpened("s"))
     post.bring(b"a", transcribe(2, "s"))
     refused, served = (post.sent.get(timeout=LONGEST_WAIT_SECONDS)[1] for _ in range(2))
     assert refused.request_id == 1 and "does not know this stream" in refused.result.error[1]
     assert served.request_id == 2 and served.result.error is None
+
+
+class HoldingLoop:
+    """An engine loop that answers when the test says so."""
+
+    def __init__(self):
+        self.asked: list[tuple[Request, OnResult]] = []
+
+    def open_stream(self, stream_id: str) -> None:
+        pass
+
+    def submit(self, request: Request, on_result: OnResult) -> None:
+        self.asked.append((request, on_result))
+
+
+def test_answers_that_are_ready_together_cross_in_lists_that_a_gateway_takes_without_a_pause():
+    post, holding = Post(), HoldingLoop()
+    server = EngineServer(post)
+    server.serve(holding)
+    for number in range(2 * PARTS_AT_ONCE + 8):
+        post.bring(b"a", StreamOpened(f"s{number}"), transcribe(number, f"s{number}"))
+    list(server.take(0.0))
+    for request, answer in holding.asked:
+        answer(Result(request))
+    assert post.sizes == []
+    server.flush()
+    server.flush()
+    assert post.sizes == [PARTS_AT_ONCE, PARTS_AT_ONCE, 8], "each once"
 
 
 def test_the_streams_of_a_gateway_that_is_gone_are_closed(serve):
@@ -115,12 +160,12 @@ def test_the_streams_of_a_gateway_that_is_gone_are_closed(serve):
 
     post, server, clock = serve(FakeEngine(hold))
     for gateway in (b"gone", b"there"):
-        post.bring(gateway, messages.encode(GatewayPulse(1)))
-        post.bring(gateway, messages.encode(StreamOpened("s")))
+        post.bring(gateway, GatewayPulse(1))
+        post.bring(gateway, StreamOpened("s"))
     post.bring(b"gone", transcribe(1, "s"))
     assert encoding.wait(LONGEST_WAIT_SECONDS)
     clock.now += LOST_SECONDS + PULSE_SECONDS
-    post.bring(b"there", messages.encode(GatewayPulse(1)))
+    post.bring(b"there", GatewayPulse(1))
     post.bring(b"there", transcribe(2, "s"))
     may_go_on.set()
     answers = dict(post.sent.get(timeout=LONGEST_WAIT_SECONDS) for _ in range(2))
@@ -130,7 +175,7 @@ def test_the_streams_of_a_gateway_that_is_gone_are_closed(serve):
 
 def test_a_closed_stream_needs_no_pulse_to_be_forgotten(serve):
     post, *_ = serve(FakeEngine())
-    for message in (messages.encode(StreamOpened("s")), messages.encode(StreamClosed("s")), transcribe(1, "s")):
+    for message in (StreamOpened("s"), StreamClosed("s"), transcribe(1, "s")):
         post.bring(b"a", message)
     assert "does not know this stream" in post.sent.get(timeout=LONGEST_WAIT_SECONDS)[1].result.error[1]
 

@@ -28,9 +28,8 @@ class EngineStandIn:
     def gateway_pulses(self) -> list[GatewayPulse]:
         found = []
         while self.inbox.poll(0):
-            message = messages.decode_to_engine(self.inbox.recv_multipart()[1])
-            if isinstance(message, GatewayPulse):
-                found.append(message)
+            _, data = self.inbox.recv_multipart()
+            found += [message for message in messages.decode_to_engine(data) if isinstance(message, GatewayPulse)]
         return found
 
     def close(self) -> None:

@@ -34,6 +34,12 @@ AGAIN_SECONDS = 60.0  # for a process to be there again
 FINAL_SECONDS = 15.0  # for a final, where there is somebody to give it
 
 
+def crossing(message: messages.ToEngine) -> messages.ToEngine:
+    """The message as it comes out on the other side."""
+    (there,) = messages.decode_to_engine(messages.encode([message]))
+    return there
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     loudness=st.lists(st.sampled_from([0, 3, 9000]), min_size=5, max_size=60),
@@ -53,7 +59,7 @@ def test_the_engine_process_hears_what_the_session_means_and_audio_crosses_once(
         end = cut.position if cut else segmenter.end_of_update
         clip = segmenter.clip_between(end, 800) if cut else segmenter.clip_so_far(end)
         request = Request(step, "s", clip, draft=(7, 8), forced=1, end_bias=7.0, uncovered_seconds=0.5)
-        message = messages.decode_to_engine(messages.encode(sent.message_for(request)))
+        message = crossing(sent.message_for(request))
         crossed += len(message.audio.new_pcm) // 2
         there = messages.request_of(message.asked, held.clip_of(message.audio), step, "s")
         assert np.array_equal(there.clip.samples, request.clip.samples) and there.clip.position == request.clip.position
@@ -121,7 +127,7 @@ def as_fields(value: Request | Result) -> dict[str, object]:
 
 @given(request=REQUESTS)
 def test_every_field_of_a_request_survives_the_crossing(request):
-    message = messages.decode_to_engine(messages.encode(SentParts().message_for(request)))
+    message = crossing(SentParts().message_for(request))
     received = ReceivedParts()
     clip, keyterms = received.clip_of(message.audio), received.take_keyterms(message.keyterms)
     there = messages.request_of(message.asked, clip, request.request_id, request.stream_id, keyterms)
@@ -133,7 +139,7 @@ def test_keyterms_cross_once_and_are_those_of_each_request(changes, repeats):
     sent, received, crossed = SentParts(), ReceivedParts(), []
     for number, keyterms in enumerate(each for each in changes for _ in range(repeats)):
         request = Request(number, "s", Clip(np.arange(320, dtype=np.int16)), keyterms=keyterms)
-        message = messages.decode_to_engine(messages.encode(sent.message_for(request)))
+        message = crossing(sent.message_for(request))
         crossed.append(message.keyterms)
         assert received.take_keyterms(message.keyterms) == keyterms
     assert sum(each is not None for each in crossed) <= len(changes), "not with each request"
@@ -141,7 +147,7 @@ def test_keyterms_cross_once_and_are_those_of_each_request(changes, repeats):
 
 @given(result=RESULTS)
 def test_every_field_of_a_result_survives_the_crossing(result):
-    answer = messages.decode_answer(messages.encode(messages.answer_of(result, 7)))
+    (answer,) = messages.decode_answers(messages.encode([messages.answer_of(result, 7)]))
     assert answer.request_id == 7
     assert as_fields(messages.result_of(answer, result.request)) == as_fields(result)
 
