@@ -240,29 +240,20 @@ class DeviceEngine(Engine):
 
     def _launch_pass(self, launch: Launch, indices: list[int], first: int) -> None:
         """Feed the tokens from number `first` on of these rows of the launch, as many as the shape holds."""
-        shape = self._decode_shape([launch.rows[index] for index in indices], first)
+        rows = [launch.rows[index] for index in indices]
+        shape = self._decode_shape(rows, first)
         request_size, answer_size = request_layout(shape), answer_layout(shape)
         place = self._decode_ring.take()
         request = request_size.views(place.memory)
-        request["counts"][:], request["past_lengths"][:], request["end_bias"][:] = 0, 0, 0.0
-        request["tokens"][:], request["bias_lists"][:] = self.limits.start_token, 0
-        fed, lists = [], BiasLists()
-        for index in indices:
-            row = launch.rows[index]
-            tokens = row.tokens[first : first + shape.length]
-            request["tokens"][row.slot, : len(tokens)] = tokens
-            request["past_lengths"][row.slot] = row.past_length + first
-            request["counts"][row.slot] = len(tokens)
-            request["end_bias"][row.slot] = row.end_bias
-            if row.biases:
-                request["bias_lists"][row.slot, : len(tokens)] = lists.numbers_of(row.biases[first : first + len(tokens)])
-            fed.append((index, len(tokens)))
+        fed = [row.tokens[first : first + shape.length] for row in rows]
+        lists = fill_request(request, rows, fed, first, self.limits.start_token)
         answer = place.memory[self._answer_offset : self._answer_offset + answer_size.bytes]
         table = self._table_of(lists, place.memory)
         place.event = self._last = self._device.decode(shape, place.memory[: request_size.bytes], answer, table)
         self.bytes_in += request_size.bytes + sum(each.nbytes for each in table)
         self.bytes_out += answer_size.bytes
-        launch.passes.append(Pass(place.event, fed, answer_size.views(answer)))
+        counts = zip(indices, map(len, fed), strict=True)
+        launch.passes.append(Pass(place.event, list(counts), answer_size.views(answer)))
         place.give_up = launch.passes[-1].read
 
     def _table_of(self, lists: BiasLists, memory: np.ndarray) -> BiasTable:
@@ -331,6 +322,30 @@ def fill_packed(request: dict[str, np.ndarray], clips: Sequence[Clip], lengths: 
         parts += [quiet(clip, clip.quiet_before), *clip.pieces, quiet(clip, behind)]
     # One call: each gives the interpreter up, and waits for it behind whichever thread took it.
     np.concatenate(parts, out=request["pcm"][: sum(map(len, parts))])
+
+
+def fill_request(
+    request: dict[str, np.ndarray], rows: Sequence[Row], fed: Sequence[Sequence[int]], first: int, filler: int
+) -> BiasLists:
+    """Write what is fed to these rows, from their tokens' number `first` on; what is not fed is zero, or the filler token.
+
+    Returns the lists of biases that the request names.
+    """
+    request["counts"][:], request["past_lengths"][:], request["end_bias"][:] = 0, 0, 0.0
+    request["tokens"][:], request["bias_lists"][:] = filler, 0
+    slots, lists = np.array([row.slot for row in rows]), BiasLists()  # all rows together: one by one takes three times as long
+    request["counts"][slots] = list(map(len, fed))
+    request["past_lengths"][slots] = [row.past_length + first for row in rows]
+    request["end_bias"][slots] = [row.end_bias for row in rows]
+    if request["tokens"].shape[1] == 1:
+        request["tokens"][slots, 0] = [token for (token,) in fed]
+    else:
+        for slot, tokens in zip(slots, fed, strict=True):
+            request["tokens"][slot, : len(tokens)] = tokens
+    for row, tokens in zip(rows, fed, strict=True):
+        if row.biases:
+            request["bias_lists"][row.slot, : len(tokens)] = lists.numbers_of(row.biases[first : first + len(tokens)])
+    return lists
 
 
 def quiet(clip: Clip, count: int) -> np.ndarray:

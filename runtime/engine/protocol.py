@@ -3,7 +3,7 @@
 import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -73,9 +73,8 @@ CONTINUED = -1
 """Fed as a row's only token: the one that the slot's last pass predicted last. It need not have been read back yet."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """One row's share of a decode."""
+class Row(NamedTuple):
+    """One row's share of a decode. There is one in every pass: making a frozen dataclass takes four times as long."""
 
     slot: int
     tokens: tuple[int, ...]
@@ -88,8 +87,7 @@ class Row:
     """Biases for the choice after each of the tokens; empty: none. A row that is continued unseen has none."""
 
 
-@dataclass(frozen=True)
-class Prediction:
+class Prediction(NamedTuple):
     """Output of the decoder after each token that was fed."""
 
     tokens: np.ndarray

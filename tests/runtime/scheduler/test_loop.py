@@ -323,7 +323,7 @@ class PoisonedEngine(FakeEngine):
         sound = super().launch(rows).result()
         return Answered(
             [
-                dataclasses.replace(each, log_probs=np.full(len(each.tokens), np.nan)) if row.slot in self.poisoned else each
+                each._replace(log_probs=np.full(len(each.tokens), np.nan)) if row.slot in self.poisoned else each
                 for row, each in zip(rows, sound, strict=True)
             ]
         )
