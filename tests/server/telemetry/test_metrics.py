@@ -3,9 +3,12 @@
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
 from server.errors import Code
-from server.telemetry.metrics import Metrics
+from server.telemetry.metrics import PASSES, BatchHistogram, Metrics
 from tests.conftest import PROJECT
 
 DOCUMENTS = [path for path in PROJECT.glob("docs/*.md") if "asr_" in path.read_text()]
@@ -25,3 +28,18 @@ def test_every_metric_that_is_named_exists_and_has_these_labels(document):
 
 def names_of(family) -> list[str]:
     return [family.name, *(family.name + suffix for suffix in ("_total", "_bucket", "_count", "_sum"))]
+
+
+@given(amounts=st.lists(st.integers(0, 100) | st.sampled_from(PASSES), max_size=40))
+def test_amounts_observed_together_count_as_one_by_one(amounts):
+    pages = []
+    for kind in (Histogram, BatchHistogram):
+        registry = CollectorRegistry()
+        histogram = kind("passes", "of a request", ["kind"], buckets=PASSES, registry=registry).labels("any")
+        if kind is BatchHistogram:
+            histogram.observe_all(amounts)
+        else:
+            for amount in amounts:
+                histogram.observe(amount)
+        pages.append([line for line in generate_latest(registry).decode().splitlines() if "_created" not in line])
+    assert pages[0] == pages[1]
