@@ -5,7 +5,10 @@ The batcher, the loop, the sessions and the processes are the real ones. The dev
 
 import dataclasses
 import itertools
+import json
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +26,7 @@ from runtime.scheduler.loop import EngineLoop
 from runtime.scheduler.requests import Request, Result
 from server.telemetry.metrics import Metrics
 
+PROJECT = Path(__file__).resolve().parent.parent
 CLIP_SECONDS, DRAFT_TOKENS, UNHEARD_SECONDS = 6.6, 25, 1.12  # of an update, in the mean of what was measured
 MAX_SECONDS = 13.0
 ROUNDS, REPEATS = 30, 5
@@ -107,6 +111,45 @@ def run_engine_loop(batch: int, rounds: int) -> tuple[float, float, float, float
     loop.stop()
     parts = (seconds, *(watch.seconds[name] for name in ("encode", "launch", "answer")))
     return tuple(part / (batch * rounds) * 1e6 for part in parts)
+
+
+@dataclass(frozen=True)
+class ProcessCost:
+    """Of an engine process that gateways keep busy: with its messages, on a core of its own."""
+
+    code: str
+    """now, or before."""
+    batch: int
+    device: str
+    """no time, or H100: what the modelled device takes."""
+    updates_per_second: float
+    engine_process_us: float
+    """Processor time of an update in the engine process,"""
+    gateway_us: float
+    """and in the gateway, without its session."""
+
+
+def process_costs(
+    batches: Sequence[int], seconds: float, costs: Costs, earlier: Path | None, rounds: int
+) -> Iterator[ProcessCost]:
+    """One figure for each batch, device and code: the median of the rounds, in which the codes take turns.
+
+    earlier: a checkout of earlier code.
+    """
+    for batch, (device, taken) in itertools.product(batches, (("no time", Costs()), ("H100", costs))):
+        codes = {"now": PROJECT} | ({"before": earlier.resolve()} if earlier else {})
+        found: dict[str, list[dict[str, float]]] = {code: [] for code in codes}
+        for _ in range(rounds):
+            for code, checkout in codes.items():
+                found[code].append(run_engine_process(checkout, batch, seconds, taken))
+        for code, each in found.items():
+            yield ProcessCost(code, batch, device, **{name: statistics.median(one[name] for one in each) for name in each[0]})
+
+
+def run_engine_process(checkout: Path, batch: int, seconds: float, costs: Costs) -> dict[str, float]:
+    load, device = PROJECT / "benchmarks/engine_process_load.py", json.dumps(dataclasses.asdict(costs))
+    command = [sys.executable, str(load), str(checkout), str(batch), str(seconds), device]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
 
 
 def trial_of(engines: Path, precision: str, interval_ms: float, workers: int, max_batch: int, seconds: float) -> Trial:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # each benchmark imports what it needs, and a table of one mu
     from benchmarks.fleet import Failed, Grown, Placed, Simulated
     from benchmarks.flood import Flooded, Refusing
     from benchmarks.gateway import Churn, GatewayLoad
-    from benchmarks.host import LoopCost
+    from benchmarks.host import LoopCost, ProcessCost
     from benchmarks.keyterms import Row
     from benchmarks.networks import Crossed
     from benchmarks.offline import Offline
@@ -354,6 +354,15 @@ def host_table(costs: Sequence[LoopCost]) -> Table:
         parts = (each.encode_us_per_update, each.launch_us_per_update, each.answer_us_per_update)
         rest = each.engine_loop_us_per_update - sum(parts)
         table.add_row(str(each.batch), *(f"{us:.0f}" for us in (each.engine_loop_us_per_update, *parts, rest)))
+    return table
+
+
+def process_table(costs: Sequence[ProcessCost]) -> Table:
+    columns = ("batch", "device", "code", "updates/s", "us an update: engine process", "gateway")
+    table = make_table("an engine process that gateways keep busy", columns, left=3)
+    for each in costs:
+        figures = (each.updates_per_second, each.engine_process_us, each.gateway_us)
+        table.add_row(str(each.batch), each.device, each.code, *(f"{figure:,.0f}" for figure in figures))
     return table
 
 

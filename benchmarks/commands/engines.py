@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from benchmarks import machine, tables
 from benchmarks.commands.common import DEFAULT_PRECISION, PRECISIONS, console, described, settings_of, write_line
@@ -14,8 +13,7 @@ from engine_build.checkpoint import DEFAULT_MODEL
 from runtime import hardware
 from runtime.engine import selection
 
-if TYPE_CHECKING:
-    pass
+PROCESS_SECONDS = 5.0  # of each round
 
 
 def add_engine_options(command: argparse.ArgumentParser) -> None:
@@ -97,7 +95,9 @@ def add_host_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the engine whose words it borrows")
     command.add_argument("--batches", type=int, nargs="+", default=[32, 64, 128, 256])
     command.add_argument("--interval-ms", type=float, nargs="+", default=[1120.0, 250.0])
-    command.add_argument("--counts", type=int, nargs="+", default=[100, 200, 300, 400, 600, 800, 1200, 1600, 2400])
+    command.add_argument("--counts", type=int, nargs="*", default=[100, 200, 300, 400, 600, 800, 1200, 1600, 2400])
+    command.add_argument("--before", type=Path, help="a checkout of earlier code, whose engine process is measured in turn")
+    command.add_argument("--rounds", type=int, default=5, help="of engine processes; their medians count")
     command.add_argument("--workers", type=int, default=2, help="processes of sessions and speakers")
     command.add_argument("--max-batch", type=int, default=128, help="MAX_BATCH_SIZE of the trials")
     command.add_argument("--seconds", type=float, default=20.0, help="of a trial")
@@ -120,8 +120,14 @@ def run_host(arguments: argparse.Namespace) -> int:
         costs.append(host.engine_loop_cost(batch, *((10, 3) if arguments.quick else ())))
         write_line(arguments.out, about | {"result": dataclasses.asdict(costs[-1])})
     console.print(tables.host_table(costs))
+    device, of_processes = dataclasses.replace(host.H100, **arguments.costs), []
+    options = (arguments.batches[:1], 2.0) if arguments.quick else (arguments.batches, PROCESS_SECONDS)
+    for each in host.process_costs(*options, device, arguments.before, 1 if arguments.quick else arguments.rounds):
+        of_processes.append(each)
+        write_line(arguments.out, about | {"result": dataclasses.asdict(each)})
+    console.print(tables.process_table(of_processes))
     counts, seconds = (arguments.counts[:1], 8.0) if arguments.quick else (arguments.counts, arguments.seconds)
-    device, found = dataclasses.replace(host.H100, **arguments.costs), []
+    found = []
     for interval_ms in arguments.interval_ms[: 1 if arguments.quick else None]:
         settings = host.trial_of(
             arguments.engines, arguments.precision, interval_ms, arguments.workers, arguments.max_batch, seconds

@@ -133,6 +133,11 @@ def test_the_engine_loop_is_measured_in_front_of_a_modelled_device(batch):
     assert min(parts) > 0 and sum(parts) < cost.engine_loop_us_per_update
 
 
+def test_an_engine_process_is_measured_behind_a_gateway_that_keeps_it_busy():
+    found = host.run_engine_process(host.PROJECT, batch=4, seconds=0.5, costs=host.H100)
+    assert sorted(found) == ["engine_process_us", "gateway_us", "updates_per_second"] and min(found.values()) > 0
+
+
 def test_the_quality_benchmark_streams_measures_and_draws(built, tmp_path, capsys, monkeypatch):
     built("fp32")
     short = next(each for each in file_sets.sample_recordings() if each.name == "short")

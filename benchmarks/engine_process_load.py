@@ -1,0 +1,124 @@
+"""A gateway that keeps an engine process busy: python benchmarks/engine_process_load.py CHECKOUT BATCH SECONDS COSTS
+
+The code of CHECKOUT runs on both sides, behind a device that is only modelled. Twice as many streams as rows have an update
+waiting all the time. Prints JSON: updates a second, and microseconds of processor time of an update on either side.
+"""
+
+import asyncio
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HEARD_SECONDS, SEGMENT_SECONDS = 1.12, 12.0  # of new audio; of the longest clip
+READY_SECONDS, WARM_SECONDS, STOP_SECONDS = 60.0, 1.0, 20.0
+ENGINE_CORE, GATEWAY_CORE = 0, 1
+
+
+class Load:
+    """Streams whose segments grow with each update, and begin again where they are as long as they may be."""
+
+    def __init__(self, engine, streams: int):
+        import numpy as np
+
+        from benchmarks.modelled_device import words_of
+        from runtime.audio import SAMPLE_RATE, Clip
+        from runtime.scheduler.requests import Request
+
+        self._engine, self._clip, self._request = engine, Clip, Request
+        self._numbers = itertools.count()
+        self._pcm = np.zeros(int(SEGMENT_SECONDS * SAMPLE_RATE), np.int16)
+        self._heard = int(HEARD_SECONDS * SAMPLE_RATE)
+        self._words_of = words_of
+        self._ends = {str(number): self._heard * (1 + number % 10) for number in range(streams)}
+        self._starts = dict.fromkeys(self._ends, 0)
+        self.answered = 0
+
+    def begin(self) -> None:
+        for stream_id in self._ends:
+            self._engine.open_stream(stream_id, sys.exit)
+            self._ask(stream_id)
+
+    def _ask(self, stream_id: str) -> None:
+        start, end = self._starts[stream_id], self._ends[stream_id] + self._heard
+        if end - start > len(self._pcm):
+            start = self._starts[stream_id] = end - self._heard
+        self._ends[stream_id] = end
+        clip = self._clip(self._pcm[: end - start], start)
+        draft = self._words_of(clip.seconds - HEARD_SECONDS)
+        request = self._request(next(self._numbers), stream_id, clip, draft=draft, uncovered_seconds=HEARD_SECONDS)
+        self._engine.submit(request, self._take)
+
+    def _take(self, result) -> None:
+        if result.error is not None:
+            sys.exit(str(result.error))
+        self.answered += 1
+        self._ask(result.request.stream_id)
+
+
+async def measure(process: subprocess.Popen, address: str, batch: int, seconds: float) -> dict[str, float]:
+    """Raises RuntimeError where the engine process is not ready in time."""
+    from runtime.scheduler.transcriber import Status
+    from server.processes.remote_engine import RemoteEngine
+
+    engine, deadline = RemoteEngine([address]), time.monotonic() + READY_SECONDS
+    running = asyncio.create_task(engine.run())
+    while engine.status() is not Status.READY:
+        if time.monotonic() > deadline:
+            raise RuntimeError("the engine process was not ready")
+        await asyncio.sleep(0.05)
+    load = Load(engine, 2 * batch)
+    load.begin()
+    await asyncio.sleep(WARM_SECONDS)
+    answered, began = load.answered, time.monotonic()
+    engine_seconds, own_seconds = cpu_seconds(process.pid), time.process_time()
+    await asyncio.sleep(seconds)
+    updates = load.answered - answered
+    found = {
+        "updates_per_second": round(updates / (time.monotonic() - began), 1),
+        "engine_process_us": round((cpu_seconds(process.pid) - engine_seconds) / updates * 1e6, 1),
+        "gateway_us": round((time.process_time() - own_seconds) / updates * 1e6, 1),
+    }
+    running.cancel()
+    engine.stop()
+    return found
+
+
+def run(checkout: str, batch: int, seconds: float, costs: str) -> dict[str, float]:
+    with tempfile.TemporaryDirectory(prefix="engine-process-") as directory:
+        address, metrics = f"ipc://{directory}/engine", Path(directory) / "metrics"
+        metrics.mkdir()
+        variables = {
+            "ASR_ENGINE_SOCKET": address,
+            "PROMETHEUS_MULTIPROC_DIR": str(metrics),
+            "MAX_BATCH_SIZE": str(batch),
+            "ASR_LOG_LEVEL": "warning",
+            "MODELLED_COSTS": costs,
+        }
+        command = ["taskset", "-c", str(ENGINE_CORE), sys.executable, "-m", "benchmarks.modelled_engine"]
+        process = subprocess.Popen(command, cwd=checkout, env=os.environ | variables)
+        try:
+            return asyncio.run(measure(process, address, batch, seconds))
+        finally:
+            process.terminate()
+            process.wait(STOP_SECONDS)
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def main() -> None:
+    checkout, batch, seconds, costs = sys.argv[1:]
+    sys.path[0] = checkout  # in place of this file's folder
+    os.sched_setaffinity(0, {GATEWAY_CORE % (os.cpu_count() or 1)})
+    print(json.dumps(run(checkout, int(batch), float(seconds), costs)))
+
+
+if __name__ == "__main__":
+    main()
