@@ -35,9 +35,12 @@ class OutstandingRequest:
     """Seconds that it had been due when it was submitted."""
 
 
-def priority_of(is_file: bool, is_last: bool) -> Priority:
-    """Return the priority of a segment that is to be closed. is_last: its client waits for the end, or for a flush."""
-    if is_file:
+def priority_of(is_file: bool, is_fast: bool, is_last: bool) -> Priority:
+    """Return the priority of a request.
+
+    is_file: of a recording. is_fast: its audio comes as no speaker's does. is_last: its client waits for the end, or for a flush.
+    """
+    if is_file or (is_fast and not is_last):
         return Priority.FILE
     return Priority.FINAL if is_last else Priority.INTERIM
 
@@ -49,7 +52,7 @@ class SegmentRequests:
         self._stream_id, self._segmenter, self._transcript = stream_id, segmenter, transcript
         self.keyterms = keyterms
 
-    def interim(self, end: int, transcribed_until: int) -> Request:
+    def interim(self, end: int, transcribed_until: int, priority: Priority) -> Request:
         """Ask for the open segment up to a position. transcribed_until: position up to which results cover the audio."""
         transcript = self._transcript
         uncovered_seconds = (end - max(transcribed_until, self._segmenter.start)) / SAMPLE_RATE
@@ -60,6 +63,7 @@ class SegmentRequests:
             uncovered_seconds=uncovered_seconds if transcript.draft else None,
             draft=transcript.draft,
             forced=transcript.forced,
+            priority=priority,
             end_bias=END_BIAS,
             keyterms=self.keyterms,
         )

@@ -14,7 +14,7 @@ import numpy as np
 
 from runtime.audio import SAMPLE_RATE
 from runtime.exceptions import EngineStopped, RequestCancelled
-from runtime.scheduler.requests import Request, Result
+from runtime.scheduler.requests import Priority, Request, Result
 from runtime.tokenizer import Tokenizer
 from runtime.turns.log_mel import WINDOW_SAMPLES
 from server.errors import Code
@@ -37,6 +37,7 @@ from server.stream.turns import TurnRule, Turns
 from server.stream.update_clock import AnswerWatch, CompleteResults, UpdateClock
 from server.stream.word_times import Word
 
+AHEAD_SECONDS = 60.0  # of audio beyond the time that it took to come: nobody speaks so, and live speech goes first
 MIN_NEW_SECONDS = 0.1  # of audio that make another interim worth its price
 COMPLETE_SECONDS = 0.3  # of quiet behind the last sound: no word is cut off in its middle
 MAX_UNCOVERED_SECONDS = 1.0  # of quiet at the end that need not be transcribed: nothing in it rose above the background
@@ -123,7 +124,7 @@ class Stream:
         self._outstanding: OutstandingRequest | None = None
         self._complete, self._watch = CompleteResults(), AnswerWatch(now)
         self._transcribed_until = 0  # position behind the newest sample that any result has covered
-        self._last_audio_at = now  # when audio last came
+        self._began_at = self._last_audio_at = now  # when audio last came
         self._look_at = now  # when audio is to be looked at, though it fills no block
         self._clock = UpdateClock(limits.interim_interval_seconds, long_costs_more=not encodes_streams)
         self._requests = SegmentRequests(stream_id, self._segmenter, self._transcript, keyterms_of(options.terms, tokenizer))
@@ -197,15 +198,10 @@ class Stream:
         """Called now and then, to notice what does not happen."""
         if self._end_position is not None and now - self._ends.asked_at > self._limits.close_timeout_seconds:
             self.fail(Code.ENGINE_FAILED, f"no final within {self._limits.close_timeout_seconds:g} s of closing")
-        elif self._seconds_unanswered(now) > self._limits.close_timeout_seconds:
+        elif self._watch.seconds(self._outstanding, now) > self._limits.close_timeout_seconds:
             self.fail(Code.ENGINE_FAILED, f"the engine has not answered within {self._limits.close_timeout_seconds:g} s")
         elif self.state is StreamState.OPEN and now - self._last_audio_at > AUDIO_STOPPED_SECONDS:
             self._advance(now)  # audio that comes does it by itself
-
-    def _seconds_unanswered(self, now: float) -> float:
-        """Seconds that the engine has not answered; a recording may wait for as long as others speak."""
-        seconds = self._watch.seconds(self._outstanding, now)
-        return 0.0 if self._options.is_file or self.state is StreamState.ENDED else seconds
 
     def finish(self, now: float, is_cut: bool = False) -> None:
         """The audio has ended: transcribe what is left and say the final. Harmless when that is under way."""
@@ -277,7 +273,7 @@ class Stream:
             self._clock.forget()
         else:
             late_seconds = self._clock.begin(now)
-            request = self._requests.interim(segmenter.end_of_update, self._transcribed_until)
+            request = self._requests.interim(segmenter.end_of_update, self._transcribed_until, self._priority(is_last=False))
             self._ask(request, segmenter.end_of_update, None, (), late_seconds)
         return False
 
@@ -304,9 +300,13 @@ class Stream:
 
     def _request_segment(self, cut: Cut, before: tuple[Attempt, ...] = ()) -> None:
         """Submit a segment. before: earlier attempts at it, with other edges."""
-        priority = priority_of(self._options.is_file, is_last=self._end_position is not None)
+        priority = self._priority(is_last=self._end_position is not None)
         request = self._requests.segment(cut, before, priority, self._options.words)
         self._ask(request, cut.position, cut, before)
+
+    def _priority(self, is_last: bool) -> Priority:
+        ahead_seconds = self._segmenter.end / SAMPLE_RATE - (self._last_audio_at - self._began_at)
+        return priority_of(self._options.is_file, ahead_seconds > AHEAD_SECONDS, is_last)
 
     def _ask(self, request: Request, end: int, cut: Cut | None, before: tuple[Attempt, ...], late_seconds: float = 0.0) -> None:
         loud_until = self._segmenter.loud_until

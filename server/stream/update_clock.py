@@ -1,6 +1,8 @@
 """The time of updates: when the next one is due, and how late the engine came to the last. Reads no clock."""
 
 from runtime.audio import SAMPLE_RATE
+from runtime.scheduler.requests import Priority
+from server.stream.segment_requests import OutstandingRequest
 
 BUSY_SHARE = 0.25  # of an interval that an update came late by: others wait for the engine, too
 LONG_SECONDS = 3.0  # of an open segment: to transcribe a longer one again costs most and adds least
@@ -73,11 +75,15 @@ class AnswerWatch:
     """Notices a request that is not answered."""
 
     def __init__(self, now: float):
-        self._waited_for: object = None
+        self._waited_for: OutstandingRequest | None = None
         self._since = now
 
-    def seconds(self, outstanding: object, now: float) -> float:
-        """Seconds that this request has been under way, as far as is known; 0 if there is none."""
+    def seconds(self, outstanding: OutstandingRequest | None, now: float) -> float:
+        """Seconds that this request has been under way, as far as is known; 0 if there is none.
+
+        0 also for one of a recording: it may wait for as long as others speak.
+        """
         if outstanding is not self._waited_for:
             self._waited_for, self._since = outstanding, now
-        return 0.0 if outstanding is None else now - self._since
+        is_awaited = outstanding is not None and outstanding.request.priority is not Priority.FILE
+        return now - self._since if is_awaited else 0.0
