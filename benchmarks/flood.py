@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -356,6 +357,20 @@ async def ask_for_large_answers(address: str, seconds: float) -> None:
         await asyncio.sleep(1.0)
 
 
+async def change_keyterms(address: str, seconds: float) -> None:
+    """Send as many and as long terms as may be, in another order with each message."""
+    terms = [f"{number:03} {'x' * 21}" for number in range(200)]
+    while True:
+        with contextlib.suppress(OSError, WebSocketException):
+            async with socket_to(address) as link:
+                await link.send('{"op":"init"}')
+                while True:
+                    random.shuffle(terms)
+                    await link.send(json.dumps({"op": "keyterms", "keyterms": terms}))
+                    await asyncio.sleep(PACE_SECONDS / 10)
+        await asyncio.sleep(1.0)
+
+
 def socket_to(address: str, path: str = "/ws", **options: object) -> connect:
     return connect(
         f"ws://{address}{path}", proxy=None, additional_headers={"Authorization": f"Bearer {ATTACKERS_KEY}"}, **options
@@ -375,6 +390,7 @@ ATTACKS: Mapping[str, Attack] = {
     "empty datagrams to every port": send_empty_datagrams,
     "FLAC of 55 bytes": send_bombs,
     "small messages with large answers": ask_for_large_answers,
+    "keyterms that change all the time": change_keyterms,
 }
 
 

@@ -129,6 +129,7 @@ class SimulatedSeat:
         """Why the session has ended; one that ends twice has two reasons."""
         self.places = 0
         self.audio_seconds = 0.0
+        self.changes = 0
         self.text = ""
         """The text of the last final."""
         self._limits, self._tokenizer, self._submit, self._on_update = limits, tokenizer, submit, on_update
@@ -180,6 +181,9 @@ class SimulatedSeat:
 
     def count_audio(self, pcm: bytes) -> None:
         self.audio_seconds += len(pcm) / 2 / SAMPLE_RATE
+
+    def count_change(self) -> None:
+        self.changes += 1
 
     def end(self, reason: str) -> None:
         for stream in self.streams:

@@ -2,13 +2,15 @@
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from server.errors import ClientError, Code
 from server.stream.terms import Term
 
 MOST_TERMS = 200
 MOST_CHARACTERS = 100  # of a term
+MOST_CHARACTERS_TOGETHER = 5_000
+"""Sum over all terms. Finding their tokens takes 3 us a character, during which the event loop does nothing else."""
 MOST_BOOST = 5.0
 """More breaks the text between the terms."""
 MOST_PROMPT_CHARACTERS = 16_384
@@ -32,25 +34,38 @@ def checked(terms: Iterable[Term], parameter: str) -> tuple[Term, ...]:
             found[text] = Term(text, term.boost)
         if len(found) > MOST_TERMS:
             raise ClientError(Code.INVALID_VALUE, f"{parameter}: {MOST_TERMS} terms at most are taken", parameter)
+    if sum(map(len, found)) > MOST_CHARACTERS_TOGETHER:
+        message = f"{parameter}: the terms together have {MOST_CHARACTERS_TOGETHER:,} characters at most"
+        raise ClientError(Code.INVALID_VALUE, message, parameter)
     return tuple(found.values())
 
 
 def usable(texts: Iterable[object]) -> list[str]:
     """Return those that can be terms, as many as there may be: for clients to whom a refusal is the end."""
     found: dict[str, None] = {}
+    room = MOST_CHARACTERS_TOGETHER
     for text in texts:
         term = " ".join(text.split()) if isinstance(text, str) else ""
-        if term and len(term) <= MOST_CHARACTERS and term.isprintable():
+        if can_be_added(term, found, room):
             found[term] = None
-    return list(found)[:MOST_TERMS]
+            room -= len(term)
+    return list(found)
+
+
+def can_be_added(term: str, found: Collection[str], room: int) -> bool:
+    """True if a phrase can be one more term. room: characters that are left for it."""
+    is_term = 0 < len(term) <= min(MOST_CHARACTERS, room) and term.isprintable()
+    return is_term and len(found) < MOST_TERMS and term not in found
 
 
 def with_prompt(terms: Iterable[Term], prompt: str, parameter: str) -> tuple[Term, ...]:
     """Return the terms, and the names in a prompt as far as there is room for them. Raises ClientError for the terms."""
     found = {term.text: term for term in checked(terms, parameter)}
+    room = MOST_CHARACTERS_TOGETHER - sum(map(len, found))
     for name in names_in(prompt[:MOST_PROMPT_CHARACTERS]):
-        if len(found) < MOST_TERMS and len(name) <= MOST_CHARACTERS and name.isprintable():
-            found.setdefault(name, Term(name))
+        if can_be_added(name, found, room):
+            found[name] = Term(name)
+            room -= len(name)
     return tuple(found.values())
 
 

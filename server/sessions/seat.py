@@ -76,12 +76,16 @@ class Uncounted:
     messages: int = 0
     characters: int = 0
     audio_bytes: int = 0
+    changes: int = 0
 
     @property
     def is_little(self) -> bool:
         """True if it may wait for the next tick."""
         return (
-            self.messages < UNCOUNTED_MESSAGES and self.audio_bytes < UNCOUNTED_BYTES and self.characters < UNCOUNTED_CHARACTERS
+            self.messages < UNCOUNTED_MESSAGES
+            and self.audio_bytes < UNCOUNTED_BYTES
+            and self.characters < UNCOUNTED_CHARACTERS
+            and not self.changes
         )
 
 
@@ -206,6 +210,10 @@ class Seat:
         """Count audio that a stream receives, as PCM16 mono at 16 kHz."""
         self._uncounted.audio_bytes += len(pcm)
 
+    def count_change(self) -> None:
+        """Count a change of what the streams are asked for."""
+        self._uncounted.changes += 1
+
     def _count(self, now: float) -> None:
         """Add what has come since the last time to the record, the metrics and the client's rate."""
         came, self._uncounted = self._uncounted, Uncounted()
@@ -214,7 +222,7 @@ class Seat:
         audio_seconds = came.audio_bytes / 2 / SAMPLE_RATE
         self._record.audio_seconds += audio_seconds
         self._shared.metrics.count_audio(audio_seconds, self._caller.name)
-        self._rate.count(now, came.messages, audio_seconds, came.characters)
+        self._rate.count(now, came.messages, audio_seconds, came.characters, came.changes)
 
     def end(self, reason: str) -> None:
         """Close the streams, give the place back, and say once why: in the log, the trace and the metrics.

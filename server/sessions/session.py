@@ -68,6 +68,9 @@ class SeatInterface(Protocol):
     def count_audio(self, pcm: bytes) -> None:
         """Count audio that a stream receives, as PCM16 mono at 16 kHz."""
 
+    def count_change(self) -> None:
+        """Count a change of what the streams are asked for."""
+
     def end(self, reason: str) -> None:
         """The session has ended. reason: FINISHED, LEFT or the code of an error."""
 
@@ -255,6 +258,14 @@ class Session(abc.ABC):
 
     def _open_channel(self, channel: int, now: float) -> Stream:
         return self.seat.open_stream(lambda event: self._say(event, channel), self._options, now)
+
+    def _change(self, options: Options) -> None:
+        """Change what the streams are asked for."""
+        if options != self._options:
+            self._options = options
+            self.seat.count_change()
+            for stream in self._streams:
+                stream.ask(options)
 
     def _transcribe(self, audio: bytes, now: float) -> int:
         """Pass audio on to the streams, which begin with it; returns how many milliseconds. Audio after the end is left out."""

@@ -75,9 +75,7 @@ class FluxSession(Session):
             self._say_message({"type": "ConfigureFailure", "code": code, "description": error.message})
             return
         self._turns.thresholds = self._parameters.thresholds
-        self._options = replace(self._options, terms=self._parameters.terms)
-        for stream in self._streams:
-            stream.ask(self._options)
+        self._change(replace(self._options, terms=self._parameters.terms))
         thresholds = {name: value for name, value in asdict(self._parameters.thresholds).items() if value is not None}
         keyterms = [term.text for term in self._parameters.terms]
         self._say_message({"type": "ConfigureSuccess", "thresholds": thresholds, "keyterms": keyterms})

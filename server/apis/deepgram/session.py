@@ -59,9 +59,7 @@ class DeepgramSession(Session):
             self._send(messages.configure_failure(request_id, error))
             return
         if terms is not None:
-            self._options = replace(self._options, terms=terms)
-            for stream in self._streams:
-                stream.ask(self._options)
+            self._change(replace(self._options, terms=terms))
         self._send(messages.configure_success(request_id))
 
     def _finalize(self, now: float) -> None:

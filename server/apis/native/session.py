@@ -39,9 +39,8 @@ class NativeSession(Session):
             case Init() as init:
                 self._init(init, now)
             case SetKeyterms(keyterms):
-                self._options = replace(self._options, terms=messages.checked_terms(keyterms))
-                for stream in self._streaming("keyterms"):
-                    stream.ask(self._options)
+                self._streaming("keyterms")
+                self._change(replace(self._options, terms=messages.checked_terms(keyterms)))
             case Flush():
                 for stream in self._streaming("flush"):
                     stream.flush(now)

@@ -82,8 +82,8 @@ class Configuration:
             configuration.update(session)
         return configuration
 
-    def update(self, session: object) -> None:
-        """Only what is present changes; null clears. Raises ClientError and changes nothing."""
+    def update(self, session: object) -> bool:
+        """Change what is present; null clears. Returns True if anything changed. Raises ClientError and changes nothing."""
         if len(encoded(session)) > MOST_CONFIGURATION_CHARACTERS:  # all of it is sent back at every change
             raise ClientError(
                 Code.INVALID_VALUE, f"a session has {MOST_CONFIGURATION_CHARACTERS:,} characters at most", "session"
@@ -94,13 +94,16 @@ class Configuration:
         audio = mapping(asked.get("audio") or {}, "session.audio")
         wanted = mapping(audio.get("input") or {}, "session.audio.input")
         changed = self._input | {name: value for name, value in wanted.items() if name in self._input}
+        include = parse_include(asked.get("include", self._include))
+        if changed == self._input and include == self._include:
+            return False
         audio_format = parse_format(changed["format"])
         silence_ms(changed["turn_detection"])
         prefix_ms(changed["turn_detection"])
         self._check_transcription(changed["transcription"])
-        terms, include = parse_terms(changed["transcription"]), parse_include(asked.get("include", self._include))
-        self._input, self.audio_format, self._terms = changed, audio_format, terms
-        self._include = include
+        terms = parse_terms(changed["transcription"])
+        self._input, self.audio_format, self._terms, self._include = changed, audio_format, terms, include
+        return True
 
     def _check_transcription(self, transcription: object) -> None:
         asked = mapping(transcription or {}, "session.audio.input.transcription")

@@ -80,12 +80,13 @@ class RealtimeSession(Session):
                 self.finish(now)
 
     def _update(self, session: object) -> None:
-        before = self._configuration.audio_format
-        self._configuration.update(session)
-        if self._configuration.audio_format != before:
-            self._input = self._new_input()
-        if self._stream is not None:
-            self._stream.ask(self._configuration.options)
+        audio_format = self._configuration.audio_format
+        if self._configuration.update(session):
+            self.seat.count_change()
+            if self._configuration.audio_format != audio_format:
+                self._input = self._new_input()
+            if self._stream is not None:
+                self._stream.ask(self._configuration.options)
         self._write_session("updated")
 
     def _new_input(self) -> AudioInput:

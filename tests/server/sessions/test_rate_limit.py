@@ -41,6 +41,14 @@ def test_in_the_long_run_no_more_is_taken_than_may_be(messages):
         assert number / MESSAGES_A_SECOND <= now + BURST_SECONDS + 2 / SPEED + 1e-6
 
 
+def test_changes_cost_more_than_other_messages():
+    limit = RateLimit(0.0)
+    limit.count(0.0, messages=10, audio_seconds=0.0, changes=10)
+    assert limit.share(0.0) < 1.0, "ten at once are nothing unusual"
+    limit.count(0.0, messages=30, audio_seconds=0.0, changes=30)
+    assert limit.share(0.0) > 1.0
+
+
 def test_long_text_without_audio_costs_the_time_that_it_takes_to_parse():
     limit = RateLimit(0.0)
     for _ in range(2):

@@ -1,6 +1,7 @@
 """All sessions of a process: who is let in, and what a defect of one does to the others."""
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -252,6 +253,25 @@ def test_a_client_that_sends_long_texts_is_held_back():
             now[0] += 0.001
             seat.on_time(now[0])
             assert now[0] < 1.0
+        await sessions.shut_down(1)
+
+    asyncio.run(run())
+
+
+def test_a_client_that_changes_its_keyterms_all_the_time_is_held_back_at_once():
+    """Each list may take 20 ms of the event loop."""
+
+    async def run() -> None:
+        sessions = Sessions(FakeTranscriber(), TOKENIZER, Settings(), Metrics(), clock=lambda: 0.0)
+        sessions.start()
+        await sessions.until_warm()
+        seat = begin(sessions, Client())
+        seat.receive_text(INIT)
+        changes = 0
+        while not seat.is_behind:
+            seat.receive_text(json.dumps({"op": "keyterms", "keyterms": [f"term {changes}"]}))
+            changes += 1
+        assert changes < 40
         await sessions.shut_down(1)
 
     asyncio.run(run())

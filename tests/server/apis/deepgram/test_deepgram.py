@@ -140,6 +140,7 @@ def test_configure_changes_the_keyterms_and_says_what_is_wrong_with_them():
     client.session.on_text('{"type": "Configure", "keyterms": []}', 0.0)
     client.text("Finalize")
     assert client.requests[-1].keyterms is None
+    assert client.seat.changes == 2
 
 
 def test_interims_come_only_where_they_are_asked_for():

@@ -268,6 +268,7 @@ def test_configure_changes_thresholds_and_keyterms_and_says_what_is_wrong():
     client.text("Configure", thresholds={"eager_eot_threshold": 0.5}, keyterms=["Darcy"])
     success = client.messages[-1]
     assert success["type"] == "ConfigureSuccess" and success["keyterms"] == ["Darcy"]
+    assert client.seat.changes == 1
     assert success["thresholds"] == {"eot_threshold": 0.9, "eager_eot_threshold": 0.5, "eot_timeout_ms": 5000}
     client.sound(0.6)
     assert client.requests[-1].keyterms == keyterms_of((Term("Darcy"),), TOKENIZER)

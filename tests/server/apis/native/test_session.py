@@ -354,6 +354,7 @@ def test_keyterms_are_of_every_request_and_may_change_while_it_streams():
     stream.answer(3, 4)
     stream.text(CLOSE)
     assert stream.requests[-1].keyterms is None
+    assert stream.seat.changes == 2
 
 
 BAD_MESSAGES = {

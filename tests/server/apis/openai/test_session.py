@@ -82,6 +82,17 @@ def test_keywords_and_names_of_the_prompt_are_of_every_request_from_the_update_o
     assert client.requests[-1].keyterms == keyterms_of((Term("Bennet"),), TOKENIZER)
 
 
+def test_only_what_changes_is_read_again():
+    """A prompt may take milliseconds to read, and comes back with each answer."""
+    client = Client(**MANUAL, transcription={"prompt": "They met Darcy."})
+    for session in ({}, {"audio": {"input": {"transcription": {"prompt": "They met Darcy."}}}}):
+        client.send("session.update", session=session)
+        assert client.messages[-1]["type"] == "session.updated" and client.seat.changes == 1
+    client.send("session.update", session={"audio": {"input": {"transcription": {"prompt": "They met."}}}})
+    client.send("session.update", session={"include": ["item.input_audio_transcription.logprobs"]})
+    assert client.seat.changes == 3
+
+
 def test_the_phrases_of_riva_are_keywords():
     client = Client()
     boosting = {"enable_word_boosting": True, "word_boosting_list": [{"phrases": ["Ocado", "Darcy"], "boost": 20.0}]}
