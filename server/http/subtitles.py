@@ -1,5 +1,6 @@
 """Subtitles of segments that a client has. The page downloads them; the command and the APIs write them by the same code."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Annotated
 
@@ -62,6 +63,7 @@ def subtitles_router() -> APIRouter:
             found = decoder.decode(await read_small_body(request, MAX_BYTES))
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as exc:
             raise ClientError(Code.BAD_JSON, f"the body must have segments: {exc}") from exc
-        return Response(write_subtitles(found.segments), media_type=f"{media_type}; charset=utf-8")
+        text = await asyncio.to_thread(write_subtitles, found.segments)  # the largest body takes a second
+        return Response(text, media_type=f"{media_type}; charset=utf-8")
 
     return router

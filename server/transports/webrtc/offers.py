@@ -7,6 +7,7 @@ from aiortc.sdp import MediaDescription, SessionDescription
 from server.errors import ClientError, Code
 from server.transports.webrtc import ice
 
+MAX_SECTIONS = 16  # aiortc takes a millisecond for each, of the event loop's time
 MAX_CANDIDATES = 40  # each is sent to, some forty times
 
 
@@ -34,6 +35,8 @@ class OfferContents:
             raise BadOffer("sdp is not a session description") from exc
         if not description.media:
             raise BadOffer("sdp is not a session description: it has no media section")
+        if len(description.media) > MAX_SECTIONS:
+            raise BadOffer(f"the offer has more than {MAX_SECTIONS} media sections")
         if ice.count_candidates(sdp) > MAX_CANDIDATES:
             raise BadOffer(f"the offer has more than {MAX_CANDIDATES} candidates")
         if any(media.port and not (media.dtls and media.dtls.fingerprints) for media in description.media):

@@ -27,7 +27,7 @@ from server.sessions.registry import Sessions
 from server.settings import Ice, IceServer
 from server.telemetry.metrics import Metrics
 from server.transports.webrtc import ice
-from server.transports.webrtc.offers import MAX_CANDIDATES, BadOffer, OfferContents
+from server.transports.webrtc.offers import MAX_CANDIDATES, MAX_SECTIONS, BadOffer, OfferContents
 from server.transports.webrtc.peer import WebRtcTransport, ice_server
 from tests.server.sessions.test_registry import INIT, LIMITS, SERVER, FakeTranscriber, make_sessions
 
@@ -183,6 +183,10 @@ def candidate(host: str) -> str:
     return f"a=candidate:1 1 udp 2130706431 {host} 50000 typ host\r\n"
 
 
+HEAD = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n"
+SECTION = "m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\nc=IN IP4 0.0.0.0\r\n"
+
+
 def test_nobody_has_the_server_send_to_addresses_of_their_choice():
     hosts = ("10.0.0.5", "127.0.0.1", "169.254.169.254", "192.168.1.9", "fd00::1", "abc.local", "8.8.8.8")
     sdp = "v=0\r\n" + "".join(map(candidate, hosts)) + "a=end-of-candidates\r\n"
@@ -193,10 +197,13 @@ def test_nobody_has_the_server_send_to_addresses_of_their_choice():
         spoilt = separator.join(odd)
         assert ice.with_usable_candidates(spoilt, "8.8.4.4") == "" and ice.count_candidates(spoilt) == len(odd)
     assert ice.with_usable_candidates(sdp, "192.168.1.7").count("candidate:") == len(hosts), "a neighbour's are its own"
-    section = "m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\nc=IN IP4 0.0.0.0\r\n"
-    head = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n"
     with pytest.raises(BadOffer, match="candidates"):
-        OfferContents.read(head + section + candidate("8.8.8.8") * (MAX_CANDIDATES + 1))
+        OfferContents.read(HEAD + SECTION + candidate("8.8.8.8") * (MAX_CANDIDATES + 1))
+
+
+def test_an_offer_of_many_sections_is_refused_before_any_is_looked_at():
+    with pytest.raises(BadOffer, match="16 media sections"):
+        OfferContents.read(HEAD + SECTION + "m=video 0 UDP/TLS/RTP/SAVPF 97\r\n" * MAX_SECTIONS)
 
 
 def test_a_section_that_the_offer_itself_rejects_is_none():
