@@ -14,17 +14,29 @@ MASKS = {secret.mask for secret in Secret}  # nobody has said these
 
 def described(phrases: Sequence[str], words: Sequence[Word]) -> dict[str, Any]:
     """The field search of a channel; none where nothing is looked for."""
-    return {"search": [{"query": phrase, "hits": list(hits_of(phrase, words))} for phrase in phrases]} if phrases else {}
+    if not phrases:
+        return {}
+    text = SearchedText(words)
+    return {"search": [{"query": phrase, "hits": list(text.hits_of(phrase))} for phrase in phrases]}
 
 
-def hits_of(phrase: str, words: Sequence[Word]) -> Iterator[dict[str, Any]]:
-    """Yield each place where a phrase stands in the text, in any case and punctuation."""
-    wanted = plain(phrase.split())
-    parts = [(part, word) for word in words if word.w.strip(PUNCTUATION) not in MASKS for part in word.w.split()]
-    said = plain([part for part, _ in parts])
-    for at in range(len(said) - len(wanted) + 1):
-        if said[at : at + len(wanted)] == wanted:
-            yield hit([word for _, word in parts[at : at + len(wanted)]])
+class SearchedText:
+    """The words of a text, prepared once for all phrases: a recording may have twenty thousand."""
+
+    def __init__(self, words: Sequence[Word]):
+        parts = [(part, word) for word in words if word.w.strip(PUNCTUATION) not in MASKS for part in word.w.split()]
+        self._words = [word for _, word in parts]
+        self._said = plain([part for part, _ in parts])
+        self._places: dict[str, list[int]] = {}
+        for place, said in enumerate(self._said):
+            self._places.setdefault(said, []).append(place)
+
+    def hits_of(self, phrase: str) -> Iterator[dict[str, Any]]:
+        """Yield each place where a phrase stands in the text, in any case and punctuation."""
+        wanted = plain(phrase.split())
+        for place in self._places.get(wanted[0], ()):
+            if self._said[place : place + len(wanted)] == wanted:
+                yield hit(self._words[place : place + len(wanted)])
 
 
 def hit(found: Sequence[Word]) -> dict[str, Any]:
