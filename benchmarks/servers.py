@@ -1,7 +1,8 @@
-"""A server of this checkout in a process of its own, for benchmarks and tests."""
+"""A server of this checkout in its own process, for benchmarks and tests."""
 
 import contextlib
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -12,13 +13,14 @@ from pathlib import Path
 import httpx
 
 PROJECT = Path(__file__).resolve().parent.parent
+PORTS = range(21_000, 32_000)  # the kernel gives none of these to a client before the server that is to have it has started
 START_SECONDS = 60.0  # for a server to be ready
 STOP_SECONDS = 40.0
 
 
 @contextlib.contextmanager
 def running_server(engines: Path, precision: str, variables: dict[str, str]) -> Iterator[str]:
-    """python -m server, ready; yields HOST:PORT. Raises RuntimeError where it does not start."""
+    """Run python -m server; yields HOST:PORT when it is ready. Raises RuntimeError if it does not start."""
     address = free_address()
     own = {
         "ASR_ENGINE_DIR": str(engines.resolve()),
@@ -34,9 +36,10 @@ def running_server(engines: Path, precision: str, variables: dict[str, str]) -> 
 def running_process(
     arguments: Sequence[str], address: str, variables: dict[str, str], log: Path | None = None, checkout: Path = PROJECT
 ) -> Iterator[subprocess.Popen]:
-    """This Python with arguments, serving at the address; ready. log: takes what it says. checkout: whose code runs.
+    """Run this Python with arguments, and yield the process when it serves at the address. log: file for its stderr.
+    checkout: directory whose code runs.
 
-    Raises RuntimeError where it does not start.
+    Raises RuntimeError if it does not start.
     """
     host, _, port = address.rpartition(":")
     environment = os.environ | {"ASR_HOST": host, "ASR_PORT": port} | variables
@@ -58,9 +61,15 @@ def running_process(
 
 
 def free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
+
+
+def free_port() -> int:
+    """Return a TCP port that nobody listens at. Raises RuntimeError if none is found."""
+    for port in random.sample(PORTS, 100):
+        with contextlib.suppress(OSError), socket.create_server(("", port)):
+            return port
+    raise RuntimeError(f"no port from {PORTS[0]} to {PORTS[-1]} is free")
 
 
 def wait_until_ready(address: str, process: subprocess.Popen, timeout_seconds: float = START_SECONDS) -> None:

@@ -8,7 +8,6 @@ import ctypes
 import dataclasses
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ import hypothesis
 import numpy as np
 import pytest
 
+from benchmarks.servers import free_port
 from moonshine_client import audio_file
 
 if TYPE_CHECKING:
@@ -244,9 +244,3 @@ def wait_until_ready(server: RunningServer, limit_seconds: float = 60.0) -> None
             pass
         time.sleep(0.1)  # a process of its own offers nothing to wait on
     raise TimeoutError(f"not ready within {limit_seconds} s: {server.log.read_text()}")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

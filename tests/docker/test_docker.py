@@ -9,9 +9,10 @@ import sys
 
 import pytest
 
+from benchmarks.servers import free_port
 from runtime.engine import manifest
 from runtime.engine.manifest import ONNXRUNTIME
-from tests.conftest import MODEL, PROJECT, free_port
+from tests.conftest import MODEL, PROJECT
 
 DOCKER = PROJECT / "docker"
 HIDDEN = ("torch", "transformers", "onnxscript")

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import PROJECT, free_port
+from benchmarks.servers import free_port
+from tests.conftest import PROJECT
 from tests.scripts.test_quick_start import strangers_environment
 
 MOST_OVER_BASE_MB = 600

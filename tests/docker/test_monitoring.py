@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 import yaml
 
+from benchmarks.servers import free_port
 from moonshine_client.client import transcribe
 from scripts import make_dashboard
 from server import settings
 from server.errors import Code
 from server.telemetry.metrics import Metrics
-from tests.conftest import PROJECT, RunningServer, free_port
+from tests.conftest import PROJECT, RunningServer
 
 DOCKER = PROJECT / "docker"
 ALARMS = PROJECT / "docs" / "alerts.md"

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.harness.accuracy import word_error_rate
-from benchmarks.servers import wait_until_ready
-from tests.conftest import PROJECT, free_port
+from benchmarks.servers import free_port, wait_until_ready
+from tests.conftest import PROJECT
 
 FOREIGN = ("tests/", "benchmarks/", "scripts/", "docs/")
 

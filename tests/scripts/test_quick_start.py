@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.harness.accuracy import word_error_rate
-from tests.conftest import PROJECT, free_port
+from benchmarks.servers import free_port
+from tests.conftest import PROJECT
 
 EXTRAS = ("server", "torch", "tracing", "cluster", "mic", "gpu", "test", "chart")
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")

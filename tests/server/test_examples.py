@@ -11,8 +11,9 @@ import srt
 import webvtt
 
 from benchmarks.harness.accuracy import word_error_rate
+from benchmarks.servers import free_port
 from moonshine_client import audio_file
-from tests.conftest import PROJECT, RunningServer, free_port
+from tests.conftest import PROJECT, RunningServer
 
 SHORT = PROJECT / "samples" / "short.wav"
 COMMANDS = {

@@ -8,7 +8,8 @@ import pytest
 
 from benchmarks import fuzz
 from benchmarks.fuzz import AUDIOSOCKET, WYOMING, Target
-from tests.conftest import PROJECT, free_port
+from benchmarks.servers import free_port
+from tests.conftest import PROJECT
 
 ATTEMPTS = 250
 

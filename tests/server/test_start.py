@@ -9,11 +9,12 @@ import time
 
 import pytest
 
+from benchmarks.servers import free_port
 from runtime import hardware
 from runtime.engine.manifest import FORMAT
 from server.settings import Listen
 from server.startup import has_ipv6, listen_for_http
-from tests.conftest import ENGINES, PROJECT, free_port
+from tests.conftest import ENGINES, PROJECT
 
 pytestmark = pytest.mark.server  # each starts a process, which takes a second even where it ends at once
 

@@ -7,9 +7,10 @@ import time
 
 import pytest
 
+from benchmarks.servers import free_port
 from server.errors import ClientError
 from server.http import deadlines
-from tests.conftest import RunningServer, free_port
+from tests.conftest import RunningServer
 from tests.virtual_time import run_in_its_own_time
 
 CONNECTIONS = 501

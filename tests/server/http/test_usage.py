@@ -9,9 +9,10 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 
+from benchmarks.servers import free_port
 from moonshine_client import StreamingClient
 from runtime.audio import SAMPLE_RATE
-from tests.conftest import RunningServer, free_port
+from tests.conftest import RunningServer
 from tests.server.web.browsing import wait_for
 
 ACME, INITECH, USAGE = "sk-acme-0123456789", "sk-initech-0123456789", "usage-0123456789"

@@ -14,10 +14,11 @@ import uvicorn
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from benchmarks.servers import free_port
 from moonshine_client.client import StreamingClient
 from server import settings
 from server.ray.child_server import ChildServer, headers_of, target_of
-from tests.conftest import ENGINES, PROJECT, free_port
+from tests.conftest import ENGINES, PROJECT
 
 SCOPE = {"path": "/a b", "raw_path": b"/a%20b", "query_string": b"x=1", "client": ("192.0.2.9", 5)}
 GONE_SECONDS = 20.0

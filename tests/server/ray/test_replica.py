@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 
 from benchmarks.harness.accuracy import normalise
+from benchmarks.servers import free_port
 from moonshine_client.client import StreamingClient, transcribe
 from runtime.audio import SAMPLE_RATE
-from tests.conftest import ENGINES, PROJECT, free_port
+from tests.conftest import ENGINES, PROJECT
 from tests.server.ray.null_replica import DIRECTORY_VARIABLE
 
 pytestmark = [pytest.mark.cluster, pytest.mark.server]

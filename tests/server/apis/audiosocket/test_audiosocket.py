@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from benchmarks.harness.accuracy import word_error_rate
+from benchmarks.servers import free_port
 from server.apis.audiosocket import connection
 from server.apis.audiosocket.session import CallSession
 from server.errors import Code
 from server.settings import SessionLimits
-from tests.conftest import RunningServer, Speech, free_port
+from tests.conftest import RunningServer, Speech
 from tests.server.apis.deepgram.test_deepgram import TOKENIZER
 from tests.server.apis.scripted_client import ScriptedClient
 

@@ -9,11 +9,12 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from benchmarks.harness.accuracy import word_error_rate
+from benchmarks.servers import free_port
 from server.apis.vosk.session import VoskSession
 from server.errors import Code, ServerError
 from server.settings import SessionLimits
 from server.stream.terms import Term, keyterms_of
-from tests.conftest import RunningServer, Speech, free_port
+from tests.conftest import RunningServer, Speech
 from tests.server.apis.deepgram.test_deepgram import TOKENIZER
 from tests.server.apis.scripted_client import ScriptedClient
 

@@ -18,6 +18,7 @@ from wyoming.ping import Ping, Pong
 from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
 from benchmarks.harness.accuracy import word_error_rate
+from benchmarks.servers import free_port
 from runtime.audio import SAMPLE_RATE
 from server.apis.wyoming import announcement, connection
 from server.apis.wyoming import messages as wyoming
@@ -29,7 +30,7 @@ from server.settings import Settings
 from server.startup import listen
 from server.stream.events import Final, Update
 from server.telemetry.metrics import Metrics
-from tests.conftest import RunningServer, Speech, free_port
+from tests.conftest import RunningServer, Speech
 from tests.server.apis.deepgram.test_deepgram import TOKENIZER
 from tests.server.apis.scripted_client import ScriptedClient
 from tests.server.sessions.test_registry import FakeTranscriber, make_sessions

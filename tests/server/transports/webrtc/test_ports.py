@@ -17,6 +17,7 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription, r
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.servers import free_port
 from moonshine_client.client import StreamingClient
 from moonshine_client.errors import StreamError
 from server.errors import StartError
@@ -24,7 +25,7 @@ from server.settings import AdvertisedAddress, Ice
 from server.transports.webrtc import ports, udp
 from server.transports.webrtc.ports import FindableConnection, advertised
 from server.transports.webrtc.udp import Unreachable
-from tests.conftest import PROJECT, RunningServer, free_port, wait_until_ready
+from tests.conftest import PROJECT, RunningServer, wait_until_ready
 
 INSIDE, OUTSIDE = "127.0.0.5", "127.0.0.6"
 LOW, HIGH = 20_100, 20_107
