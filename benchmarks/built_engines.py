@@ -1,4 +1,4 @@
-"""Engines for benchmarks, built where they are not built yet."""
+"""Engines for benchmarks, built if they are not built yet."""
 
 from pathlib import Path
 
@@ -12,9 +12,9 @@ from runtime.tokenizer import Tokenizer
 def open_built(
     model: str, target: str, precision: str, out: Path, max_batch: int, *options: str, max_streams: int = 0
 ) -> tuple[Engine, Tokenizer, Manifest]:
-    """Build an engine and open it. options: of the build; max_batch, max_streams: see selection.open_engine().
+    """Build an engine and open it. options: options of the build; max_batch, max_streams: see selection.open_engine().
 
-    Raises RuntimeError where it cannot be built.
+    Raises RuntimeError if it cannot be built.
     """
     arguments = ["--model", model, "--target", target, "--precision", precision, "--out", str(out), *options]
     if build.main(arguments):

@@ -1,6 +1,6 @@
-"""A checkpoint on a folder of speech: what transformers and every engine at hand make of it, and what it costs.
+"""Checks a checkpoint on a folder of speech: error rates of transformers and of every engine of this machine, and their costs.
 
-For whoever has weights that this project could not be measured with.
+It is for users with weights that this project has not been measured with.
 """
 
 import json
@@ -43,19 +43,19 @@ class CheckedWay:
     """Word error rate of each recording in one pass."""
     streamed_wer: float | None = None
     appeared_ms: Spread | None = None
-    """From a word's end to its first appearance, with the time that computing takes here."""
+    """Delay from a word's end to its first appearance, including this machine's computing time."""
     stable_ms: Spread | None = None
     final_ms: Spread | None = None
     violations: int = 0
     """Stable words that changed."""
     live_streams: int = 0
-    """Streams that this machine carries, as a build estimates."""
+    """Streams that this machine can serve, as a build estimates them."""
 
 
 def recordings_in(folder: Path) -> list[Recording]:
     """Read a folder with manifest.json (a list of `file` and `text`), or with a .txt beside each audio file.
 
-    Raises FileNotFoundError where it has no recording with a text.
+    Raises FileNotFoundError if it has no recording with a text.
     """
     if (folder / "manifest.json").is_file():
         texts = {folder / each["file"]: each["text"] for each in json.loads((folder / "manifest.json").read_text())}
@@ -68,7 +68,7 @@ def recordings_in(folder: Path) -> list[Recording]:
 
 
 def run(model: str, recordings: Sequence[Recording], out: Path, progress: Callable[[str], None]) -> Iterator[CheckedWay]:
-    """Yield each way as soon as it is measured. out: where engines are built."""
+    """Yield each way as soon as it is measured. out: directory where engines are built."""
     streams = isinstance(checkpoint.load(model, say=progress).config, StreamingConfig)
     for windows in (EXCLUSIVE, INCLUSIVE) if streams else ("",):
         progress(f"transformers {windows}")
@@ -81,7 +81,7 @@ def run(model: str, recordings: Sequence[Recording], out: Path, progress: Callab
 
 
 def ways() -> Iterator[tuple[str, str]]:
-    """Targets and precisions of this machine."""
+    """Yield the targets and precisions that this machine can run."""
     if hardware.find_gpu() and selection.torch_has_cuda():
         yield TORCH, "fp16"
     if hardware.has_flags(manifest.NATIVE_FLAGS) and selection.can_have_native():
@@ -112,7 +112,7 @@ def by_engine(
 
 
 def by_transformers(model: str, windows: str, recordings: Sequence[Recording]) -> float:
-    """WER of greedy decoding in float32, each recording alone."""
+    """Return the WER of greedy decoding in float32, each recording alone."""
     import torch
 
     network = streaming_network(model, windows) if windows else clip_network(model)

@@ -1,4 +1,4 @@
-"""One run's figures beside an earlier one's: what is measured alike has the same name."""
+"""Comparison of one run's figures with an earlier one's: figures that are measured alike have the same name."""
 
 import json
 from collections.abc import Iterator
@@ -20,13 +20,13 @@ LABELS = (
     "drafts",
     "workers",
 )
-"""Fields that say what was measured; all other numbers are measurements."""
+"""Fields that describe the measured thing; all other numbers are measurements."""
 LEFT_OUT = ("machine", "settings", "seed", "trials", "one_more", "clips")
-CONTAINERS = ("result", "results", "run", "measurements", "trial")  # their own names say nothing
+CONTAINERS = ("result", "results", "run", "measurements", "trial")  # their names add no information
 
 
 def read(path: Path) -> dict[str, float]:
-    """Every figure of a results file by its name; of one measured again, the newest."""
+    """Return every figure of a results file by its name; the newest if it was measured several times."""
     figures: dict[str, float] = {}
     for line in path.read_text().splitlines():
         result = json.loads(line)
@@ -35,9 +35,9 @@ def read(path: Path) -> dict[str, float]:
 
 
 def figures_of(value: object, name: str) -> Iterator[tuple[str, float]]:
-    """The numbers in a result, each named for the labels and fields on its way."""
+    """Yield the numbers in a result, each named by the labels and fields on the path to it."""
     if isinstance(value, dict):
-        labelled = value | value.get("trial", {})  # of a search, its settings
+        labelled = value | value.get("trial", {})  # the settings of a search
         labels = [labelled[label] for label in LABELS if isinstance(labelled.get(label), (str, int, float))]
         said = ", ".join(map(text_of, labels))
         name = name if name.endswith(said) else f"{name}, {said}"
@@ -52,7 +52,7 @@ def figures_of(value: object, name: str) -> Iterator[tuple[str, float]]:
 
 
 def read_heard(path: Path) -> dict[str, list[Heard]]:
-    """The clips of real recordings in a results file, by condition."""
+    """Return the clips of real recordings in a results file, by condition."""
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     return {
         line["condition"]: [speech.of_json(clip) for clip in line["clips"]] for line in lines if line["benchmark"] == "speech"
@@ -64,6 +64,6 @@ def text_of(label: str | float) -> str:
 
 
 def compare(earlier: Path, later: Path) -> list[tuple[str, float, float]]:
-    """Name, earlier and later value of every figure that both files have."""
+    """Return name, earlier and later value of every figure that both files have."""
     before, now = read(earlier), read(later)
     return [(name, before[name], value) for name, value in now.items() if name in before]

@@ -1,6 +1,6 @@
-"""How fast an engine is, by batch and by length of audio: beside the same weights in transformers, and beside the floor.
+"""Measures the speed of an engine by batch and by length of audio, beside the same weights in transformers and beside the floor.
 
-Rows are the evaluation clips, joined and cut to length: real speech, as many tokens as it has.
+Rows are the evaluation clips, joined and cut to length: real speech, with its real number of tokens.
 """
 
 import contextlib
@@ -27,33 +27,33 @@ from runtime.engine.protocol import CONTINUED, Engine, Row
 from runtime.scheduler.requests import TOKENS_PER_SECOND
 from server.stream.confidence import END_BIAS
 
-VERIFIED_TOKENS = 32  # of a draft in one pass
+VERIFIED_TOKENS = 32  # tokens of a draft in one pass
 REPEATS, PEER_REPEATS = 5, 3
 PEER = "transformers generate"
-PEER_BATCHES = (1, 8, 32)  # it is slow, and these say enough
+PEER_BATCHES = (1, 8, 32)  # it is slow, and these are enough
 MODEL = "UsefulSensors/moonshine-base"
 
 
 @dataclass
 class Measurement:
-    """One engine on one batch of one length. Times are medians, in milliseconds."""
+    """Figures of one engine on one batch of one length. Times are medians, in milliseconds."""
 
     engine: str
     batch: int
     audio_seconds: float
     encoder_ms: float
     verification_ms: float | None
-    """One pass over a draft of VERIFIED_TOKENS tokens for every row."""
+    """Time of one pass over a draft of VERIFIED_TOKENS tokens for every row."""
     step_ms: float
-    """One more token for every row, steps following each other without the host reading in between."""
+    """Time of one more token for every row; steps follow each other without the host reading in between."""
     tokens: int
-    """Of one row's greedy transcript, its end included."""
+    """Tokens of one row's greedy transcript, the end token included."""
     transcription_ms: float
-    """Encoder and one step for each token, without a draft; all rows, results read at every step."""
+    """Time of the encoder and one step for each token, without a draft; for all rows, with results read at every step."""
     encoder_floor_ms: float = 0.0
     step_floor_ms: float = 0.0
     bytes_in: int = 0
-    """From host to device for one transcription; bytes_out: back."""
+    """Bytes copied from host to device for one transcription; bytes_out: copied back."""
     bytes_out: int = 0
 
     @property
@@ -67,21 +67,21 @@ class Measurement:
 
 @dataclass
 class EngineRun:
-    """All of one engine, and what it took to have it ready."""
+    """All measurements of one engine, and the cost of opening it."""
 
     engine: str
     measurements: list[Measurement] = field(default_factory=list)
     open_seconds: float = 0.0
     capture_seconds: float = 0.0
     memory_mib: float | None = None
-    """On the GPU, with everything allocated; None on a CPU."""
+    """Memory on the GPU, with everything allocated; None on a CPU."""
     uncaptured_runs: int = 0
     failure: str | None = None
-    """Why there are no more measurements."""
+    """Reason why there are no more measurements."""
 
 
 def speech(seconds: float, batch: int) -> list[Clip]:
-    """`batch` different stretches of speech of this length."""
+    """Return `batch` different clips of speech of this length."""
     whole = np.concatenate([audio_file.load(clip.path) for clip in evaluation_clips()])
     length = int(seconds * SAMPLE_RATE)
     step = max(1, (len(whole) - length) // max(1, batch - 1)) if batch > 1 else 0
@@ -99,7 +99,7 @@ def median_ms(work: Callable[[], object], repeats: int = REPEATS) -> float:
 
 
 def measure(engine: Engine, name: str, batch: int, seconds: float) -> Measurement:
-    """One batch of one length. Frees its slots again."""
+    """Measure one batch of one length. Frees its slots again."""
     clips, slots = speech(seconds, batch), list(range(batch))
     draft = (engine.limits.start_token, *range(500, 500 + VERIFIED_TOKENS - 1))
 
@@ -156,7 +156,7 @@ def decode_greedily(engine: Engine, batch: int, seconds: float) -> int:
 
 
 def measure_transformers(batches: Sequence[int], seconds: Sequence[float], precision: str) -> Iterator[Measurement]:
-    """`generate` on the same clips, in the same precision; greedy, at most as many tokens as the engines take."""
+    """Measure `generate` on the same clips, in the same precision; greedy, with at most as many tokens as the engines allow."""
     import torch
 
     from benchmarks import transformers_model
@@ -220,9 +220,9 @@ def run(
     on_progress: Callable[[str], None],
     has_peer: bool = True,
 ) -> Iterator[EngineRun]:
-    """Measure every target that has an engine, and transformers last; each run is given as soon as it is done.
+    """Measure every target that has an engine, and transformers last; yields each run as soon as it is done.
 
-    What fails is said in its run, and the next one goes on.
+    A failure is reported in its run, and the next one follows.
     """
     ceilings = machine.measure_ceilings(precision)
     release_torch_memory()
@@ -230,7 +230,7 @@ def run(
         done = EngineRun(f"{target} {precision}" + ("" if graphs else " without graphs"))
         try:
             measure_engine(done, engines, target, precision, graphs, batches, seconds, ceilings, on_progress)
-        except Exception as exc:  # whatever it is, the report says it
+        except Exception as exc:  # the report shows any error
             done.failure = f"{type(exc).__name__}: {exc}"
         yield done
     if not has_peer:
@@ -277,7 +277,7 @@ def measure_engine(
 
 
 def release_torch_memory() -> None:
-    """What torch keeps of the last one's memory would hide what the next engine takes."""
+    """Release the memory that torch keeps: it would hide the memory that the next engine takes."""
     torch = sys.modules.get("torch")
     if torch and torch.cuda.is_available():
         gc.collect()
@@ -289,7 +289,7 @@ def graph_choices(target: str) -> tuple[bool, ...]:
 
 
 def as_json(run: EngineRun) -> dict:
-    """The run with its measurements, and what follows from them."""
+    """Return the run with its measurements and the figures derived from them."""
 
     def whole(each: Measurement) -> dict:
         return asdict(each) | {"tokens_per_second": each.tokens_per_second, "rtfx": each.rtfx}

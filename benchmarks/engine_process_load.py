@@ -1,7 +1,7 @@
 """A gateway that keeps an engine process busy: python benchmarks/engine_process_load.py CHECKOUT BATCH SECONDS COSTS
 
-The code of CHECKOUT runs on both sides, behind a device that is only modelled. Twice as many streams as rows have an update
-waiting all the time. Prints JSON: updates a second, and microseconds of processor time of an update on either side.
+The code of CHECKOUT runs on both sides, with a modelled device. Twice as many streams as rows always have an update waiting.
+Prints JSON: updates a second, and microseconds of processor time of an update on either side.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ ENGINE_CORE, GATEWAY_CORE = 0, 1
 
 
 class Load:
-    """Streams whose segments grow with each update, and begin again where they are as long as they may be."""
+    """Streams whose segments grow with each update, and begin again when they have reached the longest length."""
 
     def __init__(self, engine, streams: int):
         import numpy as np
@@ -61,7 +61,7 @@ class Load:
 
 
 async def measure(process: subprocess.Popen, address: str, batch: int, seconds: float) -> dict[str, float]:
-    """Raises RuntimeError where the engine process is not ready in time."""
+    """Raises RuntimeError if the engine process is not ready in time."""
     from runtime.scheduler.transcriber import Status
     from server.processes.remote_engine import RemoteEngine
 
@@ -115,7 +115,7 @@ def cpu_seconds(pid: int) -> float:
 
 def main() -> None:
     checkout, batch, seconds, costs = sys.argv[1:]
-    sys.path[0] = checkout  # in place of this file's folder
+    sys.path[0] = checkout  # instead of this file's folder
     os.sched_setaffinity(0, {GATEWAY_CORE % (os.cpu_count() or 1)})
     print(json.dumps(run(checkout, int(batch), float(seconds), costs)))
 

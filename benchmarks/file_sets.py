@@ -1,4 +1,4 @@
-"""What quality is measured on: the evaluation clips one by one, the samples, and ten minutes of clips joined with pauses."""
+"""Audio for measuring quality: the evaluation clips one by one, the samples, and ten minutes of clips joined with pauses."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ BACKGROUND_EXPONENT = 1.0  # 1/f: a room with a fan in it, no voices
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of audio and what is said in it."""
+    """A piece of audio and its text."""
 
     samples: np.ndarray
     """int16 (samples,)."""
@@ -25,7 +25,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Recording:
-    """Audio to stream, and its utterances each alone: what the same model makes of them offline."""
+    """Audio to stream, and each of its utterances alone, for the same model offline."""
 
     name: str
     samples: np.ndarray
@@ -64,9 +64,9 @@ def joined_over_background(seconds: float) -> list[Recording]:
 
 
 def join(name: str, seconds: float, background) -> Recording:
-    """Clips in a random order with random pauses, as many as there is room for, and one background under all of it.
+    """Join clips in a random order with random pauses, as many as there is room for, over one background.
 
-    background: given the audio (float, full scale 1) and the RMS of its speech, float noise of the same length.
+    background: takes the audio (float, full scale 1) and the RMS of its speech, and returns float noise of the same length.
     """
     random, clips = np.random.default_rng(0), clips_one_by_one()
     parts, places, texts, position = [], [], [], 0
@@ -86,7 +86,7 @@ def join(name: str, seconds: float, background) -> Recording:
 
 
 def noise(count: int, rms: float, exponent: float, seed: int = 3) -> np.ndarray:
-    """float64 (count,) of 1/f^exponent noise."""
+    """Return 1/f^exponent noise, float64 (count,)."""
     frequencies = np.fft.rfftfreq(count)
     frequencies[0] = frequencies[1]
     random = np.random.default_rng(seed)
@@ -102,4 +102,4 @@ FILE_SETS = {
     "joined, faint noise": joined_over_faint_noise,
     "joined, background 15 dB": joined_over_background,
 }
-"""By name; each takes the seconds of what is joined."""
+"""File sets by name; each takes the seconds of joined audio."""

@@ -1,7 +1,7 @@
-"""Many replicas, simulated: who places sessions how, what is refused, and what growth and failures cost. Nothing is served.
+"""Simulates many replicas: policies to place sessions, refused sessions, and the costs of growth and failures. Nothing is served.
 
-Sessions come as a Poisson process and last an exponential time, so that whoever leaves next is any of them with equal chance: the
-simulation needs no calendar of ends, and a million sessions cost what a thousand do.
+Sessions come as a Poisson process and last an exponential time, so that each session is equally likely to end next: the
+simulation needs no calendar of ends, and a million sessions cost as much as a thousand.
 """
 
 import random
@@ -14,29 +14,29 @@ import numpy as np
 from server.ray.placement import Load, two_choices
 
 SESSION_SECONDS = 300.0  # on average
-OVERLOADED_SHARE = 0.95  # of its places: updates come late
+OVERLOADED_SHARE = 0.95  # of its places taken: updates come late
 LOAD = 0.85
 SIZES = ((10, 12), (100, 12), (1000, 12), (10, 1000), (100, 1000), (1000, 1000))
 """Replicas, and places of each: two CPU cores, and a large GPU."""
-ROUTERS = 4  # that know nothing of each other
+ROUTERS = 4  # independent of each other
 OFFERS = 20_000
 SEEDS = (1, 2, 3)
-LOOK_SECONDS = 1.0  # between two looks at how full replicas are, and at the scaler's wish
+LOOK_SECONDS = 1.0  # between two checks of the replicas' load and of the scaler
 
 
 class Policy(Protocol):
-    """Of one router."""
+    """The policy of one router."""
 
     def choose(self) -> int: ...
 
     def sent(self, replica: int, now: float) -> None: ...
 
     def told(self, counts: np.ndarray, now: float) -> None:
-        """How many sessions each replica has; a second or more old when it is used."""
+        """Receive the number of sessions of each replica; it is a second or more old when it is used."""
 
 
 class Blind:
-    """Any replica: a Service of Kubernetes, round robin."""
+    """Chooses any replica, like a Service of Kubernetes or round robin."""
 
     def __init__(self, replicas: int, places: int, dice: random.Random):
         self._replicas, self._dice = replicas, dice
@@ -52,7 +52,7 @@ class Blind:
 
 
 class WithRoom(Blind):
-    """Any of those that were seen with room: readiness by /readyz."""
+    """Chooses any replica that had free places at the last check, like readiness by /readyz."""
 
     def __init__(self, replicas: int, places: int, dice: random.Random):
         super().__init__(replicas, places, dice)
@@ -66,7 +66,7 @@ class WithRoom(Blind):
 
 
 class Least(Blind):
-    """The one that had fewest sessions when last seen."""
+    """Chooses the replica that had the fewest sessions at the last check."""
 
     def __init__(self, replicas: int, places: int, dice: random.Random):
         self._counts, self._dice = np.zeros(replicas), dice
@@ -80,7 +80,7 @@ class Least(Blind):
 
 
 class LeastWithOwn(Least):
-    """And what this router sent there since counts."""
+    """Like Least, but also counts the sessions that this router has sent since the check."""
 
     def sent(self, replica: int, now: float) -> None:
         self._counts[replica] += 1
@@ -112,7 +112,7 @@ POLICIES: dict[str, tuple[PolicyClass, float]] = {
     "two choices, 5 s ago": (TwoChoices, 5.0),
     "two choices, 1 s ago": (TwoChoices, 1.0),
 }
-"""And how old counts grow."""
+"""Policies, each with the greatest age of its counts in seconds."""
 
 
 class Fleet:
@@ -120,14 +120,14 @@ class Fleet:
 
     def __init__(self, replicas: int, places: int, dice: random.Random):
         self.counts, self.places = np.zeros(replicas, dtype=int), places
-        self._sessions: list[int] = []  # the replica of each
+        self._sessions: list[int] = []  # the replica of each session
         self._dice = dice
 
     def __len__(self) -> int:
         return len(self._sessions)
 
     def take(self, replica: int) -> bool:
-        """False where it is full."""
+        """Add a session to a replica. Returns false if it is full."""
         if self.counts[replica] >= self.places:
             return False
         self.counts[replica] += 1
@@ -135,13 +135,13 @@ class Fleet:
         return True
 
     def leave(self) -> None:
-        """One session, whichever."""
+        """End a random session."""
         place = self._dice.randrange(len(self._sessions))
         self._sessions[place], self._sessions[-1] = self._sessions[-1], self._sessions[place]
         self.counts[self._sessions.pop()] -= 1
 
     def next_event(self, rate: float) -> tuple[float, bool]:
-        """Seconds until somebody comes, of so many a second, or goes; and whether it is one who comes."""
+        """Return the seconds until the next session comes, at this rate per second, or ends, and whether it comes."""
         total = rate + len(self) / SESSION_SECONDS
         return self._dice.expovariate(total), self._dice.random() * total < rate
 
@@ -149,7 +149,7 @@ class Fleet:
         self.counts = np.concatenate([self.counts, np.zeros(count, dtype=int)])
 
     def lose(self, replica: int) -> int:
-        """A replica dies; returns how many sessions it had."""
+        """End a replica; returns the number of its sessions."""
         lost = int(self.counts[replica])
         self._sessions = [each for each in self._sessions if each != replica]
         self.counts[replica] = 0
@@ -158,27 +158,27 @@ class Fleet:
 
 @dataclass(frozen=True)
 class Placed:
-    """What became of offers under one policy, in shares."""
+    """Shares of refused and lost offers under one policy."""
 
     policy: str
     replicas: int
     places: int
     refused: float
-    """At the first try."""
+    """Share refused at the first try."""
     lost: float
-    """At the second one, at once, too."""
+    """Share refused at an immediate second try, too."""
     overloaded: float
-    """Of the replicas' time, with more than OVERLOADED_SHARE of their places taken."""
+    """Share of the replicas' time with more than OVERLOADED_SHARE of their places taken."""
 
 
 def place(name: str, replicas: int, places: int, seed: int, load: float = LOAD, offers: int = OFFERS) -> Placed:
-    """Fill the fleet by the policy, then let so many sessions come while others go."""
+    """Fill the fleet by the policy, then simulate this many offers while other sessions end."""
     made, age_seconds = POLICIES[name]
     dice = random.Random(seed)
     fleet, routers = Fleet(replicas, places, dice), [made(replicas, places, dice) for _ in range(ROUTERS)]
     rate = load * replicas * places / SESSION_SECONDS
     now, next_look, refused, lost, looks, overloaded = 0.0, 0.0, 0, 0, 0, 0.0
-    told_at = [-age_seconds * number / ROUTERS for number in range(ROUTERS)]  # each at a time of its own
+    told_at = [-age_seconds * number / ROUTERS for number in range(ROUTERS)]  # each at a different time
     filling, done = int(load * replicas * places), 0
     while done < filling + offers:
         is_filled = done >= filling
@@ -213,14 +213,14 @@ def over(fleet: Fleet) -> float:
 
 @dataclass(frozen=True)
 class Grown:
-    """What a rush costs."""
+    """The cost of a rush."""
 
     growth: str
     start_seconds: float
-    """Until a new replica serves."""
+    """Seconds until a new replica serves."""
     target: float
     lost: float
-    """Of the offers of half an hour."""
+    """Share of the offers of half an hour."""
 
 
 GROWTHS: dict[str, tuple[float, float]] = {
@@ -234,14 +234,14 @@ GROWN_REPLICAS, GROWN_PLACES, RUSH_SECONDS, SCALER_SECONDS = 20, 64, 1800.0, 15.
 
 
 def grow(name: str, start_seconds: float, target: float, seed: int) -> Grown:
-    """A scaler that keeps so much of the places taken, and replicas that are there so long after it asked for them."""
+    """Simulate a scaler that keeps the share `target` of the places taken, and replicas that take start_seconds to start."""
     factor, ramp_seconds = GROWTHS[name]
     dice = random.Random(seed)
     fleet = Fleet(GROWN_REPLICAS, GROWN_PLACES, dice)
     base = target * GROWN_REPLICAS * GROWN_PLACES / SESSION_SECONDS
     for number in range(int(target * GROWN_REPLICAS * GROWN_PLACES)):
         fleet.take(number % GROWN_REPLICAS)
-    coming: list[float] = []  # when each replica that was asked for is there
+    coming: list[float] = []  # time at which each requested replica is ready
     now, next_look, offers, lost = 0.0, 0.0, 0, 0
     while now < RUSH_SECONDS:
         rate = base * (1 + (factor - 1) * min(1.0, now / ramp_seconds if ramp_seconds else 1.0))
@@ -263,21 +263,21 @@ def grow(name: str, start_seconds: float, target: float, seed: int) -> Grown:
 
 @dataclass(frozen=True)
 class Failed:
-    """What it costs that a replica dies, whose clients all come again at once."""
+    """The cost of a replica's death, after which all its clients reconnect at once."""
 
     replicas: int
     places: int
     load: float
     waited: float
-    """Of its sessions, those that found no place at their first try."""
+    """Share of its sessions that found no place at their first try."""
     seconds: float
-    """Until every one has a place again."""
+    """Seconds until every session has a place again."""
 
 
 FAILED_SIZES = ((3, 12), (10, 12), (3, 200), (10, 200))
 FAILED_LOADS = (0.5, 0.7, 0.85)
 AGAIN_SECONDS = 4.0  # between two tries of our clients, after the first few
-REPLACED_SECONDS = 120.0  # until there is another one in its place
+REPLACED_SECONDS = 120.0  # until a new replica replaces it
 GIVEN_UP_SECONDS = 600.0
 
 
@@ -319,7 +319,7 @@ class Simulated:
 
     @classmethod
     def of(cls, found: dict) -> "Simulated":
-        """Of as_json()."""
+        """Build it from the result of as_json()."""
         kinds = {"placed": Placed, "grown": Grown, "failed": Failed}
         return cls(**{name: [kind(**each) for each in found[name]] for name, kind in kinds.items()})
 
@@ -353,7 +353,7 @@ def announced(sizes: Sequence[tuple[int, int]], progress: Callable[[str], None])
 
 
 def median(results: Sequence[Any]) -> Any:
-    """Of runs that differ in their seed, each figure's."""
+    """Return the median of each figure over runs with different seeds."""
     figures = {
         name: float(np.median([getattr(each, name) for each in results]))
         for name, value in asdict(results[0]).items()

@@ -1,6 +1,6 @@
 """Measure live speech beside attackers: idle connections, half requests, slow readers, floods of messages.
 
-python -m benchmarks.flood KIND ADDRESS SECONDS is one attacker in a process of its own. It shares the cores with the server, so
+python -m benchmarks.flood KIND ADDRESS SECONDS runs one attacker in its own process. It shares the cores with the server, so
 attackers send in bursts with pauses that leave a core to the server.
 """
 
@@ -34,18 +34,18 @@ from moonshine_client.resend_buffer import SAMPLE_RATE
 
 CONNECTIONS, SLOW_READERS, SENDERS = 500, 50, 4
 KEY, ATTACKERS_KEY = "sk-flood-0123456789", "sk-attacker-0123456789"
-LIMITS = "sessions=4 per_minute=300"  # of the attackers' key: what an operator gives somebody unknown
+LIMITS = "sessions=4 per_minute=300"  # of the attackers' key, as an operator gives them to an unknown client
 REFUSED_REQUESTS = 2000
 TURN_SAMPLES = 5 * SAMPLE_RATE // 2
 UDP_PORTS = range(50_000, 50_064)
-PACE_SECONDS = 0.1  # between two strokes of an attacker that does much with little: its own program leaves a core
+PACE_SECONDS = 0.1  # between two bursts of an attacker that sends little, so that its own program leaves a core free
 
 Attack = Callable[[str, float], Coroutine[None, None, None]]
 
 
 @dataclass(frozen=True)
 class Flooded:
-    """Of the real streams, beside one kind of attacker."""
+    """Figures of the real streams beside one kind of attacker."""
 
     attack: str
     update_p95_ms: float
@@ -53,9 +53,9 @@ class Flooded:
     failed: int
     """Streams that ended with an error."""
     health_ms: float
-    """Of the slowest answer to /healthz."""
+    """Time of the slowest answer to /healthz."""
     memory_mib: float = 0.0
-    """By which the server grew meanwhile."""
+    """Growth of the server's memory meanwhile."""
 
     def as_json(self) -> dict:
         return dataclasses.asdict(self)
@@ -63,7 +63,7 @@ class Flooded:
 
 @dataclass(frozen=True)
 class Refusing:
-    """What a request without a key costs the server."""
+    """The server's cost of a request without a key."""
 
     cpu_us: float
     memory_bytes: float
@@ -99,7 +99,7 @@ def run(
 
 def refusing(address: str, pid: int) -> Refusing:
     with httpx.Client(base_url=f"http://{address}", trust_env=False) as http:
-        for count in (100, REFUSED_REQUESTS):  # the first ones find everything cold
+        for count in (100, REFUSED_REQUESTS):  # the first requests find cold caches
             cpu, memory = cpu_seconds(pid), look_at([pid], 0.0).memory_mib
             for _ in range(count):
                 assert http.post("/webrtc", json={"sdp": "?", "type": "offer"}).status_code == 401
@@ -120,7 +120,7 @@ def attacking(attack: str, address: str, seconds: float) -> Iterator[None]:
     command = [sys.executable, "-m", "benchmarks.flood", attack, address, str(seconds)]
     process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    process.stdout.readline()  # it is at it
+    process.stdout.readline()  # wait until the attack has begun
     try:
         yield
     finally:
@@ -156,7 +156,7 @@ async def look_at_health(address: str, found_ms: list[float]) -> None:
 
 
 async def speak(address: str, audio: np.ndarray, wait_seconds: float) -> tuple[list[float], list[float]]:
-    """Latency of updates and of finals, as the server tells it: the client asks for one after every few seconds of speech."""
+    """Return the latencies of updates and finals that the server reports; the client requests a final every few seconds."""
     await asyncio.sleep(wait_seconds)
     updates_ms: list[float] = []
     async with StreamingClient(address, key=KEY, resume_seconds=0, max_interims=None) as client:
@@ -179,7 +179,7 @@ async def speak(address: str, audio: np.ndarray, wait_seconds: float) -> tuple[l
 
 
 async def hold_connections(address: str, seconds: float, begun: bytes = b"") -> None:
-    """So many that send no more than the beginning of a request. Those that are closed are opened again."""
+    """Hold connections that send only the beginning of a request. Closed ones are opened again."""
     host, _, port = address.rpartition(":")
 
     async def one() -> None:
@@ -200,7 +200,7 @@ async def send_half_bodies(address: str, seconds: float) -> None:
 
 
 async def offer_and_stay_away(address: str, seconds: float) -> None:
-    """With a key: so many offers in the time, none of which connects."""
+    """Send offers with a key, none of which connects."""
     connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
     connection.createDataChannel("audio")
     await connection.setLocalDescription(await connection.createOffer())
@@ -215,7 +215,7 @@ async def offer_and_stay_away(address: str, seconds: float) -> None:
 
 
 async def read_slowly(address: str, seconds: float) -> None:
-    """Sockets with a session each, which ask for words and never read one."""
+    """Open sockets with a session each, which request messages and never read one."""
 
     async def one() -> None:
         while True:
@@ -231,7 +231,7 @@ async def read_slowly(address: str, seconds: float) -> None:
 
 
 async def send_messages(address: str, seconds: float, size: int, at_once: int) -> None:
-    """Faster than the server lets one client send, in bursts."""
+    """Send messages in bursts, faster than the server lets one client send."""
 
     async def one() -> None:
         while True:
@@ -248,7 +248,7 @@ async def send_messages(address: str, seconds: float, size: int, at_once: int) -
 
 
 async def leave_answers_unread(address: str, seconds: float) -> None:
-    """Ask for large answers, again and again, without a key, and read none."""
+    """Request large answers again and again, without a key, and read none."""
     host, _, port = address.rpartition(":")
     request = f"GET /openapi.json HTTP/1.1\r\nHost: {address}\r\n\r\n".encode()
 
@@ -267,7 +267,7 @@ async def leave_answers_unread(address: str, seconds: float) -> None:
 
 
 async def send_large_heads(address: str, seconds: float) -> None:
-    """Heads of a megabyte, without a key."""
+    """Send request heads of a megabyte, without a key."""
     host, _, port = address.rpartition(":")
     head = f"GET / HTTP/1.1\r\nHost: {address}\r\n".encode() + b"a: b\r\n" * 170_000
     while True:
@@ -280,7 +280,7 @@ async def send_large_heads(address: str, seconds: float) -> None:
 
 
 async def send_empty_frames(address: str, seconds: float) -> None:
-    """One message in ten thousand empty pieces, ten times a second."""
+    """Send one message in ten thousand empty frames, ten times a second."""
     piece, first = b"\x00\x80" + bytes(4), b"\x02\x80" + bytes(4)
     while True:
         with contextlib.suppress(OSError, WebSocketException):
@@ -293,7 +293,7 @@ async def send_empty_frames(address: str, seconds: float) -> None:
 
 
 async def send_empty_datagrams(address: str, seconds: float) -> None:
-    """Send empty datagrams to every port that a session may have. Each used to end a session."""
+    """Send empty datagrams to every port that a session may have. Earlier, each of them ended a session."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         hosts = ("127.0.0.1", address_of_this_machine())
         while True:
@@ -313,7 +313,7 @@ def address_of_this_machine() -> str:
 
 
 async def send_bombs(address: str, seconds: float) -> None:
-    """55 bytes of FLAC that would become gigabytes, by the key's own limit of requests."""
+    """Send 55 bytes of FLAC that would decode to gigabytes, within the key's limit of requests."""
     flac = flac_of_one_frame(rate=10)
     async with httpx.AsyncClient(trust_env=False, headers={"Authorization": f"Bearer {ATTACKERS_KEY}"}, timeout=60) as http:
         while True:
@@ -323,7 +323,7 @@ async def send_bombs(address: str, seconds: float) -> None:
 
 
 def flac_of_one_frame(rate: int) -> bytes:
-    """65,535 samples of silence in one channel of 16 bits (RFC 9639, sections 8.2 and 9)."""
+    """Return FLAC of 65,535 samples of silence in one channel of 16 bits (RFC 9639, sections 8.2 and 9)."""
     samples = (65_535).to_bytes(2, "big")
     sizes = (rate << 44 | 15 << 36 | 65_535).to_bytes(8, "big")  # rate, one channel, 16 bits less 1, samples in all
     stream_info = b"\x80\0\0\x22" + samples * 2 + bytes(6) + sizes + bytes(16)
@@ -333,7 +333,7 @@ def flac_of_one_frame(rate: int) -> bytes:
 
 
 def checksum(data: bytes, polynomial: int, bits: int) -> int:
-    """A cyclic redundancy check that begins with 0."""
+    """Return a cyclic redundancy check with the initial value 0."""
     value = 0
     for byte in data:
         value ^= byte << bits - 8
@@ -344,7 +344,7 @@ def checksum(data: bytes, polynomial: int, bits: int) -> int:
 
 
 async def ask_for_large_answers(address: str, seconds: float) -> None:
-    """A session's configuration comes back with every change of it, and is not read."""
+    """Change a session's configuration again and again; the server returns all of it each time, and nobody reads it."""
     update = {"type": "session.update", "session": {"audio": {"input": {"transcription": {"prompt": "x" * 60_000}}}}}
     large, small = json.dumps(update), '{"type":"session.update","session":{}}'
     while True:
@@ -358,7 +358,7 @@ async def ask_for_large_answers(address: str, seconds: float) -> None:
 
 
 async def change_keyterms(address: str, seconds: float) -> None:
-    """Send as many and as long terms as may be, in another order with each message."""
+    """Send the most and the longest terms allowed, in another order with each message."""
     terms = [f"{number:03} {'x' * 21}" for number in range(200)]
     while True:
         with contextlib.suppress(OSError, WebSocketException):

@@ -1,6 +1,6 @@
-"""Bytes of strangers at every parser that one reaches: HTTP, WebSocket frames, the messages of each API, and the ports of others.
+"""Fuzzes every parser that strangers can reach: HTTP, WebSocket frames, each API's messages, and the ports of other protocols.
 
-A seed makes one attempt, so that what breaks can be done again. Attempts begin as what a client sends, and are then damaged.
+A seed makes one attempt, so that a failure can be repeated. Attempts start from a client's messages, which are then damaged.
 """
 
 import asyncio
@@ -25,10 +25,10 @@ from benchmarks.servers import free_address, running_process
 
 ATTEMPT_SECONDS = 5.0
 AT_ONCE = 8
-BATCH = 200  # attempts, after which the server is looked at
+BATCH = 200  # attempts, after which the server is checked
 SETTLING_SECONDS = 60.0
 DEFECTS = ("Traceback", "met a defect")  # in the log
-MOST_BYTES = 4096  # that are put in at one place
+MOST_BYTES = 4096  # inserted at one place
 ODD = (None, True, 5, -1, 1e300, "", "text", "\ud800", "a" * 5000, [], [5], {}, {"type": 5}, [["en"]], "null", 2**70)
 AUDIO = struct.pack("<160h", *([8000, -8000] * 80))
 WAV = b"RIFF" + struct.pack("<I", 36 + 320) + b"WAVEfmt " + struct.pack("<IHHIIHH", 16, 1, 1, 16_000, 32_000, 2, 16) + b"data"
@@ -148,7 +148,7 @@ def damaged(content: bytes, dice: random.Random) -> bytes:
 
 
 def with_odd_field(message: Any, dice: random.Random) -> Any:
-    """Return a message with one of its values replaced, however deep it is."""
+    """Return a message with one of its values replaced, at any depth."""
     if isinstance(message, dict) and message and dice.random() < 0.9:
         name = dice.choice(list(message))
         return message | {name: with_odd_field(message[name], dice)}
@@ -181,7 +181,7 @@ def http_request(address: str, dice: random.Random) -> bytes:
 
 
 async def send_bytes(address: str, content: bytes) -> None:
-    """Send bytes and read what comes until the server closes."""
+    """Send bytes and read until the server closes."""
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
@@ -232,7 +232,7 @@ async def send_messages(address: str, dice: random.Random) -> None:
 
 
 async def attack(target: Target, seeds: Sequence[int]) -> None:
-    """Make the attempts of these seeds, some side by side."""
+    """Make the attempts of these seeds, some in parallel."""
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def make(seed: int) -> None:
@@ -244,13 +244,13 @@ async def attack(target: Target, seeds: Sequence[int]) -> None:
 
 
 def new_seed() -> int:
-    """Return a seed from which on nobody has tried any."""
+    """Return a random seed, so that this run's seeds are new."""
     return int.from_bytes(os.urandom(6), "big")
 
 
 @dataclass(frozen=True)
 class FuzzOutcome:
-    """Many attempts at one server."""
+    """The outcome of many attempts at one server."""
 
     attempts: int
     slowest_health_ms: float
@@ -310,7 +310,7 @@ def health_ms(address: str) -> float:
 
 
 def sessions_left(address: str) -> int:
-    """Return how many sessions there are, after a while in which those of clients that have left may end."""
+    """Return the number of sessions, after a while in which the sessions of clients that have left may end."""
     ends_at, left = time.monotonic() + SETTLING_SECONDS, 1
     while left and time.monotonic() < ends_at:
         left = int(httpx.get(f"http://{address}/readyz", trust_env=False, timeout=60).json()["sessions"])

@@ -1,4 +1,4 @@
-"""What the gateway costs without an engine: CPU of a message, sessions of a core, memory of a session."""
+"""Measures the gateway without an engine: CPU time per message, sessions per core, memory per session."""
 
 import asyncio
 import contextlib
@@ -22,30 +22,30 @@ from server.transports.webrtc.peer import LINGER_SECONDS
 PROJECT = Path(__file__).resolve().parent.parent
 P99_LIMIT_MS = 20.0
 SETTLE_SECONDS = 1.0
-TORN_DOWN_SECONDS = 2 * LINGER_SECONDS  # by then the last connections are gone
+TORN_DOWN_SECONDS = 2 * LINGER_SECONDS  # time after which the last connections are closed
 
 
 @dataclass(frozen=True)
 class GatewayLoad:
-    """So many sessions on one core."""
+    """Figures of `sessions` sessions on one core."""
 
     way: str
-    """data channel or websocket."""
+    """Transport: data channel or websocket."""
     code: str
-    """now, or before."""
+    """Version of the code: now, or before."""
     sessions: int
     frame_ms: float
     messages: int
     cpu_us: float
-    """Of the server process, for each message: its transport, the session and the engine thread's share."""
+    """Processor time of the server process for each message: its transport, the session and the engine thread's share."""
     core_share: float
     handling_p50_ms: float
     handling_p99_ms: float
-    """From sending to handled, the sender's and the kernel's part in it; upper edge of its histogram's bucket."""
+    """Time from sending to the end of handling, including the sender and the kernel; upper edge of the histogram's bucket."""
     sender_behind_ms: float
-    """How far the generator itself fell behind real time, at worst."""
+    """Largest delay of the generator itself behind real time."""
     memory_kib: float
-    """Of each idle session, beyond the server without any."""
+    """Memory of each idle session, beyond that of a server without sessions."""
     messages_lost: int
 
     @property
@@ -63,12 +63,12 @@ class Churn:
 
     sessions: int
     memory_before_mib: float
-    """After as many before them: a young heap still grows."""
+    """Memory after as many earlier sessions, because a young heap still grows."""
     memory_after_mib: float
     growth: float
-    """Relative."""
+    """Relative growth."""
     connect_ms: float
-    """Mean time to open one, on both sides."""
+    """Mean time to open a session, on both sides."""
 
 
 @contextlib.contextmanager
@@ -89,7 +89,7 @@ def null_server(checkout: Path = PROJECT) -> Iterator[str]:
 
 
 def read(address: str) -> dict[str, float]:
-    """The bench_ samples of the null server's page, buckets by their edge."""
+    """Return the bench_ samples of the null server's page, buckets by their edge."""
     text = httpx.get(f"http://{address}/metrics", trust_env=False).text
     return {
         sample.name + (f":{sample.labels['le']}" if "le" in sample.labels else ""): sample.value
@@ -100,7 +100,7 @@ def read(address: str) -> dict[str, float]:
 
 
 def measure(way: str, sessions: int, seconds: float, frame_ms: float, earlier: Path | None = None) -> GatewayLoad:
-    """One count of sessions against a fresh server. earlier: a checkout of earlier code, which runs in place of this one."""
+    """Measure one count of sessions against a fresh server. earlier: a checkout of earlier code, which runs instead."""
     with null_server(earlier or PROJECT) as address:
         empty = read(address)["bench_memory_bytes"]
         command = [sys.executable, "-m", "benchmarks.gateway_load", address, way, str(sessions), str(seconds), str(frame_ms)]
@@ -144,13 +144,13 @@ def expect(load: subprocess.Popen, word: str) -> str:
 
 
 def quantile_ms(change: dict[str, float], messages: int, share: float) -> float:
-    """Upper edge of the bucket that holds it."""
+    """Return the upper edge of the bucket that holds the quantile."""
     edges = sorted((float(name.partition(":")[2]), count) for name, count in change.items() if "_bucket:" in name)
     return next((edge * 1000 for edge, count in edges if count >= share * messages), float("inf"))
 
 
 def churn(sessions: int, progress: Callable[[str], None]) -> Churn:
-    """Open and close so many sessions, a few at a time, and look at the server's memory."""
+    """Open and close this many sessions, a few at a time, and compare the server's memory."""
     with null_server() as address:
 
         async def one(places: asyncio.Semaphore) -> None:
@@ -189,7 +189,7 @@ def run(
     earlier: Path | None = None,
     rounds: int = 1,
 ) -> Iterator[GatewayLoad]:
-    """Medians by processor time, of so many rounds. earlier: a checkout of earlier code, measured in turn with this one."""
+    """Yield the median round by processor time. earlier: a checkout of earlier code, measured in turn with this one."""
     codes = (None,) if earlier is None else (earlier, None)
     for way, sessions, frame_ms in itertools.product(ways, counts, lengths_ms):
         measured: dict[Path | None, list[GatewayLoad]] = {code: [] for code in codes}

@@ -1,7 +1,7 @@
 """Many sessions against a null server: python -m benchmarks.gateway_load HOST:PORT WAY COUNT SECONDS MS
 
-A process of its own. Prints `connected` when all sessions are open, waits for a line on its input, sends, and prints `sent`
-with how far it fell behind real time.
+It runs as its own process. Prints `connected` when all sessions are open, waits for a line on its input, sends, and prints `sent`
+with its largest delay behind real time.
 """
 
 import asyncio
@@ -18,12 +18,12 @@ from moonshine_client.client import StreamingClient
 from runtime.audio import SAMPLE_RATE
 
 CONNECT_AT_ONCE = 8
-ARRIVAL_SECONDS = 1.0  # they begin to speak spread over so long: nobody's updates fall together for ever
+ARRIVAL_SECONDS = 1.0  # sessions begin to speak spread over this time, so that their updates do not all coincide
 LAST_CORE = 1
 
 
 class SocketClient:
-    """A stream over a WebSocket, as far as a load needs it. What the server says is read and left."""
+    """A stream over a WebSocket, with only the parts that a load needs. The server's messages are read and ignored."""
 
     async def __aenter__(self) -> "SocketClient":
         self._socket = await connect(self._address, proxy=None, compression=None)
@@ -51,7 +51,7 @@ WAYS = {"data channel": lambda address: StreamingClient(address, frame_ms=0), "w
 
 
 async def send_stamped(client: Client, audio: bytes, frame_bytes: int, offset_seconds: float, seconds: float) -> float:
-    """Real-time frames that begin with the time of their sending; returns how far behind it came at worst."""
+    """Send frames in real time, each beginning with the time of its sending; returns the largest delay."""
     await asyncio.sleep(offset_seconds)
     frame_seconds, began, behind, position = frame_bytes / 2 / SAMPLE_RATE, time.monotonic(), 0.0, 0
     for number in range(int(seconds / frame_seconds)):

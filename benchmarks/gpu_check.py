@@ -1,8 +1,8 @@
 """Everything that needs a GPU, in one run of less than ten minutes: python -m benchmarks.gpu_check OUTDIR
 
-Each stage is a process of its own with a time limit: one that fails or hangs is reported, ended with all that it started, and
-the next one goes on. What decides most comes first. Nothing is installed: benchmarks/borrowed_gpu/bundle.sh packs what a machine
-without network lacks. Writes gpu_check.json, gpu_check.md and a JSON line for each result to OUTDIR.
+Each stage is a separate process with a time limit: a stage that fails or hangs is reported and ended with all its processes, and
+the next one follows. The most important stages come first. Nothing is installed: benchmarks/borrowed_gpu/bundle.sh packs the
+packages that a machine without network lacks. Writes gpu_check.json, gpu_check.md and a JSON line for each result to OUTDIR.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from runtime.engine import tensorrt_package
 from runtime.engine.manifest import TENSORRT, TORCH
 
 PROJECT = Path(__file__).resolve().parent.parent
-LIMIT_SECONDS = 570  # for everything; the rest of ten minutes is for starting and reporting
+LIMIT_SECONDS = 570  # for all stages; the rest of ten minutes is for starting and reporting
 NEEDED = (
     "torch",
     "transformers",
@@ -47,7 +47,7 @@ NEEDED = (
 )
 TENSORRT_NEEDS = ("cuda.core", "cuda.bindings")
 KEPT_CHARACTERS = 24_000  # of a stage's output
-KILL_SECONDS = 10.0  # a process that waits for a device may take its time to end
+KILL_SECONDS = 10.0  # a process that waits for a device may end slowly
 REQUIREMENTS = "requirements"
 INTERVALS_MS = (1120.0, 250.0)
 GPU_TESTS = "tests/runtime/engine/test_gpu.py"
@@ -64,16 +64,16 @@ class Stage:
 
 @dataclass(frozen=True)
 class Size:
-    """How much of everything."""
+    """The amount of each measurement."""
 
     precision: str
     batches: tuple[int, ...]
-    """The last one is of the live streams, too."""
+    """Batches to measure; the last one is also used for the live streams."""
     seconds: float
-    """Of a clip."""
+    """Seconds of a clip."""
     intervals_ms: tuple[float, ...]
     counts: tuple[int, ...]
-    """Of live streams."""
+    """Counts of live streams."""
     trial_seconds: float
     tests: tuple[str, ...]
     updates: tuple[str, ...]
@@ -100,7 +100,7 @@ REHEARSAL = Size(
     CPU_TESTS,
     ("--sizes", "tiny", "--streams", "2", "--segments", "3"),
 )
-"""Without a GPU: the torch engine on the CPU."""
+"""Size for a machine without a GPU: the torch engine runs on the CPU."""
 SMOKE = Size(
     "fp32",
     (1,),
@@ -119,7 +119,7 @@ class Outcome:
     passed: bool
     seconds: float
     said: str
-    """The end of what it printed."""
+    """The end of its output."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -142,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check_requirements() -> int:
-    """Say what is there in which version, and name what is missing; returns the exit status."""
+    """Print the installed versions, and the names of missing packages; returns the exit status."""
     for name, version in machine.describe()["versions"].items():
         print(name, version)
     missing = [name for name in NEEDED if not is_there(name)]
@@ -155,12 +155,12 @@ def check_requirements() -> int:
 def is_there(name: str) -> bool:
     try:
         return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:  # of the package around it
+    except ModuleNotFoundError:  # the package around it is missing
         return False
 
 
 def plan(engines: Path, outdir: Path, size: Size) -> list[Stage]:
-    """What decides most first."""
+    """Return the stages, the most important first."""
     python, precision, batches = sys.executable, size.precision, tuple(map(str, size.batches))
 
     def benchmark(name: str, limit_seconds: float, *options: str) -> Stage:
@@ -215,7 +215,7 @@ def plan(engines: Path, outdir: Path, size: Size) -> list[Stage]:
 def run_stages(
     stages: Sequence[Stage], limit_seconds: float, clock: Callable[[], float], run: Callable[[Stage, float], tuple[bool, str]]
 ) -> list[Outcome]:
-    """Run the stages in order, each within its limit and all within theirs; one outcome for every stage."""
+    """Run the stages in order, each within its limit and all within limit_seconds; returns one outcome for every stage."""
     outcomes, deadline = [], clock() + limit_seconds
     for stage in stages:
         left, began = deadline - clock(), clock()
@@ -230,7 +230,7 @@ def run_stages(
 
 
 def run_process(stage: Stage, limit_seconds: float) -> tuple[bool, str]:
-    """At its limit it is killed with everything that it started."""
+    """Run a stage. At its limit it is killed with all processes that it started."""
     environment = (
         os.environ | {"PYTHONUNBUFFERED": "1"} | ({} if hardware.find_gpu() else {hardware.TORCH_DEVICE_VARIABLE: "cpu"})
     )
@@ -264,7 +264,7 @@ def kill_all_of(process: subprocess.Popen) -> None:
 
 
 def kill_and_wait(pid: int) -> None:
-    """Kill a process that need not be a child. A descriptor of it becomes readable when it has ended."""
+    """Kill a process that need not be a child, and wait: a descriptor of it becomes readable when it has ended."""
     handle = os.pidfd_open(pid)
     try:
         signal.pidfd_send_signal(handle, signal.SIGKILL)
@@ -274,7 +274,7 @@ def kill_and_wait(pid: int) -> None:
 
 
 def descendants_of(pid: int) -> list[int]:
-    """All that it started, and that those started."""
+    """Return all processes that it started, and all that those started."""
     found: list[int] = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):

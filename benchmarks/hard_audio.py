@@ -1,4 +1,4 @@
-"""Recordings made harder to hear: telephones, rooms, noise, bad levels, hurried and slow speakers."""
+"""Recordings in harder conditions: telephones, rooms, noise, bad levels, fast and slow speakers."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ FAST, SLOW = 1.25, 0.8
 
 
 def telephone(samples: np.ndarray, chance: np.random.Generator) -> np.ndarray:
-    """8 kHz, mu-law (G.711's curve), and back."""
+    """Convert to 8 kHz and mu-law (G.711's curve), and back."""
     narrow = np.clip(resampled(samples, len(samples) * TELEPHONE_RATE // SAMPLE_RATE), -1, 1)
     code = np.rint(np.sign(narrow) * np.log1p(MU * np.abs(narrow)) / np.log1p(MU) * 127) / 127
     heard = np.sign(code) * np.expm1(np.abs(code) * np.log1p(MU)) / MU
@@ -26,7 +26,7 @@ def telephone(samples: np.ndarray, chance: np.random.Generator) -> np.ndarray:
 
 
 def in_a_room(rooms: Sequence[np.ndarray], samples: np.ndarray, chance: np.random.Generator) -> np.ndarray:
-    """At the level it had."""
+    """Add the echo of a random room, at the original level."""
     room = rooms[int(chance.integers(len(rooms)))]
     length = len(samples) + len(room)
     heard = np.fft.irfft(np.fft.rfft(samples, length) * np.fft.rfft(room, length), length)[: len(samples) + SAMPLE_RATE // 2]
@@ -42,22 +42,22 @@ def scaled(gain_db: float, samples: np.ndarray, chance: np.random.Generator) -> 
 
 
 def at_level(level_db: float, samples: np.ndarray, chance: np.random.Generator) -> np.ndarray:
-    """Its RMS at so many dB of full scale."""
+    """Scale to an RMS of level_db, in dB of full scale."""
     return np.clip(samples * 10 ** (level_db / 20) / max(1e-9, rms(samples)), -1, 1)
 
 
 def clipped(samples: np.ndarray, chance: np.random.Generator) -> np.ndarray:
-    """One sample in twenty is cut off, at half of full scale."""
+    """Clip one sample in twenty, at half of full scale."""
     return np.clip(samples / max(1e-9, float(np.quantile(np.abs(samples), 0.95))), -1, 1) / 2
 
 
 def at_speed(speed: float, samples: np.ndarray, chance: np.random.Generator) -> np.ndarray:
-    """Its pitch moves with it."""
+    """Change the speed, and with it the pitch."""
     return resampled(samples, round(len(samples) / speed))
 
 
 def resampled(samples: np.ndarray, length: int) -> np.ndarray:
-    """The same sound in so many samples, by its spectrum."""
+    """Resample to `length` samples, by the spectrum."""
     return np.fft.irfft(np.fft.rfft(samples), length) * (length / len(samples))
 
 
@@ -66,7 +66,7 @@ def rms(samples: np.ndarray) -> float:
 
 
 def conditions(rooms: Sequence[np.ndarray]) -> dict[str, Change]:
-    """By name; a room only where impulse responses are given."""
+    """Return the conditions by name; a room only if impulse responses are given."""
     by_name: dict[str, Callable[..., np.ndarray]] = {
         "telephone": telephone,
         **({"in a room": functools.partial(in_a_room, rooms)} if rooms else {}),

@@ -1,4 +1,4 @@
-"""What Python costs in front of a device: microseconds of the engine loop, and live streams on a device that is only modelled.
+"""Measures the cost of Python before a device: microseconds of the engine loop, and live streams on a modelled device.
 
 The batcher, the loop, the sessions and the processes are the real ones. The device is modelled: see modelled_device.py.
 """
@@ -27,32 +27,32 @@ from runtime.scheduler.requests import Request, Result
 from server.telemetry.metrics import Metrics
 
 PROJECT = Path(__file__).resolve().parent.parent
-CLIP_SECONDS, DRAFT_TOKENS, UNHEARD_SECONDS = 6.6, 25, 1.12  # of an update, in the mean of what was measured
+CLIP_SECONDS, DRAFT_TOKENS, UNHEARD_SECONDS = 6.6, 25, 1.12  # of an update, means of measured values
 MAX_SECONDS = 13.0
 ROUNDS, REPEATS = 30, 5
 H100 = Costs(
     encode_ms=0.8, encode_second_ms=8.4 / 320, verify_ms=0.6, verify_token_ms=4.0 / 4096, step_ms=0.6, step_row_ms=0.68 / 128
 )
-"""As measured on one (results/engine-h100.md): encoding 32 x 10 s takes 9.2 ms, verifying 128 x 32 tokens 4.6 ms, a step of 128
-rows 1.3 ms."""
+"""Costs measured on an H100 (results/engine-h100.md): encoding 32 x 10 s takes 9.2 ms, verifying 128 x 32 tokens 4.6 ms, a step
+of 128 rows 1.3 ms."""
 
 
 @dataclass(frozen=True)
 class LoopCost:
-    """Of the engine loop, on a device that takes no time: medians of several runs, in microseconds."""
+    """Cost of the engine loop on a device that takes no time: medians of several runs, in microseconds."""
 
     batch: int
     engine_loop_us_per_update: float
     encode_us_per_update: float
-    """Of it: handing the audio over;"""
+    """Part of it that sends the audio to the engine."""
     launch_us_per_update: float
-    """planning passes and handing them over;"""
+    """Part of it that plans passes and launches them."""
     answer_us_per_update: float
-    """taking their answers. The rest decides, and answers requests."""
+    """Part of it that reads their answers. The rest decides, and answers requests."""
 
 
 class Stopwatch:
-    """Seconds spent in methods of an object that it stands for."""
+    """Measures the seconds spent in functions that it wraps."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -74,7 +74,7 @@ def engine_loop_cost(batch: int, rounds: int = ROUNDS, repeats: int = REPEATS) -
 
 
 def run_engine_loop(batch: int, rounds: int) -> tuple[float, float, float, float]:
-    """Microseconds an update: all, encode, launch, answer. Twice as many streams as rows have an update waiting all the time."""
+    """Return microseconds per update: all, encode, launch, answer. Twice as many streams as rows have an update waiting."""
     engine, watch = open_modelled(batch, MAX_SECONDS, Costs()), Stopwatch()
     launch = engine.launch
 
@@ -115,24 +115,24 @@ def run_engine_loop(batch: int, rounds: int) -> tuple[float, float, float, float
 
 @dataclass(frozen=True)
 class ProcessCost:
-    """Of an engine process that gateways keep busy: with its messages, on a core of its own."""
+    """Cost of an engine process that gateways keep busy, including its messages, on its own core."""
 
     code: str
-    """now, or before."""
+    """Version of the code: now, or before."""
     batch: int
     device: str
-    """no time, or H100: what the modelled device takes."""
+    """Time of the modelled device: no time, or that of an H100."""
     updates_per_second: float
     engine_process_us: float
-    """Processor time of an update in the engine process,"""
+    """Processor time of an update in the engine process."""
     gateway_us: float
-    """and in the gateway, without its session."""
+    """Processor time of an update in the gateway, without its session."""
 
 
 def process_costs(
     batches: Sequence[int], seconds: float, costs: Costs, earlier: Path | None, rounds: int
 ) -> Iterator[ProcessCost]:
-    """One figure for each batch, device and code: the median of the rounds, in which the codes take turns.
+    """Yield one figure for each batch, device and code: the median of the rounds, in which the codes alternate.
 
     earlier: a checkout of earlier code.
     """
@@ -153,14 +153,14 @@ def run_engine_process(checkout: Path, batch: int, seconds: float, costs: Costs)
 
 
 def trial_of(engines: Path, precision: str, interval_ms: float, workers: int, max_batch: int, seconds: float) -> Trial:
-    """engines, precision: where the tokenizer is."""
+    """engines, precision: the place of the tokenizer."""
     return Trial(
         "processes", 0, seconds, interval_ms, str(engines.resolve()), ONNXRUNTIME, precision, workers=workers, max_batch=max_batch
     )
 
 
 def try_streams(settings: Trial, counts: Sequence[int], costs: Costs) -> Iterator[tuple[Trial, Outcome]]:
-    """A trial for each count in processes, on one modelled device, until one fails."""
+    """Run a trial in processes for each count, on one modelled device, until one fails."""
     settings = dataclasses.replace(settings, modelled=dataclasses.asdict(costs))
     with engine_process(settings) as engine:
         for streams in counts:

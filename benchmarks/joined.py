@@ -1,4 +1,4 @@
-"""Real clips joined into one long recording: are words lost or doubled where the server cuts it?"""
+"""Joins real clips into one long recording, to see whether words are lost or doubled at the server's cuts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ NEAR_MS = 1000  # of a cut
 
 @dataclass(frozen=True)
 class Cuts:
-    """Of one recording: words near the server's cuts and elsewhere, and how many of them are wrong."""
+    """Counts of words near the server's cuts and elsewhere in one recording, and of the wrong ones among them."""
 
     seconds: float
     cuts: int
@@ -35,7 +35,7 @@ class Cuts:
 
 
 def join(clips: Sequence[Clip], seconds: float, seed: int = 0) -> Clip:
-    """In a random order, again and again, with pauses between: about so many seconds of it."""
+    """Join clips in a random order, repeatedly, with pauses between them, to about this many seconds."""
     chance, parts, texts, length = np.random.default_rng(seed), [], [], 0
     while length < seconds * SAMPLE_RATE:
         for index in chance.permutation(len(clips)):
@@ -49,7 +49,7 @@ def join(clips: Sequence[Clip], seconds: float, seed: int = 0) -> Clip:
 
 
 def count(clip: Clip, final: dict) -> Cuts:
-    """final: the message, with the times of words. An error is where its word is, or the word before what is missing."""
+    """Count words and errors. final: the message, with the times of words. A missing word counts at the word before it."""
     cuts = [segment["end_ms"] for segment in final["segments"][:-1]]
     spoken = [(word, each["end_ms"]) for each in final["words"] for word in normalise(each["w"]).split()]
     is_near = [any(abs(at - cut) <= NEAR_MS for cut in cuts) for _, at in spoken]

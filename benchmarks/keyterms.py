@@ -1,4 +1,4 @@
-"""Keyterms on real speech: words that come out wrong are given as terms, and then a hundred words that nobody says."""
+"""Keyterms on real speech: wrong words are given as terms, and then a hundred words that nobody says."""
 
 import json
 import random
@@ -37,7 +37,7 @@ class Row:
     said: int
     """Occurrences of the terms in the references."""
     wrong: Rate
-    """Percent of these that came out wrong, and the middle 95% of the bootstrap over clips."""
+    """Percent of these that are wrong, and the middle 95% of the bootstrap over clips."""
     errors: Rate
     """Word error rate of the same recordings."""
     other_errors: Rate
@@ -70,7 +70,7 @@ def judge(recording: Recording, text: str) -> Judged:
 def measure(
     engine: Engine, words: Tokenizer, recordings: Sequence[Recording], vocabulary: Sequence[str], progress: Callable[[str], None]
 ) -> Iterator[Row]:
-    """Transcribe all recordings with each boost. vocabulary: the model's, for words that nobody says."""
+    """Transcribe all recordings with each boost. vocabulary: the model's words, as a source of words that nobody says."""
 
     def judged(terms: Sequence[Term]) -> list[Judged]:
         return list(map(judge, recordings, transcribe(engine, words, recordings, terms)))
@@ -108,7 +108,7 @@ def row(name: str, judged: Sequence[Judged], terms: Sequence[str]) -> Row:
 
 
 def transcribe(engine: Engine, words: Tokenizer, recordings: Sequence[Recording], terms: Sequence[Term]) -> list[str]:
-    """The texts of recordings as a server transcribes files, with its second attempts, all with the same terms."""
+    """Transcribe recordings like a server transcribes files, with its second attempts, all with the same terms."""
     options = Options(is_file=True, terms=tuple(terms))
     return [transcribe_file(engine, words, recording.samples, options) for recording in recordings]
 

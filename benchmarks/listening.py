@@ -1,4 +1,4 @@
-"""What a stream's client saw and when, word by word: the measures by which live captions are judged."""
+"""Measures of live captions: the words that a stream's client saw, and their times."""
 
 import difflib
 from collections.abc import Sequence
@@ -16,31 +16,31 @@ class SeenWord:
 
     text: str
     end_ms: float
-    """When it ended in the audio."""
+    """Time when it ended in the audio."""
     appeared_ms: float
-    """When it was first in the text, where it is in the end."""
+    """Time when it first appeared in the text, at its final place."""
     stable_ms: float
-    """When it was first within `stable`."""
+    """Time when it was first within `stable`."""
 
 
 @dataclass
 class Listening:
-    """One stream's messages, measured."""
+    """Measures of one stream's messages."""
 
     words: list[SeenWord] = field(default_factory=list)
     unstable_words: int = 0
-    """Words shown from the first one on that the next message changed or took back; over all final words they are the unstable
-    partial word ratio (UPWR, Shangguan et al. 2020)."""
+    """Number of shown words from the first one on that the next message changed or removed; divided by all final words, it is the
+    unstable partial word ratio (UPWR, Shangguan et al. 2020)."""
     unstable_as_shown: int = 0
-    """The same with case and punctuation."""
+    """The same number, with case and punctuation compared."""
     violations: int = 0
-    """Messages that changed or took back what had been stable."""
+    """Messages that changed or removed stable text."""
     interims: int = 0
     final_latency_ms: float = 0.0
 
 
 def listen(messages: Sequence[tuple[float, dict]], closed_at: float) -> Listening:
-    """messages: with the seconds at which they came, the last a final with words. closed_at: seconds at which the audio ended."""
+    """Measure messages. messages: each with its time in seconds, the last a final with words. closed_at: end of the audio."""
     interims = [(at, message) for at, message in messages if message["op"] == "interim"]
     final_at, final = messages[-1]
     shown = [*interims, (final_at, final)]
@@ -56,12 +56,12 @@ def listen(messages: Sequence[tuple[float, dict]], closed_at: float) -> Listenin
 
 
 def taken_back(before: Sequence[str], after: Sequence[str]) -> int:
-    """Words of `before` from the first on that `after` does not have at its place."""
+    """Return the number of words of `before` from the first one on that `after` does not have at its place."""
     return len(before) - common_prefix(before, after)
 
 
 def words_of(text: str) -> list[str]:
-    """Each word of a text as WER compares it; what is only punctuation is none."""
+    """Return the words of a text as WER compares them; punctuation alone is no word."""
     return [word for word in map(normalise, text.split()) if word]
 
 

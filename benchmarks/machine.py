@@ -1,4 +1,4 @@
-"""What a figure was measured on: it goes with every result."""
+"""The machine on which a figure was measured; every result includes it."""
 
 import datetime
 import importlib.metadata
@@ -28,7 +28,7 @@ PACKAGES = (
 
 
 def describe() -> dict:
-    """Machine, versions, commit and date, ready for JSON."""
+    """Return machine, versions, commit and date, ready for JSON."""
     found = hardware.find_gpu()
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -51,7 +51,7 @@ def installed_version(package: str) -> str | None:
 
 
 def commit() -> str | None:
-    """Of the checkout; with a plus where it has changes of its own."""
+    """Return the checkout's commit, with a plus if it has uncommitted changes."""
     try:
         done = subprocess.run(["git", "describe", "--always", "--dirty=+"], cwd=PROJECT, capture_output=True, text=True)
     except OSError:  # no git here
@@ -71,7 +71,7 @@ def driver_version() -> str | None:
 
 
 def gpu_memory_mib() -> int | None:
-    """In use on the card, by all of its processes."""
+    """Return the memory in use on the GPU, by all processes."""
     used = query_gpu("memory.used")
     return int(used) if used and used.isdigit() else None
 
@@ -87,7 +87,7 @@ def query_gpu(field: str) -> str | None:
 
 
 def measure_ceilings(precision: str) -> tuple[float, float]:
-    """What this machine reaches: floating-point operations a second in a large matrix product, bytes a second in a copy."""
+    """Return this machine's floating-point operations a second in a large matrix product, and bytes a second in a copy."""
     if hardware.find_gpu() is None:
         return cpu_ceilings()
     import torch

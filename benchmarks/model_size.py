@@ -1,10 +1,10 @@
-"""Operations and bytes that Moonshine cannot do without: with a machine's ceilings, the floor under a measured time."""
+"""Operations and bytes that Moonshine needs at least: with a machine's ceilings, they give the floor of a measured time."""
 
 from dataclasses import dataclass
 
 from runtime.engine.manifest import Manifest
 
-MLP_FACTOR = 4  # hidden size of the MLPs over the model's, in Base and in Tiny
+MLP_FACTOR = 4  # hidden size of the MLPs divided by the model's, in Base and in Tiny
 TYPICAL_PAST = 32  # tokens that a step attends to
 CELL_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 2}
 WEIGHT_BYTES = CELL_BYTES | {"int8": 1}
@@ -12,7 +12,7 @@ WEIGHT_BYTES = CELL_BYTES | {"int8": 1}
 
 @dataclass(frozen=True)
 class ModelSize:
-    """Of one model in one precision."""
+    """Sizes of one model in one precision."""
 
     dim: int
     encoder_layers: int
@@ -27,7 +27,7 @@ class ModelSize:
         return cls(built.dim, built.encoder_layers, built.decoder_layers, built.vocabulary, cell, weight)
 
     def encoder_floor_ms(self, batch: int, frames: int, operations: float, bandwidth: float) -> float:
-        """operations and bandwidth: of the machine, a second (machine.measure_ceilings)."""
+        """operations, bandwidth: the machine's, per second (machine.measure_ceilings)."""
         square = self.dim**2
         layers = self.encoder_layers * (4 + 2 * MLP_FACTOR) * square
         cross = self.decoder_layers * 2 * square
@@ -40,7 +40,7 @@ class ModelSize:
         return 1000 * max(work / operations, (weights + written) / bandwidth)
 
     def step_floor_ms(self, batch: int, frames: int, operations: float, bandwidth: float) -> float:
-        """One token for every row; see encoder_floor_ms."""
+        """Return the floor for one token for every row; see encoder_floor_ms."""
         weights = self.decoder_layers * (6 + 3 * MLP_FACTOR) * self.dim**2 + self.vocabulary * self.dim
         attended = self.decoder_layers * 2 * (frames + TYPICAL_PAST) * self.dim
         work = 2 * batch * (weights + attended)

@@ -1,7 +1,7 @@
-"""A device that is only modelled: it takes as long as it is told to, and says what any clip of that length would.
+"""A modelled device: each pass takes a given time, and the words depend only on the clip's length.
 
-Behind runtime.engine.device_engine it stands where a GPU does, so that everything on the host's side is the real one. Its
-words mean nothing: after each token comes the next of one list, as many as the clip's length has in speech, then the end.
+It replaces the GPU under runtime.engine.device_engine, so that everything on the host's side is real. Its words mean nothing:
+each token is followed by the next of one list, as many as speech of the clip's length has, and then the end.
 """
 
 import time
@@ -18,32 +18,32 @@ from runtime.engine.manifest import TORCH
 from runtime.engine.shapes import Shape, packed_shapes, shapes_up_to
 from runtime.engine.staging import Done, Event, answer_layout, request_layout
 
-TOKENS_PER_SECOND = 3.8  # of a speaker, in the mean of the evaluation clips
+TOKENS_PER_SECOND = 3.8  # of a speaker, mean of the evaluation clips
 FIRST_TOKEN, KINDS = 300, 4000  # ids that are words
 MAX_POSITIONS = 194
 START_TOKEN, END_TOKEN = 1, 2
-WAIT_SECONDS = 50e-6  # between two looks, asleep
+WAIT_SECONDS = 50e-6  # between two checks, asleep
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Milliseconds of each pass, and of each row in it."""
+    """Milliseconds that passes and their rows take."""
 
     encode_ms: float = 0.0
     encode_second_ms: float = 0.0
-    """Of a second of audio."""
+    """Time for a second of audio."""
     verify_ms: float = 0.0
-    """Of a pass of more than one token."""
+    """Time for a pass of more than one token."""
     verify_token_ms: float = 0.0
-    """Of a row's token in it."""
+    """Time for each token of each row in it."""
     step_ms: float = 0.0
-    """Of a pass of one token; step_row_ms: of a row in it."""
+    """Time for a pass of one token; step_row_ms: for each row in it."""
     step_row_ms: float = 0.0
     spins: bool = False
-    """Does the host spin while it waits, or sleep?"""
+    """True if the host spins while it waits, false if it sleeps."""
 
     def of(self, shape: Shape) -> float:
-        """Seconds of a pass."""
+        """Return the seconds of a pass."""
         if shape.component != "decoder":
             seconds = shape.length / SAMPLE_RATE * (1 if shape.component == "packed encoder" else shape.batch)
             return (self.encode_ms + self.encode_second_ms * seconds) / 1000
@@ -53,7 +53,7 @@ class Costs:
 
 
 class Timeline:
-    """What the device has been asked for, one after the other."""
+    """The device's work, one pass after the other."""
 
     def __init__(self, spins: bool):
         self.spins = spins
@@ -97,7 +97,7 @@ class ModelledDevice:
         self.captured = CapturedShapes(lambda shape: None, None)
         self.timeline = Timeline(costs.spins)
         self._costs = costs
-        self._tokens = np.zeros(max_batch + 1, np.int64)  # of each slot's clip, its end not counted
+        self._tokens = np.zeros(max_batch + 1, np.int64)  # of each slot's clip, without the end token
 
     def host_memory(self, size: int) -> np.ndarray:
         return np.zeros(size, np.uint8)
@@ -130,7 +130,7 @@ class ModelledDevice:
 
 
 def words_of(seconds: float) -> tuple[int, ...]:
-    """What the device says to a clip of so many seconds."""
+    """Return the device's tokens for a clip of this length."""
     return tuple(FIRST_TOKEN + position % KINDS for position in range(int(seconds * TOKENS_PER_SECOND)))
 
 

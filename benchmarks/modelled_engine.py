@@ -1,4 +1,4 @@
-"""An engine process whose device is only modelled: python -m benchmarks.modelled_engine, started by benchmarks/speakers.py."""
+"""An engine process with a modelled device: python -m benchmarks.modelled_engine, started by benchmarks/speakers.py."""
 
 import functools
 import json

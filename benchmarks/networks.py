@@ -1,4 +1,4 @@
-"""Live speech over bad networks: what becomes of the words, and how late they are."""
+"""Live speech over bad networks: errors and delays of the words."""
 
 import asyncio
 import dataclasses
@@ -36,17 +36,17 @@ RESUME_SECONDS = 120.0
 
 @dataclass
 class Crossed(WordCounts):
-    """What came over one network, of all streams together; words against the same streams where nothing is lost."""
+    """Results over one network, for all streams together; words are compared with the same streams on a network without loss."""
 
     network: str = ""
     streams: int = 0
     went_on: int = 0
-    """Streams that lost a session and began another."""
+    """Streams that lost a session and resumed in another."""
     failed: list[str] = field(default_factory=list)
     silent_seconds: float = 0.0
-    """The longest time between two messages of a stream that was spoken to."""
+    """The longest time between two messages of a stream that received speech."""
     update_ms: list[float] = field(default_factory=list)
-    """From the newest audio of an update, as the client sent it, to the update at the client."""
+    """Time from the sending of an update's newest audio by the client to the update at the client."""
 
     def as_json(self) -> dict:
         return dataclasses.asdict(self)
@@ -97,7 +97,7 @@ def note(crossed: Crossed, stream: Stream, undisturbed: Sequence[str], audio_sec
 
 
 async def speak(server: str, network: Network, audio: np.ndarray, seed: int) -> Stream:
-    """As people speak, each stream over a network of its own."""
+    """Stream audio in real time, each stream over its own network."""
     options = {"transport": "webrtc", "resume_seconds": RESUME_SECONDS, "max_interims": None}
     async with lossy(server, network, seed) as address, StreamingClient(address, **options) as client:
         first, began = client.ready, time.monotonic()
@@ -109,7 +109,7 @@ async def speak(server: str, network: Network, audio: np.ndarray, seed: int) -> 
 
 
 async def listen(client: StreamingClient, began: float) -> tuple[list[float], float]:
-    """Audio is sent as it is spoken, so that its time on the clock is its place in the stream."""
+    """Measure updates. Audio is sent in real time, so that its time on the clock is its place in the stream."""
     update_ms, silent_seconds, last = list[float](), 0.0, began
     async for interim in client:
         now = time.monotonic()

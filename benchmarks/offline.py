@@ -1,4 +1,4 @@
-"""How fast whole recordings are transcribed, all at once, beside other recognisers on the same files."""
+"""Measures the speed of transcribing whole recordings, all at once, beside other recognisers on the same files."""
 
 import dataclasses
 import itertools
@@ -38,7 +38,7 @@ LONGEST_SECONDS = 29.0  # of one pass
 
 @dataclass(frozen=True)
 class Peer:
-    """Another recogniser, in an environment of its own."""
+    """Another recogniser, in its own environment."""
 
     name: str
     packages: tuple[str, ...]
@@ -65,12 +65,12 @@ NOT_MEASURED = {
 
 @dataclass(frozen=True)
 class Offline:
-    """One recogniser on all recordings."""
+    """Figures of one recogniser on all recordings."""
 
     name: str
     audio_seconds: float
     seconds: float | None
-    """Median; None where it failed."""
+    """Median; None if it failed."""
     rtfx: float | None
     wer: float | None
     batch: int
@@ -78,16 +78,16 @@ class Offline:
     repeats: int
     failure: str | None = None
     target: str | None = None
-    """Of this server's engine, which a peer has none of;"""
+    """Target of this server's engine; None for a peer."""
     precision: str | None = None
-    """and what it computes in."""
+    """Precision of this server's engine."""
 
     def as_json(self) -> dict:
         return dataclasses.asdict(self)
 
 
 def corpus() -> list[Recording]:
-    """The evaluation clips and those samples that fit one pass."""
+    """Return the evaluation clips and samples that fit one pass."""
     return [each for each in clips_one_by_one() + sample_recordings() if len(each.samples) <= LONGEST_SECONDS * SAMPLE_RATE]
 
 
@@ -101,7 +101,7 @@ def outcome(name: str, recordings: Sequence[Recording], seconds: Sequence[float]
 
 
 def transcribe_all(engine_directory: Path, target: str, precision: str, recordings: Sequence[Recording], batch: int) -> Offline:
-    """All recordings handed to the engine loop at once, as uploads are."""
+    """Measure all recordings, submitted to the engine loop at once, like uploads."""
     choice = selection.choose(engine_directory, DEFAULT_MODEL, precision, target)
     engine, tokenizer, _ = selection.open_engine(choice, batch)
     loop = EngineLoop(engine, 0.0, Observer())
@@ -124,7 +124,7 @@ def transcribe_all(engine_directory: Path, target: str, precision: str, recordin
 
 
 def transcribe_with_transformers(recordings: Sequence[Recording], batch: int, tokenizer: Tokenizer) -> Offline:
-    """generate() on the same weights, recordings of like length together; on a GPU in float16, else in float32."""
+    """Measure generate() on the same weights, recordings of similar length together; on a GPU in float16, else in float32."""
     import torch
 
     device, dtype = ("cuda", torch.float16) if hardware.find_gpu() else ("cpu", torch.float32)
@@ -156,7 +156,7 @@ def transcribe_with_transformers(recordings: Sequence[Recording], batch: int, to
 
 
 def run_peer(peer: Peer, recordings: Sequence[Recording]) -> Offline:
-    """Install the peer where that has not been done, and run it once; it takes one recording after another."""
+    """Install the peer if that has not been done, and run it once; it transcribes one recording after another."""
     python = PEER_ENVIRONMENTS / peer.script.removesuffix(".py") / "bin" / "python"
     audio_seconds = round(sum(len(each.samples) for each in recordings) / SAMPLE_RATE, 1)
     try:
@@ -186,7 +186,7 @@ def run(
     with_peers: bool,
     progress: Callable[[str], None],
 ) -> Iterator[Offline]:
-    """Ours, then transformers in several batch sizes, then the peers if asked for."""
+    """Measure this server's engines, then transformers in several batch sizes, then the peers if requested."""
     recordings = corpus()
     for target, precision, batch in itertools.product(targets, precisions, batches):
         progress(f"{target} {precision}, up to {batch} at once")

@@ -22,11 +22,11 @@ from benchmarks.trial import FINAL_P95_MS, LATE_SHARE
 from benchmarks.turn_ends import PartScore
 from benchmarks.word_confidence import Bin
 
-NONE = Spread(0.0, 0.0)  # where no word was heard
+NONE = Spread(0.0, 0.0)  # if no word was transcribed
 
 
 def plot_quality(results: Sequence[Quality], path: Path) -> None:
-    """When words came: of the first result's longest recording along the audio, and their delays by file set."""
+    """Plot the times of the words in the first result's longest recording, and the delays of words by file set."""
     figure, (along, spread) = pyplot.subplots(1, 2, figsize=(13, 5.5))
     first = results[0]
     ends = [word.end_ms / 1000 for word in first.timeline]
@@ -50,7 +50,7 @@ def plot_quality(results: Sequence[Quality], path: Path) -> None:
 
 
 def plot_offline(results: Sequence[Offline], path: Path) -> None:
-    """RTFx of every recogniser that could be measured."""
+    """Plot the RTFx of every recogniser that could be measured."""
     measured = sorted((each for each in results if each.rtfx), key=lambda each: each.rtfx)
     figure, axes = pyplot.subplots(figsize=(9, 0.5 * len(measured) + 1.2))
     ours = ["C0" if each.name.startswith("this server") else "lightgrey" for each in measured]
@@ -62,7 +62,7 @@ def plot_offline(results: Sequence[Offline], path: Path) -> None:
 
 
 def plot_speech(found: Mapping[str, Sequence[Heard]], path: Path) -> None:
-    """Of each set, or each condition where there are several: WER offline and streamed, and when half and most words came."""
+    """Plot for each set, or each condition if there are several: WER offline and streamed, and the p50 and p95 of word delays."""
     if len(found) == 1:
         rows = [(score.name, score) for heard in found.values() for score in scores.scores(heard)]
     else:
@@ -91,7 +91,7 @@ def plot_speech(found: Mapping[str, Sequence[Heard]], path: Path) -> None:
 
 
 def plot_streams(found: Sequence[Capacity], path: Path) -> None:
-    """Every trial of every search: how late updates were by number of streams, and which trials passed."""
+    """Plot every trial of every search: the lateness of updates by number of streams, and the trials that passed."""
     figure, (late, finals) = pyplot.subplots(1, 2, figsize=(13, 5))
     for number, each in enumerate(found):
         trial = each.trial
@@ -113,7 +113,7 @@ def plot_streams(found: Sequence[Capacity], path: Path) -> None:
 
 
 def plot_fleet(found: Simulated, path: Path) -> None:
-    """What is refused under each policy by size of the fleet, and what growth costs."""
+    """Plot the refused offers under each policy by size of the fleet, and the cost of growth."""
     figure, (placed, grown) = pyplot.subplots(1, 2, figsize=(14, 5.5))
     sizes = list(dict.fromkeys((each.replicas, each.places) for each in found.placed))
     policies = list(dict.fromkeys(each.policy for each in found.placed))
@@ -137,7 +137,7 @@ def plot_fleet(found: Simulated, path: Path) -> None:
 
 
 def plot_gateway(loads: Sequence[GatewayLoad], path: Path) -> None:
-    """CPU of a message and handling time by number of sessions."""
+    """Plot the CPU time of a message and the handling time by number of sessions."""
     figure, (cpu, handling) = pyplot.subplots(1, 2, figsize=(11, 4))
     for way, code in sorted({(each.way, each.code) for each in loads}):
         chosen = [each for each in loads if (each.way, each.code) == (way, code)]
@@ -160,7 +160,7 @@ def save(figure: pyplot.Figure, path: Path) -> None:
 
 
 def plot_reliability(bins: Sequence[Bin], path: Path) -> None:
-    """How often words of each confidence are right; the size of a point is the number of its words."""
+    """Plot the share of right words by confidence; the size of a point is the number of its words."""
     figure, axes = pyplot.subplots(figsize=(5.5, 5))
     axes.plot([0, 1], [0, 1], color="lightgrey")
     most = max(each.words for each in bins)
@@ -171,7 +171,7 @@ def plot_reliability(bins: Sequence[Bin], path: Path) -> None:
 
 
 def plot_turn_ends(rows: Sequence[PartScore], path: Path) -> None:
-    """How many pauses within turns are cut, over how long the ends of turns wait, for each part of the evidence."""
+    """Plot the share of pauses within turns that are cut over the wait at ends of turns, for each part of the evidence."""
     figure, axes = pyplot.subplots(figsize=(8, 5))
     for each in rows:
         axes.plot(*zip(*each.curve, strict=True), label=each.name)
@@ -184,7 +184,7 @@ def plot_turn_ends(rows: Sequence[PartScore], path: Path) -> None:
 
 
 def plot_networks(found: Sequence[Crossed], path: Path) -> None:
-    """How far updates are behind their audio, as a share of all updates, for each network."""
+    """Plot the delay of updates after their audio, as a share of all updates, for each network."""
     figure, axes = pyplot.subplots(figsize=(10, 5.5))
     for each in found:
         behind_ms = np.sort(each.update_ms)
@@ -197,7 +197,7 @@ def plot_networks(found: Sequence[Crossed], path: Path) -> None:
 
 
 def plot_soak(found: Soaked, path: Path) -> None:
-    """Memory, files and threads of all processes and the finals' latency, along the time."""
+    """Plot memory, files and threads of all processes and the finals' latency over time."""
     figure, axes = pyplot.subplots(4, 1, figsize=(10, 9), sharex=True)
     minutes = [look.seconds / 60 for look in found.looks]
     for each, (name, label) in zip(

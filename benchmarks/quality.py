@@ -1,4 +1,4 @@
-"""What the speaker sees while speaking: words right, early and still. Streams recordings and measures every message."""
+"""Streams recordings and measures every message: errors, delays and stability of the words that a speaker sees."""
 
 import asyncio
 import dataclasses
@@ -25,7 +25,7 @@ from server.stream.confidence import END_BIAS
 
 @dataclass(frozen=True)
 class Spread:
-    """Of many values, in milliseconds."""
+    """Percentiles of many values, in milliseconds."""
 
     p50: float
     p95: float
@@ -37,7 +37,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Quality:
-    """One file set, streamed in one way."""
+    """Figures of one file set, streamed in one way."""
 
     file_set: str
     way: str
@@ -45,25 +45,25 @@ class Quality:
     words: int
     wer: float
     offline_wer: float | None
-    """Of one pass over each utterance alone; None where one is longer than a pass may be."""
+    """WER of one pass over each utterance alone; None if an utterance is too long for one pass."""
     appeared_ms: Spread | None
-    """From a word's end in the audio to its first appearance."""
+    """Time from a word's end in the audio to its first appearance."""
     stable_ms: Spread | None
-    """And to its becoming stable."""
+    """Time from a word's end in the audio until it is stable."""
     unstable_ratio: float
     """UPWR."""
     unstable_ratio_as_shown: float
-    """With case and punctuation."""
+    """UPWR with case and punctuation."""
     violations: int
     final_ms: Spread
-    """From close to the final."""
+    """Time from close to the final."""
     updates: int
     compute_share: float | None
     """Seconds of computing for each second of audio."""
     passes: float | None
     """Decoder passes for each update, final ones included."""
     single_steps: float | None
-    """Those of them that fed a single token."""
+    """Decoder passes for each update that fed a single token."""
     timeline: tuple[SeenWord, ...] = ()
     """The words of the set's longest recording."""
 
@@ -73,7 +73,7 @@ class Quality:
 
 @dataclass
 class Run:
-    """One recording, streamed."""
+    """Result of one streamed recording."""
 
     recording: Recording
     text: str
@@ -90,7 +90,7 @@ def stream_in_process(
 
 
 def stream_over_webrtc(address: str, recording: Recording) -> Run:
-    """In real time: a frame is sent when its last sample has been spoken."""
+    """Stream a recording in real time: a frame is sent when its last sample has been spoken."""
     messages: list[tuple[float, dict]] = []
     began = 0.0
 
@@ -149,7 +149,7 @@ def measure(
 
 
 def offline_rate(engine: Engine, tokenizer: Tokenizer, pieces: Sequence[Piece]) -> float | None:
-    """WER of one pass over each piece alone."""
+    """Return the WER of one pass over each piece alone; None if a piece is too long for one pass."""
     if any(len(piece.samples) > engine.limits.max_samples for piece in pieces):
         return None
     texts = [transcribe_once(engine, tokenizer, piece.samples) for piece in pieces]

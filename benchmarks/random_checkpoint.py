@@ -1,4 +1,4 @@
-"""Checkpoints of Moonshine's streaming models with random weights, in their true shapes: what they cost, not what they say."""
+"""Checkpoints of Moonshine's streaming models with random weights, in their true shapes: for measuring costs, not words."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ SIZES: dict[str, Callable[[], StreamingConfig]] = {"tiny": tiny, "small": small,
 
 
 def provide(size: str, directory: Path, pieces: Sequence[str]) -> Path:
-    """Write a checkpoint below a directory where it is not there yet; returns its own directory. pieces: the vocabulary."""
+    """Write a checkpoint in a directory if it is not there yet; returns its own directory. pieces: the vocabulary."""
     out = directory / f"streaming-{size}-random"
     if (out / "config.json").is_file():
         return out
@@ -29,13 +29,13 @@ def provide(size: str, directory: Path, pieces: Sequence[str]) -> Path:
 
 
 def write_vocabulary(directory: Path, pieces: Sequence[str]) -> None:
-    """Write a tokenizer.json of which a build reads the vocabulary."""
+    """Write a tokenizer.json from which a build reads the vocabulary."""
     vocabulary = {piece: token for token, piece in enumerate(pieces) if piece}
     (directory / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}}, ensure_ascii=False) + "\n")
 
 
 def numbers(name: str, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
-    """A norm multiplies by about one, a product keeps the size of what it takes."""
+    """Return random weights: a norm multiplies by about one, a product keeps the scale of its input."""
     if len(shape) < 2:
         mean = 1.0 if name.endswith("norm.weight") else 0.0
         return np.asarray(mean + 0.1 * random.standard_normal(shape, np.float32), np.float32)

@@ -1,4 +1,4 @@
-"""A long recording over the REST API: its speed beside the engine's alone, its memory, and what it costs a live stream."""
+"""Measures a long recording over the REST API: speed compared with the engine alone, memory, and the effect on a live stream."""
 
 import asyncio
 import contextlib
@@ -25,12 +25,12 @@ from runtime.audio import SAMPLE_RATE
 
 LIVE_REPEATS = 5
 BATCH = 8
-LOOK_SECONDS = 0.25  # between two looks at the server's memory
+LOOK_SECONDS = 0.25  # between two checks of the server's memory
 
 
 @dataclass(frozen=True)
 class Live:
-    """A stream at the speed of speech: medians of several."""
+    """Latencies of streams at the speed of speech: medians of several."""
 
     interim_ms: float
     """Median latency of an update."""
@@ -43,15 +43,15 @@ class Recorded:
     seconds: float
     rtfx: float
     engine_rtfx: float
-    """Of the engine alone, on the offline benchmark's recordings, so many at once as stretches are transcribed."""
+    """RTFx of the engine alone, on the offline benchmark's recordings, as many at once as the server transcribes pieces."""
     share: float
-    """Of the engine's that the REST API has."""
+    """Share of the engine's RTFx that the REST API reaches."""
     memory_before_mib: float
     memory_tenths_mib: list[float]
-    """The most in each tenth of the time it took."""
+    """Largest memory in each tenth of the time."""
     alone: Live
     beside: Live
-    """While a recording is transcribed."""
+    """Latencies while a recording is transcribed."""
 
     def as_json(self) -> dict:
         return dataclasses.asdict(self)
@@ -99,7 +99,7 @@ def tenths(values: list[float]) -> list[list[float]]:
 
 
 def recording(seconds: float) -> bytes:
-    """A WAV file of so long: a sample, again and again."""
+    """Return a WAV file of this length: a repeated sample."""
     speech = audio_file.load(max(samples(), key=lambda each: each.path.stat().st_size).path)
     count = int(seconds * SAMPLE_RATE)
     written = io.BytesIO()
@@ -112,7 +112,7 @@ def recording(seconds: float) -> bytes:
 
 
 def upload(address: str, sound: bytes) -> float:
-    """How many seconds it took."""
+    """Transcribe by upload; returns the seconds it took."""
     began = time.monotonic()
     files = {"file": ("long.wav", sound)}
     answer = httpx.post(
@@ -135,7 +135,7 @@ def latencies(heard: list[Transcription]) -> list[float]:
 
 
 def live_beside(address: str, sound: bytes) -> Live:
-    """The upload is left when the live streams have ended: the server stops the work."""
+    """Measure live streams beside an upload, which is abandoned when they have ended: the server then stops its work."""
 
     async def both() -> Live:
         async with httpx.AsyncClient(timeout=None, trust_env=False) as http:
@@ -153,7 +153,7 @@ def live_beside(address: str, sound: bytes) -> Live:
 
 @contextlib.contextmanager
 def watched(pid: int) -> Iterator[list[float]]:
-    """The resident memory of a process, in MiB, again and again."""
+    """Yield a list that receives the resident memory of a process, in MiB, at intervals."""
     seen, ended = [resident_mib(pid)], threading.Event()
 
     def watch() -> None:

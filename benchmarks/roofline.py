@@ -1,4 +1,4 @@
-"""How near the native engine's products come to what this processor's units can do: roofline.cpp, compiled for its best level."""
+"""Compares the native engine's products with this processor's peak: runs roofline.cpp, compiled for its best level."""
 
 import json
 import subprocess
@@ -15,16 +15,16 @@ SOURCE = Path(__file__).with_suffix(".cpp")
 
 @dataclass(frozen=True)
 class Product:
-    """One of Moonshine Base's, on one thread."""
+    """One product of Moonshine Base, on one thread."""
 
     name: str
     kind: str
-    """What its numbers are."""
+    """Type of its numbers."""
     milliseconds: float
     billions_a_second: float
-    """Multiplications."""
+    """Multiplications per second."""
     peak_billions_a_second: float
-    """Of the unit's instruction over and over, measured in the same run."""
+    """Multiplications per second when the unit's instruction is repeated, measured in the same run."""
 
     @property
     def share(self) -> float:
@@ -32,7 +32,7 @@ class Product:
 
 
 def best_level() -> native_libraries.Level:
-    """Of this processor. Raises BuildError where it has not even the least."""
+    """Return this processor's best level. Raises BuildError if it does not have even the lowest."""
     found = next((level for level in native_libraries.LEVELS if hardware.has_flags(level.flags)), None)
     if found is None:
         raise native_libraries.BuildError(f"the native engine needs a processor with {', '.join(native_libraries.LEAST.flags)}")
@@ -40,7 +40,7 @@ def best_level() -> native_libraries.Level:
 
 
 def run(level: native_libraries.Level) -> Iterator[Product]:
-    """Each as soon as it is measured. Raises BuildError where there is no compiler."""
+    """Yield each product as soon as it is measured. Raises BuildError if there is no compiler."""
     with tempfile.TemporaryDirectory() as directory:
         program = Path(directory) / "roofline"
         options = [each for each in native_libraries.options_for(level) if each not in ("-shared", "-fPIC")]

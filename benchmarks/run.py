@@ -1,6 +1,6 @@
-"""The one entry to all benchmarks: python benchmarks/run.py --help
+"""The entry point of all benchmarks: python benchmarks/run.py --help
 
-Each imports what it needs when it runs: a machine that has not everything runs the others.
+Each benchmark imports its packages when it runs, so that a machine without some packages can run the others.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def run_all(arguments: argparse.Namespace) -> int:
-    """Every benchmark of the whole server with its defaults; plots go beside --plot's name."""
+    """Run every benchmark of the whole server with its defaults; each plot's name is --plot's name and the benchmark's."""
     status = 0
     for name in ("offline", "streams", "gateway", "quality"):
         options = ["--engines", str(arguments.engines)] + (["--out", str(arguments.out)] if arguments.out else [])

@@ -1,4 +1,4 @@
-"""Of many clips: error rates with their intervals, delays of words, and what differs between two runs, clip by clip."""
+"""Scores of many clips: error rates with their intervals, delays of words, and differences between two runs, clip by clip."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from benchmarks.quality import Spread
 from benchmarks.speech import Heard
 from benchmarks.speech_sets import TUNED_ON
 
-DRAWS = 2000  # of the bootstrap
+DRAWS = 2000  # draws of the bootstrap
 TOGETHER = "together"
 
 Form = Callable[[str], str]
@@ -18,46 +18,46 @@ Form = Callable[[str], str]
 
 @dataclass(frozen=True)
 class Rate:
-    """Errors of 100 words, or characters."""
+    """Errors per 100 words, or characters."""
 
     value: float
     low: float
-    """The middle 95% of what other draws of as many clips would give."""
+    """Lower end of the middle 95% of the rates of other draws of as many clips; high: upper end."""
     high: float
 
 
 @dataclass(frozen=True)
 class Score:
-    """One set, or several together."""
+    """Scores of one set, or several together."""
 
     name: str
     clips: int
     words: int
     offline: Rate
     streamed: Rate
-    """As spoken: normalised by Whisper's English rules, digits one by one."""
+    """WER of the text as spoken: normalised by Whisper's English rules, digits one by one."""
     difference: Rate
-    """Streamed less offline, of the same clips."""
+    """Streamed minus offline, for the same clips."""
     raw: float
-    """Streamed; lower case and no punctuation are all that is done to the text."""
+    """Streamed WER with only lower case and without punctuation."""
     characters: float
-    """CER, streamed, of the text as spoken without its spaces."""
+    """Streamed CER of the text as spoken, without its spaces."""
     right: int
-    """Clips without an error, streamed."""
+    """Streamed clips without an error."""
     empty: int
-    """Clips with speech of which nothing came."""
+    """Clips with speech but without a transcript."""
     appeared_ms: Spread | None
     stable_ms: Spread | None
     unstable_ratio: float
     violations: int
     final_ms: Spread | None
     retries: float
-    """Finals asked for again, for each clip."""
+    """Repeated requests for finals, per clip."""
     compute_share: float
 
 
 def score(name: str, heard: Sequence[Heard]) -> Score:
-    """Of clips with speech."""
+    """Score clips with speech."""
     offline, streamed = errors_of(heard, "offline"), errors_of(heard, "streamed")
     words = streamed[:, 1]
     raw, characters = errors_of(heard, "streamed", normalise), errors_of(heard, "streamed", spelled)
@@ -84,7 +84,7 @@ def score(name: str, heard: Sequence[Heard]) -> Score:
 
 
 def scores(heard: Sequence[Heard]) -> list[Score]:
-    """Of each set with speech in it, and of those together on which nothing was chosen."""
+    """Return the score of each set with speech, and of all sets together on which nothing was tuned."""
     spoken = [each for each in heard if each.reference]
     names = list(dict.fromkeys(each.set_name for each in spoken))
     found = [score(name, [each for each in spoken if each.set_name == name]) for name in names]
@@ -93,7 +93,7 @@ def scores(heard: Sequence[Heard]) -> list[Score]:
 
 
 def errors_of(heard: Sequence[Heard], way: str, form: Form = normalise_as_spoken) -> np.ndarray:
-    """int (clips, 2): errors, and words of the reference."""
+    """Return int (clips, 2): errors, and words of the reference."""
     return np.array([count_errors(form(each.reference), form(getattr(each, way))) for each in heard])
 
 
@@ -102,7 +102,7 @@ def percent(errors: np.ndarray) -> float:
 
 
 def rate(errors: np.ndarray, words: np.ndarray) -> Rate:
-    """errors, words: int (clips,). The interval is the bootstrap's over clips (Bisani and Ney 2004)."""
+    """Return the error rate. errors, words: int (clips,). The interval is a bootstrap over clips (Bisani and Ney 2004)."""
     drawn = np.random.default_rng(0).integers(len(words), size=(DRAWS, len(words)))
     rates = 100 * errors[drawn].sum(axis=1) / np.maximum(1, words[drawn].sum(axis=1))
     low, high = np.percentile(rates, (2.5, 97.5))
@@ -110,13 +110,13 @@ def rate(errors: np.ndarray, words: np.ndarray) -> Rate:
 
 
 def false_words(heard: Sequence[Heard]) -> list[Heard]:
-    """What was heard where nobody speaks."""
+    """Return the clips without speech that have a transcript."""
     return [each for each in heard if not each.reference and each.streamed]
 
 
 @dataclass(frozen=True)
 class Paired:
-    """One set in two runs: the clips that both have."""
+    """Comparison of one set in two runs, for the clips that both have."""
 
     name: str
     clips: int
@@ -124,15 +124,15 @@ class Paired:
     before: float
     now: float
     difference: Rate
-    """Of the streamed WER. Where its interval is all on one side of 0, the runs differ."""
+    """Difference of the streamed WER. If its interval is all on one side of 0, the runs differ."""
     better: int
-    """Clips with fewer errors than before,"""
+    """Clips with fewer errors than before."""
     worse: int
-    """and with more."""
+    """Clips with more errors than before."""
 
 
 def pair(before: Sequence[Heard], now: Sequence[Heard]) -> list[Paired]:
-    """By set, and of those together on which nothing was chosen."""
+    """Compare two runs by set, and for all sets together on which nothing was tuned."""
     earlier = {each.name: each for each in before if each.reference}
     both = [(earlier[each.name], each) for each in now if each.name in earlier]
     names = list(dict.fromkeys(each.set_name for _, each in both))

@@ -1,8 +1,8 @@
-"""Hours in minutes: sessions that come and go, processes killed under them, and what becomes of words, memory and files.
+"""Simulates hours in minutes: sessions come and go, processes are killed meanwhile, and words, memory and files are measured.
 
-Clients are the project's own. What each is told at its end is held against what the same recording gave undisturbed, at once
-and as people speak: text that was shown as stable binds what follows, so the two differ by a word here and there. Whether
-losses cost words is told by the sessions that went on from a lost one beside those that met no loss.
+Clients are the project's own. Each final text is compared with the undisturbed texts of the same recording, sent at once and in
+real time: text that was shown as stable restricts later text, so those two differ by a few words. To see whether losses cost
+words, compare the sessions that resumed after a loss with those without a loss.
 """
 
 import asyncio
@@ -28,18 +28,18 @@ from moonshine_client.errors import StreamError
 from moonshine_client.resend_buffer import SAMPLE_RATE
 
 LOOK_SECONDS = 2.0
-SETTLED_SECONDS = 21.0  # a process that dies sooner, five times in a row, is given up by its supervisor
-RESUME_SECONDS = 60.0  # an engine needs some to start on two busy cores
+SETTLED_SECONDS = 21.0  # the supervisor gives up a process that dies sooner five times in a row
+RESUME_SECONDS = 60.0  # an engine needs a part of it to start on two busy cores
 LOOKED_AT = ("memory_mib", "files", "threads")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True)
 class Look:
-    """At all processes of the server together."""
+    """Figures of all processes of the server together."""
 
     seconds: float
-    """Since the beginning."""
+    """Seconds since the beginning."""
     memory_mib: float
     files: int
     threads: int
@@ -47,7 +47,7 @@ class Look:
 
 @dataclass
 class Words(WordCounts):
-    """Of some sessions, against the same recordings undisturbed."""
+    """Words of some sessions, compared with the same recordings undisturbed."""
 
     sessions: int = 0
     exact: int = 0
@@ -56,16 +56,16 @@ class Words(WordCounts):
 
 @dataclass
 class TranscriptAssembler:
-    """What the sessions were told."""
+    """Results that the sessions received."""
 
     undisturbed: Words = field(default_factory=Words)
-    """Of sessions that met no loss."""
+    """Words of sessions without a loss."""
     resumed: Words = field(default_factory=Words)
-    """Of sessions that went on from a lost one at least once."""
+    """Words of sessions that resumed after a loss at least once."""
     failed: dict[str, int] = field(default_factory=dict)
     """Sessions that ended with an error, by its reason."""
     finals_ms: list[tuple[float, float]] = field(default_factory=list)
-    """When, in seconds from the beginning, and how long it took."""
+    """Time of each final, in seconds from the beginning, and its latency."""
 
     @property
     def sessions(self) -> int:
@@ -77,10 +77,10 @@ class Soaked:
     minutes: float
     kills: int
     recovery_seconds: list[float]
-    """From the death of the only engine process until sessions are taken again, each time; nobody else asks for the cores."""
+    """Seconds from each death of the only engine process until sessions are accepted again, without other load."""
     told: TranscriptAssembler
     tracebacks: int
-    """In the log."""
+    """Tracebacks in the log."""
     looks: list[Look]
 
     def as_json(self) -> dict:
@@ -91,13 +91,13 @@ class Soaked:
 class Recording:
     audio: np.ndarray
     texts: tuple[str, ...] = ()
-    """Undisturbed, each a possible one."""
+    """Possible undisturbed texts."""
 
 
 def run(
     engines: Path, target: str, precision: str, minutes: float, clients: int, kills: int, progress: Callable[[str], None]
 ) -> Soaked:
-    """kills: how many processes of the server are killed, spread over the time."""
+    """kills: number of the server's processes that are killed, spread over the time."""
     variables = {
         "ASR_ENGINE_DIR": str(engines.resolve()),
         "MOONSHINE_PRECISION": precision,
@@ -117,7 +117,7 @@ def run(
 
 
 def recovery(variables: dict[str, str], progress: Callable[[str], None], times: int = 3) -> list[float]:
-    """How long nobody was taken, each time that the only engine process was killed; seconds."""
+    """Return the seconds without accepted sessions after each kill of the only engine process."""
     address, found = free_address(), []
     with running_process(["-m", "server"], address, variables | {"ASR_WORKERS": "2", "ASR_ENGINES": "1"}) as server:
         for number in range(times):
@@ -172,7 +172,7 @@ async def undisturbed(address: str, recording: Recording) -> Recording:
 async def keep_speaking(
     address: str, recordings: Sequence[Recording], began: float, seconds: float, number: int, told: TranscriptAssembler
 ) -> None:
-    """One session after another, over either transport, quickly or as people speak."""
+    """Run one session after another, over either transport, fast or in real time."""
     chance = random.Random(number)
     while (now := time.monotonic() - began) < seconds:
         recording = chance.choice(recordings)
@@ -187,7 +187,7 @@ async def keep_speaking(
 
 
 async def speak(address: str, audio: np.ndarray, chance: random.Random) -> tuple[dict, bool]:
-    """The final, and whether the stream went on from one session to another."""
+    """Stream audio; returns the final, and whether the stream resumed in another session."""
     troubles: list[str] = []
     options = {
         "transport": chance.choice(("webrtc", "websocket")),
@@ -212,7 +212,7 @@ def note(words: Words, recording: Recording, final: dict) -> None:
 
 
 async def kill_now_and_then(pid: int, began: float, seconds: float, kills: int, report: Callable[[int], None]) -> int:
-    """A process at random, but none that has just begun; at even distances, more or less. Returns how many."""
+    """Kill random processes that have not just begun, at roughly even intervals. Returns their number."""
     chance, killed = random.Random(0), 0
     for number in range(kills):
         due = began + seconds * (number + chance.random()) / kills
@@ -224,7 +224,7 @@ async def kill_now_and_then(pid: int, began: float, seconds: float, kills: int, 
 
 
 async def settled_children(pid: int) -> list[int]:
-    """At least one."""
+    """Wait until at least one child process is older than SETTLED_SECONDS, and return all such."""
     while True:
         if settled := [child for child in children_of(pid) if age_seconds(child) > SETTLED_SECONDS]:
             return settled
@@ -263,7 +263,7 @@ def age_seconds(pid: int) -> float:
 
 
 def growth(looks: Sequence[Look]) -> Iterator[tuple[str, float, float]]:
-    """Of each thing that is looked at: the median of the second quarter of the time, and of the last."""
+    """Yield for each of LOOKED_AT the medians over the second quarter of the time and over the last."""
     quarter = max(1, len(looks) // 4)
     for name in LOOKED_AT:
         early, late = (

@@ -1,6 +1,6 @@
-"""Live streams in several processes: one engine process, and processes of sessions with their speakers in front of it.
+"""Live streams in several processes: one engine process, and processes with sessions and their speakers that use it.
 
-It is the server with several gateways, less the network. python -m benchmarks.speakers '{"trial": …}' is one such process.
+It is the server with several gateways, without the network. python -m benchmarks.speakers '{"trial": …}' is one such process.
 """
 
 import concurrent.futures
@@ -36,17 +36,17 @@ PROJECT = Path(__file__).resolve().parent.parent
 COSTS_VARIABLE, MODELLED_ENGINE = "MODELLED_COSTS", "benchmarks.modelled_engine"
 READY_SECONDS = 240.0  # for an engine to be opened, its graphs captured
 END_SECONDS = 60.0  # beyond the trial's own time
-LEAD_SECONDS = 0.5  # from the word that a trial begins to its beginning
+LEAD_SECONDS = 0.5  # from the announcement of a trial to its beginning
 
 
 @dataclass(frozen=True)
 class EngineProcess:
-    """One that runs."""
+    """A running engine process."""
 
     process: subprocess.Popen
     address: str
     directory: Path
-    """Where it shares what it counts."""
+    """Directory where it shares its metrics."""
 
     @property
     def cpu_seconds(self) -> float:
@@ -56,7 +56,7 @@ class EngineProcess:
 
 @contextlib.contextmanager
 def engine_process(trial: Trial) -> Iterator[EngineProcess]:
-    """Started, perhaps not warm yet."""
+    """Start an engine process and yield it, perhaps before it is warm."""
     with tempfile.TemporaryDirectory(prefix="speakers-") as name:
         directory = Path(name)
         variables = {
@@ -85,7 +85,7 @@ def engine_process(trial: Trial) -> Iterator[EngineProcess]:
 
 
 def try_in_processes(trial: Trial, references: dict[str, str], engine: EngineProcess) -> Outcome:
-    """Raises RuntimeError where a process fails."""
+    """Run a trial in processes. Raises RuntimeError if a process fails."""
     with tempfile.TemporaryDirectory(prefix="speakers-") as name:
         speakers = [start_speakers(trial, number, engine.address, Path(name)) for number in range(trial.workers)]
         try:
@@ -117,7 +117,7 @@ def start_speakers(trial: Trial, number: int, address: str, directory: Path) -> 
 
 
 def wait_until_ready(speakers: Sequence[subprocess.Popen], engine: EngineProcess) -> None:
-    """Raises RuntimeError where the engine or a process of speakers ends before."""
+    """Wait until the speakers are ready. Raises RuntimeError if the engine or a process of speakers ends before."""
     with concurrent.futures.ThreadPoolExecutor(len(speakers)) as pool:
         waiting = [pool.submit(each.stdout.readline) for each in speakers]
         deadline = time.monotonic() + READY_SECONDS
@@ -131,7 +131,7 @@ def wait_until_ready(speakers: Sequence[subprocess.Popen], engine: EngineProcess
 
 
 def let_speak(speakers: Sequence[subprocess.Popen], began: float, trial: Trial, directory: Path) -> tuple[Spoken, list[float]]:
-    """What was spoken, and the backlogs that were seen meanwhile."""
+    """Run the speakers; returns their results, and the backlogs measured meanwhile."""
     with concurrent.futures.ThreadPoolExecutor(len(speakers)) as pool:
         limit_seconds = trial.seconds + END_SECONDS
         ending = [pool.submit(each.communicate, f"{began}\n", limit_seconds) for each in speakers]
@@ -147,7 +147,7 @@ def let_speak(speakers: Sequence[subprocess.Popen], began: float, trial: Trial, 
 
 
 def read(directory: Path) -> str:
-    """What the processes that share this directory count, together."""
+    """Return the metrics of all processes that share this directory."""
     registry = CollectorRegistry()
     MultiProcessCollector(registry, path=str(directory))
     return generate_latest(registry).decode()
@@ -166,7 +166,7 @@ def spoken_from(found: dict, trial: Trial) -> Spoken:
 
 
 async def speak(trial: Trial, number: int, address: str) -> Spoken:
-    """The speakers of one process: every `workers`th of the trial's."""
+    """Run the speakers of one process: every `workers`th speaker of the trial."""
     settings = Settings(session=trial.limits, access=Access(max_sessions=100_000))
     choice = selection.choose(Path(trial.engines), DEFAULT_MODEL, trial.precision, trial.target)
     sessions = Sessions(RemoteEngine([address]), Tokenizer.load(choice.directory), settings, Metrics())
@@ -187,7 +187,7 @@ async def speak(trial: Trial, number: int, address: str) -> Spoken:
 def main() -> int:
     asked = json.loads(sys.argv[1])
     trial = Trial(**asked["trial"])
-    recordings_of(trial.speech)  # decoded before anybody speaks
+    recordings_of(trial.speech)  # decoded before the speakers begin
     spoken = uvloop.run(speak(trial, asked["number"], asked["address"]))
     print(json.dumps(spoken_as_json(spoken)))
     return 0

@@ -1,4 +1,4 @@
-"""Real recordings, each heard in one go and as a stream: who understands how much, how early, and how surely."""
+"""Real recordings, each transcribed in one pass and as a stream: errors, delays and confidences of the words."""
 
 import dataclasses
 import multiprocessing
@@ -19,32 +19,32 @@ from runtime.engine.protocol import Engine
 from runtime.tokenizer import Tokenizer
 from server.settings import SessionLimits
 
-LONGEST_PIECE_SECONDS = (15.0, 25.0)  # a longer recording is heard offline in pieces, cut where it is quietest between these
+LONGEST_PIECE_SECONDS = (15.0, 25.0)  # a longer recording is transcribed offline in pieces, cut at the quietest place between
 QUIET_SECONDS = 0.3
 
 
 @dataclass(frozen=True)
 class Way:
-    """How clips are heard. What a process needs to begin."""
+    """The way to transcribe clips, as each process needs it at its start."""
 
     engines: Path
     target: str
     precision: str
     interval_ms: float = 500.0
     count_compute: bool = False
-    """Do results come as late as the engine took for them?"""
+    """True if results arrive after the engine's computing time."""
 
 
 @dataclass(frozen=True)
 class Heard:
-    """One clip, as it stands in results. Times are in milliseconds, those of words behind each word's end."""
+    """One transcribed clip, as in the results. Times are in milliseconds; those of words count from each word's end."""
 
     set_name: str
     file: str
     kind: str
     reference: str
     offline: str
-    """Of the whole clip in one go, as transformers would hear it."""
+    """Text of the whole clip in one pass, as in transformers."""
     streamed: str
     seconds: float
     appeared_ms: tuple[float, ...]
@@ -66,7 +66,7 @@ class Heard:
 
 
 def listen_to(clips: Sequence[Clip], way: Way, processes: int, progress: Callable[[str], None]) -> list[Heard]:
-    """Every clip, in its order, by so many processes of one thread each."""
+    """Transcribe the clips in order, with this many processes of one thread each."""
     with multiprocessing.get_context("spawn").Pool(processes, initializer=begin, initargs=(way, processes)) as pool:
         return list(told(pool.imap(hear, clips), len(clips), progress))
 
@@ -79,14 +79,14 @@ def told(results: Iterator[Heard], count: int, progress: Callable[[str], None]) 
 
 @dataclass
 class Listener:
-    """What each process holds."""
+    """Objects that each process holds."""
 
     engine: Engine
     tokenizer: Tokenizer
     way: Way
 
 
-listeners: list[Listener] = []  # of this process: one, made when it begins
+listeners: list[Listener] = []  # of this process: one, made at its start
 
 
 def begin(way: Way, processes: int) -> None:
@@ -125,7 +125,7 @@ def hear(clip: Clip) -> Heard:
 
 
 def stream_whole(clip: Clip, way: Way) -> dict:
-    """The final message of one stream, with words."""
+    """Return the final message of one stream, with words."""
     begin(way, processes=1)
     listener = listeners.pop()
     simulation = Simulation(listener.engine, listener.tokenizer, SessionLimits(interim_interval_ms=way.interval_ms), words=True)
@@ -139,7 +139,7 @@ def in_one_go(listener: Listener, clip: Clip) -> str:
 
 
 def pieces(samples: np.ndarray) -> Iterator[np.ndarray]:
-    """Those that one pass may hear."""
+    """Yield pieces that fit one pass."""
     shortest, longest = (int(seconds * SAMPLE_RATE) for seconds in LONGEST_PIECE_SECONDS)
     while len(samples) > longest:
         window = np.ones(int(QUIET_SECONDS * SAMPLE_RATE))

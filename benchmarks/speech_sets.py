@@ -1,4 +1,4 @@
-"""Folders of real recordings, each a set: manifest.json lists `file`, `text` and, where it matters, `kind` and `speechlike`."""
+"""Folders of real recordings, each a set: manifest.json lists `file`, `text` and, if they matter, `kind` and `speechlike`."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -11,8 +11,9 @@ from moonshine_client import audio_file
 
 HALVES = {"even": 0, "odd": 1}
 TUNED_ON = ("librispeech_train", "dictation_long")
-"""Thresholds were chosen on these, of which there are no halves, and on the even clips of the others. They stand apart."""
-VOICES = "*"  # behind the kind of what is no speech, but has voices in it
+"""Sets on which thresholds were tuned, and which have no halves; of the other sets, only the even clips were used for that. Their
+results are reported separately."""
+VOICES = "*"  # after the kind of a recording that is not speech but has voices in it
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Clip:
     """int16 (samples,), 16 kHz."""
     text: str
     kind: str = ""
-    """Of what is no speech: what it is, with a star where voices are in it."""
+    """Kind of sound if it is not speech, with a star if there are voices in it."""
 
     @property
     def name(self) -> str:
@@ -33,13 +34,13 @@ class Clip:
 
 
 def names_in(directory: Path) -> list[str]:
-    """Every set there, those to be reported first."""
+    """Return the names of all sets in a directory, those of TUNED_ON last."""
     found = sorted(manifest.parent.name for manifest in directory.glob("*/manifest.json"))
     return sorted((name for name in found if name != "rir"), key=lambda name: name in TUNED_ON)
 
 
 def load(directory: Path, name: str, half: str | None = None, every: int = 1) -> list[Clip]:
-    """half: even or odd clips only; every: of those, each so many-th. Raises FileNotFoundError where there is no such set."""
+    """Load a set. half: even or odd clips only; every: each `every`th of those. Raises FileNotFoundError if it is missing."""
     entries = json.loads((directory / name / "manifest.json").read_text())
     if half and name not in TUNED_ON:
         entries = entries[HALVES[half] :: 2]
@@ -54,7 +55,7 @@ def kind_of(entry: dict) -> str:
 
 
 def rooms_in(directory: Path) -> list[np.ndarray]:
-    """Impulse responses, float (samples,), the loudest sample 1; none where there is no set of them."""
+    """Return the impulse responses, float (samples,), with 1 as the loudest sample; none if there is no set of them."""
     manifest = directory / "rir" / "manifest.json"
     entries = json.loads(manifest.read_text()) if manifest.exists() else []
     responses = (audio_file.load(directory / "rir" / entry["file"]).astype(np.float64) for entry in entries)
@@ -62,11 +63,11 @@ def rooms_in(directory: Path) -> list[np.ndarray]:
 
 
 Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
-"""float (samples,) in [-1, 1] and a source of chance into the same, made harder to hear."""
+"""Function of float (samples,) in [-1, 1] and a random generator that returns harder audio of the same form."""
 
 
 def changed(clips: Sequence[Clip], change: Change, seed: int = 0) -> list[Clip]:
-    """The clips, each changed with chance of its own."""
+    """Return the clips, each changed with its own random generator."""
     made = []
     for number, clip in enumerate(clips):
         samples = change(clip.samples / 32_768, np.random.default_rng((seed, number)))

@@ -1,4 +1,4 @@
-"""How many live streams a machine carries under the strict rule: trials in fresh processes, steps, then bisection."""
+"""Finds how many live streams a machine can serve under the strict rule: trials in fresh processes, steps, then bisection."""
 
 import contextlib
 import dataclasses
@@ -30,7 +30,7 @@ class Capacity:
     """The result of a search."""
 
     trial: Trial
-    """The settings; its streams are those carried, 0 where not even one was."""
+    """The settings, with the number of streams served; 0 if not even one was."""
     confirmed: Outcome | None = None
     """The long trial that passed."""
     one_more: Outcome | None = None
@@ -39,7 +39,7 @@ class Capacity:
 
 
 class Alone(dict[str, str]):
-    """By name of the recording, the text of one stream alone, transcribed when it is first asked for."""
+    """The text of one stream alone, by name of the recording; transcribed on first access."""
 
     def __init__(self, trial: Trial, engine: Engine, tokenizer: Tokenizer):
         super().__init__()
@@ -53,7 +53,7 @@ class Alone(dict[str, str]):
 
 @contextlib.contextmanager
 def alone(*trials: Trial) -> Iterator[list[Alone]]:
-    """For each trial, all on the same engine."""
+    """Yield the texts for each trial, all from the same engine."""
     of = trials[0]
     choice = selection.choose(Path(of.engines), DEFAULT_MODEL, of.precision, of.target)
     longest_seconds = of.max_segment_seconds + SEGMENT_MARGIN_SECONDS
@@ -70,7 +70,7 @@ def references_of(trial: Trial) -> dict[str, str]:
 def try_counts(
     settings: Sequence[Trial], counts: Sequence[int], progress: Callable[[str], None]
 ) -> Iterator[tuple[Trial, Outcome]]:
-    """A trial of each of the settings for each count of streams, all on the same engine process."""
+    """Yield a trial for each of the settings and each count of streams, all on the same engine process."""
     with alone(*settings) as texts, engine_process(settings[0]) as engine:
         for (setting, references), streams in itertools.product(zip(settings, texts, strict=True), counts):
             progress(f"{streams} streams, every {setting.interval_ms:g} ms, {setting.seconds:g} s")
@@ -79,7 +79,7 @@ def try_counts(
 
 
 def run_in_fresh_process(trial: Trial, references: dict[str, str]) -> Outcome:
-    """Raises RuntimeError where the process fails."""
+    """Run a trial in a fresh process. Raises RuntimeError if the process fails."""
     asked = {"trial": dataclasses.asdict(trial), "references": references}
     command = [sys.executable, "-m", "benchmarks.trial_process", json.dumps(asked)]
     with subprocess.Popen(
@@ -98,10 +98,10 @@ def run_in_fresh_process(trial: Trial, references: dict[str, str]) -> Outcome:
 def search(
     settings: Trial, start: int, step: int, long_seconds: float, run: Callable[[Trial], Outcome], progress: Callable[[str], None]
 ) -> Capacity:
-    """The largest number of streams that passes trials of settings.seconds and one of long_seconds.
+    """Find the largest number of streams that passes trials of settings.seconds and one of long_seconds.
 
     Steps up from `start` until a trial fails, or down until one passes; bisects; confirms with the long trial, with one stream
-    less as long as that fails.
+    fewer as long as that fails.
     """
     found = Capacity(settings)
 
@@ -116,7 +116,7 @@ def search(
         return pooled([each for each in found.trials if each.streams == streams])
 
     def passes_for_long(streams: int) -> bool:
-        """Until there are words enough to judge."""
+        """Repeat the long trial until there are enough words to judge."""
         while passes(streams, long_seconds):
             if together(streams).words >= WER_WORDS:
                 return True

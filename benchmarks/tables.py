@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.table import Table
 
-if TYPE_CHECKING:  # each benchmark imports what it needs, and a table of one must not ask for that of all
+if TYPE_CHECKING:  # each benchmark imports its own packages; a table of one must not need those of all
     from benchmarks.checked_model import CheckedWay
     from benchmarks.engine import EngineRun, Measurement
     from benchmarks.fleet import Failed, Grown, Placed, Simulated
@@ -46,7 +46,7 @@ COLUMNS = (
 
 
 def engine_table(run: EngineRun, peer: EngineRun | None) -> Table:
-    """One row for each batch and length, with the ratio to the peer where it was measured on the same."""
+    """Return a table with one row for each batch and length, with the ratio to the peer if it was measured on the same."""
     others = {(each.batch, each.audio_seconds): each for each in (peer.measurements if peer else ())}
     about = f"open {run.open_seconds:.1f} s, of it capture {run.capture_seconds:.1f} s" if run.open_seconds else ""
     if run.memory_mib is not None:
@@ -60,7 +60,7 @@ def engine_table(run: EngineRun, peer: EngineRun | None) -> Table:
 
 
 def row_of(each: Measurement, peer: Measurement | None) -> list[str]:
-    """The cells of COLUMNS."""
+    """Return the cells of COLUMNS."""
     return [
         str(each.batch),
         f"{each.audio_seconds:g}",
@@ -93,7 +93,7 @@ QUALITY_COLUMNS = (
 
 
 def quality_table(results: Sequence[Quality], title: str) -> Table:
-    """One row for each set and way; times as p50 / p95."""
+    """Return a table with one row for each set and way; times as p50 / p95."""
     table = make_table(title, QUALITY_COLUMNS, left=2)
     for each in results:
         table.add_row(
@@ -127,7 +127,7 @@ MODEL_COLUMNS = (
 
 
 def model_table(found: Sequence[CheckedWay], title: str) -> Table:
-    """One row for each way; times as p50 / p95."""
+    """Return a table with one row for each way; times as p50 / p95."""
     table = make_table(title, MODEL_COLUMNS, left=2)
     for each in found:
         spreads = (each.appeared_ms, each.stable_ms, each.final_ms)
@@ -147,7 +147,7 @@ UPDATE_COLUMNS = ("model", "engine", "segment s", "new s", "encoder ms", "decode
 
 
 def updates_table(found: Sequence[UpdateCost]) -> Table:
-    """One row for each model and length; the ratio is to the first model's streams at the same length."""
+    """Return a table with one row for each model and length; the ratio is to the first model's streams at the same length."""
     first = {each.segment_seconds: each for each in reversed(found) if each.model == found[0].model}
     table = make_table(f"An update, of {found[0].streams} streams together: each one's share", UPDATE_COLUMNS, left=2)
     for each in found:
@@ -188,7 +188,7 @@ SPEECH_COLUMNS = (
 
 
 def speech_table(found: Sequence[Score], title: str) -> Table:
-    """One row for each set; rates with the middle 95% of the bootstrap, times as p50 / p95."""
+    """Return a table with one row for each set; rates with the middle 95% of the bootstrap, times as p50 / p95."""
     table = make_table(title, SPEECH_COLUMNS, left=1)
     for each in found:
         table.add_row(
@@ -217,7 +217,7 @@ def interval(rate: Rate) -> str:
 
 
 def false_words_table(heard: Sequence[Heard]) -> Table:
-    """What was heard where nobody speaks; a star marks sound with voices in it."""
+    """Return a table of the transcripts of recordings without speech; a star marks sound with voices in it."""
     from benchmarks.scores import false_words
 
     silent = sum(not each.reference for each in heard)
@@ -228,7 +228,7 @@ def false_words_table(heard: Sequence[Heard]) -> Table:
 
 
 def paired_table(pairs: Sequence[Paired], condition: str) -> Table:
-    """The streamed WER of two runs on the same clips."""
+    """Return a table of the streamed WER of two runs on the same clips."""
     columns = ("set", "clips", "words", "before %", "now %", "difference", "better", "worse")
     table = make_table(f"{condition}, against the earlier run", columns, left=1)
     for each in pairs:
@@ -250,7 +250,7 @@ def optional(value: object, form: str) -> str:
 
 
 def roofline_table(level: str, measured: Sequence[Product]) -> Table:
-    """One row for each product, by what its numbers are."""
+    """Return a table with one row for each product and type of numbers."""
     columns = ("product", "numbers", "ms", "billions a second", "of peak")
     table = make_table(f"products of the native engine, {level}, one thread", columns, left=2)
     for each in measured:
@@ -259,7 +259,7 @@ def roofline_table(level: str, measured: Sequence[Product]) -> Table:
 
 
 def offline_table(results: Sequence[Offline]) -> Table:
-    """One row for each recogniser, beside the fastest of transformers' batch sizes."""
+    """Return a table with one row for each recogniser, compared with the fastest of transformers' batch sizes."""
     table = make_table("whole recordings", ("recogniser", "at once", "seconds", "RTFx", "over transformers", "WER %"), left=1)
     fastest = max((each.rtfx for each in results if each.rtfx and each.name.startswith("transformers")), default=None)
     for each in results:
@@ -272,7 +272,7 @@ def offline_table(results: Sequence[Offline]) -> Table:
 
 
 def streams_table(found: Sequence[Capacity]) -> Table:
-    """One row for each search: what passed, and what broke first with one stream more."""
+    """Return a table with one row for each search: the number of streams that passed, and the first rule broken with one more."""
     columns = (
         "way",
         "precision",
@@ -462,7 +462,7 @@ def recording_table(found: Recorded) -> Table:
 
 
 def placed_table(found: Sequence[Placed]) -> Table:
-    """One row for each policy, one column for each size of the fleet."""
+    """Return a table with one row for each policy, one column for each size of the fleet."""
     sizes = list(dict.fromkeys((each.replicas, each.places) for each in found))
     columns = ("offers go to", *(f"{replicas:,} x {places:,}" for replicas, places in sizes))
     table = make_table("refused at first / and at a second try / time over 95% full, %", columns, left=1)
@@ -506,7 +506,7 @@ def fleet_tables(found: Simulated) -> list[Table]:
 
 
 def as_markdown(table: Table) -> str:
-    """Of a table of plain cells."""
+    """Convert a table of plain cells."""
     columns = [[str(column.header), *map(str, column.cells)] for column in table.columns]
     head, *rows = (f"| {' | '.join(cells)} |" for cells in zip(*columns, strict=True))
     return "\n".join([head, "|---" * len(columns) + "|", *rows]) + "\n"
@@ -557,7 +557,7 @@ def churn_table(churn: Churn) -> Table:
 
 
 def comparison_table(changes: Iterable[tuple[str, float, float]]) -> Table:
-    """Of each figure that two runs have in common: its name, the earlier and the later value."""
+    """Return a table of the figures that two runs have in common, with name, earlier and later value."""
     table = make_table("against the earlier run", ("figure", "before", "now", "ratio"), left=1)
     for name, before, now in changes:
         table.add_row(name, f"{before:,.4g}", f"{now:,.4g}", f"{now / before:.2f}" if before else "")
@@ -575,7 +575,7 @@ KEYTERM_COLUMNS = ("terms", "said", "of these wrong, %", "WER, %", "errors in ot
 
 
 def keyterms_table(rows: Sequence[Row], title: str) -> Table:
-    """Rates with the middle 95% of the bootstrap over clips."""
+    """Return a table of rates with the middle 95% of the bootstrap over clips."""
     table = make_table(title, KEYTERM_COLUMNS, left=1)
     for each in rows:
         rates = map(interval, (each.wrong, each.errors, each.other_errors))
@@ -584,7 +584,7 @@ def keyterms_table(rows: Sequence[Row], title: str) -> Table:
 
 
 def turn_ends_table(rows: Sequence[PartScore], title: str) -> Table:
-    """Show what each part of the evidence costs, with the middle 95% of the bootstrap over clips."""
+    """Return a table of the cost of each part of the evidence, with the middle 95% of the bootstrap over clips."""
     columns = ("evidence", "cut with 300 ms of waiting, %", "waiting with 5% cut, ms", "cut at 0.7, %", "waiting at 0.7, ms")
     table = make_table(title, columns, left=1)
     for each in rows:
@@ -606,7 +606,7 @@ def ttfs_table(rows: Sequence[ServiceTtfs], title: str) -> Table:
 
 
 def make_table(title: str, columns: Sequence[str], left: int = 0) -> Table:
-    """left: how many columns are text."""
+    """Make an empty table. left: number of text columns."""
     table = Table(title=title, title_justify="left")
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number < left else "right")

@@ -1,6 +1,6 @@
-"""Does the installed TensorRT run on this GPU? Compiles a tiny network, runs it and compares: python -m benchmarks.tensorrt_probe
+"""Tests the installed TensorRT on this GPU: compiles a tiny network, runs it and compares. python -m benchmarks.tensorrt_probe
 
-A runtime that lacks kernels for a GPU may read a plan, make a context, and give zeros without an error.
+A runtime that lacks kernels for a GPU may read a plan, make a context, and return zeros without an error.
 """
 
 import sys
@@ -38,7 +38,7 @@ def main() -> int:
 
 
 def write_network(path: Path) -> np.ndarray:
-    """Write max(x W, 0) with a W of its own; returns what it makes of input()."""
+    """Write the network max(x W, 0) with a random W; returns its output for given()."""
     from onnx import TensorProto, helper, numpy_helper, save
 
     weight = np.random.default_rng(1).standard_normal((INNER, COLUMNS)).astype(np.float32)
@@ -54,7 +54,8 @@ def given() -> np.ndarray:
 
 
 def runs_right(trt: ModuleType, plan: bytes, open_cuda: Callable, expected: np.ndarray) -> bool:
-    """Says at every step what came of it. trt: TensorRT's module; open_cuda: gives a runtime.engine.cuda_device.CudaDevice."""
+    """True if the plan gives the expected output; prints every step's result. trt: TensorRT's module; open_cuda: returns a
+    runtime.engine.cuda_device.CudaDevice."""
     runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:

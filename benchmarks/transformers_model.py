@@ -7,7 +7,7 @@ from engine_build import checkpoint
 
 
 def load(name: str = checkpoint.DEFAULT_MODEL) -> MoonshineForConditionalGeneration:
-    """A model in float32. Raises CheckpointError where its weights cannot be had, RuntimeError where they do not fit."""
+    """Load a model in float32. Raises CheckpointError if its weights are not available, RuntimeError if they do not fit."""
     weights = checkpoint.load(name, say=lambda line: None)
     shape = weights.config
     factor = shape.rotary_dim / shape.head_dim + 1e-6  # transformers rounds down
@@ -26,7 +26,7 @@ def load(name: str = checkpoint.DEFAULT_MODEL) -> MoonshineForConditionalGenerat
     model = MoonshineForConditionalGeneration(config).eval()
     state = {name: torch.tensor(tensor) for name, tensor in weights.tensors.items()}
     loaded = model.load_state_dict(state, strict=False)
-    if set(loaded.missing_keys) - {"proj_out.weight"} or loaded.unexpected_keys:  # only the tied projection is implied
+    if set(loaded.missing_keys) - {"proj_out.weight"} or loaded.unexpected_keys:  # only the tied projection may be missing
         raise RuntimeError(f"weights and model do not fit: {loaded}")
     model.tie_weights()
     return model

@@ -1,6 +1,6 @@
-"""One trial of live streams, in a process of its own: N speakers in real time, and whether the strict rule held.
+"""One trial of live streams: N speakers in real time, and whether the strict rule held.
 
-benchmarks/trial_process.py runs it in a process of its own.
+benchmarks/trial_process.py runs it in a separate process.
 """
 
 import asyncio
@@ -35,13 +35,13 @@ from server.settings import Access, Batching, SessionLimits, Settings
 from server.startup import SEGMENT_MARGIN_SECONDS
 from server.telemetry.metrics import Api, Metrics
 
-ARRIVAL_SECONDS = 10.0  # at most, of a trial
-SAMPLE_SECONDS = 0.5  # how often the backlog is looked at
-LATE_SHARE, LATE_INTERVALS = 0.001, 1.0  # of updates that may begin more than so many update intervals after they were due
+ARRIVAL_SECONDS = 10.0  # at most, in a trial
+SAMPLE_SECONDS = 0.5  # between two checks of the backlog
+LATE_SHARE, LATE_INTERVALS = 0.001, 1.0  # share of updates that may begin more than this many update intervals late
 FINAL_P95_MS = 1000.0
 BACKLOG_SECONDS = 3.0
 WER_TOLERANCE = 0.02  # relative
-WER_WORDS = 2000  # of fewer, one word more or less decides
+WER_WORDS = 2000  # with fewer words, a single word would decide
 SPOKEN_SETS = ("vctk", "librispeech_train", "an4", "alphanum_accents")
 RULE = (
     "at most 0.1% of updates start more than one update interval after they were due; p95 final latency at most 1,000 ms; "
@@ -53,10 +53,11 @@ RULE = (
 
 @dataclass(frozen=True)
 class Trial:
-    """What is tried."""
+    """Settings of a trial."""
 
     way: str
-    """in process; WebRTC; or processes: one of the engine, and `workers` of sessions and speakers, without a network."""
+    """Way to stream: in process; WebRTC; or processes: an engine process, and `workers` processes of sessions and speakers,
+    without a network."""
     streams: int
     seconds: float
     interval_ms: float
@@ -64,15 +65,15 @@ class Trial:
     target: str
     precision: str
     drafts: bool = True
-    """False: what is not stable is decoded anew in every update, token by token."""
+    """False means that text which is not stable is decoded again in every update, token by token."""
     max_segment_seconds: float = 12.0
     workers: int = 1
     max_batch: int = 32
     speech: str = ""
-    """A folder of sets of real recordings to speak; none: the evaluation clips and the samples."""
+    """Folder with sets of real recordings to speak; empty means the evaluation clips and the samples."""
     seed: int = 0
     modelled: dict[str, float] | None = None
-    """What a device that is only modelled takes: modelled_device.Costs. Its words mean nothing."""
+    """Costs of a modelled device: modelled_device.Costs. Its words mean nothing."""
 
     @property
     def limits(self) -> SessionLimits:
@@ -80,13 +81,13 @@ class Trial:
 
     @property
     def arrival_seconds(self) -> float:
-        """Streams begin spread over so long, and end so."""
+        """Time over which the beginnings of the streams are spread, and also their ends."""
         return min(ARRIVAL_SECONDS, self.seconds / 4)
 
 
 @dataclass
 class Outcome:
-    """What came of it."""
+    """Results of a trial."""
 
     streams: int
     seconds: float
@@ -94,24 +95,24 @@ class Outcome:
     updates: int
     late_share: float
     update_p50_ms: float
-    """From the newest audio in an update to its message, as the messages say."""
+    """Time from the newest audio in an update to its message, as the messages report it."""
     update_p95_ms: float
     final_p50_ms: float
     final_p95_ms: float
     backlog_seconds: float
     speaking_share: float
-    """Audio sent, of what all streams could have sent from their arrival to their end: they connect, and wait for finals."""
+    """Audio sent, as a share of the time of all streams from arrival to end; the rest is connecting and waiting for finals."""
     sender_behind_ms: float
-    """How far a sender fell behind real time, at worst."""
+    """Largest delay of a sender behind real time."""
     words: int
-    """Of the recordings that were heard whole."""
+    """Words of the recordings that were streamed to their end."""
     wer: float
     reference_wer: float
     errors: list[str]
     steps_share: float
-    """Seconds of the engine's steps for each second; those beside each other both count."""
+    """Seconds of the engine's steps for each second; parallel steps all count."""
     engine_cores: float | None = None
-    """What an engine process of its own took of the processor."""
+    """Processor cores that a separate engine process used."""
     broken: list[str] = field(default_factory=list)
     """The parts of the rule that did not hold."""
 
@@ -120,32 +121,32 @@ class Outcome:
 class Utterance:
     recording: Recording
     text: str | None
-    """None where the trial ended before the recording did."""
+    """Text; None if the trial ended before the recording."""
     final_ms: float
     update_ms: tuple[float, ...]
     """latency_ms of its interims."""
     audio_seconds: float
-    """Sent."""
+    """Seconds of audio sent."""
     behind_ms: float
-    """How late a frame was sent, at worst."""
+    """Largest delay of a sent frame."""
 
 
 @dataclass(frozen=True)
 class Spoken:
-    """What came of some of a trial's speakers."""
+    """Results of some of a trial's speakers."""
 
     utterances: list[Utterance]
     errors: list[str]
 
 
 Fetch = Callable[[], Coroutine[None, None, str]]
-"""What the server says of itself, in Prometheus' text."""
+"""Function that returns the server's metrics as Prometheus text."""
 Speak = Callable[[Recording, float], Coroutine[None, None, Utterance]]
-"""Stream a recording in real time, until it or the trial (at this time of the clock) ends, and wait for its final."""
+"""Function that streams a recording in real time until it or the trial (at this time) ends, and waits for its final."""
 
 
 def judge(outcome: Outcome) -> list[str]:
-    """The parts of the rule that did not hold, each with its figure."""
+    """Return the parts of the rule that did not hold, each with its figure."""
     checks = (
         (not outcome.updates, "no update was seen"),
         (outcome.errors, f"{len(outcome.errors)} streams failed: {(outcome.errors or [''])[0]}"),
@@ -161,7 +162,7 @@ def judge(outcome: Outcome) -> list[str]:
 
 
 def pooled(outcomes: Sequence[Outcome]) -> Outcome:
-    """The last one, its error rates over the words of all."""
+    """Return the last outcome, with error rates over the words of all outcomes."""
     words = sum(each.words for each in outcomes)
 
     def over_all(rate: str) -> float:
@@ -173,7 +174,7 @@ def pooled(outcomes: Sequence[Outcome]) -> Outcome:
 
 
 async def run_trial(trial: Trial, references: dict[str, str], speak: Speak, fetch: Fetch) -> Outcome:
-    """references: the text of one stream alone, by name of the recording."""
+    """Run a trial. references: the text of one stream alone, by name of the recording."""
     began = time.monotonic()
     async with sampling(fetch) as backlogs:
         spoken = await speak_all(trial, range(trial.streams), began, speak)
@@ -183,12 +184,12 @@ async def run_trial(trial: Trial, references: dict[str, str], speak: Speak, fetc
 
 
 async def speak_all(trial: Trial, numbers: Iterable[int], began: float, speak: Speak) -> Spoken:
-    """numbers: of the speakers, among all of the trial's; began: the trial, by the monotonic clock."""
+    """Run speakers. numbers: numbers of these speakers in the trial; began: beginning of the trial, by the monotonic clock."""
     spoken = Spoken([], [])
 
     async def one(number: int) -> None:
         arrives_at = began + trial.arrival_seconds * number / trial.streams
-        end = arrives_at + trial.seconds - trial.arrival_seconds  # they leave as they came: not all at once
+        end = arrives_at + trial.seconds - trial.arrival_seconds  # they leave one by one, as they came
         await asyncio.sleep(arrives_at - time.monotonic())
         for recording in endless_recordings(trial, number):
             if time.monotonic() > end - 1.0:
@@ -212,7 +213,7 @@ def outcome_of(
     late_updates: tuple[int, int],
     steps_seconds: float,
 ) -> Outcome:
-    """late_updates: those that were late, and all."""
+    """late_updates: number of late updates, and of all."""
     utterances, (late, updates) = spoken.utterances, late_updates
     finals = [each.final_ms for each in utterances] or [float("inf")]
     latencies = [update_ms for each in utterances for update_ms in each.update_ms] or [float("inf")]
@@ -243,7 +244,7 @@ def outcome_of(
 
 
 def word_rates(whole: Sequence[Utterance], references: dict[str, str]) -> tuple[int, float, float]:
-    """How many words were spoken, and what percentage of them was wrong: here, and by one stream alone."""
+    """Return the number of spoken words, and the percentage of wrong words here and with one stream alone."""
     spoken = [normalise_as_spoken(each.recording.text) for each in whole]
     words = sum(len(text.split()) for text in spoken)
 
@@ -255,7 +256,7 @@ def word_rates(whole: Sequence[Utterance], references: dict[str, str]) -> tuple[
 
 
 def endless_recordings(trial: Trial, number: int) -> Iterator[Recording]:
-    """Of one speaker: in a random order, again and again."""
+    """Yield the recordings of one speaker, in random order, without end."""
     random, recordings = np.random.default_rng((trial.seed, number)), recordings_of(trial.speech)
     while True:
         for index in random.permutation(len(recordings)):
@@ -264,7 +265,7 @@ def endless_recordings(trial: Trial, number: int) -> Iterator[Recording]:
 
 @functools.cache
 def recordings_of(speech: str) -> list[Recording]:
-    """The clips and the samples, or the native speech of real recordings: odd clips, on which nothing was tuned."""
+    """Return the clips and the samples, or the native speech of real recordings: odd clips, on which nothing was tuned."""
     if not speech:
         return clips_one_by_one() + sample_recordings()
     clips = [clip for name in SPOKEN_SETS for clip in speech_sets.load(Path(speech), name, "odd")]
@@ -280,7 +281,7 @@ def backlog_seconds(text: str) -> float:
 
 
 def late_updates(text: str) -> tuple[int, int]:
-    """Updates that began more than LATE_INTERVALS late, and all."""
+    """Return the number of updates that began more than LATE_INTERVALS late, and of all."""
     buckets = {
         sample.labels["le"]: sample.value for sample in samples_in(text) if sample.name == "asr_update_late_intervals_bucket"
     }
@@ -294,7 +295,7 @@ def steps_seconds(text: str) -> float:
 
 @contextlib.asynccontextmanager
 async def sampling(fetch: Fetch) -> AsyncIterator[list[float]]:
-    """Looks at the backlog again and again."""
+    """Yield a list that receives the backlog at intervals."""
     backlogs: list[float] = []
 
     async def sample() -> None:
@@ -319,7 +320,7 @@ class Speaker:
     behind_seconds: float = 0.0
 
     async def frames(self, end: float) -> AsyncIterator[bytes]:
-        """A frame when its last sample has been spoken; ends early, at the trial's end."""
+        """Yield each frame when its last sample has been spoken; stops early at the trial's end."""
         samples, began, whole = SAMPLE_RATE * FRAME_MS // 1000, time.monotonic(), self.recording.samples
         for start in range(0, len(whole), samples):
             frame = whole[start : start + samples]
@@ -378,7 +379,7 @@ async def speak_over_webrtc(address: str, recording: Recording, end: float) -> U
 
 
 class WithoutDrafts(EngineLoop):
-    """Decodes every update anew: what others do."""
+    """Decodes every update again from the start, as other servers do."""
 
     def submit(self, request: Request, on_result: Callable[[Result], None]) -> None:
         plain = dataclasses.replace(request, draft=request.draft[: request.forced], uncovered_seconds=None)

@@ -1,4 +1,4 @@
-"""One trial in a process of its own: python -m benchmarks.trial_process JSON; prints the outcome as JSON."""
+"""Runs one trial in its own process: python -m benchmarks.trial_process JSON; prints the outcome as JSON."""
 
 import asyncio
 import dataclasses
@@ -14,7 +14,7 @@ from benchmarks.trial import Trial, recordings_of, try_in_process, try_over_webr
 def main() -> int:
     asked = json.loads(sys.argv[1])
     trial = Trial(**asked["trial"])
-    recordings_of(trial.speech)  # decoded before anybody speaks: on the event loop it would hold all streams up
+    recordings_of(trial.speech)  # decoded before the speakers begin: on the event loop it would delay all streams
     if trial.way == "in process":
         outcome = uvloop.run(try_in_process(trial, asked["references"]))
     elif trial.way == "processes":

@@ -1,4 +1,4 @@
-"""Time to the final segment, through pipecat's own services: from the end of speech to the last final."""
+"""Measures the time to the final segment with pipecat's own services: from the end of speech to the last final."""
 
 import json
 import os
@@ -15,14 +15,14 @@ from benchmarks.servers import PROJECT
 from benchmarks.speech_sets import Clip
 from runtime.audio import SAMPLE_RATE
 
-SETS = ("vctk", "speechocean_l2")  # of sentences
+SETS = ("vctk", "speechocean_l2")  # sets of sentences
 SERVICES = ("deepgram", "flux", "openai")
-SECONDS_EACH = 60.0  # that one recording may take
+SECONDS_EACH = 60.0  # limit for one recording
 
 
 @dataclass(frozen=True)
 class ServiceTtfs:
-    """One of pipecat's services."""
+    """Figures of one of pipecat's services."""
 
     service: str
     finals: int
@@ -32,7 +32,7 @@ class ServiceTtfs:
 
 
 def measure(python: Path, address: str, clips: Sequence[Clip], service: str) -> ServiceTtfs:
-    """Measure one service. python: of an environment with pipecat. Raises CalledProcessError."""
+    """Measure one service. python: the interpreter of an environment with pipecat. Raises CalledProcessError."""
     with tempfile.TemporaryDirectory() as directory:
         paths = [written(clip, Path(directory) / f"{number}.wav") for number, clip in enumerate(clips)]
         command = [str(python), str(PROJECT / "benchmarks" / "peers" / "pipecat_ttfs.py"), address, service, *map(str, paths)]

@@ -1,7 +1,7 @@
-"""Ends of turns on real speech: what each part of the evidence costs in turns that are cut, and in waiting.
+"""Ends of turns on real speech: for each part of the evidence, the share of turns that are cut, and the time waited.
 
-Recordings are streamed as they are, and once more cut between two words of a sentence, with a pause as long as people pause. The
-weights of server/stream/turn_end.py are fitted on the even clips, and reported on the odd ones.
+Recordings are streamed unchanged, and again with a pause of natural length between two words of a sentence. The weights of
+server/stream/turn_end.py are fitted on the even clips, and reported on the odd ones.
 """
 
 import itertools
@@ -22,17 +22,17 @@ from server.stream.stream import Judge, judge_nothing
 from server.stream.turn_end import LEAST_SILENCE_SECONDS, NO_EVIDENCE, PauseEvidence, features, weights_for
 
 FRAME_MS = 100  # of a message: levels come in tenths of a second
-SEEN_MS = 200  # shorter pauses are not looked at
+SEEN_MS = 200  # shorter pauses are ignored
 SECONDS_AFTER = 2.0  # of quiet, after each recording
-EVIDENCE_SECONDS = 0.25  # of silence at which there is evidence: it is asked for after 0.14 to 0.22 s, and answered in 60 ms
-MOST_SECONDS = 5.0  # that anybody would wait
-LEAST_SECONDS = 1.0  # a shorter recording is a word, cut flush
-LEAST_WORDS, MANY_WORDS = 3, 8  # of a recording that is cut once, and twice
-NEAR_SECONDS = 0.15  # around the boundary of two words, where the quietest place is taken
-SAME_MS = 350  # between a cut and a pause that is taken for it
+EVIDENCE_SECONDS = 0.25  # of silence until there is evidence: it is requested after 0.14 to 0.22 s, and answered in 60 ms
+MOST_SECONDS = 5.0  # longest wait
+LEAST_SECONDS = 1.0  # a shorter recording is a single word, cut without quiet around it
+LEAST_WORDS, MANY_WORDS = 3, 8  # in a recording that is cut once, or twice
+NEAR_SECONDS = 0.15  # around the boundary of two words, within which the quietest place is taken
+SAME_MS = 350  # largest distance between a cut and the pause that is matched to it
 TURN_OPS = ("speech_started", "speech_stopped")
 THRESHOLDS = np.linspace(0.02, 0.999, 400)
-USUAL_THRESHOLD = 0.7  # of Flux
+USUAL_THRESHOLD = 0.7  # as in Flux
 TARGET_LATENCY_MS, TARGET_CUT_PERCENT = 300, 5.0
 GRID = np.arange(LEAST_SILENCE_SECONDS, 2.0, 0.05)  # of silence, in the fit
 RIDGE = 0.06
@@ -52,25 +52,25 @@ class SpokenPause:
 
     clip: str
     seconds: float | None
-    """Its length; None: it is the end of the turn."""
+    """Length of the pause; None means the end of the turn."""
     evidence: PauseEvidence
 
 
 @dataclass(frozen=True)
 class PartScore:
-    """A part of the evidence: intervals are the middle 95% of the bootstrap over clips."""
+    """Figures of a part of the evidence; intervals are the middle 95% of the bootstrap over clips."""
 
     name: str
     cut_at_target: Rate
-    """Percent of the pauses within turns that are cut where ends wait TARGET_LATENCY_MS in the mean."""
+    """Percent of the pauses within turns that are cut if the mean wait at ends is TARGET_LATENCY_MS."""
     latency_at_target: Rate
-    """Mean milliseconds that ends wait where TARGET_CUT_PERCENT of the pauses within turns are cut."""
+    """Mean wait at ends in milliseconds if TARGET_CUT_PERCENT of the pauses within turns are cut."""
     cut_usual: float
-    """Percent of them at the usual threshold,"""
+    """Percent of the pauses within turns that are cut at the usual threshold."""
     latency_usual: float
-    """and the mean milliseconds that ends wait there."""
+    """Mean wait at ends in milliseconds at the usual threshold."""
     curve: Sequence[tuple[float, float]]
-    """Mean milliseconds that ends wait, and percent of the pauses that are cut, by threshold."""
+    """Mean wait at ends in milliseconds, and percent of the pauses that are cut, by threshold."""
 
 
 @dataclass
@@ -78,7 +78,7 @@ class PauseRecorder:
     """Keeps the evidence of each pause of a simulation."""
 
     evidence: dict[int, PauseEvidence] = field(default_factory=dict)
-    """By how many pauses have begun."""
+    """Evidence by the number of pauses that have begun."""
 
     def __call__(self, simulation: Simulation) -> None:
         turns = [message["op"] for _, message in simulation.messages if message["op"] in TURN_OPS]
@@ -87,7 +87,7 @@ class PauseRecorder:
 
 
 def measure(engine: Engine, words: Tokenizer, model: TurnModel | None, clips: Sequence[Clip]) -> Iterator[SpokenPause]:
-    """Yield the pauses of recordings as they are, and then of those that are cut."""
+    """Yield the pauses of unchanged recordings, and then of those that are cut."""
     spoken = [clip for clip in clips if clip.text and len(clip.samples) >= LEAST_SECONDS * SAMPLE_RATE]
     natural: list[SpokenPause] = []
     for clip in spoken:
@@ -131,7 +131,7 @@ def judge_of(model: TurnModel | None) -> Judge:
 
 
 def quiet_like(samples: np.ndarray, count: int) -> np.ndarray:
-    """Return quiet of the recording's own: its quietest tenth of a second, forwards and backwards."""
+    """Return quiet from the recording itself: its quietest tenth of a second, forwards and backwards."""
     length = min(len(samples), SAMPLE_RATE // 10)
     power = np.convolve(samples.astype(np.float64) ** 2, np.ones(length), mode="valid")
     first = int(np.argmin(power))
@@ -140,7 +140,7 @@ def quiet_like(samples: np.ndarray, count: int) -> np.ndarray:
 
 
 def boundaries(engine: Engine, words: Tokenizer, samples: np.ndarray) -> list[int]:
-    """Return the quietest places near the boundaries of two words, but for those near the recording's edges."""
+    """Return the quietest places near the boundaries of two words, except near the recording's edges."""
     simulation = Simulation(engine, words, words=True, frame_ms=1000)
     simulation.run(samples)
     power = np.convolve(samples.astype(np.float64) ** 2, np.ones(SAMPLE_RATE // 50), mode="same")
@@ -153,11 +153,11 @@ def boundaries(engine: Engine, words: Tokenizer, samples: np.ndarray) -> list[in
     return sorted({place for place in found if SAMPLE_RATE // 2 < place < len(samples) - SAMPLE_RATE * 2 // 5})
 
 
-# What a threshold does
+# Effect of a threshold
 
 
 def waits(thresholds: np.ndarray, evidence: PauseEvidence) -> np.ndarray:
-    """Return the silence, in seconds, after which a turn ends by each threshold: float (thresholds,)."""
+    """Return the silence, in seconds, after which a turn ends at each threshold: float (thresholds,)."""
     odds = np.log(thresholds / (1 - thresholds))
     before = np.maximum(LEAST_SILENCE_SECONDS, (odds - weights_for(NO_EVIDENCE).constant) / weights_for(NO_EVIDENCE).per_second)
     weights = weights_for(evidence)
@@ -221,12 +221,12 @@ def interval(value: float, drawn: Sequence[float]) -> Rate:
 
 
 def fitted(found: Sequence[SpokenPause]) -> dict[str, list[float]]:
-    """Return the weights of each part: the constant, of a second of silence, and those of the evidence."""
+    """Return the weights of each part: the constant, the weight of a second of silence, and those of the evidence."""
     return {name: [round(float(weight), 3) for weight in fit(found, mask)] for name, mask in PARTS.items()}
 
 
 def fit(found: Sequence[SpokenPause], mask: Mask) -> np.ndarray:
-    """Fit a logistic of whether the turn is over, at each moment of silence, by Newton's method with a small ridge."""
+    """Fit a logistic regression of whether the turn is over, at each moment of silence, by Newton's method with a small ridge."""
     rows, is_end = [], []
     for each, seconds in itertools.product(found, GRID):
         if each.seconds is None or seconds < each.seconds:

@@ -1,7 +1,7 @@
 """The cost of an update of a live stream, by model and by the length of its segment.
 
-A model of clips encodes the whole segment again, a streaming model what is new in it. Updates of many streams share the engine,
-as they do while serving: clips on a lane each, streams packed in one call.
+A model of clips encodes the whole segment again, a streaming model only its new audio. Updates of many streams share the engine,
+as they do while serving: each clip on its own lane, streams packed in one call.
 """
 
 import functools
@@ -29,7 +29,7 @@ DRAFT = (1, *range(300, 300 + DRAFT_TOKENS - 1))
 
 @dataclass(frozen=True)
 class UpdateCost:
-    """One model on one engine. Times are medians, in milliseconds for each stream."""
+    """Costs of one model on one engine. Times are medians, in milliseconds for each stream."""
 
     model: str
     engine: str
@@ -38,9 +38,9 @@ class UpdateCost:
     new_seconds: float
     encoder_ms: float
     decoder_ms: float
-    """A pass that verifies DRAFT_TOKENS tokens, and SINGLE_STEPS steps."""
+    """Time of a pass that verifies DRAFT_TOKENS tokens, and of SINGLE_STEPS steps."""
     mebibytes: float
-    """Memory of a stream at this length, by arithmetic."""
+    """Memory of a stream at this length, as calculated."""
 
     @property
     def update_ms(self) -> float:
@@ -48,7 +48,7 @@ class UpdateCost:
 
     @property
     def streams_at_one_second(self) -> float:
-        """Streams whose updates fill the engine, with one update of each in a second."""
+        """Number of streams that fill the engine with one update per second each."""
         return 1000 / self.update_ms
 
 
@@ -61,7 +61,7 @@ def run(
     new_seconds: float,
     out: Path,
 ) -> Iterator[UpdateCost]:
-    """Build each engine where it is not built, and yield every figure as soon as it is measured."""
+    """Build each engine if it is not built, and yield every figure as soon as it is measured."""
     for model in models:
         for target in targets:
             engine, _, found = open_built(str(model), target, precision, out, streams, max_streams=streams)
@@ -89,7 +89,7 @@ def measure(engine: Engine, found: Manifest, streams: int, segment_seconds: floa
 
 
 def ends_of(engine: Engine, segment_seconds: float, new_seconds: float) -> list[float]:
-    """Lengths of the segment that are transcribed one after the other; the first one is not counted."""
+    """Return the lengths of the segment that are transcribed one after the other; the first one is not counted."""
     if not engine.limits.continues_clips:
         return [segment_seconds] * (1 + REPEATS)
     repeats = min(REPEATS, int(segment_seconds / new_seconds) - 1)
@@ -97,7 +97,7 @@ def ends_of(engine: Engine, segment_seconds: float, new_seconds: float) -> list[
 
 
 def memory_of(found: Manifest, seconds: float) -> float:
-    """Mebibytes that a stream keeps in the native engine: keys and values for the decoder, and a streaming encoder's state."""
+    """Return the MiB of a stream in the native engine: keys and values for the decoder, and a streaming encoder's state."""
     kept_bytes = 4 if found.precision == "fp32" else 2
     frames = (
         int(seconds * SAMPLE_RATE) // STREAMING_FRAME_SAMPLES
@@ -133,7 +133,7 @@ def clip_of(samples: np.ndarray, seconds: float) -> Clip:
 
 
 def speech(number: int, seconds: float) -> np.ndarray:
-    """Return all speech, for each stream from another place on."""
+    """Return this many seconds of all speech, from another position for each stream."""
     return np.resize(np.roll(all_speech(), -number * SAMPLE_RATE * 5), int(seconds * SAMPLE_RATE))
 
 

@@ -1,4 +1,4 @@
-"""How sure each word of a stream's final is, beside how often such words are right: reliability, and points to calibrate by."""
+"""Compares the confidence of words in finals with the share of right words: reliability, and points for calibration."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from benchmarks.speech import Heard
 
 BINS = 10
 KNOTS = (0.0, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97, 1.0)
-"""Limits between which WORDS_RIGHT of server/stream/confidence.py is fitted, denser where most words are."""
+"""Limits of the ranges for which WORDS_RIGHT of server/stream/confidence.py is fitted, denser where most words are."""
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Words of about one confidence."""
+    """Words of similar confidence."""
 
     words: int
     confidence: float
@@ -26,7 +26,7 @@ class Bin:
 
 
 def judged(heard: Iterable[Heard]) -> tuple[np.ndarray, np.ndarray]:
-    """The confidence of every word, and whether it is right: aligned with the reference, numbers written as spoken."""
+    """Return the confidence of every word, and whether it is right: aligned with the reference, numbers written as spoken."""
     confidences: list[float] = []
     right: list[bool] = []
     for each in heard:
@@ -61,13 +61,13 @@ def reliability(confidences: np.ndarray, right: np.ndarray) -> list[Bin]:
 
 
 def expected_calibration_error(bins: Sequence[Bin]) -> float:
-    """The mean distance between confidence and share of right words, weighted by words (Naeini et al. 2015)."""
+    """Return the mean distance between confidence and share of right words, weighted by words (Naeini et al. 2015)."""
     total = sum(each.words for each in bins)
     return sum(each.words * abs(each.confidence - each.right) for each in bins) / total
 
 
 def fitted(confidences: np.ndarray, right: np.ndarray) -> list[tuple[float, float]]:
-    """Points (uncalibrated confidence, share of right words) that never go down, for words that were not calibrated."""
+    """Return points (uncalibrated confidence, share of right words) that never decrease, from uncalibrated words."""
     points: list[tuple[float, float, int]] = []
     for low, high in zip(KNOTS, KNOTS[1:], strict=False):
         chosen = (confidences >= low) & ((confidences < high) | (high == 1.0))

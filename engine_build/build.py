@@ -1,7 +1,7 @@
 """Builds a directory of engines from a Moonshine checkpoint: python engine_build/build.py --precision fp32
 
-The checkpoint's weights are read with numpy, and made into an engine for one target: with the networks' graphs that lie in
-engine_build/graphs, or in the native engine's own layout. Only the torch target needs torch.
+The checkpoint's weights are read with numpy and made into an engine for one target, with the networks' graphs in
+engine_build/graphs or in the native engine's own layout. Only the torch target needs torch.
 """
 
 import argparse
@@ -45,8 +45,8 @@ from runtime.version import DISTRIBUTION, version
 PRECISIONS = ("fp32", "int8", "fp16", "bf16")
 TARGET_MODULES = {target: f"engine_build.{target}_target" for target in selection.TARGETS}
 PACKAGES = ("numpy", "onnx", "onnxruntime")
-"""They take part in every build."""
-OTHER_SCRIPTS_SCALE = 2.0  # the authors' limit is 13 tokens a second there, and 6.5 in Latin scripts
+"""Packages that take part in every build."""
+OTHER_SCRIPTS_SCALE = 2.0  # the authors' limit is 13 tokens a second for other scripts, and 6.5 for Latin ones
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -132,7 +132,7 @@ def make_parser() -> Parser:
 
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:
-    """Add what says how a checkpoint is read."""
+    """Add the options for reading a checkpoint."""
     parser.add_argument(
         "--script",
         choices=(scripts.LATIN, scripts.ANY),
@@ -149,7 +149,7 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
 
 
 def build(arguments: argparse.Namespace, console: Console) -> Path:
-    """Build as asked; the finished directory replaces an older one at once or not at all. Returns it."""
+    """Build the requested engine and return its directory, which replaces an older one at once or not at all."""
     if arguments.target != "auto":
         return build_for(arguments.target, arguments, console)
     target, reason = selection.target_to_build(arguments.precision, arguments.flavour)
@@ -196,13 +196,13 @@ def build_for(target: str, arguments: argparse.Namespace, console: Console) -> P
 
 
 def advice_for(target: str) -> str:
-    """Return what to type where a target's package is missing."""
+    """Return the command or page that helps if a target's package is missing."""
     in_checkout = Path(__file__).resolve().parent.parent.joinpath("scripts", "install.sh").is_file()
     return f"bash scripts/install.sh{' --torch' if target == TORCH else ''}" if in_checkout else "see docs/operations.md"
 
 
 def provide_engine(options: BuildOptions, target: ModuleType, stages: Stages) -> Path:
-    """Return the engine's directory, built where it is not current."""
+    """Return the engine's directory; builds it if it is not current."""
     directory = options.out / manifest.directory_name(options.model, options.target, options.precision)
     target.check_machine()  # before anything that takes long
     stages.begin(f"read the weights of {options.model}")
@@ -236,11 +236,11 @@ def provide_engine(options: BuildOptions, target: ModuleType, stages: Stages) ->
 
 
 def tokens_to_know(weights: Checkpoint, built: Manifest, stages: Stages) -> tuple[int, ...]:
-    """Return what the engine must say of the known clip; nothing where that cannot be known, and say so."""
+    """Return the tokens that the engine must give for the known clip; if they cannot be known, report that and return none."""
     try:
         found = known_tokens(weights, built)
     except GraphsMissing:
-        if built.target != NATIVE:  # the others are made of graphs
+        if built.target != NATIVE:  # the other targets need the graphs
             raise
         found = ()
     if not found:
@@ -258,7 +258,7 @@ def live_streams(directory: Path, built: Manifest, threads: int | None) -> int:
 
 
 def is_current(directory: Path, options: BuildOptions, is_wanted: Callable[[Manifest], bool]) -> bool:
-    """True if there is a sound directory that was built from what is asked for."""
+    """True if there is an undamaged directory of the requested engine that is_wanted() accepts."""
     try:
         return is_wanted(manifest.load(directory, options.model, options.target, options.precision, max_batch=0))
     except EngineDirectoryError:
@@ -276,7 +276,7 @@ def replace_directory(directory: Path, write: Callable[[Path], None]) -> Path:
 
 
 def finish(directory: Path, built: Manifest, stages: Stages) -> None:
-    """Write the manifest of what lies in the directory."""
+    """Write the manifest of the files in the directory."""
     stages.begin("write the manifest")
     files = {path.name: manifest.describe_file(path) for path in sorted(directory.iterdir())}
     built.model_copy(update={"files": files}).save(directory)
@@ -298,7 +298,7 @@ def utc_now() -> str:
 
 
 def describe(options: BuildOptions, weights: Checkpoint, packages: Iterable[str]) -> Manifest:
-    """Return the manifest of an engine, without its files and what it should transcribe."""
+    """Return the manifest of an engine, without its files and the known clip's tokens."""
     config = weights.config
     return Manifest(
         model=options.model,

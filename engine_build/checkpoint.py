@@ -1,4 +1,4 @@
-"""Sources of weights: a checkpoint directory, the model hub, or a package of Moonshine AI's."""
+"""Sources of weights: a checkpoint directory, the model hub, or a package from Moonshine AI."""
 
 import dataclasses
 import hashlib
@@ -25,7 +25,7 @@ CHECKPOINT_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
 class CheckpointError(Exception):
-    """The weights asked for cannot be had or are not a Moonshine checkpoint; the message says which and what to do."""
+    """The requested weights are not available or not a Moonshine checkpoint; the message names them and says what to do."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ class ModelConfig:
 
     @classmethod
     def from_hub_config(cls, config: dict) -> "ModelConfig":
-        """Read a transformers `config.json`; both spellings of the rotary settings are known.
+        """Read a transformers `config.json`; both spellings of the rotary settings are accepted.
 
-        Raises CheckpointError when it needs what the export does not do.
+        Raises CheckpointError if it needs something that the export does not support.
         """
         heads = config.get("decoder_num_attention_heads") or config["num_attention_heads"]
         for side in ("encoder", "decoder"):
@@ -109,17 +109,17 @@ TINY_CONFIG = ModelConfig(
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model's weights and vocabulary, wherever they came from."""
+    """A model's weights and vocabulary, from any source."""
 
     model: str
-    """The name asked for."""
+    """The requested name."""
     source: str
     """Source of the weights, for people: a directory's name, a hub id, a package and its version."""
     sha256: str
     """Checksum of the weight files, in the order read."""
     config: ModelConfig | StreamingConfig
     tensors: dict[str, np.ndarray]
-    """float32, by their names in transformers' class for the kind of model."""
+    """Weights in float32, by their names in transformers' class for the kind of model."""
     pieces: tuple[str, ...]
     """The vocabulary by id: `▁` for a space, `<0xNN>` for one byte; empty for ids that have no text."""
     script: str = scripts.ANY
@@ -128,12 +128,12 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Package:
-    """Weights that an MIT-licensed package on PyPI ships, int8 per tensor: a substitute for the hub's."""
+    """Weights in an MIT-licensed package on PyPI, int8 per tensor: a substitute for those of the hub."""
 
     name: str
     version: str
     directory: str
-    """Below the folder of the package's module."""
+    """Directory of the weights, relative to the folder of the package's module."""
     sha256: str
     config: ModelConfig
 
@@ -169,11 +169,11 @@ def load(
     script: str | None = None,
     windows: str = EXCLUSIVE,
 ) -> Checkpoint:
-    """Load `model`, a checkpoint directory or a hub id; `say` receives one line where a substitute is used.
+    """Load `model`, a checkpoint directory or a hub id; `say` receives one line if a substitute is used.
 
-    revision: of the hub's repository, a commit, tag or branch; None: what is in the local cache, else the newest.
-    sha256: what the weights must have; None: any.
-    script: see scripts; None: the Latin one of models that are known to be English, any of others.
+    revision: commit, tag or branch of the hub's repository; None: the one in the local cache, else the newest.
+    sha256: checksum that the weights must have; None: any.
+    script: see scripts; None: the Latin script for models that are known to be English, any for others.
     windows: reading of a streaming model's windows, see streaming_parameters.
     Raises CheckpointError.
     """
@@ -207,20 +207,20 @@ def find(model: str, say: Callable[[str], None], revision: str | None, windows: 
 
 
 def names_of(model: str) -> list[str]:
-    """Return the model's names on the hub: its organisation there was renamed, and either name may be the one that is known."""
+    """Return the model's names on the hub: its organisation there was renamed, and the hub or the cache may know either name."""
     organisation, _, name = model.rpartition("/")
     return [model, *(f"{other}/{name}" for other in ORGANISATIONS if organisation in ORGANISATIONS and other != organisation)]
 
 
 def why_no_hub() -> str:
-    """Return why the model hub cannot be asked, found out before anything waits for it; empty where it can."""
+    """Return the reason why the model hub cannot be reached, checked before anything waits for it; empty if it can."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return "HF_HUB_OFFLINE is set"
     from huggingface_hub import constants
 
     hub = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT") or constants.ENDPOINT)
     if urllib.request.getproxies().get(hub.scheme):
-        return ""  # the proxy finds it
+        return ""  # the proxy resolves its address
     try:
         socket.create_connection((hub.hostname or "", hub.port or (443 if hub.scheme == "https" else 80)), HUB_SECONDS).close()
     except OSError:
@@ -229,14 +229,14 @@ def why_no_hub() -> str:
 
 
 def fetch_from_hub(model: str, revision: str | None, from_cache: bool) -> Path | None:
-    """Return the snapshot's directory, whose name is the commit; None where it is not to be had."""
+    """Return the snapshot's directory, whose name is the commit; None if it is not available."""
     from huggingface_hub import snapshot_download
 
     try:
         return Path(
             snapshot_download(model, revision=revision, allow_patterns=list(CHECKPOINT_FILES), local_files_only=from_cache)
         )
-    except Exception:  # the hub client raises its own, urllib's and httpx's errors alike
+    except Exception:  # the hub client raises its own, urllib's and httpx's errors
         return None
 
 
@@ -262,7 +262,7 @@ def load_directory(directory: Path, model: str, source: str, windows: str = EXCL
 
 def read_config(config: dict, windows: str) -> ModelConfig | StreamingConfig:
     """Read a transformers `config.json`. Raises CheckpointError or UnsupportedConfig for a model that cannot be built, KeyError
-    where a field is missing."""
+    if a field is missing."""
     if config.get("model_type") == streaming_parameters.MODEL_TYPE:
         return streaming_parameters.read_config(config, windows)
     if config.get("model_type") == "moonshine":
@@ -273,7 +273,7 @@ def read_config(config: dict, windows: str) -> ModelConfig | StreamingConfig:
 
 
 def load_package(model: str, package: Package) -> Checkpoint:
-    """The weights of a package, dequantised to float32."""
+    """Load the weights of a package, dequantised to float32."""
     try:
         directory, version = ort_weights.package_files(package.name, package.directory)
     except ModuleNotFoundError as exc:
@@ -300,7 +300,7 @@ def load_package(model: str, package: Package) -> Checkpoint:
 
 
 def read_tokenizer_json(path: Path, vocabulary: int) -> tuple[str, ...]:
-    """Pieces by id from a `tokenizers` file; special tokens have no text."""
+    """Return the pieces of a `tokenizers` file, by id; special tokens have no text."""
     tokenizer = json.loads(path.read_text())
     pieces = [""] * vocabulary
     for piece, token in tokenizer["model"]["vocab"].items():

@@ -1,4 +1,4 @@
-"""The networks' graphs from PyTorch: written by scripts/make_graphs.py, and by the build of a shape that has no graphs yet."""
+"""Export of the networks' graphs from PyTorch, for scripts/make_graphs.py and for the build of a shape that has no graphs yet."""
 
 import contextlib
 import functools
@@ -57,7 +57,7 @@ def encoder_graph(weights: Checkpoint, precision: str) -> ModelProto:
 
 
 def made_up(config: ModelConfig | StreamingConfig) -> Checkpoint:
-    """Return a checkpoint whose tensors all differ, so that each is known by its values, and the exporter joins no two."""
+    """Return a checkpoint whose tensors all differ, so that each is found by its values, and the exporter merges no two."""
     random = np.random.default_rng(0)
     if isinstance(config, StreamingConfig):
         shapes = streaming_parameters.shapes_of(config) | {OUTPUT: (config.vocabulary, config.dim)}
@@ -83,7 +83,7 @@ def streaming_output_names() -> list[str]:
 
 
 def streaming_example(encoder: StreamingEncoder) -> tuple[tuple, tuple]:
-    """Inputs to trace a streaming encoder with, and which of their dimensions may change."""
+    """Return inputs to trace a streaming encoder with, and their dimensions that may change."""
     batch, frames = Dim("batch", max=4096), Dim("new", min=2, max=4096)
     state = torch.zeros(2, encoder.config.state_size, dtype=encoder.linear.weight.dtype)
     example = (torch.zeros(2, 7 * STREAMING_FRAME_SAMPLES), torch.tensor([7, 5]), torch.tensor([40, 0]), state)
@@ -111,7 +111,7 @@ def decoder_output_names() -> list[str]:
 
 def aligner_input_names(aligner: Aligner) -> list[str]:
     caches = [f"{cache}.{layer}" for layer in range(len(aligner.layers)) for cache in ("cross_key", "cross_value")]
-    return ["tokens", "frames", *caches[:-1]]  # what the last layer heard is all that is asked of it
+    return ["tokens", "frames", *caches[:-1]]  # only the attention of the last layer is needed
 
 
 def aligner_output_names() -> list[str]:
@@ -119,13 +119,13 @@ def aligner_output_names() -> list[str]:
 
 
 def encoder_example(min_samples: int = 1024, max_samples: int | None = None) -> tuple[tuple, tuple]:
-    """Inputs to trace the encoder with, and which of their dimensions may change."""
+    """Return inputs to trace the encoder with, and their dimensions that may change."""
     batch, samples = Dim("batch", max=4096), Dim("samples", min=min_samples, max=max_samples)
     return (torch.zeros(2, 32_000), torch.tensor([32_000, 20_000])), ({0: batch, 1: samples}, {0: batch})
 
 
 def decoder_example(decoder: Decoder, config: ModelConfig | StreamingConfig) -> tuple[tuple, tuple]:
-    """Inputs to trace the decoder with, and which of their dimensions may change."""
+    """Return inputs to trace the decoder with, and their dimensions that may change."""
     batch, new = Dim("batch", max=4096), Dim("new", max=config.max_positions)
     past, frames = Dim("past", max=4096), Dim("frames", max=65_536)
     lists, biased = Dim("lists", max=4096), Dim("biased", max=MAX_BIASED_TOKENS)
@@ -135,7 +135,7 @@ def decoder_example(decoder: Decoder, config: ModelConfig | StreamingConfig) -> 
     def cache(positions: int) -> torch.Tensor:
         return torch.zeros(rows, config.heads, positions, config.head_dim, dtype=dtype)
 
-    # Each a tensor of its own: the exporter takes one tensor given twice for one input.
+    # Each is a separate tensor: the exporter treats a tensor that is given twice as one input.
     caches = [
         cache(positions)
         for _ in range(config.decoder_layers)
@@ -158,7 +158,7 @@ def decoder_example(decoder: Decoder, config: ModelConfig | StreamingConfig) -> 
 
 
 def aligner_example(aligner: Aligner, config: ModelConfig | StreamingConfig) -> tuple[tuple, tuple]:
-    """Inputs to trace the aligner with, and which of their dimensions may change."""
+    """Return inputs to trace the aligner with, and their dimensions that may change."""
     batch, new, frames = Dim("batch", max=4096), Dim("new", max=config.max_positions), Dim("frames", max=65_536)
     dtype, count = aligner.embed_tokens.weight.dtype, 2 * len(aligner.layers) - 1
     caches = [torch.zeros(2, config.heads, 41, config.head_dim, dtype=dtype) for _ in range(count)]
@@ -187,7 +187,7 @@ def to_onnx(module: nn.Module, example: tuple, dynamic_shapes: tuple, inputs: li
 
 @contextlib.contextmanager
 def quiet_exporter() -> Iterator[None]:
-    """The exporter talks about itself on every channel there is; its errors are raised, not printed."""
+    """Silence the exporter, which writes to the log, the warnings and stdout. Its errors are raised, not printed."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")

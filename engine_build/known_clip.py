@@ -1,4 +1,4 @@
-"""The known clip, which every engine is tried on, is transcribed in float32 here for later comparison."""
+"""Transcribes the known clip in float32, for the later test of every engine."""
 
 import difflib
 import tempfile
@@ -19,11 +19,11 @@ from runtime.tokenizer import Tokenizer
 
 
 def known_tokens(weights: Checkpoint, built: Manifest) -> tuple[int, ...]:
-    """Return the tokens without start and end, by ONNX Runtime. built: of the same weights.
+    """Return the tokens without start and end, by ONNX Runtime. built: the manifest of the same weights.
 
-    There are none where the model does not understand the clip, as one of another language or one that is being taught may not:
-    what it says instead may be anything in another precision.
-    Raises CheckpointError for weights that do not fit their configuration, BuildError for weights that give no numbers.
+    There are none if the model does not understand the clip, for example because it is for another language or not fully trained:
+    its output may then differ in another precision.
+    Raises CheckpointError for weights that do not fit their configuration, BuildError for weights that give a NaN or infinity.
     """
     with tempfile.TemporaryDirectory() as directory:
         for name, model in graphs.models(weights, "fp32").items():

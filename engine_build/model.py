@@ -1,15 +1,15 @@
-"""Moonshine written for export: padding-exact, with slots in mind, the same arithmetic for one row or a batch.
+"""Moonshine written for export: exact with padding, made for slots, with the same arithmetic for one row or a batch.
 
-What differs from transformers' `modeling_moonshine.py`, which it equals otherwise:
+It equals transformers' `modeling_moonshine.py`, with these differences:
 - every row has a length; the first GroupNorm and all attention see valid frames only, so that a batch equals its rows;
 - the encoder ends in the cross-attention keys and values of every decoder layer (one projection for all of them);
 - the decoder takes its caches as inputs and returns argmax tokens, their log-probabilities and the new keys and values;
 - the decoder adds a bias to the logits of some tokens, for the choice after each position;
-- the aligner, its first layers once more, says where in the audio a finished row's tokens were attended;
+- the aligner, a copy of the decoder's first layers, gives the attention of a finished row's tokens to the audio;
 - the rotated dimensions of each head are reordered at load, so that rotation works on halves instead of pairs.
 
 In half precision (`.half()`, `.bfloat16()`) weights, matrix products and caches are half; the statistics of norms, softmax and
-the log-probabilities stay float32, with bfloat16 also the sums between layers and the logits. Audio and end bias are float32 in
+the log-probabilities stay float32; in bfloat16 also the sums between layers and the logits. Audio and end bias are float32 in
 every precision.
 """
 
@@ -28,7 +28,7 @@ CONVOLUTIONS = ((127, 64), (7, 3), (3, 2))  # kernel and stride, in samples, the
 
 
 def count_frames(lengths: Tensor, convolutions: int = len(CONVOLUTIONS)) -> Tensor:
-    """Frames that the first `convolutions` convolutions give for `lengths` samples; int64, zero for too little audio."""
+    """Return the number of frames after the first `convolutions` convolutions of `lengths` samples, int64; 0 for too few."""
     for kernel, stride in CONVOLUTIONS[:convolutions]:
         lengths = torch.clamp(torch.div(lengths - kernel, stride, rounding_mode="floor") + 1, min=0)
     return lengths
@@ -87,7 +87,7 @@ class Norm(nn.LayerNorm):
 
 
 def residual(x: Tensor) -> Tensor:
-    """The sum that layers add to: float32 if the weights are bfloat16, whose 8 bits lose what small sums add up to."""
+    """Return the sum that layers add to: float32 if the weights are bfloat16, whose 8 bits lose small additions."""
     return x.float() if x.dtype is torch.bfloat16 else x
 
 
@@ -114,7 +114,7 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Audio to the cross-attention keys and values of every decoder layer."""
+    """Computes the cross-attention keys and values of every decoder layer from audio."""
 
     def __init__(self, config: ModelConfig, max_frames: int):
         super().__init__()
@@ -150,11 +150,11 @@ class Encoder(nn.Module):
         return cross.permute(2, 3, 0, 4, 1, 5), frames
 
     def norm_valid(self, x: Tensor, frames: Tensor) -> Tensor:
-        """The GroupNorm of one group with statistics over each row's valid frames only, in float32."""
+        """Apply the GroupNorm of one group, with statistics over each row's valid frames only, in float32."""
         dtype, x = x.dtype, x.float()
         valid = (torch.arange(x.shape[2], device=x.device) < frames[:, None])[:, None, :].float()
         count = (torch.clamp(frames, min=1) * x.shape[1]).float()[:, None, None]
-        # Sums in two stages: a single one over a million values loses a digit where it is taken one after the other.
+        # Sums in two stages: a single sum over a million values loses a digit if it is computed sequentially.
         mean = (x * valid).sum(dim=2, keepdim=True).sum(dim=1, keepdim=True) / count
         centred = (x - mean) * valid
         variance = (centred * centred).sum(dim=2, keepdim=True).sum(dim=1, keepdim=True) / count
@@ -198,7 +198,7 @@ class DecoderLayer(nn.Module):
         return x, torch.stack((key, value))
 
     def attend_within(self, x: Tensor, rotary: Rotary, table: Tensor, causal_mask: Tensor) -> Tensor:
-        """Self-attention of a block that nothing precedes. Returns x."""
+        """Apply the self-attention of a block that nothing precedes. Returns x."""
         query, key, value = self.self_attn(self.input_layernorm(x), rotary, table)
         scores = query @ key.transpose(2, 3) + causal_mask
         return self.add_context(x, attention_probabilities(scores, query.dtype) @ value)
@@ -207,7 +207,7 @@ class DecoderLayer(nn.Module):
         return x + self.o_proj(context.transpose(1, 2).flatten(2))
 
     def attend_to_audio(self, x: Tensor, cross_key: Tensor, cross_mask: Tensor) -> Tensor:
-        """Attention of each position to each frame of the audio: (batch, heads, new, frames)."""
+        """Return the attention of each position to each frame of the audio: (batch, heads, new, frames)."""
         batch, new, _ = x.shape
         query = self.cross_q_proj(self.post_attention_layernorm(x)).view(batch, new, self.heads, self.head_dim)
         scores = query.transpose(1, 2) @ cross_key.transpose(2, 3) + cross_mask
@@ -221,7 +221,7 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """One block of new tokens for every row: the first pass, the verification of a draft and the single step alike."""
+    """Decodes one block of new tokens for every row: a first pass, the verification of a draft or a single step."""
 
     forbidden: Tensor
     """MASKED for tokens that are never written, else 0: float32 (vocabulary,)."""
@@ -248,15 +248,15 @@ class Decoder(nn.Module):
         biases: Tensor,
         *caches: Tensor,
     ):
-        """One pass.
+        """Run one pass.
 
-        tokens: int64 (batch, new); a shorter row is filled up with anything.
-        past_lengths: int64 (batch,), positions of the row's cache that hold.
+        tokens: int64 (batch, new); a shorter row is padded with any tokens.
+        past_lengths: int64 (batch,), valid positions of the row's cache.
         frames: int64 (batch,), valid frames of the row's audio.
         end_bias: float (batch,), subtracted from the end token's logit at position 0 only.
-        bias_lists: int64 (batch, new), the list of biases for the choice after each position.
-        biased_tokens: int64 (lists, biased), tokens of each list; filled up with any token and a bias of 0.
-        biases: float32 (lists, biased), what is added to the logit of each of these tokens.
+        bias_lists: int64 (batch, new), the number of the list of biases for the choice after each position.
+        biased_tokens: int64 (lists, biased), tokens of each list; padded with any token and a bias of 0.
+        biases: float32 (lists, biased), added to the logit of each of these tokens.
         caches: for each layer past_key, past_value (batch, heads, past, head_dim) and cross_key, cross_value
             (batch, heads, frames, head_dim).
         Returns the next token after each position, int64 (batch, new); its log-probability among the tokens that are not
@@ -279,7 +279,7 @@ class Decoder(nn.Module):
             x, kv = layer(x, self.rotary, table, self_mask, cross_mask, *caches[4 * index : 4 * index + 4])
             new_kv.append(kv)
         logits = self.logits(self.norm(x)) + self.forbidden.float()
-        # The bias reaches one logit of a row's first position only, so only the block's first column is decided with it.
+        # The bias affects one logit of a row's first position only, so only the block's first column is chosen with it.
         end = (torch.arange(logits.shape[-1], device=x.device) == self.config.end_token).float()
         bias = torch.where(past_lengths == 0, end_bias.float(), 0.0)[:, None, None]
         first = (logits[:, :1] - bias * end).argmax(dim=-1)
@@ -289,7 +289,7 @@ class Decoder(nn.Module):
         return chosen, log_probs_of(logits, chosen), torch.stack(new_kv)
 
     def logits(self, x: Tensor) -> Tensor:
-        """float32 (batch, new, vocabulary). bfloat16 has 8 bits for numbers up to 30: the best two would often be one."""
+        """Return float32 (batch, new, vocabulary). bfloat16 has 8 bits for numbers up to 30: the best two would often tie."""
         weight = self.output.weight if isinstance(self.config, StreamingConfig) else self.embed_tokens.weight
         if weight.dtype is torch.bfloat16:
             return x.float() @ weight.float().T
@@ -300,7 +300,7 @@ def prefer_biased(logits: Tensor, chosen: Tensor, penalty: Tensor, tokens: Tenso
     """Return the choice of each position among the token chosen without biases and those that have one.
 
     logits: (batch, new, vocabulary); chosen: int64 (batch, new); penalty: float32 (batch, new), subtracted from the logit of the
-    chosen token; tokens, biases: (batch, new, biased). Of equal ones the token chosen without biases wins, then the first.
+    chosen token; tokens, biases: (batch, new, biased). Among equals the token chosen without biases wins, then the first.
     """
     judged = logits.gather(2, tokens) + biases
     best = judged.argmax(dim=-1, keepdim=True)
@@ -309,16 +309,16 @@ def prefer_biased(logits: Tensor, chosen: Tensor, penalty: Tensor, tokens: Tenso
 
 
 def log_probs_of(logits: Tensor, chosen: Tensor) -> Tensor:
-    """Log-probabilities of tokens: float32 (batch, new). logits: (batch, new, vocabulary); chosen: int64 (batch, new)."""
+    """Return log-probabilities of tokens, float32 (batch, new). logits: (batch, new, vocabulary); chosen: int64 (batch, new)."""
     highest = logits.amax(dim=-1, keepdim=True)  # written out: ONNX Runtime's ReduceLogSumExp takes 4 times as long
     log_sum = (logits - highest).exp().sum(dim=-1).log()
     return (logits.gather(2, chosen[..., None]) - highest)[..., 0] - log_sum
 
 
 class Aligner(nn.Module):
-    """The aligner: cross-attention of the decoder's heads that follow speech, for each token of a finished row.
+    """Computes the cross-attention of the decoder's heads that follow speech, for each token of a finished row.
 
-    It is the beginning of the decoder, run over all tokens of a row at once, and ends with the last layer that has such a head.
+    It is the first part of the decoder, run over all tokens of a row at once, up to the last layer that has such a head.
     """
 
     def __init__(self, config: ModelConfig | StreamingConfig):
@@ -330,13 +330,13 @@ class Aligner(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(self.heads.layers))
 
     def forward(self, tokens: Tensor, frames: Tensor, *caches: Tensor):
-        """One pass.
+        """Run one pass.
 
-        tokens: int64 (batch, new), the start token and the row's; a shorter row is filled up with anything.
+        tokens: int64 (batch, new), the start token and the row's tokens; a shorter row is padded with any tokens.
         frames: int64 (batch,), valid frames of the row's audio.
-        caches: cross_key, cross_value (batch, heads, frames, head_dim) of each layer; of the last one the key only.
-        Returns float32 (batch, new, frames): the share of each token's attention that each frame had; the start token's says
-        nothing.
+        caches: cross_key, cross_value (batch, heads, frames, head_dim) of each layer; only the key of the last layer.
+        Returns float32 (batch, new, frames): the share of each token's attention at each frame; that of the start token is
+        meaningless.
         """
         new = tokens.shape[1]
         x = residual(self.embed_tokens(tokens))
@@ -354,7 +354,7 @@ class Aligner(nn.Module):
             if index + 1 < len(self.layers):
                 x = layer.add_attended(x, attended, caches[2 * index + 1])
         share = torch.stack(shares).mean(dim=0)
-        if self.heads.predict:  # they look for the token they are about to name: one position before it
+        if self.heads.predict:  # they attend to the token they predict, one position before it
             share = torch.cat((share[:, :1], share[:, :-1]), dim=1)
         return share
 
@@ -362,7 +362,7 @@ class Aligner(nn.Module):
 def build_modules(weights: Checkpoint) -> tuple[Encoder, Decoder, Aligner]:
     """Return the networks of a model of clips in float32 with the checkpoint's weights.
 
-    Raises CheckpointError where these do not fit.
+    Raises CheckpointError if these do not fit.
     """
     assert isinstance(weights.config, ModelConfig), "a checkpoint of clips"
     parameters = encoder_parameters(weights)
@@ -373,7 +373,7 @@ def build_modules(weights: Checkpoint) -> tuple[Encoder, Decoder, Aligner]:
 def build_decoder(weights: Checkpoint) -> tuple[Decoder, Aligner]:
     """Return decoder and aligner of any model in float32 with the checkpoint's weights.
 
-    Raises CheckpointError where these do not fit.
+    Raises CheckpointError if these do not fit.
     """
     parameters = decoder_parameters(weights)
     return take(Decoder(weights.config), parameters), take(Aligner(weights.config), parameters)

@@ -1,6 +1,6 @@
 """The native engine's libraries, one for each level of x86-64 instructions.
 
-They do not depend on a model's weights. A wheel brings them compiled; in a checkout they are compiled where a C++ compiler is.
+They do not depend on a model's weights. A wheel contains them compiled; in a checkout, a C++ compiler compiles them.
 `python -m engine_build.native_libraries` compiles them into the package, for scripts/release.sh and the image.
 """
 
@@ -20,10 +20,10 @@ from runtime.engine.manifest import COMPILED_LIBRARIES, NATIVE_FLAGS
 
 SOURCES = Path(__file__).with_name("native")
 STORE = ".libraries"  # folder beside the engines
-SUM_FILE = "sources.sha256"  # what the libraries beside it were compiled from
-# Products and sums are contracted where the code says so only: a row must not depend on how many the compiler took together.
+SUM_FILE = "sources.sha256"  # checksum of the sources of the libraries beside it
+# Products and sums are contracted only where the code says so: a row must not depend on how many the compiler computes together.
 OPTIONS = ("-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC", "-pthread", "-s")
-STATIC = ("-static-libgcc", "-static-libstdc++")  # then the library runs where no compiler is; some systems lack what it takes
+STATIC = ("-static-libgcc", "-static-libstdc++")  # then the library runs without a compiler installed; some systems lack these
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Level:
 
     name: str
     options: tuple[str, ...]
-    """Options that the compiler is given."""
+    """Options of the compiler."""
     flags: tuple[str, ...]
     """Instructions that the library uses, by the names of /proc/cpuinfo."""
 
@@ -53,13 +53,13 @@ LEVELS = tuple(
     )
 )
 LEAST = LEVELS[-1]
-ONLY_FOR = {"avx512_bf16": ("bf16", "int8"), "avx_vnni": ("int8",)}  # instructions that are of use to some precisions
+ONLY_FOR = {"avx512_bf16": ("bf16", "int8"), "avx_vnni": ("int8",)}  # instructions that help only some precisions
 
 
 def provide(directory: Path, precision: str, stages: Stages) -> tuple[list[Level], str]:
-    """Put the libraries for a precision into a directory: those of the package, else compiled.
+    """Put the libraries for a precision into a directory: those of the package, else newly compiled ones.
 
-    Returns their levels, the fastest first, and what made them. Raises BuildError where there is no compiler, or where it fails.
+    Returns their levels, the fastest first, and their origin. Raises BuildError if there is no compiler, or if it fails.
     """
     if not are_compiled():
         return provide_compiled(directory, precision, stages)
@@ -70,7 +70,7 @@ def provide(directory: Path, precision: str, stages: Stages) -> tuple[list[Level
 
 
 def provide_compiled(directory: Path, precision: str, stages: Stages) -> tuple[list[Level], str]:
-    """Compile what no engine beside this one has been compiled with; the libraries stay there for the next one."""
+    """Compile the libraries that are not stored beside the engines yet; they are kept there for the next engine."""
     compiler = run(*find_compiler(), "--version").splitlines()[0]
     made_of = hashlib.sha256(f"{sources_sha256()} {compiler}".encode()).hexdigest()[:16]
     store = directory.parent / STORE / f"{caches_of(precision)}-{made_of}"
@@ -88,13 +88,13 @@ def provide_compiled(directory: Path, precision: str, stages: Stages) -> tuple[l
 
 
 def check() -> None:
-    """Raises BuildError where there are no libraries, and no compiler."""
+    """Raises BuildError if there are neither libraries nor a compiler."""
     if not are_compiled():
         find_compiler()
 
 
 def are_compiled() -> bool:
-    """True if the package has libraries of its own sources."""
+    """True if the package has libraries that were compiled from its own sources."""
     mark = COMPILED_LIBRARIES / SUM_FILE
     return mark.is_file() and mark.read_text().strip() == sources_sha256()
 
@@ -113,7 +113,7 @@ def caches_of(precision: str) -> str:
 
 
 def levels_for(precision: str) -> tuple[Level, ...]:
-    """Return the levels whose instructions are of use to a precision."""
+    """Return the levels whose instructions help a precision."""
     return tuple(level for level in LEVELS if precision in ONLY_FOR.get(level.flags[-1], (precision,)))
 
 
@@ -122,7 +122,8 @@ def options_for(level: Level) -> tuple[str, ...]:
 
 
 def compile_libraries(directory: Path, precision: str, levels: tuple[Level, ...], stages: Stages) -> list[Level]:
-    """Return the levels that the compiler knows. An old one may know the least only. Raises BuildError where it knows none."""
+    """Compile for the levels and return those that the compiler supports. An old one may support only the lowest. Raises
+    BuildError if it supports none."""
     done = []
     stages.begin(f"compile the engine for {', '.join(level.name for level in levels)}")
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -139,7 +140,7 @@ def compile_libraries(directory: Path, precision: str, levels: tuple[Level, ...]
 
 
 def compile_library(path: Path, precision: str, level: Level = LEAST) -> None:
-    """Raises BuildError with the compiler's first error."""
+    """Compile one library. Raises BuildError with the compiler's first error."""
     compiler = find_compiler()
     half = ("-DMOONSHINE_HALF",) if caches_of(precision) == "float16" else ()
     unfinished = path.with_suffix(f".{os.getpid()}")
@@ -152,7 +153,7 @@ def compile_library(path: Path, precision: str, level: Level = LEAST) -> None:
 
 
 def find_compiler() -> list[str]:
-    """Raises BuildError."""
+    """Return the compiler's command. Raises BuildError if there is none."""
     found = hardware.find_compiler()
     if not found:
         raise BuildError("the native target needs a C++ compiler, which is not here; install g++, or use --target onnxruntime")

@@ -17,17 +17,17 @@ from engine_build.streaming_parameters import StreamingConfig
 from runtime import hardware
 from runtime.engine.manifest import NATIVE_WEIGHTS, Manifest
 
-PRECISIONS = {"fp32": "fp32", "bf16": "bf16", "int8": "int8", "fp16": "fp32"}  # asked for: built
+PRECISIONS = {"fp32": "fp32", "bf16": "bf16", "int8": "int8", "fp16": "fp32"}  # requested: built
 PACKAGES = ()
 ENCODER_PRODUCTS = {"qkv": "self_attn.qkv_proj", "out": "o_proj", "fc1": "fc1", "fc2": "fc2"}
 """The products of a layer: their names in engine_build/native/, and those of the modules in engine_build/model.py."""
-LONGEST_VECTOR = 16  # numbers, of AVX-512
+LONGEST_VECTOR = 16  # numbers in a vector of AVX-512
 MOST_WIDTH = 1024
 FLOATS = ("conv1", "frontend.linear")
-"""Products that take samples stay in float32: their windows overlap by half, or are short."""
+"""Products that stay in float32: their inputs are samples, in windows that overlap by half or are short."""
 FINER = ("conv3", "frontend.conv1", "frontend.conv2")
-"""bfloat16 in int8 engines. conv3 is one in 25 multiplications and made a third of the error that all products make; a streaming
-model whose convolutions are in int8 has 3.6 points more word errors, as its authors found."""
+"""Products in bfloat16 in int8 engines. conv3 has one in 25 multiplications, and in int8 caused a third of the error of all
+products. A streaming model with int8 convolutions has 3.6 points more word errors, as its authors found."""
 DECODER_PRODUCTS = ENCODER_PRODUCTS | {"cross_query": "cross_q_proj", "cross_out": "cross_o_proj"}
 ENCODER_TABLES = {
     "attention_norm": "input_layernorm.weight",
@@ -39,7 +39,7 @@ DECODER_TABLES = ENCODER_TABLES | {"cross_norm": "post_attention_layernorm.weigh
 
 
 def write(options: BuildOptions, weights: Checkpoint, built: Manifest, directory: Path, stages: Stages) -> Manifest:
-    """Write the engine's files. Raises BuildError where there is no compiler, or where it fails."""
+    """Write the engine's files. Raises BuildError if there is no compiler, or if it fails."""
     stages.begin("pack the weights")
     check_widths(weights.config)
     arrays: dict[str, Any] = {}
@@ -63,19 +63,19 @@ def write(options: BuildOptions, weights: Checkpoint, built: Manifest, directory
 
 
 def is_current(options: BuildOptions, built: Manifest) -> bool:
-    """An engine for every level suits any processor."""
+    """Always true: an engine has libraries for all levels, and so suits any processor."""
     return True
 
 
 def check_machine() -> None:
-    """Raises BuildError where there are no libraries and none can be compiled. Another machine may serve."""
+    """Raises BuildError if there are no libraries and none can be compiled. Another machine may serve the engine."""
     if platform.machine().lower() not in hardware.X86:
         raise BuildError(f"the native target is for x86-64, this is {platform.machine()}; --target onnxruntime runs anywhere")
     native_libraries.check()
 
 
 def check_widths(config: ModelConfig | StreamingConfig) -> None:
-    """Raise BuildError for a model whose rows are not whole vectors, or are longer than the engine takes."""
+    """Raise BuildError for a model whose rows are not whole vectors, or are longer than the engine allows."""
     widths = {"the decoder's width": config.dim, "the decoder's attention": config.attention_dim}
     inner = {"the decoder's MLP": config.mlp_dim, "the vocabulary": config.vocabulary}
     if isinstance(config, StreamingConfig):
@@ -96,7 +96,7 @@ def check_widths(config: ModelConfig | StreamingConfig) -> None:
 
 
 def parts_of(weights: Checkpoint, built: Manifest) -> tuple[Parameters, Parameters]:
-    """Return the model's tables, and its products: float32 (columns, depth) each, by the names of engine_build/native/."""
+    """Return the model's tables and its products, float32 (columns, depth) each, by their names in engine_build/native/."""
     encoder, decoder = encoder_parameters(weights), decoder_parameters(weights)
     products = decoder_products(decoder, built) | {"logits": decoder.get("output.weight", decoder["embed_tokens.weight"])}
     tables = decoder_tables(decoder, built)
@@ -114,7 +114,8 @@ def clip_products(encoder: Parameters, built: Manifest) -> Parameters:
 
 
 def streaming_products(encoder: Parameters, config: StreamingConfig) -> Parameters:
-    """The encoder's rows are filled up to whole vectors, with zeros; so are the weights that take or give them."""
+    """Return the encoder's products. Its rows are padded with zeros to whole vectors; so are the weights that read or write
+    them."""
     wide = whole_vectors(config.encoder_dim)
     found = {
         "frontend.linear": filled(encoder["linear.weight"], wide),
@@ -156,7 +157,7 @@ def whole_vectors(width: int) -> int:
 
 
 def filled(weight: np.ndarray, *sizes: int | None) -> np.ndarray:
-    """Fill axes of a weight up to these sizes, with zeros; None: as it is."""
+    """Pad axes of a weight with zeros to these sizes; None leaves an axis unchanged."""
     wanted = [have if size is None else size for have, size in itertools.zip_longest(weight.shape, sizes)]
     return np.pad(weight, [(0, size - have) for have, size in zip(weight.shape, wanted, strict=True)])
 
@@ -169,7 +170,7 @@ def decoder_products(decoder: Parameters, built: Manifest) -> Parameters:
 
 
 def as_product(weight: np.ndarray) -> np.ndarray:
-    """Return a convolution (channels out, channels in, kernel) as the product of a window, each frame's channels side by side."""
+    """Return a convolution (channels out, channels in, kernel) as a product with a window, each frame's channels side by side."""
     return np.ascontiguousarray(weight.transpose(0, 2, 1)).reshape(len(weight), -1)
 
 
@@ -182,7 +183,7 @@ def clip_tables(encoder: Parameters, built: Manifest) -> Parameters:
 
 
 def decoder_tables(decoder: Parameters, built: Manifest) -> Parameters:
-    """Return what is no product: norms, biases, the embedding, the rotation."""
+    """Return all parameters that are not products: norms, biases, the embedding, the rotation."""
     heads = alignment_heads(built)
     found = {
         "decoder.norm": decoder["norm.weight"],
@@ -198,12 +199,12 @@ def decoder_tables(decoder: Parameters, built: Manifest) -> Parameters:
 
 
 def bfloat16_of(weight: np.ndarray) -> np.ndarray:
-    """uint16: the upper halves of float32, rounded to the nearest, of two as near to the even one."""
+    """Return the upper halves of float32 as uint16, rounded to the nearest, ties to even."""
     bits = weight.astype(np.float32).view(np.uint32)
     return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
 
 
 def quantised(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """int8 (columns, depth), and float32 (columns,) scales: the largest weight of each column becomes 127."""
+    """Return int8 (columns, depth) and float32 (columns,) scales: the largest weight of each column becomes 127."""
     scales = np.maximum(np.abs(weight).max(axis=1), np.finfo(np.float32).tiny) / LARGEST_WEIGHT
     return np.round(weight / scales[:, None]).astype(np.int8), scales.astype(np.float32)

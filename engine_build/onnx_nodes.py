@@ -1,4 +1,4 @@
-"""Nodes of an ONNX graph under construction; every one is known by the name of its output."""
+"""Nodes of an ONNX graph under construction; each is identified by the name of its output."""
 
 from typing import Any
 
@@ -10,16 +10,16 @@ CONTRIBUTED = "com.microsoft"  # ONNX Runtime's own operators
 
 
 class Nodes:
-    """A list of nodes, and the constants they take, that grows in order and then takes the place of a model's own."""
+    """A list of nodes and their constants, which grows in order and then replaces a model's own nodes."""
 
     def __init__(self, prefix: str):
-        """prefix: of all names made here, so that they meet none in the model."""
+        """prefix: prefix of all names made here, so that none is a name in the model."""
         self._prefix = prefix
         self._nodes: list[NodeProto] = []
         self._constants: dict[bytes | str, onnx.TensorProto] = {}
 
     def constant(self, value: np.ndarray | np.generic) -> str:
-        """A small one that was there before is used again."""
+        """Add a constant and return its name; a small one that exists already is used again."""
         array = np.ascontiguousarray(value) if np.ndim(value) else np.asarray(value)
         name = f"{self._prefix}_constant_{len(self._constants)}"
         key = f"{array.dtype}{array.shape}".encode() + array.tobytes() if array.size < 16 else name
@@ -28,22 +28,22 @@ class Nodes:
         return self._constants[key].name
 
     def add(self, operator: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
-        """One more node with one output; returns its name."""
+        """Add a node with one output; returns the output's name."""
         output = f"{self._prefix}_{operator}_{len(self._nodes)}"
         self._nodes.append(helper.make_node(operator, list(inputs), [output], output, domain=domain, **attributes))
         return output
 
     def take(self, node: NodeProto) -> None:
-        """One more node, as it is."""
+        """Add a node unchanged."""
         self._nodes.append(node)
 
     def rename(self, output: str, name: str) -> None:
-        """Give the output of the newest node the name that others know it by."""
+        """Give the output of the newest node the name that other nodes use."""
         assert self._nodes[-1].output[0] == output, f"{output} is not the newest output"
         self._nodes[-1].output[0] = name
 
     def replace_those_of(self, model: ModelProto) -> None:
-        """Put these nodes in the place of the model's; initializers that none of them takes are dropped."""
+        """Replace the model's nodes by these; initializers that none of them uses are dropped."""
         graph = model.graph
         del graph.node[:]
         graph.node.extend(self._nodes)

@@ -11,14 +11,14 @@ from engine_build.streaming_parameters import StreamingConfig
 from runtime import hardware
 from runtime.engine.manifest import ALIGNER_FILE, ENCODER_FILE, Manifest
 
-PRECISIONS = {"fp32": "fp32", "int8": "int8", "fp16": "fp32", "bf16": "fp32"}  # asked for: built
+PRECISIONS = {"fp32": "fp32", "int8": "int8", "fp16": "fp32", "bf16": "fp32"}  # requested: built
 PACKAGES = ()
 STREAMING_FRONT = ("linear.weight", "conv1.weight", "conv2.weight")
-"""A streaming model whose first stage is in int8 has 3.6 points more word errors, as its authors found."""
+"""Weights of a streaming model's first stage: in int8 it has 3.6 points more word errors, as its authors found."""
 
 
 def write(options: BuildOptions, weights: Checkpoint, built: Manifest, directory: Path, stages: Stages) -> Manifest:
-    """Write the engine's files. The aligner, run once for a segment at most, stays in float32."""
+    """Write the engine's files. The aligner stays in float32, because it runs at most once per segment."""
     stages.begin("fill the graphs with the weights")
     models = graphs.models(weights, "fp32")
     streams = isinstance(weights.config, StreamingConfig)
@@ -33,7 +33,7 @@ def write(options: BuildOptions, weights: Checkpoint, built: Manifest, directory
 
 
 def check_machine() -> None:
-    """Nothing is needed that the packages do not bring."""
+    """Always pass: nothing is needed besides the packages."""
 
 
 def is_current(options: BuildOptions, built: Manifest) -> bool:

@@ -10,11 +10,11 @@ from engine_build.streaming_parameters import EXCLUSIVE
 
 
 class BuildError(Exception):
-    """The build cannot be done, or what was built is not what it should be."""
+    """The build is not possible, or its result is wrong."""
 
 
 class UnsupportedModel(BuildError):
-    """The target does not run this kind of model; another one does."""
+    """The target does not run this kind of model; another target does."""
 
 
 @dataclass(frozen=True)
@@ -22,18 +22,18 @@ class BuildOptions:
     model: str
     target: str
     precision: str
-    """Precision of the computation, whatever was asked for."""
+    """Precision of the computation, which may differ from the requested one."""
     out: Path
     max_batch: int
     flavour: str | None
-    """Package of TensorRT: tensorrt, tensorrt-rtx, or whichever is installed."""
+    """Package of TensorRT: tensorrt or tensorrt-rtx; None means the one that is installed."""
     force: bool
     revision: str | None = None
     """Revision of the model's repository on the hub."""
     weights_sha256: str | None = None
     """Checksum that the weights must have; None means any."""
     script: str | None = None
-    """Letters that the engine may write: latin or any; None means as the model is known."""
+    """Letters that the engine may write: latin or any; None means the default for the model."""
     cpu_threads: int | None = None
     """Threads of a CPU engine while it serves; None means one for each core."""
     windows: str = EXCLUSIVE
@@ -41,7 +41,7 @@ class BuildOptions:
 
 
 class Stages:
-    """One line for each stage of the build, with its time. On a terminal the line moves; in a log it is printed once."""
+    """Shows one line for each stage of the build, with its time. A terminal's line is animated; in a log it is printed once."""
 
     def __init__(self, progress: Progress):
         self._progress = progress

@@ -1,4 +1,4 @@
-"""Reads Moonshine's weights out of the ORT flatbuffers that packages of Moonshine AI's carry, without running them.
+"""Reads Moonshine's weights from the ORT flatbuffers in the packages of Moonshine AI, without running them.
 
 A weight `W` is stored as `W_quantized`, `W_scale` and `W_zero_point`. moonshine-cpp has it as int8 with a zero point in float:
 W = quantised * scale + zero_point. moonshine-voice has it as ONNX defines it, in uint8: W = (quantised - zero_point) * scale.
@@ -27,9 +27,9 @@ MODULE_NAMES = {".dense.": ".o_proj.", ".up_proj.": ".fc1.", ".down_proj.": ".fc
 
 
 def package_files(name: str, directory: str) -> tuple[Path, str]:
-    """A folder of an installed package and the package's version. The package itself (a C++ library) is not imported.
+    """Return a folder of an installed package, and the package's version. The package itself (a C++ library) is not imported.
 
-    Raises ModuleNotFoundError when it is not installed.
+    Raises ModuleNotFoundError if it is not installed.
     """
     module = name.replace("-", "_")
     spec = importlib.util.find_spec(module)
@@ -39,7 +39,7 @@ def package_files(name: str, directory: str) -> tuple[Path, str]:
 
 
 def read_weights(encoder: Path, decoder: Path) -> dict[str, np.ndarray]:
-    """All weights, float32, by their names in transformers' `MoonshineForConditionalGeneration`."""
+    """Return all weights, float32, by their names in transformers' `MoonshineForConditionalGeneration`."""
     weights = {f"model.encoder.{name}": weight for name, weight in graph_weights(encoder)}
     weights |= {name if name.startswith("model.") else f"model.decoder.{name}": weight for name, weight in graph_weights(decoder)}
     return weights
@@ -105,7 +105,7 @@ def weight_name(tensor: bytes) -> str:
 
 
 def plain_name(tensor: bytes) -> str:
-    """Name without what the exporter and the optimiser of ONNX Runtime have added."""
+    """Return the name without the parts added by the exporter and the optimiser of ONNX Runtime."""
     return re.sub(r"_(add_tensor|mul_tensor|cast_tensor)$", "", tensor.decode()).replace("_merged_0", "")
 
 
@@ -116,7 +116,7 @@ def rename(name: str) -> str:
 
 
 def read_tokenizer(path: Path) -> list[str]:
-    """Pieces by id. Each entry is its length (one byte, or two: b0 - 128 + 128 * b1) and that many bytes of UTF-8."""
+    """Return the pieces by id. Each entry is its length (one byte, or two: b0 - 128 + 128 * b1) and that many bytes of UTF-8."""
     data, position, entries = path.read_bytes(), 0, []
     while position < len(data):
         length = data[position]

@@ -1,7 +1,7 @@
-"""The encoder over rows that lie one behind the other: no row is padded to another's length, and no score matrix is stored.
+"""The encoder over rows that lie one after the other: no row is padded to another's length, and no score matrix is stored.
 
-It has the weights of model.Encoder and gives what that gives. Every row begins at a whole frame; what lies between the end of
-one and the beginning of the next is computed, seen by no row, and given to nobody.
+It has the weights and the output of model.Encoder. Every row begins at a whole frame; frames between the end of one row and the
+beginning of the next are computed, but no row attends to them, and they are not used.
 """
 
 from collections.abc import Iterable
@@ -15,8 +15,8 @@ from runtime.audio import SAMPLES_PER_FRAME
 from runtime.engine.packed_attention import packed_attention, places_of
 
 FIRST_FRAMES = SAMPLES_PER_FRAME // 64  # frames of the first convolution for one of the last
-OVERHANG_SAMPLES = 511  # the last frame's receptive field reaches so far behind its own samples
-OVERHANG_FRAMES = 7  # and so many frames of the first convolution
+OVERHANG_SAMPLES = 511  # the last frame's receptive field reaches this far past its own samples
+OVERHANG_FRAMES = 7  # and this many frames of the first convolution
 
 
 class PackedEncoder(nn.Module):
@@ -27,13 +27,13 @@ class PackedEncoder(nn.Module):
     def forward(
         self, pcm: Tensor, dither: Tensor, starts: Tensor, lengths: Tensor, positions: Tensor, offsets: Tensor, gains: Tensor
     ):
-        """pcm: int16 (samples,), rows one behind the other, each from a multiple of SAMPLES_PER_FRAME on; of any content between
+        """pcm: int16 (samples,), rows one after the other, each from a multiple of SAMPLES_PER_FRAME on, with any content between
         them. dither: float32 (period,), see runtime.audio. starts: int32 (rows + 1,), the first frame of each row, and the one
-        behind the last; a row without audio begins where the next one does. lengths: int64 (rows,), samples. positions: int64
-        (rows,), of the rows' first samples within the dither. offsets, gains: float32 (rows,), taken off each sample, and how
-        many times as loud it is audible then.
+        after the last; a row without audio begins where the next one does. lengths: int64 (rows,), samples. positions: int64
+        (rows,), positions of the rows' first samples within the dither. offsets, gains: float32 (rows,), subtracted from each
+        sample, and the factor applied after that.
 
-        Returns cross_kv (frames, layers, 2, heads, head_dim), keys then values; valid frames of each row, int64 (rows,); and of
+        Returns cross_kv (frames, layers, 2, heads, head_dim), keys then values; valid frames of each row, int64 (rows,); and for
         each frame its row and its offset in it, int64 (frames,).
         """
         encoder, config = self.encoder, self.encoder.config
@@ -57,14 +57,14 @@ class PackedEncoder(nn.Module):
         return cross.view(frames, config.decoder_layers, 2, config.heads, config.head_dim), valid_frames, row, offset
 
     def noise(self, dither: Tensor, row: Tensor, offset: Tensor, positions: Tensor) -> Tensor:
-        """float32 (samples,): of each sample its stream's dither, as runtime.audio.dither gives it."""
+        """Return float32 (samples,): for each sample its stream's dither, as runtime.audio.dither gives it."""
         within = torch.arange(SAMPLES_PER_FRAME, device=dither.device)
         return dither[((positions[row] + offset * SAMPLES_PER_FRAME)[:, None] + within).flatten() % dither.shape[0]]
 
     def prepare(
         self, pcm: Tensor, noise: Tensor, row: Tensor, offset: Tensor, lengths: Tensor, offsets: Tensor, gains: Tensor
     ) -> Tensor:
-        """float32 (samples + OVERHANG_SAMPLES,): amplified as runtime.audio.amplified does it; zero where no row is."""
+        """Return float32 (samples + OVERHANG_SAMPLES,), amplified like runtime.audio.amplified; zero outside the rows."""
         within = torch.arange(SAMPLES_PER_FRAME, device=pcm.device)
         is_audible = (offset[:, None] * SAMPLES_PER_FRAME + within).flatten() < repeated(lengths[row], SAMPLES_PER_FRAME)
         loud = (pcm.float() - repeated(offsets[row], SAMPLES_PER_FRAME)) * repeated(gains[row], SAMPLES_PER_FRAME)
@@ -73,7 +73,7 @@ class PackedEncoder(nn.Module):
         return nn.functional.pad(audible, (0, OVERHANG_SAMPLES))
 
     def norm_valid(self, x: Tensor, row: Tensor, offset: Tensor, frames: Tensor) -> Tensor:
-        """model.Encoder.norm_valid, of rows one behind the other: the sums of each row are one product with its frames."""
+        """Apply model.Encoder.norm_valid to rows one after the other: the sums of each row are one product with its frames."""
         norm, dtype, x = self.encoder.groupnorm, x.dtype, x.float()
         overhang = (0, OVERHANG_FRAMES)
         first_row = repeated(row, FIRST_FRAMES)
@@ -90,5 +90,5 @@ class PackedEncoder(nn.Module):
 
 
 def repeated(values: Tensor, times: int) -> Tensor:
-    """Each value so many times. repeat_interleave() fixes the size when it is exported."""
+    """Return each value this many times. repeat_interleave() would fix the size when it is exported."""
     return values[:, None].expand(-1, times).flatten()

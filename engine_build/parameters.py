@@ -1,7 +1,7 @@
 """A checkpoint's tensors as the networks of model.py take them, computed with numpy: no torch is needed to serve.
 
-The names on both sides are PyTorch's. What changes between them: the projections of one product are joined, the scale of the
-scores is in the query, and the rotated dimensions of each head are reordered from pairs to halves.
+The names on both sides are PyTorch's. These things change: the projections of one product are joined, the scale of the scores
+moves into the query, and the rotated dimensions of each head are reordered from pairs to halves.
 """
 
 import numpy as np
@@ -15,14 +15,15 @@ from runtime.audio import SAMPLE_RATE, count_frames
 MAX_SECONDS = 29.0  # of a clip; the decoder's 194 positions, at 6.5 tokens a second, end shortly after this
 OUTPUT = "proj_out.weight"
 MASKED = -3.0e4
-"""Added to a masked score and to a forbidden token's logit. It is finite, so that a row without frames stays finite too, and lies
-within float16."""
+"""Number added to a masked score and to a forbidden token's logit. It is finite, so that a row without frames stays finite, and
+fits into float16."""
 
 
 def encoder_parameters(weights: Checkpoint) -> Parameters:
-    """Return the encoder's parameters and its rotary table, float32. Raises CheckpointError for what is missing or misshapen.
+    """Return the encoder's parameters and its rotary table, float32.
 
-    Of a streaming model they are those of streaming_parameters.encoder_parameters().
+    For a streaming model they are those of streaming_parameters.encoder_parameters().
+    Raises CheckpointError if a tensor is missing or has a wrong shape.
     """
     config, tensors = weights.config, weights.tensors
     if isinstance(config, StreamingConfig):
@@ -40,9 +41,9 @@ def encoder_parameters(weights: Checkpoint) -> Parameters:
 
 
 def decoder_parameters(weights: Checkpoint) -> Parameters:
-    """Return the decoder's parameters, its rotary table and what is added to its logits, float32. The aligner is its beginning.
+    """Return the decoder's parameters, its rotary table and the numbers added to its logits, float32. The aligner uses a part.
 
-    Raises CheckpointError for what is missing or misshapen.
+    Raises CheckpointError if a tensor is missing or has a wrong shape.
     """
     config, tensors = weights.config, weights.tensors
     found = parameters_of(weights, DECODER, config.decoder_layers)
@@ -53,16 +54,16 @@ def decoder_parameters(weights: Checkpoint) -> Parameters:
         found[f"layers.{layer}.cross_o_proj.weight"] = tensors[f"{attention}.encoder_attn.o_proj.weight"]
     if isinstance(config, StreamingConfig):
         for name in ("pos_emb.weight", "proj.weight"):
-            found.pop(name, None)  # the encoder's: they take its frames to the decoder
+            found.pop(name, None)  # parts of the encoder, which lead from its frames to the decoder
         found["output.weight"] = tensors.get(OUTPUT, found["embed_tokens.weight"])
     forbidden = np.where(forbidden_tokens(weights.pieces, weights.script), np.float32(MASKED), np.float32(0))
     return found | {"rotary.table": rotary_table(config, config.max_positions), "forbidden": forbidden}
 
 
 def parameters_of(weights: Checkpoint, side: str, layers: int) -> Parameters:
-    """Return what encoder and decoder have alike: the tensors that are taken as they are, and the joined projections.
+    """Return the parameters that encoder and decoder have in common: the unchanged tensors, and the joined projections.
 
-    Raises CheckpointError for what is missing or misshapen.
+    Raises CheckpointError if a tensor is missing or has a wrong shape.
     """
     check_shapes(weights)
     found = renamed(side, weights.tensors)
@@ -72,7 +73,7 @@ def parameters_of(weights: Checkpoint, side: str, layers: int) -> Parameters:
 
 
 def renamed(prefix: str, tensors: Parameters) -> Parameters:
-    """Return the tensors that are taken as they are, by the names of model.py."""
+    """Return the tensors that are used unchanged, by the names of model.py."""
     changed = (".q_proj.", ".k_proj.", ".v_proj.", ".encoder_attn.")
     return {
         name.removeprefix(prefix).replace("mlp.", "").replace("self_attn.o_proj", "o_proj"): tensor
@@ -82,7 +83,7 @@ def renamed(prefix: str, tensors: Parameters) -> Parameters:
 
 
 def joined_projection(config: ModelConfig | StreamingConfig, tensors: Parameters, attention: str) -> np.ndarray:
-    """Return q, k and v in one matrix: rotated dimensions reordered to halves, and the scale of the scores in the query."""
+    """Return q, k and v in one matrix, with rotated dimensions reordered to halves, and the scale of the scores in the query."""
     query, key, value = (tensors[f"{attention}.{name}_proj.weight"] for name in "qkv")
     return np.concatenate((halves(config, query) * scale_of(config.head_dim), halves(config, key), value))
 
@@ -105,7 +106,7 @@ def rotary_table(config: ModelConfig | StreamingConfig, positions: int) -> np.nd
 
 
 def check_shapes(weights: Checkpoint) -> None:
-    """Raise CheckpointError where a tensor is missing or has another shape than the configuration gives it."""
+    """Raise CheckpointError if a tensor is missing or has another shape than the configuration gives it."""
     for name, shape in expected_shapes(weights).items():
         if name not in weights.tensors:
             raise CheckpointError(f"the weights of {weights.model} do not fit its configuration: {name} is missing")

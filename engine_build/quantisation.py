@@ -1,6 +1,6 @@
-"""int8 in an exported ONNX: products of int8 rows for ONNX Runtime, int8 weights by DequantizeLinear for TensorRT.
+"""Quantises an exported ONNX to int8: products of int8 rows for ONNX Runtime, int8 weights by DequantizeLinear for TensorRT.
 
-Activations are never quantised per tensor: then what else is in a batch or a draft would change a row's result.
+Activations are never quantised per tensor: then the other rows of a batch or draft would change a row's result.
 """
 
 import math
@@ -14,9 +14,10 @@ from engine_build.onnx_nodes import CONTRIBUTED, Nodes
 
 LARGEST_WEIGHT = 127
 LARGEST_WEIGHT_WITHOUT_VNNI = 63
-"""Other x86 kernels add two products of 8 bits in 16: with 7 bits on one side that cannot overflow."""
+"""Largest weight without VNNI. Other x86 kernels add two products of 8 bits in 16 bits; with 7 bits on one side, the sum cannot
+overflow."""
 ZERO_POINT = np.uint8(128)
-SMALLEST_ROW = np.float32(1e-9)  # a row of zeros has a scale, too
+SMALLEST_ROW = np.float32(1e-9)  # so that a row of zeros has a scale
 
 
 def quantise_products(model: ModelProto, largest_weight: int, kept: Collection[str] = ()) -> None:
@@ -24,10 +25,10 @@ def quantise_products(model: ModelProto, largest_weight: int, kept: Collection[s
 
     kept: names of parameters whose products stay in float32.
 
-    A row of activations is scaled by its largest value, a column of weights by its own, and what is added up are integers:
-    a row's result is the same to the last bit whatever else is in its batch or draft. On two cores with VNNI this takes 0.6
-    to 0.7 of float32's time, for the encoder and for 8 to 128 rows of the decoder; MatMulNBits, which quantises rows too, in
-    blocks of 32, is as fast for one row, and slower than float32 from 16 rows on.
+    A row of activations is scaled by its largest value, a column of weights by its own, and only integers are added: a row's
+    result is the same to the last bit in any batch or draft. On two cores with VNNI this takes 0.6 to 0.7 of float32's time,
+    for the encoder and for 8 to 128 rows of the decoder. MatMulNBits, which also quantises rows, in blocks of 32, is as fast
+    for one row, and slower than float32 from 16 rows on.
     """
     untie_output_projection(model)
     graph = model.graph
@@ -40,7 +41,7 @@ def quantise_products(model: ModelProto, largest_weight: int, kept: Collection[s
         elif node.op_type == "MatMul" and weight is not None:
             product = multiply_rows(nodes, node.input[0], numpy_helper.to_array(weight), largest_weight)
             nodes.rename(product, node.output[0])
-        elif node.op_type == "Conv" and weight.dims[1] > 1:  # the first one hears samples: its windows overlap by half
+        elif node.op_type == "Conv" and weight.dims[1] > 1:  # the first one takes samples: its windows overlap by half
             nodes.rename(convolve_rows(nodes, node, weights, largest_weight), node.output[0])
         else:
             nodes.take(node)
@@ -48,7 +49,7 @@ def quantise_products(model: ModelProto, largest_weight: int, kept: Collection[s
 
 
 def multiply_rows(nodes: Nodes, x: str, weight: np.ndarray, largest_weight: int) -> str:
-    """x (…, rows, columns) times weight (columns, outputs), both in int8, row by row and output by output."""
+    """Add the product of x (…, rows, columns) and weight (columns, outputs), both in int8, scaled by row and by output."""
     scale = np.maximum(np.abs(weight).max(axis=0), np.finfo(np.float32).tiny) / largest_weight
     rounded = np.round(weight / scale).astype(np.int8)
     largest = nodes.add("ReduceMax", nodes.add("Abs", x), nodes.constant(np.array([-1])), keepdims=1)
@@ -68,9 +69,9 @@ def multiply_rows(nodes: Nodes, x: str, weight: np.ndarray, largest_weight: int)
 
 
 def convolve_rows(nodes: Nodes, node: NodeProto, weights: dict[str, onnx.TensorProto], largest_weight: int) -> str:
-    """A convolution over time, (batch, channels, time), as a product of its windows.
+    """Add a convolution over time, (batch, channels, time), as a product of its windows.
 
-    Time is cut into blocks of one stride each; a window is a block and the beginning of those behind it.
+    Time is cut into blocks of one stride each; a window is a block and the beginning of the blocks after it.
     """
     weight = numpy_helper.to_array(weights[node.input[1]])
     (stride,) = next(attribute.ints for attribute in node.attribute if attribute.name == "strides")
@@ -84,7 +85,7 @@ def convolve_rows(nodes: Nodes, node: NodeProto, weights: dict[str, onnx.TensorP
     time = nodes.add("Shape", x, start=1, end=2)
     windows = nodes.add("Add", nodes.add("Div", nodes.add("Sub", time, number(kernel)), number(stride)), number(1))
     wanted = nodes.add("Mul", nodes.add("Add", windows, number(blocks - 1)), number(stride))
-    missing = nodes.add("Max", nodes.add("Sub", wanted, time), number(0))  # none of it is in any window
+    missing = nodes.add("Max", nodes.add("Sub", wanted, time), number(0))  # padding; it is in no window
     pads = nodes.add("Concat", nodes.constant(np.zeros(4, np.int64)), missing, number(0), axis=0)
     x = nodes.add("Slice", nodes.add("Pad", x, pads), number(0), wanted, number(1))
     x = nodes.add("Reshape", x, nodes.constant(np.array([0, -1, stride * channels])))
@@ -121,9 +122,9 @@ def quantise_weights(model: ModelProto) -> None:
 
 
 def untie_output_projection(model: ModelProto) -> None:
-    """Give products with a transposed weight a weight of their own: the quantiser passes over anything but initializers.
+    """Give products with a transposed weight a separate weight: the quantiser handles only initializers.
 
-    In the decoder that is the output projection, tied to the embedding, a third of all weights.
+    In the decoder this is the output projection, tied to the embedding, a third of all weights.
     """
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     transposed = {node.output[0]: node for node in model.graph.node if node.op_type == "Transpose" and node.input[0] in weights}

@@ -1,11 +1,11 @@
-"""The encoder of Moonshine's streaming models, for export: one step, new audio of many streams and state in and out.
+"""The encoder of Moonshine's streaming models, for export: one step on new audio of many streams, with state in and out.
 
-A stream's audio, with 240 zeros before it, is cut into frames of 320 samples: each step takes whole ones. What a layer computes
-for the newest frames, which lack later ones, is computed again in the next step; `provisional` frames of each step's output are
-such. The output is that of one pass over the audio so far, whatever the pieces; native/stream_encoder.h computes the same.
+A stream's audio, with 240 zeros before it, is cut into frames of 320 samples; each step takes whole frames. The newest frames
+lack later ones, so a layer computes them again in the next step; the last `provisional` frames of each step's output are such
+frames. The output equals one pass over the audio so far, however it was divided; native/stream_encoder.h computes the same.
 
-The state of a stream is one row of numbers: the last inputs of both convolutions, and of every layer the frames that lack later
-ones, their queries, and keys and values of these and of those before them.
+The state of a stream is one row of numbers: the last inputs of both convolutions, and for every layer the frames that lack later
+ones, their queries, and the keys and values of these frames and of those before them.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from engine_build.model import Norm, attention_probabilities, residual, take
 from engine_build.parameters import MASKED, encoder_parameters
 from engine_build.streaming_parameters import FRAME_SAMPLES, TAIL, TAPS, StreamingConfig
 
-STEP_FRAMES = 4  # of the first stage, for one of the encoder
+STEP_FRAMES = 4  # frames of the first stage for one frame of the encoder
 CENTRED_EPSILON = 1e-6
 
 
@@ -37,7 +37,7 @@ class Part:
 
 
 class StreamingLayer(nn.Module):
-    """One layer over a window of frames. Rows of its input are `provisional` frames again, then the new ones."""
+    """One layer over a window of frames. A row of its input is `provisional` frames once more, then the new frames."""
 
     def __init__(self, config: StreamingConfig, window: tuple[int, int], provisional: int):
         super().__init__()
@@ -52,10 +52,10 @@ class StreamingLayer(nn.Module):
         self.fc2 = nn.Linear(config.encoder_mlp_dim, dim)
         waiting = [Part(self.future, dim), Part(self.future, attention)] if self.future else []
         self.state = [*waiting, *[Part(self.past + self.future, attention)] * 2]
-        """Frames and queries of those that lack later ones, if there are any; keys and values."""
+        """Parts of the state: the frames that lack later ones and their queries, if there are any; keys and values."""
 
     def forward(self, x: Tensor, counts: Tensor, before: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """x: (batch, provisional + new, dim). Returns the same of the next layer, and the new state."""
+        """x: (batch, provisional + new, dim). Returns the input of the next layer, and the new state."""
         query, key, value = self.qkv_proj(self.input_layernorm(x)).chunk(3, dim=-1)
         *waiting, old_key, old_value = state
         key, value = torch.cat((old_key, key), dim=1), torch.cat((old_value, value), dim=1)
@@ -67,7 +67,7 @@ class StreamingLayer(nn.Module):
         return x + self.fc2(nn.functional.gelu(self.fc1(self.post_attention_layernorm(x)))), kept
 
     def mask(self, x: Tensor, key: Tensor, counts: Tensor, before: Tensor) -> Tensor:
-        """(batch, 1, frames, keys): 0 where a frame sees a key, else MASKED."""
+        """Return (batch, 1, frames, keys): 0 where a frame attends to a key, else MASKED."""
         offset = torch.arange(key.shape[1], device=x.device) - torch.arange(x.shape[1], device=x.device)[:, None]
         position = before[:, None] - self.provisional - self.future - self.past + torch.arange(key.shape[1], device=x.device)
         exists = (position >= 0) & (position < (before + counts)[:, None])
@@ -81,7 +81,7 @@ class StreamingLayer(nn.Module):
 
 
 class StreamingEncoder(nn.Module):
-    """New audio of streams to the cross-attention keys and values of every decoder layer."""
+    """Computes the cross-attention keys and values of every decoder layer from new audio of streams."""
 
     compression: Tensor
     positions: Tensor
@@ -107,7 +107,7 @@ class StreamingEncoder(nn.Module):
 
     def forward(self, audio: Tensor, counts: Tensor, before: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """audio: float32 (batch, 320 * new) in [-1, 1], zeros after a row's own; counts: int64 (batch,), new frames of each row;
-        before: int64 (batch,), frames that each row had; state: (batch, state_size), anything for a row that had none.
+        before: int64 (batch,), earlier frames of each row; state: (batch, state_size), any numbers for a row that had none.
 
         Returns cross_kv (layers, 2, batch, heads, provisional + new, head_dim), whose first frame has the number
         before - provisional, and the new state.
@@ -135,14 +135,14 @@ class StreamingEncoder(nn.Module):
     def front(
         self, audio: Tensor, counts: Tensor, before: Tensor, tail: Tensor, conv_tail: Tensor
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Returns the new frames (batch, new, dim), and the new inputs that the convolutions will look back at."""
+        """Returns the new frames (batch, new, dim), and the new inputs that the convolutions need in the next step."""
         frames = audio.unflatten(1, (-1, FRAME_SAMPLES))
         centred = frames - frames.mean(dim=-1, keepdim=True)
         loud = centred / torch.sqrt((centred * centred).mean(dim=-1, keepdim=True) + CENTRED_EPSILON)
         x = nn.functional.silu(self.linear(torch.asinh(self.compression.float() * loud).to(self.linear.weight.dtype)))
         x = torch.cat((tail, x), dim=1)
         y = nn.functional.silu(self.conv1(x.transpose(1, 2)).transpose(1, 2))
-        # The convolution has one output before a stream's first frame; its successor is to see zeros there.
+        # The convolution has one output before a stream's first frame; the next convolution must get zeros there.
         is_first = (before[:, None] == 0) & (torch.arange(y.shape[1], device=y.device) == 0)
         y = torch.cat((conv_tail, torch.where(is_first[..., None], torch.zeros_like(y), y)), dim=1)
         kept = last_frames(x, STEP_FRAMES * counts, TAIL), last_frames(y, STEP_FRAMES // 2 * counts, TAIL)
@@ -150,12 +150,12 @@ class StreamingEncoder(nn.Module):
 
 
 def last_frames(x: Tensor, counts: Tensor, kept: int) -> Tensor:
-    """The `kept` frames of each row (batch, frames, width) from frame number counts on: the newest that count."""
+    """Return the `kept` frames of each row of x (batch, frames, width) from frame number counts on: the newest valid ones."""
     index = counts[:, None] + torch.arange(kept, device=x.device)
     return torch.gather(x, 1, index[..., None].expand(-1, -1, x.shape[2]))
 
 
 def build_encoder(weights: Checkpoint) -> StreamingEncoder:
-    """Return the network in float32 with the checkpoint's weights. Raises CheckpointError where these do not fit."""
+    """Return the network in float32 with the checkpoint's weights. Raises CheckpointError if these do not fit."""
     assert isinstance(weights.config, StreamingConfig), "a streaming checkpoint"
     return take(StreamingEncoder(weights.config), encoder_parameters(weights))

@@ -1,7 +1,7 @@
-"""A streaming checkpoint's shape, and its tensors as the networks take them: what parameters.py is for models of clips.
+"""A streaming checkpoint's shape, and its tensors as the networks take them; parameters.py does this for models of clips.
 
 The architecture is that of transformers' `MoonshineStreamingForConditionalGeneration`. Its decoder is that of the models of
-clips; its encoder sees a window of frames, so that each frame of a stream is encoded once.
+clips; its encoder attends to a window of frames, so that each frame of a stream is encoded once.
 """
 
 import math
@@ -17,14 +17,14 @@ from runtime.scheduler.requests import TOKENS_PER_SECOND
 MODEL_TYPE = "moonshine_streaming"
 FRAME_SAMPLES = 80
 TAPS = 5  # of both convolutions
-TAIL = TAPS - 2  # inputs that they look back at from the first of a pair, which two strides make one of
+TAIL = TAPS - 2  # earlier inputs that each output needs, besides the pair of new inputs that the stride of two takes
 FRAMES_PER_SECOND = 50
 MOST_SEEN_FRAMES = 64
 MAX_SECONDS = 40.0
-"""Longest clip. The model's positions may hold more; a slot keeps room for the tokens of so much speech."""
-LEAST_SECONDS = 14.0  # of a clip: the longest segment of the server's default settings, and a second more
+"""Longest clip. The model's positions may hold more; a slot keeps room for the tokens of this much speech."""
+LEAST_SECONDS = 14.0  # of a clip: one second more than the longest segment of the server's default settings
 EXCLUSIVE, INCLUSIVE = "exclusive", "inclusive"
-"""Readings of a checkpoint's windows: with (16, 4) a frame sees 15 before it and 3 after it, or 16 and 4."""
+"""Readings of a checkpoint's windows: with (16, 4), a frame attends to 15 frames before it and 3 after it, or to 16 and 4."""
 DEFAULT_ROPE: dict[str, Any] = {
     "rope_type": "default",
     "rope_theta": 10_000.0,
@@ -36,7 +36,7 @@ Parameters = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class StreamingConfig:
-    """The shape of one streaming model. Names without `encoder_` are of the decoder."""
+    """The shape of one streaming model. Names without `encoder_` are for the decoder."""
 
     dim: int
     heads: int
@@ -47,14 +47,14 @@ class StreamingConfig:
     rope_theta: float
     vocabulary: int
     positions: int
-    """Positions that the model has, of tokens and of frames."""
+    """Number of the model's positions, for tokens and for frames."""
     encoder_dim: int
     encoder_heads: int
     encoder_head_dim: int
     encoder_mlp_dim: int
     encoder_layers: int
     windows: tuple[tuple[int, int], ...]
-    """Frames before and after each frame that it sees, by layer."""
+    """Numbers of frames before and after a frame that it attends to, by layer."""
     start_token: int = 1
     end_token: int = 2
 
@@ -64,7 +64,7 @@ class StreamingConfig:
 
     @property
     def max_positions(self) -> int:
-        """Most tokens that a slot holds, the start token included. Shorter clips may hold more in a second."""
+        """Most tokens that a slot holds, the start token included. Shorter clips may hold more tokens per second."""
         return min(self.positions, int(self.max_seconds * TOKENS_PER_SECOND))
 
     @property
@@ -77,15 +77,15 @@ class StreamingConfig:
 
     @property
     def state_size(self) -> int:
-        """Numbers that a stream keeps between two steps: see streaming_model.py."""
+        """Count of the numbers that a stream keeps between two steps: see streaming_model.py."""
         wide, attention = self.encoder_dim, self.encoder_attention_dim
         tails = TAIL * wide + TAIL * 2 * wide
         return tails + sum(future * (wide + attention) + 2 * (past + future) * attention for past, future in self.windows)
 
 
 def published(layers: int, widths: tuple[int, int], heads: tuple[int, int], rotary_dim: int, reading: str) -> StreamingConfig:
-    """Return the shape of a model as Moonshine AI publishes them for English. widths: of encoder and decoder; heads: of both, and
-    dimensions of each."""
+    """Return the shape of a model as Moonshine AI publishes them for English. widths: widths of encoder and decoder; heads:
+    number of heads in both, and dimensions of each head."""
     lookahead = {0, 1, layers - 2, layers - 1}
     windows = [(16, 4 if layer in lookahead else 0) for layer in range(layers)]
     (wide, dim), (count, head_dim) = widths, heads
@@ -121,13 +121,13 @@ def medium(reading: str = EXCLUSIVE) -> StreamingConfig:
 
 
 class UnsupportedConfig(ValueError):
-    """A configuration that is not that of a streaming model, or that the engines do not compute."""
+    """The configuration is not that of a streaming model, or the engines do not support it."""
 
 
 def read_config(config: Mapping[str, Any], windows: str = EXCLUSIVE) -> StreamingConfig:
     """Read a transformers `config.json`. windows: EXCLUSIVE or INCLUSIVE.
 
-    Raises KeyError where a field is missing, UnsupportedConfig for what the engines do not compute.
+    Raises KeyError if a field is missing, UnsupportedConfig if the engines do not support it.
     """
     encoder, rope = config["encoder_config"], config.get("rope_parameters") or DEFAULT_ROPE
     for name, part in (("", config), ("encoder_config.", encoder)):
@@ -161,7 +161,7 @@ def read_config(config: Mapping[str, Any], windows: str = EXCLUSIVE) -> Streamin
 
 
 def check_sizes(config: StreamingConfig) -> StreamingConfig:
-    """Raise UnsupportedConfig for a size that is no positive number, and for a model with few positions."""
+    """Raise UnsupportedConfig for a size that is not a positive number, and for a model with too few positions."""
     for name, value in asdict(config).items():
         if name != "windows" and not (isinstance(value, int | float) and value > 0):
             raise UnsupportedConfig(f"config.json gives {name} as {value!r}, which is no positive number")
@@ -173,7 +173,7 @@ def check_sizes(config: StreamingConfig) -> StreamingConfig:
 
 
 def check_part(name: str, part: Mapping[str, Any]) -> None:
-    """Raise UnsupportedConfig for what the engines do not compute. name: of the part, for the error."""
+    """Raise UnsupportedConfig for values that the engines do not support. name: name of the part, for the error."""
     wanted = {
         "num_key_value_heads": part["num_attention_heads"],
         "attention_bias": False,
@@ -187,7 +187,7 @@ def check_part(name: str, part: Mapping[str, Any]) -> None:
 
 
 def read_windows(windows: Any, layers: int, reading: str) -> tuple[tuple[int, int], ...]:
-    """Frames before and after each frame that it sees, by layer. Raises UnsupportedConfig."""
+    """Return the numbers of frames before and after a frame that it attends to, by layer. Raises UnsupportedConfig."""
     if len(windows) != layers:
         raise UnsupportedConfig(f"encoder_config.sliding_windows has {len(windows)} windows for {layers} layers")
     less = 0 if reading == INCLUSIVE else 1
@@ -205,14 +205,15 @@ def refuse(field: str, value: object, wanted: object) -> NoReturn:
 
 
 def first_of(*values: Any) -> int:
-    """The first that is given; the one number of a list is as good as a number."""
+    """Return the first value that is not None; a list of one number counts as that number."""
     value = next(value for value in values if value is not None)
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 def encoder_parameters(config: StreamingConfig, tensors: Parameters) -> Parameters:
     """Return the encoder's parameters, float32, by the names of streaming_model.py: the scale of the scores is in the query, and
-    norms multiply by their weight alone. Of the decoder: the positions, the adapter, and keys and values of its layers."""
+    norms multiply by their weight alone. They include these of the decoder: the positions, the adapter, and the projections of
+    its layers' keys and values."""
     found = {"compression": np.full(FRAME_SAMPLES, np.exp(tensors[f"{ENCODER}embedder.comp.log_k"]), np.float32)}
     for name in ("linear.weight", "conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias"):
         found[name] = tensors[f"{ENCODER}embedder.{name}"]
@@ -239,7 +240,7 @@ def scale_of(head_dim: int) -> np.float32:
 
 
 def shapes_of(config: StreamingConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor of a checkpoint, by its name in transformers; of one that ties them, without proj_out."""
+    """Return the shape of every tensor of a checkpoint, by its name in transformers, without proj_out, which may be tied."""
     wide, dim, attention = config.encoder_dim, config.dim, config.encoder_attention_dim
     shapes: dict[str, tuple[int, ...]] = {
         f"{ENCODER}embedder.comp.log_k": (),

@@ -1,8 +1,8 @@
 """The TensorRT target: the exported ONNX compiled into a plan each for encoder, decoder and aligner.
 
 Networks are strongly typed: precision is in the ONNX. Every profile is one shape, the one that will be captured as a CUDA
-graph; only the number of audio frames that is attended to is left open, for the engine decides it when it opens. The aligner has
-one profile, of a single row: it runs seldom, for one stream at a time.
+graph. Only the number of audio frames attended to is left open, because the engine decides it when it opens. The aligner has
+one profile, for a single row: it runs seldom, for one stream at a time.
 """
 
 from pathlib import Path
@@ -31,18 +31,18 @@ from runtime.engine.tensorrt_package import TensorRt
 from runtime.engine.token_biases import TABLE_LAYOUT
 
 PRECISIONS = {precision: precision for precision in ("fp16", "bf16", "fp32", "int8")}
-GRAPHS = {"fp16": "fp16", "bf16": "bf16", "fp32": "fp32", "int8": "fp16"}  # built: the precision of the graphs it is made from
-PACKAGES = ()  # the plans name their own
-CACHE_BLOCK = 8  # rows of scores are a multiple of 16 bytes long in half precision
-OPTIMAL_SECONDS = 13.0  # of audio that decoder kernels are tuned for: the longest segment of the default settings
+GRAPHS = {"fp16": "fp16", "bf16": "bf16", "fp32": "fp32", "int8": "fp16"}  # precision built: precision of its graphs
+PACKAGES = ()  # the plans name their own package
+CACHE_BLOCK = 8  # makes rows of scores a multiple of 16 bytes long in half precision
+OPTIMAL_SECONDS = 13.0  # audio that decoder kernels are tuned for: the longest segment of the default settings
 
 Dims = tuple[int, ...]
 Range = tuple[Dims, Dims, Dims]  # smallest, best, largest
 
 
 def write(options: BuildOptions, weights: Checkpoint, built: Manifest, directory: Path, stages: Stages) -> Manifest:
-    """Compile the plans. Raises UnsupportedModel for a streaming model, BuildError without a TensorRT, and naming the node that
-    it refuses."""
+    """Compile the plans. Raises UnsupportedModel for a streaming model, BuildError without TensorRT or if it refuses a node,
+    which the message names."""
     if built.stream_encoder:
         raise UnsupportedModel(
             f"{options.model} is a streaming model, which TensorRT's engine does not run yet; --target torch does"
@@ -82,18 +82,18 @@ def write(options: BuildOptions, weights: Checkpoint, built: Manifest, directory
 
 
 def check_machine() -> None:
-    """Nothing is needed that the packages do not bring."""
+    """Always pass: nothing is needed besides the packages."""
 
 
 def is_current(options: BuildOptions, built: Manifest) -> bool:
-    """True if the plans are of the TensorRT that would build them now, and for the GPU that is here."""
+    """True if the plans are from the TensorRT that would build them now, and for this machine's GPU."""
     package, plans = tensorrt_package.find(options.flavour), built.plans
     asked = package and (package.flavour, package.version, capabilities_of(package))
     return (plans.flavour, plans.version, plans.compute_capabilities) == asked
 
 
 def capabilities_of(package: TensorRt) -> tuple[str, ...]:
-    """Capabilities of the GPUs that plans of this package run on."""
+    """Return the compute capabilities of the GPUs that plans of this package run on."""
     if package.flavour == "tensorrt-rtx":
         return tensorrt_package.RTX_CAPABILITIES
     found = hardware.find_gpu()
@@ -101,7 +101,7 @@ def capabilities_of(package: TensorRt) -> tuple[str, ...]:
 
 
 def input_ranges(shape: Shape, built: Manifest, positions: int) -> dict[str, Range]:
-    """Smallest, best and largest shape of every input of the shape's component."""
+    """Return the smallest, best and largest shape of every input of the shape's component."""
     batch = shape.batch
     per_row = ((batch,),) * 3
     if shape.component == "encoder":
@@ -117,7 +117,7 @@ def input_ranges(shape: Shape, built: Manifest, positions: int) -> dict[str, Ran
 
 
 def aligner_ranges(built: Manifest) -> dict[str, Range]:
-    """One row with as many tokens as a row may have."""
+    """Return the ranges for one row with the most tokens of a row."""
     ranges = {"tokens": ((1, built.max_positions),) * 3, "frames": ((1,),) * 3}
     caches = [f"{cache}.{layer}" for layer in range(built.aligner_layers) for cache in ("cross_key", "cross_value")]
     return ranges | dict.fromkeys(caches[:-1], cross_range(built, batch=1))
@@ -130,7 +130,7 @@ def cross_range(built: Manifest, batch: int) -> Range:
 
 
 def compile_plan(package: TensorRt, name: str, model: bytes, profiles: list[dict[str, Range]], stages: Stages) -> bytes:
-    """Return the serialised plan of one ONNX. name: of its file, for people. Raises BuildError."""
+    """Return the serialised plan of one ONNX. name: name of its file, for messages. Raises BuildError."""
     trt = package.module
     if package.flavour == "tensorrt" and hardware.find_gpu() is None:
         raise BuildError("the tensorrt package compiles on the GPU it compiles for, and there is none here")
@@ -141,7 +141,7 @@ def compile_plan(package: TensorRt, name: str, model: bytes, profiles: list[dict
     config.clear_flag(trt.BuilderFlag.TF32)  # float32 is the reference
     config.max_aux_streams = 0  # the networks are chains; another stream would only fork and join in every graph
     if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
-        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)  # TensorRT for RTX: what stream capture needs
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)  # TensorRT for RTX: stream capture needs it
     names = {network.get_input(index).name for index in range(network.num_inputs)}
     for ranges in profiles:
         if names != ranges.keys():
@@ -168,7 +168,7 @@ def parse(package: TensorRt, network, name: str, model: bytes) -> None:
 
 
 def logger_of(package: TensorRt):
-    """TensorRT keeps the first logger it sees for the whole process."""
+    """Return the process's only logger: TensorRT keeps the first one it gets."""
     global _logger
     if _logger is None:
         trt, console = package.module, Console(stderr=True)
@@ -189,7 +189,8 @@ _logger: Any = None
 
 
 def monitor_of(package: TensorRt, stages: Stages):
-    """Moves the stage's bar: the phases of a build are a tree, and the share done of each counts within its parent's step."""
+    """Return a monitor that moves the stage's bar. The phases of a build form a tree; the finished share of each counts within
+    its parent's step."""
     trt = package.module
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined,misc]

@@ -1,4 +1,4 @@
-"""The torch target: the modules as exported torch programs, which need none of this package to run."""
+"""The torch target: the modules as exported torch programs, which run without this package."""
 
 from pathlib import Path
 
@@ -21,11 +21,11 @@ from runtime.engine.shapes import MOST_ENCODER_ROWS
 
 PRECISIONS = {"fp32": "fp32", "fp16": "fp16", "bf16": "bf16"}
 PACKAGES = ("torch",)
-MIN_SAMPLES = 1279  # two frames: the tracer takes one for a constant; the engine's shortest shape is far longer
+MIN_SAMPLES = 1279  # two frames: the tracer treats one as a constant; the engine's shortest shape is far longer
 
 
 def write(options: BuildOptions, weights: Checkpoint, built: Manifest, directory: Path, stages: Stages) -> Manifest:
-    """Write the programs of the encoder, in one or two forms, of decoder and aligner. Raises CheckpointError."""
+    """Write the programs of the encoder (in one or two forms), the decoder and the aligner. Raises CheckpointError."""
     precision = options.precision
     if isinstance(weights.config, StreamingConfig):
         write_streaming_encoder(weights, precision, directory, stages)
@@ -57,16 +57,16 @@ def write_streaming_encoder(weights: Checkpoint, precision: str, directory: Path
 
 
 def check_machine() -> None:
-    """Nothing is needed that the packages do not bring."""
+    """Always pass: nothing is needed besides the packages."""
 
 
 def is_current(options: BuildOptions, built: Manifest) -> bool:
-    """Programs suit any machine that has their version of torch."""
+    """Always true: programs suit any machine that has their version of torch."""
     return True
 
 
 def packed_example() -> tuple[tuple, tuple]:
-    """Inputs to trace the packed encoder with, and which of their dimensions may change."""
+    """Return inputs to trace the packed encoder with, and their dimensions that may change."""
     pcm, per_row = torch.zeros(100 * SAMPLES_PER_FRAME, dtype=torch.int16), torch.zeros(MOST_ENCODER_ROWS, dtype=torch.int64)
     starts = torch.zeros(MOST_ENCODER_ROWS + 1, dtype=torch.int32)
     loudness = torch.zeros(MOST_ENCODER_ROWS)
@@ -84,7 +84,7 @@ def save_program(module: nn.Module, example: tuple, dynamic_shapes: tuple, path:
 
 
 def drop_assertions(graph_module: torch.fx.GraphModule) -> None:
-    """Remove what the tracer asserts of sizes: it holds a batch of one, whose strides it had not seen, for an error."""
+    """Remove the tracer's assertions on sizes: they fail on a batch of one, because the tracer had not seen its strides."""
     for node in list(graph_module.graph.nodes):
         if node.op == "call_function" and "assert" in str(node.target):
             graph_module.graph.erase_node(node)

@@ -21,7 +21,7 @@ __all__ = ["AudioFileError", "StreamError", "StreamingClient", "Transcription", 
 
 
 def __getattr__(name: str) -> object:
-    """Loaded when asked for: WebRTC takes a while to load, and the server needs only the subtitles."""
+    """Import a name when it is first used: WebRTC takes a while to load, and the server needs only the subtitles."""
     if name in PLACES:
         return getattr(importlib.import_module(f"{__name__}.{PLACES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

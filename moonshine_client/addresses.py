@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 
-ANY_ADDRESS = ("", "0.0.0.0", "::")  # a server that listens on all of its addresses is on this one, too
+ANY_ADDRESS = ("", "0.0.0.0", "::")  # a server that listens on all of its addresses is also at 127.0.0.1
 
 
 def default_server(environment: Mapping[str, str] = os.environ) -> str:

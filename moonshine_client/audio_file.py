@@ -1,6 +1,6 @@
-"""Audio files into what the protocol carries: any format and rate PyAV reads becomes 16 kHz mono PCM16.
+"""Reads audio files for the protocol: PyAV converts any format and rate that it reads to 16 kHz mono PCM16.
 
-A WAV file that is that already is read without PyAV.
+A WAV file that already has this format is read without PyAV.
 """
 
 import os
@@ -18,7 +18,7 @@ class AudioFileError(Exception):
 
 
 def load(path: str | Path | IO[bytes], is_split: bool = False) -> np.ndarray:
-    """Return int16 (samples,), or (samples, channels) where the channels are to be split. Raises AudioFileError."""
+    """Read a file. Returns int16 (samples,), or (samples, channels) if the channels are to be split. Raises AudioFileError."""
     samples = read_wave(path) if isinstance(path, str | Path) else None
     if samples is not None:
         return samples[:, None] if is_split else samples
@@ -26,17 +26,17 @@ def load(path: str | Path | IO[bytes], is_split: bool = False) -> np.ndarray:
 
 
 def read_wave(path: str | Path) -> np.ndarray | None:
-    """int16 (samples,); None where it is no WAV file of 16 kHz mono PCM16."""
+    """Return int16 (samples,); None if it is not a WAV file of 16 kHz mono PCM16."""
     try:
         with wave.open(str(path), "rb") as file:
             is_heard_so = (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (1, 2, SAMPLE_RATE)
             return np.frombuffer(file.readframes(file.getnframes()), np.int16).copy() if is_heard_so else None
-    except (OSError, EOFError, ValueError, wave.Error):  # cut off, or no WAV at all: PyAV knows more, and says what is wrong
+    except (OSError, EOFError, ValueError, wave.Error):  # cut off, or not a WAV file: PyAV knows more, and reports the error
         return None
 
 
 def decode(path: str | Path | IO[bytes], is_split: bool = False) -> np.ndarray:
-    """load(), by PyAV."""
+    """Read a file with PyAV; see load()."""
     import av
 
     try:
@@ -55,7 +55,7 @@ def decode(path: str | Path | IO[bytes], is_split: bool = False) -> np.ndarray:
 
 
 def seconds(path: Path) -> float | None:
-    """Duration in seconds; None if the file does not say. Raises AudioFileError."""
+    """Return the duration in seconds; None if the file does not contain it. Raises AudioFileError."""
     import av
 
     try:
@@ -68,12 +68,12 @@ def seconds(path: Path) -> float | None:
 
 
 def printable(path: str | Path) -> str:
-    """Return a file's name to print: names may hold bytes that are no text."""
+    """Return a file's name to print: names may hold bytes that are not text."""
     return os.fsencode(path).decode("utf-8", "replace")
 
 
 def unreadable(path: str | Path | IO[bytes], error: Exception) -> str:
-    """Return why a file cannot be read, without numbers of the system or of FFmpeg."""
+    """Return the reason why a file cannot be read, without error numbers of the system or of FFmpeg."""
     named = printable(path) if isinstance(path, str | Path) else "standard input"
     match error:
         case FileNotFoundError():

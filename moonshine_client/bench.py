@@ -26,12 +26,12 @@ from moonshine_client.command_line import Parser
 from moonshine_client.errors import StreamError
 from moonshine_client.resend_buffer import SAMPLE_RATE
 
-TRIAL_SECONDS = 20.0  # of audio in each stream
-ARRIVAL_SECONDS = 2.0  # over which the streams of a trial begin
+TRIAL_SECONDS = 20.0  # audio of each stream
+ARRIVAL_SECONDS = 2.0  # period in which the streams of a trial begin
 MOST_TRIALS = 3
-STEP = 1.25  # from one count of streams to the next
-UPDATE_P95_MS, FINAL_P95_MS = 500.0, 1000.0  # at most; later updates would show how far the engine is behind
-OF_THE_ENGINE = ("ASR_ENGINE_DIR", "ASR_TARGET", "ASR_CPU_THREADS")  # of the settings, what says which engine is measured
+STEP = 1.25  # from one number of streams to the next
+UPDATE_P95_MS, FINAL_P95_MS = 500.0, 1000.0  # at most; if updates are later, the engine is behind
+OF_THE_ENGINE = ("ASR_ENGINE_DIR", "ASR_TARGET", "ASR_CPU_THREADS")  # settings that determine which engine is measured
 START_SECONDS = 300.0  # for a server that may have to build its engine first
 RULE = (
     f"a count holds where no stream fails, 95% of updates come within {UPDATE_P95_MS:.0f} ms and 95% of finals within "
@@ -41,7 +41,7 @@ RULE = (
 
 @dataclass(frozen=True)
 class Trial:
-    """Waiting times of so many streams at once: the 95th percentiles, in milliseconds."""
+    """Result of this many streams at once. Latencies are 95th percentiles, in milliseconds."""
 
     streams: int
     update_p95_ms: float
@@ -90,7 +90,7 @@ def known_clip() -> Path:
 
 
 def search(run: Callable[[int], Trial], start: int, console: Console) -> list[Trial]:
-    """Go up from the start while counts hold, or down until one does. Returns every trial."""
+    """Increase the number of streams while it holds, or reduce it until it does. Returns every trial."""
     trials: list[Trial] = []
     streams = max(1, start)
     while len(trials) < MOST_TRIALS and streams:
@@ -117,7 +117,7 @@ async def run_trial(server: str, audio: np.ndarray, streams: int) -> Trial:
 
 
 def p95(values: Sequence[float]) -> float:
-    """Infinite where there are none."""
+    """Return the 95th percentile; infinite if there are no values."""
     if len(values) < 2:
         return values[0] if values else float("inf")
     return statistics.quantiles(values, n=20, method="inclusive")[-1]
@@ -136,7 +136,7 @@ def table_of(trials: Sequence[Trial]) -> Table:
 
 
 def estimate() -> int:
-    """Return what the build measured, else four for each core."""
+    """Return the number of streams that the build measured, else four for each core."""
     printed = subprocess.run([sys.executable, "-m", "server", "--print-engine"], capture_output=True, text=True).stdout
     manifest = Path(printed.partition("\t")[0]) / "manifest.json"
     measured = json.loads(manifest.read_bytes()).get("live_streams") if printed and manifest.is_file() else 0
@@ -145,7 +145,10 @@ def estimate() -> int:
 
 @contextlib.contextmanager
 def own_server(console: Console) -> Iterator[str]:
-    """A server for this run, which admits any number of sessions. Yields HOST:PORT. Raises SystemExit where it does not start."""
+    """Run a server for this measurement, which admits any number of sessions. Yields HOST:PORT.
+
+    Raises SystemExit if it does not start.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

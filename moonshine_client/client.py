@@ -1,7 +1,7 @@
-"""The asyncio client: one stream of audio to a server, its words back, whatever happens to the connection.
+"""The asyncio client: it sends one stream of audio to a server and returns its words, even if a connection is lost.
 
 async with StreamingClient("localhost:8000") as client:
-    await client.send(pcm)          # PCM16 mono at 16 kHz, as often as there is some
+    await client.send(pcm)          # PCM16 mono at 16 kHz, whenever there is some
     async for interim in client:    # or from another task
         print(interim["text"])
     final = await client.close()
@@ -28,16 +28,16 @@ from moonshine_client.transcripts import ChannelTranscripts, Message
 from moonshine_client.transports import HIGH_MARK_BYTES, DataChannel, Socket, Transport, authorization, reason_of
 
 CONNECT_SECONDS = 15.0
-REFUSED_SECONDS = 10.0  # for a server that has no room, or is starting
+REFUSED_SECONDS = 10.0  # for a server that is full, or is starting
 AT_ONCE_SECONDS = 0.1
 RESUME_SECONDS = 30.0
 WEBRTC_SECONDS = 5.0  # for a data channel; then a WebSocket is tried
-SILENT_SECONDS = 4.0  # without a word of a server that says pulse: it is lost
+SILENT_SECONDS = 4.0  # without a message from a server that sends pulses: it is lost
 LOOK_SECONDS = 0.25
 MOST_BYTES = 2 * SAMPLE_RATE  # of audio in one message
-MOST_AHEAD_SECONDS = 60.0  # half of what a server lets wait, unless it was told otherwise
-HELD_SECONDS = 120.0  # of audio, while there is no session
-SOONEST_SECONDS, LATEST_SECONDS = 0.25, 5.0  # between two tries to go on
+MOST_AHEAD_SECONDS = 60.0  # half of the audio that a server lets wait by default
+HELD_SECONDS = 120.0  # audio that is kept while there is no session
+SOONEST_SECONDS, LATEST_SECONDS = 0.25, 5.0  # time between two attempts to go on
 MOST_VAIN = 5  # sessions in a row that closed nothing: it would go on for ever
 PASSING = {
     "connection_lost",
@@ -51,29 +51,29 @@ PASSING = {
     "connect_timeout",
     "bad_answer",
 }
-"""Reasons why a session ended that another one need not meet."""
+"""Reasons after which another session may succeed."""
 
 
-ASKED_ALWAYS = {"tail": True, "pulse": True, "moving": True}  # of init
+ASKED_ALWAYS = {"tail": True, "pulse": True, "moving": True}  # fields of every init
 Keyterm = str | Mapping[str, str | float]
 """A text, or one with a boost: {"term": text, "boost": number}."""
 
 
 class StreamOptions(TypedDict, total=False):
-    """Options of a stream that the server knows by these names."""
+    """Options of a stream, with the names that the server uses."""
 
     channels: int
-    """Channels of the audio, a sample of each in turn; each is transcribed by itself, and its messages name it."""
+    """Number of interleaved channels. Each is transcribed separately, and its messages name it."""
     numerals: bool
     """True: numbers are written in digits."""
     redact: Sequence[str]
-    """Secrets that are replaced by their names: pci, ssn, numbers, aggressive_numbers, email."""
+    """Kinds of secrets that are replaced by their names: pci, ssn, numbers, aggressive_numbers, email."""
     profanity_filter: bool
     """True: profane words are written in asterisks."""
     filler_words: bool
     """False: uh and um are left out."""
     replace: Mapping[str, str]
-    """Words and phrases, and what is written in their place."""
+    """Words and phrases, and the text that replaces them."""
 
 
 class ClientSession:
@@ -87,15 +87,15 @@ class ClientSession:
         self.wire: Transport | None = None
         self.ready: Message = {}
         self.has_closed = False
-        """True if the client has said that the audio has ended."""
+        """True if the client has reported the end of the audio."""
         self.keyterms: Sequence[Keyterm] = ()
         """Keyterms that the server knows."""
         self.end: asyncio.Future[StreamError] = asyncio.get_running_loop().create_future()
-        """Reason why nothing more comes of it."""
+        """Reason why the session has ended."""
 
     @property
     def speaks(self) -> bool:
-        """True if the server has sent anything of late. One that sends pulses does so every second."""
+        """True if the server has sent anything recently. One that sends pulses sends something every second."""
         return time.monotonic() - self._heard_at < SILENT_SECONDS / 2
 
     def take(self, text: str) -> None:
@@ -109,11 +109,11 @@ class ClientSession:
             self._on_message(self, message)
 
     def lacks(self, keyterms: Sequence[Keyterm]) -> bool:
-        """True if the server should be sent these, and has not been."""
+        """True if these keyterms must still be sent to the server."""
         return self.keyterms is not keyterms and not self.has_closed
 
     def send_keyterms(self, wire: Transport, keyterms: Sequence[Keyterm]) -> bool:
-        """Replace the keyterms; False where the connection is closing."""
+        """Replace the keyterms; False if the connection is closing."""
         self.keyterms = keyterms
         return wire.send(json.dumps({"op": "keyterms", "keyterms": keyterms}, ensure_ascii=False))
 
@@ -125,7 +125,10 @@ class ClientSession:
             self.end.set_result(error)
 
     async def begin(self, wire: Transport, take_over: Callable[[], Message]) -> None:
-        """take_over: called when the connection is there; gives the init. Raises StreamError, OSError."""
+        """Connect and wait for the server's first message. Raises StreamError, OSError.
+
+        take_over: called when the connection is there; returns the init.
+        """
         self.wire = wire
         await wire.open()
         wire.send(json.dumps(take_over(), ensure_ascii=False))
@@ -148,20 +151,20 @@ class ClientSession:
 
 @dataclass
 class FlushRequest:
-    """Asked for, and not done yet."""
+    """A flush that was requested and is not done yet."""
 
     position: int
     """Bytes of audio before it."""
     flushed: asyncio.Future[Message]
     session: ClientSession | None = None
-    """Session that was told of it."""
+    """Session to which the request was sent."""
 
 
 class StreamingClient:
-    """One stream. Enter it to connect; close() gives the final; leaving it always hangs up.
+    """One stream. Entering it connects; close() returns the final; leaving it always disconnects.
 
-    Where a session is lost, another one begins, on this server or the next, with the audio since the last closed segment: no word
-    is lost or told twice, and times go on. What was stable in the segment that was open may be told a little differently.
+    If a session is lost, another one begins, on this server or the next, with the audio since the last closed segment: no word is
+    lost or repeated, and times go on. Stable text of the segment that was open may come back a little different.
     """
 
     def __init__(
@@ -180,15 +183,15 @@ class StreamingClient:
         frame_ms: int | None = None,
         **options: Unpack[StreamOptions],
     ):
-        """server: HOST:PORT or a URL; of several, the next one is tried where one fails. path: that takes WebRTC offers.
+        """server: HOST:PORT or a URL; of several, the next one is tried if one fails. path: the path for WebRTC offers.
 
-        words: ask for the times of words, in the final and its segments. keyterms: words and phrases that will be said, each a
+        words: ask for the times of words, in the final and its segments. keyterms: words and phrases that are expected, each a
         text or {"term": text, "boost": 3.0}. max_interims: how many interims of a channel wait to be read; of more, the oldest
-        are dropped, for a newer one says all that an older one does; None: all are kept. key: an API key of the server; without
-        one, ASR_API_KEY of the environment. transport: "webrtc", "websocket", or "auto": the second where the first fails.
-        resume_seconds: how long to try to go on where a session is lost; 0: not at all. refused_seconds: how long to try to
-        connect to a server that is full or not ready; 0: once. on_trouble: told what is wrong meanwhile. frame_ms: milliseconds
-        of audio that a message waits for; None: as many as the server asks for; 0: none.
+        are dropped, because a newer one contains all that an older one does; None: all are kept. key: an API key of the server;
+        without one, ASR_API_KEY of the environment. transport: "webrtc", "websocket", or "auto": the second if the first fails.
+        resume_seconds: how long to try to go on if a session is lost; 0: not at all. refused_seconds: how long to try to connect
+        to a server that is full or not ready; 0: once. on_trouble: called with problems meanwhile. frame_ms: milliseconds of
+        audio that a message waits for; None: as many as the server asks for; 0: none.
         """
         servers = [server] if isinstance(server, str) else server
         self._servers = itertools.cycle([(each if "://" in each else f"http://{each}").rstrip("/") for each in servers])
@@ -201,7 +204,7 @@ class StreamingClient:
         self._told, self._audio = ChannelTranscripts(words, channels), ResendBuffer(channels)
         self._sent, self._keyterms = 0, list(keyterms)
         self._session: ClientSession | None = None
-        self._goes_on = asyncio.Event()  # the session takes audio, or there will be none
+        self._goes_on = asyncio.Event()  # the session accepts audio, or there will be none
         self._sending = asyncio.Lock()
         self._rest = Rest(self._pump, self._start, frame_ms)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -209,7 +212,7 @@ class StreamingClient:
         self._is_closing = False
         self._flushes: collections.deque[FlushRequest] = collections.deque()
         self._interims = Interims(max_interims)
-        self._last_words: Message | None = None  # a final that nobody asked for: the server has ended the session
+        self._last_words: Message | None = None  # a final that was not requested: the server has ended the session
         self._outcome: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
 
     @property
@@ -218,7 +221,7 @@ class StreamingClient:
         return self._session.ready if self._session else {}
 
     async def __aenter__(self) -> "StreamingClient":
-        """Raises StreamError when the server refuses, OSError (TimeoutError is one) when it cannot be reached."""
+        """Raises StreamError if the server refuses, OSError (TimeoutError is one) if it cannot be reached."""
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await self._connect()
@@ -227,7 +230,7 @@ class StreamingClient:
         except StreamError as refused:
             if not await self._go_on(refused, self._refused_seconds):
                 raise
-        except OSError as exc:  # a server that has just died may have a neighbour on the same port
+        except OSError as exc:  # another server may run on the same port as one that has just died
             if not await self._go_on(StreamError("connection_lost", str(exc)), min(AT_ONCE_SECONDS, self._refused_seconds)):
                 raise
         self._start(self._keep_going())
@@ -249,10 +252,10 @@ class StreamingClient:
     # To the server
 
     async def send(self, pcm: bytes) -> Message | None:
-        """Send audio; waits while the connection is behind.
+        """Send audio; waits while too much is unsent.
 
-        Returns the final where the server has ended the stream, as it does when it shuts down, and no other one could be had:
-        the audio is not taken any more. Raises StreamError when the stream has failed.
+        Returns the final if the server has ended the stream, as it does when it shuts down, and no other session was possible:
+        audio is no longer accepted. Raises StreamError if the stream has failed.
         """
         if not self._outcome.done():
             self._audio.append(pcm)
@@ -261,7 +264,7 @@ class StreamingClient:
         return await self.outcome() if self._outcome.done() else None
 
     async def flush(self) -> Message:
-        """Close what was said so far, and go on; returns the text up to here, which will not change. Raises StreamError."""
+        """Finish the text up to here, which will not change, and go on; returns the message with it. Raises StreamError."""
         flush = FlushRequest(self._audio.end, asyncio.get_running_loop().create_future())
         self._flushes.append(flush)
         await self._pump()
@@ -269,22 +272,22 @@ class StreamingClient:
         return flush.flushed.result() if flush.flushed.done() else await self.outcome()
 
     async def set_keyterms(self, keyterms: Sequence[Keyterm]) -> None:
-        """Expect these words and phrases from now on, in place of those before."""
+        """Expect these words and phrases from now on, instead of those before."""
         self._keyterms = list(keyterms)
         await self._pump()
 
     async def close(self) -> Message:
-        """Say that the audio has ended and wait for the final. Raises StreamError."""
+        """Report the end of the audio and wait for the final. Raises StreamError."""
         self._is_closing = True
         await self._pump()
         return await self.outcome()
 
     async def outcome(self) -> Message:
-        """Wait for the final without asking for it. Raises StreamError."""
+        """Wait for the final without requesting it. Raises StreamError."""
         return checked(await asyncio.shield(self._outcome))
 
     async def _pump(self) -> None:
-        """Send what is unsent. While there is no session, some audio is held, and more makes the sender wait."""
+        """Send everything that is unsent. Without a session, some audio is kept, and more makes the sender wait."""
         self._rest.cancel()
         async with self._sending:
             while not self._outcome.done() and self._has_unsent:
@@ -302,11 +305,11 @@ class StreamingClient:
                 elif self._ahead_seconds > MOST_AHEAD_SECONDS and session.speaks:
                     await asyncio.sleep(LOOK_SECONDS)
                 elif not self._send_next(session, session.wire):
-                    self._goes_on.clear()  # it is closing: another one will come, or the outcome
+                    self._goes_on.clear()  # it is closing: another session or the outcome will come
 
     @property
     def _ahead_seconds(self) -> float:
-        """Audio that was sent and that the server has not listened to: it gives a stream up that is too far ahead."""
+        """Seconds of sent audio that the server has not reported as received: it gives up a stream that is too far ahead."""
         return (self._audio.milliseconds(self._sent) - self._told.received_ms) / 1000
 
     @property
@@ -317,7 +320,7 @@ class StreamingClient:
         return self._sent < self._audio.end or bool(unsent or (session and session.lacks(self._keyterms))) or is_closing
 
     def _send_next(self, session: ClientSession, wire: Transport) -> bool:
-        """Keyterms, a flush, some audio up to the next one, or that the audio has ended."""
+        """Send keyterms, a flush, some audio up to the next flush, or the end of the audio. False if the connection closes."""
         if session.lacks(self._keyterms):
             return session.send_keyterms(wire, self._keyterms)
         flush = next((flush for flush in self._flushes if flush.session is not session), None)
@@ -336,7 +339,7 @@ class StreamingClient:
 
     def _on_message(self, session: ClientSession, message: Message) -> None:
         if session is not self._session:
-            return  # what this session has to say is heard again by the next one
+            return  # the next session transcribes the audio of this one again
         whole = self._told.take(message)
         self._audio.forget_before(self._told.closed_ms)
         if whole is None:
@@ -366,7 +369,7 @@ class StreamingClient:
         return self
 
     async def __anext__(self) -> Message:
-        """The next interim; ends with the stream."""
+        """Return the next interim; ends with the stream."""
         if (interim := await self._interims.next()) is None:
             raise StopAsyncIteration
         return interim
@@ -374,8 +377,8 @@ class StreamingClient:
     # From one session to the next
 
     async def _connect(self) -> None:
-        """Raises StreamError, OSError."""
-        while self._transport != "websocket":  # until the time is up that the caller gives
+        """Connect by one of the transports. Raises StreamError, OSError."""
+        while self._transport != "websocket":  # the caller limits the time
             try:
                 async with asyncio.timeout(WEBRTC_SECONDS):  # a server gives up an offer that has not connected within seconds
                     await self._begin(DataChannel, self._path)
@@ -412,7 +415,7 @@ class StreamingClient:
         return self._init | {"keyterms": self._keyterms, "from_ms": self._audio.start_ms}
 
     async def _keep_going(self) -> None:
-        """Go on until there is an outcome."""
+        """Begin new sessions until there is an outcome."""
         vain, closed_ms = 0, 0
         while not self._outcome.done():
             session = self._session
@@ -421,20 +424,20 @@ class StreamingClient:
             if self._moving is not None and not self._moving.done():
                 await asyncio.wait([self._moving])
             if self._session is not session:
-                continue  # it has moved
+                continue  # the stream has moved
             self._goes_on.clear()
             vain, closed_ms = (0 if self._told.closed_ms > closed_ms else vain + 1), self._told.closed_ms
             if self._outcome.done() or vain >= MOST_VAIN or not await self._go_on(error, self._resume_seconds):
                 self._settle(self._last_words or self._failure(error))
 
     async def _move(self, seconds: float) -> None:
-        """The server is about to end. Until another session is there, this one goes on."""
+        """Begin another session, because the server is about to end. Until then, this session goes on."""
         self._on_trouble(f"the server ends within {seconds} s; moving")
         await self._go_on(StreamError("shutting_down", "the server is about to end"), min(seconds, self._resume_seconds))
         self._moving = None
 
     async def _go_on(self, error: StreamError, seconds: float) -> bool:
-        """Begin another session, first at once, then again and again."""
+        """Try to begin another session, first at once, then again and again. False if there is none."""
         deadline, told = time.monotonic() + seconds, error
         for pause in pauses():
             wait = pause and max(pause, told.retry_after or 0.0) * random.uniform(0.75, 1.25)
@@ -452,13 +455,13 @@ class StreamingClient:
         return False
 
     def _failure(self, error: StreamError) -> Message:
-        """Make an error of the server's message, with the text that may be kept."""
+        """Return the server's error message, or make one with the text that may be kept."""
         found = {"op": "error", "reason": error.reason, "message": error.message, "sid": self.sid}
         return error.details or found | {"text": self._told.stable_text}
 
 
 def stream_error_of(error: Exception) -> StreamError:
-    """Return why no session could be had, where something that is no such server has answered, too."""
+    """Return the reason why no session was possible, also if a server of another kind has answered."""
     match error:
         case StreamError():
             return error
@@ -469,7 +472,7 @@ def stream_error_of(error: Exception) -> StreamError:
 
 
 def pauses() -> Iterator[float]:
-    """Seconds before each try."""
+    """Yield the seconds to wait before each attempt."""
     yield 0.0
     pause = SOONEST_SECONDS
     while True:
@@ -504,9 +507,9 @@ async def transcribe(
     resume_seconds: float = RESUME_SECONDS,
     **options: Unpack[StreamOptions],
 ) -> Transcription:
-    """Stream int16 audio, (samples,) or (samples, channels), and collect what comes back.
+    """Stream int16 audio, (samples,) or (samples, channels), and collect the answers.
 
-    rtf: times real time; 0 is as fast as the connection takes it.
+    rtf: times real time; 0 is as fast as the connection allows.
     Raises StreamError, OSError (TimeoutError is one).
     """
     async with StreamingClient(
@@ -533,7 +536,7 @@ async def transcribe(
 
 
 async def send_all(client: StreamingClient, audio: np.ndarray, rtf: float, on_sent: Callable[[float], None]) -> float:
-    """Send int16 audio frame by frame, until the server ends the stream; returns how many seconds it took."""
+    """Send int16 audio frame by frame, until the server ends the stream; returns the seconds of audio sent."""
     began, sent_seconds = time.monotonic(), 0.0
     samples = SAMPLE_RATE * FRAME_MS // 1000
     for start in range(0, len(audio), samples):
@@ -548,7 +551,7 @@ async def send_all(client: StreamingClient, audio: np.ndarray, rtf: float, on_se
 
 
 def checked(message: Message) -> Message:
-    """Raises StreamError for an error."""
+    """Return the message. Raises StreamError if it is an error."""
     if message["op"] == "error":
         raise StreamError(message["reason"], message["message"], message)
     return message

@@ -1,4 +1,4 @@
-"""The command moonshine-asr. What a subcommand needs is imported when it is asked for."""
+"""The command moonshine-asr. Modules of a subcommand are imported only when it is used."""
 
 import argparse
 import importlib
@@ -71,7 +71,7 @@ def run(name: str, arguments: list[str]) -> int:
 
 
 def module_of(name: str) -> ModuleType:
-    """Raises ModuleNotFoundError where the extra is missing."""
+    """Raises ModuleNotFoundError if the extra is missing."""
     return importlib.import_module(SUBCOMMANDS[name].module)
 
 
@@ -97,7 +97,7 @@ def help_text() -> str:
 
 
 def whole_parser() -> argparse.ArgumentParser:
-    """One parser of all commands that are installed, for completion."""
+    """Return one parser of all commands that are installed, for completion."""
     parser = Parser(DISTRIBUTION, "Real-time speech-to-text with Moonshine models.")
     commands = parser.add_subparsers()
     for name, subcommand in SUBCOMMANDS.items():

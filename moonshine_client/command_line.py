@@ -1,4 +1,4 @@
-"""Command lines whose help shows examples, and whose errors are sentences with the word that was probably meant."""
+"""Command lines whose help shows examples, and whose errors suggest the word that was probably meant."""
 
 import argparse
 import difflib
@@ -15,7 +15,7 @@ NO_CHOICE = re.compile(r"argument (?P<name>.+): invalid choice: '(?P<value>.*)' 
 
 
 class Parser(argparse.ArgumentParser):
-    """prog: the whole command. examples: command lines that are shown at the end of the help."""
+    """A parser with examples. prog: the whole command. examples: command lines that are shown at the end of the help."""
 
     def __init__(self, prog: str, description: str, examples: Sequence[str] = (), **more: Any):
         more.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
@@ -23,7 +23,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog=prog, description=textwrap.fill(description, WIDTH), epilog=shown, allow_abbrev=False, **more)
 
     def error(self, message: str) -> NoReturn:
-        """Print what is wrong and what to type, in place of the whole usage."""
+        """Print the error and a hint, in place of the whole usage."""
         self.exit(USAGE_STATUS, f"{self.prog}: {self._explained(message)}\nType {self.prog} --help for all options.\n")
 
     def _explained(self, message: str) -> str:
@@ -37,6 +37,6 @@ class Parser(argparse.ArgumentParser):
 
 
 def did_you_mean(said: str, word: str, known: Sequence[str]) -> str:
-    """Return the sentence with the known word that is most like this one, if there is one."""
+    """Return the sentence with the known word that is most similar to this one, if there is one."""
     near = difflib.get_close_matches(word, known, n=1)
     return f"{said}; did you mean {near[0]}?" if near else said

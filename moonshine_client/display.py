@@ -1,4 +1,4 @@
-"""Words on a terminal as they come, and once where there is no terminal."""
+"""Shows words as they come: on a terminal they are redrawn, elsewhere they are printed once."""
 
 import contextlib
 import sys
@@ -15,7 +15,7 @@ from moonshine_client.transcripts import Message
 
 @contextlib.contextmanager
 def shown(console: Console) -> Iterator[Callable[[Message], None]]:
-    """Show a stream. A terminal redraws the moving text; elsewhere each stable piece is printed once, in its own line."""
+    """Show a stream. A terminal redraws text that may change; elsewhere each stable piece is printed once, on its own line."""
     if not console.is_terminal:
         yield StablePrinter(console).show
         return
@@ -44,7 +44,7 @@ def progress(name: str, seconds: float | None) -> Iterator[Callable[[float], Non
 
 
 class StablePrinter:
-    """Prints what has become stable, with the time it reaches to."""
+    """Prints text that has become stable, with the time up to which the audio is transcribed."""
 
     def __init__(self, console: Console):
         self._console = console

@@ -7,7 +7,7 @@ class StreamError(Exception):
     """The server refused the stream or ended it with an error, or the connection was lost."""
 
     def __init__(self, reason: str, message: str, details: Message | None = None, retry_after: float | None = None):
-        """retry_after: seconds, where the server said when to come again."""
+        """retry_after: seconds until another attempt, if the server sent them."""
         super().__init__(f"{reason}: {message}")
         self.reason = reason
         self.message = message
@@ -17,5 +17,5 @@ class StreamError(Exception):
 
     @property
     def text(self) -> str:
-        """Text that was stable by then, and may be kept."""
+        """Text that was stable at the error, and may be kept."""
         return str(self.details.get("text", ""))

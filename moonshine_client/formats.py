@@ -15,7 +15,7 @@ class OutputFormat(enum.StrEnum):
     VTT = "vtt"
     JSON = "json"
     JSONL = "jsonl"
-    """A line for each segment, as soon as it is heard."""
+    """One line for each segment, as soon as it is transcribed."""
 
 
 def written(wanted: OutputFormat, text: str, segments: Sequence[SubtitleSegment]) -> str:

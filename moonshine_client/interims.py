@@ -7,10 +7,10 @@ from moonshine_client.transcripts import Message
 
 
 class Interims:
-    """A queue that drops what a newer interim of the same channel says, too."""
+    """A queue that drops interims whose text a newer interim of the same channel repeats."""
 
     def __init__(self, most: int | None):
-        """most: of one channel; of more, the oldest are dropped. None: all are kept."""
+        """most: most interims of one channel; of more, the oldest are dropped. None: all are kept."""
         self._most = most
         self._waiting = deque[Message]()
         self._has_news = asyncio.Event()
@@ -24,12 +24,12 @@ class Interims:
         self._has_news.set()
 
     def end(self) -> None:
-        """No more come."""
+        """End the queue: no more interims come."""
         self._has_ended = True
         self._has_news.set()
 
     async def next(self) -> Message | None:
-        """Return the oldest; wait for one. None at the end."""
+        """Return the oldest interim; waits for one. None at the end."""
         while not self._waiting:
             if self._has_ended:
                 return None

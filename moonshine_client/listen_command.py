@@ -1,4 +1,4 @@
-"""moonshine-asr listen: a microphone or a pipe, as it is spoken."""
+"""moonshine-asr listen: transcribes a microphone or a pipe live."""
 
 import argparse
 import asyncio
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def listen(options: argparse.Namespace) -> None:
-    """Raises NoMicrophone, StreamError, OSError."""
+    """Transcribe until the audio ends. Raises NoMicrophone, StreamError, OSError."""
     audio = live.piped(sys.stdin.buffer) if options.source == PIPE else live.spoken(options.device)
     console = Console(stderr=True)
     with display.shown(console) as show:

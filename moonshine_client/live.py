@@ -1,4 +1,4 @@
-"""Live audio from a microphone or a pipe, and the words of it."""
+"""Live audio from a microphone or a pipe, and its transcription."""
 
 import asyncio
 import concurrent.futures
@@ -19,11 +19,11 @@ WAITING_BLOCKS = 20
 
 
 class NoMicrophone(Exception):
-    """There is none, or what reads it is missing: one line that says which."""
+    """There is no microphone, or the library that reads it is missing. The message is one line that says which."""
 
 
 async def piped(source: IO[bytes]) -> AsyncIterator[bytes]:
-    """PCM16 mono at 16 kHz, until the source ends. A thread reads it that nobody waits for: a pipe may be silent for ever."""
+    """Yield PCM16 at 16 kHz, until the source ends. A daemon thread reads it, because a pipe may be silent for ever."""
     blocks: asyncio.Queue[bytes] = asyncio.Queue(WAITING_BLOCKS)
     loop = asyncio.get_running_loop()
 
@@ -40,7 +40,7 @@ async def piped(source: IO[bytes]) -> AsyncIterator[bytes]:
 
 
 async def spoken(device: str | None) -> AsyncIterator[bytes]:
-    """The microphone, PCM16 mono at 16 kHz. Raises NoMicrophone."""
+    """Yield the microphone's audio, PCM16 mono at 16 kHz. Raises NoMicrophone."""
     try:
         import sounddevice  # needs the system's PortAudio, which only some users have
     except ModuleNotFoundError as exc:
@@ -97,7 +97,7 @@ async def show(client: StreamingClient, on_interim: Callable[[Message], None]) -
 
 @contextlib.contextmanager
 def stopped_by_interrupt(sending: "asyncio.Task[None]") -> Any:
-    """Ctrl-C ends the audio, not the program: what was said is still told."""
+    """Make Ctrl-C end the audio, not the program: the final still comes."""
     loop = asyncio.get_running_loop()
     try:
         loop.add_signal_handler(signal.SIGINT, sending.cancel)
@@ -111,7 +111,7 @@ def stopped_by_interrupt(sending: "asyncio.Task[None]") -> Any:
 
 
 def segments_of(message: Message) -> tuple[SubtitleSegment, ...]:
-    """Segments of a final, as subtitles take them."""
+    """Return the segments of a final, as subtitles take them."""
     return tuple(
         SimpleNamespace(
             text=each["text"],

@@ -1,4 +1,4 @@
-"""Whole recordings: sent as files, transcribed in parallel, told as they are heard."""
+"""Whole recordings: sent as files, transcribed in parallel, returned as they are transcribed."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ FIELDS = {
 
 @dataclass(frozen=True)
 class ChunkResult:
-    """A stretch of the recording, or all of it."""
+    """The result of a chunk of the recording, or of all of it."""
 
     text: str
     segments: tuple[SubtitleSegment, ...]
@@ -37,9 +37,9 @@ def transcribe_file(
 ) -> Iterator[ChunkResult]:
     """Yield the chunks as they are transcribed, and at the end all of them. server: HOST:PORT or a URL.
 
-    keyterms: words and phrases that are said. channels: whether each channel is transcribed by itself, one after the other.
+    keyterms: words and phrases that are expected. channels: whether each channel is transcribed separately, one after the other.
 
-    Raises StreamError where the server refuses or fails, OSError where it cannot be reached.
+    Raises StreamError if the server refuses or fails, OSError if it cannot be reached.
     """
     url = (server if "://" in server else f"http://{server}").rstrip("/") + PATH
     timeout = httpx.Timeout(CONNECT_SECONDS, read=None)
@@ -72,7 +72,7 @@ def failure_of(answer: dict[str, Any], status: int) -> StreamError:
 
 
 def heard_in(event: dict[str, Any]) -> ChunkResult:
-    """Raises StreamError for an event that tells of one."""
+    """Return the result that an event holds. Raises StreamError if it holds an error."""
     if "error" in event:
         raise failure_of(event, 200)
     words = [timed(word, w=word["word"]) for word in event["words"]]
@@ -88,7 +88,7 @@ def timed(event: dict[str, Any], **more: Any) -> Any:
 
 
 def with_words(segment: Any, words: list[Any]) -> SubtitleSegment:
-    """OpenAI tells words beside the segments, not within them."""
+    """Put words into their segment: OpenAI sends them beside the segments, not within them."""
     segment.words = [
         word for word in words if word.channel == segment.channel and segment.start_ms <= word.start_ms < segment.end_ms
     ]
@@ -96,5 +96,5 @@ def with_words(segment: Any, words: list[Any]) -> SubtitleSegment:
 
 
 def sendable(name: str) -> str:
-    """A file's name in UTF-8: names of file systems may hold bytes that are none."""
+    """Return a file's name in UTF-8: names of file systems may hold bytes that are not UTF-8."""
     return name.encode("utf-8", "replace").decode()

@@ -1,4 +1,4 @@
-"""Audio that fills no message is sent when its time is over."""
+"""Audio that does not fill a message is sent after a time limit."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -14,15 +14,15 @@ class Rest:
         start: Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"],
         frame_ms: int | None,
     ):
-        """send: called where no more comes in time, in a task that start makes.
+        """send: called if no more audio comes in time, in a task that `start` makes.
 
-        frame_ms: audio that a message waits for; None: as the server asks.
+        frame_ms: milliseconds of audio that a message waits for; None: as many as the server asks for.
         """
         self._send, self._start, self._asked_ms = send, start, frame_ms
         self._waiting: asyncio.Task[None] | None = None
 
     async def send(self, unsent_ms: int, wanted_ms: int) -> None:
-        """Send it where it fills a message; else later, unless cancel() comes first. wanted_ms: what the server asks for."""
+        """Send the audio if it fills a message; else later, unless cancel() comes first. wanted_ms: the server's frame_ms."""
         frame_ms = wanted_ms if self._asked_ms is None else self._asked_ms
         if unsent_ms >= frame_ms:
             await self._send()
@@ -35,7 +35,7 @@ class Rest:
         await self._send()
 
     def cancel(self) -> None:
-        """It is sent with something else, or never."""
+        """Cancel sending later: the audio is sent with other data, or never."""
         if self._waiting is not None:
             self._waiting.cancel()
             self._waiting = None

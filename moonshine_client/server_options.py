@@ -19,7 +19,7 @@ ADVICE = {
     "invalid_api_key": f"the server needs an API key: give --api-key KEY, or set {KEY_VARIABLE}",
     "server_full": "the server is full: try again later",
 }
-"""Sentences in place of the server's own, by reason."""
+"""Sentences that replace the server's own, by reason."""
 
 
 def add_server_options(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +56,7 @@ def use_server_options(options: argparse.Namespace) -> None:
 
 
 def guarded(work: Callable[[], None], options: argparse.Namespace, name: str = "") -> int:
-    """Run the work, print what went wrong in a line, and return the exit status. name: the file that it is about."""
+    """Run the work, print an error as one line, and return the exit status. name: the file that the work is about."""
     try:
         work()
     except (AudioFileError, NoMicrophone) as exc:
@@ -74,7 +74,7 @@ def guarded(work: Callable[[], None], options: argparse.Namespace, name: str = "
 
 
 def reason(error: Exception, options: argparse.Namespace) -> str:
-    """A sentence for whoever typed the command."""
+    """Return a sentence for the user of the command."""
     if isinstance(error, StreamError) and error.reason != "connection_lost":
         if error.reason == "invalid_api_key" and os.environ.get(KEY_VARIABLE):
             return "the server does not accept this API key"
@@ -95,7 +95,7 @@ def unreachable(server: str, why: str) -> str:
 
 
 def printed(text: str) -> None:
-    """Print the text. Whoever reads it may have read enough."""
+    """Print the text. The reader may have closed the pipe."""
     try:
         print(text, flush=True)
     except BrokenPipeError:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-LINE_CHARACTERS = 42  # as broadcasters have it
+LINE_CHARACTERS = 42  # as broadcasters use it
 MAX_CHARACTERS = 2 * LINE_CHARACTERS  # of a cue
 MIN_CUE_MS, MAX_CUE_MS = 800, 7_000
 PAUSE_MS = 800  # a longer pause between two words ends a cue
@@ -14,7 +14,7 @@ LEAST_SENTENCE_CHARACTERS = 30  # shorter sentences share a cue
 
 
 class SubtitleWord(Protocol):
-    """A word and when it was spoken."""
+    """A word and its times."""
 
     @property
     def w(self) -> str: ...
@@ -27,7 +27,7 @@ class SubtitleWord(Protocol):
 
 
 class SubtitleSegment(Protocol):
-    """Text and when it was spoken; its words, where they have times."""
+    """Text and its times; also its words, if they have times."""
 
     @property
     def text(self) -> str: ...
@@ -43,7 +43,7 @@ class SubtitleSegment(Protocol):
 
     @property
     def channel(self) -> int | None:
-        """The channel, counted from 0; None where channels are mixed."""
+        """The channel, counted from 0; None if channels are mixed."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ class Cue:
     end_ms: int
     text: str
     speaker: str = ""
-    """Name of the channel; empty where channels are mixed."""
+    """Name of the channel; empty if channels are mixed."""
 
     @property
     def lines(self) -> str:
-        """The text in at most two lines of about equal length, where it has a place to be broken."""
+        """The text in at most two lines of about equal length, if it can be broken."""
         if len(self.text) <= LINE_CHARACTERS:
             return self.text
         breaks = [place for place, character in enumerate(self.text) if character == " "]
@@ -91,7 +91,7 @@ def speaker_of(segment: SubtitleSegment) -> str:
 
 
 def plain(text: str, segments: Sequence[SubtitleSegment]) -> str:
-    """A text as it is, or with a line for each segment that names its channel."""
+    """Return the text as it is, or a line for each segment that names its channel."""
     lines = [f"{speaker_of(segment)}: {segment.text}" for segment in segments if segment.channel is not None]
     return "\n".join(lines) or text
 
@@ -134,7 +134,7 @@ def vtt(segments: Iterable[SubtitleSegment]) -> str:
 
 
 def escaped(text: str) -> str:
-    """A cue's text is markup."""
+    """Escape the text of a cue, which is markup."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 

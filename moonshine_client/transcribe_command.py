@@ -1,4 +1,4 @@
-"""moonshine-asr transcribe: recordings into text, subtitles or JSON, with a running server."""
+"""moonshine-asr transcribe: transcribes recordings into text, subtitles or JSON, with a running server."""
 
 import argparse
 import asyncio
@@ -29,11 +29,11 @@ from moonshine_client.server_options import (
 )
 
 JOINABLE = (OutputFormat.TXT, OutputFormat.JSONL)
-"""Formats of which several may follow each other on standard output."""
+"""Formats whose outputs may follow each other on standard output."""
 
 
 def main(arguments: list[str]) -> int:
-    """Transcribe one after the other; what goes wrong with one keeps none of the others back. Returns the worst exit status."""
+    """Transcribe one file after the other; an error of one does not stop the others. Returns the worst exit status."""
     parser = make_parser()
     options = parser.parse_args(arguments)
     use_server_options(options)
@@ -94,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def output_paths(options: argparse.Namespace) -> dict[int, Path]:
-    """The file to write for each input, by its number from 1. Inputs of the same name get numbers."""
+    """Return the file to write for each input, by its number from 1. Inputs of the same name get numbers."""
     if options.output_dir is None:
         return {}
     paths: dict[int, Path] = {}
@@ -120,7 +120,7 @@ def upload_file(name: str, label: str, output: Path | None, options: argparse.Na
 
 
 def deliver(text: str, name: str, output: Path | None) -> None:
-    """Print the text, or write it to its file and say so. Raises OSError."""
+    """Print the text, or write it to its file and report that. Raises OSError."""
     if output is None:
         printed(text)
         return
@@ -131,7 +131,7 @@ def deliver(text: str, name: str, output: Path | None) -> None:
 
 @contextlib.contextmanager
 def opened(name: str) -> Iterator[IO[bytes]]:
-    """Standard input is no file that can be sent twice, or measured: it is read to its end first."""
+    """Open the input. Standard input cannot be sent twice, or measured, so it is read to its end first."""
     if name == PIPE:
         yield io.BytesIO(sys.stdin.buffer.read())
         return

@@ -1,4 +1,4 @@
-"""The transcript of a stream, put together over all the sessions that it took."""
+"""The transcript of a stream, assembled from all its sessions."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -8,17 +8,17 @@ Message = dict[str, Any]
 
 
 class TranscriptAssembler:
-    """Puts messages that say what is new together into whole ones."""
+    """Assembles messages that contain only new text into whole ones."""
 
     def __init__(self, has_words: bool):
         self._has_words = has_words
-        self._closed_text, self._closed_segments = "", list[Message]()  # of the sessions before
-        self._text, self._stable = "", 0  # of this one
+        self._closed_text, self._closed_segments = "", list[Message]()  # of the earlier sessions
+        self._text, self._stable = "", 0  # of the current one
         self._segments: list[Message] = []
         self.closed_ms = 0
-        """Up to there all is in closed segments, or silence: a new session begins there."""
+        """Time up to which everything is in closed segments, or silence; a new session begins there."""
         self.received_ms = 0
-        """Up to there the server has received the audio."""
+        """Time up to which the server has received the audio."""
 
     @property
     def text(self) -> str:
@@ -33,14 +33,14 @@ class TranscriptAssembler:
         return joined(self._closed_text, self._text[: self._stable])
 
     def go_on(self) -> None:
-        """A new session begins where the closed segments end; the audio of the open one is sent again."""
+        """Begin a new session where the closed segments end; the audio of the open one is sent again."""
         self._closed_segments += self._segments
         self._closed_text = joined(self._closed_text, joined(*(segment["text"] for segment in self._segments)))
         self._text, self._stable, self._segments = "", 0, []
         self.received_ms = self.closed_ms
 
     def take(self, message: Message) -> Message:
-        """The message with all of the text and all segments in it."""
+        """Return the message with all of the text and all segments in it."""
         self.received_ms = max(self.received_ms, message.get("audio_ms", 0))
         if message["op"] == "pulse":
             self.closed_ms = max(self.closed_ms, message["audio_ms"])
@@ -67,7 +67,7 @@ class TranscriptAssembler:
 
 
 class ChannelTranscripts:
-    """Transcripts of the channels of one stream. The final of all is that of the last, and so is what a flush gives."""
+    """Transcripts of the channels of one stream. A final or flush is complete when the last channel's has come."""
 
     def __init__(self, has_words: bool, channels: int = 1):
         self._channels = [TranscriptAssembler(has_words) for _ in range(channels)]
@@ -76,7 +76,7 @@ class ChannelTranscripts:
 
     @property
     def closed_ms(self) -> int:
-        """Up to there all of every channel is in closed segments, or silence."""
+        """Time up to which everything of every channel is in closed segments, or silence."""
         return min(self.closed_of_each)
 
     @property
@@ -92,14 +92,14 @@ class ChannelTranscripts:
         return joined(*(each.stable_text for each in self._channels))
 
     def go_on(self) -> None:
-        """A new session begins."""
+        """Begin a new session."""
         self._finals.clear()
         for each, flushed in zip(self._channels, self._flushed, strict=True):
             flushed.clear()
             each.go_on()
 
     def take(self, message: Message) -> Message | None:
-        """Return the message with all that is known in it; None where other channels must answer first."""
+        """Return the whole message; None if other channels must answer first."""
         if "channel" not in message:
             return [each.take(message) for each in self._channels][0]
         channel = message["channel"]
@@ -119,7 +119,7 @@ class ChannelTranscripts:
 
 
 def merged(messages: Sequence[Message]) -> Message:
-    """One message for those of all channels, in order of time. `channels` has each of them."""
+    """Merge the messages of all channels into one, in order of time. `channels` has each of them."""
     segments = [segment for each in messages for segment in each["segments"]]
     segments.sort(key=lambda segment: (segment["start_ms"], segment["channel"]))
     text = joined(*(segment["text"] for segment in segments))

@@ -1,4 +1,4 @@
-"""Ways to the server: a data channel, or a WebSocket where the network blocks UDP. The messages on them are the same."""
+"""Connections to the server: a data channel, or a WebSocket if the network blocks UDP. Both carry the same messages."""
 
 import asyncio
 import contextlib
@@ -23,16 +23,16 @@ Raw = str | bytes
 
 
 class Transport(Protocol):
-    """One connection. After open() every message and, once, the end of it are told."""
+    """One connection. After open() it reports every message, and its end."""
 
     @property
     def unsent_bytes(self) -> int: ...
 
     async def open(self) -> None:
-        """Raises StreamError where the server refuses, OSError where it cannot be reached."""
+        """Connect. Raises StreamError if the server refuses, OSError if it cannot be reached."""
 
     def send(self, message: Raw) -> bool:
-        """False where the connection is closing: nothing more goes out."""
+        """Send a message; False if the connection is closing and nothing more is sent."""
 
     async def until_drained(self) -> None:
         """Wait until at most half of HIGH_MARK_BYTES is unsent, or the connection is lost."""
@@ -41,7 +41,7 @@ class Transport(Protocol):
 
 
 class Backlog:
-    """Unsent bytes of a transport, as far as its sender waits for them: nobody is left waiting when it is lost or closed."""
+    """Unsent bytes of a transport, for a sender that waits for them. The wait also ends when the transport is lost or closed."""
 
     def __init__(self) -> None:
         self._drained = asyncio.Event()
@@ -61,10 +61,10 @@ class Backlog:
 
 
 class DataChannel:
-    """WebRTC: a lost packet holds up what follows for one round trip only."""
+    """A data channel of WebRTC: a lost packet delays the following data for one round trip only."""
 
     def __init__(self, url: str, headers: dict[str, str], on_message: Callable[[str], None], on_lost: Callable[[], None]):
-        """url: of the server, with the path that takes offers."""
+        """url: the server's, with the path for offers."""
         self._url, self._headers, self._on_lost = url, headers, on_lost
         self._connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         self._channel = self._connection.createDataChannel("audio")
@@ -116,10 +116,10 @@ class DataChannel:
 
 
 class Socket:
-    """A WebSocket: goes wherever a web page does."""
+    """A WebSocket, which works in every network where web pages do."""
 
     def __init__(self, url: str, headers: dict[str, str], on_message: Callable[[str], None], on_lost: Callable[[], None]):
-        """url: of the server, with the path of the WebSocket."""
+        """url: the server's, with the path of the WebSocket."""
         self._url = url.replace("http", "ws", 1)
         self._headers, self._on_message, self._on_lost = headers, on_message, on_lost
         self._unsent: asyncio.Queue[Raw] = asyncio.Queue()
@@ -180,20 +180,20 @@ class Socket:
 
 
 def authorization(key: str | None = None) -> dict[str, str]:
-    """key: without one, that of the environment."""
+    """Return the header with an API key. key: without one, that of the environment."""
     key = key or os.environ.get(KEY_VARIABLE)
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def trusted() -> ssl.SSLContext:
-    """The usual authorities, and those of SSL_CERT_FILE: a server at home signs its certificate itself."""
+    """Return a context with the usual authorities, and those of SSL_CERT_FILE, for a server that signs its certificate itself."""
     context = httpx.create_ssl_context(trust_env=False)
     context.load_default_certs()
     return context
 
 
 def reason_of(error: Exception) -> str:
-    """Never empty: some errors of the libraries below say nothing."""
+    """Return the text of an error, or its type: some errors of the libraries have no text."""
     return str(error) or type(error).__name__
 
 

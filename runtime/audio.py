@@ -1,4 +1,4 @@
-"""PCM16 into what the encoder takes: floats in [-1, 1] with faint dither."""
+"""Conversion of PCM16 to the encoder's input: floats in [-1, 1] with faint dither."""
 
 import dataclasses
 import functools
@@ -12,15 +12,15 @@ SAMPLE_RATE = 16_000  # Hz, mono
 SAMPLES_PER_FRAME = 64 * 3 * 2  # strides of the three convolutions: 384 samples, 24 ms
 MIN_SAMPLES = 127 + 64 * ((7 + 3 * 2) - 1)  # receptive field of one frame: 895 samples, 56 ms
 
-DITHER_RMS = 0.001  # of full scale, -60 dB: digital zeros no longer look like speech to the model, words are not touched
+DITHER_RMS = 0.001  # of full scale, -60 dB: the model takes digital zeros for speech; dither prevents that and changes no words
 DITHER_PERIOD_SAMPLES = 65_537  # a prime near 4 s, so that it never lines up with anything periodic in the audio
 DITHER = (np.random.default_rng(20_251).standard_normal(DITHER_PERIOD_SAMPLES) * DITHER_RMS).astype(np.float32)
 
 
-STREAMING_FRAME_SAMPLES = 320  # of a streaming model, 20 ms
-STREAMING_MIN_SAMPLES = 80  # that give it a frame
+STREAMING_FRAME_SAMPLES = 320  # one frame of a streaming model, 20 ms
+STREAMING_MIN_SAMPLES = 80  # shortest audio that gives a frame
 
-LEAST_OFFSET = 100  # of 32,768, -50 dB, at the loudness that is heard: what is below does no harm
+LEAST_OFFSET = 100  # of 32,768, -50 dB, after the gain: a smaller offset does no harm
 
 
 @dataclass(frozen=True)
@@ -28,26 +28,26 @@ class Clip:
     """One clip of a stream, as the model receives it."""
 
     pcm: np.ndarray
-    """int16 (samples,), 16 kHz mono, as it came; not written to by anyone once it is in a clip."""
+    """int16 (samples,), 16 kHz mono, as it came; it must not change once it is in a clip."""
     position: int = 0
     """Index of the first sample within the stream: it decides the dither, so that repeats and drafts see the same audio."""
     ranges: tuple[tuple[int, int], ...] | None = None
-    """Those that are heard: of each, the position in the stream of the first sample and of the one behind the last. None: all of
-    it, as it is."""
+    """Ranges that the model receives: for each, the positions in the stream of the first sample and of the one after the last.
+    None: all of `pcm`, unchanged."""
     offset: int = 0
-    """Value that is subtracted from every sample of the pieces."""
+    """Value subtracted from every sample of the pieces."""
     gain: float = 1.0
-    """Factor by which the samples are then multiplied."""
+    """Factor that then multiplies the samples."""
     quiet_before: int = 0
-    """Samples of silence that are heard before it,"""
+    """Samples of silence before the pieces."""
     quiet_behind: int = 0
     """Samples of silence after the pieces."""
     gains: tuple[float, ...] | None = None
-    """Factor of each range, in place of the gain, where a clip is to be a longer one's beginning: the past keeps its loudness."""
+    """Factor for each range, in place of `gain`, if a longer clip is to continue this one: past audio then keeps its loudness."""
 
     @functools.cached_property
     def samples(self) -> np.ndarray:
-        """int16 (samples,): what is heard."""
+        """int16 (samples,): the samples that the model receives."""
         if self.ranges is None:
             return self.pcm
         pieces = self.pieces
@@ -64,7 +64,7 @@ class Clip:
         return pieces_of(self.pcm, self.position, self.ranges)
 
     def samples_from(self, first: int) -> np.ndarray:
-        """int16: the samples that are heard from number `first` on. Of a clip with gains only these are computed."""
+        """Return the samples from index `first` on, int16. For a clip with gains, only these are computed."""
         if self.ranges is None or self.gains is None:
             return self.samples[first:]
         parts, begin = [], 0
@@ -76,7 +76,7 @@ class Clip:
         return np.concatenate(parts) if parts else np.zeros(0, np.int16)
 
     def continues(self, earlier: "Clip") -> bool:
-        """True if this clip begins with all of what is heard of `earlier`: by its samples, whatever stream they are of."""
+        """True if this clip begins with all samples of `earlier`. Compares samples, so the streams may differ."""
         if self.gains is None or earlier.gains is None or not self.ranges or not earlier.ranges:
             count = earlier.sample_count
             same_dither = self.dither_position == earlier.dither_position
@@ -93,7 +93,7 @@ class Clip:
         )
 
     def beginning(self, count: int) -> "Clip":
-        """Return the first `count` samples that are heard, 1 or more, as a clip that this one continues."""
+        """Return the first `count` samples, 1 or more, as a clip that this one continues."""
         if self.ranges is None:
             return dataclasses.replace(self, pcm=self.pcm[:count])
         kept, left = [], count - self.quiet_before
@@ -108,12 +108,12 @@ class Clip:
 
     @property
     def dither_position(self) -> int:
-        """Position in the stream of the clip's first sample; silence before it may reach back before the stream's start."""
+        """Position in the stream of the clip's first sample; negative if the silence before it begins before the stream."""
         return (self.ranges[0][0] if self.ranges else self.position) - self.quiet_before
 
     @property
     def sample_count(self) -> int:
-        """Number of samples, computed without making them."""
+        """Number of samples, computed without creating them."""
         if self.ranges is None:
             return len(self.pcm)
         return sum(last - first for first, last in self.ranges) + self.quiet_before + self.quiet_behind
@@ -124,19 +124,19 @@ class Clip:
 
 
 def pieces_of(pcm: np.ndarray, position: int, ranges: Sequence[tuple[int, int]]) -> list[np.ndarray]:
-    """Views of pcm, whose first sample is at `position`."""
+    """Return a view of pcm for each range; pcm's first sample is at `position`."""
     return [pcm[first - position : last - position] for first, last in ranges]
 
 
 def offset_of(total: int, count: int, gain: float) -> int:
-    """Return the mean of so many samples, int16, of which the sum is given, where it would be heard at this gain; else 0."""
+    """Return the mean of `count` int16 samples with the sum `total` if it reaches LEAST_OFFSET after the gain; else 0."""
     mean = round(total / count) if count else 0
     return mean if abs(mean) * gain >= LEAST_OFFSET else 0
 
 
 def amplified(samples: np.ndarray, offset: int, gain: float) -> np.ndarray:
-    """int16 samples around zero, `gain` times as loud: an offset makes Moonshine hear words in silence and mishear those there
-    are."""
+    """Return int16 samples without the offset, `gain` times as loud. An offset makes Moonshine write words for silence and
+    misrecognise real ones."""
     if not offset and gain == 1:
         return samples
     louder = samples - np.float32(offset)
@@ -147,16 +147,17 @@ def amplified(samples: np.ndarray, offset: int, gain: float) -> np.ndarray:
 
 
 def count_frames(samples: int) -> int:
-    """Encoder frames of `samples` samples: the lengths of three convolutions without padding (127/64, 7/3, 3/2)."""
+    """Return the encoder frames of `samples` samples: the lengths of three convolutions without padding (127/64, 7/3, 3/2)."""
     first = (samples - 127) // 64 + 1
     second = (first - 7) // 3 + 1
     return max(0, (second - 3) // 2 + 1)
 
 
 def to_float(clip: Clip, first: int = 0, least: int = MIN_SAMPLES) -> np.ndarray:
-    """float32 (max(samples, least) - first,) in [-1, 1], dithered by position in the stream; short clips end in dither alone.
+    """Return float32 (max(samples, least) - first,) in [-1, 1], dithered by position in the stream. A short clip ends with
+    dither only.
 
-    first: number of the first sample that is wanted.
+    first: index of the first sample to return.
     """
     samples = clip.samples_from(first)
     audio = dither(clip.dither_position + first, max(len(samples), least - first))
@@ -165,7 +166,7 @@ def to_float(clip: Clip, first: int = 0, least: int = MIN_SAMPLES) -> np.ndarray
 
 
 def dither(position: int, length: int) -> np.ndarray:
-    """float32 (length,): the stream's dither from sample `position` on, a fixed function of the position."""
+    """Return float32 (length,): the stream's dither from sample `position` on, a fixed function of the position."""
     start = position % DITHER_PERIOD_SAMPLES
     periods = math.ceil((start + length) / DITHER_PERIOD_SAMPLES)
     return np.tile(DITHER, periods)[start : start + length]

@@ -1,12 +1,12 @@
-"""Errors of the engine and around it, by cause."""
+"""Errors of the engine and the code around it, by cause."""
 
 
 class EngineError(Exception):
-    """The root of everything this package raises on purpose."""
+    """The base class of all errors that this package raises on purpose."""
 
 
 class EngineDirectoryError(EngineError):
-    """An engine directory is missing, damaged, or was built for something else; the message ends in what to run."""
+    """An engine directory is missing, damaged, or was built for something else; the message ends with the command to run."""
 
 
 class DeviceError(EngineError):
@@ -14,7 +14,7 @@ class DeviceError(EngineError):
 
 
 class EngineFailed(EngineError):
-    """A step of the engine raised; the requests in it fail with this, the others go on."""
+    """A step of the engine raised an error; the requests in it fail with this, other requests continue."""
 
 
 class EngineStopped(EngineError):
@@ -22,4 +22,4 @@ class EngineStopped(EngineError):
 
 
 class RequestCancelled(EngineError):
-    """The request was withdrawn before it was done: its stream left, or a final took its place."""
+    """The request was withdrawn before it was done: its stream was closed, or a final replaced it."""

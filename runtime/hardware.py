@@ -17,12 +17,12 @@ X86 = ("x86_64", "amd64")
 
 
 def sums_int8_products_exactly(cpu_info: Path | None = None, machine: str = platform.machine()) -> bool:
-    """True if products of 8 bits are added up without overflow. x86 does so with VNNI; without, it adds pairs in 16 bits."""
+    """True if 8-bit products are added without overflow. x86 does so with VNNI; without VNNI it adds pairs in 16 bits."""
     return machine.lower() not in X86 or has_vnni(cpu_info)
 
 
 def has_vnni(cpu_info: Path | None = None) -> bool:
-    """True if the processor has x86's instructions for products of 8 bits."""
+    """True if the processor has VNNI, x86's instructions for 8-bit products."""
     flags = processor_flags(cpu_info)
     return "avx512_vnni" in flags or "avx_vnni" in flags
 
@@ -37,7 +37,7 @@ def processor_flags(cpu_info: Path | None = None) -> frozenset[str]:
 
 
 def find_compiler() -> list[str]:
-    """Return the command of a C++ compiler: CXX, else the first that is installed, else PyPI's Zig; empty where none is."""
+    """Return the command of a C++ compiler: CXX, else the first that is installed, else PyPI's Zig; empty if there is none."""
     if named := shlex.split(os.environ.get("CXX", "")):
         return named
     if installed := list(filter(shutil.which, COMPILERS)):
@@ -46,7 +46,7 @@ def find_compiler() -> list[str]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Empty where there is no such file."""
+    """Return the lines of a file; empty if it does not exist."""
     return path.read_text().splitlines() if path.is_file() else []
 
 
@@ -61,15 +61,15 @@ class Gpu:
     compute_capability: str
     """Compute capability, such as 9.0."""
     driver_cuda_version: str
-    """The newest CUDA that the driver serves, as 13.0."""
+    """Newest CUDA version that the driver supports, such as 13.0."""
 
 
 DEVICES_VARIABLE = "CUDA_VISIBLE_DEVICES"  # CUDA's own
-TORCH_DEVICE_VARIABLE = "TORCH_ENGINE_DEVICE"  # "cpu" rehearses without a GPU what the torch engine will do on one
+TORCH_DEVICE_VARIABLE = "TORCH_ENGINE_DEVICE"  # "cpu" tries the torch engine without a GPU
 
 
 def visible_gpus() -> list[str]:
-    """Every device as CUDA_VISIBLE_DEVICES names it, to be made the only one of a process; empty without any."""
+    """Return each device's name for CUDA_VISIBLE_DEVICES, so that a process can get just one; empty without devices."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -82,7 +82,7 @@ def visible_gpus() -> list[str]:
 
 
 def find_gpu() -> Gpu | None:
-    """The first device that CUDA_VISIBLE_DEVICES leaves; None without a driver or a device."""
+    """Return the first device that CUDA_VISIBLE_DEVICES allows; None without a driver or a device."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:

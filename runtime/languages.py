@@ -1,4 +1,4 @@
-"""The languages that Moonshine models have, and which of them a model transcribes, by its name."""
+"""The languages of Moonshine models, and the language of a model by its name."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,11 +7,11 @@ from pathlib import Path
 @dataclass(frozen=True)
 class Language:
     code: str
-    """ISO 639-1."""
+    """ISO 639-1 code."""
     name: str
-    """English."""
+    """English name."""
     other_names: tuple[str, ...]
-    """ISO 639-2, and what else clients write; lower case."""
+    """ISO 639-2 codes, and other names that clients use; lower case."""
     is_latin: bool = False
 
     @property
@@ -33,7 +33,7 @@ LANGUAGES = (
 
 
 def language_of(model: str) -> Language:
-    """Return the language that the last part of a model's name says, as in moonshine-base-es; English where it says none.
+    """Return the language named by the last part of a model's name, as in moonshine-base-es; English if it names none.
 
     model: a hub id or a directory.
     """

@@ -1,4 +1,4 @@
-"""Token ids into text, and terms into token ids.
+"""Conversion of token ids to text, and of terms to token ids.
 
 Moonshine's vocabulary has pieces with `▁` for a space, `<0xNN>` for one byte, and empty ones for special ids.
 """
@@ -17,7 +17,7 @@ BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class Tokenizer:
-    """A vocabulary."""
+    """The vocabulary of a model."""
 
     def __init__(self, pieces: Sequence[str]):
         self._numbers = {piece: number for number, piece in enumerate(pieces) if piece}
@@ -34,13 +34,13 @@ class Tokenizer:
             raise EngineDirectoryError(f"{directory / FILE_NAME} cannot be read ({exc})") from exc
 
     def text(self, tokens: Iterable[int]) -> str:
-        """The text of a hypothesis, without space around it. A character cut off in the middle of its bytes is left out."""
+        """Return the text of a hypothesis without space around it. A character with missing bytes is left out."""
         return b"".join(self._bytes[token] for token in tokens).decode("utf-8", errors="ignore").strip()
 
     def tokens(self, text: str) -> tuple[int, ...]:
-        """Return the tokens that the model would write a text with; a space at its beginning counts.
+        """Return the tokens that the model would use for a text; a leading space counts.
 
-        Neighbours within a word are joined as long as the vocabulary has the joined piece, the one with the lowest id first: the
+        Neighbouring pieces of a word are joined while the vocabulary has the joined piece, the one with the lowest id first: the
         vocabulary's merges are numbered in that order. Raises ValueError for a character that the vocabulary cannot write.
         """
         return tuple(token for word in WORDS.findall(text) for token in self._tokens_of_word(word))
@@ -56,7 +56,7 @@ class Tokenizer:
         return [self._numbers[piece] for piece in pieces]
 
     def _joined(self, one: str, other: str) -> int:
-        """The number of two pieces as one; more than any where there is no such piece."""
+        """Return the id of two pieces joined; if there is no such piece, a number above all ids."""
         return self._numbers.get(one + other, len(self._bytes))
 
     def _spelled(self, character: str) -> list[str]:
@@ -66,14 +66,14 @@ class Tokenizer:
         return pieces
 
     def bytes_of(self, token: int) -> bytes:
-        """Return what a token adds to a text, in UTF-8."""
+        """Return the UTF-8 bytes that a token adds to a text."""
         return self._bytes[token]
 
     def starts_word(self, token: int) -> bool:
         return self._starts_word[token]
 
     def is_punctuation(self, token: int) -> bool:
-        """True if the text has neither letter nor digit. A byte of a character beyond ASCII counts as a letter."""
+        """True if the token has neither letter nor digit. A byte of a non-ASCII character counts as a letter."""
         return self._is_punctuation[token]
 
 

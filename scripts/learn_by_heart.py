@@ -1,8 +1,8 @@
 """Teaches a small model of Moonshine's streaming architecture a few recordings by heart, and writes it as a checkpoint.
 
-The hub's streaming weights cannot be had everywhere; this checkpoint shows words, interims and finals without them. It knows its
-recordings and nothing else. Needs torch, transformers, PyAV and an engine of Moonshine Base in engines/, which says what the
-recordings' tokens are and when each of them was said:
+The hub's streaming weights are not available everywhere; this checkpoint shows words, interims and finals without them. It knows
+its recordings and nothing else. Needs torch, transformers, PyAV and an engine of Moonshine Base in engines/, which gives the
+recordings' tokens and their times:
 
     PYTHONPATH=. python scripts/learn_by_heart.py tests/data/learned tests/data/eval/1[0457]*.flac
 """
@@ -39,7 +39,7 @@ EXAMPLES_PER_STEP = 12
 FIRST_SHARE_OF_PREFIXES, LAST_SHARE_OF_PREFIXES = 0.6, 0.25
 QUIETEST_SPEECH = 0.03  # of the loudest sample
 SHARE_WITHOUT_QUIET = 0.1
-HEARD_AFTER_SECONDS = 0.12  # after its end a word is part of a prefix's text
+HEARD_AFTER_SECONDS = 0.12  # delay after a word's end from which it is part of a prefix's text
 CONFIG = MoonshineStreamingConfig(
     hidden_size=80,
     intermediate_size=192,
@@ -61,12 +61,12 @@ CONFIG = MoonshineStreamingConfig(
         "sliding_windows": ((16, 4), (16, 0), (16, 0), (16, 4)),
     },
 )
-"""Widths of encoder and decoder, of their heads and of a whole vector all differ, so that nothing can be mistaken for another."""
+"""Widths of encoder and decoder, of their heads and of a whole vector all differ, so that none can be mistaken for another."""
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One recording, in the forms in which a server may receive it, and its tokens."""
+    """One recording, in the forms that a server may receive, and its tokens."""
 
     forms: tuple[np.ndarray, ...]
     """float32 (samples,) each, 16 kHz."""
@@ -122,17 +122,17 @@ def timed_tokens(engine: Engine, pcm: np.ndarray) -> tuple[tuple[int, ...], tupl
     (share,) = engine.align([0], [tokens]).result()
     spoken_until = int(
         np.flatnonzero(np.abs(pcm) > QUIETEST_SPEECH * np.abs(pcm).max())[-1]
-    )  # the last frames go to the last token
+    )  # the last token gets the last frames
     return tokens, tuple(min(frame * SAMPLES_PER_FRAME, spoken_until) for frame in first_frames(share)[1:])
 
 
 def forms_of(pcm: np.ndarray) -> tuple[np.ndarray, ...]:
-    """The recording as it is, and after the Opus codec as browsers send it."""
+    """Return the recording unchanged, and after the Opus codec as browsers send it."""
     return tuple(each.astype(np.float32) / 32_768 for each in (pcm, through_opus(pcm, 24_000), through_opus(pcm, 48_000)))
 
 
 def through_opus(pcm: np.ndarray, bits_per_second: int) -> np.ndarray:
-    """int16 (samples,) after coding at 48 kHz."""
+    """Return int16 (samples,) after coding at 48 kHz."""
     file = io.BytesIO()
     with av.open(file, "w", format="ogg") as container:
         stream = container.add_stream("libopus", rate=48_000, layout="mono")
@@ -166,7 +166,7 @@ def learn(
 
 
 def example_of(recording: Recording, share_of_prefixes: float, random: np.random.Generator) -> tuple[np.ndarray, tuple[int, ...]]:
-    """A recording or its beginning, somewhat louder or softer, with quiet around it, and the tokens that are in it."""
+    """Return a recording or its beginning, somewhat louder or softer, with quiet around it, and its tokens."""
     audio = recording.forms[random.integers(len(recording.forms))] * np.float32(random.uniform(0.3, 1.8))
     before, after, tokens = random.integers(16_000), random.integers(10_000), recording.tokens
     if random.random() < share_of_prefixes:
@@ -195,7 +195,7 @@ def loss_of(model: MoonshineStreamingForConditionalGeneration, examples: list[tu
 
 @torch.no_grad()
 def is_known(model: MoonshineStreamingForConditionalGeneration, recording: Recording) -> bool:
-    """True if greedy decoding gives its tokens in every form and some quiet around it."""
+    """True if greedy decoding gives the recording's tokens in every form, with and without quiet around it."""
     model.eval()
     for audio in recording.forms:
         for before, after in ((0, 0), (3200, 6400), (6400, 6400), (12_000, 3200)):
@@ -210,7 +210,7 @@ def is_known(model: MoonshineStreamingForConditionalGeneration, recording: Recor
 
 
 def save(model: MoonshineStreamingForConditionalGeneration, pieces: tuple[str, ...], out: Path) -> None:
-    """Write the checkpoint as the hub has one, the weights in float16."""
+    """Write the checkpoint in the hub's format, with weights in float16."""
     out.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items() if name != "proj_out.weight"}
     save_file(tensors, out / "model.safetensors")

@@ -1,4 +1,4 @@
-"""Prints docs/licences.md: what serving installs, and under which licences, from the packages' own metadata."""
+"""Prints docs/licences.md: the packages that serving installs and their licences, from the packages' own metadata."""
 
 import importlib.metadata
 import sys
@@ -36,7 +36,7 @@ def main() -> int:
 
 
 def closure(name: str, extras: tuple[str, ...]) -> set[str]:
-    """The package and all that it needs on this machine, by canonical names."""
+    """Return the package and all that it needs on this machine, by canonical names."""
     found, todo = set[tuple[str, str]](), [(canonicalize_name(name), extra) for extra in ("", *extras)]
     while todo:
         each = todo.pop()

@@ -11,17 +11,17 @@ TARGET = PROJECT / "docker" / "grafana" / "dashboard.json"
 COLUMNS, WIDTH, HEIGHT = 3, 8, 8  # of Grafana's grid of 24
 SOURCE = {"type": "prometheus", "uid": "prometheus"}
 HERE = 'instance=~"$instance"'
-"""Of the servers that are chosen at the top of the page."""
+"""Label filter for the servers that are chosen at the top of the page."""
 
 
 @dataclass(frozen=True)
 class Panel:
     title: str
     unit: str
-    """As Grafana names it."""
+    """Unit by Grafana's name."""
     meaning: str
     queries: dict[str, str]
-    """By legend."""
+    """Queries by legend."""
 
 
 def total(gauge: str, by: str = "") -> str:
@@ -47,7 +47,7 @@ LATENCY, LATE = "asr_message_latency_seconds", "asr_update_late_intervals"
 
 
 def percentiles(labels: str) -> dict[str, str]:
-    """Return the queries of a latency panel, by what its lines are called."""
+    """Return the queries of a latency panel, by legend."""
     return {f"p{percent}": quantile(percent / 100, LATENCY, labels=labels) for percent in (50, 95, 99)}
 
 
@@ -229,7 +229,7 @@ def at(x: int, y: int, width: int, height: int) -> dict[str, int]:
 
 
 def servers() -> dict[str, Any]:
-    """The choice at the top of the page."""
+    """Return the selection of servers at the top of the page."""
     return {
         "name": "instance",
         "label": "server",

@@ -1,4 +1,4 @@
-"""Writes what in docs/ is made from the code: python scripts/make_docs.py"""
+"""Writes the parts of docs/ that are generated from the code: python scripts/make_docs.py"""
 
 import json
 import sys

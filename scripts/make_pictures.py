@@ -52,7 +52,7 @@ def opened(browser: Browser, options: argparse.Namespace, path: str = "/", **con
 
 
 def play(page: Page, words: int) -> None:
-    """Play the sample until so many words are on the page."""
+    """Play the sample until this many words are on the page."""
     page.click("#sample")
     while page.locator(".block p > span").count() < words:
         page.wait_for_timeout(50)
@@ -71,7 +71,7 @@ def record(browser: Browser, options: argparse.Namespace) -> None:
 
 
 def frames_of(page: Page, seconds: float) -> Iterator[tuple[float, bytes]]:
-    """Yield when each frame was taken, in seconds, and the frame as PNG. Frames that look like the one before are left out."""
+    """Yield the time of each frame, in seconds, and the frame as PNG. Frames equal to the one before are left out."""
     began, before = time.monotonic(), b""
     while (at := time.monotonic() - began) < seconds:
         png = page.screenshot()
@@ -108,7 +108,7 @@ def captions(browser: Browser, options: argparse.Namespace) -> None:
     play(page, words=24)
     page.click("#show-captions")
     page.mouse.move(-1, -1)
-    page.wait_for_timeout(400)  # until the controls have faded
+    page.wait_for_timeout(400)  # wait until the controls have faded
     page.screenshot(path=options.out / "captions.png")
     page.context.close()
 

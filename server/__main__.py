@@ -28,21 +28,21 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def serve(settings: Settings, on_listening: Callable[[], None] = lambda: None) -> int:
-    """Returns the exit status. on_listening: is called once the addresses are ours, before anything else takes time."""
+    """Serve until SIGTERM; returns the exit status. on_listening: called once the ports are bound, before any slow work."""
     for line in settings_module.misspelt():
         logger.warning("%s", line)
-    listeners = listen_everywhere(settings.listen)  # first: opening an engine takes seconds
+    listeners = listen_everywhere(settings.listen)  # first, because opening an engine takes seconds
     on_listening()
     check_access(settings)
     settings = sized(settings, selection.check(choice_of(settings), settings.batching.max_batch))
     udp.check(settings.ice, settings.access.session_limit)
     if settings.listen.workers > 1:
-        listeners.close()  # each gateway listens itself; sharing a port with another server would go unnoticed there
+        listeners.close()  # each gateway listens itself, with a shared port; it would not notice another server there
         from server.processes import supervisor
 
-        os.environ[MAX_SESSIONS_VARIABLE] = str(settings.access.session_limit)  # of gateways and of this process alike
+        os.environ[MAX_SESSIONS_VARIABLE] = str(settings.access.session_limit)  # the gateways get the same limit as this process
         return supervisor.run(settings)
-    from server import serving  # what serves loads a hundred megabytes, which a supervisor need not have
+    from server import serving  # it loads a hundred megabytes, which a supervisor does not need
 
     metrics = Metrics()
     engine_loop, _, tokenizer = open_for_serving(settings, metrics)
@@ -50,7 +50,7 @@ def serve(settings: Settings, on_listening: Callable[[], None] = lambda: None) -
 
 
 def print_engine(settings: Settings) -> int:
-    """Print the engine that would be served, and whether it is there: one line for start.sh."""
+    """Print the engine that would be served, and whether it is usable, in one line for start.sh."""
     choice, max_batch = choice_of(settings), settings.batching.max_batch
     try:
         selection.check(choice, max_batch)

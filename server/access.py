@@ -1,4 +1,4 @@
-"""Access: API keys, and signed tokens that stand in for one for a while and that every process can read."""
+"""Access control: API keys, and signed tokens that replace a key for a short time. Every process can read the tokens."""
 
 import contextlib
 import hashlib
@@ -19,11 +19,11 @@ from server.settings import LEAST_KEY_CHARACTERS
 
 logger = logging.getLogger(__name__)
 
-SECRET_PREFIX = "ek_"  # of client secrets, which are keys that are good for a while
-LEAST_SECONDS, MOST_SECONDS, DEFAULT_SECONDS = 10, 7200, 600  # that a client secret lives
+SECRET_PREFIX = "ek_"  # of client secrets, which are keys with a limited lifetime
+LEAST_SECONDS, MOST_SECONDS, DEFAULT_SECONDS = 10, 7200, 600  # lifetime of a client secret
 TOKEN_PREFIX = "tk_"
 TOKEN_SECONDS = 60
-LOOK_SECONDS = 1.0  # between two looks at the file of keys
+LOOK_SECONDS = 1.0  # time between two checks of the key file
 SWEEP_SECONDS = 60.0
 
 
@@ -36,20 +36,20 @@ class Caller:
     max_sessions: int = 0
     """Most sessions at once; 0 means as many as the server has."""
     per_minute: int = 0
-    """Requests that open something; 0: any number."""
+    """Most requests in a minute, not counting those that only read; 0 means no limit."""
     address: str = ""
-    """Its IP address; empty where none is known."""
+    """IP address of the caller; empty if it is not known."""
     is_identified: bool = True
-    """False for one that may still name its key."""
+    """False while the caller may still name its key."""
 
 
 ANYONE = Caller("anyone")
 
 
 def read_keys(text: str) -> dict[bytes, Caller]:
-    """Callers by the SHA-256 of their keys. Raises ValueError, which names no key.
+    """Return the callers by the SHA-256 of their keys. Raises ValueError, whose text contains no key.
 
-    text: entries apart by commas or on lines of their own, each `KEY [name=NAME] [sessions=N] [per_minute=N]`; # begins a remark.
+    text: entries separated by commas or line breaks, each `KEY [name=NAME] [sessions=N] [per_minute=N]`; # begins a comment.
     """
     lines = [line.partition("#")[0] for line in text.splitlines()]
     entries = [words for line in lines for entry in line.split(",") if (words := entry.split())]
@@ -89,10 +89,10 @@ def digest(key: str) -> bytes:
 
 
 class Keys:
-    """Those of the settings and those of a file, which is read again when it has changed."""
+    """API keys from the settings and from a file. The file is read again when it has changed."""
 
     def __init__(self, text: str = "", path: Path | None = None, clock: Callable[[], float] = time.monotonic):
-        """Raises StartError where they cannot be used."""
+        """Raises StartError if the keys cannot be used."""
         self._text, self._path, self._clock = text, path, clock
         self._looked_at = clock()
         self._version = version_of(path)
@@ -103,11 +103,11 @@ class Keys:
 
     @property
     def are_needed(self) -> bool:
-        """An empty file lets nobody in."""
+        """True if there are keys or a key file. An empty file admits nobody."""
         return bool(self._text or self._path)
 
     def find(self, key: str) -> Caller | None:
-        """Takes the same time whichever key it is."""
+        """Return the caller with this key, or None. The time that it takes does not depend on the key."""
         asked, found = digest(key), None
         for known, caller in self._current().items():
             if hmac.compare_digest(asked, known):
@@ -115,7 +115,7 @@ class Keys:
         return found
 
     def named(self, name: str) -> Caller | None:
-        """None where its key is no longer known."""
+        """Return the caller with this name; None if its key is no longer known."""
         return next((caller for caller in self._current().values() if caller.name == name), None)
 
     def _current(self) -> dict[bytes, Caller]:
@@ -141,7 +141,7 @@ class Keys:
 
 
 def version_of(path: Path | None) -> tuple[int, int, int]:
-    """Differs when the file was changed or replaced."""
+    """Return a value that differs when the file was changed or replaced."""
     try:
         found = path.stat() if path else None
     except OSError:
@@ -162,14 +162,14 @@ def opened(serializer: URLSafeSerializer, signed: str, now: float, what: str) ->
 
 @dataclass(frozen=True)
 class Token:
-    """Lets its holder in once, in the name of whoever asked for it."""
+    """A token that admits its holder once, in the name of the caller that requested it."""
 
     value: str = field(repr=False)
     expires_at: int
 
 
 class Tokens:
-    """Issues and takes them."""
+    """Issues tokens and accepts each of them once."""
 
     def __init__(self, key: str, used: "UsedTokens", clock: Callable[[], float] = time.time):
         self._serializer = URLSafeSerializer(key, salt="token")
@@ -181,7 +181,10 @@ class Tokens:
         return Token(TOKEN_PREFIX + str(self._serializer.dumps(content)), expires_at)
 
     def take(self, token: str) -> str:
-        """The name of whoever asked for it. Raises ClientError; a second time, too."""
+        """Return the name of the caller that requested the token.
+
+        Raises ClientError if the token is not ours, has expired or was used before.
+        """
         content = opened(self._serializer, token.removeprefix(TOKEN_PREFIX), self._clock(), "token")
         if not self._used.add(content["id"]):
             raise ClientError(Code.INVALID_KEY, "the token was used before; it lets in once")
@@ -189,15 +192,15 @@ class Tokens:
 
 
 class UsedTokens:
-    """Names of tokens that were used: in memory, or where several gateways share them, as files of a directory."""
+    """Names of used tokens: in memory, or as files in a directory if several gateways share them."""
 
     def __init__(self, directory: Path | None = None, clock: Callable[[], float] = time.time):
         self._directory, self._clock = directory, clock
-        self._used_at: dict[str, float] = {}  # by name, without a directory
+        self._used_at: dict[str, float] = {}  # by name; used without a directory
         self._swept_at = clock()
 
     def add(self, name: str) -> bool:
-        """False where it is there already, whichever process has added it."""
+        """Add a name. Returns False if this or another process has added it before."""
         self._sweep()
         if self._directory is not None:
             return self._add_file(self._directory, name)
@@ -206,7 +209,7 @@ class UsedTokens:
         return is_new
 
     def _add_file(self, directory: Path, name: str) -> bool:
-        directory.mkdir(exist_ok=True)  # somebody may have tidied up
+        directory.mkdir(exist_ok=True)  # it may have been deleted
         try:
             os.close(os.open(directory / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         except FileExistsError:
@@ -228,7 +231,7 @@ class UsedTokens:
 
 @dataclass(frozen=True)
 class ClientSecret:
-    """A client secret: a key for a browser, good until it expires, with the session that it opens."""
+    """A client secret: a key for a browser that is valid until it expires, and the session that it opens."""
 
     value: str = field(repr=False)
     expires_at: int
@@ -238,7 +241,7 @@ class ClientSecret:
 
 
 class ClientSecrets:
-    """Issues and reads them."""
+    """Issues and reads client secrets."""
 
     def __init__(self, key: str, clock: Callable[[], float] = time.time):
         self._serializer = URLSafeSerializer(key, salt="client secret")
@@ -250,7 +253,7 @@ class ClientSecrets:
         return ClientSecret(SECRET_PREFIX + str(value), expires_at, session, caller.name)
 
     def read(self, key: str) -> ClientSecret | None:
-        """None for a key of another kind. Raises ClientError for a secret that is not ours or has expired."""
+        """Return the client secret; None for a key of another kind. Raises ClientError if it is not ours or has expired."""
         if not key.startswith(SECRET_PREFIX):
             return None
         content = opened(self._serializer, key.removeprefix(SECRET_PREFIX), self._clock(), "client secret")
@@ -258,15 +261,15 @@ class ClientSecrets:
 
 
 class Gate:
-    """Decides who comes in, by what a request brings."""
+    """Decides whether a request is admitted, by the key or token that it carries."""
 
     def __init__(self, keys: Keys, tokens: Tokens, secrets_: ClientSecrets):
         self.keys, self.tokens, self.secrets = keys, tokens, secrets_
 
     def let_in(self, key: str, address: str, takes_tokens: bool = True, takes_secrets: bool = False) -> Caller:
-        """takes_tokens, takes_secrets: does the way in take what was issued for a key? Where more is issued, it must not.
+        """Return the caller that a key belongs to. Raises ClientError if the key is not accepted.
 
-        Raises ClientError.
+        takes_tokens, takes_secrets: whether tokens and client secrets are accepted. A path that issues them must not accept them.
         """
         caller = self._known(key, takes_tokens, takes_secrets) if self.keys.are_needed else ANYONE
         if caller is None:

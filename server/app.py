@@ -1,4 +1,4 @@
-"""The FastAPI app: one line for one API."""
+"""The FastAPI app. It adds each API with one line."""
 
 import asyncio
 import contextlib
@@ -55,14 +55,14 @@ logger = logging.getLogger(__name__)
 
 ACCESS = (openai_realtime.ACCESS, deepgram.ACCESS, deepgram.FLUX_ACCESS, twilio.ACCESS, openai.ACCESS)  # longer prefixes first
 LONG_MESSAGES = {openai_realtime.PREFIX: openai_realtime.MESSAGE_BYTES}
-"""Largest messages of the WebSockets that take larger ones than others."""
+"""Largest message in bytes, by path, of the WebSockets that accept larger ones than others."""
 SOCKET_PATHS = ("/ws", openai_realtime.PREFIX, deepgram.PATH, deepgram.FLUX_PATH, jambonz.PATH, vapi.PATH, twilio.PATH)
-KNOWN_SECONDS = 2.0  # in which a gateway that is started again hears from its engine processes
-EXPOSED_HEADERS = ("ETag", "Link", "Location", "Retry-After", "X-Request-Id", REPLICA_HEADER)  # to pages of other origins
+KNOWN_SECONDS = 2.0  # longest wait of a new gateway for its engine processes
+EXPOSED_HEADERS = ("ETag", "Link", "Location", "Retry-After", "X-Request-Id", REPLICA_HEADER)  # readable by other origins
 
 
 class Gateway(Protocol):
-    """A gateway that shares its port with other gateways, as far as the app is concerned."""
+    """The part of a gateway that the app uses. The gateway shares its port with other gateways."""
 
     @property
     def number(self) -> int: ...
@@ -75,7 +75,7 @@ class Gateway(Protocol):
 
 
 def create_app(sessions: Sessions, metrics: Metrics, settings: Settings, gateway: Gateway | None = None) -> FastAPI:
-    """gateway: the app is one of several behind one port. Raises StartError."""
+    """Create the app. gateway: set if the app is one of several that share a port. Raises StartError."""
     access, owner = settings.access, Owner(settings.listen.replica_name, gateway.number if gateway else 0)
     secrets = ClientSecrets(access.signing_key)
     tokens = Tokens(access.signing_key, UsedTokens(gateway.directory / "tokens" if gateway else None))
@@ -85,7 +85,7 @@ def create_app(sessions: Sessions, metrics: Metrics, settings: Settings, gateway
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         sessions.start()
-        if gateway:  # the others serve meanwhile; it would refuse whom they could take
+        if gateway:  # the other gateways serve meanwhile; this one would refuse clients that they could serve
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(sessions.until_warm(), KNOWN_SECONDS)
         watching = asyncio.create_task(transport.ice_servers.watch())
@@ -120,7 +120,7 @@ def create_app(sessions: Sessions, metrics: Metrics, settings: Settings, gateway
 
 
 def servers(app: FastAPI) -> Mapping[str, Callable[..., contextlib.AbstractAsyncContextManager[None]]]:
-    """Return what serves the APIs that listen on a port of their own, by their names in the settings."""
+    """Return the servers of the APIs that have their own port, by the APIs' names in the settings."""
     return {
         "wyoming": wyoming.serving,
         "vosk": vosk.serving,
@@ -138,7 +138,7 @@ def routers(
     secrets: ClientSecrets,
     broadcasts: Broadcasts,
 ) -> list[APIRouter]:
-    """The routers of all APIs."""
+    """Return the routers of all APIs."""
     calls = Calls(transport, sessions, settings, owner)
     senders = Senders(transport, sessions, broadcasts, settings.session.idle_timeout_seconds, owner)
     return [
@@ -165,7 +165,7 @@ def routers(
 
 
 def precision_of(settings: Settings) -> str:
-    """The precision of the engine that is served; empty where there is no engine directory, as with engines of tests."""
+    """Return the precision of the served engine; empty if there is no engine directory, as with test engines."""
     try:
         return choice_of(settings).precision
     except EngineDirectoryError:
@@ -173,7 +173,7 @@ def precision_of(settings: Settings) -> str:
 
 
 async def answer_os_error(request: Request, error: Exception) -> Response:
-    """Answer for a disk that is full, or fails, in the form of the path's API."""
+    """Answer in the format of the path's API when a disk is full or fails."""
     logger.error("%s %s: %s", request.method, request.url.path, error)
     is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     code, message = (Code.STORAGE_FULL, "the server's disk is full") if is_full else (Code.INTERNAL_ERROR, "the server failed")

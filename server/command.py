@@ -1,4 +1,4 @@
-"""moonshine-asr serve: builds the engine where it is missing, then serves. Every environment variable is also a flag."""
+"""moonshine-asr serve: builds the engine if it is missing, then serves. Every environment variable is also a flag."""
 
 import argparse
 import logging
@@ -30,16 +30,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def build_and_serve(settings: Settings, opens_browser: bool) -> int:
-    listen_everywhere(settings.listen).close()  # a port that is taken is said before a build of minutes
+    listen_everywhere(settings.listen).close()  # reports a port in use before a build that takes minutes
     provide_engine(settings)
     is_shown = settings.telemetry.log_format == "console"
     return server_main.serve(settings, on_listening=lambda: greeting.begin(settings.listen, opens_browser, is_shown))
 
 
 def provide_engine(settings: Settings) -> int:
-    """Build the best engine for the settings on this machine, unless this version has. An older one serves where that fails.
+    """Build the best engine for the settings on this machine, unless this version has built it.
 
-    Raises EngineDirectoryError where there is none.
+    If the build fails, an older engine is served. Raises EngineDirectoryError if there is none.
     """
     model, max_batch = settings.model, settings.batching.max_batch
     target = model.engine_target or selection.target_to_build(model.precision)[0]
@@ -66,19 +66,19 @@ def provide_engine(settings: Settings) -> int:
 
 
 def run_build(command: list[str]) -> int:
-    """The exit status. Whoever stops the server stops the build, which then leaves nothing half made."""
+    """Run the build; returns its exit status. SIGTERM and Ctrl-C also stop the build, which then leaves no partial engine."""
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as build:
         before = signal.signal(signal.SIGTERM, lambda *_: build.send_signal(signal.SIGINT))
         try:
             return build.wait()
-        except KeyboardInterrupt:  # the build has its own from the terminal
+        except KeyboardInterrupt:  # the terminal has sent SIGINT to the build, too
             return build.wait()
         finally:
             signal.signal(signal.SIGTERM, before)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """Values by environment variable. Exits where a flag is unknown."""
+    """Return the values by environment variable. Exits if a flag is unknown."""
     return make_parser().parse_args(arguments)
 
 
@@ -106,7 +106,7 @@ def make_parser() -> Parser:
 
 
 def flag_of(variable: str) -> str:
-    """ASR_PORT: --asr-port."""
+    """Return the flag of a variable: --asr-port for ASR_PORT."""
     return "--" + variable.lower().replace("_", "-")
 
 

@@ -35,7 +35,7 @@ class CheckResult:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns 0 where a server could be started now, else 1."""
+    """Print the report. Returns 0 if a server could be started now, else 1."""
     make_parser().parse_args(arguments)
     console = Console(highlight=False, soft_wrap=True)
     try:

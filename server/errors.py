@@ -1,10 +1,10 @@
-"""Everything the server refuses or ends, in one tree: a code for programs, a sentence for people, an HTTP status."""
+"""Errors of the server. Those that a client receives have a code for programs, a sentence for people and an HTTP status."""
 
 import enum
 
 
 class Code(enum.StrEnum):
-    """Error codes on the wire."""
+    """Error codes that clients receive."""
 
     BAD_JSON = "bad_json"
     BAD_OFFER = "bad_offer"
@@ -78,11 +78,11 @@ HTTP_STATUS = {
     Code.SHUTTING_DOWN: 503,
     Code.STORAGE_FULL: 507,
 }
-"""HTTP status of a request that is answered with the code; 400, the client's mistake, for all others."""
+"""HTTP status by error code. All other codes are mistakes of the client and have status 400."""
 
 
 class ServerError(Exception):
-    """An error that a client is told: a code and a sentence."""
+    """An error that is sent to a client: a code and a sentence."""
 
     def __init__(self, code: Code, message: str):
         super().__init__(message)
@@ -91,7 +91,7 @@ class ServerError(Exception):
 
 
 class ClientError(ServerError):
-    """The client's mistake."""
+    """An error that the client caused."""
 
     def __init__(self, code: Code, message: str, parameter: str | None = None):
         """parameter: the field that is wrong."""
@@ -100,12 +100,13 @@ class ClientError(ServerError):
 
 
 class Refused(ServerError):
-    """No session can be had now; later there may be one."""
+    """No session is available now; a later attempt may succeed."""
 
 
 class StartError(Exception):
-    """The server cannot start: one line that says why."""
+    """The server cannot start. The message is one line with the reason."""
 
 
 class SettingsError(StartError):
-    """A variable's value cannot be used: one line that names the variable, the value and what is accepted."""
+    """A variable has a value that cannot be used. The message is one line with the variable, the value and the accepted
+    values."""

@@ -1,4 +1,4 @@
-"""The greeting of a start: where the page, the API and the documentation are, and how to stop."""
+"""The message after the start: the addresses of the page, the API and the documentation, and how to stop the server."""
 
 import http.client
 import ssl
@@ -11,12 +11,12 @@ import webbrowser
 from runtime.engine.manifest import in_checkout
 from server.settings import API_TITLES, Listen, host_and_port
 
-LOOK_SECONDS = 0.1  # between two looks whether the server is ready
+LOOK_SECONDS = 0.1  # time between two checks whether the server is ready
 LOCAL_ADDRESSES = ("0.0.0.0", "::", "127.0.0.1", "::1")
 
 
 def begin(listen: Listen, opens_browser: bool, is_shown: bool) -> None:
-    """Greet from a thread of its own, once the server is ready. It ends with the process."""
+    """Start a thread that greets once the server is ready. The thread ends with the process."""
     threading.Thread(target=greet_when_ready, args=(listen, opens_browser, is_shown), name="greeting", daemon=True).start()
 
 
@@ -31,13 +31,13 @@ def greet_when_ready(listen: Listen, opens_browser: bool, is_shown: bool) -> Non
 
 
 def address_of(listen: Listen) -> str:
-    """Return the server's address as a browser on this machine takes it."""
+    """Return the server's URL for a browser on this machine."""
     host = "localhost" if listen.host in LOCAL_ADDRESSES else listen.host
     return f"http{'s' if listen.has_tls else ''}://{host_and_port(host, listen.port)}"
 
 
 def is_ready(address: str) -> bool:
-    unchecked = ssl._create_unverified_context()  # the certificate names the server's address outside, not this one
+    unchecked = ssl._create_unverified_context()  # the certificate names the server's public address, not this one
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=unchecked))
     try:
         direct.open(f"{address}/readyz", timeout=5).close()

@@ -34,21 +34,21 @@ from server.transports.websocket_frames import BoundedWebSocket
 
 logger = logging.getLogger("server")
 
-DEFECT_STATUS = 5  # exit status of a process that stopped because a task of its own had ended
+DEFECT_STATUS = 5  # exit status of a process that stopped because one of its tasks ended unexpectedly
 
 
 Finish = Callable[[], Coroutine[None, None, None]]
 
 
 class QuietServer(uvicorn.Server):
-    """uvicorn, ending with an exit status after an orderly shutdown: it would raise the signal again."""
+    """A uvicorn server that ends with an exit status after an orderly shutdown. uvicorn itself would raise the signal again."""
 
     status = 0
 
     def __init__(self, config: uvicorn.Config, drain: Finish, finish: Finish):
-        """drain: returns when open sessions have gone on for long enough, and may be cancelled.
+        """drain: lets open sessions go on, and returns when their time is over; may be cancelled.
 
-        finish: gives those that are left their finals, while their connections are still there.
+        finish: sends the finals of the remaining sessions while their connections are still open.
         """
         super().__init__(config)
         self._drain, self._finish = drain, finish
@@ -67,7 +67,7 @@ class QuietServer(uvicorn.Server):
         yield
 
     def _on_sigterm(self) -> None:
-        """The first one drains, the second one ends."""
+        """Drain at the first SIGTERM, and end at the second."""
         if self._draining is None:
             self._draining = asyncio.create_task(self._drain())
             self._draining.add_done_callback(lambda _: self.handle_exit(signal.SIGTERM, None))
@@ -80,7 +80,10 @@ class QuietServer(uvicorn.Server):
 
 
 def is_news(record: logging.LogRecord) -> bool:
-    """uvicorn calls a WebSocket that is refused with an answer an error of ours, and tells addresses, which may hold a token."""
+    """Return whether a record is worth logging.
+
+    uvicorn reports a refused WebSocket as an error of the application, and logs addresses of WebSockets, which may hold a token.
+    """
     said = record.getMessage()
     return not said.startswith("ASGI callable returned without completing handshake") and "WebSocket /" not in said
 
@@ -90,15 +93,15 @@ class SharedPort:
     """A gateway that shares its port with other gateways."""
 
     number: int
-    """Number among them, from 1."""
+    """Number of the gateway, from 1."""
     directory: Path
-    """Directory that only they use."""
+    """Directory that only these gateways use."""
     middleware: Middleware
-    """Middleware before the app that hands requests on to the gateway that they are for."""
+    """Middleware before the app that forwards a request to the gateway that it is for."""
     listen: Callable[[], socket.socket]
-    """Makes the socket where the others hand requests on to this one."""
+    """Makes the socket where this gateway receives requests from the others."""
     until_alone: Callable[[], Coroutine[None, None, None]]
-    """Returns when whoever started this gateway is gone."""
+    """Returns when the process that started this gateway has ended."""
 
 
 def serve(
@@ -120,7 +123,7 @@ def serve(
 
 @contextlib.contextmanager
 def judging_turns(settings: Settings, metrics: Metrics) -> Iterator[TurnWorker | None]:
-    """Run the turn model's thread within the context, where there is a model. Raises EngineDirectoryError."""
+    """Run the turn model's thread within the context, if there is a model. Raises EngineDirectoryError."""
     path = turn_model_of(settings.model)
     if path is None:
         yield None
@@ -133,7 +136,7 @@ def judging_turns(settings: Settings, metrics: Metrics) -> Iterator[TurnWorker |
 
 
 def turn_model_of(model: Model) -> Path | None:
-    """Return the file of the turn model: the one that is named, or the one that is installed, or none."""
+    """Return the file of the turn model, either named or installed; None if there is none."""
     if model.turn_model == "none":
         return None
     return weights.installed(weights.default_directory()) if model.turn_model == "auto" else Path(model.turn_model)
@@ -142,7 +145,7 @@ def turn_model_of(model: Model) -> Path | None:
 def serve_sessions(
     sessions: Sessions, settings: Settings, metrics: Metrics, listeners: Listeners, shared_port: SharedPort | None
 ) -> int:
-    """Returns the exit status."""
+    """Serve until the server ends; returns the exit status."""
     app = create_app(sessions, metrics, settings, shared_port)
     config = config_of(app, settings)
     logging.getLogger("uvicorn.error").addFilter(is_news)
@@ -176,7 +179,7 @@ def serve_sessions(
 
 @contextlib.contextmanager
 def in_background(work: Coroutine[None, None, None]) -> Iterator[None]:
-    """Goes on with the work within the context."""
+    """Run the work within the context."""
     task = asyncio.create_task(work)
     try:
         yield
@@ -185,7 +188,7 @@ def in_background(work: Coroutine[None, None, None]) -> Iterator[None]:
 
 
 async def stop_when_alone(server: uvicorn.Server, shared_port: SharedPort) -> None:
-    """A gateway whose supervisor has died would serve for ever what nobody knows of."""
+    """Stop the server when its supervisor has died: nothing else would stop it."""
     await shared_port.until_alone()
     server.should_exit = True
 
@@ -206,7 +209,7 @@ def config_of(app: FastAPI, settings: Settings) -> uvicorn.Config:
 
 @contextlib.asynccontextmanager
 async def administered(config: uvicorn.Config, listener: socket.socket | None) -> AsyncIterator[None]:
-    """Answers on the admin port, with connections of its own: those of the other port cannot use them up."""
+    """Serve the admin port, if there is one. Its connections are counted separately: the other port cannot use them up."""
     if listener is None:
         yield
         return

@@ -19,12 +19,12 @@ from runtime.engine.manifest import default_engines
 from server.errors import SettingsError
 
 PREFIXES = ("ASR_", "MOONSHINE_", "MAX_BATCH_", "MAX_BUFFER_", "MODEL_WARMUP_")
-"""Variables that begin like this are ours: one that is unknown is reported. MAX_ and MODEL_ alone are everybody's; of
-those, only names that look like a slip of one of ours are reported."""
+"""Prefixes of our variables: an unknown variable with one of them is reported. Other programs also use MAX_ and MODEL_ alone;
+of those, only names that look like a misspelt variable of ours are reported."""
 
 MAX_SESSIONS_VARIABLE = "ASR_MAX_SESSIONS"
 SECRET_KEY_VARIABLE = "ASR_SECRET_KEY"
-SECRET_VARIABLES = ("ASR_ICE_SERVERS", SECRET_KEY_VARIABLE, "ASR_API_KEYS", "ASR_USAGE_KEY")  # whose value is never shown
+SECRET_VARIABLES = ("ASR_ICE_SERVERS", SECRET_KEY_VARIABLE, "ASR_API_KEYS", "ASR_USAGE_KEY")  # their values are never shown
 LEAST_KEY_CHARACTERS = 16
 INTERNAL_VARIABLES = (
     "ASR_ENGINE_SOCKET",
@@ -34,11 +34,11 @@ INTERNAL_VARIABLES = (
     "ASR_API_KEY",
     "ASR_SERVER",
 )
-"""Variables that the supervisor gives its processes, and those of clients."""
+"""Variables that the supervisor sets for its processes, and variables of clients."""
 API_PORT_VARIABLES = ("ASR_WYOMING_PORT", "ASR_VOSK_PORT", "ASR_AUDIOSOCKET_PORT")
-"""Ports of APIs that have one of their own."""
-API_TITLES = "OpenAI, Deepgram"  # whose clients find their paths below /v1
-PROCESS_KEY = secrets.token_hex(32)  # nobody else knows it
+"""Ports of the APIs that have their own port."""
+API_TITLES = "OpenAI, Deepgram"  # APIs whose clients expect paths below /v1
+PROCESS_KEY = secrets.token_hex(32)  # random: nobody else knows it
 SESSIONS_PER_CORE = 6  # a dozen live streams on two cores
 LONGEST_NAME = 64
 REPLICA_NAME, NOT_OF_NAMES = rf"^[A-Za-z0-9._-]{{0,{LONGEST_NAME}}}$", re.compile(r"[^A-Za-z0-9._-]")
@@ -62,9 +62,9 @@ class IceServer(BaseModel):
 
     @classmethod
     def parse(cls, text: str) -> "IceServer":
-        """`stun:host:port`, or `turn:user:password@host:port`; user and password are percent-encoded where they must be.
+        """Parse `stun:host:port` or `turn:user:password@host:port`. User and password are percent-encoded where necessary.
 
-        Raises ValueError; its text has no password in it.
+        Raises ValueError; its text contains no password.
         """
         match = ICE_SERVER.fullmatch(text)
         if match is None or not 0 < int(match["port"] or 3478) < 65_536:
@@ -75,7 +75,7 @@ class IceServer(BaseModel):
 
 
 class AdvertisedAddress(BaseModel):
-    """An address that clients are told in place of the machine's own, or beside it."""
+    """An address that is sent to clients instead of the machine's own, or in addition to it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -84,7 +84,7 @@ class AdvertisedAddress(BaseModel):
 
     @classmethod
     def parse(cls, text: str) -> "AdvertisedAddress":
-        """`IP`, or `+IP` for one beside the machine's own. Raises ValueError."""
+        """Parse `IP`, or `+IP` for an address in addition to the machine's own. Raises ValueError."""
         try:
             return cls(ip=str(ipaddress.ip_address(text.removeprefix("+"))), is_beside=text.startswith("+"))
         except ValueError:
@@ -92,7 +92,7 @@ class AdvertisedAddress(BaseModel):
 
 
 def parts_of(text: str) -> tuple[str, ...]:
-    """Those that commas separate."""
+    """Split a text at its commas."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
@@ -112,7 +112,7 @@ class SettingsGroup(BaseModel):
 
 
 class ApiPort(NamedTuple):
-    """The port of an API that has one of its own, and no keys."""
+    """The port of an API that has its own port and no keys."""
 
     api: str
     title: str
@@ -141,35 +141,35 @@ class Listen(SettingsGroup):
     wyoming_port: int = Field(0, ge=0, le=65_535, alias="ASR_WYOMING_PORT")
     """Port of the Wyoming protocol for Home Assistant, which expects 10300. 0: none."""
     wyoming_host: str = Field("127.0.0.1", alias="ASR_WYOMING_HOST")
-    """Address to listen on for it. The protocol has no keys: whoever reaches the port is served."""
+    """Address to listen on for Wyoming. The protocol has no keys: anyone who can reach the port can use the server."""
     wyoming_zeroconf: bool = Field(False, alias="ASR_WYOMING_ZEROCONF")
     """Whether the port is announced by zeroconf (mDNS), so that Home Assistant finds it on the local network."""
     vosk: bool = Field(False, alias="ASR_VOSK")
-    """Whether a WebSocket at `/` speaks Vosk's protocol, for Jigasi, FreeSWITCH and Asterisk. Its clients bring no keys."""
+    """Whether a WebSocket at `/` speaks Vosk's protocol, for Jigasi, FreeSWITCH and Asterisk. Its clients send no keys."""
     vosk_port: int = Field(0, ge=0, le=65_535, alias="ASR_VOSK_PORT")
-    """Port of its own for Vosk's protocol, whose clients expect 2700. 0: none."""
+    """Separate port for Vosk's protocol, whose clients expect 2700. 0: none."""
     vosk_host: str = Field("127.0.0.1", alias="ASR_VOSK_HOST")
-    """Address to listen on for it. The protocol has no keys: whoever reaches the port is served."""
+    """Address to listen on for Vosk's port. The protocol has no keys: anyone who can reach the port can use the server."""
     audiosocket_port: int = Field(0, ge=0, le=65_535, alias="ASR_AUDIOSOCKET_PORT")
     """Port for calls of Asterisk by AudioSocket, for example 9092. 0: none."""
     audiosocket_host: str = Field("127.0.0.1", alias="ASR_AUDIOSOCKET_HOST")
-    """Address to listen on for it. The protocol has no keys: whoever reaches the port is served."""
+    """Address to listen on for AudioSocket. The protocol has no keys: anyone who can reach the port can use the server."""
     admin_port: int = Field(0, ge=0, le=65_535, alias="ASR_ADMIN_PORT")
-    """Port of its own for `/healthz`, `/readyz`, `/acceptz` and `/metrics`, without keys and without TLS. 0: none."""
+    """Separate port for `/healthz`, `/readyz`, `/acceptz` and `/metrics`, without keys and without TLS. 0: none."""
     admin_host: str = Field("127.0.0.1", alias="ASR_ADMIN_HOST")
-    """Address to listen on for it."""
+    """Address to listen on for the admin port."""
     trusted_proxies: tuple[IPvAnyNetwork, ...] = Field((), alias="ASR_TRUSTED_PROXIES")
-    """Addresses and networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed, separated by commas."""
+    """Addresses and networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are trusted, separated by commas."""
     webrtc_path: str = Field("/webrtc", pattern=ROUTE_PATH, alias="ASR_WEBRTC_PATH")
-    """Path that takes the SDP offer."""
+    """Path that receives the SDP offer."""
     replica: str = Field("", pattern=REPLICA_NAME, alias="ASR_REPLICA")
-    """Name of this server among others of its kind. It is in the header `X-ASR-Replica` of every answer, in `ready`, and in the
-    addresses of sessions. Unset: the host's name."""
+    """Name of this server among several. It is in the header `X-ASR-Replica` of every answer, in `ready`, and in the addresses
+    of sessions. Unset: the host's name."""
     workers: int = Field(1, ge=1, le=256, alias="ASR_WORKERS")
-    """Gateway processes. With more than one, the engine has a process of its own."""
+    """Number of gateway processes. With more than one, the engine runs in its own process."""
     drain_seconds: float = Field(0.0, ge=0, le=86_400, alias="ASR_DRAIN_SECONDS")
-    """Seconds that open sessions may go on after the first SIGTERM, while no new ones are taken. A second SIGTERM, or SIGINT,
-    ends that. 0: they get their finals at once."""
+    """Seconds that open sessions may go on after the first SIGTERM. No new sessions are accepted meanwhile. A second SIGTERM,
+    or SIGINT, ends the wait. 0: open sessions get their finals at once."""
     shutdown_timeout_seconds: float = Field(20.0, gt=0, le=600, alias="ASR_SHUTDOWN_TIMEOUT_SECONDS")
     """Longest time that open sessions may take for their finals after SIGTERM."""
 
@@ -198,7 +198,7 @@ class Listen(SettingsGroup):
 
     @property
     def is_local(self) -> bool:
-        """True if nobody on another machine can reach it."""
+        """True if no other machine can reach it."""
         return is_loopback(self.host)
 
     @property
@@ -220,15 +220,15 @@ class Ice(SettingsGroup):
 
     servers: tuple[IceServer, ...] = Field((), alias="ASR_ICE_SERVERS")
     """`stun:host:port` and `turn:user:password@host:port`, separated by commas.
-    A server with a public or host address needs none. One that does not answer is left out until it does."""
+    A server with a public or host address needs none. A STUN or TURN server that does not answer is left out until it does."""
     udp_ports: tuple[int, int] | None = Field(None, alias="ASR_UDP_PORTS")
-    """Range of UDP ports to listen on, as in `50000-50999`. Give it two for each session. All gateways share it.
-    When it is used up, offers are refused with `server_full`. Unset: ports of the kernel's choice."""
+    """Range of UDP ports to listen on, as in `50000-50999`. Give it two for each session. All gateways share the range.
+    When all ports are in use, offers are refused with `server_full`. Unset: the kernel chooses the ports."""
     addresses: tuple[IPvAnyAddress, ...] = Field((), alias="ASR_ICE_ADDRESSES")
     """Addresses of this machine to listen on, separated by commas. Unset: all but the loopback."""
     advertised_address: AdvertisedAddress | None = Field(None, alias="ASR_ADVERTISED_ADDRESS")
     """Public address of this machine behind 1:1 NAT, as in most clouds: answers name it instead of the machine's own addresses.
-    `+IP` names it beside them, where clients come from inside, too."""
+    `+IP` names it in addition to them, for servers that also have clients inside the network."""
 
     @property
     def ports(self) -> range | None:
@@ -262,7 +262,7 @@ class Ice(SettingsGroup):
 
 
 class Model(SettingsGroup):
-    """The model, and what runs it."""
+    """The model, and the program that runs it."""
 
     model_config = ConfigDict(protected_namespaces=())
 
@@ -270,17 +270,17 @@ class Model(SettingsGroup):
     """Model to serve: the name that its engine was built with."""
     precision: Literal["fp16", "bf16", "fp32", "int8"] | None = Field(None, alias="MOONSHINE_PRECISION")
     """Precision of the engine. Unset: fp16 on a GPU, int8 for the native engine and on a CPU with VNNI, else fp32.
-    ONNX Runtime has `fp32` and `int8`, and runs `fp16` and `bf16` in fp32 and says so; the native engine has `bf16`, too."""
+    ONNX Runtime has `fp32` and `int8`; it runs `fp16` and `bf16` in fp32 and reports this. The native engine also has `bf16`."""
     target: Literal["auto", "onnxruntime", "native", "tensorrt", "torch"] = Field("auto", alias="ASR_TARGET")
-    """Program that runs the engine. auto: tensorrt or torch where there is a GPU and the package, native for int8 where it has
-    been built or can be, else onnxruntime. native: compiled C++, for x86 processors with AVX2."""
+    """Program that runs the engine. auto: tensorrt or torch if there is a GPU and the package; native for int8 if it has been
+    built or can be built; else onnxruntime. native: compiled C++, for x86 processors with AVX2."""
     engine_dir: Path | None = Field(None, alias="ASR_ENGINE_DIR")
     """Directory of the engines: `--out` of the build. Unset: `engines` in a checkout, else one in the user's cache directory."""
     engines: int = Field(0, ge=0, le=64, alias="ASR_ENGINES")
-    """Engine processes behind several gateways. 0: one for each visible GPU, one without a GPU."""
+    """Number of engine processes with several gateways. 0: one for each visible GPU, or one without a GPU."""
     turn_model: str = Field("auto", min_length=1, alias="ASR_TURN_MODEL")
-    """Model that judges by their sound whether turns are over: auto, none, or a file. auto: the one of
-    `moonshine-asr turns install`, where it is installed."""
+    """Model that judges from the audio whether a turn is over: auto, none, or a file. auto: the model of
+    `moonshine-asr turns install`, if it is installed."""
     cpu_threads: int = Field(0, ge=0, le=1024, alias="ASR_CPU_THREADS")
     """Threads of the CPU engine. 0: one for each core."""
     warmup_seconds: float = Field(1.5, gt=0, le=20, alias="MODEL_WARMUP_SECONDS")
@@ -301,28 +301,29 @@ class Batching(SettingsGroup):
     max_batch: int = Field(32, ge=1, le=1024, alias="MAX_BATCH_SIZE")
     """Most streams that the engine works on at once."""
     max_wait_ms: float = Field(10.0, ge=0, le=1000, alias="MAX_BATCH_WAIT_MS")
-    """Longest time that an update waits for company while the engine is idle, in milliseconds."""
+    """Longest time that an update waits for other updates while the engine is idle, in milliseconds."""
 
 
 class SessionLimits(SettingsGroup):
     """Limits of one session, and how often it is updated."""
 
     interim_interval_ms: float = Field(500.0, ge=50, le=5_000, alias="ASR_INTERIM_INTERVAL_MS")
-    """Shortest time between two updates of a session, in milliseconds. Under load it grows by itself, for long segments first."""
+    """Shortest time between two updates of a session, in milliseconds. It grows automatically under load, for long segments
+    first."""
     max_segment_seconds: float = Field(12.0, ge=5, le=25, alias="ASR_MAX_SEGMENT_SECONDS")
-    """Speech without a pause is cut before it grows past this."""
+    """Longest segment, in seconds. Speech without a pause is cut before it grows longer."""
     stable_agreement: int = Field(2, ge=2, le=20, alias="ASR_STABLE_AGREEMENT")
-    """Updates in a row that must agree on a word before it is stable, if the model is sure of it.
+    """Number of consecutive updates that must agree on a word before it is stable, if the model is confident of it.
     Up to four times as many if it is not."""
     max_buffer_seconds: float = Field(120.0, ge=10, le=3600, alias="MAX_BUFFER_SECONDS")
-    """Most audio that a session may have waiting to be transcribed. Past it, the session ends with `buffer_overflow`.
-    WebSockets are read more slowly instead, and browsers are held back over WebRTC, too."""
+    """Most audio of a session that may wait to be transcribed, in seconds. With more, the session ends with `buffer_overflow`.
+    Instead of that, WebSockets are read more slowly, and browsers are also slowed down over WebRTC."""
     connect_timeout_seconds: float = Field(3.0, gt=0, le=60, alias="ASR_CONNECT_TIMEOUT_SECONDS")
-    """A WebRTC offer whose connection is not there by then is given up."""
+    """Seconds until a WebRTC offer is given up if its connection is not there."""
     init_timeout_seconds: float = Field(10.0, gt=0, le=600, alias="ASR_INIT_TIMEOUT_SECONDS")
-    """A connection that has not sent `init` by then is closed."""
+    """Seconds until a connection that has not sent `init` is closed."""
     idle_timeout_seconds: float = Field(60.0, gt=0, le=86_400, alias="ASR_IDLE_TIMEOUT_SECONDS")
-    """A session that has sent nothing for this long is closed."""
+    """Seconds until a session that sends nothing is closed."""
     max_session_seconds: float = Field(0.0, ge=0, alias="ASR_MAX_SESSION_SECONDS")
     """A live session that lasts longer is ended with `session_too_long`. 0: any length."""
     close_timeout_seconds: float = Field(30.0, gt=0, le=600, alias="ASR_CLOSE_TIMEOUT_SECONDS")
@@ -341,38 +342,40 @@ class Files(SettingsGroup):
     max_file_seconds: float = Field(14_400.0, ge=1, le=360_000, alias="ASR_MAX_FILE_SECONDS")
     """Longest recording."""
     parallel_chunks: int = Field(8, ge=1, le=256, alias="ASR_FILE_STRETCHES")
-    """Number of chunks of a recording that are transcribed side by side. All of them wait for live speech."""
+    """Number of chunks of a recording that are transcribed in parallel. Live speech goes before all of them."""
 
 
 class Access(SettingsGroup):
     """Access and limits of clients."""
 
     api_keys: str = Field("", repr=False, alias="ASR_API_KEYS")
-    """API keys, separated by commas: one of them is then needed for every way in. Behind a key may stand `name=NAME`, for logs,
-    `sessions=N` and `per_minute=N`: how many sessions it may have at once, and how many requests it may send."""
+    """API keys, separated by commas. If there are any, clients need one of them. A key may be followed by `name=NAME`, for
+    logs, `sessions=N` and `per_minute=N`: the most sessions that it may have at once, and the most requests that it may send
+    in a minute."""
     api_keys_file: Path | None = Field(None, alias="ASR_API_KEYS_FILE")
     """A file with such keys, one on each line. It is read again when it changes."""
     cors_origins: tuple[str, ...] = Field((), alias="ASR_CORS_ORIGINS")
     """Origins of other web pages that may use the server, as in `https://app.example.com`, separated by commas. `*`: all."""
     allowed_hosts: tuple[str, ...] = Field((), alias="ASR_ALLOWED_HOSTS")
-    """Names by which the server may be reached, separated by commas, as in `asr.example.com` or `*.example.com`. IP addresses and
-    `localhost` always count. Unset: any name; but where it listens on the loopback, without keys and without proxies, none."""
+    """Names by which the server may be reached, separated by commas, as in `asr.example.com` or `*.example.com`. IP addresses
+    and `localhost` are always allowed. Unset: any name, but none if it listens on the loopback, without keys and without
+    proxies."""
     max_sessions_per_address: int = Field(0, ge=0, le=100_000, alias="ASR_MAX_SESSIONS_PER_ADDRESS")
     """Most sessions of one IP address at once, in each gateway. 0: any number."""
     max_connecting_per_address: int = Field(256, ge=1, le=100_000, alias="ASR_MAX_CONNECTING_PER_ADDRESS")
-    """Most connections of one IP address that have not sent `init` yet, in each gateway. They take no session's place."""
+    """Most connections of one IP address that have not sent `init` yet, in each gateway. They do not count as sessions."""
     per_minute: int = Field(0, ge=0, le=1_000_000, alias="ASR_REQUESTS_PER_MINUTE")
     """Most requests of one IP address in a minute that open a session or send a file, in each gateway. 0: any number."""
 
     max_sessions: int = Field(0, ge=0, le=100_000, alias=MAX_SESSIONS_VARIABLE)
-    """Most sessions at once. 0: as many live streams as the build of a CPU engine measured on this machine; on a GPU six for each
-    CPU core: set it there."""
+    """Most sessions at once. 0: on a CPU, as many live streams as the build of the engine measured on this machine; on a GPU,
+    six for each CPU core. Set it on a GPU."""
 
     usage_key: str = Field("", repr=False, alias="ASR_USAGE_KEY")
-    """Key of at least 16 characters with which `/v1/usage` says how much each API key has used. Unset: nobody may read it."""
+    """Key of at least 16 characters that opens `/v1/usage`, the usage of each API key. Unset: nobody may read it."""
     secret_key: str = Field("", repr=False, alias=SECRET_KEY_VARIABLE)
-    """Key that short-lived tokens are signed with. Unset: one that lasts until the server ends.
-    Set it where several servers must read each other's tokens."""
+    """Key that signs short-lived tokens. Unset: a key that lasts until the server ends.
+    Set it if several servers must accept each other's tokens."""
 
     @field_validator("cors_origins", mode="before")
     @classmethod
@@ -413,11 +416,11 @@ class Telemetry(SettingsGroup):
     log_format: Literal["console", "json"] = Field("console", alias="ASR_LOG_FORMAT")
     """Format of the log: console for people, json for an object on each line."""
     log_text: bool = Field(False, alias="ASR_LOG_TEXT")
-    """Whether what was said is logged, with the end of each session."""
+    """Whether the transcribed text is logged at the end of each session."""
 
 
 class Settings(BaseModel):
-    """Every variable, its default and its meaning; docs/configuration.md is made from them."""
+    """Every variable, its default and its meaning; docs/configuration.md is generated from them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -432,19 +435,19 @@ class Settings(BaseModel):
 
 
 def variables() -> Iterator[tuple[str, str, FieldInfo]]:
-    """Group, environment variable and field of every setting."""
+    """Yield the group, the environment variable and the field of every setting."""
     for group, field in Settings.model_fields.items():
         for setting in field.annotation.model_fields.values():  # type: ignore[union-attr]  # every field is a SettingsGroup
             yield group, str(setting.alias), setting
 
 
 def default_of(field: FieldInfo) -> str:
-    """Empty where unset means something of its own."""
+    """Return the default as text; empty if an unset variable has its own meaning."""
     return "" if field.default in (None, ()) else str(field.default)
 
 
 def meaning_of(field: FieldInfo) -> str:
-    """Description of a setting, in one line."""
+    """Return the description of a setting, in one line."""
     return " ".join(str(field.description).split())
 
 
@@ -466,7 +469,7 @@ EXPECTED = {
     "float_parsing": "expected a number",
     "bool_parsing": "expected true or false",
 }
-"""Sentences in place of those of the library that reads the settings, by its types of errors."""
+"""Sentences that replace those of the library that reads the settings, by its types of errors."""
 
 
 def describe(error: ErrorDetails, environment: Mapping[str, str]) -> str:
@@ -481,7 +484,7 @@ def variable_names() -> list[str]:
 
 
 def misspelt(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """One line for each variable that looks like one of ours and is not."""
+    """Return one line for each variable that looks like one of ours and is not."""
     known, lines = variable_names(), []
     for name in sorted(set(environment) - set(known) - set(INTERNAL_VARIABLES)):
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)

@@ -1,4 +1,4 @@
-"""The start of every process of the server: from the environment to an engine that serves."""
+"""The start of every server process: from the environment to an open engine."""
 
 import asyncio
 import contextlib
@@ -28,16 +28,16 @@ from server.telemetry.metrics import Metrics
 
 logger = logging.getLogger("server")
 
-SEGMENT_MARGIN_SECONDS = 1.0  # a segment may grow past its maximum by what arrives with one message before it is cut
-TLS_LOOK_SECONDS = 2.0  # between two looks at the certificate
-LEAST_SESSIONS = 2  # of a machine that carries a single live stream: one that speaks, and one that comes or goes
+SEGMENT_MARGIN_SECONDS = 1.0  # one message may make a segment longer than its maximum before it is cut
+TLS_LOOK_SECONDS = 2.0  # time between two checks of the certificate
+LEAST_SESSIONS = 2  # for a machine that carries one live stream: one session that speaks, and one that begins or ends
 EVERY_ADDRESS, EVERY_IPV4_ADDRESS = "::", "0.0.0.0"
 BACKLOG = 1024  # connections that wait to be accepted
 START_STATUS, SETTINGS_STATUS, ENGINE_STATUS = 1, 2, 3  # exit statuses of a start that fails
 
 
 def started(run: Callable[[Settings], int], environment: Mapping[str, str] = os.environ) -> int:
-    """Read the settings and run; returns the exit status. What stops the start is one line, and no traceback."""
+    """Read the settings and run; returns the exit status. An error at the start is printed as one line, without a traceback."""
     try:
         settings = settings_module.load(environment)
         set_up_log(settings)
@@ -66,7 +66,7 @@ class Listeners:
 
     http: tuple[socket.socket, ...]
     apis: Mapping[str, socket.socket]
-    """Sockets of APIs with a port of their own, by name."""
+    """Sockets of APIs that have their own port, by name."""
     admin: socket.socket | None = None
 
     def close(self) -> None:
@@ -75,7 +75,7 @@ class Listeners:
 
 
 def check_tls(settings: Listen) -> None:
-    """Raises StartError, in place of the traceback that uvicorn would end with."""
+    """Raises StartError if the certificate cannot be used. uvicorn would end with a traceback."""
     cert, key = settings.tls_cert, settings.tls_key
     if (cert is None) != (key is None):
         raise StartError("ASR_TLS_CERT and ASR_TLS_KEY go together")
@@ -88,7 +88,7 @@ def check_tls(settings: Listen) -> None:
 
 
 def check_access(settings: Settings) -> None:
-    """Raises StartError, or says what is open to whom."""
+    """Raises StartError if keys are set and an API without keys is not on the loopback. Warns if the server needs no keys."""
     keys, listening = Keys(settings.access.api_keys, settings.access.api_keys_file), settings.listen
     for each in listening.api_ports:
         if keys.are_needed and not is_loopback(each.host):
@@ -98,7 +98,7 @@ def check_access(settings: Settings) -> None:
 
 
 async def keep_tls_fresh(context: ssl.SSLContext, settings: Listen) -> None:
-    """New connections get the certificate that lies there now; one that cannot be used is not taken."""
+    """Load the certificate again when its file has changed, for new connections. One that cannot be used is not loaded."""
     assert settings.tls_cert and settings.tls_key, "there is a certificate"
     read = [version_of(settings.tls_cert), version_of(settings.tls_key)]
     while True:
@@ -116,12 +116,15 @@ async def keep_tls_fresh(context: ssl.SSLContext, settings: Listen) -> None:
 
 
 def no_password() -> str:
-    """Asking for one on the terminal would hold the start up for ever."""
+    """Raises ValueError. OpenSSL would otherwise wait for ever for a password on the terminal."""
     raise ValueError("its key has a password")
 
 
 def listen_everywhere(settings: Listen, shared: bool = False) -> Listeners:
-    """shared: with other processes; the kernel deals connections out evenly, to those that listen. Raises StartError."""
+    """Open all sockets of the settings. Raises StartError.
+
+    shared: with other processes; the kernel distributes connections evenly among those that listen.
+    """
     check_tls(settings)
     http = listen_for_http(settings, shared)
     apis = {each.api: listen(each.host, each.port, shared, ", ".join(each.variables)) for each in settings.api_ports}
@@ -134,7 +137,7 @@ def listen_everywhere(settings: Listen, shared: bool = False) -> Listeners:
 def listen_for_http(settings: Listen, shared: bool = False) -> tuple[socket.socket, ...]:
     """Listen at the host's address, or at every IPv4 and every IPv6 address of the machine. Raises StartError.
 
-    Each family has a socket of its own: on a common one, an IPv4 client would have an address that limits do not know.
+    Each address family has its own socket: on a common one, an IPv4 client would have an address that the limits do not know.
     """
     if settings.host != EVERY_ADDRESS:
         return (listen(settings.host, settings.port, shared),)
@@ -150,20 +153,20 @@ def has_ipv6() -> bool:
 
 
 def listen(host: str, port: int, shared: bool = False, variables: str = "ASR_HOST, ASR_PORT") -> socket.socket:
-    """shared: it only has the address until whoever serves on it listens, too. variables: what the address was said by.
+    """Open a socket at an address. Raises StartError.
 
-    Raises StartError.
+    shared: the socket is only bound; the server that uses it makes it listen. variables: the variables that gave the address.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return bind(host, port, family) if shared else socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as exc:
-        reason = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else str(exc.strerror)  # below 0: the resolver's
+        reason = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else str(exc.strerror)  # below 0: of the resolver
         raise StartError(f"cannot listen on {host}:{port}: {reason.lower()} ({variables})") from exc
 
 
 def bind(host: str, port: int, family: int) -> socket.socket:
-    """Raises OSError."""
+    """Bind a socket to an address that other processes may share. Raises OSError."""
     bound = socket.socket(family)
     for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
         bound.setsockopt(socket.SOL_SOCKET, option, 1)
@@ -174,7 +177,7 @@ def bind(host: str, port: int, family: int) -> socket.socket:
 
 
 def raise_file_limit() -> None:
-    """Raise the limit of open files as far as this process may: every connection is one, and the usual 1,024 are soon spent."""
+    """Raise the limit of open files to the maximum: every connection is one, and the usual 1,024 are soon used up."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -186,7 +189,7 @@ def choice_of(settings: Settings) -> Choice:
 
 
 def sized(settings: Settings, found: Manifest) -> Settings:
-    """Return the settings with the session limit that suits the engine, where none is set."""
+    """Return the settings with the session limit that suits the engine, if none is set."""
     if settings.access.max_sessions or not found.live_streams:
         return settings
     access = settings.access.model_copy(update={"max_sessions": max(LEAST_SESSIONS, found.live_streams)})
@@ -195,9 +198,9 @@ def sized(settings: Settings, found: Manifest) -> Settings:
 
 
 def open_for_serving(settings: Settings, metrics: Metrics, inbox: Inbox | None = None) -> tuple[EngineLoop, Engine, Tokenizer]:
-    """The engine, its tokenizer, and the loop that will own it, not started. inbox: see EngineLoop.
+    """Open the engine. Returns the loop that will own it, not started, the engine, and its tokenizer. inbox: see EngineLoop.
 
-    Raises EngineDirectoryError, and DeviceError or EngineFailed where the engine's device is missing or fails.
+    Raises EngineDirectoryError, and DeviceError or EngineFailed if the engine's device is missing or fails.
     """
     choice = choice_of(settings)
     if choice.remark:

@@ -1,4 +1,4 @@
-"""moonshine-asr turns: installs the model that judges by their sound whether turns are over."""
+"""moonshine-asr turns: installs the model that judges from the audio whether a turn is over."""
 
 import sys
 from pathlib import Path

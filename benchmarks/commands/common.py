@@ -1,4 +1,4 @@
-"""The console, the precisions and the lines of results are shared by all commands of benchmarks."""
+"""Code that all benchmark commands share: the console, the precisions and the lines of results."""
 
 import argparse
 import json
@@ -18,18 +18,18 @@ DEFAULT_PRECISION = "fp16" if hardware.find_gpu() else "fp32"
 
 
 def described(benchmark: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return what the line of each result begins with: the benchmark, the machine and the options."""
+    """Return the first fields of each result's line: the benchmark, the machine and the options."""
     return {"benchmark": benchmark, "machine": machine.describe(), "settings": settings_of(arguments)}
 
 
 def settings_of(arguments: argparse.Namespace) -> dict:
-    """The options, ready for JSON."""
+    """Return the options, ready for JSON."""
     left_out = ("command", "out", "plot", "compare", "engines", "speech", "turn_model", "before")
     return {name: value for name, value in vars(arguments).items() if name not in left_out}
 
 
 def write_line(path: Path | None, result: dict) -> None:
-    """One JSON line, appended to the file, or printed."""
+    """Append one JSON line to the file, or print it."""
     line = json.dumps(result)
     if path is None:
         print(line)

@@ -1,4 +1,4 @@
-"""Commands that measure engines and what stands before them: no server runs."""
+"""Commands that measure engines and the code around them: no server runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands that measure a whole server, its connections, and what strangers do to it."""
+"""Commands that measure a whole server, its connections, and attacks on it."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def run_streams(arguments: argparse.Namespace) -> int:
 
 
 def run_and_tell(trial: Trial, references: dict[str, str]) -> Outcome:
-    """A search takes minutes, and a log has no status line."""
+    """Run a trial and print its outcome: a search takes minutes, and a log has no status line."""
     from benchmarks import streams
 
     outcome = streams.run_in_fresh_process(trial, references)
@@ -93,7 +93,7 @@ def run_and_tell(trial: Trial, references: dict[str, str]) -> Outcome:
 
 
 def run_counts(arguments: argparse.Namespace) -> int:
-    """One trial for each interval and count; those of a precision have the same engine process."""
+    """Run one trial for each interval and count; the trials of a precision share an engine process."""
     from benchmarks import streams
     from benchmarks.trial import RULE
 
@@ -108,7 +108,7 @@ def run_counts(arguments: argparse.Namespace) -> int:
 
 
 def searches_of(arguments: argparse.Namespace) -> list[Trial]:
-    """One for each way, precision and interval."""
+    """Return a trial for each way, precision and interval."""
     from benchmarks.trial import Trial
 
     def of(way: str, precision: str, interval_ms: float) -> Trial:

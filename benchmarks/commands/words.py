@@ -1,4 +1,4 @@
-"""Commands that measure words: how many are right, when they come, and when a turn is over."""
+"""Commands that measure words: their error rates, their delays, and the detected ends of turns."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def run_quality(arguments: argparse.Namespace) -> int:
 
 
 def run_speech(arguments: argparse.Namespace) -> int:
-    """Real recordings as they are, then made harder to hear."""
+    """Measure real recordings unchanged, then in harder conditions."""
     from benchmarks import comparison, scores, speech
     from benchmarks.speech import Way
 
@@ -127,7 +127,7 @@ def run_speech(arguments: argparse.Namespace) -> int:
 
 
 def run_joined(arguments: argparse.Namespace, way: Way, about: dict, clips: Sequence[speech_sets.Clip]) -> int:
-    """One recording of all clips with speech, and one of those without."""
+    """Measure one recording of all clips with speech, and one of all clips without."""
     from benchmarks import joined, speech
 
     for name, chosen in (("speech", [clip for clip in clips if clip.text]), ("no speech", without_voices(clips))):
@@ -166,7 +166,7 @@ def measure_set(
     tokenizer: Tokenizer,
     progress: Callable[[str], None],
 ) -> list[Quality]:
-    """One file set in every way that is asked for."""
+    """Measure one file set in every requested way."""
     from benchmarks import quality
     from benchmarks.servers import running_server
 

@@ -24,7 +24,7 @@ def evaluation_clips() -> list[Utterance]:
 
 
 def readable(path: Path) -> Path:
-    """A WAV file in its place where there is one: benchmarks/borrowed_gpu/bundle.sh brings them to where there is no PyAV."""
+    """Return the WAV file beside a recording if there is one: benchmarks/borrowed_gpu/bundle.sh adds it for use without PyAV."""
     return path.with_suffix(".wav") if path.with_suffix(".wav").is_file() else path
 
 
@@ -33,12 +33,12 @@ def samples() -> list[Utterance]:
 
 
 def normalise(text: str) -> str:
-    """Lower case, letters, digits and apostrophes only."""
+    """Return the text in lower case, with letters, digits and apostrophes only."""
     return " ".join(re.sub(r"[^a-z0-9' ]", " ", text.lower()).split())
 
 
 def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> float:
-    """Per cent, over all words of all references together."""
+    """Return the word error rate in per cent, over all words of all references together."""
     pairs = [
         (normalise(reference).split(), normalise(hypothesis).split())
         for reference, hypothesis in zip(references, hypotheses, strict=True)
@@ -47,7 +47,7 @@ def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> flo
 
 
 def edits(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
-    """Substitutions, deletions and insertions, as few as there can be: Levenshtein's distance."""
+    """Return the least number of substitutions, deletions and insertions: Levenshtein's distance."""
     row = list(range(len(hypothesis) + 1))
     for count, word in enumerate(reference, 1):
         diagonal, row[0] = row[0], count
@@ -58,23 +58,23 @@ def edits(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
 
 @functools.cache
 def english() -> Callable[[str], str]:
-    """Whisper's English rules."""
+    """Return Whisper's normaliser for English."""
     from whisper_normalizer.english import EnglishTextNormalizer
 
     return EnglishTextNormalizer()
 
 
 def normalise_as_spoken(text: str) -> str:
-    """By Whisper's English rules, and digits one by one: "twenty-one" and "21" are the same."""
+    """Normalise by Whisper's English rules, with digits one by one: "twenty-one" and "21" are the same."""
     return " ".join(re.sub(r"(\d)", r" \1 ", english()(text)).split())
 
 
 def spelled(text: str) -> str:
-    """Every character a word, for the character error rate."""
+    """Return the text with every character as a word, for the character error rate."""
     return " ".join(normalise_as_spoken(text).replace(" ", ""))
 
 
 def count_errors(reference: str, hypothesis: str) -> tuple[int, int]:
-    """Substitutions, deletions and insertions, and the words of the reference; of texts that are normalised already."""
+    """Return the number of errors, and of words of the reference; the texts must be normalised already."""
     words = reference.split()
     return edits(words, hypothesis.split()), len(words)

@@ -1,6 +1,6 @@
-"""A network that loses packets: an HTTP front that has WebRTC's packets go through a relay, and the relay, which ill-treats them.
+"""A lossy network: an HTTP front that sends WebRTC's packets through a relay, and the relay, which drops and delays them.
 
-The kernel's own (tc netem between namespaces) is better where there is one; this needs no rights and runs in a test.
+The kernel's own (tc netem between namespaces) is better where it is available; this one needs no rights and runs in a test.
 """
 
 import asyncio
@@ -28,22 +28,22 @@ UDP_CANDIDATE = re.compile(r"a=candidate:\S+ 1 udp \d+ (127\.0\.0\.1|\d+\.\d+\.\
 
 @dataclass(frozen=True)
 class Network:
-    """What happens to packets, each way; and once, so many seconds behind the first one."""
+    """Faults of a network: for all packets, each way, and once, trouble_after_seconds after the first packet."""
 
     name: str
     loss: float = 0.0
-    """Of all packets, by chance."""
+    """Share of all packets that are lost, at random."""
     delay_ms: float = 0.0
     jitter_ms: float = 0.0
-    """Up to so much more: packets overtake each other."""
+    """Largest additional delay; packets can overtake each other."""
     trouble_after_seconds: float = 3.0
     blackout_seconds: float = 0.0
     moves: bool = False
-    """Does the client's address change?"""
+    """True if the client's address changes."""
 
 
 class Relay(asyncio.DatagramProtocol):
-    """One connection's packets, between one client and one server. It has an address for each of the two."""
+    """Relays one connection's packets between one client and one server, with an address for each of them."""
 
     def __init__(self, network: Network, server: Address, chance: random.Random):
         self._network, self._server, self._chance = network, server, chance
@@ -54,7 +54,7 @@ class Relay(asyncio.DatagramProtocol):
         self._far: asyncio.DatagramTransport
 
     async def open(self) -> int:
-        """Returns the port that the client is to send to."""
+        """Open the relay; returns the port that the client must send to."""
         loop = asyncio.get_running_loop()
         self._near, _ = await loop.create_datagram_endpoint(lambda: self, ("127.0.0.1", 0))
         await self._open_far()
@@ -69,7 +69,7 @@ class Relay(asyncio.DatagramProtocol):
         self._far.close()
 
     def datagram_received(self, data: bytes, addr: Address) -> None:
-        """From the client."""
+        """Relay a packet from the client."""
         self._client = addr
         if self._network.moves and not self._has_moved and self._is_troubled:
             self._has_moved = True
@@ -78,7 +78,7 @@ class Relay(asyncio.DatagramProtocol):
         self._carry(lambda: self._far.sendto(data, self._server))
 
     def take_back(self, data: bytes) -> None:
-        """From the server."""
+        """Relay a packet from the server."""
         self._carry(lambda: self._near.sendto(data, self._client))
 
     @property
@@ -107,7 +107,7 @@ class Far(asyncio.DatagramProtocol):
 
 
 class Front:
-    """Answers offers with the server's own answer, but for where packets go."""
+    """Answers offers with the server's own answer, except for the address that packets go to."""
 
     def __init__(self, server: str, network: Network, seed: int):
         """server: HOST:PORT."""
@@ -126,7 +126,7 @@ class Front:
         return Response(await self._through_relay(answered.text), media_type="application/json")
 
     async def _through_relay(self, answer: str) -> str:
-        """The one candidate that is left is the relay's."""
+        """Return the answer with the relay as its only candidate."""
         found = UDP_CANDIDATE.search(answer)
         assert found is not None, "the server has a candidate for UDP"
         later = Network(self._network.name, self._network.loss, self._network.delay_ms, self._network.jitter_ms)
@@ -144,7 +144,7 @@ class Front:
 
 @contextlib.asynccontextmanager
 async def lossy(server: str, network: Network, seed: int = 0) -> AsyncIterator[str]:
-    """The address of a front, before the server at HOST:PORT, on the loopback. WebRTC comes through it, and nothing else."""
+    """Yield the address of a front for the server at HOST:PORT, on the loopback. It passes WebRTC and nothing else."""
     front = Front(server, network, seed)
     listener = socket.create_server(("127.0.0.1", 0))
     app = Starlette(routes=[Route("/{path:path}", front.answer, methods=["POST"])])

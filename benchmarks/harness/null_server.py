@@ -1,6 +1,6 @@
 """The server with an engine that does nothing, for measuring everything else: python -m benchmarks.harness.null_server
 
-The first 8 bytes of a message are taken for the time it was sent at, in nanoseconds of the machine's monotonic clock.
+The first 8 bytes of a message are read as the time of its sending, in nanoseconds of the machine's monotonic clock.
 """
 
 import sys
@@ -27,7 +27,7 @@ STAMP_BYTES = 8
 
 
 class NullEngine(Engine):
-    """Hears nothing, at once."""
+    """Returns no words, immediately."""
 
     name = "null"
 
@@ -49,7 +49,7 @@ class NullEngine(Engine):
 
 
 def observe_handling(metrics: Metrics) -> None:
-    """Have every binary message's age at its handling measured, and this process's memory and time told."""
+    """Measure the age of every binary message when it is handled, and report this process's memory and time."""
     handling = Histogram(
         "bench_handling_seconds", "From sending to handling", buckets=HANDLING_SECONDS, registry=metrics.registry
     )

@@ -1,4 +1,4 @@
-"""Streams through session, batcher and engine in one process and one thread, on a clock of their own."""
+"""Simulates streams through session, batcher and engine in one process and one thread, with a simulated clock."""
 
 import json
 import time
@@ -21,21 +21,21 @@ from server.settings import SessionLimits
 from server.stream.events import Event, Final
 from server.stream.stream import Judge, Options, Stream, judge_nothing
 
-MAX_BATCH = 32  # what ready says
+MAX_BATCH = 32  # in the ready message
 
 
 @dataclass
 class Simulation:
-    """One stream. The clock is the audio's: it moves with each frame, and by the engine's time where that is counted."""
+    """Simulates one stream. The clock follows the audio: it moves with each frame, and by the engine's time if it is counted."""
 
     engine: Engine
     tokenizer: Tokenizer
     limits: SessionLimits = SessionLimits()
     count_compute: bool = False
-    """Let results arrive as late as the engine took for them, instead of at once."""
+    """True if results arrive after the engine's computing time, instead of at once."""
     frame_ms: float = 20
     words: bool = False
-    """Are the times of words asked for?"""
+    """True if the times of words are requested."""
     init: Mapping[str, object] = field(default_factory=dict)
     """More fields of the init message."""
     flush_at: tuple[float, ...] = ()
@@ -45,16 +45,16 @@ class Simulation:
     watch: Callable[["Simulation"], None] = lambda simulation: None
     """Called after each frame."""
     messages: list[tuple[float, dict]] = field(default_factory=list)
-    """What the client would have received, and when, in seconds of the stream."""
+    """Messages that the client would have received, with their times in seconds of the stream."""
     results: list[Result] = field(default_factory=list)
     compute_seconds: float = 0.0
 
     def run(self, audio: np.ndarray) -> str:
-        """Stream int16 audio and close; returns the final text; once. Raises RuntimeError when it ends in an error."""
+        """Stream int16 audio and close; returns the final text. Call it once. Raises RuntimeError if it ends with an error."""
         self._now, self._batcher = 0.0, Batcher(self.engine.limits, max_wait_seconds=0.0)
         self._batcher.open_stream("simulated")
         self._due: list[tuple[float, Result]] = []
-        self._step_ends: list[float] = []  # of the request served last, in seconds of the stream
+        self._step_ends: list[float] = []  # of the last request, in seconds of the stream
         self.seat = SimulatedSeat(
             self.limits, self.tokenizer, self._serve, encodes_streams=self.engine.limits.continues_clips, judge=self.judge
         )
@@ -84,9 +84,9 @@ class Simulation:
         return True
 
     def _serve(self, request: Request) -> None:
-        """Run the engine until the request is answered; the answer is delivered when its time has come."""
+        """Run the engine until the request is answered; the answer is delivered at its time."""
         self._batcher.submit(request, self._now)
-        # A request that takes another's place waits for the step under way, as it does in the engine loop.
+        # A request that replaces another waits for the step in progress, as in the engine loop.
         at = next((end for end in self._step_ends if end > self._now), self._now)
         self._step_ends = []
         began = time.perf_counter()
@@ -106,7 +106,7 @@ class Simulation:
 
 
 class SimulatedSeat:
-    """A seat without a server: what its streams ask for goes to `submit`, and their results come by deliver()."""
+    """A seat without a server: its streams' requests go to `submit`, and their results come from deliver()."""
 
     opened_at = 0.0
     evidence_of_turns = "silence, text"
@@ -126,7 +126,7 @@ class SimulatedSeat:
         self.session_id = session_id
         self.streams: list[Stream] = []
         self.ended: list[str] = []
-        """Why the session has ended; one that ends twice has two reasons."""
+        """Reasons why the session has ended; a session that ends twice has two."""
         self.places = 0
         self.audio_seconds = 0.0
         self.changes = 0
@@ -173,7 +173,7 @@ class SimulatedSeat:
         return opened
 
     def deliver(self, result: Result, now: float) -> None:
-        """Hand the result of a request to the stream that asked for it."""
+        """Pass the result of a request to the stream that sent it."""
         next(each for each in self.streams if each.stream_id == result.request.stream_id).on_result(result, now)
 
     def close_stream(self, closed: Stream) -> None:
@@ -192,12 +192,12 @@ class SimulatedSeat:
 
 
 def native_session(seat: SimulatedSeat, limits: SessionLimits, receive: Callable[[dict], bool]) -> NativeSession:
-    """A session without a transport; receive gets its messages as a client would read them."""
+    """Return a session without a transport; `receive` gets its messages as a client would read them."""
     return NativeSession(seat, limits, Server(MAX_BATCH, "r"), lambda message: receive(json.loads(message.encode())))
 
 
 def run_step(engine: Engine, batcher: Batcher, step: Step, now: float) -> list[Result]:
-    """What the engine loop does with a step, on this thread; returns the results it completes."""
+    """Run a step as the engine loop does, on this thread; returns the results it completes."""
     results = []
     match step:
         case Encode(jobs):

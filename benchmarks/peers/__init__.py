@@ -1,1 +1,1 @@
-"""Other recognisers, each run by a script of its own in an environment of its own."""
+"""Other recognisers, each run by its own script in its own environment."""

@@ -11,7 +11,8 @@ import numpy as np
 
 
 def write_wav(path: Path) -> str:
-    """The package's own call for samples fails (it asks ctypes for c_float_p), so it is given files; reading them is little."""
+    """Write a WAV file and return its name. The package's own call for samples fails (it uses ctypes.c_float_p), so it gets
+    files; reading them takes little time."""
     samples = (np.load(path) * 32_768).astype(np.int16)
     name = str(path.with_suffix(".wav"))
     with wave.open(name, "wb") as file:

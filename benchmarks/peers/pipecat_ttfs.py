@@ -2,8 +2,8 @@
 
 python benchmarks/peers/pipecat_ttfs.py HOST:PORT deepgram|flux|openai FILE.wav …
 
-Prints a JSON line for each file: the milliseconds from the end of speech, as pipecat's detector sees it, to the last
-final, as pipecat's public benchmark has it. Audio is sent at the speed of speech.
+Prints a JSON line for each file: the milliseconds from the end of speech, found by pipecat's detector, to the last final,
+as in pipecat's public benchmark. Audio is sent at the speed of speech.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ def service_of(name: str, address: str):
         return DeepgramSTTService(api_key="any", base_url=f"ws://{address}")
     if name == "flux":
         return DeepgramFluxSTTService(api_key="any", url=f"ws://{address}/v2/listen")
-    return OpenAIRealtimeSTTService(api_key="any", base_url=f"ws://{address}/v1/realtime")  # which commits at the end of speech
+    return OpenAIRealtimeSTTService(api_key="any", base_url=f"ws://{address}/v1/realtime")  # it commits at the end of speech
 
 
 async def speak(task: PipelineTask, path: str) -> None:

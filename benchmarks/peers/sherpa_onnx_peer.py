@@ -17,11 +17,11 @@ import numpy as np
 import sherpa_onnx
 
 SAMPLE_RATE = 16_000
-LONG_ENTRY = 128  # from this first byte on, the length takes two
+LONG_ENTRY = 128  # with this first byte or a higher one, the length takes two bytes
 
 
 def entries(data: bytes) -> Iterator[bytes]:
-    """Of tokenizer.bin: each a length, in one byte or two, and so many bytes."""
+    """Yield the entries of tokenizer.bin: each is a length, in one byte or two, and that many bytes."""
     at = 0
     while at < len(data):
         length, at = data[at], at + 1
@@ -32,7 +32,7 @@ def entries(data: bytes) -> Iterator[bytes]:
 
 
 def write_tokens(weights: Path, path: Path) -> None:
-    """As sherpa-onnx reads them: base64 of each token, and its id."""
+    """Write tokens in the format of sherpa-onnx: base64 of each token, and its id."""
     tokens = entries((weights / "tokenizer.bin").read_bytes())
     path.write_text("".join(f"{base64.b64encode(token).decode()} {number}\n" for number, token in enumerate(tokens)))
 

@@ -25,7 +25,7 @@ CONNECT_AT_ONCE, SETTLE_SECONDS = 16, 1.0
 
 
 async def application(scope, receive, send) -> None:
-    """Reads and leaves what it reads."""
+    """Read messages and ignore them."""
     if scope["type"] != "websocket":
         return
     await receive()
@@ -87,7 +87,7 @@ def serve(front: str, port: int) -> None:
 
 
 async def load(port: int, sockets: int, seconds: float, is_connected: asyncio.Event) -> None:
-    """Messages at the speed of speech over so many sockets; the library answers pings."""
+    """Send messages at the speed of speech over this many sockets; the library answers pings."""
     from websockets.asyncio.client import connect
 
     places, message = asyncio.Semaphore(CONNECT_AT_ONCE), bytes(MESSAGE_BYTES)
@@ -110,7 +110,7 @@ async def load(port: int, sockets: int, seconds: float, is_connected: asyncio.Ev
 
 
 def tree(process_id: int) -> list[int]:
-    """A process and those that it started."""
+    """Return a process and all that it started."""
     children = Path(f"/proc/{process_id}/task/{process_id}/children").read_text().split()
     return [process_id, *(each for child in children for each in tree(int(child)))]
 
@@ -124,7 +124,7 @@ def cpu_seconds(process_id: int) -> float:
 
 
 def microseconds(front: str, sockets: int, seconds: float) -> float:
-    """Processor time of a message."""
+    """Return the processor time of a message."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -1,7 +1,7 @@
-"""The networks' graphs as ONNX without weights, and how a checkpoint's weights are filled into them by name. No torch.
+"""The networks' graphs as ONNX without weights, and the code that fills a checkpoint's weights into them by name. No torch.
 
 scripts/make_graphs.py writes the files beside this one from engine_build/model.py. An initializer without data is a parameter:
-its name is the parameter's, and after a colon what the graph wants of it, as in `layers.0.fc1.weight:transposed`.
+its name is the parameter's name, and after a colon the form that the graph needs, as in `layers.0.fc1.weight:transposed`.
 """
 
 import copy
@@ -23,22 +23,22 @@ FILES = (ENCODER_FILE, DECODER_FILE, ALIGNER_FILE)
 SHAPES: dict[str, ModelConfig | StreamingConfig] = {"base": BASE_CONFIG, "tiny": TINY_CONFIG} | {
     f"streaming-{size.__name__}/{reading}": size(reading) for size in (tiny, small, medium) for reading in (EXCLUSIVE, INCLUSIVE)
 }
-"""Configurations whose graphs are here, by the folder that has them; a streaming model has an encoder for each reading of its
-windows there."""
+"""Configurations whose graphs are here, by their folder, where a streaming model has an encoder for each reading of its
+windows."""
 DATA_TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 TRANSPOSED = "transposed"
 Models = dict[str, ModelProto]
 
 
 class GraphsMissing(BuildError):
-    """A shape has no graphs here, and there is no torch to export them with."""
+    """A shape has no graphs here, and torch is not installed to export them."""
 
 
 def models(weights: Checkpoint, precision: str) -> Models:
     """Return encoder, decoder and aligner with the checkpoint's weights, by file name.
 
-    A checkpoint of another shape than Base or Tiny is exported, which needs torch. Raises CheckpointError for weights that do not
-    fit their configuration, BuildError where there is neither a graph nor torch.
+    A checkpoint of a shape without stored graphs is exported, which needs torch. Raises CheckpointError for weights that do not
+    fit their configuration, BuildError if there is neither a graph nor torch.
     """
     of_decoder = decoder_parameters(weights)
     parameters = {ENCODER_FILE: encoder_parameters(weights), DECODER_FILE: of_decoder, ALIGNER_FILE: of_decoder}
@@ -49,7 +49,7 @@ def models(weights: Checkpoint, precision: str) -> Models:
 
 
 def stored(config: ModelConfig | StreamingConfig, precision: str) -> Models:
-    """Return the graphs that lie here for a configuration; empty where there are none."""
+    """Return the graphs that are stored here for a configuration; empty if there are none."""
     folder = next((name for name, shape in SHAPES.items() if shape == config), None)
     if folder is None:
         return {}
@@ -59,7 +59,7 @@ def stored(config: ModelConfig | StreamingConfig, precision: str) -> Models:
 
 
 def precisions_of(config: ModelConfig | StreamingConfig) -> tuple[str, ...]:
-    """Return the precisions that graphs are here in; those of a streaming model are only needed in float32."""
+    """Return the precisions of the graphs here; a streaming model's graphs are only needed in float32."""
     return ("fp32",) if isinstance(config, StreamingConfig) else tuple(DATA_TYPES)
 
 
@@ -70,7 +70,7 @@ def path_of(folder: str, precision: str, name: str) -> Path:
 
 
 def exported(weights: Checkpoint, precision: str) -> Models:
-    """Return the graphs of any configuration, from PyTorch. Raises GraphsMissing where it is not installed."""
+    """Return the graphs of any configuration, from PyTorch. Raises GraphsMissing if it is not installed."""
     try:
         export = importlib.import_module("engine_build.export")
     except ModuleNotFoundError as exc:
@@ -95,7 +95,7 @@ def fill(model: ModelProto, parameters: Parameters, precision: str) -> None:
 
 
 def strip(model: ModelProto, parameters: Parameters, precision: str) -> None:
-    """Take from an export what fill() gives it, and what an exporter says of itself. The inverse of fill()."""
+    """Remove from an export the weights, which fill() fills in again, and the exporter's metadata. The inverse of fill()."""
     rounded = helper.tensor_dtype_to_np_dtype(DATA_TYPES[precision])
     names = {}
     for name, values in parameters.items():

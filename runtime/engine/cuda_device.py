@@ -14,8 +14,8 @@ from cuda.core import Device, Event, LaunchConfig, LegacyPinnedMemoryResource, O
 from runtime.exceptions import EngineFailed
 
 KERNELS = Path(__file__).with_name("kernels.cu")
-THREADS = 256  # of a block
-BLOCKS = 64  # along a grid's first axis at most; kernels stride over what is left
+THREADS = 256  # per block
+BLOCKS = 64  # most blocks along a grid's first axis; kernels loop over the rest
 
 CELLS = {2: "unsigned short", 4: "unsigned int"}  # by bytes
 
@@ -47,7 +47,7 @@ class CudaDevice:
             self._thread = threading.get_ident()
 
     def allocate(self, size: int) -> int:
-        """Address of `size` zeroed bytes of device memory."""
+        """Allocate `size` zeroed bytes of device memory and return their address."""
         buffer = self._device.allocate(max(size, 1), stream=self.stream)
         self._buffers.append(buffer)
         check(cudart.cudaMemsetAsync(int(buffer.handle), 0, max(size, 1), self.stream_handle))
@@ -58,7 +58,7 @@ class CudaDevice:
         check(cudart.cudaMemsetAsync(address, 0, size, self.stream_handle))
 
     def host_memory(self, size: int) -> np.ndarray:
-        """uint8 (size,), page-locked: copies to and from it overlap with work on the device."""
+        """Allocate uint8 (size,), page-locked: copies to and from it overlap with work on the device."""
         buffer = self._pinned.allocate(size)
         self._buffers.append(buffer)
         memory = np.frombuffer(memoryview((ctypes.c_uint8 * size).from_address(int(buffer.handle))), np.uint8)
@@ -75,7 +75,10 @@ class CudaDevice:
         check(cudart.cudaMemcpyAsync(to, source, size, kind, self.stream_handle))
 
     def launch(self, kernel: str, work: int, grid: tuple[int, int], addresses: Sequence[int], sizes: Sequence[int]) -> None:
-        """work: cells along the grid's first axis; grid: its other two axes; addresses and sizes: the kernel's arguments."""
+        """Launch a kernel.
+
+        work: cells along the grid's first axis; grid: its other two axes; addresses and sizes: the kernel's arguments.
+        """
         config = LaunchConfig(grid=(min(BLOCKS, -(-work // THREADS)), *grid), block=THREADS)
         # cuda.core takes a Python int for a pointer.
         launch(self.stream, config, self._kernels[kernel], *addresses, *map(np.int32, sizes))
@@ -90,7 +93,7 @@ class CudaDevice:
         try:
             work()
         except BaseException:
-            cudart.cudaStreamEndCapture(self.stream_handle)  # the stream is of use again; the error is the one of the work
+            cudart.cudaStreamEndCapture(self.stream_handle)  # makes the stream usable again; the error raised is that of the work
             raise
         graph = check(cudart.cudaStreamEndCapture(self.stream_handle))
         executable = check(cudart.cudaGraphInstantiate(graph, 0))
@@ -128,7 +131,7 @@ class CudaEvent:
 
 @contextlib.contextmanager
 def failing() -> Iterator[None]:
-    """Context in which an error of the device becomes EngineFailed; it shows where somebody waits for the device."""
+    """Turn an error of the device into EngineFailed. Such errors appear where the host waits for the device."""
     try:
         yield
     except Exception as exc:  # they share no base but Exception
@@ -136,7 +139,10 @@ def failing() -> Iterator[None]:
 
 
 def compile_kernels(capability: str, cell_bytes: int) -> bytes:
-    """The cubin of kernels.cu for a compute capability such as 90. Needs no GPU. Raises EngineFailed with the compiler's log."""
+    """Return the cubin of kernels.cu for a compute capability such as 90. Needs no GPU.
+
+    Raises EngineFailed with the compiler's log.
+    """
     source = f"#define CELL {CELLS[cell_bytes]}\n{KERNELS.read_text()}"
     program = check(nvrtc.nvrtcCreateProgram(source.encode(), KERNELS.name.encode(), 0, [], []))
     options = [f"--gpu-architecture=sm_{capability}".encode()]
@@ -152,7 +158,7 @@ def compile_kernels(capability: str, cell_bytes: int) -> bytes:
 
 
 def check(result: tuple):
-    """cuda-python returns a status in front of every result. Raises EngineFailed for any but success."""
+    """Return the value of a cuda-python result, which begins with a status. Raises EngineFailed unless the status is success."""
     status, *values = result
     if status.value:
         raise EngineFailed(f"CUDA failed: {status.name}")

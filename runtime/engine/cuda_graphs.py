@@ -1,4 +1,4 @@
-"""Captured shapes: a captured shape is replayed, any other is run plainly and counted."""
+"""Captured shapes: a captured shape is replayed; any other runs without a graph and is counted."""
 
 import logging
 import time
@@ -15,8 +15,8 @@ class CapturedShapes:
     """One CUDA graph for each shape. Everything is captured at start-up: a capture while serving would stall every stream."""
 
     def __init__(self, run: Callable[[Shape], None], capture: Callable[[Shape], Run | None] | None):
-        """run: runs a shape plainly; capture: records the same work and returns its replay, or None for a shape that cannot be
-        captured. Without a capture nothing is."""
+        """run: runs a shape without a graph. capture: records the same work and returns its replay, or None for a shape that
+        cannot be captured; without it, no shape is captured."""
         self._run = run
         self._capture = capture
         self._replays: dict[Shape, Run] = {}
@@ -29,7 +29,7 @@ class CapturedShapes:
         return len(self._replays)
 
     def capture_all(self, shapes: Iterable[Shape]) -> None:
-        """Capture the shapes, the largest first: the memory it takes serves the smaller ones too."""
+        """Capture the shapes, the largest first: the smaller ones reuse its memory."""
         if self._capture is None:
             return
         began = time.perf_counter()
@@ -41,7 +41,7 @@ class CapturedShapes:
         logger.info("captured %d CUDA graphs in %.1f s", len(self._replays), self.capture_seconds)
 
     def forget(self) -> None:
-        """Nothing is replayed from now on."""
+        """Drop all graphs; nothing is replayed from now on."""
         self._replays.clear()
 
     def run(self, shape: Shape) -> None:

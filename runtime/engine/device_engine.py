@@ -1,8 +1,7 @@
-"""The host's half of an engine on a device: which shape serves a call, what is handed over, and what comes back when.
+"""The host's half of an engine on a device: chooses the shape of each pass, sends requests and receives answers.
 
-The device keeps the slots (TensorRT: tensorrt_engine.py; torch: torch_engine.py). Of the results only token ids
-and their log-probabilities come to the host, and a token that is fed again need not come at all; where a row is aligned, its
-attention does.
+The device keeps the slots (TensorRT: tensorrt_engine.py; torch: torch_engine.py). Only token ids and their log-probabilities are
+copied to the host, and for an aligned row its attention. A token can be fed again before it is copied.
 """
 
 import itertools
@@ -20,23 +19,23 @@ from runtime.engine.shapes import Shape, cheapest_runs, smallest, within_counts,
 from runtime.engine.staging import ALIGNMENT, Done, Event, Ring, answer_layout, request_layout
 from runtime.engine.token_biases import TABLE_LAYOUT, BiasLists, within_lists
 
-# What a pass costs beyond its rows. Estimates: they only decide how rows are grouped, and wait for a GPU to be measured on.
+# Cost of a pass beyond its rows. Estimates, not measured on a GPU yet: they only decide how rows are grouped.
 ENCODE_PASS_SAMPLES = 10 * SAMPLE_RATE
 DECODE_PASS_TOKENS = 64
 
 BiasTable = tuple[np.ndarray, np.ndarray]
-"""Tokens and their biases, int64 and float32 (lists, MAX_BIASED_TOKENS), of the lists of a pass from its first on."""
+"""Tokens and their biases, int64 and float32 (lists, MAX_BIASED_TOKENS), of the lists of a pass, number 0 left out."""
 
 EncodeRow = tuple[int, Clip]
-"""A slot and what it is to hold."""
+"""A slot and the clip for it."""
 
 SILENCE = np.zeros(SAMPLE_RATE, np.int16)
-ENCODE_PLACES = 2  # one being copied from, one being filled
-DECODE_PLACES = 16  # passes on their way; a launch takes one or two
+ENCODE_PLACES = 2  # one is copied to the device while the other is filled
+DECODE_PLACES = 16  # passes in progress; a launch takes one or two
 
 
 class Device(Protocol):
-    """Slots on a device and the shapes that work on them. Everything asked of it happens in order."""
+    """Slots on a device and the shapes that work on them. Calls take effect in order."""
 
     @property
     def shapes(self) -> Sequence[Shape]:
@@ -48,21 +47,22 @@ class Device(Protocol):
     """Longest clip of a slot."""
 
     def host_memory(self, size: int) -> np.ndarray:
-        """uint8 (size,), where the device copies fastest from and to."""
+        """Allocate uint8 (size,) of the memory that the device copies fastest."""
 
     def encode(self, shape: Shape, request: np.ndarray) -> Event:
-        """Copy the request in (staging.request_layout), fill the slots; the event is past once `request` may change."""
+        """Copy the request in (staging.request_layout) and fill the slots. The event is done once `request` may change."""
 
     def decode(self, shape: Shape, request: np.ndarray, answer: np.ndarray, lists: BiasTable) -> Event:
-        """Copy the request and lists of biases in, run, copy the answer out (staging.answer_layout); the event is past once it
-        is there. lists: those that the request names, less number 0."""
+        """Copy the request and lists of biases in, run, and copy the answer out (staging.answer_layout). The event is done once
+        the answer is there. lists: the lists that the request names, without number 0."""
 
     def clear(self, slot: int) -> None:
-        """Zero the slot's keys and values, behind everything that was asked for."""
+        """Zero the slot's keys and values after all earlier work."""
 
     def align(self, slots: Sequence[int], frames: Sequence[int], tokens: np.ndarray) -> tuple[Event, np.ndarray]:
-        """frames: of each slot's clip; tokens: int64 (slots, new), the start token and a row's, filled up with anything. The
-        answer, there once the event is past: float32 (slots, new, frames of the cache), how each token's attention was shared."""
+        """Align tokens with the slots' audio. frames: frames of each slot's clip; tokens: int64 (slots, new), the start token and
+        the row's tokens, with any padding. The answer is there once the event is done: float32 (slots, new, frames of the cache),
+        the share of each token's attention at each frame."""
 
     def close(self) -> None:
         """Release the device's memory."""
@@ -79,7 +79,7 @@ class Pass:
     _read: dict[str, np.ndarray] | None = None
 
     def read(self) -> dict[str, np.ndarray]:
-        """The answer, copied out of its place once it is there."""
+        """Wait for the answer and copy it out of its place."""
         if self._read is None:
             self.event.sync()
             self._read = {name: array.copy() for name, array in self.answer.items()}
@@ -88,7 +88,7 @@ class Pass:
 
 @dataclass
 class Launch:
-    """See runtime.engine.Pending."""
+    """See runtime.engine.protocol.Pending."""
 
     rows: Sequence[Row]
     passes: list[Pass] = field(default_factory=list)
@@ -109,7 +109,7 @@ class Launch:
 
 @dataclass
 class Alignment:
-    """See runtime.engine.Pending."""
+    """See runtime.engine.protocol.Pending."""
 
     event: Event
     shares: np.ndarray
@@ -126,7 +126,7 @@ class Alignment:
 
 
 class DeviceEngine(Engine):
-    """See runtime.engine.Engine."""
+    """See runtime.engine.protocol.Engine."""
 
     def __init__(self, device: Device, manifest: Manifest, max_batch: int):
         self.name = f"{manifest.target} {manifest.precision}"
@@ -138,7 +138,7 @@ class DeviceEngine(Engine):
         self._batches, self._new = sizes_of(decoder)
         self.limits = self._limits_of(manifest, max_batch)
         self._frames = [0] * max_batch  # of each slot's clip; 0 where the slot is free
-        self._last: Event = Done()  # of everything asked for
+        self._last: Event = Done()  # of the latest work
         largest_encoder = max(request_layout(shape).bytes for shape in encoder)
         largest = Shape("decoder", self._batches[-1], self._new[-1])
         largest_request, largest_answer = request_layout(largest).bytes, answer_layout(largest).bytes
@@ -178,7 +178,7 @@ class DeviceEngine(Engine):
             self._encode_together(group, shape)
 
     def _pack(self, rows: Sequence[EncodeRow]) -> Iterator[tuple[Sequence[EncodeRow], Shape]]:
-        """Rows one behind the other, as many as a pass takes."""
+        """Yield groups of consecutive rows, as many as a pass takes, each with its shape."""
         most_rows, most_samples = self._encoder_batches[-1], self._samples[-1]
         first, samples = 0, 0
         for index, (_, clip) in enumerate(rows):
@@ -190,7 +190,7 @@ class DeviceEngine(Engine):
         yield rows[first:], Shape("packed encoder", most_rows, smallest(self._samples, samples))
 
     def _pad(self, rows: Sequence[EncodeRow]) -> Iterator[tuple[Sequence[EncodeRow], Shape]]:
-        """Rows of like length together."""
+        """Yield groups of rows of similar length, each with its shape."""
         rows = sorted(rows, key=lambda row: row[1].sample_count)
         lengths = [smallest(self._samples, clip_samples(clip)) for _, clip in rows]
         batches = self._encoder_batches
@@ -224,22 +224,22 @@ class DeviceEngine(Engine):
         return launch
 
     def _group(self, rows: Sequence[Row]) -> list[list[int]]:
-        """Indices of the rows that run together."""
+        """Return groups of rows that run together, by index."""
         counts = [len(row.tokens) for row in rows]
         order = sorted(range(len(rows)), key=counts.__getitem__)
-        if counts[order[0]] == counts[order[-1]]:  # single steps: nothing to weigh, and no time to do it in
+        if counts[order[0]] == counts[order[-1]]:  # single steps: there is nothing to decide, and no time for it
             return [order]
         lengths = [smallest(self._new, min(counts[index], self._new[-1])) for index in order]
         earliest = within_slots((rows[index].slot for index in order), self._batches)
         return [order[first:end] for first, end in cheapest_runs(lengths, self._batches, earliest, DECODE_PASS_TOKENS)]
 
     def _decode_shape(self, rows: Sequence[Row], first: int = 0) -> Shape:
-        """Slots are rows: the batch reaches to the highest slot."""
+        """Return the shape for these rows. Slots are rows: the batch reaches to the highest slot."""
         longest = min(self._new[-1], max(len(row.tokens) for row in rows) - first)
         return Shape("decoder", smallest(self._batches, max(row.slot for row in rows) + 1), smallest(self._new, longest))
 
     def _launch_pass(self, launch: Launch, indices: list[int], first: int) -> None:
-        """Feed the tokens from number `first` on of these rows of the launch, as many as the shape holds."""
+        """Feed the tokens of these rows of the launch from index `first` on, as many as the shape holds."""
         rows = [launch.rows[index] for index in indices]
         shape = self._decode_shape(rows, first)
         request_size, answer_size = request_layout(shape), answer_layout(shape)
@@ -302,14 +302,14 @@ def whole_frames(clip: Clip) -> int:
 
 
 def fill_padded(request: dict[str, np.ndarray], clips: Sequence[Clip], lengths: Sequence[int]) -> None:
-    """Every row from its line's beginning on; a length is more than a row has where it is short."""
+    """Write each clip at the beginning of its row. A short clip has fewer samples than its length; zeros follow it."""
     for index, (clip, length) in enumerate(zip(clips, lengths, strict=True)):
         request["pcm"][index, : len(clip.samples)] = clip.samples
         request["pcm"][index, len(clip.samples) : length] = 0
 
 
 def fill_packed(request: dict[str, np.ndarray], clips: Sequence[Clip], lengths: Sequence[int]) -> None:
-    """Every row from the next whole frame on, as it came: the device amplifies it. Silence is what the offset makes zero."""
+    """Write each clip from the next whole frame on, unchanged: the device amplifies it. Silence has the value of the offset."""
     count = len(clips)
     request["offsets"][:count] = [clip.offset for clip in clips]
     request["gains"][:count] = [clip.gain if clip.ranges is not None else 1.0 for clip in clips]
@@ -320,14 +320,14 @@ def fill_packed(request: dict[str, np.ndarray], clips: Sequence[Clip], lengths: 
     for clip, whole in zip(clips, frames, strict=True):
         behind = whole * SAMPLES_PER_FRAME - clip.sample_count + clip.quiet_behind
         parts += [quiet(clip, clip.quiet_before), *clip.pieces, quiet(clip, behind)]
-    # One call: each gives the interpreter up, and waits for it behind whichever thread took it.
+    # One call only: each call releases the GIL, and then waits for the thread that took it.
     np.concatenate(parts, out=request["pcm"][: sum(map(len, parts))])
 
 
 def fill_request(
     request: dict[str, np.ndarray], rows: Sequence[Row], fed: Sequence[Sequence[int]], first: int, filler: int
 ) -> BiasLists:
-    """Write what is fed to these rows, from their tokens' number `first` on; what is not fed is zero, or the filler token.
+    """Write the tokens that are fed to these rows, whose first index is `first`; all else is zero, or the filler token.
 
     Returns the lists of biases that the request names.
     """
@@ -353,7 +353,7 @@ def quiet(clip: Clip, count: int) -> np.ndarray:
 
 
 def sizes_of(shapes: Sequence[Shape]) -> tuple[list[int], list[int]]:
-    """Batches and lengths, ascending."""
+    """Return the batches and the lengths, ascending."""
     return sorted({shape.batch for shape in shapes}), sorted({shape.length for shape in shapes})
 
 

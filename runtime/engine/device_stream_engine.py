@@ -1,4 +1,4 @@
-"""The host's half of an engine of a streaming model on a device: new audio goes there in steps, and the streams' state stays."""
+"""The host's half of a streaming model's engine on a device: new audio is sent in steps, and the streams' state stays there."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from runtime.engine.stream_steps import SteppedEngine, Steps
 
 
 class DeviceStreamEngine(SteppedEngine, DeviceEngine):
-    """See runtime.engine.Engine."""
+    """See runtime.engine.protocol.Engine."""
 
     def __init__(self, device: Device, manifest: Manifest, max_batch: int):
         super().__init__(device, manifest, max_batch)

@@ -1,6 +1,6 @@
-"""A clip whose words are known, heard by every engine before it serves. Every network runs once, in each group of slots.
+"""A clip whose words are known. Every engine transcribes it before it serves; every network runs once in each group of slots.
 
-A runtime that lacks kernels for a GPU may answer with zeros and raise nothing; nobody should read those as words.
+A runtime that lacks kernels for a GPU may answer with zeros and raise no error; these must not be sent as words.
 """
 
 import difflib
@@ -18,7 +18,7 @@ from runtime.tokenizer import Tokenizer
 RECORDING = Path(__file__).with_name("known_clip.wav")
 SAID = "Ever tried, ever failed."
 MOST_TOKENS = 40
-LEAST_ALIKE = 0.7  # of 1: rounding may tip a word, and no more
+LEAST_ALIKE = 0.7  # of 1: rounding may change a word, but no more
 
 
 def clip() -> Clip:
@@ -27,9 +27,9 @@ def clip() -> Clip:
 
 
 def check(engine: Engine, tokenizer: Tokenizer, known: Sequence[int]) -> None:
-    """known: what float32 heard when the engine was built; of an engine with groups of slots each hears the clip for itself.
+    """Transcribe the clip in each group of slots and compare. known: tokens of float32 from when the engine was built.
 
-    Raises EngineFailed with what is heard instead, if too little of it is alike.
+    Raises EngineFailed with the text found, if too little of it is alike.
     """
     limits = engine.limits
     for slot in range(0, limits.max_batch, limits.max_batch // limits.slot_groups):
@@ -42,7 +42,7 @@ def check(engine: Engine, tokenizer: Tokenizer, known: Sequence[int]) -> None:
 
 
 def transcribe(engine: Engine, slot: int) -> list[int]:
-    """The tokens, one after the other. Raises EngineFailed where the model predicts what is no number."""
+    """Return the tokens, decoded one at a time. Raises EngineFailed if the model predicts a NaN or infinity."""
     start, end = engine.limits.start_token, engine.limits.end_token
     engine.encode([slot], [clip()])
     tokens = [start]

@@ -1,4 +1,4 @@
-"""Clips encoded beside each other and beside the decoder, each on a core of its own. For engines on the processor."""
+"""Lanes: clips are encoded in parallel with each other and the decoder, each on its own core. For engines on the processor."""
 
 import os
 import sys
@@ -14,12 +14,12 @@ LaneResult = TypeVar("LaneResult")
 
 
 def threads_beside_encode(threads: int) -> int:
-    """Half of them, one at least: the decoder's, while clips are encoded on the others."""
+    """Return the decoder's number of threads while clips are encoded on the others: half of them, one at least."""
     return max(1, threads // 2)
 
 
 def limits_of(manifest: Manifest, max_batch: int, threads: int) -> Limits:
-    """Limits of an engine that encodes on lanes; with one thread there are none."""
+    """Return the limits of an engine that encodes on lanes; with one thread there are no lanes."""
     return Limits(
         max_batch=max_batch,
         max_samples=manifest.max_samples,
@@ -35,10 +35,10 @@ def limits_of(manifest: Manifest, max_batch: int, threads: int) -> Limits:
 
 
 class Lanes(Generic[LaneResult]):
-    """Owns a few threads that encode. All else happens on the engine loop's thread."""
+    """Owns a few threads that encode. All other work runs on the engine loop's thread."""
 
     def __init__(self, threads: int, fill: Callable[[int, LaneResult], None]):
-        """fill: puts what was encoded into its slot."""
+        """fill: puts the output of the encoder into its slot."""
         self._fill = fill
         self._cores = ThreadPoolExecutor(threads, "encode")
         self._spare_cores = ThreadPoolExecutor(threads, "encode spare", initializer=yield_to_all)
@@ -49,21 +49,21 @@ class Lanes(Generic[LaneResult]):
         return bool(self._under_way)
 
     def begin(self, slot: int, cores: Cores, encode: Callable[[], LaneResult]) -> "LaneEncoding[LaneResult]":
-        """Start a new encoding for the slot; one under way is given up."""
+        """Start a new encoding for the slot; the one in progress is given up."""
         threads = self._spare_cores if cores is Cores.SPARE else self._cores
         encoding = LaneEncoding(self, slot, threads.submit(encode))
         self._under_way[slot] = encoding
         return encoding
 
     def finish(self, encoding: "LaneEncoding[LaneResult]") -> None:
-        """Fill the slot, if it still waits for this."""
+        """Fill the slot, if it still waits for this encoding."""
         encoded = encoding.encoded.result()
         if self._under_way.get(encoding.slot) is encoding:
             del self._under_way[encoding.slot]
             self._fill(encoding.slot, encoded)
 
     def forget(self, slot: int) -> None:
-        """Give up the encoding under way for the slot."""
+        """Give up the encoding in progress for the slot."""
         self._under_way.pop(slot, None)
 
     def close(self) -> None:
@@ -87,6 +87,6 @@ class LaneEncoding(Generic[LaneResult]):
 
 
 def yield_to_all() -> None:
-    """Let this thread run only while no other thread wants its core; a step under way cannot be taken back."""
-    if sys.platform == "linux":  # the lowest nice value waits for a core's next tick: updates took 1.4 times as long, not 1.2
+    """Let this thread run only while no other thread wants its core; a step in progress cannot be stopped."""
+    if sys.platform == "linux":  # with `nice` a core changes over at its next tick: updates took 1.4 times as long, not 1.2
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))

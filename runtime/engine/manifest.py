@@ -1,4 +1,4 @@
-"""The manifest of an engine directory: what it holds, and what it was built from and for."""
+"""The manifest of an engine directory: its contents, its source, and the model, target and precision it was built for."""
 
 import hashlib
 import os
@@ -13,9 +13,9 @@ from runtime.engine.shapes import Shape
 from runtime.exceptions import EngineDirectoryError
 
 FILE_NAME = "manifest.json"
-FORMAT = 6  # raised when engines built before can no longer be read
+FORMAT = 6  # increased when older engines can no longer be read
 
-ANY_BATCH = 1024  # what is not compiled for batches of one size
+ANY_BATCH = 1024  # for targets that are not compiled for one batch size
 ONNXRUNTIME = "onnxruntime"
 TENSORRT = "tensorrt"
 TORCH = "torch"
@@ -57,7 +57,7 @@ class Plans(BaseModel):
     cache_positions: int
     """Positions of the self-attention caches in the decoder's profiles."""
     profiles: tuple[Shape, ...]
-    """One for each shape, in the order of their index within their component's plan."""
+    """Shapes of the profiles, in the order of their index within their component's plan."""
 
 
 class StreamEncoder(BaseModel):
@@ -69,13 +69,13 @@ class StreamEncoder(BaseModel):
     heads: int
     head_dim: int
     windows: tuple[tuple[int, int], ...]
-    """Frames before and after each frame that it sees, by layer."""
+    """Numbers of frames before and after a frame that it attends to, by layer."""
     state_size: int
-    """Numbers that a stream keeps between two steps of an exported encoder."""
+    """Count of the numbers that a stream keeps between two steps of an exported encoder."""
 
 
 class Manifest(BaseModel):
-    """manifest.json: written by engine_build, compared with what is asked for by runtime."""
+    """manifest.json: written by engine_build; runtime compares it with the requested engine."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
@@ -89,9 +89,9 @@ class Manifest(BaseModel):
     target: str
     """onnxruntime, native, tensorrt or torch."""
     precision: str
-    """Precision that the engine computes in, whatever was asked for."""
+    """Precision that the engine computes in, which may differ from the requested one."""
     builder_sha256: str
-    """Checksum of the builder's source; an engine that another builder made is built again."""
+    """Checksum of the builder's source; an engine from other source is built again."""
     max_batch: int
     max_seconds: float
     sample_rate: int = SAMPLE_RATE
@@ -111,14 +111,14 @@ class Manifest(BaseModel):
     known_tokens: tuple[int, ...] = ()
     """Tokens of float32 for the clip that every engine is tested on (runtime/engine/known_clip.py); empty means no test."""
     live_streams: int = 0
-    """Number of live streams that the machine which built it carries (runtime/scheduler/capacity.py); 0 means not measured."""
+    """Number of live streams that the machine which built it can serve (runtime/scheduler/capacity.py); 0 means not measured."""
     files: dict[str, EngineFile]
     versions: dict[str, str]
     """Versions of the packages that took part in the build."""
     built_at: str
     """UTC, ISO 8601."""
     needs_exact_int8_sums: bool = False
-    """True for an int8 engine with weights of 8 bits: it runs only where hardware.sums_int8_products_exactly()."""
+    """True for an int8 engine with weights of 8 bits: it runs only if hardware.sums_int8_products_exactly()."""
     libraries: dict[str, tuple[str, ...]] = {}
     """Libraries of the native target, the fastest first, and the instructions that each of them uses."""
     stream_encoder: StreamEncoder | None = None
@@ -140,12 +140,12 @@ class Manifest(BaseModel):
 
 
 def directory_name(model: str, target: str, precision: str) -> str:
-    """The engine's own directory below the engines directory: moonshine-base-onnxruntime-fp32."""
+    """Return the name of the engine's own directory in the engines directory, such as moonshine-base-onnxruntime-fp32."""
     return f"{Path(model).name.lower()}-{target}-{precision}"
 
 
 def default_engines() -> Path:
-    """Return the directory of engines where none is named: `engines` in a checkout, else one in the user's cache directory."""
+    """Return the default directory of engines: `engines` in a checkout, else one in the user's cache directory."""
     return Path("engines") if in_checkout() else user_cache() / "engines"
 
 
@@ -172,9 +172,9 @@ def describe_file(path: Path) -> EngineFile:
 
 
 def load(directory: Path, model: str, target: str, precision: str, max_batch: int) -> Manifest:
-    """Read and check an engine directory against what is asked for, every file's hash included.
+    """Read an engine directory and check it against the requested engine, every file's hash included.
 
-    Raises EngineDirectoryError with one line that ends in the command to run.
+    Raises EngineDirectoryError with one line that ends with the command to run.
     """
     advice = f"run: {build_command(model, target, precision, max_batch, directory.parent)}"
     path = directory / FILE_NAME

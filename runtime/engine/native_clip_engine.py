@@ -1,6 +1,6 @@
-"""The engine compiled for this processor, of models of clips. Clips have a core each.
+"""The engine compiled for this processor, for models of clips. Each clip is encoded on its own core.
 
-Owns what its slots keep of their clips, in host memory, made anew for every clip.
+Owns the encoder output of its slots, in host memory that is allocated again for every clip.
 """
 
 import os
@@ -25,23 +25,23 @@ class SlotContents:
 
     cross: np.ndarray
     attention: CrossAttention
-    """The same, for the library."""
+    """The same memory, described for the library."""
 
 
 class NativeClipEngine(NativeEngine):
-    """See runtime.engine.Engine."""
+    """See runtime.engine.protocol.Engine."""
 
     def __init__(self, directory: Path, library: str, manifest: Manifest, max_batch: int, threads: int | None = None):
-        """library: one of the manifest's. threads: at most; all cores.
+        """library: one of the manifest's libraries. threads: most threads to use, by default all cores.
 
-        Raises EngineDirectoryError where the library or its weights cannot be used.
+        Raises EngineDirectoryError if the library or its weights cannot be used.
         """
         threads = threads or os.cpu_count() or 1
         super().__init__(directory, library, manifest, limits_of(manifest, max_batch, threads))
         sizes = (threads, 1, threads, threads_beside_encode(threads))
         self._all, self._lone, self._decoding, self._decoding_beside = map(self._model.team, sizes)
         self._lanes: Lanes[SlotContents] = Lanes(threads, self._fill)
-        self._contents: dict[int, SlotContents] = {}  # by slot; those that are free have none
+        self._contents: dict[int, SlotContents] = {}  # by slot; free slots have none
 
     def encode(self, slots: Sequence[int], clips: Sequence[Clip]) -> None:
         for slot, clip in zip(slots, clips, strict=True):

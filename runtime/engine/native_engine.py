@@ -1,6 +1,6 @@
 """The base of the engines that are compiled for this processor: their weights, and the decoder, whose rows are packed.
 
-Owns the slots' own positions, in host memory; what a slot keeps of its audio belongs to the engine of its kind.
+Owns the keys and values of the slots' tokens, in host memory; the subclass owns those of the slots' audio.
 """
 
 import itertools
@@ -17,10 +17,10 @@ from runtime.exceptions import EngineDirectoryError
 
 
 class NativeEngine(Engine):
-    """See runtime.engine.Engine."""
+    """See runtime.engine.protocol.Engine."""
 
     def __init__(self, directory: Path, library: str, manifest: Manifest, limits: Limits):
-        """library: one of the manifest's. Raises EngineDirectoryError where the library or its weights cannot be used."""
+        """library: one of the manifest's libraries. Raises EngineDirectoryError if the library or its weights cannot be used."""
         self.name = f"{manifest.target} {manifest.precision}"
         self.limits = limits
         try:
@@ -31,11 +31,11 @@ class NativeEngine(Engine):
         self._model = NativeModel(directory / library, shape_of(manifest, weights), weights)
         self._heads = manifest.decoder_layers * manifest.heads
         self._own_positions = self._model.whole_blocks(manifest.max_positions)
-        self._own: dict[int, np.ndarray] = {}  # keys and values of the tokens fed, by slot; those that rest have none
+        self._own: dict[int, np.ndarray] = {}  # keys and values of the tokens fed, by slot; resting slots have none
         self._spare_own: list[np.ndarray] = []
         self._own_to_align = self._take_own()
-        self._cross: dict[int, CrossAttention] = {}  # by slot; those that are free have none
-        self._last_tokens = np.zeros(limits.max_batch, np.int64)  # predicted by each slot's last pass, at its end
+        self._cross: dict[int, CrossAttention] = {}  # by slot; free slots have none
+        self._last_tokens = np.zeros(limits.max_batch, np.int64)  # the last token that each slot's last pass predicted
 
     @property
     def _team_to_decode(self) -> Team:
@@ -87,7 +87,7 @@ class NativeEngine(Engine):
             self._own_positions,
             self._alignment_heads,
         )
-        return shares[:-1] if self._predicts else shares[1:]  # whether heads look for the token fed or for the one they name
+        return shares[:-1] if self._predicts else shares[1:]  # heads attend to the token they predict, or to the one fed
 
     def rest(self, slot: int) -> None:
         if (own := self._own.pop(slot, None)) is not None:

@@ -1,6 +1,6 @@
-"""The library of C++ that engine_build compiles (engine_build/native/engine.cpp), as Python calls it.
+"""Python bindings of the C++ library that engine_build compiles (engine_build/native/engine.cpp).
 
-Every call gives up the interpreter for as long as it takes.
+Every call releases the GIL while it runs.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ import numpy as np
 
 from runtime.exceptions import EngineDirectoryError, EngineFailed
 
-ERROR_BYTES = 256  # as engine.cpp has it
+ERROR_BYTES = 256  # as in engine.cpp
 SHAPE = (
     "dim",
     "heads",
@@ -32,11 +32,11 @@ SHAPE = (
     "stream_encoder_mlp_dim",
     "stream_encoder_layers",
 )
-"""Arguments of moonshine_open, in order; a model has an encoder of clips or of streams, and zeros for the other."""
+"""Arguments of moonshine_open, in order; a model has an encoder of clips or of streams, with zeros for the other."""
 
 
 class Team:
-    """Threads that share a call's work. One call at a time; others wait. Raises EngineFailed where they cannot be started."""
+    """Threads that share a call's work. One call at a time; others wait. Raises EngineFailed if they cannot be started."""
 
     def __init__(self, library: ctypes.CDLL, threads: int):
         self._library = library
@@ -64,16 +64,16 @@ class CrossAttention:
 
     address: int
     positions: int
-    """Frames that there is room for, whole blocks."""
+    """Frames that there is room for, in whole blocks."""
     frames: int
-    """Frames that there are."""
+    """Frames of the audio."""
 
 
 class NativeModel:
     """A model's weights in a library's own layout. Any thread may call."""
 
     def __init__(self, path: Path, shape: Sequence[int], weights: Mapping[str, np.ndarray]):
-        """shape: see SHAPE. weights: by the names of engine_build/native/. Raises EngineDirectoryError."""
+        """shape: see SHAPE. weights: named as in engine_build/native/. Raises EngineDirectoryError."""
         try:
             self._library = declared(ctypes.CDLL(str(path)))
         except (OSError, AttributeError) as exc:
@@ -105,21 +105,22 @@ class NativeModel:
         return Team(self._library, threads)
 
     def whole_blocks(self, positions: int) -> int:
-        """Round a number of positions up to what slots allocate."""
+        """Round a number of positions up to whole blocks, which slots allocate."""
         block = int(self._library.moonshine_block())
         return -(-positions // block) * block
 
     def kept_size(self, positions: int) -> int:
-        """Numbers that one head keeps of so many positions, whole blocks."""
+        """Return the count of numbers that one head keeps for this many positions, whole blocks."""
         return int(self._library.moonshine_head_size(self._pointer, positions))
 
     def encode(self, team: Team, audio: np.ndarray, cross: np.ndarray, positions: int) -> None:
-        """audio: float32 (samples,); cross: kept_dtype, what a slot hears, of so many positions: filled. Raises EngineFailed."""
+        """Encode a clip into `cross`. audio: float32 (samples,); cross: kept_dtype, keys and values of a slot's audio, with room
+        for `positions`. Raises EngineFailed."""
         with team as threads:
             self._call("moonshine_encode", threads, pointer(audio), len(audio), pointer(cross), positions)
 
     def open_stream(self) -> c_void_p:
-        """Return a stream without audio. Raises EngineFailed where there is no memory for it."""
+        """Return a stream without audio. Raises EngineFailed if there is no memory for it."""
         stream = self._library.moonshine_open_stream(self._pointer)
         if not stream:
             raise EngineFailed("there is no memory for another stream")
@@ -129,10 +130,10 @@ class NativeModel:
         self._library.moonshine_close_stream(stream)
 
     def append(self, team: Team, streams: Sequence[c_void_p], samples: np.ndarray, counts: np.ndarray) -> list[CrossAttention]:
-        """Encode new audio of streams, and return what each of them then keeps for the decoder.
+        """Encode new audio of streams, and return each one's keys and values for the decoder.
 
-        samples: float32, of all streams one behind the other; counts: int32, of each.
-        Raises EngineFailed; what the streams hold is then of no use.
+        samples: float32, of all streams one after the other; counts: int32, the samples of each stream.
+        Raises EngineFailed; the contents of the streams are then useless.
         """
         count = len(streams)
         addresses, cross = (c_void_p * count)(*streams), (c_void_p * count)()
@@ -166,11 +167,11 @@ class NativeModel:
         bias_numbers: np.ndarray,
         bias_lists: Sequence[tuple[np.ndarray, np.ndarray]],
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Feed tokens and return the choice after each of them, and its log-probability: int64 and float32 like tokens.
+        """Feed tokens and return the choice after each of them, and its log-probability: int64 and float32, shaped like tokens.
 
-        tokens: int64, of all rows one behind the other; counts, pasts: int32 (rows,); end_biases: float32 (rows,); own: of each
-        row, the address of its slot's keys and values; bias_numbers: int32 like tokens, of each one's list of biases;
-        bias_lists: of each list the tokens, int64 and ascending, and their biases, float32. Raises EngineFailed.
+        tokens: int64, of all rows one after the other; counts, pasts: int32 (rows,); end_biases: float32 (rows,); own: for each
+        row, the address of its slot's keys and values; bias_numbers: int32, shaped like tokens, the number of each token's list;
+        bias_lists: for each list, the tokens, int64 and ascending, and their biases, float32. Raises EngineFailed.
         """
         chosen, log_probs = np.empty(len(tokens), np.int64), np.empty(len(tokens), np.float32)
         frames = np.array([each.frames for each in cross], np.int32)
@@ -205,7 +206,8 @@ class NativeModel:
     def align(
         self, team: Team, tokens: np.ndarray, own: int, cross: CrossAttention, own_positions: int, heads: np.ndarray
     ) -> np.ndarray:
-        """tokens: int64, with the start token; heads: int32 (heads, 2), layer and index. Returns float32 (tokens, frames)."""
+        """Align tokens with a slot's audio; returns float32 (tokens, frames). tokens: int64, with the start token; heads: int32
+        (heads, 2), layer and index."""
         shares = np.empty((len(tokens), cross.frames), np.float32)
         with team as threads:
             self._call(

@@ -1,6 +1,6 @@
-"""The engine compiled for this processor, of streaming models. New audio of many streams is encoded in one call, each frame once.
+"""The engine compiled for this processor, for streaming models. One call encodes new audio of many streams, each frame once.
 
-A slot's stream keeps, in the library's memory, what the encoder needs of the past, and the keys and values of its audio.
+A slot's stream keeps the state of the encoder and the keys and values of its audio, in the library's memory.
 """
 
 import os
@@ -17,11 +17,11 @@ from runtime.engine.native_library import Team
 from runtime.engine.stream_engine import ContinuedClips, StreamEngine, limits_of
 
 MOST_SAMPLES_TOGETHER = 2048 * STREAMING_FRAME_SAMPLES
-"""Audio of one call, of all streams together: what is computed of it takes memory, and should stay near the cores."""
+"""Audio of one call, of all streams together: its intermediate results take memory, and should stay in the cores' caches."""
 
 
 class NativeStreamEngine(StreamEngine, NativeEngine):
-    """See runtime.engine.Engine."""
+    """See runtime.engine.protocol.Engine."""
 
     def __init__(
         self,
@@ -33,10 +33,11 @@ class NativeStreamEngine(StreamEngine, NativeEngine):
         max_streams: int = 0,
         max_seconds: float | None = None,
     ):
-        """library: one of the manifest's. max_batch: rows that are decoded at a time. threads: at most; all cores.
-        max_streams: whose audio is kept, if more. max_seconds: longest clip that will be asked for.
+        """library: one of the manifest's libraries. max_batch: most rows decoded at a time. threads: most threads to use, by
+        default all cores. max_streams: streams whose audio is kept, if more than max_batch. max_seconds: longest clip that will
+        be requested.
 
-        Raises EngineDirectoryError where the library or its weights cannot be used.
+        Raises EngineDirectoryError if the library or its weights cannot be used.
         """
         super().__init__(directory, library, manifest, limits_of(manifest, max_batch, max_streams, max_seconds))
         self._team = self._model.team(threads or os.cpu_count() or 1)

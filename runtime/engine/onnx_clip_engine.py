@@ -1,7 +1,7 @@
-"""The engine on ONNX Runtime, of models of clips: the default where there is no GPU.
+"""The engine on ONNX Runtime, for models of clips: the default where there is no GPU.
 
-Clips are encoded without padding, each on a core of its own and beside the decoder, for what is spread over two cores takes 0.7
-of one core's time, not half; only a clip that is alone gets all of them.
+Clips are encoded without padding, each on its own core and in parallel with the decoder, because a clip on two cores takes 0.7 of
+one core's time, not half; only a clip that is alone gets all cores.
 """
 
 import os
@@ -20,10 +20,10 @@ from runtime.engine.protocol import Cores, check_clip
 
 
 class OnnxClipEngine(OnnxEngine):
-    """See runtime.engine.Engine."""
+    """See runtime.engine.protocol.Engine."""
 
     def __init__(self, directory: Path, manifest: Manifest, max_batch: int, threads: int | None = None):
-        """threads: at most; all cores. Raises EngineDirectoryError when ONNX Runtime cannot load what is in the directory."""
+        """threads: most threads, by default all cores. Raises EngineDirectoryError if ONNX Runtime cannot load the files."""
         threads = threads or os.cpu_count() or 1
         super().__init__(directory, manifest, limits_of(manifest, max_batch, threads), threads)
         self._encoder = open_session(directory / ENCODER_FILE, threads)
@@ -60,7 +60,7 @@ class OnnxClipEngine(OnnxEngine):
 
 
 def encode_clip(encoder: onnxruntime.InferenceSession, clip: Clip) -> np.ndarray:
-    """Cross-attention keys and values, float (layers, 2, heads, frames, head_dim)."""
+    """Return the cross-attention keys and values, float (layers, 2, heads, frames, head_dim)."""
     samples = audio.to_float(clip)[None]
     cross_kv, _ = run_session(encoder, {"audio": samples, "lengths": np.array([samples.shape[1]])})
     return cross_kv[:, :, 0]

@@ -21,16 +21,16 @@ from runtime.exceptions import EngineDirectoryError, EngineFailed
 FRAME_BLOCK = 64  # caches are laid out for a multiple of this many frames
 POSITION_BLOCK = 32  # and of this many tokens
 SPIN_MICROSECONDS = 100
-"""A thread waits so long for the next operator before it sleeps: with no spinning at all passes take a fifth longer; with
-ONNX Runtime's own habit, the event loop that feeds the engine is kept from its core."""
-PASS_COST_TOKENS = 12  # a pass costs as much as this many more tokens in it: weights read once more (measured, 2 cores)
+"""Time that a thread waits for the next operator before it sleeps. Without spinning, passes take a fifth longer; with
+ONNX Runtime's default, the event loop that feeds the engine is kept from its core."""
+PASS_COST_TOKENS = 12  # cost of one more pass, in tokens: the weights are read once more (measured, 2 cores)
 
 
 class OnnxEngine(Engine):
-    """See runtime.engine.Engine."""
+    """See runtime.engine.protocol.Engine."""
 
     def __init__(self, directory: Path, manifest: Manifest, limits: Limits, threads: int):
-        """Raises EngineDirectoryError when ONNX Runtime cannot load what is in the directory."""
+        """Raises EngineDirectoryError if ONNX Runtime cannot load the files."""
         self.name = f"{manifest.target} {manifest.precision}"
         self.limits = limits
         self._decoder = open_session(directory / DECODER_FILE, threads)
@@ -44,14 +44,14 @@ class OnnxEngine(Engine):
         self._past = RowCache(self._layers, *rows, max_positions=manifest.max_positions, block=POSITION_BLOCK, dtype=dtype)
         self._frames = np.zeros(limits.max_batch, np.int64)  # of each slot's clip; 0 where the slot is free
         self._held = np.zeros(limits.max_batch, np.int64)  # positions of each slot's past that have been fed
-        self._last_tokens = np.zeros(limits.max_batch, np.int64)  # predicted by each slot's last pass, at its end
+        self._last_tokens = np.zeros(limits.max_batch, np.int64)  # the last token that each slot's last pass predicted
 
     @property
     def _session_to_decode(self) -> onnxruntime.InferenceSession:
         return self._decoder
 
     def _keep(self, slot: int, first: int, cross_kv: np.ndarray) -> None:
-        """Put keys and values (layers, 2, heads, frames, head_dim) of a slot's audio at its end, from frame number `first` on."""
+        """Write keys and values (layers, 2, heads, frames, head_dim) of a slot's audio, from frame `first` to its new end."""
         frames = first + cross_kv.shape[3]
         self._held[slot] = 0
         self._cross.reserve(max(frames, int(self._frames.max())), busy=np.flatnonzero(self._frames))
@@ -71,7 +71,7 @@ class OnnxEngine(Engine):
         return Answered([predictions[row.slot] for row in rows])
 
     def _decode_together(self, rows: Sequence[Row]) -> dict[int, Prediction]:
-        """One pass over the stretch of slots from the lowest to the highest row; slots between that are not asked for idle."""
+        """Run one pass over the range of slots from the lowest to the highest row; the other slots in the range are idle."""
         first, last = min(row.slot for row in rows), max(row.slot for row in rows) + 1
         count, new = last - first, max(len(row.tokens) for row in rows)
         tokens = np.full((count, new), self.limits.start_token, np.int64)
@@ -118,7 +118,7 @@ class OnnxEngine(Engine):
         }
         for layer in range(self._aligner_layers):
             feed[f"cross_key.{layer}"], feed[f"cross_value.{layer}"] = self._cross.rows(layer, slot, slot + 1)
-        del feed[f"cross_value.{self._aligner_layers - 1}"]  # what the last layer heard is all that is asked of it
+        del feed[f"cross_value.{self._aligner_layers - 1}"]  # only the attention of the last layer is needed
         (share,) = run_session(self._open_aligner(), feed)
         return share[0, 1:, : self._frames[slot]]
 
@@ -144,12 +144,12 @@ def most_frames(limits: Limits) -> int:
 
 
 class RowCache:
-    """Keys and values of all layers for all slots, laid out so that any stretch of slots is one contiguous array.
+    """Keys and values of all layers for all slots, laid out so that any range of slots is one contiguous array.
 
-    ONNX Runtime takes an array without copying only if it is contiguous, and attending over positions that no busy slot
-    has would cost as much as over those that count. So the memory is allocated once for the largest layout, and used for
-    the smallest one that holds the busy slots: (slots, heads, positions, head_dim) with few positions. It is zero at first
-    and finite ever after: what lies behind a slot's length is masked, and a NaN there would not stay masked.
+    ONNX Runtime takes an array without copying only if it is contiguous, and attention over positions that no busy slot has
+    costs as much as over those in use. So the memory is allocated once for the largest layout, and used for the smallest one
+    that holds the busy slots: (slots, heads, positions, head_dim) with few positions. It is zero at first and always stays
+    finite: positions after a slot's length are masked, but a mask does not stop a NaN.
     """
 
     def __init__(self, layers: int, slots: int, heads: int, head_dim: int, max_positions: int, block: int, dtype: type):
@@ -166,35 +166,35 @@ class RowCache:
         self._cache = used.reshape(*used.shape[:2], slots, heads, positions, head_dim)
 
     def reserve(self, positions: int, busy: np.ndarray) -> None:
-        """Make room for `positions` in every slot. The contents of the busy slots (an array of indices) move along."""
+        """Make room for `positions` in every slot. busy: indices of the slots whose contents are kept."""
         wanted = -(-positions // self._block) * self._block
         if wanted == self._positions or (wanted < self._positions and len(busy)):
-            return  # room enough, and not worth moving anything for less
+            return  # there is room; a smaller layout is not worth the move
         common = min(wanted, self._positions)
-        kept = self._cache[:, :, busy, :, :common]  # a copy: taken by indices
+        kept = self._cache[:, :, busy, :, :common]  # a copy, because it is indexed by an array
         self._lay_out(wanted)
         self._cache[:, :, busy, :, :common] = kept
 
     def write(self, slot: int, position: int, kv: np.ndarray) -> None:
-        """kv: (layers, 2, heads, new, head_dim), to positions position.. of the slot."""
+        """Write kv, (layers, 2, heads, new, head_dim), to the slot from `position` on."""
         self._cache[:, :, slot, :, position : position + kv.shape[3]] = kv
 
     def clear(self, slot: int) -> None:
         self._cache[:, :, slot] = 0
 
     def rows(self, layer: int, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-        """Keys and values of the slots first..last-1: (slots, heads, positions, head_dim) each, views."""
+        """Return views of the keys and values of the slots first..last-1: (slots, heads, positions, head_dim) each."""
         return self._cache[layer, 0, first:last], self._cache[layer, 1, first:last]
 
 
 def group_rows(rows: Sequence[Row]) -> list[list[Row]]:
     """Split the rows of a decode into passes, so that the passes and the padding together cost least.
 
-    A pass over the slots from its lowest to its highest row computes that many slots times its longest row. Rows of like
+    A pass over the slots from its lowest to its highest row computes that many slots times its longest row. Rows of similar
     length go together.
     """
     rows = sorted(rows, key=lambda row: (len(row.tokens), row.slot))
-    best: list[tuple[float, int]] = [(0.0, 0)]  # for each count of rows: least cost, and where its last pass begins
+    best: list[tuple[float, int]] = [(0.0, 0)]  # for each number of rows: least cost, and first row of its last pass
     for end in range(1, len(rows) + 1):
         lowest = highest = rows[end - 1].slot
         least = (math.inf, 0)
@@ -224,7 +224,7 @@ def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
 
 
 def cache_dtype(decoder: onnxruntime.InferenceSession) -> type:
-    """Type of the keys and values; half precision, checked on a CPU, has half the bytes."""
+    """Return the type of the keys and values: float16 for half precision that is checked on a CPU, else float32."""
     types = {each.name: each.type for each in decoder.get_inputs()}
     return np.float16 if types["past_key.0"] == "tensor(float16)" else np.float32
 

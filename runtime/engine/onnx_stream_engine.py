@@ -1,4 +1,4 @@
-"""The engine on ONNX Runtime, of streaming models: the encoder as one step, with the streams' state in and out."""
+"""The engine on ONNX Runtime, for streaming models: the encoder runs in steps, with the streams' state as input and output."""
 
 import os
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from runtime.engine.stream_steps import SteppedEngine, Steps
 
 
 class OnnxStreamEngine(SteppedEngine, OnnxEngine):
-    """See runtime.engine.Engine."""
+    """See runtime.engine.protocol.Engine."""
 
     def __init__(
         self,
@@ -24,10 +24,10 @@ class OnnxStreamEngine(SteppedEngine, OnnxEngine):
         max_streams: int = 0,
         max_seconds: float | None = None,
     ):
-        """max_batch: rows that are decoded at a time. threads: at most; all cores. max_streams: whose audio is kept, if more.
-        max_seconds: longest clip that will be asked for.
+        """max_batch: most rows decoded at a time. threads: most threads to use, by default all cores. max_streams: streams whose
+        audio is kept, if more than max_batch. max_seconds: longest clip that will be requested.
 
-        Raises EngineDirectoryError when ONNX Runtime cannot load what is in the directory.
+        Raises EngineDirectoryError if ONNX Runtime cannot load the files.
         """
         threads = threads or os.cpu_count() or 1
         super().__init__(directory, manifest, limits_of(manifest, max_batch, max_streams, max_seconds), threads)

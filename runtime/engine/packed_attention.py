@@ -1,23 +1,24 @@
-"""Attention of rows that lie one behind the other, as one operator that exported programs can name.
+"""Attention within rows that lie one after the other, as one operator that exported programs can name.
 
-On a GPU it is flash attention, which stores no scores; torch's own operator for it cannot be written into every version's
-programs. On a CPU, for tests, all frames look at all frames behind a mask.
+On a GPU it is flash attention, which stores no scores; not every version of torch can export its own operator for it. On a
+CPU, for tests, all frames attend to all frames, with a mask.
 """
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-HEAD_DIM_MULTIPLE = 8  # of flash attention
+HEAD_DIM_MULTIPLE = 8  # flash attention requires it
 MASKED = -3.0e4  # as in engine_build.model
 
 
 @torch.library.custom_op("moonshine::packed_attention", mutates_args=())
 def packed_attention(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, lengths: Tensor, longest: int) -> Tensor:
-    """query, key, value: (frames, heads, head_dim), the queries scaled. starts: int32 (rows + 1,), the first frame of each row,
-    and the one behind the last. lengths: int32 (rows,), the frames of each that are looked at. longest: frames a row may have.
+    """Attend within each row. query, key, value: (frames, heads, head_dim), the queries scaled. starts: int32 (rows + 1,), the
+    first frame of each row, and the one after the last. lengths: int32 (rows,), the frames of each row that are attended to.
+    longest: most frames of a row.
 
-    Returns the context (frames, heads, head_dim); of frames that belong to no row, anything.
+    Returns the context (frames, heads, head_dim); it is undefined for frames that belong to no row.
     """
     return (attend_flash if query.is_cuda else attend_plainly)(query, key, value, starts, lengths, longest)
 
@@ -46,7 +47,7 @@ def attend_plainly(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, le
 
 
 def places_of(starts: Tensor, frames: int) -> tuple[Tensor, Tensor]:
-    """The row of each of `frames` frames, and its offset in it, int64; frames behind the last row count as the last row's."""
+    """Return the row of each of `frames` frames and its offset in it, int64; frames after the last row count as part of it."""
     positions = torch.arange(frames, device=starts.device)
     row = (positions[:, None] >= starts[None, 1:-1]).sum(dim=1)
     return row, positions - starts[row]

@@ -12,51 +12,51 @@ from runtime.audio import SAMPLES_PER_FRAME, Clip
 
 @dataclass(frozen=True)
 class Limits:
-    """Sizes that one engine can hold, and how it works best."""
+    """Sizes that one engine can hold, and the best way to use it."""
 
     max_batch: int
-    """Slots."""
+    """Number of slots."""
     max_samples: int
     """Longest clip one slot can hold."""
     max_positions: int
     """Most tokens of a row, the start token included."""
     encode_rows: int
-    """Rows to hand over in one encode: the largest batch where batching pays, 1 where it does not."""
+    """Rows to pass to one encode: the largest batch if batching is faster, else 1."""
     start_token: int
     end_token: int
     encode_lanes: int = 0
-    """Clips it encodes beside each other, each begun on its own by begin_encode(); 0: an encode is a step like any other."""
+    """Clips that it encodes in parallel, each started by begin_encode(); 0 means that an encode is a step like any other."""
     lanes_beside_decode: int = 1
     """Number of these lanes that encode while rows are decoded."""
     slot_groups: int = 1
-    """The slots are so many groups of one size, one behind the other, that the engine works on beside each other; whatever is
-    asked in one call is of one group."""
+    """Number of groups of consecutive slots, of one size, that the engine works on in parallel; all slots of one call belong to
+    one group."""
     token_scale: float = 1.0
     """Tokens in a second of speech, relative to a Latin script."""
     frame_samples: int = SAMPLES_PER_FRAME
     """Samples of one of the encoder's frames."""
     max_rows: int = 0
-    """Most slots that are decoded at a time; 0: all of them."""
+    """Most slots that are decoded at a time; 0 means all of them."""
     on_processor: bool = False
-    """True if the engine computes on the processor: recordings wait while anyone speaks."""
+    """True if the engine computes on the processor: recordings then wait for live speech."""
     continues_clips: bool = False
-    """True if a slot that is given a clip which continues the one it holds encodes only what is new: see Clip.continues."""
+    """True if only the new audio is encoded of a clip that continues the slot's clip: see Clip.continues."""
 
 
 class Cores(enum.Enum):
     """Threads that one clip on a lane may use."""
 
     ALL = enum.auto()
-    """Nothing else is to be done meanwhile."""
+    """All cores; there is no other work meanwhile."""
     ONE = enum.auto()
     SPARE = enum.auto()
-    """One, but only the time on it that nobody else wants."""
+    """One core, but only while no other thread wants it."""
 
 
 MAX_BIASED_TOKENS = 512
 """Most tokens whose logits have a bias at one position."""
 MAX_BIAS_LISTS = 128
-"""Most different lists of biases in one pass; never less than one for each token that a row is fed in it, and one of none."""
+"""Most different lists of biases in one pass; at least one for each token that a row is fed in it, and the empty list."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,21 +70,21 @@ class TokenBiases:
 
 
 CONTINUED = -1
-"""Fed as a row's only token: the one that the slot's last pass predicted last. It need not have been read back yet."""
+"""A row's only token, which stands for the last token predicted by the slot's last pass. It need not have been read back yet."""
 
 
 class Row(NamedTuple):
-    """One row's share of a decode. There is one in every pass: making a frozen dataclass takes four times as long."""
+    """One row's share of a decode. Every pass makes these, and making a frozen dataclass takes four times as long."""
 
     slot: int
     tokens: tuple[int, ...]
     """New tokens to feed, at least one, or CONTINUED alone; they take positions past_length, past_length + 1, …"""
     past_length: int
-    """Positions of the slot's self-attention cache that hold; whatever lies behind is overwritten."""
+    """Valid positions of the slot's self-attention cache; positions after them are overwritten."""
     end_bias: float = 0.0
     """Subtracted from the end token's logit at position 0."""
     biases: tuple[TokenBiases, ...] = ()
-    """Biases for the choice after each of the tokens; empty: none. A row that is continued unseen has none."""
+    """Biases for the choice after each of the tokens; empty means none. A row that feeds CONTINUED has none."""
 
 
 class Prediction(NamedTuple):
@@ -100,24 +100,24 @@ Answer = TypeVar("Answer")
 
 
 class Pending(Protocol[Answer]):
-    """Work of an engine on its way."""
+    """Work of an engine in progress."""
 
     @property
     def ready(self) -> bool:
-        """Would result() return at once?"""
+        """True if result() would return at once."""
 
     def result(self) -> list[Answer]:
-        """The answers, in the order of the rows; waits for them. Raises EngineError where the device has failed."""
+        """Wait for the answers and return them in the order of the rows. Raises EngineError if the device has failed."""
 
 
 class Encoding(Protocol):
-    """A clip on its way into its slot, on a core of its own."""
+    """A clip that is being encoded for its slot, on its own core."""
 
     def when_done(self, callback: Callable[[], None]) -> None:
-        """Call back once, from any thread."""
+        """Call back once when done, from any thread."""
 
     def finish(self) -> None:
-        """Fill the slot, unless it was freed meanwhile; on the engine loop's thread. Raises what the encoder raised."""
+        """Fill the slot, unless it was freed meanwhile. Called on the engine loop's thread. Raises the encoder's error."""
 
 
 @dataclass(frozen=True)
@@ -134,32 +134,32 @@ class Answered(Generic[Answer]):
 class Engine(Protocol):
     """A Moonshine model with `limits.max_batch` slots. A row's answers do not depend on the other rows of a call.
 
-    Calls of a group of slots take effect in their order; an engine on a device may return before it has done what it was asked.
+    Calls for a group of slots take effect in order; an engine on a device may return before the work is done.
     """
 
     limits: Limits
     name: str
     """Target and precision, for logs and metrics."""
     uncaptured_runs: int = 0
-    """Passes that no CUDA graph was captured for; always 0 where none are."""
+    """Passes without a captured CUDA graph; always 0 if the engine captures none."""
     captured_shapes: int = 0
-    """CUDA graphs there are."""
+    """Number of captured CUDA graphs."""
     capture_seconds: float = 0.0
-    """Spent capturing CUDA graphs."""
+    """Seconds spent capturing CUDA graphs."""
     bytes_in: int = 0
-    """Copied to the device so far; bytes_out: back. 0 where there is none."""
+    """Bytes copied to the device so far; bytes_out: copied back. 0 without a device."""
     bytes_out: int = 0
 
     def encode(self, slots: Sequence[int], clips: Sequence[Clip]) -> None:
-        """Fill each slot with the cross-attention keys and values of its clip; what a slot held before is gone.
+        """Fill each slot with the cross-attention keys and values of its clip; the slot's earlier contents are lost.
 
-        Where limits.continues_clips, a clip that continues the one that the slot holds costs what is new in it, and the slot then
-        holds the same, bit for bit, as one that was given the whole of it at once.
-        Raises ValueError for a slot or a clip outside the limits, EngineError where the device fails.
+        With limits.continues_clips, a clip that continues the slot's clip costs only its new audio. The slot then holds the same,
+        bit for bit, as a slot that received the whole clip at once.
+        Raises ValueError for a slot or a clip outside the limits, EngineError if the device fails.
         """
 
     def begin_encode(self, slot: int, clip: Clip, cores: Cores) -> Encoding:
-        """encode(), of one clip, beside everything else; only where limits.encode_lanes is not 0.
+        """Start to encode one clip in parallel with all other work; only if limits.encode_lanes is not 0.
 
         Raises ValueError like encode().
         """
@@ -172,28 +172,28 @@ class Engine(Protocol):
         """
 
     def decode(self, rows: Sequence[Row]) -> list[Prediction]:
-        """launch(), and wait."""
+        """Call launch() and wait for the result."""
         return self.launch(rows).result()
 
     def align(self, slots: Sequence[int], tokens: Sequence[Sequence[int]]) -> Pending[np.ndarray]:
         """Align the tokens of finished rows with their audio, by the decoder's own cross-attention.
 
-        tokens: of each slot, without start and end token, at least one. The answers are float32 (tokens, frames): the share of
-        each token's attention that each frame of the slot's clip had (limits.frame_samples samples).
+        tokens: for each slot, at least one, without start and end token. The answers are float32 (tokens, frames): the share of
+        each token's attention at each frame of the slot's clip (limits.frame_samples samples).
         Raises ValueError for tokens outside the limits or a slot that was never encoded.
         """
 
     def wait(self) -> None:
-        """Return when everything asked for is done."""
+        """Wait until all work is done."""
 
     def rest(self, slot: int) -> None:
-        """The slot's request is answered; of what it holds only the audio is needed, for a clip that continues it."""
+        """Report that the slot's request is answered: only its audio is still needed, for a clip that continues it."""
 
     def free(self, slot: int) -> None:
-        """The slot's contents are no longer needed."""
+        """Free the slot: its contents are no longer needed."""
 
     def clear(self, slot: int) -> None:
-        """Make everything the slot holds zero: what is masked is still multiplied, and a NaN would reach whoever comes next."""
+        """Set the slot's contents to zero: masked values are still multiplied, and a NaN would reach the slot's next request."""
 
     def close(self) -> None:
         """Release what the engine holds. No other call may follow."""

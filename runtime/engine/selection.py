@@ -18,8 +18,8 @@ CPU_PRECISIONS = {
     ONNXRUNTIME: {"fp32": "fp32", "int8": "int8", "fp16": "fp32", "bf16": "fp32"},
     NATIVE: {"fp32": "fp32", "int8": "int8", "fp16": "fp32", "bf16": "bf16"},
 }
-"""Asked for: run."""
-GPU_PRECISION = "fp16"  # where none was asked for
+"""Precision that each CPU target runs, by the requested precision."""
+GPU_PRECISION = "fp16"  # the default
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,12 @@ class Choice:
     target: str
     precision: str
     remark: str | None
-    """One line that says where the choice differs from what was asked for."""
+    """One line on how the choice differs from the request, or on its weakness, if any."""
 
 
 def target_to_build(precision: str | None, flavour: str | None = None) -> tuple[str, str]:
-    """The best target for this machine, and why, in words: as detect_target, but native in place of onnxruntime where it can."""
+    """Return the best target for this machine, and the reason as text. Like detect_target(), but with native in place of
+    onnxruntime where native can run and is faster."""
     target = detect_target(flavour)
     if target != ONNXRUNTIME:
         return target, "there is a GPU, and the package for it"
@@ -47,17 +48,17 @@ def target_to_build(precision: str | None, flavour: str | None = None) -> tuple[
 
 
 def wants_compiler() -> bool:
-    """Would the native engine be the best here, if it could be compiled?"""
+    """True if the native engine would be the best here, but cannot be compiled."""
     return detect_target() == ONNXRUNTIME and not why_not_native(None) and not can_have_native()
 
 
 def can_have_native() -> bool:
-    """True if the package has libraries, or the machine a compiler."""
+    """True if the package has libraries, or the machine has a compiler."""
     return COMPILED_LIBRARIES.is_dir() or bool(hardware.find_compiler())
 
 
 def why_not_native(precision: str | None) -> str:
-    """The reason why auto does not take the native engine on this processor; empty if it does. precision: as asked for."""
+    """Return the reason why auto does not choose the native engine on this processor; empty if it does. precision: requested."""
     if not hardware.has_flags(NATIVE_FLAGS):
         return f"the native engine needs a processor with {', '.join(NATIVE_FLAGS)}"
     running = precision or default_precision(NATIVE)
@@ -67,7 +68,7 @@ def why_not_native(precision: str | None) -> str:
 
 
 def target_to_serve(engines: Path, model: str, precision: str | None) -> str:
-    """Choose like target_to_build(), but accept an engine of another target that is built where the best one's is not:
+    """Choose like target_to_build(), but if the best target's engine is not built, accept another target's engine that is:
     onnxruntime for native, torch for tensorrt."""
     target, _ = target_to_build(precision)
     if target == TENSORRT:
@@ -81,8 +82,8 @@ def target_to_serve(engines: Path, model: str, precision: str | None) -> str:
 
 
 def detect_target(flavour: str | None = None) -> str:
-    """The best target that needs nothing compiled for a processor: tensorrt or torch where there is a GPU and the package, else
-    onnxruntime."""
+    """Return the best target that needs nothing compiled for a processor: tensorrt or torch if there is a GPU and the package,
+    else onnxruntime."""
     found = hardware.find_gpu()
     if found is None:
         return ONNXRUNTIME
@@ -101,16 +102,19 @@ def torch_has_cuda() -> bool:
 
 
 def default_precision(target: str) -> str:
-    """Best precision for this machine. On VNNI int8 takes a third of float32's time with the same quality (docs/quality.md)."""
+    """Return the best precision for this machine.
+
+    With VNNI, int8 takes a third of float32's time with the same quality (docs/quality.md).
+    """
     if target not in CPU_TARGETS:
         return GPU_PRECISION
     if target == NATIVE:
-        return "int8"  # of 8 bits on every processor it runs on
+        return "int8"  # with 8 bits on every processor it runs on
     return "int8" if hardware.has_vnni() else "fp32"
 
 
 def running_precision(target: str, asked: str | None) -> str:
-    """Precision that the target computes in if `asked` is wanted."""
+    """Return the precision that the target computes in if `asked` is requested."""
     wanted = asked or default_precision(target)
     return CPU_PRECISIONS[target][wanted] if target in CPU_TARGETS else wanted
 
@@ -130,7 +134,7 @@ def choose(engines: Path, model: str, precision: str | None, target: str | None 
 def check(choice: Choice, max_batch: int) -> Manifest:
     """Check that the choice's engine exists and fits this machine's packages. Opens nothing.
 
-    Raises EngineDirectoryError with one line that says what to run, DeviceError where the engine's device is missing.
+    Raises EngineDirectoryError with one line that gives the command to run, DeviceError if the engine's device is missing.
     """
     found = manifest.load(choice.directory, choice.model, choice.target, choice.precision, max_batch)
     if choice.target == TENSORRT:
@@ -144,8 +148,8 @@ def check(choice: Choice, max_batch: int) -> Manifest:
 
 
 def check_processor(choice: Choice, found: Manifest, max_batch: int) -> None:
-    """Raises EngineDirectoryError where every library has instructions that this processor lacks, and for int8 weights that its
-    sums would overflow with."""
+    """Raises EngineDirectoryError if every library has instructions that this processor lacks, or if its sums would overflow
+    with the int8 weights."""
     if choice.target == NATIVE:
         library_of(choice, found)
     if found.needs_exact_int8_sums and not hardware.sums_int8_products_exactly():
@@ -154,7 +158,7 @@ def check_processor(choice: Choice, found: Manifest, max_batch: int) -> None:
 
 
 def library_of(choice: Choice, found: Manifest) -> str:
-    """The native engine's file for this processor. Raises EngineDirectoryError where there is none."""
+    """Return the native engine's file for this processor. Raises EngineDirectoryError if there is none."""
     library = library_for(found.libraries)
     if library is None:
         raise EngineDirectoryError(
@@ -165,18 +169,18 @@ def library_of(choice: Choice, found: Manifest) -> str:
 
 
 def library_for(libraries: Mapping[str, Iterable[str]]) -> str | None:
-    """libraries: of a manifest. The first one for this processor; None where there is none."""
+    """Return the first of a manifest's libraries that runs on this processor; None if there is none."""
     return next((name for name, flags in libraries.items() if hardware.has_flags(flags)), None)
 
 
 def open_engine(
     choice: Choice, max_batch: int, threads: int | None = None, max_seconds: float | None = None, max_streams: int = 0
 ) -> tuple[Engine, Tokenizer, Manifest]:
-    """Open the chosen engine. threads: of the CPU engine; max_seconds: longest clip that will be asked for (default: any);
-    max_streams: whose audio an engine of a streaming model keeps.
+    """Open the chosen engine. threads: of the CPU engine; max_seconds: longest clip that will be requested (default: any);
+    max_streams: streams whose audio a streaming model's engine keeps.
 
-    Raises EngineDirectoryError with one line that says what to run, DeviceError where the engine's device is missing,
-    EngineFailed where it hears other words in a known clip than it should.
+    Raises EngineDirectoryError with one line that gives the command to run, DeviceError if the engine's device is missing,
+    EngineFailed if it transcribes the known clip wrongly.
     """
     found = manifest.load(choice.directory, choice.model, choice.target, choice.precision, max_batch)
     tokenizer = Tokenizer.load(choice.directory)
@@ -189,7 +193,7 @@ def open_engine(
 def open_target(
     choice: Choice, found: Manifest, max_batch: int, threads: int | None, max_seconds: float | None, max_streams: int = 0
 ) -> Engine:
-    """Each engine's module imports its own package; serving imports no other."""
+    """Open the engine. Each engine's module imports its own package; serving imports no other."""
     if choice.target == TENSORRT:
         from runtime.engine.tensorrt_engine import open_tensorrt
 

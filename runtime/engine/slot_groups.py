@@ -1,4 +1,4 @@
-"""Several engines on one device as one, so that one works there while the host reads the answers of another."""
+"""Several engines on one device combined into one, so that one works while the host reads the answers of another."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ def summed(name: str) -> Any:
 
 
 class SlotGroups(Engine):
-    """Its slots are those of the first engine, then those of the next; each call is of one of them."""
+    """Combines engines: its slots are those of the first engine, then those of the next. Each call is for one of them."""
 
     uncaptured_runs, captured_shapes, capture_seconds = map(summed, ("uncaptured_runs", "captured_shapes", "capture_seconds"))
     bytes_in, bytes_out = map(summed, ("bytes_in", "bytes_out"))
 
     def __init__(self, engines: Sequence[Engine]):
-        """engines: alike."""
+        """engines: engines with the same limits and name."""
         (first, *_) = self._engines = engines
         self._size = first.limits.max_batch
         self.name = first.name
@@ -59,7 +59,7 @@ class SlotGroups(Engine):
             engine.close()
 
     def _group_of(self, slots: Sequence[int]) -> tuple[Engine, int]:
-        """The slots' engine, and the number of its first slot. Raises ValueError for slots of several, or of none."""
+        """Return the slots' engine and the number of its first slot. Raises ValueError for slots of several or no engines."""
         groups = {slot // self._size for slot in slots}
         if len(groups) != 1 or not 0 <= (group := groups.pop()) < len(self._engines):
             raise ValueError(f"slots {min(slots)} to {max(slots)} are not of one group of {self._size}")

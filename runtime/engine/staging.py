@@ -1,6 +1,6 @@
-"""Host memory on its way to and from a device: what lies where in it, and whose turn it is.
+"""Host memory for copies to and from a device: the layout of its blocks, and the rings that reuse them.
 
-Everything a pass needs lies in one block, so that one copy moves it; everything it answers lies in another.
+All inputs of a pass lie in one block, so that one copy moves them; all its outputs lie in another.
 """
 
 import functools
@@ -13,7 +13,7 @@ import numpy as np
 
 from runtime.engine.shapes import Shape
 
-ALIGNMENT = 256  # bytes, of every array in a block: what TensorRT asks of its inputs
+ALIGNMENT = 256  # bytes, of every array in a block: TensorRT requires it of its inputs
 
 
 class Event(Protocol):
@@ -23,11 +23,11 @@ class Event(Protocol):
     def is_done(self) -> bool: ...
 
     def sync(self) -> None:
-        """Wait for it. Raises what the device failed with."""
+        """Wait for it. Raises the device's error if it failed."""
 
 
 class Done:
-    """The event of a device that works while it is called."""
+    """The event of a device that finishes its work within each call."""
 
     is_done = True
 
@@ -59,7 +59,7 @@ class Layout:
             self.bytes = field.offset + field.bytes
 
     def views(self, memory: np.ndarray) -> dict[str, np.ndarray]:
-        """The arrays of a block that begins at the beginning of `memory` (uint8)."""
+        """Return the arrays of a block that begins at the start of `memory` (uint8)."""
         return {
             name: memory[field.offset : field.offset + field.bytes].view(field.dtype).reshape(field.shape)
             for name, field in self.fields.items()
@@ -68,17 +68,17 @@ class Layout:
 
 @functools.cache
 def request_layout(shape: Shape) -> Layout:
-    """Layout of a pass's inputs. A row's index is its slot in the decoder; in the encoder `slots` gives it.
+    """Return the layout of a pass's inputs. In the decoder, a row's index is its slot; in the encoder, `slots` gives the slot.
 
     Encoder: pcm int16 (batch, samples); lengths int64 (batch,), valid samples, 0 for an idle row; positions int64 (batch,) of the
     first samples within their streams' dither; slots int64 (batch,), -1 for an idle row.
-    Packed encoder: the same with pcm int16 (samples,), each row from a whole frame on; starts int32 (batch + 1,), the frame each
-    row begins with, and the one behind the last; offsets and gains float32 (batch,): pcm is as it came, see Clip.offset.
+    Packed encoder: the same with pcm int16 (samples,), each row from a whole frame on; starts int32 (batch + 1,), the first frame
+    of each row, and the one after the last; offsets and gains float32 (batch,): pcm is unchanged, see Clip.offset.
     Stream encoder: audio float32 (batch, samples), zeros after a row's own; counts int64 (batch,), new frames of each row, 0 for
-    an idle one; before int64 (batch,), frames that it had; slots int64 (batch,), -1 for an idle row.
+    an idle row; before int64 (batch,), earlier frames of its stream; slots int64 (batch,), -1 for an idle row.
     Decoder: tokens int64 (batch, new), CONTINUED for the one the slot's last pass predicted; past_lengths int64 (batch,); counts
-    int64 (batch,), tokens of the row that count, 0 for an idle row; end_bias float32 (batch,); bias_lists int64 (batch, new),
-    the list of biases for the choice after each token, 0 for none.
+    int64 (batch,), valid tokens of the row, 0 for an idle row; end_bias float32 (batch,); bias_lists int64 (batch, new), the
+    number of the list of biases for the choice after each token, 0 for none.
     """
     batch, length = shape.batch, shape.length
     per_row = (np.int64, (batch,))
@@ -103,19 +103,19 @@ def request_layout(shape: Shape) -> Layout:
 
 @functools.cache
 def answer_layout(shape: Shape) -> Layout:
-    """Layout of a decoder pass's outputs: tokens int64 (batch, new), log_probs float32 (batch, new)."""
+    """Return the layout of a decoder pass's outputs: tokens int64 (batch, new), log_probs float32 (batch, new)."""
     rows = (shape.batch, shape.length)
     return Layout(tokens=(np.int64, rows), log_probs=(np.float32, rows))
 
 
 @dataclass
 class Place:
-    """One block of a ring, and what must happen before it is used again."""
+    """One block of a ring, and the conditions for its reuse."""
 
     memory: np.ndarray
     event: Event | None = None
     give_up: Callable[[], object] | None = None
-    """Called before the memory is used again: what still lies in it is copied out."""
+    """Called before the memory is used again, to copy out an answer that still lies in it."""
 
 
 class Ring:

@@ -1,4 +1,4 @@
-"""The base of the engines of streaming models: a slot that is given a longer clip of its stream encodes only what is new."""
+"""The base of the engines of streaming models: for a longer clip of a slot's stream, only the new audio is encoded."""
 
 from collections.abc import Sequence
 
@@ -9,11 +9,11 @@ from runtime.audio import SAMPLE_RATE, STREAMING_FRAME_SAMPLES, STREAMING_MIN_SA
 from runtime.engine.manifest import Manifest
 from runtime.engine.protocol import Engine, Limits, check_clip
 
-ENCODE_ROWS = 8  # in one call: so many streams with half a second each fill two cores; with more, finals wait longer
+ENCODE_ROWS = 8  # in one call: this many streams with half a second each fill two cores; with more, finals wait longer
 
 
 class StreamEngine(Engine):
-    """See runtime.engine.Engine."""
+    """See runtime.engine.protocol.Engine."""
 
     _clips: "ContinuedClips"
 
@@ -23,7 +23,7 @@ class StreamEngine(Engine):
         try:
             self._encode(slots, clips)
         except Exception:
-            for slot in slots:  # what they hold is not what they were given
+            for slot in slots:  # they do not hold their clips
                 self.free(slot)
             raise
 
@@ -36,9 +36,9 @@ class StreamEngine(Engine):
             self.append(grown, [new[slot] for slot in grown])
 
     def append(self, slots: Sequence[int], samples: Sequence[np.ndarray]) -> None:
-        """Encode new audio, float32 (samples,) in [-1, 1], of each slot's stream: as if it had come with what was there before.
+        """Encode new audio of each slot's stream, float32 (samples,) in [-1, 1], as if it had come with the earlier audio.
 
-        Raises EngineFailed where that fails; what these streams hold is then of no use.
+        Raises EngineFailed; the contents of these streams are then useless.
         """
         raise NotImplementedError
 
@@ -51,7 +51,7 @@ class StreamEngine(Engine):
         self._clips.forget(slot)
 
     def clear(self, slot: int) -> None:
-        """Give the slot's stream up: what is no number would stay in what it keeps."""
+        """Give up the slot's stream: a NaN would stay in its state."""
         super().clear(slot)  # type: ignore[safe-super]
         self.free(slot)
 
@@ -63,16 +63,16 @@ class ContinuedClips:
         self._clips: dict[int, Clip] = {}
 
     def are_continued(self, slot: int, clip: Clip) -> bool:
-        """True if the clip begins with all that the slot holds."""
+        """True if the clip begins with all audio that the slot holds."""
         held = self._clips.get(slot)
         return held is not None and clip.continues(held)
 
     def take(self, slot: int, clip: Clip) -> np.ndarray:
-        """Return the samples that the slot does not hold, float32 in [-1, 1]; it then holds the clip."""
+        """Return the clip's samples that the slot does not hold, float32 in [-1, 1]. From now on, the slot holds the clip."""
         held = self._clips.get(slot)
         new = audio.to_float(clip, held.sample_count if held else 0, STREAMING_MIN_SAMPLES)
         if clip.sample_count < STREAMING_MIN_SAMPLES:
-            self.forget(slot)  # what it was filled up with is no beginning of anything
+            self.forget(slot)  # no longer clip begins with its padding
         else:
             self._clips[slot] = clip
         return new
@@ -82,8 +82,8 @@ class ContinuedClips:
 
 
 def limits_of(manifest: Manifest, max_batch: int, max_streams: int, max_seconds: float | None = None) -> Limits:
-    """Limits of an engine of a streaming model. max_batch: rows that are decoded at a time; max_streams: whose audio is kept;
-    max_seconds: of a clip, if less than the model takes."""
+    """Return the limits of a streaming model's engine. max_batch: most rows decoded at a time; max_streams: streams whose audio
+    is kept; max_seconds: longest clip, if less than the model allows."""
     max_samples = manifest.max_samples if max_seconds is None else min(manifest.max_samples, int(max_seconds * SAMPLE_RATE))
     return Limits(
         max_batch=max(max_batch, max_streams),

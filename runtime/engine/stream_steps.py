@@ -1,4 +1,4 @@
-"""Audio of streams in steps of whole frames, for an encoder that is one step with state in and out (see streaming_model.py)."""
+"""Audio of streams in steps of whole frames, for an encoder that takes and returns its state (see streaming_model.py)."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,12 +9,12 @@ from runtime.audio import STREAMING_MIN_SAMPLES
 from runtime.engine.shapes import STEP_FRAMES
 from runtime.engine.stream_engine import StreamEngine
 
-MOST_FRAMES = STEP_FRAMES[-1]  # of a row in one step: scores of all frames by all keys are computed
-PADDING = FRAME - STREAMING_MIN_SAMPLES  # zeros before a stream's audio, so that its first frame is whole with its first samples
+MOST_FRAMES = STEP_FRAMES[-1]  # of a row in one step, because scores of all frames with all keys are computed
+PADDING = FRAME - STREAMING_MIN_SAMPLES  # zeros before a stream's audio, so that STREAMING_MIN_SAMPLES complete its first frame
 
 
 class SteppedEngine(StreamEngine):
-    """An engine of a streaming model whose encoder is such a step."""
+    """An engine of a streaming model whose encoder works in such steps."""
 
     _steps: "Steps"
 
@@ -24,18 +24,18 @@ class SteppedEngine(StreamEngine):
 
 
 class Steps:
-    """Keeps what is left of each slot's audio after its last whole frame, and counts its frames."""
+    """Keeps the rest of each slot's audio after its last whole frame, and counts its frames."""
 
     def __init__(self) -> None:
         self._left: dict[int, np.ndarray] = {}
         self._frames: dict[int, int] = {}
 
     def frames(self, slot: int) -> int:
-        """Frames that the slot's stream has."""
+        """Return the number of frames of the slot's stream."""
         return self._frames.get(slot, 0)
 
     def advance(self, slot: int, frames: int) -> None:
-        """The stream has so many frames more."""
+        """Count this many more frames of the stream."""
         self._frames[slot] = self.frames(slot) + frames
 
     def forget(self, slot: int) -> None:
@@ -43,9 +43,9 @@ class Steps:
         self._frames.pop(slot, None)
 
     def of(self, slots: Sequence[int], samples: Sequence[np.ndarray]) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
-        """Yield for each step its slots, their audio float32 (slots, samples), filled up with zeros, and their frames int64.
+        """Yield for each step its slots, their audio float32 (slots, samples), padded with zeros, and their frame counts int64.
 
-        Rows with more than MOST_FRAMES take several steps. What is no whole frame is kept for the next call.
+        Rows with more than MOST_FRAMES take several steps. An incomplete frame is kept for the next call.
         """
         whole = {slot: self._whole_frames(slot, new) for slot, new in zip(slots, samples, strict=True)}
         for first in range(0, max(map(len, whole.values())), MOST_FRAMES):
@@ -57,7 +57,7 @@ class Steps:
             yield list(parts), audio.reshape(len(parts), -1), counts
 
     def _whole_frames(self, slot: int, samples: np.ndarray) -> np.ndarray:
-        """Return float32 (frames, FRAME), with what was left before them, and keep what is left after them."""
+        """Return the kept rest and the new samples as float32 (frames, FRAME), and keep the new rest."""
         audio = np.concatenate((self._left.get(slot, np.zeros(PADDING, np.float32)), samples))
         count = len(audio) // FRAME * FRAME
         self._left[slot] = audio[count:]

@@ -1,7 +1,7 @@
 """The engine on TensorRT: three plans, static buffers, one CUDA graph for each shape of encoder and decoder.
 
-Owns all device memory: the slots' caches, one block for requests, one for answers, what passes from the encoder to the slots,
-and one block of activations that all execution contexts share, for they run one after the other on one stream.
+Owns all device memory: the slots' caches, one block for requests, one for answers, the encoder's output before it is copied to
+the slots, and one block of activations that all execution contexts share, because they run one after the other on one stream.
 """
 
 import contextlib
@@ -27,18 +27,18 @@ from runtime.exceptions import DeviceError, EngineDirectoryError, EngineError, E
 
 logger = logging.getLogger(__name__)
 
-CELL_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 2}  # of a cached key or value: int8 is in the weights only
+CELL_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 2}  # of a cached key or value: int8 is for the weights only
 FLOAT_BYTES, INT64_BYTES = 4, 8
-KERNEL_CACHE = "kernels.cache"  # TensorRT for RTX: what it compiled for this GPU at the first start
-LOWEST_DRIVER_CUDA = (13, 0)  # what cuda-python and TensorRT for RTX are installed for
+KERNEL_CACHE = "kernels.cache"  # TensorRT for RTX: kernels compiled for this GPU at the first start
+LOWEST_DRIVER_CUDA = (13, 0)  # CUDA version that cuda-python and TensorRT for RTX are installed for
 
 
 def open_tensorrt(
     directory: Path, manifest: Manifest, max_batch: int, max_seconds: float | None = None, graphs: bool = True
 ) -> DeviceEngine:
-    """Open the engine. max_seconds: longest clip there will be; graphs: capture every shape at start-up.
+    """Open the engine. max_seconds: longest clip that will be requested; graphs: capture every shape at start-up.
 
-    Raises EngineDirectoryError for plans that are not this TensorRT's or this GPU's, DeviceError without a GPU.
+    Raises EngineDirectoryError for plans of another TensorRT or another GPU, DeviceError without a GPU.
     """
     package = tensorrt_package.find(manifest.plans.flavour)
     check_version(directory, manifest.plans, package)
@@ -89,12 +89,12 @@ def as_numbers(version: str) -> tuple[int, ...]:
 
 
 class TensorRtDevice:
-    """See runtime.device_engine.Device."""
+    """See runtime.engine.device_engine.Device."""
 
     def __init__(
         self, directory: Path, manifest: Manifest, max_batch: int, max_seconds: float | None, trt: ModuleType, cuda, graphs: bool
     ):
-        """trt: TensorRT's module; cuda: a runtime.cuda_device.CudaDevice."""
+        """trt: TensorRT's module; cuda: a runtime.engine.cuda_device.CudaDevice."""
         self._trt, self._cuda, self._manifest = trt, cuda, manifest
         self._cell_bytes = CELL_BYTES[manifest.precision]
         self._planes = manifest.decoder_layers * 2
@@ -116,7 +116,7 @@ class TensorRtDevice:
             save_kernel_cache(self._kernel_cache, self.kernel_cache_path)
 
     def _allocate(self, samples: int) -> None:
-        """Everything, once. Sizes are those of the largest shapes; smaller ones use the beginning."""
+        """Allocate everything once, for the largest shapes; smaller shapes use the beginning."""
         cuda, built, cell = self._cuda, self._manifest, self._cell_bytes
         per_position = self._planes * self._slots * built.heads * built.head_dim * cell
         new = max(shape.length for shape in self.shapes if shape.component == "decoder")
@@ -145,21 +145,21 @@ class TensorRtDevice:
         self._activations = cuda.allocate(self._activation_bytes)
 
     def _make_context(self, shape: Shape):
-        """An execution context bound to the shape and its buffers; nothing of it changes afterwards."""
+        """Return an execution context bound to the shape and its buffers; it does not change afterwards."""
         own = [each for each in self._manifest.plans.profiles if each.component == shape.component]
         context = self._create_context(shape.component, own.index(shape))
         bind(context, *(self._encoder_tensors(shape) if shape.component == "encoder" else self._decoder_tensors(shape)))
         return context
 
     def _make_aligner(self):
-        """An execution context for one row with as many tokens as there may be; its caches are bound with every call."""
+        """Return an execution context for one row with the most tokens possible; every call binds its caches."""
         context = self._create_context("aligner", profile=0)
         inputs = {name: (field.shape, self._align_request + field.offset) for name, field in self._to_align.fields.items()}
         bind(context, inputs, {"share": self._share})
         return context
 
     def _create_context(self, component: str, profile: int):
-        """One with our activations and its profile chosen, for good."""
+        """Return an execution context that uses our activations, with its profile chosen for good."""
         context = self._new_context(self._engines[component])
         if context is None:
             raise EngineFailed(f"TensorRT made no execution context for profile {profile} of the {component}")
@@ -169,16 +169,16 @@ class TensorRtDevice:
         return context
 
     def _new_context(self, engine):
-        """One whose activations are ours, and whose kernels are the ones it will keep.
+        """Return an execution context whose activations we allocate, and whose kernels do not change later.
 
-        TensorRT for RTX compiles the kernels of a shape in the background by default, and runs others until they are there: a
-        graph captured meanwhile would keep those for ever.
+        By default, TensorRT for RTX compiles the kernels of a shape in the background and runs others until they are ready: a
+        graph captured meanwhile would keep the others for ever.
         """
         allocation = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
         if not hasattr(self._trt, "DynamicShapesKernelSpecializationStrategy"):
             return engine.create_execution_context(allocation)
         config = engine.create_runtime_config()
-        self._configs.append(config)  # nothing says that the context keeps it
+        self._configs.append(config)  # no document says that the context keeps it
         config.set_execution_context_allocation_strategy(allocation)
         config.dynamic_shapes_kernel_specialization_strategy = self._trt.DynamicShapesKernelSpecializationStrategy.EAGER
         if self._kernel_cache is None:
@@ -195,7 +195,7 @@ class TensorRtDevice:
         return inputs, {"cross_kv": self._cross_kv, "frames": self._row_frames}
 
     def _decoder_tensors(self, shape: Shape) -> tuple[dict, dict]:
-        """Slots are rows: a batch sees the first of them, where they lie."""
+        """Return inputs and outputs. Slots are rows: a batch reads the first slots in place."""
         built, batch = self._manifest, shape.batch
         inputs = {
             "tokens": ((batch, shape.length), self._request_address(shape, "tokens")),
@@ -217,7 +217,7 @@ class TensorRtDevice:
         return inputs, outputs
 
     def _cache_tensors(self, cache: str, address: int, length: int, layers: range, batch: int, first_slot: int = 0) -> dict:
-        """Keys and values of some layers, for `batch` slots from the first one on."""
+        """Return the keys and values of some layers, for `batch` slots from `first_slot` on."""
         built = self._manifest
         slot_bytes = built.heads * length * built.head_dim * self._cell_bytes
         return {
@@ -260,11 +260,11 @@ class TensorRtDevice:
                 self._cuda.zero(cache + (plane * self._slots + slot) * slot_bytes, slot_bytes)
 
     def align(self, slots: Sequence[int], frames: Sequence[int], tokens: np.ndarray) -> tuple[Event, np.ndarray]:
-        """Uncaptured, and one row after the other: the plan has one profile, of one row."""
+        """Align one row after the other, without a graph: the plan has one profile, for one row."""
         return Done(), np.stack(list(map(self._align, slots, frames, tokens)))
 
     def _align(self, slot: int, frames: int, tokens: np.ndarray) -> np.ndarray:
-        """Waits for the answer."""
+        """Align one row, and wait for the answer."""
         built, cuda = self._manifest, self._cuda
         cuda.enter()
         request = self._to_align.views(self._align_memory)
@@ -272,7 +272,7 @@ class TensorRtDevice:
         request["tokens"][0, : len(tokens)] = tokens
         cuda.copy_in(self._align_request, self._align_memory)
         inputs = self._cache_tensors("cross", self._cross, self._cache_frames, range(built.aligner_layers), 1, slot)
-        del inputs[f"cross_value.{built.aligner_layers - 1}"]  # what the last layer heard is all that is asked of it
+        del inputs[f"cross_value.{built.aligner_layers - 1}"]  # only the attention of the last layer is needed
         bind(self._aligner, inputs, {})
         if not self._aligner.execute_async_v3(cuda.stream_handle):
             raise EngineFailed("TensorRT failed on the aligner")
@@ -337,7 +337,7 @@ class TensorRtDevice:
 
     def close(self) -> None:
         self._cuda.enter()
-        self._cuda.stream.sync()  # a step may be on its way
+        self._cuda.stream.sync()  # a step may be in progress
         self.captured.forget()  # graphs refer to contexts
         self._contexts.clear()
         self._configs.clear()
@@ -347,7 +347,7 @@ class TensorRtDevice:
 
 
 def bind(context, inputs: dict[str, tuple[tuple[int, ...], int]], outputs: dict[str, int]) -> None:
-    """Give a context shape and address of its inputs, and addresses of its outputs. Raises EngineFailed."""
+    """Give a context the shapes and addresses of its inputs, and the addresses of its outputs. Raises EngineFailed."""
     for name, (dims, address) in inputs.items():
         if not (context.set_input_shape(name, dims) and context.set_tensor_address(name, address)):
             raise EngineFailed(f"TensorRT does not take {name} as {dims}")
@@ -368,7 +368,7 @@ def load_plan(trt: ModuleType, runtime, path: Path):
 
 
 def why_refused(trt: ModuleType, runtime, plan: bytes) -> str:
-    """TensorRT's reason for not reading a plan, by the names of its own diagnostics."""
+    """Return TensorRT's reason for not reading a plan, as the names of its own diagnostics."""
     if not hasattr(runtime, "get_engine_validity"):  # the data-centre package
         return "no reason given"
     validity, found = runtime.get_engine_validity(plan)
@@ -378,7 +378,7 @@ def why_refused(trt: ModuleType, runtime, plan: bytes) -> str:
 
 
 def load_kernel_cache(config, path: Path):
-    """A cache of compiled kernels with what an earlier start left; an unreadable one is begun anew."""
+    """Return a cache with the kernels that an earlier start compiled; an empty one if the file cannot be read."""
     cache = config.create_runtime_cache()
     if path.is_file() and not cache.deserialize(path.read_bytes()):
         logger.warning("%s cannot be read; its kernels are compiled again", path)
@@ -387,13 +387,14 @@ def load_kernel_cache(config, path: Path):
 
 
 def save_kernel_cache(cache, path: Path) -> None:
-    """Whatever fails here costs the next start its time and this one nothing. Written aside first: engine processes share it."""
+    """Save the compiled kernels. A failure here only makes the next start slower. The file is written under another name first,
+    because engine processes share it."""
     unfinished = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         if (kernels := cache.serialize()) is not None:
             unfinished.write_bytes(bytes(kernels))
             unfinished.replace(path)
-    except Exception as exc:  # a read-only directory of engines, or whatever TensorRT raises
+    except Exception as exc:  # a read-only directory of engines, or an error of TensorRT
         logger.warning("compiled kernels could not be kept: %s", exc)
         with contextlib.suppress(OSError):
             unfinished.unlink()

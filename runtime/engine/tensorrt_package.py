@@ -23,11 +23,11 @@ class TensorRt:
 
 
 def find(flavour: str | None = None) -> TensorRt | None:
-    """The installed TensorRT: of this flavour, or the first of FLAVOURS there is."""
+    """Return the installed TensorRT: of this flavour, or the first of FLAVOURS that is installed."""
     for name in (flavour,) if flavour else FLAVOURS:
         try:
             module = importlib.import_module(FLAVOURS[name])
-        except ImportError:  # not installed, or its libraries are not
+        except ImportError:  # not installed, or its libraries are missing
             continue
         return TensorRt(name, module.__version__, module)
     return None

@@ -1,4 +1,4 @@
-"""The lists of biases of one pass, as engines take them: each different list once, and its number for each token fed."""
+"""The lists of biases of one pass, as engines take them: each different list once, and for each token fed its list's number."""
 
 from collections.abc import Iterator, Sequence
 
@@ -14,7 +14,7 @@ TABLE_LAYOUT = Layout(
 
 
 class BiasLists:
-    """The different lists of a pass. Number 0 is the one of rows that have none."""
+    """The different lists of a pass. Number 0 is the empty list, for rows without biases."""
 
     def __init__(self) -> None:
         self._numbers = {id(NO_BIASES): 0}  # by identity: rows of one stream share their lists
@@ -26,7 +26,7 @@ class BiasLists:
         return len(self.lists) == 1
 
     def numbers_of(self, biases: Sequence[TokenBiases]) -> list[int]:
-        """Return the number of each list, new ones are added."""
+        """Return the number of each list; new lists are added."""
         return list(map(self._number_of, biases))
 
     def _number_of(self, biases: TokenBiases) -> int:
@@ -36,14 +36,14 @@ class BiasLists:
         return number
 
     def table(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the lists as int64 and float32 (lists, biased), filled up with token 0 and a bias of 0."""
+        """Return the lists as int64 and float32 (lists, biased), padded with token 0 and a bias of 0."""
         shape = (len(self.lists), max(1, *(len(each.tokens) for each in self.lists)))
         tokens, values = np.zeros(shape, np.int64), np.zeros(shape, np.float32)
         self.fill(tokens, values)
         return tokens, values
 
     def fill(self, tokens: np.ndarray, values: np.ndarray) -> None:
-        """Write the lists into the first lines of a table, see table()."""
+        """Write the lists into the first rows of a table, see table()."""
         for line, each in enumerate(self.lists):
             count = len(each.tokens)
             tokens[line, :count], values[line, :count] = each.tokens, each.values
@@ -52,7 +52,7 @@ class BiasLists:
 
 def within_lists(rows: Sequence[Row], indices: Sequence[int]) -> Iterator[list[int]]:
     """Split rows, by their indices, into parts that have MAX_BIAS_LISTS different lists at most."""
-    if not any(rows[index].biases for index in indices):  # as in most passes, and no time is to be lost in them
+    if not any(rows[index].biases for index in indices):  # as in most passes, which must lose no time here
         yield list(indices)
         return
     part: list[int] = []

@@ -1,7 +1,7 @@
 """The engine on PyTorch: the plain reference on a GPU, with CUDA graphs, and the fall-back where TensorRT is not installed.
 
-Runs the exported programs of an engine directory. It works on a CPU too, uncaptured and without overlap: there it is for
-tests, ONNX Runtime is faster.
+Runs the exported programs of an engine directory. It works on a CPU too, without graphs and without overlap, but only for tests:
+ONNX Runtime is faster there.
 """
 
 import contextlib
@@ -49,8 +49,9 @@ def open_torch(
     """Open the engine on a device, "cuda" (the default) or "cpu".
 
     graphs: capture CUDA graphs at start-up. compiles: have torch fuse kernels for the GPU, by default where it can. packs: encode
-    rows one behind the other, by default on a GPU in half precision, for which there is flash attention. groups: of slots that
-    work beside each other, each on a stream of its own; by default two on a GPU, where each is large enough and none left over.
+    rows one after the other in one array, by default on a GPU in half precision, which has flash attention. groups: number of
+    groups of slots that work in parallel, each on its own CUDA stream; by default two on a GPU, if each is large enough and no
+    slot is left over.
     Raises DeviceError without a GPU, EngineDirectoryError for programs that torch cannot load.
     """
     device = device or os.environ.get(hardware.TORCH_DEVICE_VARIABLE, "cuda")
@@ -71,7 +72,7 @@ def open_torch(
 
 
 class TorchPrograms:
-    """The model's programs on their device, and the shapes they are run in."""
+    """The model's programs on their device, and the shapes they run in."""
 
     def __init__(
         self,
@@ -98,7 +99,7 @@ class TorchPrograms:
         elif packs:
             self.shapes = decoder + packed_shapes(max_batch, self.max_samples)
         if compiles:
-            # A dimension of one is compiled for on its own: one row takes as long as two.
+            # torch compiles a dimension of one separately, and one row takes as long as two.
             self.shapes = [shape for shape in self.shapes if shape.batch > 1 or max_batch == 1]
             changing: Changing = ((0,), *[()] * (1 + len(PACKED_INPUTS))) if packs else ((0, 1), (0,))
             if manifest.stream_encoder:
@@ -122,9 +123,9 @@ class TorchDevice:
         self._provisional = manifest.provisional_frames
         self._allocate(manifest, max_batch, programs)
         if self._on_gpu:
-            self._stream.wait_stream(torch.cuda.current_stream(device))  # on which everything was allocated and zeroed
+            self._stream.wait_stream(torch.cuda.current_stream(device))  # the stream that allocated and zeroed everything
             torch.backends.cudnn.allow_tf32 = False  # float32 is the reference
-            # Sums in half precision, split as the batch has it, would make a batch differ from its rows.
+            # Sums in half precision are split by the batch's size, so a batch would differ from its rows.
             torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
             torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
             self._graph_pool = torch.cuda.graph_pool_handle()  # one for all its graphs: they never run at the same time
@@ -133,7 +134,7 @@ class TorchDevice:
             self.captured.capture_all(self.shapes)
 
     def _allocate(self, manifest: Manifest, max_batch: int, programs: TorchPrograms) -> None:
-        """One slot and one position more than there are: what belongs to no row is written there."""
+        """Allocate one more slot and one more position than needed: values that belong to no row are written there."""
         dtype, device = DTYPES[manifest.precision], self._device
         rows = (self._layers, 2, max_batch + 1, manifest.heads)
         self._state = torch.zeros(max_batch + 1, programs.state_size, dtype=dtype, device=device)  # of streams
@@ -164,7 +165,7 @@ class TorchDevice:
         return self._serve(shape, request, answer)
 
     def align(self, slots: Sequence[int], frames: Sequence[int], tokens: np.ndarray) -> tuple[Event, np.ndarray]:
-        """Uncaptured: a row is aligned once a segment at most."""
+        """Align without a graph: a row is aligned once per segment at most."""
         with torch_failing(), torch.inference_mode(), torch.cuda.stream(self._stream):
             rows, valid, fed = map(self._sent, (np.array(slots), np.array(frames), tokens))
             cached = self._cross[: self._aligner_layers].index_select(2, rows)
@@ -189,7 +190,7 @@ class TorchDevice:
             return self._event()
 
     def _sent(self, values: np.ndarray) -> Tensor:
-        """Copy to the device, on its own stream: from page-locked memory the copy waits there and not here."""
+        """Copy to the device, on its own stream: from page-locked memory, the device waits for the copy and the host does not."""
         tensor = torch.from_numpy(values)
         return tensor.pin_memory().to(self._device, non_blocking=True) if self._on_gpu else tensor
 
@@ -205,7 +206,7 @@ class TorchDevice:
                 self._run(shape)
         self._stream.synchronize()
         graph = torch.cuda.CUDAGraph()
-        # thread_local: what another library's thread allocates meanwhile is no part of the graph, and no error.
+        # thread_local: memory that another library's thread allocates meanwhile is no part of the graph, and no error.
         with torch.cuda.graph(graph, pool=self._graph_pool, stream=self._stream, capture_error_mode="thread_local"):
             self._run(shape)
         return graph.replay
@@ -281,7 +282,7 @@ class TorchDevice:
 
 
 class TorchEvent:
-    """See runtime.staging.Event."""
+    """See runtime.engine.staging.Event."""
 
     def __init__(self, stream: torch.cuda.Stream):
         self._event = torch.cuda.Event()
@@ -306,7 +307,7 @@ def torch_failing() -> Iterator[None]:
 
 
 def views(layout: Layout, memory: Tensor) -> dict[str, Tensor]:
-    """The arrays of a block that begins at the beginning of `memory` (uint8)."""
+    """Return the arrays of a block that begins at the start of `memory` (uint8)."""
     return {
         name: memory[field.offset : field.offset + field.bytes].view(getattr(torch, field.dtype.name)).view(field.shape)
         for name, field in layout.fields.items()

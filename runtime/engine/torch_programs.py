@@ -21,10 +21,10 @@ CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 def load_program(path: Path, device: torch.device) -> Program:
-    """Raises EngineDirectoryError."""
+    """Load a program onto a device. Raises EngineDirectoryError."""
     try:
         program = torch.export.load(path)
-    except Exception as exc:  # torch raises whatever the archive made it stumble over
+    except Exception as exc:  # torch raises errors of many kinds for a bad archive
         raise EngineDirectoryError(f"torch {torch.__version__} cannot load {path}: {exc}") from exc
     if device.type != "cpu":
         from torch.export.passes import move_to_device_pass
@@ -34,13 +34,13 @@ def load_program(path: Path, device: torch.device) -> Program:
 
 
 class CompiledProgram:
-    """A program whose kernels torch fuses for this GPU at its first run; where that fails it runs as it is.
+    """A program whose kernels torch fuses for this GPU at its first run; if that fails, it runs as it is.
 
-    Half of a pass is then spent on elementwise work between the products, and most of that falls away.
+    Without that, half of a pass is elementwise work between the products; fused kernels save most of it.
     """
 
     def __init__(self, program: Program, changing: Sequence[Sequence[int]]):
-        """changing: of each input, the dimensions that differ from run to run."""
+        """changing: for each input, the dimensions that differ from run to run."""
         self._program, self._changing = program, changing
         self._compiled: Program | None = torch.compile(program)
 
@@ -52,7 +52,7 @@ class CompiledProgram:
                 torch._dynamo.maybe_mark_dynamic(tensor, dimension)
         try:
             return self._compiled(*inputs)
-        except Exception:  # whatever the compiler stumbles over: no C compiler, no Triton, a defect of its own
+        except Exception:  # any error of the compiler: no C compiler, no Triton, a defect of its own
             logger.exception("torch could not compile a program; it runs as it is, and takes about twice as long")
             self._compiled = None
             return self._program(*inputs)
@@ -60,13 +60,13 @@ class CompiledProgram:
 
 @contextlib.contextmanager
 def compiling(directory: Path) -> Iterator[None]:
-    """Keep compiled kernels in the engine's directory, so that only the first start takes a minute; torch's own place serves
-    where it cannot be written to."""
+    """Keep compiled kernels in the engine's directory, so that only the first start takes a minute; if it is not writable,
+    torch uses its own directory."""
     logger.info("torch fuses kernels for this GPU; the first time that takes one to two minutes")
     if CACHE_VARIABLE not in os.environ and os.access(directory, os.W_OK):
         os.environ[CACHE_VARIABLE] = str(directory.resolve() / COMPILED_KERNELS)
     yield
-    with contextlib.suppress(Exception):  # processes that have nothing more to do; not there in every version
+    with contextlib.suppress(Exception):  # the processes have no more work; not every version has this function
         torch._inductor.async_compile.shutdown_compile_workers()
 
 

@@ -1,24 +1,24 @@
-"""Alignment of a finished row: its attention becomes the frame of each token, by dynamic time warping."""
+"""Alignment of a finished row: finds the frame of each token from its attention, by dynamic time warping."""
 
 import numpy as np
 
-LEAST_SHARE = 1e-3  # of attention: what is below says only that it was somewhere else
+LEAST_SHARE = 1e-3  # of attention: a smaller share only means that the attention was elsewhere
 
 
 def first_frames(share: np.ndarray) -> tuple[int, ...]:
-    """The first frame of every token, and the one behind the last token's.
+    """Return the first frame of every token, and the frame after the last token.
 
-    share: float32 (tokens, frames), how much of each token's attention every frame had.
-    The frames are dealt out in order, at least one to each token, so that the logarithms of the shares add up to the most:
-    dynamic time warping without the steps in which a frame would have two tokens. With fewer frames than tokens they are dealt
-    out evenly.
+    share: float32 (tokens, frames), the share of each token's attention at each frame.
+    Frames are assigned in order, at least one to each token, so that the sum of the logarithms of the shares is greatest:
+    dynamic time warping without the steps that give a frame two tokens. If there are fewer frames than tokens, they are
+    assigned evenly.
     """
     tokens, frames = share.shape
     if frames < tokens:
         return tuple(np.linspace(0, frames, tokens + 1).astype(int).tolist())
     gains = np.cumsum(np.log(share + LEAST_SHARE), axis=1)
     here = np.arange(frames)
-    starts = np.zeros((tokens, frames), np.int64)  # where the token begins that ends with a frame
+    starts = np.zeros((tokens, frames), np.int64)  # first frame of the token that ends with a frame
     best = gains[0]
     for token in range(1, tokens):
         entered = np.full(frames, -np.inf)

@@ -1,8 +1,8 @@
 """The batcher decides which requests run next. It does no I/O, reads no clock and touches no engine.
 
-The loop (loop.py) asks plan() what to do, does it, and reports back with encoded(), decoded(), aligned() or fail(); what
-is finished comes back as results, one for every request that was submitted. It may be asked again before a Decode is answered:
-then it plans what can be planned unseen, so that the device need not wait for the host.
+The loop (loop.py) calls plan(), runs the step, and reports with encoded(), decoded(), aligned() or fail(). These return the
+results of finished requests, one for every submitted request. plan() may be called again before a Decode is answered: it then
+plans only steps that do not depend on the answer, so that the device need not wait for the host.
 """
 
 import dataclasses
@@ -30,14 +30,14 @@ from runtime.scheduler.steps import (
     row_of,
 )
 
-ENCODE_BURST = 4  # encodes in a row, without lanes, before the rows in flight get a pass: four share one at half the price
+ENCODE_BURST = 4  # encodes in a row, without lanes, before the rows in flight get a pass: four share a pass at half the cost
 
 
 class Batcher:
-    """Schedules in flight: requests join at any step, finished ones leave, and nobody waits for the longest.
+    """Batches requests in flight: they join at any step, finished ones leave, and none waits for the longest.
 
-    Finals go before interims, in both queues. While the engine has nothing to do, an interim waits up to `max_wait_seconds`
-    for company, but only as long as there is another stream that could bring some.
+    Finals go before interims, in both queues. While the engine is idle, an interim waits up to `max_wait_seconds` for other
+    requests, but only while another stream could still send one.
     """
 
     def __init__(self, limits: Limits, max_wait_seconds: float):
@@ -49,13 +49,13 @@ class Batcher:
         assert limits.slot_groups == 1 or not limits.continues_clips, (
             "a stream comes back to its slot, whose group may have no turn"
         )
-        self._groups = deque(Group(number * size, size) for number in range(limits.slot_groups))  # whose turn it is first
+        self._groups = deque(Group(number * size, size) for number in range(limits.slot_groups))  # the next in turn first
         self._waiting: dict[Priority, dict[int, Job]] = {priority: {} for priority in Priority}  # in order of submission
         self._encoding: dict[int, Job] = {}  # on a lane of their own, by request id
-        self._lanes_taken = 0  # also by clips whose request has been withdrawn: the encoder does not know
-        self._lanes_taken_by_files = 0  # of these
+        self._lanes_taken = 0  # also by clips whose request was withdrawn: they are encoded all the same
+        self._lanes_taken_by_files = 0  # the recordings' part of these
         self._streams: set[str] = set()
-        self._of_stream: dict[str, dict[int, Job]] = {}  # all there are of each stream, by request id
+        self._of_stream: dict[str, dict[int, Job]] = {}  # all jobs of each stream, by request id
         self._poisoned: list[int] = []
 
     @property
@@ -67,20 +67,20 @@ class Batcher:
         return len(self._encoding) + sum(group.taken for group in self._groups)
 
     def take_freed(self) -> list[int]:
-        """Slots given back since the last call."""
+        """Return the slots freed since the last call."""
         return [slot for group in self._groups for slot in group.slots.take_freed()]
 
     def take_resting(self) -> list[int]:
-        """Slots since the last call that are kept for their streams."""
+        """Return the slots that are kept for their streams since the last call."""
         return [slot for group in self._groups for slot in group.slots.take_resting()]
 
     def take_poisoned(self) -> list[int]:
-        """Slots since the last call, without a request by now, that held what is no number: to be cleared."""
+        """Return the slots that predicted a NaN or infinity since the last call, to be cleared; their requests have failed."""
         poisoned, self._poisoned = self._poisoned, []
         return poisoned
 
     def open_stream(self, stream_id: str) -> None:
-        """Let this stream submit requests; others may then wait for it to share a batch."""
+        """Let this stream submit requests; other streams' requests may then wait for them, to share a batch."""
         self._streams.add(stream_id)
 
     def close_stream(self, stream_id: str) -> list[Result]:
@@ -91,7 +91,7 @@ class Batcher:
         return self._withdraw(self._jobs_of(stream_id), "the stream has left")
 
     def submit(self, request: Request, now: float) -> list[Result]:
-        """Queue a request. A final withdraws the interims of its stream: they would say less, later."""
+        """Queue a request. A final withdraws the interims of its stream: their results would hold less, and come later."""
         withdrawn = []
         if request.priority is Priority.FINAL:
             interims = [job for job in self._jobs_of(request.stream_id) if job.request.priority is Priority.INTERIM]
@@ -137,13 +137,13 @@ class Batcher:
         return sum(map(self._slots_left, self._groups))
 
     def _may_begin(self, group: Group) -> bool:
-        """True if there is a slot for a request that waits."""
+        """True if a waiting request can have a slot."""
         if not self._slots_left(group):
             return False
         return bool(self._live_waiting or (self._waiting[Priority.FILE] and self._slots_for_files))
 
     def _slots_left(self, group: Group) -> int:
-        """Number of slots that requests may have beside those in flight."""
+        """Return the number of slots left for more requests."""
         if not self._limits.max_rows:
             return group.slots.available
         return min(group.slots.available, self._limits.max_rows - group.taken)
@@ -162,13 +162,13 @@ class Batcher:
 
     @property
     def _has_free_lane(self) -> bool:
-        """True if a lane may encode. While rows are decoded, some cores are theirs: sharing them would delay finals, too."""
+        """True if a lane may encode. Some cores are reserved for decoding while it runs: sharing them would delay finals, too."""
         limits = self._limits
         taken = self._lanes_taken - (self._lanes_taken_by_files if self._files_rest else 0)
         return taken < (limits.lanes_beside_decode if any(map(self._going_on, self._groups)) else limits.encode_lanes)
 
     def _going_on(self, group: Group) -> tuple[Job, ...]:
-        """The rows in flight that get their share of the next pass."""
+        """Return the rows in flight that take part in the next pass."""
         jobs = group.in_flight.values()
         if self._files_rest:
             return tuple(filter(is_live, jobs))
@@ -177,7 +177,7 @@ class Batcher:
         return () if gather else tuple(jobs)
 
     def _plan_decode(self, group: Group) -> Decode | None:
-        """All rows together, or none: a row that must see its answer first is worth waiting for."""
+        """Decode all rows together, or none: it is worth waiting for a row that needs its answer first."""
         jobs = self._going_on(group)
         if not jobs or not all(map(can_be_fed, jobs)):
             return None
@@ -188,7 +188,7 @@ class Batcher:
         return Decode(jobs, rows)
 
     def seconds_to_deadline(self, now: float) -> float | None:
-        """Seconds until plan() must be called if nothing new arrives; None means no deadline."""
+        """Return the seconds until plan() must be called if nothing new arrives; None means no deadline."""
         may_encode = self._lanes_taken and self._has_free_lane and any(map(self._may_begin, self._groups))
         if may_encode or any(map(self._has_more, self._groups)):
             return 0.0
@@ -203,11 +203,11 @@ class Batcher:
         return min((next(iter(jobs.values())) for jobs in self._waiting.values() if jobs), key=lambda job: job.submitted_at)
 
     def _company_is_complete(self, now: float) -> bool:
-        """True if a step should start now, with the engine idle."""
+        """True if an idle engine should start a step now."""
         if self._waiting[Priority.FINAL] or self.waiting >= self._free_slots:
             return True
         if self.waiting >= len(self._streams):
-            return True  # a stream has one interim at most, so nobody is left who could come
+            return True  # a stream has one interim at most, so no other request can come
         return now - self._longest_waiting().submitted_at >= self._max_wait_seconds
 
     def _plan_encode(self, group: Group, now: float) -> Encode:
@@ -248,7 +248,7 @@ class Batcher:
             self._lanes_taken_by_files += 0 if is_live(jobs[0]) else lanes
 
     def encoded(self, step: Encode) -> None:
-        """The step's lane is free, and its slot has its audio, unless its request has failed. Of engines with lanes only."""
+        """Report that the step's lane is free and its slot has its audio, unless its request failed. For engines with lanes."""
         self._count_lanes(step.jobs, -1)
         for job in step.jobs:
             if self._encoding.get(job.request.request_id) is job:
@@ -257,7 +257,7 @@ class Batcher:
     def decoded(self, step: Decode, predictions: Sequence[Prediction], now: float) -> list[Result]:
         """Take one prediction for every row of the step; returns the results that are complete.
 
-        Rows of requests that are no longer in flight were fed in vain. Decodes of a group are answered in the order they were
+        Predictions for requests that are no longer in flight are ignored. Decodes of a group are answered in the order they were
         planned.
         """
         results, group = [], step.jobs[0].group
@@ -279,7 +279,7 @@ class Batcher:
         return results
 
     def aligned(self, step: Align, first_frames: Sequence[Sequence[int]], now: float) -> list[Result]:
-        """Take where each job's tokens were heard; returns the jobs' results."""
+        """Take the first frame of each of the jobs' tokens; returns the jobs' results."""
         results = []
         for job, frames in zip(step.jobs, first_frames, strict=True):
             if self._is_open(job):
@@ -291,7 +291,7 @@ class Batcher:
         return results
 
     def fail(self, jobs: Iterable[Job], error: EngineError, now: float) -> list[Result]:
-        """Answer these jobs with the error and free what they held."""
+        """Answer these jobs with the error and free their slots."""
         failed = [job for job in jobs if self._is_open(job)]
         for job in failed:
             self._retire(job)
@@ -304,7 +304,7 @@ class Batcher:
         return self._queue_of(job).get(job.request.request_id) is job
 
     def _queue_of(self, job: Job) -> dict[int, Job]:
-        """The one it is in, if it is in any."""
+        """Return the queue that holds the job, if any does."""
         if job.slot is None:
             return self._waiting[job.request.priority]
         queues = (self._encoding, job.group.to_encode, job.group.to_align)

@@ -1,4 +1,4 @@
-"""Capacity of this machine: the number of live streams that an engine carries, from a few seconds of measuring."""
+"""Capacity of this machine: the number of live streams that an engine can serve, measured in a few seconds."""
 
 import time
 from collections.abc import Callable
@@ -9,21 +9,21 @@ from runtime.audio import SAMPLE_RATE, Clip
 from runtime.engine import known_clip
 from runtime.engine.protocol import Engine, Row
 
-SEGMENT_SECONDS = 6.0  # of audio in an update, on average: half of the longest segment
-DRAFT_TOKENS = 14  # that an update verifies in one pass
-SINGLE_STEPS = 3  # of the decoder, in which an update finds what is new
+SEGMENT_SECONDS = 6.0  # audio of an average update: half of the longest segment
+DRAFT_TOKENS = 14  # tokens that an update verifies in one pass
+SINGLE_STEPS = 3  # decoder steps of one token, in which an update finds new words
 ROWS = 8  # updates that share these passes
 MEASUREMENTS = 5
-UPDATES_PER_SECOND = 1.0  # of a stream; idle machines make more
+UPDATES_PER_SECOND = 1.0  # per stream; an idle machine makes more
 SHARE_FOR_STREAMS = 0.5
-"""Share of the time for streams; the rest is for connections, finals and chance. By it two cores with VNNI carry 16; the strict
-rule found 17 over WebRTC there (docs/performance.md)."""
+"""Share of the time for streams; the rest is for connections, finals and variation. It gives 16 streams for two cores with VNNI;
+the strict rule found 17 over WebRTC there (docs/performance.md)."""
 
 
 def live_streams(engine: Engine, clock: Callable[[], float] = time.perf_counter) -> int:
-    """Measure updates as they cost under load. Returns at least 1. Slots are free before and after.
+    """Measure the cost of updates under load and return the number of streams, at least 1. Slots are free before and after.
 
-    The fastest measurement counts: what else the machine does during a build says nothing of what it carries.
+    The fastest measurement counts: other work of the machine during a build must not lower the result.
     """
     rows = min(ROWS, engine.limits.max_batch)
     fastest = min(update_seconds(engine, rows, clock) for _ in range(MEASUREMENTS))
@@ -47,5 +47,5 @@ def update_seconds(engine: Engine, rows: int, clock: Callable[[], float]) -> flo
 
 
 def long_clip(seconds: float) -> Clip:
-    """Return the known clip, again and again."""
+    """Return the known clip, repeated up to this length."""
     return Clip(np.resize(known_clip.clip().samples, int(seconds * SAMPLE_RATE)))

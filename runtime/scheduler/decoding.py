@@ -1,8 +1,8 @@
 """Drafts, acceptance and stop rules of one row: tokens only, no arrays, no engine.
 
-A decoding says which tokens to feed next and is told what the model would have said after each of them. Fed tokens that
-the model would have chosen itself are accepted; the first it would not is replaced by its own choice, and the rest of the
-draft is offered again behind it. The result is what greedy decoding one token at a time gives.
+A decoding gives the tokens to feed next, and takes the model's choice after each of them. Fed tokens that the model would
+have chosen itself are accepted; the first one that differs is replaced by the model's choice, and the rest of the draft is
+offered again after it. The result is the same as that of greedy decoding, one token at a time.
 """
 
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from runtime.engine.protocol import TokenBiases
 from runtime.scheduler.keyterms import NOTHING_BEGUN, Keyterms
 
-LOOK_AROUND_TOKENS = 12  # how far from its place a corrected token is looked for in the rest of the draft
+LOOK_AROUND_TOKENS = 12  # distance up to which a corrected token is searched for in the rest of the draft
 
 
 class Decoding:
-    """One row on its way from the start token to its last."""
+    """The decoding of one row, from the start token to its last."""
 
     def __init__(
         self,
@@ -25,7 +25,7 @@ class Decoding:
         end_token: int,
         keyterms: Keyterms | None = None,
     ):
-        """draft: offered tokens, the first `forced` of them taken unseen; max_tokens: longest result."""
+        """draft: offered tokens, the first `forced` of them accepted unchecked; max_tokens: longest result."""
         if forced > len(draft):
             raise ValueError(f"{forced} tokens are forced but the draft has {len(draft)}")
         self.tokens: list[int] = []
@@ -45,18 +45,18 @@ class Decoding:
         self._begun = NOTHING_BEGUN
         """Terms that the tokens of the result have begun."""
         self.past_length = 0
-        """Positions of the cache that hold: the start token and tokens of the result that were fed."""
+        """Valid positions of the cache: the start token and the tokens of the result that were fed."""
         self._last = start_token
         self._next = 0  # index into the draft of the first token still offered
-        self._matched = 0  # index behind the last draft token that was right: insertions are looked for from here
+        self._matched = 0  # index after the last draft token that was right: insertions are searched for from here
 
     def next_tokens(self) -> tuple[int, ...]:
-        """The block to feed: the last token decided, and what is left of the draft behind it."""
+        """Return the block to feed: the last token decided, and the rest of the draft after it."""
         room = self._max_tokens - len(self.tokens) - 1
         return (self._last, *self._draft[self._next : self._next + max(0, room)])
 
     def next_biases(self) -> tuple[TokenBiases, ...]:
-        """The biases for the choice after each token of next_tokens(); empty where there are no keyterms."""
+        """Return the biases for the choice after each token of next_tokens(); empty without keyterms."""
         if self._keyterms is None:
             return ()
         biases, begun = [self._keyterms.biases(self._begun)], self._begun
@@ -69,14 +69,14 @@ class Decoding:
     def may_continue_unseen(self) -> bool:
         """True if the step after the next one can be fed before the next one's answer is read.
 
-        Never with keyterms, for the biases of a step depend on the token before. Else it can where next_tokens() is a single
-        step: whatever the model says to it is fed then. If that turns out to be the end, or a word that the rest of the draft
-        goes on behind, the step was in vain, or less than it could have been; never wrong.
+        Never with keyterms, because the biases of a step depend on the token before. Without them it can if next_tokens() is a
+        single token: the model's choice after it is fed next. If that choice is the end, the step is wasted; if the rest of the
+        draft continues after it, the step feeds less than it could. The result is never wrong.
         """
         return self._keyterms is None and len(self.next_tokens()) == 1 and len(self.tokens) + 1 < self._max_tokens
 
     def accept(self, fed: Sequence[int], predicted: Sequence[int], log_probs: Sequence[float]) -> None:
-        """Take the model's choice after each token of `fed` (what next_tokens gave) and move on."""
+        """Take the model's choice after each token of `fed`, the result of next_tokens()."""
         self.passes += 1
         self.single_steps += len(fed) == 1
         choices = list(predicted)
@@ -109,9 +109,9 @@ class Decoding:
             self._begun = self._keyterms.after(self._begun, tokens)
 
     def _realign(self, choice: int) -> None:
-        """Find where the draft goes on after a token it did not have here, and offer it from there.
+        """Find the place where the draft continues after a token that it did not have here, and offer it from there.
 
-        The nearest occurrence of the choice wins; without one it took the place of one token of the draft.
+        The nearest occurrence of the choice wins; without one, the choice replaces one token of the draft.
         """
         window = range(self._matched, min(len(self._draft), self._next + LOOK_AROUND_TOKENS))
         places = [index for index in window if self._draft[index] == choice]
@@ -123,7 +123,7 @@ class Decoding:
 
 
 def count_agreed(choices: Sequence[int], fed: Sequence[int]) -> int:
-    """Number of choices that equal the token that was fed next."""
+    """Return the number of first choices that equal the token that was fed next."""
     for index in range(1, len(fed)):
         if choices[index - 1] != fed[index]:
             return index - 1

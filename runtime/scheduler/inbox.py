@@ -1,4 +1,4 @@
-"""The inbox of the engine loop: others put messages in, and the loop waits for them."""
+"""The inbox of the engine loop: other code puts messages in, and the loop waits for them."""
 
 import queue
 from collections.abc import Iterator
@@ -10,11 +10,11 @@ class Inbox(Protocol):
         """Add a message. May be called on any thread."""
 
     def take(self, timeout_seconds: float | None) -> Iterator[object]:
-        """Return the messages in order; waits for the first one for so long at most (None: for ever). For the loop's thread.
-        It may find nothing before the time is up."""
+        """Return the messages in order; waits for the first one at most this long (None: without limit). For the loop's thread.
+        May return no message before the time is up."""
 
     def flush(self) -> None:
-        """Send what callbacks have left here: the loop has called all that it has results for. For the loop's thread."""
+        """Send what callbacks have left here; called after all callbacks of the results at hand. For the loop's thread."""
 
 
 class QueueInbox(Inbox):
@@ -35,4 +35,4 @@ class QueueInbox(Inbox):
             return
 
     def flush(self) -> None:
-        """Callbacks leave nothing here."""
+        """No-op: callbacks leave nothing here."""

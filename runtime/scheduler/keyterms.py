@@ -1,10 +1,10 @@
 """Keyterms: words and phrases that a caller expects, favoured by biases of the logits.
 
-While a row is decoded the terms that its newest tokens have begun are kept, as nodes of a prefix tree. The next token of each
+While a row is decoded, the terms that its newest tokens have begun are kept as nodes of a prefix tree. The next token of each
 such term, and the first token of every term, has a bias of boost * (1 + ln(depth)), where depth counts the term's tokens: the
-recipe of Moonshine's own library. A term that has just been said is not favoured at once again: where the model would say
-nothing, it said one over and over. The biases depend on the tokens before only, so drafts that are verified with them give what
-decoding one token at a time gives.
+formula of Moonshine's own library. A term that was just written is not favoured again at once: otherwise the model repeated a
+term where it should have written nothing. The biases depend only on the tokens before, so a draft that is verified with them
+gives the same result as decoding one token at a time.
 """
 
 import math
@@ -16,8 +16,8 @@ import numpy as np
 
 from runtime.engine.protocol import MAX_BIASED_TOKENS, TokenBiases
 
-REST_TOKENS = 2  # after a term, for which it is not favoured: a comma or colon, and what comes behind it
-MOST_KEPT_LISTS = 4096  # of biases, of one tree: beyond it they are made again
+REST_TOKENS = 2  # tokens after a term for which it is not favoured: a comma or colon, and the next token
+MOST_KEPT_LISTS = 4096  # most lists of biases kept for one tree; when there are more, all are made again
 
 
 @dataclass(frozen=True)
@@ -26,17 +26,17 @@ class Spelling:
 
     tokens: tuple[int, ...]
     boost: float
-    """Gain of its first favoured token's logit; more than 0."""
+    """Bias of the first favoured token's logit; more than 0."""
     unbiased: int = 0
-    """Number of tokens at its beginning that are not favoured, for they begin all kinds of words."""
+    """Number of tokens at its beginning that are not favoured, because they begin all kinds of words."""
 
 
 @dataclass(eq=False)
 class Node:
-    """Tokens that a spelling begins with."""
+    """The first tokens of a spelling."""
 
     bias: float = 0.0
-    """Bias of its last token, where the tokens before it are there."""
+    """Bias of the last token, after the tokens before it."""
     children: dict[int, "Node"] = field(default_factory=dict)
     ends: bool = False
     """True if a spelling ends here."""
@@ -49,9 +49,9 @@ class Begun:
     """Terms that the newest tokens have begun and ended."""
 
     nodes: tuple[Node, ...] = ()
-    """Nodes that were reached and go on, the longest first."""
+    """Nodes that were reached and can continue, the longest first."""
     resting: tuple[tuple[Node, int], ...] = ()
-    """First nodes of terms that were just said, and for how many tokens they rest."""
+    """First nodes of terms that were just written, and the number of tokens for which they are not favoured."""
 
 
 NOTHING_BEGUN = Begun()
@@ -82,7 +82,7 @@ class Keyterms:
         return {}
 
     def after(self, begun: Begun, tokens: Iterable[int]) -> Begun:
-        """Return what is begun after these tokens."""
+        """Return the terms begun and ended after these tokens."""
         for token in tokens:
             found = (node.children.get(token) for node in (*begun.nodes, self._root))
             reached = [node for node in found if node is not None]
@@ -92,7 +92,7 @@ class Keyterms:
         return begun
 
     def biases(self, begun: Begun) -> TokenBiases:
-        """Return the biases of the next token. The same object for the same nodes: engines take each list once."""
+        """Return the biases of the next token, the same object for the same nodes: engines take each list once."""
         key = begun.nodes, frozenset(first for first, _ in begun.resting)
         if key not in self._lists:
             if len(self._lists) >= MOST_KEPT_LISTS:

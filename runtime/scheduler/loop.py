@@ -1,4 +1,4 @@
-"""The engine loop: one thread that owns the engine and the batcher. Everybody else talks to it through submit()."""
+"""The engine loop: one thread that owns the engine and the batcher. All other code uses them through submit()."""
 
 import asyncio
 import contextlib
@@ -22,9 +22,9 @@ from runtime.scheduler.watch import Watch
 
 logger = logging.getLogger(__name__)
 
-FAILURES_TO_GIVE_UP = 3  # steps in a row that raised: the engine is taken for lost
-STUCK_SECONDS = 30.0  # a step that takes longer has hung, also one of the first, in which graphs are captured
-THIS_STEP = "step"  # of the loop's own thread
+FAILURES_TO_GIVE_UP = 3  # failed steps in a row, after which the engine counts as lost
+STUCK_SECONDS = 30.0  # a step that takes longer has hung, even one of the first steps, which capture graphs
+THIS_STEP = "step"  # the step on the loop's own thread
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class CloseStream:
 
 @dataclass(frozen=True)
 class LaneResult:
-    """A clip has been encoded on a lane of its own."""
+    """A clip has been encoded on its own lane."""
 
     step: Encode
     encoding: Encoding
@@ -68,14 +68,14 @@ class LaunchedStep:
 
 
 class EngineLoop:
-    """Runs the batcher's steps on the engine until stopped. Every request is answered once, also when the engine fails.
+    """Runs the batcher's steps on the engine until stopped. Every request is answered once, even if the engine fails.
 
-    While a device works on one step the next is planned and handed over, where that can be done before the answer is in.
+    While a device works on one step, the next one is planned and launched if it does not need the answer.
 
-    `on_result` callbacks run on this loop's thread and must only hand the result on.
+    `on_result` callbacks run on this loop's thread and must only pass the result on.
     """
 
-    sessions_elsewhere = 0  # no other process is on this engine
+    sessions_elsewhere = 0  # no other process uses this engine
 
     @property
     def encodes_streams(self) -> bool:
@@ -90,8 +90,8 @@ class EngineLoop:
         warm_up_seconds: float = 0.0,
         inbox: Inbox | None = None,
     ):
-        """warm_up_seconds: length of the noise that is transcribed before the status is READY; 0: none. inbox: where to wait for
-        messages, default: a queue of this process."""
+        """warm_up_seconds: length of the noise that is transcribed before the status is READY; 0 means none. inbox: the source of
+        messages, by default a queue in this process."""
         self._engine = engine
         self._batcher = Batcher(engine.limits, max_wait_seconds)
         self._observer = observer
@@ -101,16 +101,16 @@ class EngineLoop:
         self._inbox = inbox or QueueInbox()
         self._callbacks: dict[int, tuple[Request, OnResult]] = {}  # by request id
         self._streams: dict[str, OnLost] = {}
-        self._unanswered: list[LaunchedStep] = []  # in the order they were asked for; of a group's decodes one at most
+        self._unanswered: list[LaunchedStep] = []  # in order of launch; one decode of a group at most
         self._failures = 0
         self._stopping = False
-        self._lock = threading.Lock()  # orders submissions against the end of the loop: none may slip in behind it
+        self._lock = threading.Lock()  # orders submissions and the end of the loop: none may come after it
         self._ended = False
         self._watch = Watch(clock)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     async def run(self) -> None:
-        """See Transcriber.run; the loop itself needs nobody."""
+        """See Transcriber.run; the loop itself runs on its own thread."""
         self.start()
         await asyncio.get_running_loop().create_future()
 
@@ -130,7 +130,7 @@ class EngineLoop:
         if self._ended or not self._thread.is_alive() or self._watch.seconds >= STUCK_SECONDS:
             return Status.FAILED
         if self._warm_up_status is not Status.READY:
-            return self._warm_up_status  # the first steps of an engine may take their time
+            return self._warm_up_status  # the first steps of an engine may be slow
         if self._watch.is_hopeless:
             return Status.FAILED
         return Status.HUNG if self._watch.is_late else Status.READY
@@ -142,24 +142,24 @@ class EngineLoop:
         self._post(Submit(request, on_result))
 
     def count_sessions(self, sessions: int) -> None:
-        """Nobody else asks."""
+        """Ignore the number: no other process asks for it."""
 
     def open_stream(self, stream_id: str, on_lost: OnLost = lambda message: None) -> None:
         self._post(OpenStream(stream_id, on_lost))
 
     def close_stream(self, stream_id: str) -> None:
-        with contextlib.suppress(EngineStopped):  # its end has answered everything already
+        with contextlib.suppress(EngineStopped):  # the loop has ended and answered everything
             self._post(CloseStream(stream_id))
 
     def stop(self, timeout_seconds: float = 10.0) -> None:
-        """End the loop: what is waiting or in flight is answered with EngineStopped."""
+        """End the loop: requests that wait or are in flight are answered with EngineStopped."""
         with contextlib.suppress(EngineStopped):
             self._post(Stop())
         self._thread.join(timeout_seconds)
 
     @property
     def has_ended(self) -> bool:
-        """True if stop() ended the loop; a step that hangs outlasts it."""
+        """True if stop() ended the loop; a step that hangs keeps it running."""
         return not self._thread.is_alive()
 
     def _post(self, message: object) -> None:
@@ -181,13 +181,13 @@ class EngineLoop:
                     error = EngineStopped(f"the engine failed {self._failures} times in a row and was given up")
                     logger.error("%s", error)
                     break
-        except Exception as exc:  # a defect of our own: the callers must hear of it all the same
+        except Exception as exc:  # a defect of our own: the callers must be informed all the same
             logger.exception("the engine loop ended on an error of its own")
             error = EngineStopped(f"the engine loop ended: {exc!r}")
         self._end(error)
 
     def _end(self, error: EngineError) -> None:
-        """Answer everybody. Whatever fails here, the next one must hear of it all the same."""
+        """Answer every request and inform every stream. A failure in one call must not prevent the next."""
         with self._lock:
             self._ended = True
         with logged("messages could not be taken while the engine loop ended"):
@@ -195,7 +195,7 @@ class EngineLoop:
                 self._apply_at_end(message)
         with logged("requests could not be withdrawn while the engine loop ended"):
             self._publish(self._batcher.fail_all(error, self._clock()))
-        for request, _ in list(self._callbacks.values()):  # unknown to the batcher: it failed on them itself
+        for request, _ in list(self._callbacks.values()):  # not known to the batcher, because it failed on them
             self._answer(Result(request, error=error))
         self._flush()
         for on_lost in self._streams.values():
@@ -205,7 +205,7 @@ class EngineLoop:
             self._engine.close()
 
     def _take_messages(self) -> None:
-        """Sleep until there is something to do, then take all that has come in."""
+        """Sleep until there is something to do, then take all new messages."""
         timeout = 0.0 if self._unanswered else self._batcher.seconds_to_deadline(self._clock())
         for message in self._inbox.take(timeout):
             self._apply(message)
@@ -231,13 +231,13 @@ class EngineLoop:
                 self._stopping = True
 
     def _do(self, step: Step) -> None:
-        """Give the engine one more step; a decode is answered while the next one is on its way."""
+        """Give the engine one more step; the answer of a decode is read while the next decode runs."""
         began = self._clock()
         self._free_slots()
         match step:
             case Encode(jobs, cores=cores) if self._engine.limits.encode_lanes:
                 (job,), encoding = jobs, None
-                if cores is not Cores.SPARE:  # which may wait for as long as others want the core
+                if cores is not Cores.SPARE:  # a clip on a spare core may wait as long as others want the core
                     self._watch.begin(job.request.request_id)
                 with self._fails(step, began):
                     encoding = self._engine.begin_encode(job.slot, job.request.clip, cores)
@@ -262,7 +262,7 @@ class EngineLoop:
                     self._finish(each)
 
     def _finish_encode(self, encoded: LaneResult) -> None:
-        """Put what a lane has encoded into its slot; from now on the row can be decoded."""
+        """Put the output of a lane into its slot; from now on the row can be decoded."""
         (job,) = encoded.step.jobs
         self._watch.end(job.request.request_id)
         with self._fails(encoded.step, encoded.began):
@@ -271,13 +271,13 @@ class EngineLoop:
         self._observe_step(encoded.step, encoded.began)
 
     def _take_answers(self, waits: bool) -> None:
-        """Those that are there; where nothing else is to be done, the oldest that is not."""
+        """Take the answers that are ready; if there are none and nothing else is to be done, wait for the oldest."""
         ready = [each for each in self._unanswered if is_ready(each.pending)]
         for unanswered in ready or (self._unanswered[:1] if waits else ()):
             self._finish(unanswered)
 
     def _finish(self, unanswered: LaunchedStep) -> None:
-        """Wait for an answer and publish what is complete with it."""
+        """Wait for an answer and publish the results that it completes."""
         self._unanswered.remove(unanswered)
         step, results = unanswered.step, []
         with self._fails(step, unanswered.began):
@@ -292,7 +292,7 @@ class EngineLoop:
 
     @contextlib.contextmanager
     def _fails(self, step: Step, began: float) -> Iterator[None]:
-        """Whatever the engine raises fails the requests of this step by name, and the others go on."""
+        """Fail the requests of this step if the engine raises an error; other requests continue."""
         self._watch.begin(THIS_STEP)
         try:
             yield
@@ -338,7 +338,7 @@ class EngineLoop:
 
 
 def is_ready(pending: Pending) -> bool:
-    """True also for one that has failed: result() raises its error."""
+    """True if the work is done or has failed; result() raises the error of failed work."""
     try:
         return pending.ready
     except EngineError:
@@ -351,7 +351,7 @@ def same_group(one: Decode, other: Decode) -> bool:
 
 @contextlib.contextmanager
 def logged(what: str) -> Iterator[None]:
-    """A defect of one listener is logged, and the others go on."""
+    """Log the error of one listener, so that the others continue."""
     try:
         yield
     except Exception:

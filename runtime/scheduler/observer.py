@@ -8,7 +8,7 @@ from runtime.scheduler.steps import Step
 
 
 class Observer:
-    """Called on the engine loop's thread; must be quick."""
+    """Receives steps and results on the engine loop's thread; must be quick."""
 
     def step(self, step: Step, seconds: float, batcher: Batcher) -> None:
         """One encode, decode or alignment was run (or failed) in `seconds`."""

@@ -8,16 +8,16 @@ from runtime.exceptions import EngineError
 from runtime.scheduler.keyterms import Keyterms
 
 TOKENS_PER_SECOND = 9.0
-"""Most that audio can hold: a result that reaches it has run away. The authors' limit is 6.5; people who spell or count
-reach 6.3 on the even clips of an4, and quick counting (synthesised) 7.4."""
+"""Most tokens that speech can hold: a result that reaches this is runaway output. The authors' limit is 6.5; people who spell or
+count reach 6.3 on the even clips of an4, and quick counting (synthesised) 7.4."""
 NEW_TOKENS_PER_SECOND = 6.5
-"""Rate limit for audio that an interim's draft does not cover: it ends within a word, after which the model invents more."""
+"""Rate limit for audio that an interim's draft does not cover: it ends within a word, and there the model invents more."""
 SPARE_TOKENS = 3  # so that a word of half a second still fits
-SPARE_NEW_TOKENS = 5  # beyond those of the unheard audio: what the draft had missed
+SPARE_NEW_TOKENS = 5  # beyond those of the uncovered audio: words that the draft had missed
 
 
 class Priority(enum.IntEnum):
-    """Lower goes first."""
+    """Priority of a request; lower goes first."""
 
     FINAL = 0
     INTERIM = 1
@@ -40,14 +40,14 @@ class Request:
     end_bias: float = 0.0
     """Subtracted from the end token's logit at the first step, against empty results for quiet audio."""
     uncovered_seconds: float | None = None
-    """Seconds of an interim's clip that the draft does not cover. They bound what may be new, for a clip that ends in the middle
-    of a word makes the model go on by itself. None: only the clip's length counts."""
+    """Seconds of an interim's clip that the draft does not cover. They limit the new tokens, because a clip that ends in the
+    middle of a word makes the model invent more. None: only the clip's length counts."""
     is_retry: bool = False
-    """True for a second attempt, made because the first result is doubted."""
+    """True for a second attempt, made because the first result is doubtful."""
     align: bool = False
     """True if the positions of the tokens in the clip are wanted."""
     keyterms: Keyterms | None = None
-    """Terms that are favoured in what is not forced."""
+    """Terms that are favoured in the tokens that are not forced."""
 
     def __post_init__(self):
         if not 0 <= self.forced <= len(self.draft):
@@ -55,11 +55,11 @@ class Request:
 
     @property
     def max_tokens(self) -> int:
-        """Longest result there may be in a Latin script."""
+        """Most tokens of the result in a Latin script."""
         return self.most_tokens(scale=1.0)
 
     def most_tokens(self, scale: float) -> int:
-        """Longest result there may be; never less than what is forced. scale: see Limits.token_scale."""
+        """Return the most tokens of the result, never less than the forced ones. scale: see Limits.token_scale."""
         most = int(self.clip.seconds * TOKENS_PER_SECOND * scale)
         if self.uncovered_seconds is not None:
             new = int(self.uncovered_seconds * NEW_TOKENS_PER_SECOND * scale) + SPARE_NEW_TOKENS
@@ -78,7 +78,7 @@ class Timings:
     passes: int = 0
     """Decoder passes it took part in."""
     single_steps: int = 0
-    """Those of them that fed one token only."""
+    """Passes of these that fed one token only."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,9 @@ class Result:
     cut_short: bool = False
     """True if it reached the token limit without an end token."""
     first_frames: tuple[int, ...] | None = None
-    """First frame of each token in the clip, and the end of the last one; only if alignment was asked for."""
+    """First frame of each token in the clip, and the end of the last one; only if alignment was requested."""
     frame_samples: int = SAMPLES_PER_FRAME
-    """Samples of one of these frames."""
+    """Samples of each of these frames."""
     timings: Timings = field(default_factory=Timings)
     end_log_prob: float | None = None
     """Log probability of the end token after the tokens; None where the result has no end token."""

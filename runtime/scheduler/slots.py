@@ -1,17 +1,17 @@
-"""The table of slots: which request has which row of the engine's buffers, and which stream's audio a free row still holds."""
+"""The table of slots (rows of the engine's buffers): the free ones, and those kept for a stream whose audio they hold."""
 
 import heapq
 
 
 class Slots:
-    """`count` rows from the first on; the lowest free one is taken, so that the busy rows stay a short prefix of the buffers.
+    """Hands out `count` rows from the first on, the lowest free one first, so that busy rows stay a short prefix of the buffers.
 
-    A row may be kept for a stream that will come back to it. While there is another one, nobody else gets it.
+    A row may be kept for a stream that will use it again. Other streams get it only if no row is free.
     """
 
     def __init__(self, first: int, count: int):
         self._free = list(range(first, first + count))  # a heap: ascending already
-        self._kept: dict[str, int] = {}  # by stream, the one that has not been back for longest first
+        self._kept: dict[str, int] = {}  # by stream, the one kept for longest first
         self._freed: list[int] = []
         self._resting: list[int] = []
 
@@ -52,11 +52,11 @@ class Slots:
             self.free(slot)
 
     def take_freed(self) -> list[int]:
-        """Slots since the last call whose audio is no longer needed."""
+        """Return the slots freed since the last call, whose audio is no longer needed."""
         freed, self._freed = self._freed, []
         return freed
 
     def take_resting(self) -> list[int]:
-        """Slots since the last call that are kept for their streams."""
+        """Return the slots that are kept for their streams since the last call."""
         resting, self._resting = self._resting, []
         return resting

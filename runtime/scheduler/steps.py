@@ -11,12 +11,12 @@ from runtime.scheduler.decoding import Decoding
 from runtime.scheduler.requests import Priority, Request, Result, Timings
 from runtime.scheduler.slots import Slots
 
-PIECE_SAMPLES = 4 * SAMPLE_RATE  # of a recording, in one step of an engine that continues clips: live speech waits no longer
+PIECE_SAMPLES = 4 * SAMPLE_RATE  # of a recording, per step of an engine that continues clips: limits the wait of live speech
 
 
 @dataclass
 class Job:
-    """A request on its way: waiting while it has no slot, in flight while it has one."""
+    """A request in progress: waiting while it has no slot, in flight while it has one."""
 
     request: Request
     submitted_at: float
@@ -24,19 +24,19 @@ class Job:
     started_at: float = 0.0
     decoding: Decoding | None = None
     unanswered: int = 0
-    """Blocks it has been fed whose predictions are not back yet; two at most, and then the second is one token."""
+    """Number of blocks fed whose predictions are not back yet; two at most, and then the second is one token."""
     is_aligning: bool = False
     group: "Group | None" = None
     """Group of rows that the slot belongs to."""
     encoded_samples: int = 0
-    """Samples of its clip that are encoded, or will be with the step that is planned."""
+    """Samples of its clip that are encoded, or will be by the planned step."""
 
     @property
     def is_encoded(self) -> bool:
         return self.encoded_samples == self.request.clip.sample_count
 
     def next_clip(self, in_pieces: bool) -> Clip:
-        """Return its clip. in_pieces: first its beginning, then more of it with each call."""
+        """Return its clip. in_pieces: return its beginning first, then more of it with each call."""
         clip = self.request.clip
         most = self.encoded_samples + PIECE_SAMPLES if in_pieces else clip.sample_count
         self.encoded_samples = min(most, clip.sample_count)
@@ -45,11 +45,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Encode:
-    """Give these requests their slots' audio."""
+    """Encode the audio of these requests into their slots."""
 
     jobs: tuple[Job, ...]
     clips: tuple[Clip, ...]
-    """Audio that each slot is given: the request's clip, or its beginning."""
+    """Audio for each slot: the request's clip, or its beginning."""
     cores: Cores = Cores.ALL
     """Threads for an engine with lanes."""
 
@@ -64,7 +64,7 @@ class Decode:
 
 @dataclass(frozen=True)
 class Align:
-    """Find out where the tokens of these jobs' results were heard."""
+    """Find the frames of the tokens of these jobs' results."""
 
     jobs: tuple[Job, ...]
 
@@ -73,13 +73,13 @@ Step = Encode | Decode | Align
 
 
 class Group:
-    """Slots whose rows are decoded together, beside those of other groups."""
+    """Slots whose rows are decoded together, in parallel with those of other groups."""
 
     def __init__(self, first_slot: int, count: int):
         self.slots = Slots(first_slot, count)
         self.in_flight: dict[int, Job] = {}  # being decoded, by request id
-        self.to_encode: dict[int, Job] = {}  # recordings of whose clips only the beginnings are encoded
-        self.to_align: dict[int, Job] = {}  # decoded, but asked for more; they keep their slots
+        self.to_encode: dict[int, Job] = {}  # recordings with only the beginning of the clip encoded
+        self.to_align: dict[int, Job] = {}  # decoded, but not aligned yet; they keep their slots
         self.encodes_in_a_row = 0
 
     def jobs(self) -> Iterator[Job]:

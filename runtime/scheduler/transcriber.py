@@ -8,7 +8,7 @@ from runtime.scheduler.requests import Request, Result
 
 OnResult = Callable[[Result], None]
 OnLost = Callable[[str], None]
-"""Told once, with a sentence, when a stream's engine is gone and the stream with it."""
+"""Called once, with a sentence, when a stream's engine is lost and the stream with it."""
 
 
 class Status(enum.Enum):
@@ -16,27 +16,27 @@ class Status(enum.Enum):
     """The engine is being opened or warmed up for the first time."""
     READY = "ready"
     RESTARTING = "restarting"
-    """The engine was lost and is being started again by somebody."""
+    """The engine was lost and is being started again."""
     HUNG = "hung"
-    """The engine has been at one step for too long. It may come back, or be given up."""
+    """One step of the engine has taken too long. The engine may recover, or be given up."""
     FAILED = "failed"
-    """The engine is lost, or was given up, and nobody starts it again."""
+    """The engine is lost, or was given up, and is not started again."""
 
 
 class Transcriber(Protocol):
-    """Callbacks may run on any thread and must only hand on what they are told."""
+    """Transcribes requests. Callbacks may run on any thread and must only pass on what they receive."""
 
     async def run(self) -> None:
-        """Start, and do what must be done meanwhile, until cancelled."""
+        """Start, and do the background work until cancelled."""
 
     def stop(self) -> None:
-        """Answer what is open with EngineStopped and end. Blocks; called on any thread."""
+        """Answer open requests with EngineStopped and end. Blocks; may be called on any thread."""
 
     def status(self) -> Status: ...
 
     @property
     def encodes_streams(self) -> bool:
-        """True if the model is a streaming one: a clip that continues the last one costs what is new in it."""
+        """True if the model is a streaming one: a clip that continues the last one costs only its new audio."""
 
     @property
     def sessions_elsewhere(self) -> int:
@@ -49,10 +49,10 @@ class Transcriber(Protocol):
         """Let this stream submit requests. Raises EngineStopped if there is no engine for it."""
 
     def close_stream(self, stream_id: str) -> None:
-        """Cancel what the stream has waiting or in flight. Harmless for an unknown stream."""
+        """Cancel the stream's requests, waiting or in flight. Harmless for an unknown stream."""
 
     def submit(self, request: Request, on_result: OnResult) -> None:
         """Queue a request of an open stream; on_result gets its result, once.
 
-        Raises EngineStopped when there is no engine, ValueError for a clip longer than the engine takes.
+        Raises EngineStopped if there is no engine, ValueError for a clip longer than the engine accepts.
         """

@@ -1,4 +1,4 @@
-"""The first request of an engine: what loads when it is first asked for loads before a client comes."""
+"""The first request of an engine: everything that loads on first use is loaded before a client comes."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ REQUEST_ID = -1  # sessions count from 0
 
 
 def warm_up_request(seconds: float) -> Request:
-    """Transcribe noise of this length, behind a draft, and align it: every network of the engine runs once."""
+    """Return a request that transcribes and aligns noise of this length, with a draft: every network of the engine runs once."""
     samples = np.random.default_rng(0).integers(-3000, 3000, int(seconds * SAMPLE_RATE), dtype=np.int16)
     draft = (5, 6, 7, 8)
     return Request(REQUEST_ID, "warm-up", Clip(samples), draft=draft, priority=Priority.FINAL, end_bias=50.0, align=True)

@@ -1,15 +1,15 @@
-"""Watch over the engine: the time it has spent on its present work, by which a hang is noticed."""
+"""Watch over the engine: detects a hang by the time spent on the current work."""
 
 from collections.abc import Callable, Hashable
 
-HUNG_SECONDS = 3.0  # for one step or one clip; longer where the engine has been seen to need longer
+HUNG_SECONDS = 3.0  # for one step or one clip; longer if the engine has needed longer
 PATIENCE = 5  # times the longest so far
 MOST_SECONDS = 15.0
-GIVE_UP_SECONDS = 7.0  # beyond that
+GIVE_UP_SECONDS = 7.0  # beyond the limit
 
 
 class Watch:
-    """Work that is begun on one thread can be looked at from any other."""
+    """Measures the work under way. Work begun on one thread can be checked from any other."""
 
     def __init__(self, clock: Callable[[], float]):
         self._clock = clock
@@ -20,7 +20,7 @@ class Watch:
         self._begun[what] = self._clock()
 
     def end(self, what: Hashable) -> None:
-        """Harmless where it was not begun."""
+        """End a piece of work; harmless if it was not begun."""
         began = self._begun.pop(what, None)
         if began is not None:
             self._longest = max(self._longest, self._clock() - began)

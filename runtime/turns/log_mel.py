@@ -1,6 +1,6 @@
-"""Log-mel features as Whisper's feature extractor makes them, of eight seconds of audio.
+"""Log-mel features of eight seconds of audio, as Whisper's feature extractor computes them.
 
-The same as transformers.WhisperFeatureExtractor(chunk_length=8) with do_normalize, which a test holds them against.
+The same as transformers.WhisperFeatureExtractor(chunk_length=8) with do_normalize; a test compares them.
 """
 
 import numpy as np
@@ -13,13 +13,13 @@ FFT_SAMPLES, HOP_SAMPLES = 400, 160
 MELS, FRAMES = 80, WINDOW_SAMPLES // HOP_SAMPLES
 LEAST_POWER = 1e-10
 LEAST_VARIANCE = 1e-7
-RANGE_DECADES = 8.0  # of power below the loudest that are told apart
+RANGE_DECADES = 8.0  # of power below the loudest; lower power is clipped
 LINEAR_HZ, LINEAR_MELS = 1000.0, 15.0  # up to here Slaney's scale is linear,
 LOG_STEP = np.log(6.4) / 27.0  # and logarithmic above
 
 
 def log_mel(samples: np.ndarray) -> np.ndarray:
-    """Return float32 (MELS, FRAMES), about from -1 to 1, of the newest eight seconds.
+    """Return float32 (MELS, FRAMES), about from -1 to 1, for the newest eight seconds.
 
     samples: int16 (samples,), 16 kHz. Shorter audio has silence before it.
     """

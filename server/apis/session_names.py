@@ -1,4 +1,4 @@
-"""Names of sessions that have an address of their own: whose they are can be read from them, by balancers and by gateways."""
+"""Names of sessions that have their own address. Load balancers and gateways can read the owner of a session from its name."""
 
 import re
 import secrets
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 from server.errors import ClientError, Code
 
-RANDOM_BYTES = 24  # who knows a session's address may end it
+RANDOM_BYTES = 24  # anyone who knows a session's address may end it
 NAME = r"(?P<replica>[A-Za-z0-9._-]+)\.(?P<gateway>[0-9]{1,3})-[A-Za-z0-9_-]+"
 """Pattern of a session's name; its random part has no dot."""
 SESSION_PATH = re.compile(rf"/(?:whip/session/|v1/realtime/calls/rtc_){NAME}(?:/events|/captions\.vtt|/hangup)?")
-"""All of a path: what follows it could lead elsewhere."""
+"""Pattern of a whole path: more text after it could lead elsewhere."""
 CHANNEL_PATH = re.compile(r"/(?:whip|v1/channels|v1/telephone/twilio)/(?!session/)(?P<channel>[^/]+)(?:/events|/captions\.vtt)?")
 CHANNEL_WORDS_PATH = re.compile(r"/(?:whip|v1/channels)/(?!session/)[^/]+/(?:events|captions\.vtt)")
 """Paths of a channel's words, which any gateway may have."""
 WANTED, LIVE, ANYBODY = "x-moonshine-wanted", "live", "anybody"
-"""A header between gateways: of a channel, only who sends now, or who has sent, too."""
+"""Header between gateways: for a channel, only a sender that sends now, or also one that has ended."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Owner:
 
 
 def no_session() -> ClientError:
-    """A new one each time: an error that is raised again keeps the frames of every time before."""
+    """Return a new error each time: an error that is raised again keeps the frames of every time before."""
     return ClientError(Code.NOT_FOUND, "there is no such session, or it has ended")
 
 

@@ -1,4 +1,4 @@
-"""Keyterms as clients ask for them: checked, each once."""
+"""Keyterms that clients request: checked, without duplicates."""
 
 import math
 import re
@@ -10,17 +10,17 @@ from server.stream.terms import Term
 MOST_TERMS = 200
 MOST_CHARACTERS = 100  # of a term
 MOST_CHARACTERS_TOGETHER = 5_000
-"""Sum over all terms. Finding their tokens takes 3 us a character, during which the event loop does nothing else."""
+"""Most characters of all terms together. Finding their tokens takes 3 us a character and blocks the event loop."""
 MOST_BOOST = 5.0
-"""More breaks the text between the terms."""
+"""A higher boost breaks the text between the terms."""
 MOST_PROMPT_CHARACTERS = 16_384
-LEAST_LISTED, MOST_LISTED_WORDS = 3, 4  # parts of a prompt that is a list, and words of each
+LEAST_LISTED, MOST_LISTED_WORDS = 3, 4  # fewest parts of a prompt that is a list, and most words of each
 WORD = re.compile(r"[^\W_][\w'’.&+-]*[^\W_]|[^\W_]")
 SENTENCE_ENDS = frozenset(".!?:")
 
 
 def checked(terms: Iterable[Term], parameter: str) -> tuple[Term, ...]:
-    """Return the terms without those that are empty or come again. Raises ClientError."""
+    """Return the terms without empty ones and duplicates. Raises ClientError."""
     found = {}
     for term in terms:
         text = " ".join(term.text.split())
@@ -41,7 +41,7 @@ def checked(terms: Iterable[Term], parameter: str) -> tuple[Term, ...]:
 
 
 def usable(texts: Iterable[object]) -> list[str]:
-    """Return those that can be terms, as many as there may be: for clients to whom a refusal is the end."""
+    """Return the texts that can be terms, up to the limit: for clients that would end at a refusal."""
     found: dict[str, None] = {}
     room = MOST_CHARACTERS_TOGETHER
     for text in texts:
@@ -53,13 +53,13 @@ def usable(texts: Iterable[object]) -> list[str]:
 
 
 def can_be_added(term: str, found: Collection[str], room: int) -> bool:
-    """True if a phrase can be one more term. room: characters that are left for it."""
+    """Return whether a phrase can be one more term. room: number of characters that are left for it."""
     is_term = 0 < len(term) <= min(MOST_CHARACTERS, room) and term.isprintable()
     return is_term and len(found) < MOST_TERMS and term not in found
 
 
 def with_prompt(terms: Iterable[Term], prompt: str, parameter: str) -> tuple[Term, ...]:
-    """Return the terms, and the names in a prompt as far as there is room for them. Raises ClientError for the terms."""
+    """Return the terms, and as many names in a prompt as there is room for. Raises ClientError for the terms."""
     found = {term.text: term for term in checked(terms, parameter)}
     room = MOST_CHARACTERS_TOGETHER - sum(map(len, found))
     for name in names_in(prompt[:MOST_PROMPT_CHARACTERS]):
@@ -72,8 +72,8 @@ def with_prompt(terms: Iterable[Term], prompt: str, parameter: str) -> tuple[Ter
 def names_in(prompt: str) -> Iterator[str]:
     """Yield the names and unusual words of a text.
 
-    These are all parts of a list between commas, without the marks of a sentence; else words that are capitalised within a
-    sentence, or that have digits or capitals after their first letter.
+    If the text is a list with commas and without the marks of a sentence, these are its parts. Otherwise they are words that are
+    capitalised within a sentence, or that have digits or capital letters after their first letter.
     """
     parts = [" ".join(part.split()).strip(".\"' ") for part in re.split(r"[,;\n]", prompt)]
     is_sentence = re.search(r"[.!?…](\s|$)", prompt) is not None

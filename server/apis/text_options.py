@@ -1,4 +1,4 @@
-"""Options of the text as clients ask for them, checked."""
+"""Options of the text that clients request, checked."""
 
 from collections.abc import Iterable, Mapping
 
@@ -8,7 +8,7 @@ from server.stream.formatting.options import Replacement, Secret, TextOptions
 from server.stream.formatting.rules import pieces_of
 
 MOST_REPLACEMENTS = 200
-MOST_CHARACTERS = 100  # of a phrase, and of what is written in its place
+MOST_CHARACTERS = 100  # of a phrase, and of its replacement
 SECRETS = {
     "pci": Secret.CARD,
     "credit_card": Secret.CARD,
@@ -23,7 +23,7 @@ NOTHING = ("", "false")
 
 
 def secrets(names: Iterable[str], parameter: str = "redact") -> frozenset[Secret]:
-    """Return the secrets that are named, in any case; several may stand between commas. Raises ClientError for unknown ones."""
+    """Return the secrets with these names; case is ignored, commas separate several. Raises ClientError for unknown ones."""
     asked = [name.strip().lower() for each in names for name in each.split(",")]
     for name in asked:
         if name not in SECRETS and name not in NOTHING:
@@ -34,7 +34,7 @@ def secrets(names: Iterable[str], parameter: str = "redact") -> frozenset[Secret
 
 
 def replacements(pairs: Iterable[tuple[str, str]], parameter: str = "replace") -> tuple[Replacement, ...]:
-    """Return phrases and what is written in their place, the last one of equal phrases. Raises ClientError."""
+    """Return phrases and their replacements; of equal phrases, the last one. Raises ClientError."""
     found: dict[str, Replacement] = {}
     for find, replace in pairs:
         phrase = " ".join(piece.plain for piece in pieces_of(find.split()))
@@ -57,7 +57,7 @@ def check_text(text: str, parameter: str) -> None:
 
 
 def check_language(options: TextOptions, model_id: str) -> None:
-    """Raises ClientError where rules for English text are asked for, and the model writes another language."""
+    """Raises ClientError if rules for English text are requested, and the model writes another language."""
     english: Mapping[str, object] = {
         "numerals": options.numerals,
         "redact": options.redacted,

@@ -1,4 +1,4 @@
-"""Utterances of one speaker, for APIs that know nothing smaller: the text since the last pause, and the text that stays."""
+"""Utterances of one speaker, for APIs without smaller units: the text since the last pause, interim or final."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from server.stream.events import Event, Final, Flushed, Update
 from server.stream.transcript import Segment
 
-SILENCE_SECONDS = 0.6  # that ends an utterance
+SILENCE_SECONDS = 0.6  # silence that ends an utterance
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Utterance:
     text: str
     is_final: bool
     confidence: float = 0.0
-    """Mean probability of its tokens; 0 where it may still change."""
+    """Mean probability of its tokens; 0 if the text may still change."""
     latency_ms: float | None = None
 
 

@@ -25,9 +25,9 @@ async def serve_session(
     begin: Callable[[Seat, Send], object],
     session_id: str = "",
 ) -> None:
-    """Serve the session that begin makes of a seat and of the function that sends the session's messages.
+    """Serve the session that `begin` makes from a seat and from the function that sends the session's messages.
 
-    A session that finds no place is refused before the socket is accepted: HTTP 503 with the reason.
+    A session without a free place is refused before the socket is accepted: HTTP 503 with the reason.
     """
     connection = WebSocketConnection(socket, api, metrics)
     try:

@@ -1,4 +1,4 @@
-"""Recordings and streams in any container, each decoded in a thread of its own."""
+"""Recordings and streams in any container, each decoded in its own thread."""
 
 import asyncio
 import concurrent.futures
@@ -19,23 +19,23 @@ from server.errors import ClientError, Code
 logger = logging.getLogger(__name__)
 
 FORMATS = "aac,ac3,aiff,amr,asf,au,avi,caf,flac,flv,matroska,webm,mov,mp4,m4a,3gp,mp3,mpeg,mpegts,ogg,w64,wav"
-"""Containers that hold their own audio. Playlists name other files and addresses, and would be fetched."""
+"""Containers that hold their own audio. Playlists name other files and addresses, which would be fetched."""
 AHEAD_BLOCKS = 8  # blocks that wait to be read
 BLOCK_BYTES = SAMPLE_RATE * 2  # 1 s
-LIVE_OPTIONS = {"probesize": "32", "analyzeduration": "0"}  # of what comes in pieces: the first words are not waited for
+LIVE_OPTIONS = {"probesize": "32", "analyzeduration": "0"}  # for live audio, so that the first words do not wait
 LIVE_BUFFER_BYTES = 1024
-MOST_HEADER_BYTES = 1024 * 1024  # before the first sound: FFmpeg would look for a container for ever
+MOST_HEADER_BYTES = 1024 * 1024  # most bytes before the first sound: FFmpeg would look for a container for ever
 LEAST_RATE, MOST_RATE = 4_000, 768_000  # of audio in a container, in Hz
-LEAST_GAP_SECONDS, MOST_GAP_SECONDS = 0.1, 600.0  # between timestamps, for silence in their place
-LEAST_RESET_SECONDS = 1.0  # that timestamps go back by where another recording begins
+LEAST_GAP_SECONDS, MOST_GAP_SECONDS = 0.1, 600.0  # gaps between timestamps that become silence
+LEAST_RESET_SECONDS = 1.0  # if timestamps go back this far, another recording begins
 MOST_FAILURES = 100  # of a container in a row, without a packet between them
 UNDECODABLE = ClientError(Code.INVALID_FILE, "the stream could not be decoded: it is no container that is known here")
 
 
 async def decode(source: IO[bytes], max_seconds: float, channel: int | None = None) -> AsyncGenerator[bytes, None]:
-    """Yield PCM16 mono at 16 kHz, in blocks of about a second. channel: only this one, counted from 0; None: all of them mixed.
+    """Yield PCM16 mono at 16 kHz, in blocks of about a second. channel: the one to take, counted from 0; None: all are mixed.
 
-    Raises ClientError for what is no audio, or too long.
+    Raises ClientError if the source is not audio, or too long.
     """
     reading = DecodedFrames(source, max_seconds, None if channel is None else range(channel, channel + 1))
     reading.start()
@@ -49,7 +49,7 @@ async def decode(source: IO[bytes], max_seconds: float, channel: int | None = No
 
 
 async def count_channels(source: IO[bytes]) -> int:
-    """Return the number of channels of the audio track that players take. Raises ClientError for no audio, or too many."""
+    """Return the number of channels of the audio track that players use. Raises ClientError if there is no audio, or too many."""
     channels = await asyncio.to_thread(channels_of, source)
     if channels > MAX_CHANNELS:
         raise ClientError(Code.INVALID_FILE, f"{MAX_CHANNELS} channels at most are taken, not {channels}", "file")
@@ -75,24 +75,24 @@ def channels_of(source: IO[bytes]) -> int:
 
 @functools.cache
 def whitelist() -> dict[str, str]:
-    """Options that keep FFmpeg to these containers and to audio: it would decode a cover picture of any size to look at it."""
+    """Return options that limit FFmpeg to these containers and to audio. It would also decode a cover picture of any size."""
     return {"format_whitelist": FORMATS, "codec_whitelist": ",".join(audio_codecs())}
 
 
 def audio_codecs() -> Iterator[str]:
     for name in sorted(av.codec.codecs_available):
-        with contextlib.suppress(av.codec.codec.UnknownCodecError):  # it encodes only
+        with contextlib.suppress(av.codec.codec.UnknownCodecError):  # an encoder only
             if av.codec.Codec(name, "r").type == "audio":
                 yield name
 
 
 class DecodedFrames:
-    """The thread that decodes."""
+    """Decodes a source in a thread."""
 
     def __init__(self, source: IO[bytes], max_seconds: float, channels: range | None = None):
         self._channels = channels
         self.queue: asyncio.Queue[bytes | ClientError | None] = asyncio.Queue(AHEAD_BLOCKS)
-        """Blocks, then None or what is wrong."""
+        """Blocks, then None or the error."""
         self._source, self._max_bytes = source, int(max_seconds * SAMPLE_RATE) * 2
         self._loop = asyncio.get_running_loop()
         self._is_stopped = threading.Event()
@@ -102,7 +102,7 @@ class DecodedFrames:
         self._thread.start()
 
     async def stop(self) -> None:
-        """Returns when the thread has let go of the source."""
+        """Stop the thread; returns when it no longer uses the source."""
         self._is_stopped.set()
         while not self.queue.empty():
             self.queue.get_nowait()
@@ -127,7 +127,7 @@ class DecodedFrames:
                 return
 
     def _put(self, block: bytes | ClientError | None) -> bool:
-        """Waits for room; False once nobody reads any more."""
+        """Put a block into the queue; waits for room. False once nobody reads any more."""
         if self._is_stopped.is_set():
             return False
         asyncio.run_coroutine_threadsafe(self.queue.put(block), self._loop).result()
@@ -135,9 +135,9 @@ class DecodedFrames:
 
 
 def blocks(source: IO[bytes], channels: range | None = None) -> Iterator[bytes]:
-    """Yield PCM16 at 16 kHz, of these channels in turn, or mono.
+    """Yield PCM16 at 16 kHz: these channels interleaved, or mono.
 
-    A recording that breaks off is transcribed as far as it goes. Raises ClientError where that is nowhere.
+    A recording that breaks off is transcribed up to there. Raises ClientError if it has no audio at all.
     """
     held, has_audio = bytearray(), False
     try:
@@ -159,11 +159,11 @@ def blocks(source: IO[bytes], channels: range | None = None) -> Iterator[bytes]:
 
 
 def decoded(container: "av.container.InputContainer", start: float | None, channels: range | None = None) -> Iterator[bytes]:
-    """Yield PCM16 at 16 kHz of the audio track that players take. Where its timestamps leave a gap there is silence.
+    """Yield PCM16 at 16 kHz of the audio track that players use. A gap in its timestamps becomes silence.
 
-    channels: take these, in turn; None: all mixed into one.
-    start: of the recording on the container's clock, in seconds; None: where its first frame is. Raises ClientError, and
-    FFmpegError where nothing could be decoded.
+    channels: those to take, interleaved; None: all are mixed into one.
+    start: start of the recording on the container's clock, in seconds; None: the time of its first frame.
+    Raises ClientError, and FFmpegError if nothing could be decoded.
     """
     stream = cast("av.AudioStream | None", container.streams.best("audio"))
     if stream is None:
@@ -201,15 +201,15 @@ class Timeline:
         self.seconds = 0.0
         """Seconds of the recording up to the end of the last frame."""
         self.filled = 0.0
-        """Seconds of these that were gaps."""
+        """Seconds of gaps among these."""
 
     def gap_before(self, frame: "av.AudioFrame") -> float:
-        """Return how many seconds are missing before a frame, and go on to its end."""
+        """Return the seconds that are missing before a frame, and move on to its end."""
         time = self.seconds if frame.time is None else frame.time
         if self._start is None:
             self._start = time
         gap = 0.0 if frame.time is None else time - self._start - self.seconds
-        if gap < -LEAST_RESET_SECONDS or gap > MOST_GAP_SECONDS:  # another clock begins, as in recordings that were joined
+        if gap < -LEAST_RESET_SECONDS or gap > MOST_GAP_SECONDS:  # another clock begins, as in joined recordings
             self._start, gap = time - self.seconds, 0.0
         elif gap < LEAST_GAP_SECONDS:
             gap = 0.0
@@ -226,7 +226,7 @@ def silence(seconds: float, channels: int = 1) -> Iterator[bytes]:
 
 
 def packets_of(container: "av.container.InputContainer", stream: "av.AudioStream") -> "Iterator[av.Packet[av.AudioStream]]":
-    """Go on after what the container itself cannot read, as long as anything follows."""
+    """Yield the packets. Goes on after parts that the container itself cannot read, as long as packets follow."""
     failures = 0
     while failures < MOST_FAILURES:
         try:
@@ -239,7 +239,7 @@ def packets_of(container: "av.container.InputContainer", stream: "av.AudioStream
 
 
 def check_rate(rate: int) -> None:
-    """A few bytes of a low rate would become gigabytes. Raises ClientError."""
+    """Raises ClientError for a rate out of range: a few bytes of a low rate would become gigabytes."""
     if not LEAST_RATE <= rate <= MOST_RATE:
         raise ClientError(
             Code.INVALID_FILE, f"audio of {LEAST_RATE:,} to {MOST_RATE:,} samples a second is taken, not of {rate:,}", "file"
@@ -247,7 +247,7 @@ def check_rate(rate: int) -> None:
 
 
 class Pieces:
-    """The received part of a stream, as a file that a decoder reads."""
+    """The received part of a stream, as a file for a decoder."""
 
     def __init__(self, on_empty: Callable[[], None]):
         self._queue: queue.SimpleQueue[bytes] = queue.SimpleQueue()
@@ -257,16 +257,16 @@ class Pieces:
         self._is_stopped = False
 
     def put(self, piece: bytes) -> None:
-        """Empty: the end."""
+        """Add a piece; an empty one is the end."""
         self._queue.put(piece)
 
     def stop(self) -> None:
-        """Nobody wants the rest: there is none."""
+        """End the stream at once; the rest is not read."""
         self._is_stopped = True
         self._queue.put(b"")
 
     def read(self, size: int) -> bytes:
-        """Waits for at least a byte; empty at the end."""
+        """Read at most `size` bytes; waits for at least one. Empty at the end."""
         while not self._piece and not self._is_at_end:
             if self._queue.empty():
                 self._on_empty()
@@ -279,7 +279,7 @@ class Pieces:
 
 
 class LiveDecoder:
-    """A container that comes in pieces, as a browser's MediaRecorder sends it."""
+    """Decodes a container that comes in pieces, as a browser's MediaRecorder sends it."""
 
     def __init__(
         self,
@@ -289,13 +289,14 @@ class LiveDecoder:
     ):
         """receive: takes PCM16 at 16 kHz, and returns when more may come: a small piece may hold hours.
 
-        failed: told once what is wrong. Both are called on the event loop. channels: those to take, in turn; None: all mixed.
+        failed: called with an error. Both are called on the event loop. channels: those to take, interleaved; None: all are
+        mixed.
         """
         self._receive, self._failed, self._channels = receive, failed, channels
         self._loop = asyncio.get_running_loop()
         self._is_caught_up = asyncio.Event()
         self._has_ended = False
-        self._silent_bytes = 0  # that came before the first sound
+        self._silent_bytes = 0  # received before the first sound
         self._is_stopped = threading.Event()
         self._has_sound = False
         self._pieces = Pieces(lambda: self._call_soon(self._is_caught_up.set))
@@ -303,7 +304,7 @@ class LiveDecoder:
         self._thread.start()
 
     async def take(self, piece: bytes) -> None:
-        """Returns when all of it that can be decoded is heard."""
+        """Decode a piece; returns when `receive` has taken everything that can be decoded."""
         if not piece:
             return
         await self._put(piece)
@@ -313,11 +314,11 @@ class LiveDecoder:
             self._failed(UNDECODABLE)
 
     async def finish(self) -> None:
-        """Nothing more comes: what was held back is heard."""
+        """End the stream, and decode the audio that was held back."""
         await self._put(b"")
 
     def stop(self) -> None:
-        """Stop at once, whatever is left of a piece that may hold hours."""
+        """Stop at once, even within a piece, which may hold hours."""
         self._is_stopped.set()
         self._pieces.stop()
 

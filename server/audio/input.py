@@ -1,4 +1,4 @@
-"""Audio as clients send it, into what a stream receives: PCM16 mono at 16 kHz."""
+"""Conversion of the clients' audio into the PCM16 mono at 16 kHz that a stream receives."""
 
 import enum
 from collections.abc import Iterable, Iterator
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import av
 
 MIN_RATE, MAX_RATE = 8_000, 48_000
-MAX_CHANNELS = 8  # of a stream, and of a recording whose channels are transcribed each by itself
-CANCELLED_SHARE = 0.01  # of the loudest channel's energy, -20 dB: a mean below it has lost what was said
+MAX_CHANNELS = 8  # of a stream, and of a recording whose channels are transcribed separately
+CANCELLED_SHARE = 0.01  # of the loudest channel's energy, -20 dB: in a mean with less, the channels have cancelled each other out
 
 
 class SampleEncoding(enum.StrEnum):
@@ -57,13 +57,13 @@ TELEPHONE_CODECS = {SampleEncoding.MULAW: "pcm_mulaw", SampleEncoding.ALAW: "pcm
 
 
 class AudioInput:
-    """Takes one session's audio in pieces of any size; what does not fill a sample waits for the rest."""
+    """Converts one session's audio in pieces of any size; an incomplete sample waits for the rest."""
 
     def __init__(self, audio_format: AudioFormat, is_split: bool = False):
-        """Make an input. is_split: each channel is audio by itself; else they are mixed into one."""
+        """Make an input. is_split: whether channels are kept separate; else they are mixed into one."""
         self._format = audio_format
         self.channels = audio_format.channels if is_split else 1
-        """Number of channels that come out."""
+        """Number of channels of the output."""
         self._needs_nothing = audio_format == MONO_16_KHZ
         self._left_over = b""
         self._mixer = None if is_split else Mixer(audio_format.channels)
@@ -71,7 +71,7 @@ class AudioInput:
         self._decoder = telephone_decoder(audio_format) if audio_format.encoding in TELEPHONE_CODECS else None
 
     def take(self, audio: bytes) -> list[bytes]:
-        """Return PCM16 mono at 16 kHz for each channel, of what is complete.
+        """Return PCM16 mono at 16 kHz for each channel, from all complete samples.
 
         A resampler holds back some milliseconds until finish().
         """
@@ -85,20 +85,20 @@ class AudioInput:
         )
 
     def finish(self) -> list[bytes]:
-        """Return what was held back, for each channel. A sample that was never completed is left out."""
+        """Return what was held back, for each channel. An incomplete sample is left out."""
         return [b"".join(resampler.finish()) for resampler in self._resamplers] or self._none()
 
     def _none(self) -> list[bytes]:
         return [b""] * self.channels
 
     def _split(self, samples: np.ndarray) -> list[np.ndarray]:
-        """samples: int16 (samples * channels,), the channels in turn. Returns int16 (samples,) for each that comes out."""
+        """samples: int16 (samples * channels,), interleaved. Returns int16 (samples,) for each channel of the output."""
         if self._mixer is not None:
             return [self._mixer.mix(samples)]
         return list(samples.reshape(-1, self._format.channels).T)
 
     def _decoded(self, audio: bytes) -> np.ndarray:
-        """int16 (samples,) with all channels in turn."""
+        """Return int16 (samples,) with all channels interleaved."""
         match self._format.encoding:
             case SampleEncoding.PCM16:
                 return np.frombuffer(audio, np.int16)
@@ -123,7 +123,7 @@ class AudioInput:
 
 
 def telephone_decoder(audio_format: AudioFormat) -> "av.AudioCodecContext":
-    """A decoder of ITU-T G.711. Its samples follow each other, so all channels pass through as one."""
+    """Make a decoder of ITU-T G.711. It decodes samples one by one, so all interleaved channels pass through as one."""
     import av
 
     decoder = cast(av.AudioCodecContext, av.CodecContext.create(TELEPHONE_CODECS[audio_format.encoding], "r"))
@@ -134,7 +134,7 @@ def telephone_decoder(audio_format: AudioFormat) -> "av.AudioCodecContext":
 class Mixer:
     """Mixes channels into one, by their mean.
 
-    Channels of opposite phase, as of a miswired cable, would cancel each other out: then the loudest one is taken. The decision
+    Channels of opposite phase, as from a miswired cable, would cancel each other out: then the loudest one is taken. The decision
     for a sample depends on all samples so far, and not on how they are cut into pieces.
     """
 
@@ -143,7 +143,7 @@ class Mixer:
         self._energies = np.zeros(channels + 1)  # of each channel so far, and of their mean
 
     def mix(self, samples: np.ndarray) -> np.ndarray:
-        """samples: int16 (samples * channels,), the channels in turn. Returns int16 (samples,)."""
+        """samples: int16 (samples * channels,), interleaved. Returns int16 (samples,)."""
         if self._channels == 1 or not len(samples):
             return samples
         channels = samples.reshape(-1, self._channels).astype(np.float64)
@@ -159,15 +159,15 @@ class Mixer:
 
 
 class Resampler:
-    """Frames of any kind into PCM16 mono at 16 kHz. Two channels are mixed by Mixer, more of them by libswresample."""
+    """Converts frames of any kind into PCM16 mono at 16 kHz. Mixer mixes two channels, libswresample mixes more."""
 
     def __init__(self, channels: range | None = None) -> None:
-        """channels: take these, counted from 0, each by itself and in turn; a channel that a frame does not have is silence."""
+        """channels: those to take, counted from 0, interleaved and not mixed; a channel that a frame does not have is silence."""
         self._taken = channels
         self._kind: tuple[int, str, str] | None = None  # of the frames: rate, layout, format
 
     def take(self, frame: "av.AudioFrame") -> Iterator[bytes]:
-        """Frames may be of another kind than those before, as where recordings were joined."""
+        """Yield the frame as PCM16. Frames may be of another kind than those before, as in joined recordings."""
         kind = (frame.sample_rate, frame.layout.name, frame.format.name)
         if self._kind != kind:
             yield from self.finish()
@@ -181,7 +181,7 @@ class Resampler:
             self._kind = None
 
     def _begin(self, layout: "av.AudioLayout") -> None:
-        import av  # only whoever resamples needs it, and it takes a while to load
+        import av  # only resampling needs it, and it takes a while to load
 
         self._channels = layout.nb_channels
         mixed = "stereo" if self._channels == 2 else "mono"
@@ -193,7 +193,7 @@ class Resampler:
         return (self._chosen(frame.to_ndarray().ravel().astype(np.int16)).tobytes() for frame in frames)
 
     def _chosen(self, samples: np.ndarray) -> np.ndarray:
-        """samples: int16, the channels in turn. Returns int16 (samples,) of the mix, or (samples, channels) of those to take."""
+        """samples: int16, interleaved. Returns int16 (samples,) of the mix, or (samples, channels) of those to take."""
         if self._taken is None:
             return self._mixer.mix(samples)
         channels = samples.reshape(-1, self._channels)

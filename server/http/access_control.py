@@ -1,4 +1,4 @@
-"""Access over HTTP: keys, the origin of a browser's request, and rates."""
+"""Access over HTTP: keys, the origin of a browser's request, and request rates."""
 
 import ipaddress
 import re
@@ -32,10 +32,10 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 HEALTH_PATHS = ("/healthz", "/readyz", "/acceptz", "/metrics")
 NO_DOTS = error_response(ClientError(Code.NOT_FOUND, "a path must not have . or .. in it"))
 UNPRINTABLE = ClientError(Code.NOT_FOUND, "a path has printable characters only")
-"""Routes match a path with a line break after it, which rules for the path itself do not."""
+"""Routes also match a path that is followed by a line break, but the access rules for the path do not."""
 NOTHING_ELSE = error_response(ClientError(Code.NOT_FOUND, "health and metrics are told here, and nothing else"))
 LOCAL_HOSTS = ("localhost", "*.localhost")
-IPV6_NETWORK_BITS = 64  # what one line or one machine has to choose its addresses from
+IPV6_NETWORK_BITS = 64  # one customer or one machine may choose any address of such a network
 UNIDENTIFIED = "unidentified"
 """Name of a caller that has not named its key yet."""
 READING_METHODS = ("GET", "HEAD", "OPTIONS")
@@ -43,25 +43,25 @@ READING_METHODS = ("GET", "HEAD", "OPTIONS")
 
 @dataclass(frozen=True)
 class ApiAccess:
-    """Access rules that are particular to the paths of one API."""
+    """Access rules of the paths of one API."""
 
     prefix: str
     refuse: Callable[[ServerError], Response]
-    """An error in the shape of the API."""
+    """Makes an error response in the format of the API."""
     key_protocols: tuple[str, ...] = ()
     """Prefixes of WebSocket subprotocols that hold the key."""
     pair_protocols: tuple[str, ...] = ()
-    """Subprotocols after which the next one is the key."""
+    """Subprotocols that are followed by the key as the next subprotocol."""
     takes_secrets: bool = False
-    """Whether client secrets let in."""
+    """Whether client secrets are accepted."""
     names_key_later: bool = False
-    """Whether a client may name its key in its first message: then whoever serves it calls identify()."""
+    """Whether a client may name its key in its first message. The API's session then calls identify()."""
     issuing_paths: tuple[str, ...] = ()
-    """Paths where only a key itself counts: a token would beget the next one, for ever."""
+    """Paths that accept only a key itself: with a token, a client could get new tokens for ever."""
 
 
 class AccessControl:
-    """Middleware before the app. A request that it lets in carries its caller, and the key that the client sent."""
+    """Middleware before the app. An admitted request carries its caller, and the key that the client sent."""
 
     def __init__(
         self,
@@ -72,15 +72,15 @@ class AccessControl:
         apis: Sequence[ApiAccess],
         named_sessions: re.Pattern[str],
     ):
-        """apis: the first whose prefix a path has counts. named_sessions: paths that hold the name of a session."""
+        """apis: the first one with a prefix of the path applies. named_sessions: paths that hold the name of a session."""
         self._apis, self._named_sessions = apis, named_sessions
         self._key_protocols = tuple(prefix for api in apis for prefix in api.key_protocols)
         self._pair_protocols = tuple(name for api in apis for name in api.pair_protocols)
         self._issuing_paths = {TOKENS_PATH, *(path for api in apis for path in api.issuing_paths)}
-        self._admin_port = settings.listen.admin_port  # where health and metrics alone are told, to whoever reaches it
+        self._admin_port = settings.listen.admin_port  # there, only health and metrics are served, without a key
         self._app, self._gate, self._access, self._metrics = app, gate, settings.access, metrics
         self._hosts = hosts_of(settings, not gate.keys.are_needed)
-        self._rates = FixedWindowRateLimiter(MemoryStorage())  # a moving window never forgets an address
+        self._rates = FixedWindowRateLimiter(MemoryStorage())  # a moving window would never forget an address
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket") or is_internal(scope):
@@ -104,7 +104,7 @@ class AccessControl:
         await self._app(scope, punctual(receive) if scope["type"] == "http" else receive, send)
 
     def _caller(self, scope: Scope) -> Caller:
-        """Raises ServerError."""
+        """Return the caller of a request. Raises ServerError if it is refused."""
         headers = Headers(scope=scope)
         opens = scope["type"] == "websocket" or scope["method"] not in READING_METHODS
         if opens and not is_known(headers.get("host", ""), self._hosts):
@@ -116,7 +116,7 @@ class AccessControl:
         if self._is_open(scope):
             return ANYONE
         scope["key"] = self._key(HTTPConnection(scope))
-        if scope["path"] == usage.PATH:  # which asks for a key of its own
+        if scope["path"] == usage.PATH:  # it checks a separate key itself
             return ANYONE
         issues, api = scope["path"] in self._issuing_paths, api_of(self._apis, scope["path"])
         address = network_of((scope.get("client") or ("", 0))[0])
@@ -131,7 +131,7 @@ class AccessControl:
         return caller
 
     def _identified(self, key: str, address: str) -> Caller:
-        """Raises ServerError."""
+        """Return the caller with this key. Raises ServerError if it is refused."""
         try:
             caller = self._gate.let_in(key, address)
             self._count_name(caller)  # the address was counted when the connection was opened
@@ -141,7 +141,10 @@ class AccessControl:
         return caller
 
     def _is_open(self, scope: Scope) -> bool:
-        """The names of sessions are known to nobody but whoever opened them. A page that is open makes no WebSocket open."""
+        """Return whether the path needs no key.
+
+        Only the client that opened a session knows its name. An open page does not make a WebSocket at the same path open.
+        """
         path = scope["path"]
         if scope["type"] == "websocket":
             return bool(self._named_sessions.fullmatch(path))
@@ -150,10 +153,10 @@ class AccessControl:
         return path in OPEN_PATHS or path.startswith(OPEN_PREFIXES) or bool(self._named_sessions.fullmatch(path))
 
     def _key(self, connection: HTTPConnection) -> str:
-        """Read the key from wherever the client's API puts it; empty if there is none.
+        """Read the key from the place where the client's API puts it; empty if there is none.
 
-        A browser cannot set a WebSocket's headers and brings its key as a subprotocol. Addresses get into logs, so that only a
-        token, which lets in once, is taken from one.
+        A browser cannot set a WebSocket's headers and sends its key as a subprotocol. Addresses get into logs, so only a token,
+        which is valid once, is accepted in an address.
         """
         scheme, _, value = connection.headers.get("authorization", "").partition(" ")
         if scheme.lower() in SCHEMES:
@@ -169,7 +172,7 @@ class AccessControl:
         return token if token.startswith(TOKEN_PREFIX) else ""
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, error: ServerError) -> None:
-        """Refuse in the shape of the path's API."""
+        """Refuse in the format of the path's API."""
         response = refusal_of(self._apis, scope["path"], error)
         if error.code is Code.INVALID_KEY:
             response.headers["WWW-Authenticate"] = "Bearer"
@@ -179,16 +182,16 @@ class AccessControl:
             await response(scope, receive, send)
 
     def _count(self, caller: Caller) -> None:
-        """Raises Refused."""
+        """Count a request of a caller and of its address. Raises Refused if there are too many."""
         self._count_name(caller)
         self._hit(f"address {caller.address}", self._access.per_minute)
 
     def _count_name(self, caller: Caller) -> None:
-        """Raises Refused."""
+        """Count a request of a caller. Raises Refused if there are too many."""
         self._hit(f"key {caller.name}", caller.per_minute)
 
     def _hit(self, name: str, most: int) -> None:
-        """Raises Refused. most: requests a minute; 0: any number."""
+        """Count a request. Raises Refused if there are too many. most: requests in a minute; 0: any number."""
         if most and not self._rates.hit(RateLimitItemPerMinute(most), name):
             raise Refused(Code.RATE_LIMITED, f"{most} requests a minute are taken")
 
@@ -198,7 +201,7 @@ def api_of(apis: Sequence[ApiAccess], path: str) -> ApiAccess | None:
 
 
 def refusal_of(apis: Sequence[ApiAccess], path: str, error: ServerError) -> Response:
-    """An error in the shape of the API at the path."""
+    """Return an error response in the format of the path's API."""
     api = api_of(apis, path)
     return api.refuse(error) if api else error_response(error)
 
@@ -208,18 +211,18 @@ def caller_of(connection: HTTPConnection) -> Caller:
 
 
 def identify(connection: HTTPConnection, key: str) -> Caller:
-    """Return the caller with this key, of a connection that may name it later. Raises ServerError."""
+    """Return the caller with this key, for a connection that may name its key later. Raises ServerError."""
     found = connection.scope.get("identify")
     return found(key) if found else caller_of(connection)
 
 
 def key_of(connection: HTTPConnection) -> str:
-    """The key that the client brought; empty where it brought none."""
+    """Return the key that the client sent; empty if it sent none."""
     return str(connection.scope.get("key", ""))
 
 
 def is_internal(scope: Scope) -> bool:
-    """True if another gateway of this server sent it, over its Unix socket; it was let in there."""
+    """True if another gateway of this server forwarded the request over its Unix socket; that gateway has checked it."""
     match scope.get("server"):
         case [_, None]:
             return True
@@ -227,7 +230,7 @@ def is_internal(scope: Scope) -> bool:
 
 
 def has_dots(scope: Scope) -> bool:
-    """Whoever hands such a path on resolves it, and another one than was let in arrives."""
+    """Return whether the path has . or .. in it. A proxy resolves such a path, and another path than the checked one arrives."""
     return any(part in (".", "..") for part in scope["path"].split("/"))
 
 
@@ -240,7 +243,7 @@ def is_at(scope: Scope, port: int) -> bool:
 
 
 def hosts_of(settings: Settings, is_open: bool) -> Sequence[str]:
-    """Names by which the server may be asked; none: any. is_open: nobody needs a key."""
+    """Return the host names that requests may use; none means any. is_open: nobody needs a key."""
     if settings.access.allowed_hosts:
         return (*settings.access.allowed_hosts, *LOCAL_HOSTS)
     is_bare = settings.listen.is_local and is_open and not settings.listen.trusted_proxies
@@ -248,9 +251,10 @@ def hosts_of(settings: Settings, is_open: bool) -> Sequence[str]:
 
 
 def is_known(host: str, names: Sequence[str]) -> bool:
-    """A page can make its own name lead to any address, and is then of one origin with what answers there.
+    """Return whether a request may use this host name. Addresses are always allowed.
 
-    It cannot so be at a bare address, and nobody sends a name for one.
+    A page can make its own name resolve to any address (DNS rebinding), and then has the same origin as this server. It cannot do
+    so with an address, for which nobody sends a name.
     """
     if not names:
         return True
@@ -269,7 +273,7 @@ def is_address(name: str) -> bool:
 
 
 def network_of(address: str) -> str:
-    """Network that is counted as one address: an IPv6 customer has 2^64 of them."""
+    """Return the network that is counted as one address: an IPv6 customer has 2^64 addresses."""
     try:
         found = ipaddress.ip_address(address)
     except ValueError:
@@ -282,17 +286,17 @@ def network_of(address: str) -> str:
 
 
 def is_foreign(headers: Headers, allowed: Sequence[str]) -> bool:
-    """True if a web page of another origin asks, and none of the allowed. Programs name no origin."""
+    """True if the request comes from a web page of another origin that is not allowed. Programs send no origin."""
     origin = headers.get("origin")
     if origin is None or origin in allowed or "*" in allowed:
         return False
     try:
         asking = urlsplit(origin)
         return place_of(asking) is None or place_of(asking) != place_of(urlsplit(f"{asking.scheme}://{headers.get('host', '')}"))
-    except ValueError:  # no address, or a port that is none
+    except ValueError:  # not an address, or not a port
         return True
 
 
 def place_of(address: SplitResult) -> tuple[str, int | None] | None:
-    """None for "null", which any page can have its frames send."""
+    """Return host and port of an origin; None for "null", which any page can make its frames send."""
     return (address.hostname, address.port or DEFAULT_PORTS.get(address.scheme)) if address.hostname else None

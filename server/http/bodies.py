@@ -1,4 +1,4 @@
-"""Bodies of requests, bounded before they are read, and work that stops when the client leaves."""
+"""Request bodies with size limits, and work that stops when the client leaves."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -10,13 +10,13 @@ from starlette.types import Message, Receive
 from server.errors import ClientError, Code
 
 SMALL_BODY_BYTES = 64 * 1024
-CLIENT_LEFT = 499  # nobody reads it; nginx's number, for logs
+CLIENT_LEFT = 499  # nginx's status for logs; the client does not receive it
 
 Answer = TypeVar("Answer")
 
 
 async def read_small_body(request: Request, limit_bytes: int = SMALL_BODY_BYTES) -> bytes:
-    """The body of an offer or of a JSON request, in memory. Raises ClientError where it is larger."""
+    """Read the body of an offer or of a JSON request into memory. Raises ClientError if it is larger."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -30,14 +30,14 @@ def content_type(request: Request) -> str:
 
 
 def check_announced(request: Request, limit_bytes: int) -> None:
-    """Raises ClientError where the request says that its file is larger."""
+    """Raises ClientError if the announced length of the request is larger."""
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit_bytes:
         raise too_large(limit_bytes)
 
 
 def counted(receive: Receive, limit_bytes: int) -> Receive:
-    """Raises ClientError once the body has more bytes."""
+    """Return a receive function that raises ClientError once the body has more bytes."""
     received = 0
 
     async def count() -> Message:
@@ -56,7 +56,7 @@ def too_large(limit_bytes: int) -> ClientError:
 
 
 async def while_connected(receive: Receive, work: Coroutine[None, None, Answer]) -> Answer | None:
-    """The result of the work; None where the client has left, for nobody waits for the rest."""
+    """Return the result of the work; None if the client has left, and the work is cancelled."""
     task, left = asyncio.create_task(work), asyncio.create_task(until_left(receive))
     try:
         await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""Requests in time: whoever sends a head or a body too slowly loses the connection, and takes nobody else's."""
+"""Deadlines for requests: a client that sends a head or a body too slowly loses its connection, and does not block others."""
 
 import asyncio
 import re
@@ -12,8 +12,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from server.errors import ClientError, Code
 
 HEAD_SECONDS = 10.0
-READ_SECONDS = 30.0  # for a client to read some of what lies ready
-BODY_SECONDS, SLOWEST_BYTES_PER_SECOND = 15.0, 1000.0  # a body may take longer while so much of it comes in as long as that
+READ_SECONDS = 30.0  # for a client to read some of the waiting data
+BODY_SECONDS, SLOWEST_BYTES_PER_SECOND = 15.0, 1000.0  # a body may take longer while it keeps this rate
 MOST_HEAD_BYTES = 64 * 1024
 END_OF_HEAD = b"\r\n\r\n"
 OTHER_UPGRADE = re.compile(rb"upgrade:(?!.*websocket)", re.IGNORECASE)
@@ -22,11 +22,11 @@ HEAD_TOO_LARGE = (
     b"a request's head may have 64 KiB\n"
 )
 HANDSHAKE_SECONDS = 10.0  # for TLS; asyncio's own limit is a minute
-MAX_CONNECTIONS = 4096  # those of WebSockets included; more are not answered
+MAX_CONNECTIONS = 4096  # including WebSockets; further connections are not answered
 
 
 class PunctualLoop(uvloop.Loop):
-    """uvloop's event loop with a deadline for TLS handshakes. Connections count only after theirs."""
+    """uvloop's event loop with a deadline for TLS handshakes. A connection counts only after its handshake."""
 
     async def create_server(self, *arguments: Any, **named: Any) -> asyncio.Server:
         """Create a server as uvloop does."""
@@ -36,9 +36,10 @@ class PunctualLoop(uvloop.Loop):
 
 
 class PunctualHttp(HttpToolsProtocol):
-    """uvicorn's, which waits for a head for ever, takes one of any length, and behind a stray byte waits for the next one.
+    """uvicorn's HTTP protocol with limits.
 
-    A head is parsed once it is whole, but where it follows the request before in the same packet.
+    uvicorn waits for ever for a head, accepts a head of any length, and after a stray byte waits for the next one. Here a head is
+    parsed when it is complete, unless it follows another request in the same packet.
     """
 
     _head_due: asyncio.TimerHandle | None = None
@@ -46,11 +47,11 @@ class PunctualHttp(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._unanswered: deque[RequestResponseCycle] = deque()  # requests in order, perhaps some that are answered before them
-        self._head = bytearray()  # of a request, as far as it has come and is not parsed
-        self._parsed_of_head = 0  # bytes of one that is parsed as it comes
+        self._unanswered: deque[RequestResponseCycle] = deque()  # requests in order; the first ones may be answered already
+        self._head = bytearray()  # received part of a head that is not parsed yet
+        self._parsed_of_head = 0  # bytes of a head that is parsed as it arrives
         self._is_within = False  # a request has begun, and has not ended
-        self._parses_head = False  # its head has not ended
+        self._parses_head = False  # the head of a request has not ended
         if len(self.connections) > MAX_CONNECTIONS:
             transport.abort()
         else:
@@ -79,7 +80,7 @@ class PunctualHttp(HttpToolsProtocol):
             self._expect_head()
 
     def pause_writing(self) -> None:
-        """The client does not read its answers. One that goes on so holds a connection, and memory."""
+        """Set a deadline: a client that does not read its answers holds a connection and memory."""
         super().pause_writing()
         self._expect_reading()
 
@@ -88,7 +89,7 @@ class PunctualHttp(HttpToolsProtocol):
         self._read_due = self.loop.call_later(READ_SECONDS, self._check_reading, unread_bytes)
 
     def _check_reading(self, unread_bytes: int) -> None:
-        """One that reads slowly may go on."""
+        """Close the connection if the client has read nothing; one that reads slowly may go on."""
         if self.transport.get_write_buffer_size() < unread_bytes:
             self._expect_reading()
         else:
@@ -132,13 +133,13 @@ class PunctualHttp(HttpToolsProtocol):
         self._have_head()
         self._have_read()
         self.pipeline.clear()
-        for cycle in self._unanswered:  # uvicorn tells the newest request, which need not be the one that is being answered
+        for cycle in self._unanswered:  # uvicorn informs only the newest request, which may not be the one that is being answered
             cycle.disconnected = True
             cycle.message_event.set()
         super().connection_lost(exc)
 
     def _expect_head(self) -> None:
-        """An idle connection, with nothing begun, is uvicorn's to close."""
+        """Set a deadline for the next head. uvicorn itself closes an idle connection on which no request has begun."""
         self._have_head()
         self._head_due = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
 
@@ -149,12 +150,12 @@ class PunctualHttp(HttpToolsProtocol):
 
 
 def is_whole(head: bytes | bytearray) -> bool:
-    """True if the head has ended, or begins so wrongly that it is better refused at once."""
+    """True if the head is complete, or begins so wrongly that it is better refused at once."""
     return END_OF_HEAD in head or b"\n\n" in head or not head[:1].isalpha()
 
 
 def without_other_upgrades(data: bytes) -> bytes:
-    """Return a request without an offer to go on in another protocol than WebSocket, which servers may leave unanswered.
+    """Return a request without offers to upgrade to another protocol than WebSocket. A server may ignore such an offer.
 
     Java's client offers HTTP/2 with every request, and httptools stops at such an offer, before the body.
     """
@@ -166,14 +167,17 @@ def without_other_upgrades(data: bytes) -> bytes:
 
 
 def punctual(receive: Receive) -> Receive:
-    """Raises ClientError once a body comes too slowly: in every stretch of BODY_SECONDS some of it must, at the slowest rate."""
+    """Return a receive function that raises ClientError if a body comes too slowly.
+
+    In each period of BODY_SECONDS, data must come at SLOWEST_BYTES_PER_SECOND on average.
+    """
     now = asyncio.get_running_loop().time
     since, received, is_whole = now(), 0, False
 
     async def receive_in_time() -> Message:
         nonlocal since, received, is_whole
         if is_whole:
-            return await receive()  # which then waits for the client to leave
+            return await receive()  # it then waits for the client to leave
         try:
             async with asyncio.timeout_at(since + BODY_SECONDS):
                 message = await receive()

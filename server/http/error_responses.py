@@ -1,4 +1,4 @@
-"""Errors as HTTP answers, in the shape of the server's own protocol."""
+"""Errors as HTTP answers, in the format of the server's own protocol."""
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
@@ -10,7 +10,7 @@ RETRY_AFTER_SECONDS, WARM_AFTER_SECONDS = 5, 2
 
 
 def headers_of(error: ServerError) -> dict[str, str]:
-    """Headers of an error's answer: Retry-After, where trying again may help."""
+    """Return the headers of an error's answer: Retry-After if trying again may help."""
     if not isinstance(error, Refused):
         return {}
     return {"Retry-After": str(WARM_AFTER_SECONDS if error.code is Code.WARMING_UP else RETRY_AFTER_SECONDS)}
@@ -23,11 +23,11 @@ async def answer_error(_: Request, error: Exception) -> Response:
 
 
 async def answer_nobody(_: Request, error: Exception) -> Response:
-    """The client has left while its request came."""
+    """Answer a request whose client has left before all of it came."""
     return Response(status_code=CLIENT_LEFT)
 
 
 def error_response(error: ServerError) -> Response:
-    """The same JSON as on the data channel."""
+    """Return the same JSON as on the data channel."""
     content = {"op": "error", "reason": error.code.value, "message": error.message}
     return JSONResponse(content, status_code=error.code.http_status, headers=headers_of(error))

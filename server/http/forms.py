@@ -9,13 +9,13 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from server.errors import ClientError, Code
 
-MAX_FIELDS, MAX_FIELD_BYTES = 1_000, 64 * 1024  # 200 keyterms are taken, and more are refused by their name
+MAX_FIELDS, MAX_FIELD_BYTES = 1_000, 64 * 1024  # 200 keyterms are accepted; the error for more names their field
 FORM = "multipart/form-data"
 FILE = "file"
 
 
 class FileFormParser(MultiPartParser):
-    """Takes the part `file` for a file, also where its sender gave it no file name: Starlette takes such a part for text."""
+    """Treats the part `file` as a file even if it has no file name. Starlette treats such a part as text."""
 
     def on_headers_finished(self) -> None:
         part = self._current_part
@@ -26,7 +26,7 @@ class FileFormParser(MultiPartParser):
 
 
 async def read_form(request: Request) -> FormData:
-    """A form with one file, in memory where it is small and else on disk. Raises ClientError, or OSError for a full disk."""
+    """Read a form with one file, in memory if it is small, else on disk. Raises ClientError, or OSError if the disk is full."""
     if not request.headers.get("content-type", "").lower().startswith(FORM):
         raise ClientError(Code.INVALID_VALUE, f"the body must be {FORM}")
     parser = FileFormParser(request.headers, request.stream(), max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
@@ -37,7 +37,7 @@ async def read_form(request: Request) -> FormData:
 
 
 def file_of(form: FormData) -> BinaryIO:
-    """Raises ClientError where there is none."""
+    """Return the form's file. Raises ClientError if there is none."""
     file = form.get(FILE)
     if not isinstance(file, UploadFile):
         raise ClientError(Code.MISSING_PARAMETER, "the field file is missing: a recording", FILE)

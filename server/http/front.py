@@ -1,4 +1,4 @@
-"""Ports for HTTP and WebSockets share their settings: the server's own bounded protocols, and its own log."""
+"""Settings that all ports for HTTP and WebSockets share: the server's own protocols with limits, and its own log."""
 
 import asyncio
 import contextlib
@@ -21,16 +21,16 @@ def front_config(application: ASGIApp, ws: type[BoundedWebSocket] = BoundedWebSo
         http=PunctualHttp,
         ws=ws,
         ws_ping_timeout=PONG_SECONDS,
-        ws_per_message_deflate=False,  # audio does not shrink, and it would cost its CPU with every message
+        ws_per_message_deflate=False,  # audio does not compress, and every message would cost CPU
         access_log=False,
-        log_config=None,  # its lines go where all lines go, as JSON where that is asked for
+        log_config=None,  # its lines go to the server's log, as JSON if that is set
         **options,
     )
 
 
 @contextlib.asynccontextmanager
 async def listening_on(config: uvicorn.Config, listener: socket.socket) -> AsyncIterator[None]:
-    """Serve a port beside the server's own, with connections of its own, within the context. config: loaded."""
+    """Serve a port in addition to the server's own, with connections of its own, within the context. config: loaded."""
     state = ServerState()
     server = await asyncio.get_running_loop().create_server(
         lambda: PunctualHttp(config=config, server_state=state, app_state={}), sock=listener

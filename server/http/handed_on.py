@@ -1,6 +1,6 @@
-"""The address of a client whose request another process of this server has handed on.
+"""The address of a client whose request another process of this server has forwarded.
 
-That process proves itself by a secret: whoever else may connect to the port, as any user of the machine, is counted by its own
+That process proves itself with a secret. Any other client of the port, such as a user of the machine, is counted by its own
 address.
 """
 
@@ -10,10 +10,10 @@ import secrets
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 SECRET_VARIABLE = "ASR_HANDED_ON_SECRET"
-"""Set by the process that hands requests on, for the one that answers them."""
+"""Set by the process that forwards requests, for the process that answers them."""
 SECRET_HEADER, ADDRESS_HEADER, SCHEME_HEADER = b"x-asr-handed-on", b"x-forwarded-for", b"x-forwarded-proto"
 SCHEMES = {("http", b"https"): "https", ("websocket", b"https"): "wss"}
-"""Schemes by the kind of a request and by what a proxy says of it."""
+"""Schemes, by the kind of a request and by the scheme that a proxy reports."""
 
 
 def new_secret() -> str:
@@ -21,7 +21,7 @@ def new_secret() -> str:
 
 
 class HandedOn:
-    """An application whose callers have the addresses, and the scheme, that a proven process says."""
+    """An application whose callers have the address and the scheme that a proven process reports."""
 
     def __init__(self, application: ASGIApp, secret: str):
         self._application, self._secret = application, secret.encode()

@@ -1,4 +1,4 @@
-"""Health: whether the engine is alive, whether sessions are taken, and the metrics."""
+"""Health: whether the engine is alive, whether sessions are accepted, and the metrics."""
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -11,7 +11,7 @@ from server.telemetry.metrics import Metrics
 
 
 def health_router(sessions: Sessions, metrics: Metrics, replica: str, admin_port: int = 0) -> APIRouter:
-    """admin_port: the port where metrics have the usage of each key, too; 0: none."""
+    """Make the router. admin_port: the port where the metrics include the usage of each key; 0: none."""
     router = APIRouter()
 
     @router.head("/healthz", include_in_schema=False)
@@ -52,7 +52,7 @@ def health_router(sessions: Sessions, metrics: Metrics, replica: str, admin_port
 
 
 def answered(sessions: Sessions, replica: str, refusal: Refused | None) -> Response:
-    """Say whether sessions are taken, and how many there are. refusal: why none is."""
+    """Answer whether sessions are accepted, and how many there are. refusal: the reason if none is accepted."""
     counts = sessions.counts()
     told = {
         "ready": refusal is None,

@@ -1,4 +1,4 @@
-"""WebSockets at paths where none is."""
+"""Answers to WebSockets at unknown paths."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,9 +8,9 @@ from server.errors import ClientError, Code, ServerError
 
 
 def unknown_sockets_router(paths: Sequence[str], refuse: Callable[[ServerError], Response]) -> APIRouter:
-    """Answers 404 at every WebSocket path but these, so it must be the last router.
+    """Answer 404 at every WebSocket path but these, so it must be the last router.
 
-    Frameworks take Starlette's empty 403 for a lost key, and never try again.
+    Frameworks interpret Starlette's empty 403 as a wrong key, and do not try again.
     """
     router = APIRouter()
 

@@ -1,6 +1,6 @@
-"""The OpenAPI description of what is served: /openapi.json, and /docs to try it out.
+"""The OpenAPI description of the server: /openapi.json, and /docs to try it out.
 
-Routes read their requests themselves, so FastAPI knows nothing of bodies and answers: described() says it.
+Routes read their requests themselves, so FastAPI knows no bodies and answers: described() adds them.
 """
 
 import functools
@@ -65,7 +65,7 @@ KEYS = {
     "components": {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
     "security": [{"key": []}, {}],  # a server without keys asks for none
 }
-ACCESS_ERRORS = (401, 403, 429)  # of every way in
+ACCESS_ERRORS = (401, 403, 429)  # of every path that checks access
 
 
 def described(
@@ -77,7 +77,7 @@ def described(
     error: Mapping[str, Any] = NATIVE_ERROR,
     errors: tuple[int, ...] = (),
 ) -> dict[str, Any]:
-    """Arguments of a route. answers: a sentence and the contents by status. body, contents: a schema by media type."""
+    """Return the arguments of a route. answers: a sentence and the contents by status. body, contents: a schema by media type."""
     extra: dict[str, Any] = {}
     if body is not None:
         extra["requestBody"] = {"required": True, "content": content(body)}
@@ -101,7 +101,7 @@ def content(schemas: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def fields(required: Mapping[str, Any], optional: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """A schema of an object."""
+    """Return the schema of an object."""
     return {"type": "object", "required": list(required), "properties": {**required, **(optional or {})}}
 
 
@@ -112,7 +112,7 @@ def one_of(*values: str, default: str | None = None) -> dict[str, Any]:
 def install(app: FastAPI) -> None:
     """Serve the description, and Swagger UI from files of this machine.
 
-    The description is written once: to write it takes milliseconds, and whoever asks needs no key.
+    The description is encoded once: encoding takes milliseconds, and clients need no key for it.
     """
 
     def openapi() -> dict[str, Any]:
@@ -131,12 +131,12 @@ def install(app: FastAPI) -> None:
         return Response(written(), media_type="application/json")
 
     app.openapi_url = PATH  # where Swagger UI looks for it
-    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to say more than it knows
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to extend the description
     fastapi_swagger.patch_fastapi(app, redirect_from_root_to_docs=False)
 
 
 def without_validation(schema: dict[str, Any]) -> dict[str, Any]:
-    """FastAPI says that any route with a parameter may answer 422 in a shape of its own; none of these does."""
+    """Remove the 422 that FastAPI adds to any route with a parameter, with its own schema; no route here answers so."""
     for path in schema["paths"].values():
         for operation in path.values():
             answer = operation["responses"].get("422", {})

@@ -1,4 +1,4 @@
-"""The page at / and the JavaScript client: files of server/web/, nothing from elsewhere."""
+"""The page at / and the JavaScript client: files of server/web/ only."""
 
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -21,7 +21,7 @@ HEADERS = {
     "base-uri 'none'; form-action 'none'; frame-ancestors 'self'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",  # a server that is upgraded must not be met by the page of before
+    "Cache-Control": "no-cache",  # an upgraded server must not be used with an old page
 }
 
 
@@ -37,7 +37,7 @@ def pages_router() -> APIRouter:
 
     @router.api_route("/llms.txt", methods=["GET", "HEAD"], include_in_schema=False)
     async def guide(request: Request) -> PlainTextResponse:
-        """Answer the guide for programmers and their tools, with the address at which this server was asked."""
+        """Return the guide for programmers and their tools, with the address that the client used for this server."""
         address = str(request.base_url).rstrip("/")
         return PlainTextResponse(GUIDE.read_text().replace(ADDRESS_IN_GUIDE, address), headers=HEADERS)
 

@@ -8,7 +8,7 @@ ANSWERS = ("http.response.start", "websocket.accept", "websocket.http.response.s
 
 
 class ReplicaHeader:
-    """Middleware before everything that answers."""
+    """Middleware that adds the replica's name to every answer. It comes before everything that answers."""
 
     def __init__(self, app: ASGIApp, replica: str):
         self._app, self._replica = app, replica

@@ -1,4 +1,4 @@
-"""Subtitles of segments that a client has. The page downloads them; the command and the APIs write them by the same code."""
+"""Subtitles of segments that a client sends. The page downloads them; the command and the APIs use the same code."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ class TimedWord(msgspec.Struct, frozen=True):
 
 
 class TimedSegment(msgspec.Struct, frozen=True):
-    """A segment as the server's messages have it."""
+    """A segment in the format of the server's messages."""
 
     text: str
     start_ms: Milliseconds

@@ -22,7 +22,7 @@ def tokens_router(tokens: Tokens) -> APIRouter:
         ),
     )
     async def issue(request: Request) -> Response:
-        """It lets in wherever a key does, also as ?token= of a WebSocket's address."""
+        """Issue a token. It is accepted like a key, also as ?token= in the address of a WebSocket."""
         issued = tokens.issue(caller_of(request))
         return JSONResponse({"token": issued.value, "expires_at": issued.expires_at}, headers={"Cache-Control": "no-store"})
 

@@ -1,4 +1,4 @@
-"""Usage of each API key as JSON, for whoever does the accounts."""
+"""Usage of each API key as JSON, for accounting."""
 
 import hmac
 
@@ -13,7 +13,7 @@ PATH = "/v1/usage"
 
 
 def usage_router(metrics: Metrics, usage_key: str) -> APIRouter:
-    """usage_key: whoever sends it reads the usage; empty: nobody does."""
+    """Make the router. usage_key: the key that opens the usage; empty: nobody may read it."""
     router = APIRouter()
 
     @router.get(
@@ -29,7 +29,7 @@ def usage_router(metrics: Metrics, usage_key: str) -> APIRouter:
 
 
 def check_usage_key(given: str, expected: str) -> None:
-    """Raises ClientError where the key is another one, or nobody may read the usage."""
+    """Raises ClientError if the key is another one, or nobody may read the usage."""
     if not expected:
         raise ClientError(Code.NOT_FOUND, "usage is reported where ASR_USAGE_KEY is set")
     if not hmac.compare_digest(given.encode(errors="surrogatepass"), expected.encode()):

@@ -1,6 +1,6 @@
-"""The engine process: one engine loop, which takes what gateway processes bring, and a pulse that tells them how it is.
+"""The engine process: one engine loop that serves the gateway processes, and a pulse that reports its state to them.
 
-The pulse has a socket and a thread of its own: it must go out while the loop is at a long step, or hangs.
+The pulse has its own socket and thread: it must go out while the loop runs a long step or hangs.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ async def serve(settings: Settings, address: str, parent: int, open_engine: Open
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     mailbox.open()
     gc.collect()
-    gc.freeze()  # what start-up made is never garbage: full collections would walk it again and again
+    gc.freeze()  # objects of the start-up are never garbage: full collections would scan them again and again
     engine_loop.start()
     logger.info("the engine process is there")
 
@@ -93,5 +93,5 @@ def run(settings: Settings, parent: int, open_engine: Open = open_configured) ->
 
 
 if __name__ == "__main__":
-    # The parent as of now: opening the engine takes a while, and the supervisor may be gone behind it.
+    # The parent is read now: opening the engine takes a while, and the supervisor may end meanwhile.
     sys.exit(started(functools.partial(run, parent=os.getppid())))

@@ -1,4 +1,4 @@
-"""The engine loop's side of the gateways: their streams, and the audio of each open segment, so that audio crosses once."""
+"""The engine loop's side of the gateways: their streams, and the audio of each open segment, so that audio is sent only once."""
 
 import contextlib
 import itertools
@@ -36,7 +36,7 @@ NO_AUDIO = Clip(np.zeros(0, np.int16))
 
 
 class MailboxInterface(Protocol):
-    """A Mailbox, or what stands for it."""
+    """A Mailbox, or a replacement for it."""
 
     def wait(self, timeout_seconds: float) -> None: ...
 
@@ -49,7 +49,7 @@ class MailboxInterface(Protocol):
 
 @dataclass
 class KnownGateway:
-    """One gateway process, as far as it is known here."""
+    """The state of one gateway process."""
 
     message_at: float
     sessions: int = 0
@@ -57,7 +57,7 @@ class KnownGateway:
 
 
 class EngineServer(Inbox):
-    """The engine loop's inbox: takes the gateways' messages on the loop's own thread, and answers them from there."""
+    """The engine loop's inbox: it receives the gateways' messages on the loop's own thread, and answers them there."""
 
     sessions = 0
     """Sessions of all gateways, as they last reported."""
@@ -70,12 +70,12 @@ class EngineServer(Inbox):
         self._gateways: dict[bytes, KnownGateway] = {}
         self._request_ids = itertools.count()
         self._posted: deque[object] = deque()
-        self._unsent: dict[bytes, list[Answer]] = {}  # by the gateway that they are for
-        self._looked_at = clock()  # when gateways that are gone were looked for last
+        self._unsent: dict[bytes, list[Answer]] = {}  # by gateway
+        self._looked_at = clock()  # time of the last check for gateways that are gone
         self._thread = threading.get_ident()
 
     def serve(self, engine_loop: EngineLoop) -> None:
-        """Set the loop that this is the inbox of. Called before it starts."""
+        """Set the loop that this inbox belongs to. Called before the loop starts."""
         self._engine_loop = engine_loop
 
     def put(self, message: object) -> None:
@@ -92,7 +92,7 @@ class EngineServer(Inbox):
                 for message in messages.decode_to_engine(data):
                     with passed_over("a message of a gateway could not be taken"):
                         self._receive(identity, message)
-        self.flush()  # the answers to what could not be taken
+        self.flush()  # the answers to requests that could not be accepted
         if self._clock() - self._looked_at >= PULSE_SECONDS:
             self._look_after_gateways()
         while self._posted:
@@ -140,7 +140,7 @@ class EngineServer(Inbox):
             answer(Result(messages.request_of(asked, NO_AUDIO, asked.request_id, asked.stream_id), error=error))
 
     def _look_after_gateways(self) -> None:
-        """Give up those that are not heard of any more."""
+        """Give up the gateways that have sent nothing for LOST_SECONDS."""
         self._looked_at = now = self._clock()
         for identity, gateway in list(self._gateways.items()):
             if now - gateway.message_at > LOST_SECONDS:
@@ -155,10 +155,10 @@ class EngineServer(Inbox):
 
 @contextlib.contextmanager
 def passed_over(what: str) -> Iterator[None]:
-    """One message that cannot be used must not silence all streams."""
+    """Log an exception and go on: one message that cannot be used must not stop all streams."""
     try:
         yield
-    except EngineStopped:  # whose end is told to all
+    except EngineStopped:  # the engine reports its end to all
         pass
     except Exception:
         logger.exception("%s", what)

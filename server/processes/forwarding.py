@@ -1,6 +1,6 @@
-"""Several gateways share one port: a request about a session is handed on to the gateway that has it.
+"""Several gateways share one port: a request about a session is forwarded to the gateway that has the session.
 
-A session's name holds its gateway's number. Each gateway listens on a Unix socket, too, for what the others hand on.
+A session's name holds its gateway's number. Each gateway also listens on a Unix socket for requests from the others.
 """
 
 from collections.abc import AsyncIterator
@@ -29,7 +29,7 @@ GONE, NOBODY = error_response(no_session()), error_response(no_sender())
 
 
 class Forwarding:
-    """Middleware before a gateway's app."""
+    """Middleware before a gateway's app that forwards requests to other gateways."""
 
     def __init__(self, app: ASGIApp, place: GatewayPlace, listen: Listen):
         self._app = app
@@ -48,7 +48,7 @@ class Forwarding:
             await self._app(scope, receive, send)
 
     async def _find_channel(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Find the gateway whose sender sends now, or else one whose sender has sent."""
+        """Find the gateway whose sender sends now, or else one whose sender has sent before."""
         for wanted in (LIVE, ANYBODY):
             if await self._answered_here(scope, receive, send, wanted):
                 return
@@ -58,7 +58,7 @@ class Forwarding:
         await NOBODY(scope, receive, send)
 
     async def _answered_here(self, scope: Scope, receive: Receive, send: Send, wanted: str) -> bool:
-        """False where it is not found, and then nothing was sent."""
+        """Answer from this gateway. Returns False if nothing is found; then nothing was sent."""
         is_found = False
 
         async def pass_on(message: Message) -> None:
@@ -74,9 +74,9 @@ class Forwarding:
 
 
 def client_of(place: GatewayPlace, has_tls: bool) -> httpx.AsyncClient:
-    """Make a client for another gateway. The Unix socket is this server's alone: there is no certificate to check.
+    """Make a client for another gateway. Only this server uses the Unix socket, so no certificate is checked.
 
-    Each reader of words holds a connection for as long as somebody speaks, so their number has no limit here.
+    Each reader of words holds a connection for as long as somebody speaks, so the number of connections has no limit here.
     """
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=KEPT_CONNECTIONS)
     transport = httpx.AsyncHTTPTransport(uds=str(place.path), verify=False, limits=limits)
@@ -85,7 +85,7 @@ def client_of(place: GatewayPlace, has_tls: bool) -> httpx.AsyncClient:
 
 
 async def hand_on(client: httpx.AsyncClient, request: Request, send: Send, wanted: str) -> bool:
-    """Whether it was answered: False where it is not found there, or nobody is there. As it came, byte for byte."""
+    """Forward the request unchanged. Returns False if nothing is found there, or the gateway does not answer."""
     try:
         body = b"" if request.method in READING_METHODS else await read_small_body(request)
     except ClientError as error:
@@ -94,7 +94,7 @@ async def hand_on(client: httpx.AsyncClient, request: Request, send: Send, wante
     headers = [(name, value) for name, value in request.headers.raw if name not in NOT_HANDED_ON]
     try:
         url = client.base_url.copy_with(raw_path=request.scope["raw_path"])
-        if url.raw_path != request.scope["raw_path"]:  # it was resolved: another path than the one that was let in
+        if url.raw_path != request.scope["raw_path"]:  # it was resolved to another path than the one that was checked
             return False
         asked = httpx.Request(request.method, url, headers=[*headers, (WANTED.encode(), wanted.encode())], content=body)
         answer = await client.send(asked, stream=True)
@@ -108,7 +108,7 @@ async def hand_on(client: httpx.AsyncClient, request: Request, send: Send, wante
 
 
 def handed_back(answer: httpx.Response) -> StreamingResponse:
-    """Pass the answer on byte for byte, while it comes."""
+    """Pass the answer on unchanged, as it comes."""
     response = StreamingResponse(body_of(answer), answer.status_code)
     response.raw_headers = [(name.lower(), value) for name, value in answer.headers.raw]
     return response

@@ -1,4 +1,4 @@
-"""One of several processes that face the clients, before engine processes elsewhere. supervisor.py starts them."""
+"""A gateway: one of several processes that serve the clients and use engine processes. supervisor.py starts them."""
 
 import asyncio
 import logging

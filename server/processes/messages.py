@@ -1,4 +1,4 @@
-"""Messages between gateway processes and the engine process; audio crosses once."""
+"""Messages between gateway processes and the engine process; audio is sent only once."""
 
 import dataclasses
 import functools
@@ -17,24 +17,24 @@ from runtime.scheduler.requests import Priority, Request, Result, Timings
 SOCKET_VARIABLE = "ASR_ENGINE_SOCKET"
 """Set by the supervisor: the engine process's socket; for a gateway those of all engine processes, separated by spaces."""
 PULSE_SECONDS = 0.25
-"""Each side says so often that it is there,"""
+"""Seconds between two pulses of each side."""
 PARTS_AT_ONCE = 16
-"""Requests and answers cross in lists of so many at most: one by one they cost several times as much, and more would keep the
-other side's event loop too long."""
+"""Most requests or answers in one list between processes. Sent one by one they cost several times as much, and longer lists
+would block the other side's event loop too long."""
 LOST_SECONDS = 2.5
-"""Time without a pulse after which the other side is given up: an engine process may load a network for a second."""
+"""Seconds without a pulse after which the other side is given up: an engine process may load a network for a second."""
 
 
 def pulse_address(address: str) -> str:
-    """Address of the pulse of the engine process at `address`."""
+    """Return the address of the pulse of the engine process at `address`."""
     return f"{address}-pulse"
 
 
 class GatewayPulse(msgspec.Struct, frozen=True, tag=True):
-    """A gateway is there."""
+    """The pulse of a gateway."""
 
     sessions: int
-    """Sessions that have a place at this gateway, whichever engine process their streams are on."""
+    """Sessions that have a place at this gateway, on any engine process."""
 
 
 class StreamOpened(msgspec.Struct, frozen=True, tag=True):
@@ -46,7 +46,10 @@ class StreamClosed(msgspec.Struct, frozen=True, tag=True):
 
 
 class RequestFields(msgspec.Struct, frozen=True, kw_only=True):
-    """A Request, less its audio. It crosses by name: a field that only one of the two has raises at the first request."""
+    """A Request without its audio and keyterms.
+
+    Its fields are copied by name: a field that only one of the two classes has raises an error at the first request.
+    """
 
     request_id: int
     stream_id: str
@@ -60,14 +63,14 @@ class RequestFields(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Audio(msgspec.Struct, frozen=True, kw_only=True):
-    """A request's clip, less what the engine process has already."""
+    """A request's clip, without the audio that the engine process already has."""
 
     start: int
-    """Position of the open segment's first sample; what lies before it is needed no more."""
+    """Position of the open segment's first sample; earlier audio is no longer needed."""
     end: int
-    """Position behind the clip's last sample."""
+    """Position after the clip's last sample."""
     new_from: int
-    """Position of the first new sample: where the audio sent before ended, or the start."""
+    """Position of the first new sample: the end of the audio sent before, or the start."""
     new_pcm: bytes
     ranges: tuple[tuple[int, int], ...] | None
     offset: int
@@ -83,14 +86,14 @@ class Transcribe(msgspec.Struct, frozen=True, tag=True):
     asked: RequestFields
     audio: Audio
     keyterms: Keyterms | None
-    """Keyterms of this request and all that follow; None: the request before has the same."""
+    """Keyterms of this request and all that follow; None: they are those of the request before."""
 
 
 class EnginePulse(msgspec.Struct, frozen=True, tag=True):
-    """The engine process is there; its status says whether it is warm."""
+    """The pulse of the engine process; `status` shows whether the process is warm."""
 
     epoch: str
-    """Name of this one process: another one knows nothing of the streams before."""
+    """Name of this one process: a new process does not know the streams of an earlier one."""
     status: str
     """A runtime.scheduler.transcriber.Status."""
     max_samples: int
@@ -103,7 +106,7 @@ class EnginePulse(msgspec.Struct, frozen=True, tag=True):
 
 
 class ResultFields(msgspec.Struct, frozen=True, kw_only=True):
-    """A Result, less its request."""
+    """A Result without its request."""
 
     tokens: tuple[int, ...]
     log_probs: tuple[float, ...]
@@ -113,7 +116,7 @@ class ResultFields(msgspec.Struct, frozen=True, kw_only=True):
     frame_samples: int
     timings: Timings
     error: tuple[str, str] | None
-    """Name of the class, one of runtime.exceptions, and what it says."""
+    """Name of the exception's class in runtime.exceptions, and its message."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -126,7 +129,7 @@ class Answer(msgspec.Struct, frozen=True):
 ToEngine = GatewayPulse | StreamOpened | StreamClosed | Transcribe
 REQUEST_FIELDS = [field.name for field in dataclasses.fields(Request) if field.name not in ("clip", "keyterms")]
 NO_KEYTERMS = Keyterms(())
-SHARED_KEYTERMS = 1024  # different terms of streams that an engine process knows
+SHARED_KEYTERMS = 1024  # different keyterms of streams that an engine process keeps
 CLIP_FIELDS = [field.name for field in dataclasses.fields(Clip) if field.name not in ("pcm", "position")]
 RESULT_FIELDS = [field.name for field in dataclasses.fields(Result) if field.name != "request"]
 
@@ -137,14 +140,14 @@ decode_answers = msgspec.msgpack.Decoder(list[Answer]).decode
 
 
 class SentParts:
-    """The gateway's side of one stream: how much of its audio has been sent, and which keyterms."""
+    """The gateway's side of one stream: the audio and the keyterms that have been sent."""
 
     def __init__(self) -> None:
         self._until = 0
         self._keyterms = NO_KEYTERMS
 
     def message_for(self, request: Request) -> Transcribe:
-        """The request with the audio and the keyterms that are new."""
+        """Return the request with only the new audio and keyterms."""
         clip = request.clip
         end = clip.position + len(clip.pcm)
         new_from = max(self._until, clip.position)
@@ -168,13 +171,13 @@ class ReceivedParts:
         """Keyterms of the newest request."""
 
     def take_keyterms(self, keyterms: Keyterms | None) -> Keyterms | None:
-        """Keep the keyterms of a message that has some, and return those of its request."""
+        """Keep the keyterms of a message, if it has some, and return those of its request."""
         if keyterms is not None:
             self.keyterms = shared(keyterms) if keyterms.spellings else None
         return self.keyterms
 
     def clip_of(self, audio: Audio) -> Clip:
-        """Keep what is new and give what is to be heard. Raises ValueError where something between is missing."""
+        """Keep the new audio and return the request's clip. Raises ValueError if audio before the new part is missing."""
         self._pcm.drop(min(audio.start - self._start, len(self._pcm)))
         self._start = audio.start
         end = self._start + len(self._pcm)
@@ -187,17 +190,17 @@ class ReceivedParts:
 
 @functools.lru_cache(SHARED_KEYTERMS)
 def shared(keyterms: Keyterms) -> Keyterms:
-    """Return the same object for equal terms of all streams: engines take each list of biases once in a pass."""
+    """Return the same object for equal keyterms of all streams: engines take each list of biases once in a pass."""
     return keyterms
 
 
 def fields_of(value: Request | Result | Clip, names: Sequence[str]) -> dict[str, Any]:
-    """Its fields of these names, not converted."""
+    """Return the fields of these names, not converted."""
     return {name: getattr(value, name) for name in names}
 
 
 def request_of(asked: RequestFields, clip: Clip, request_id: int, stream_id: str, keyterms: Keyterms | None = None) -> Request:
-    """request_id, stream_id: unique in this process."""
+    """Make the request of this process. request_id, stream_id: unique in this process."""
     here = {"clip": clip, "request_id": request_id, "stream_id": stream_id, "keyterms": keyterms}
     return Request(**msgspec.structs.asdict(asked) | here)
 

@@ -1,4 +1,4 @@
-"""The place of a gateway among the others: its number and its socket."""
+"""The number and the socket of a gateway among several."""
 
 import socket
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ SOCKET_VARIABLE = "ASR_GATEWAY_SOCKET"
 
 @dataclass(frozen=True)
 class GatewayPlace:
-    """A gateway among the others."""
+    """One of several gateways."""
 
     directory: Path
     number: int
@@ -25,7 +25,7 @@ class GatewayPlace:
         return self.directory / f"gateway-{self.number}"
 
     def listen(self) -> socket.socket:
-        """Listen for requests that the others hand on. A socket of a process that died is taken over."""
+        """Listen for requests that the other gateways forward. The socket of a process that died is replaced."""
         self.path.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(self.path))

@@ -1,4 +1,4 @@
-"""A gateway's way to the engine processes: a transcriber whose engines live elsewhere. Lives on the event loop's thread."""
+"""A gateway's connection to the engine processes: a transcriber whose engines run elsewhere. Used on the event loop's thread."""
 
 import asyncio
 import logging
@@ -30,13 +30,13 @@ AWAY = "the engine process has died and is being started again; connect again"
 
 
 class RemoteEngine:
-    """A Transcriber. Every stream belongs to the engine process that had fewest streams when it was opened.
+    """A Transcriber. Every stream belongs to the engine process that had the fewest streams when it was opened.
 
-    Engine processes may die and come back; their streams do not outlive them.
+    Engine processes may die and be started again; their streams are then lost.
     """
 
     def __init__(self, addresses: Sequence[str], clock: Callable[[], float] = time.monotonic):
-        """addresses: of the engine processes' sockets, as ipc:///path."""
+        """addresses: those of the engine processes' sockets, as ipc:///path."""
         self._links = [Link(address, clock) for address in addresses]
         self._of_stream: dict[str, Link] = {}
 
@@ -46,19 +46,19 @@ class RemoteEngine:
         await asyncio.gather(*(link.beat() for link in self._links))
 
     def status(self) -> Status:
-        """Status of the engine process that is doing best: one that is away or hangs is no reason to end the others."""
+        """Return the best status of the engine processes: one that is away or hangs is no reason to end the others."""
         found = {link.status() for link in self._links}
         best_first = (Status.READY, Status.RESTARTING, Status.STARTING, Status.HUNG, Status.FAILED)
         return next(status for status in best_first if status in found)
 
     @property
     def encodes_streams(self) -> bool:
-        """All engine processes have one model."""
+        """True if the engine processes encode streams; all have the same model."""
         return any(link.encodes_streams for link in self._links)
 
     @property
     def sessions_elsewhere(self) -> int:
-        """Every gateway tells every engine process all of its sessions, so each engine process knows of all."""
+        """Sessions of the other gateways. Every gateway reports all its sessions to every engine process, so each knows all."""
         return max(link.sessions_elsewhere for link in self._links)
 
     def count_sessions(self, sessions: int) -> None:
@@ -97,8 +97,8 @@ class Link:
         self._unanswered: dict[int, tuple[Request, OnResult]] = {}  # by request id
         self.sessions = 0
         """Sessions of this gateway."""
-        self._reported_sessions = self._reported_streams = 0  # with the last pulse
-        self._pulse: EnginePulse | None = None  # the newest, of the engine process that has the streams
+        self._reported_sessions = self._reported_streams = 0  # as sent with the last pulse
+        self._pulse: EnginePulse | None = None  # the newest pulse of the engine process that has the streams
         self._pulse_at = float("-inf")
         self._was_found = False
         self._is_connected = False
@@ -150,11 +150,11 @@ class Link:
             self._send(messages.StreamClosed(stream_id))
 
     def stop(self) -> None:
-        """Give up what is unanswered."""
+        """Forget the unanswered requests."""
         self._unanswered.clear()
 
     def _send(self, message: messages.ToEngine) -> None:
-        """Send it with all that comes in this turn of the event loop."""
+        """Send the message together with all others of this turn of the event loop."""
         self._unsent.append(message)
         if len(self._unsent) == 1:
             self._loop.call_soon(self._flush)
@@ -162,7 +162,7 @@ class Link:
             self._flush()
 
     def _flush(self) -> None:
-        # It is lost only while nobody is at the other end; then the streams are lost, and beat() sees to it.
+        # Messages are lost only while the engine process is gone; then its streams are lost, too, and beat() gives them up.
         if self._unsent:
             self._socket.send(messages.encode(self._unsent))
             self._unsent = []
@@ -185,12 +185,12 @@ class Link:
                 self._lose()
             logger.info("an engine process is there")
         self._pulse, self._pulse_at, self._was_found = pulse, self._clock(), True
-        self._is_connected = self._socket.is_connected()  # it comes by a connection of its own, perhaps before the other is made
+        self._is_connected = self._socket.is_connected()  # pulses have their own connection, which may be made first
         if self._streams and self.status() in (Status.HUNG, Status.FAILED):
             self._give_up(HANGS)
 
     async def beat(self) -> None:
-        """Say that this gateway is there, and notice when the engine process no longer is."""
+        """Send this gateway's pulses, and notice when those of the engine process stop."""
         while True:
             self._reported_sessions, self._reported_streams = self.sessions, len(self._streams)
             self._send(GatewayPulse(self._reported_sessions))
@@ -199,7 +199,7 @@ class Link:
             await asyncio.sleep(PULSE_SECONDS)
 
     def _lose(self) -> None:
-        """The streams were there, and no other engine process knows them."""
+        """Give up the streams: no other engine process knows them."""
         self._pulse = None
         self._give_up(AWAY)
 
@@ -208,7 +208,7 @@ class Link:
         lost, unanswered = dict(self._streams), dict(self._unanswered)
         self._unanswered.clear()
         for stream_id in lost:
-            self.close_stream(stream_id)  # should it only have been slow: nobody will come back to them
+            self.close_stream(stream_id)  # if the process was only slow, it must not keep streams that nobody will use again
         for request, on_result in unanswered.values():
             on_result(Result(request, error=EngineFailed(why)))
         for _, on_lost in lost.values():

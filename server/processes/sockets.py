@@ -10,21 +10,21 @@ import zmq
 
 logger = logging.getLogger(__name__)
 
-GATEWAY_MESSAGES_AT_ONCE = 4  # each of several answers; then the event loop goes on with other work
-ENGINE_MESSAGES_AT_ONCE = 32  # then the device gets its next step, however much comes in
+GATEWAY_MESSAGES_AT_ONCE = 4  # each with several answers; then the event loop goes on with other work
+ENGINE_MESSAGES_AT_ONCE = 32  # then the device gets its next step, however many messages come
 
 
 class EventSocket:
-    """A gateway's socket on its event loop, connected to one address, which need not be there yet.
+    """A gateway's socket on its event loop, connected to one address that may not exist yet.
 
-    pyzmq's own asyncio takes several times as long for a message.
+    pyzmq's own asyncio support takes several times as long for a message.
     """
 
     def __init__(self, kind: int, address: str):
-        """kind: as zmq.DEALER."""
+        """kind: a type of socket such as zmq.DEALER."""
         self._loop = asyncio.get_running_loop()
         self._socket = new_socket(kind)
-        self._socket.setsockopt(zmq.IMMEDIATE, 1)  # what finds nobody at the other end must not reach the next one there
+        self._socket.setsockopt(zmq.IMMEDIATE, 1)  # a message to a process that has ended must not reach the next one
         if kind == zmq.SUB:
             self._socket.setsockopt(zmq.SUBSCRIBE, b"")
         self._socket.connect(address)
@@ -32,13 +32,13 @@ class EventSocket:
         self._is_looking = False
 
     def receive(self, take: Callable[[bytes], None]) -> None:
-        """Pass every message to `take`, from now on."""
+        """Pass every message to `take` from now on."""
         self._take = take
         self._loop.add_reader(self._told, self._look)
         self._look_soon()
 
     def send(self, data: bytes) -> None:
-        """It is lost where nobody is at the other end."""
+        """Send a message; it is lost if no process is at the other end."""
         with contextlib.suppress(zmq.Again):
             self._socket.send(data, zmq.NOBLOCK)
         self._look_soon()
@@ -49,13 +49,13 @@ class EventSocket:
         return bool(events & zmq.POLLOUT)
 
     def _look_soon(self) -> None:
-        """The file descriptor tells of a change once, and whatever is done on the socket may have used that up."""
+        """Look at the socket soon. Its file descriptor reports a change once, and any call on the socket may consume it."""
         if not self._is_looking:
             self._is_looking = True
             self._loop.call_soon(self._look)
 
     def _look(self) -> None:
-        """Take some, then let others have their turn."""
+        """Take some messages, then let other tasks run."""
         self._is_looking = False
         for _ in range(GATEWAY_MESSAGES_AT_ONCE):
             if not has_message(self._socket):
@@ -63,20 +63,20 @@ class EventSocket:
             data = self._socket.recv(zmq.NOBLOCK)
             try:
                 self._take(data)
-            except Exception:  # one message that cannot be used must not silence all streams
+            except Exception:  # one message that cannot be used must not stop all streams
                 logger.exception("a message of another process could not be taken")
         self._look_soon()
 
 
 class Mailbox:
-    """The engine process's socket, used only on the engine loop's thread, which waits here itself.
+    """The engine process's socket, used only on the engine loop's thread, which waits on it itself.
 
-    A thread between the two would want the interpreter whenever the loop comes back from the device, and each hand-over costs
-    more than the message.
+    A separate thread would need the interpreter whenever the loop comes back from the device, and each hand-over costs more than
+    the message.
     """
 
     def __init__(self, address: str):
-        """address: as ipc:///path; nobody finds it before open()."""
+        """address: as ipc:///path; it is not available before open()."""
         self._address = address
         self._socket = new_socket(zmq.ROUTER)
         self._waker, self._woken = socket.socketpair()
@@ -90,8 +90,8 @@ class Mailbox:
         self._socket.bind(self._address)
 
     def wake(self) -> None:
-        """End wait(), also one that is only to begin. From any thread."""
-        with contextlib.suppress(BlockingIOError):  # it has been told often enough
+        """End the current or the next wait(). May be called from any thread."""
+        with contextlib.suppress(BlockingIOError):  # enough wake-ups are waiting already
             self._waker.send(b"\0")
 
     def wait(self, timeout_seconds: float) -> None:
@@ -106,7 +106,7 @@ class Mailbox:
             if not has_message(self._socket):
                 return
             frames = self._socket.recv_multipart(zmq.NOBLOCK)
-            if len(frames) == 2:  # whatever else has found the socket is no gateway
+            if len(frames) == 2:  # other messages do not come from a gateway
                 yield frames[0], frames[1]
 
     def send(self, identity: bytes, data: bytes) -> None:
@@ -120,7 +120,7 @@ class Mailbox:
 
 
 def new_socket(kind: int) -> zmq.Socket[bytes]:
-    """kind: as zmq.DEALER. It drops nothing for want of room, and keeps nobody waiting at its end."""
+    """Make a socket that drops no message for lack of room, and does not wait when it is closed. kind: such as zmq.DEALER."""
     made: zmq.Socket[bytes] = zmq.Context.instance().socket(kind)
     made.setsockopt(zmq.LINGER, 0)
     made.setsockopt(zmq.SNDHWM, 0)
@@ -128,5 +128,5 @@ def new_socket(kind: int) -> zmq.Socket[bytes]:
 
 
 def has_message(zmq_socket: zmq.Socket[bytes]) -> bool:
-    """Asking first costs a tenth of the exception that an empty socket raises."""
+    """Return whether a message waits. This check costs a tenth of the exception that an empty socket raises."""
     return bool(int(zmq_socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)

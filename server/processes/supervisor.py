@@ -1,4 +1,4 @@
-"""Gateway processes in front of engine processes: starts them, starts again those that die, ends them in order."""
+"""The supervisor of gateway and engine processes: it starts them, starts again those that die, and ends them in order."""
 
 import asyncio
 import logging
@@ -24,30 +24,30 @@ from server.telemetry.metrics import SHARED_VARIABLE
 
 logger = logging.getLogger("server.supervisor")
 
-SETTLED_SECONDS = 20.0  # a process that lived so long died of something new
-EARLY_DEATHS = 5  # in a row, each before it had settled: starting it once more would not help
-PAUSE_SECONDS = 0.5  # before a process is started again, doubled with every early death
-MAX_SOCKET_PATH_BYTES = 107  # sockaddr_un, less its closing zero
-KILL_SECONDS = 15.0  # beyond its own limit, for a process to end when told to
+SETTLED_SECONDS = 20.0  # a process that ran this long died of a new cause
+EARLY_DEATHS = 5  # deaths in a row, each within SETTLED_SECONDS: another start would not help
+PAUSE_SECONDS = 0.5  # before a process is started again; doubles with every early death
+MAX_SOCKET_PATH_BYTES = 107  # sockaddr_un without its closing zero
+KILL_SECONDS = 15.0  # beyond its own limit, for a process to end after its signal
 
 
 @dataclass
 class ChildProcess:
-    """One process that is to run for as long as the server does."""
+    """A process that must run for as long as the server."""
 
     name: str
     module: str
     variables: Mapping[str, str]
-    """Its own environment variables, beside the server's."""
+    """Its environment variables, in addition to the server's."""
     heartbeat: Path
-    """Touched as long as its event loop turns."""
+    """File that is touched while the process's event loop runs."""
     process: asyncio.subprocess.Process | None = None
     early_deaths: int = 0
 
     def beats(self) -> int:
         try:
             return self.heartbeat.stat().st_mtime_ns
-        except OSError:  # it has not begun
+        except OSError:  # there was no beat yet
             return 0
 
     def kill(self) -> None:
@@ -61,11 +61,11 @@ class Supervisor:
 
     settings: Settings
     directory: Path
-    """Directory where the processes meet and share their metrics; only its owner may look into it."""
+    """Directory of the processes' sockets and shared metrics; only its owner may read it."""
     status: int = 0
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _signal: signal.Signals = signal.SIGTERM
-    """Signal that began the end. SIGINT, unlike SIGTERM, does not drain."""
+    """Signal that began the shutdown. SIGINT, unlike SIGTERM, does not drain."""
     _draining: list[ChildProcess] = field(default_factory=list)
 
     async def run(self) -> int:
@@ -77,7 +77,7 @@ class Supervisor:
         engines, gateways = self._engines(), self._gateways()
         keeping = {child.name: asyncio.create_task(self._keep_running(child)) for child in [*engines, *gateways]}
         await self.stopping.wait()
-        # Gateways first: open sessions get their finals, and those come from the engine processes.
+        # Gateways first: open sessions get their finals, which come from the engine processes.
         listening = self.settings.listen
         for children in (gateways, engines):
             self._draining = children if children is gateways else []
@@ -94,7 +94,7 @@ class Supervisor:
         return self.status
 
     def _on_signal(self, number: signal.Signals) -> None:
-        """The first one begins the end; those that follow cut the gateways' draining short."""
+        """Begin the shutdown at the first signal; later ones end the gateways' draining early."""
         if self.stopping.is_set():
             pass_on(number, self._draining)
         else:
@@ -110,7 +110,7 @@ class Supervisor:
         return [f"ipc://{self.directory}/engine-{number}" for number in range(1, count + 1)]
 
     def _engines(self) -> list[ChildProcess]:
-        """One engine process for each GPU, which sees no other."""
+        """Make the engine processes. If there are GPUs, each process sees only one."""
         devices, children = hardware.visible_gpus(), []
         for number, address in enumerate(self._addresses()):
             variables = {messages.SOCKET_VARIABLE: address, SHARED_VARIABLE: str(self._shared)}
@@ -139,7 +139,7 @@ class Supervisor:
         return ChildProcess(name, module, {**variables, heartbeat.PATH_VARIABLE: str(path)}, path)
 
     async def _keep_running(self, child: ChildProcess) -> None:
-        """Keep a child running until all stops. An error of its own stops all: nobody would miss a child that is not watched."""
+        """Keep a child running until the server stops. An error here stops the server: a child must not run unwatched."""
         try:
             await self._start_again_and_again(child)
         except Exception:
@@ -167,11 +167,11 @@ class Supervisor:
         command = [sys.executable, "-m", child.module]
         child.heartbeat.unlink(missing_ok=True)
         try:
-            # A session of its own: a Ctrl-C in the terminal is for the supervisor to pass on.
+            # The child has its own session: the supervisor passes on a Ctrl-C of the terminal.
             child.process = await asyncio.create_subprocess_exec(
                 *command, env=os.environ | child.variables, start_new_session=True
             )
-        except OSError as exc:  # no memory left, say
+        except OSError as exc:  # for example, no memory is left
             return f"it could not be started: {exc}"
         if self.stopping.is_set():
             child.process.terminate()
@@ -183,7 +183,7 @@ class Supervisor:
 
 
 async def listen_to(child: ChildProcess) -> None:
-    """A process that is stopped, or whose event loop is, is killed: clients would go on coming to it."""
+    """Kill a child if it or its event loop has stopped: clients would continue to connect to it."""
     listener = Listener(child.beats, lambda: logger.error("%s has stalled", child.name), child.kill)
     while True:
         await asyncio.sleep(heartbeat.BEAT_SECONDS)
@@ -208,7 +208,7 @@ def run(settings: Settings) -> int:
 
 
 def check_length(directory: Path) -> None:
-    """Raises StartError where the processes could not meet in the directory."""
+    """Raises StartError if the directory's path is too long for sockets."""
     longest = len(os.fsencode(messages.pulse_address(str(directory / "engine-64"))))
     if longest > MAX_SOCKET_PATH_BYTES:
         raise StartError(f"TMPDIR is too long: a socket's path would have {longest} bytes, and {MAX_SOCKET_PATH_BYTES} may be")

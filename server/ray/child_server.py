@@ -1,4 +1,4 @@
-"""A server in processes of its own, behind an ASGI app that hands on to it what it is asked."""
+"""Runs a complete server as child processes, and proxies HTTP and WebSockets to it."""
 
 import asyncio
 import contextlib
@@ -29,9 +29,9 @@ from server.settings import API_PORT_VARIABLES, Settings, variable_names
 logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
-LOOK_SECONDS = 0.5  # between two looks at it
-SILENT_SECONDS = 10.0  # without an answer about its health
-KILL_SECONDS = 15.0  # beyond its own limits, for it to end
+LOOK_SECONDS = 0.5  # time between two checks of the child
+SILENT_SECONDS = 10.0  # longest time without an answer about the child's health
+KILL_SECONDS = 15.0  # beyond the child's own limits, for it to end
 CONNECT_SECONDS = 10.0
 KEPT_CONNECTIONS = 50
 NOT_HANDED_ON = {
@@ -54,15 +54,15 @@ ALONE = {
     "ASR_ADMIN_PORT": "",
     **dict.fromkeys(API_PORT_VARIABLES, ""),
 }
-"""It is asked by this process, and nobody else. Several on one machine could not have the same ports."""
+"""Settings of the child: only this process uses it, and several on one machine could not have the same ports."""
 GOING_AWAY = 1001
 
 
 class ChildServer:
-    """python -m server, from the lifespan's beginning to its end."""
+    """The process `python -m server`, from the beginning of the lifespan to its end."""
 
     def __init__(self, settings: Settings, variables: Mapping[str, str]):
-        """variables: those of the settings; it gets no others that are settings."""
+        """variables: the child's settings; it inherits no other settings."""
         self._listen = settings.listen
         self._port = free_port()
         inherited = {name: value for name, value in os.environ.items() if name not in variable_names()}
@@ -88,13 +88,13 @@ class ChildServer:
         return self._counts
 
     def check(self) -> None:
-        """Raises RuntimeError where it has ended, or does not answer."""
+        """Raises RuntimeError if the child has ended or does not answer."""
         if self._process is None or self._process.poll() is not None:
             raise RuntimeError("the server has ended; its log has the cause")
         if time.monotonic() - self._answered_at > SILENT_SECONDS:
             raise RuntimeError("the server does not answer")
 
-    # Its life
+    # Start and end
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -112,11 +112,11 @@ class ChildServer:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _start(self) -> asyncio.Task[None]:
-        """Returns when it takes sessions. Raises RuntimeError."""
+        """Start the child; returns when it accepts sessions. Raises RuntimeError."""
         self._process = subprocess.Popen(  # noqa: ASYNC220 - it takes no time
             [sys.executable, "-m", "server"], env=self._environment, preexec_fn=functools.partial(end_with, os.getpid())
         )
-        self._answered_at = float("inf")  # a start may take as long as it takes
+        self._answered_at = float("inf")  # a start has no time limit
         while not await self._look():
             self.check()
             await asyncio.sleep(LOOK_SECONDS)
@@ -128,7 +128,7 @@ class ChildServer:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _look(self) -> bool:
-        """True if the server takes sessions."""
+        """Check the child; True if it accepts sessions."""
         try:
             answer = await self._http.get("/acceptz", timeout=CONNECT_SECONDS)
             told = answer.json()
@@ -139,7 +139,7 @@ class ChildServer:
         return answer.status_code == 200
 
     async def drain(self) -> None:
-        """It drains by itself, and ends. May be asked for twice."""
+        """End the child, which drains by itself. May be called twice."""
         self._stopping = self._stopping or asyncio.create_task(self._stop())
         await asyncio.shield(self._stopping)
 
@@ -157,7 +157,7 @@ class ChildServer:
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
 
-    # What it is asked
+    # Requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -169,7 +169,7 @@ class ChildServer:
 
     async def _request(self, request: Request, send: Send) -> None:
         url = self._http.base_url.copy_with(raw_path=target_of(request.scope))
-        if url.raw_path != target_of(request.scope):  # it was resolved
+        if url.raw_path != target_of(request.scope):  # the path was resolved
             await Response("a path must not have . or .. in it", 404)(request.scope, request.receive, send)
             return
         asked = httpx.Request(request.method, url, headers=headers_of(request.scope, self._secret), content=request.stream())
@@ -184,7 +184,7 @@ class ChildServer:
         await handed_back(answer)(request.scope, request.receive, send)
 
     async def _socket(self, client: WebSocket) -> None:
-        name = client.headers.get("host", LOOPBACK)  # which the server compares with where a page says that it is from
+        name = client.headers.get("host", LOOPBACK)  # the server compares it with the origin of a web page
         headers = [
             (key.decode("latin-1"), value.decode("latin-1"))
             for key, value in headers_of(client.scope, self._secret)
@@ -245,13 +245,13 @@ async def carry_up(client: WebSocket, server: ClientConnection) -> None:
 
 
 def target_of(scope: Scope) -> bytes:
-    """Path and query, as they came."""
+    """Return path and query, unchanged."""
     path = scope.get("raw_path") or scope["path"].encode()
     return bytes(path + b"?" + scope["query_string"] if scope["query_string"] else path)
 
 
 def headers_of(scope: Scope, secret: str) -> list[tuple[bytes, bytes]]:
-    """Return the headers to hand on, with the client's address and the secret that proves it."""
+    """Return the headers to forward, with the client's address and the secret that proves it."""
     handed_on = [(name, value) for name, value in scope["headers"] if name not in NOT_HANDED_ON]
     client = scope.get("client")
     return handed_on + ([(ADDRESS_HEADER, client[0].encode()), (SECRET_HEADER, secret.encode())] if client else [])

@@ -63,7 +63,7 @@ def make_parser() -> Parser:
 
 
 def share_cores(replicas: int) -> None:
-    """Share the cores of one machine among its replicas; each would take all of them."""
+    """Share the cores of one machine among its replicas; otherwise each would take all of them."""
     os.environ.setdefault(THREADS_VARIABLE, str(max(1, (os.cpu_count() or 1) // max(1, replicas))))
 
 
@@ -91,14 +91,14 @@ async def end(settings: Settings) -> None:
 
 
 async def until_deleted() -> None:
-    """Serve itself waits for a minute at most."""
+    """Delete the application and wait until it has ended. Serve itself waits for a minute at most."""
     await asyncio.to_thread(serve.delete, APP, _blocking=False)
     while APP in (await asyncio.to_thread(serve.status)).applications:  # noqa: ASYNC110 - Ray offers nothing to wait on
         await asyncio.sleep(LOOK_SECONDS)
 
 
 def cores_of(options: argparse.Namespace, settings: Settings) -> int:
-    """Ray would refuse more replicas than there are cores; here they share them."""
+    """Return the number of cores for Ray. It would refuse more replicas than there are cores; here replicas share them."""
     wanted: int = (options.max_replicas or options.replicas) * (settings.model.cpu_threads or 1)
     return max(os.cpu_count() or 1, wanted)
 
@@ -113,7 +113,7 @@ def http_options(settings: Settings) -> HTTPOptions:
 
 
 def addresses(settings: Settings) -> list[str]:
-    """Addresses of the cluster: every node has a proxy."""
+    """Return lines with the addresses of the cluster, where every node has a proxy."""
     listening = settings.listen
     scheme, port = "https" if listening.has_tls else "http", listening.port
     nodes = sorted({node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]})

@@ -1,6 +1,6 @@
-"""Replicas on Ray Serve. Each is a whole server: one GPU or some cores of a machine of the cluster, with sessions of its own.
+"""Replicas on Ray Serve. Each is a complete server with its own sessions, on one GPU or some cores of a machine of the cluster.
 
-serve run server.ray.replica:build, or moonshine-asr cluster. Media goes straight to a replica's own address.
+Started by `serve run server.ray.replica:build`, or by moonshine-asr cluster. Media goes directly to a replica's own address.
 """
 
 import asyncio
@@ -40,19 +40,19 @@ NAME = "moonshine-asr"
 OPENER = "server.startup:open_for_serving"
 Opener = Callable[[Settings, Metrics], tuple[EngineLoop, Engine, Tokenizer]]
 
-COUNT_SECONDS = 1.0  # between two counts that Ray is told
+COUNT_SECONDS = 1.0  # time between two reports of counts to Ray
 UNASKED_SECONDS = 4.0
-OTHER_REQUESTS = 4096  # at once, beside the sessions' WebSockets: readers of captions stay for as long as somebody speaks
+OTHER_REQUESTS = 4096  # at once, in addition to the sessions' WebSockets: readers of captions stay for as long as somebody speaks
 KILL_SECONDS = 20.0  # beyond its own limits, for a replica to end
 LOOK_BACK_SECONDS = 5.0  # over which Ray averages the counts
 SCALE_DOWN_SECONDS = 300.0
 REPLICAS = 2
-TARGET_SHARE = 0.7  # of the places: what is left takes those who come while another replica starts
+TARGET_SHARE = 0.7  # of the places; the rest is for sessions that come while another replica starts
 ROUTER, POLICY = "server.ray.router:SessionRouter", "server.ray.replica:BySessions"
 ICE_VARIABLE, REPLICA_VARIABLE = "ASR_ICE_ADDRESSES", "ASR_REPLICA"
 PLACES_VARIABLE, ENGINES_VARIABLE = "ASR_MAX_SESSIONS", "ASR_ENGINE_DIR"
 NODE_VARIABLES = (ICE_VARIABLE, "ASR_ADVERTISED_ADDRESS", "ASR_UDP_PORTS", ENGINES_VARIABLE)
-"""Variables that each node may have of its own, in the environment that Ray was started in there."""
+"""Variables that each node may have of its own, in the environment in which Ray was started there."""
 
 
 class ReplicaServer(Protocol):
@@ -64,10 +64,10 @@ class ReplicaServer(Protocol):
     def counts(self) -> Counts: ...
 
     def check(self) -> None:
-        """Raises RuntimeError where it cannot go on."""
+        """Raises RuntimeError if the server cannot go on."""
 
     async def drain(self) -> None:
-        """Take no new sessions, let the open ones go on for their time, then give them their finals. May be asked for twice."""
+        """Take no new sessions, let the open ones go on for their time, then give them their finals. May be called twice."""
 
 
 class InProcessServer:
@@ -100,7 +100,7 @@ class InProcessServer:
         self._has_defect = True
 
     async def _until_warm(self) -> None:
-        """Serve sends requests as soon as the lifespan has begun. Raises RuntimeError."""
+        """Wait until the engine is warm: Serve sends requests as soon as the lifespan has begun. Raises RuntimeError."""
         warm = asyncio.ensure_future(self._sessions.until_warm())
         while not warm.done():
             self.check()
@@ -124,10 +124,10 @@ class InProcessServer:
 
 @serve.ingress()
 class Replica:
-    """The class that Ray runs. Its methods are Ray Serve's hooks: coroutines, for Ray calls any other function in a thread."""
+    """The class that Ray runs. Its methods are Ray Serve's hooks: coroutines, because Ray calls other functions in a thread."""
 
     def __init__(self, variables: Mapping[str, str], opener: str):
-        """variables: settings, of whoever deploys.
+        """variables: settings of the process that deploys.
 
         opener: module:function that opens the engine.
         """
@@ -150,13 +150,16 @@ class Replica:
         return ProxyHeadersMiddleware(self._server.app, self._proxies)  # type: ignore[arg-type,return-value]  # uvicorn's own ASGI types
 
     async def check_health(self) -> None:
-        """Ray asks a replica until it stops it: one that drained all the same would take nobody, and is to be replaced."""
+        """Raises RuntimeError if the replica cannot go on, or must be replaced.
+
+        Ray calls this until it stops the replica. A replica that drains although Ray has not stopped it would accept no sessions.
+        """
         self._server.check()
         if self._server.counts().is_draining:
             raise RuntimeError("the replica drains, and Ray has not stopped it")
 
     async def record_routing_stats(self) -> dict[str, Any]:
-        """Ray asks every second, until it stops the replica."""
+        """Return the counts for the routers. Ray calls this every second, until it stops the replica."""
         self._asked_at = time.monotonic()
         self._watching = self._watching or asyncio.create_task(self._drain_when_stopped())
         counts = self._server.counts()
@@ -166,14 +169,14 @@ class Replica:
         return {"sessions": counts.sessions, "places": places, "at": time.time()}
 
     async def _drain_when_stopped(self) -> None:
-        """Ray waits for open WebSockets before it tells the app to end: their sessions would learn nothing of it."""
+        """Drain when Ray stops the replica. Ray itself first waits for open WebSockets, whose sessions would not be informed."""
         is_stopped = False
         while not is_stopped:
             await asyncio.sleep(COUNT_SECONDS)  # Ray offers nothing to wait on
             if self._is_unasked():
                 try:
                     is_stopped = await asyncio.to_thread(is_one_stopping) and self._is_unasked()
-                except Exception as exc:  # Ray raises whatever came over the wire; the controller may be away
+                except Exception as exc:  # Ray raises any error of the remote call; the controller may be away
                     logger.warning("Ray does not say whether this replica is to end: %r", exc)
         await self._server.drain()
 
@@ -185,14 +188,14 @@ class Replica:
 
 
 def is_one_stopping() -> bool:
-    """True if any replica of the deployment is stopping. A replica that is not asked any more meanwhile is one."""
+    """True if any replica of the deployment is stopping. If Ray no longer asks this one, it is among them."""
     application = serve.status().applications.get(serve.get_replica_context().app_name)
     deployment = application.deployments.get(NAME) if application else None
     return deployment is None or deployment.replica_states.get(ReplicaState.STOPPING, 0) > 0
 
 
 def gauges() -> list[Gauge]:
-    """Exported by each node's agent, with the replica as a label; /metrics through Serve's proxy is of any one replica."""
+    """Make the gauges. Each node's agent exports them by replica; /metrics through Serve's proxy is that of any one replica."""
     return [
         Gauge("asr_sessions_open", "Sessions connected now"),
         Gauge("asr_sessions_max", "Sessions that may be open at once"),
@@ -201,43 +204,45 @@ def gauges() -> list[Gauge]:
 
 
 def variables_of(variables: Mapping[str, str], replica: str, address: str) -> dict[str, str]:
-    """Variables of a replica on a node with this address: clients find it there, whoever deploys it from wherever."""
+    """Return the variables of a replica on a node with this address: clients find it there, wherever it was deployed from."""
     return {ICE_VARIABLE: address, **variables, **found(NODE_VARIABLES), REPLICA_VARIABLE: replica}
 
 
 def found(names: Sequence[str]) -> dict[str, str]:
-    """Those of the variables that this process has."""
+    """Return those of the variables that this process has."""
     return {name: os.environ[name] for name in names if os.environ.get(name)}
 
 
 class BySessions:
-    """The autoscaling policy: as many replicas as keep so much of their places taken. Runs in Ray's controller."""
+    """The autoscaling policy: enough replicas to keep this number of sessions on each. Runs in Ray's controller."""
 
     def __init__(self, sessions_wanted: float):
-        """sessions_wanted: that a replica is to have."""
+        """sessions_wanted: number of sessions that a replica should have."""
         self._wanted = sessions_wanted
 
     def __call__(self, context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
-        """A replica that drains, or has not counted yet, is not in the sum. Nobody who has counted: nothing is known."""
+        """Return the number of replicas. One that drains, or has not counted yet, is not in the sum. Without counts, it stays."""
         counted = (context.aggregated_metrics or {}).get("sessions", {})
         return (sum(counted.values()) / self._wanted if counted else context.target_num_replicas), {}
 
 
 def build(arguments: Mapping[str, Any]) -> serve.Application:
-    """arguments: replicas, or min_replicas and max_replicas; target, a share of the places; surge_percent, of the replicas that a
-    rolling update may have more; engine, a module:function. All may be strings.
+    """Make the application. Settings come from the environment.
 
-    Settings come from the environment. Raises SettingsError, or ValueError for an argument.
+    arguments: replicas, or min_replicas and max_replicas; target, a share of the places; surge_percent, the percentage of extra
+    replicas that a rolling update may start; engine, a module:function. All may be strings.
+
+    Raises SettingsError, or ValueError for an argument.
     """
     variables = {
         SECRET_KEY_VARIABLE: PROCESS_KEY,
         **found(settings_module.variable_names()),
-    }  # every replica reads the tokens of all
+    }  # every replica accepts the tokens of all
     settings = settings_module.load(variables)
     variables[ENGINES_VARIABLE] = str(settings.model.engines_path.resolve())  # Ray runs replicas in a directory of its own
     threads = settings.model.cpu_threads or os.cpu_count() or 1
     places = settings.access.max_sessions or SESSIONS_PER_CORE * threads
-    variables[PLACES_VARIABLE] = str(places)  # else each node would have a number of its own
+    variables[PLACES_VARIABLE] = str(places)  # otherwise each node would have its own number
     listening = settings.listen
     routing: dict[str, Any] = {"request_router_class": ROUTER, "request_routing_stats_period_s": COUNT_SECONDS}
     deploy: Callable[..., serve.Deployment] = serve.deployment(
@@ -268,7 +273,7 @@ def size_of(arguments: Mapping[str, Any], places: int) -> dict[str, Any]:
             policy=AutoscalingPolicy(policy_function=POLICY, policy_kwargs={"sessions_wanted": wanted}),
             metrics_interval_s=COUNT_SECONDS / 2,
             look_back_period_s=LOOK_BACK_SECONDS,
-            aggregation_function="max",  # a mean would follow a rush seconds late
+            aggregation_function="max",  # a mean would follow a sudden rise seconds late
             upscale_delay_s=0,
             downscale_delay_s=float(arguments.get("scale_down_seconds", SCALE_DOWN_SECONDS)),
         )
@@ -276,7 +281,7 @@ def size_of(arguments: Mapping[str, Any], places: int) -> dict[str, Any]:
 
 
 def resources_of(settings: Settings) -> dict[str, Any]:
-    """Resources of a replica: a GPU if the cluster has any, else cores. One that takes all cores of its node wants it alone."""
+    """Return the resources of a replica: a GPU if the cluster has any, else cores. With all cores, it is alone on its node."""
     if ray.is_initialized() and ray.cluster_resources().get("GPU"):
         return {"ray_actor_options": {"num_gpus": 1, "num_cpus": 1}}
     threads = settings.model.cpu_threads

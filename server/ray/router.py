@@ -1,4 +1,4 @@
-"""Ray Serve's requests on their way to a replica: new sessions by placement.py, and what is about a session to where it is."""
+"""Routes Ray Serve's requests to replicas: new sessions by placement.py, and requests about a session to its replica."""
 
 import hashlib
 import pickle
@@ -14,7 +14,7 @@ from server.ray.placement import Load, ranked
 
 
 class SessionRouter(RequestRouter):
-    """One lives in each proxy. Without Serve's FIFO mixin every request gets the replica that was chosen for it."""
+    """The router of one proxy. Without Serve's FIFO mixin, every request gets the replica that was chosen for it."""
 
     def __init__(self, *arguments: Any, **named: Any):
         super().__init__(*arguments, **named)
@@ -24,7 +24,7 @@ class SessionRouter(RequestRouter):
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
-        """One replica in each rank: within a rank Serve would choose by its own count of open requests."""
+        """Return one replica in each rank: within a rank, Serve would choose by its own count of open requests."""
         path = scope_of(pending_request).get("path", "")
         order = ranked([self._load_of(replica) for replica in candidate_replicas], self._dice)
         chosen = [candidate_replicas[index] for index in order]
@@ -54,17 +54,17 @@ class SessionRouter(RequestRouter):
 
 
 def weight(replica: str, channel: str) -> bytes:
-    """The replica of least weight has the channel: its sender and its readers meet there, whichever proxies they came by."""
+    """Return a weight. The replica of least weight has the channel: its sender and readers meet there, through any proxy."""
     return hashlib.sha256(f"{replica} {channel}".encode()).digest()
 
 
 def name_of(replica_id: ReplicaID) -> str:
-    """A replica's own name, as ASR_REPLICA has it."""
+    """Return a replica's own name, as in ASR_REPLICA."""
     return str(replica_id.unique_id)
 
 
 def scope_of(request: PendingRequest | None) -> dict[str, Any]:
-    """The ASGI scope, which Serve's proxy hands on pickled; empty for a call that came by no proxy."""
+    """Return the ASGI scope, which Serve's proxy sends pickled; empty for a call that came through no proxy."""
     argument = request.args[0] if request and request.args else None
     if not isinstance(argument, bytes):
         return {}

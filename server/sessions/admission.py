@@ -1,4 +1,4 @@
-"""Admission decides who may have a session, before anything is spent on it."""
+"""Admission decides who may have a session, before any work is done for it."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -10,21 +10,21 @@ from server.errors import Code, Refused
 
 @dataclass(frozen=True)
 class Counts:
-    """Counts of one server, all its gateways together, for those who place sessions."""
+    """Counts of one server, all its gateways together, by which a server is chosen for a session."""
 
     sessions: int
     max_sessions: int
     is_draining: bool
-    """It is about to end, and takes nobody."""
+    """True if the server is about to end and takes no sessions."""
 
 
-FRAMES_MS = ((32, 20), (64, 60))  # sessions of a process up to which messages may carry so little audio
+FRAMES_MS = ((32, 20), (64, 60))  # most sessions of a process, and least audio of a message with so many
 LONGEST_FRAME_MS = 100
 MAX_WAITING = 1024  # connections that have not begun, from everywhere
 
 
 class Admission:
-    """Counts the places of this process, and of the others on the same engines."""
+    """Counts the places of this process, and of the other processes on the same engines."""
 
     def __init__(self, transcriber: Transcriber, max_sessions: int, max_of_address: int = 0, max_waiting_of_address: int = 256):
         """max_of_address: most sessions of one IP address in this process; 0 means no limit.
@@ -67,7 +67,7 @@ class Admission:
 
     @property
     def frame_ms(self) -> int:
-        """Milliseconds of audio that a client should put into a message: a message costs its process more than its audio."""
+        """Milliseconds of audio that a client should put into a message: a message costs more than the audio in it."""
         return next((frame_ms for most, frame_ms in FRAMES_MS if self._taken <= most), LONGEST_FRAME_MS)
 
     def begin_waiting(self, caller: Caller) -> None:
@@ -110,12 +110,12 @@ class Admission:
         return None
 
     def shut(self) -> None:
-        """Refuse everybody from now on."""
+        """Refuse all sessions from now on."""
         self._is_shutting_down = True
 
 
 def subtract(counter: Counter[str], name: str, count: int = 1) -> None:
-    """Names that have none are forgotten: addresses would add up for months."""
+    """Subtract from the count of a name. Names without a count are removed: addresses would pile up for months."""
     counter[name] -= count
     if not counter[name]:
         del counter[name]

@@ -1,4 +1,4 @@
-"""A recording in chunks that can be transcribed side by side: cut where it is quietest, every half minute or so."""
+"""A recording in chunks that can be transcribed in parallel: cut at the quietest places, about every half minute."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,9 +7,9 @@ import numpy as np
 
 from runtime.audio import SAMPLE_RATE
 
-SHORTEST_SECONDS, LONGEST_SECONDS = 20.0, 40.0  # a cut is looked for between these
+SHORTEST_SECONDS, LONGEST_SECONDS = 20.0, 40.0  # a cut is made between these
 QUIET_SECONDS = 0.3
-STEP_SAMPLES = SAMPLE_RATE // 100  # 10 ms: how finely the quietest place is looked for
+STEP_SAMPLES = SAMPLE_RATE // 100  # 10 ms: resolution of the search for the quietest place
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class Chunks:
         self._pcm = bytearray()
 
     def take(self, pcm: bytes) -> Iterator[Chunk]:
-        """Those that have become whole."""
+        """Yield the chunks that have become complete."""
         self._pcm += pcm
         while len(self._pcm) >= int(LONGEST_SECONDS * SAMPLE_RATE) * 2:
             yield self._cut(quietest(np.frombuffer(self._pcm[: len(self._pcm) // 2 * 2], np.int16)))
 
     def finish(self) -> Iterator[Chunk]:
-        """The last one, if anything is left."""
+        """Yield the last chunk, if anything is left."""
         if self._pcm:
             yield self._cut(len(self._pcm) // 2, is_last=True)
 
@@ -47,7 +47,7 @@ class Chunks:
 
 
 def quietest(pcm: np.ndarray) -> int:
-    """The middle of the quietest QUIET_SECONDS that begin in the window; the last of equals."""
+    """Return the middle of the quietest QUIET_SECONDS in the window; of equal places, the last."""
     first, last = (int(seconds * SAMPLE_RATE) for seconds in (SHORTEST_SECONDS, LONGEST_SECONDS))
     steps = pcm[first:last].reshape(-1, STEP_SAMPLES).astype(np.float64)
     power = np.convolve(steps.var(axis=1), np.ones(int(QUIET_SECONDS * 100)), mode="valid")

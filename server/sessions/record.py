@@ -1,4 +1,4 @@
-"""The record of a session for the log: who, how long, how late, and why it ended. No audio, and no text unless asked."""
+"""The record of a session for the log: caller, duration, latency, and why it ended. No audio, and no text unless requested."""
 
 import statistics
 from collections import deque
@@ -9,9 +9,9 @@ from server.access import Caller
 from server.stream.events import Event, Failed, Final, Flushed, Update
 from server.telemetry.tracing import Trace
 
-MOST_LATENCIES = 1000  # of the newest updates: their median says enough
+MOST_LATENCIES = 1000  # of the newest updates: their median is good enough
 FINISHED, LEFT = "final", "left"
-"""Reasons for the end of a session, beside the codes of errors: it had its final, or the client went without one."""
+"""Reasons for the end of a session, in addition to error codes: it had its final, or the client left without one."""
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Record:
     caller: Caller
     opened_at: float
     audio_seconds: float = 0.0
-    """Audio that its streams received, as they received it: PCM16 mono at 16 kHz."""
+    """Seconds of audio that its streams received, as PCM16 mono at 16 kHz."""
     updates: int = 0
     final_ms: float | None = None
     update_ms: deque[float] = field(default_factory=lambda: deque(maxlen=MOST_LATENCIES))
@@ -32,7 +32,7 @@ class Record:
     """The newest text of each stream, and how many of its characters are stable."""
 
     def observe(self, stream_id: str, event: Event) -> None:
-        """Take note of an event of one of the session's streams."""
+        """Record an event of one of the session's streams."""
         match event:
             case Update():
                 self.updates += 1
@@ -48,11 +48,11 @@ class Record:
 
     @property
     def text(self) -> str:
-        """The stable text of all streams, in the order of their beginnings."""
+        """The stable text of all streams, in the order in which they began."""
         return " ".join(text[:stable] for text, stable in self._texts.values() if stable)
 
     def fields(self, reason: str, now: float, with_text: bool) -> dict[str, Any]:
-        """Return the fields of the log's line by name, without those that are not known. reason: why the session ended."""
+        """Return the fields of the log line by name, without those that are not known. reason: why the session ended."""
         text = self.text
         found: dict[str, Any] = {
             "session": self.session_id,
@@ -72,5 +72,5 @@ class Record:
 
 
 def error_of(reason: str) -> str | None:
-    """The code of the error that a session ended with; None where it ended as it should."""
+    """Return the code of the error that ended a session; None if it ended normally."""
     return None if reason in (FINISHED, LEFT) else reason

@@ -1,4 +1,4 @@
-"""A whole recording: transcribed in chunks side by side, after whoever is speaking, and told in order."""
+"""A whole recording: transcribed in parallel chunks, after live speech, and returned in order."""
 
 import asyncio
 import contextlib
@@ -22,13 +22,13 @@ from server.stream.transcript import Segment
 
 @dataclass(frozen=True)
 class ChunkText:
-    """Text of one chunk. Times are of the recording."""
+    """Text of one chunk. Times count from the start of the recording."""
 
     text: str
     segments: tuple[Segment, ...]
     end_ms: int
     channel: int | None = None
-    """The channel, counted from 0; None where channels are mixed."""
+    """The channel, counted from 0; None if channels are mixed."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class RecordingText:
 
 
 class Recording(Session):
-    """A session whose audio comes as one whole, faster than anybody speaks. It may wait for as long as others speak."""
+    """A session that gets all its audio at once, faster than speech. It may wait for as long as others speak."""
 
-    has_time_limit = False  # a limit of its own counts: ASR_MAX_FILE_SECONDS
+    has_time_limit = False  # it has its own limit: ASR_MAX_FILE_SECONDS
 
     def __init__(self, seat: SeatInterface):
         super().__init__(seat, idle_seconds=math.inf)
@@ -61,7 +61,7 @@ class Recording(Session):
     async def transcribe_file(
         self, file: BinaryIO, files: Files, options: Options, channels: Sequence[int | None] = (None,)
     ) -> AsyncGenerator[ChunkText, None]:
-        """Transcribe a file of any format, one channel after the other; None is all of them mixed.
+        """Transcribe a file of any format, one channel after the other; None means all of them mixed.
 
         Raises ServerError, also if the file cannot be decoded.
         """
@@ -103,7 +103,7 @@ class Recording(Session):
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _first_of(self, tasks: "deque[asyncio.Task[ChunkText]]") -> ChunkText:
-        """The text of the first task; raises what the recording failed with, should that come before."""
+        """Return the text of the first task. Raises the error of the recording if that comes first."""
         either: set[asyncio.Future[Any]] = {tasks[0], self._failed}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if self._failed.done():
@@ -131,13 +131,13 @@ class Recording(Session):
     # A session among others
 
     def write(self, event: Event, channel: int) -> bool:
-        """Each chunk has a stream of its own, which says what it has to say to the one that waits for it."""
+        """Unused: each chunk has its own stream, whose events go to the task that waits for the chunk."""
         raise NotImplementedError
 
     def write_error(self, error: ServerError) -> None:
         if not self._failed.done():
             self._failed.set_exception(error)
-            self._failed.exception()  # it is known: whoever waits for a chunk is told
+            self._failed.exception()  # marks it as retrieved: the task that waits for a chunk gets it
 
     def finish_unstarted(self, now: float) -> None:
         self.fail(ServerError(Code.SHUTTING_DOWN, "the server is shutting down"))
@@ -172,7 +172,7 @@ def in_channel(text: ChunkText, channel: int | None) -> ChunkText:
 
 
 def text_of(final: Final, start: int) -> ChunkText:
-    """start: position of the chunk in the recording."""
+    """Return the text of a chunk. start: its position in the recording."""
     start_ms = start * 1000 // SAMPLE_RATE
     return ChunkText(final.text, tuple(moved(segment, start_ms) for segment in final.segments), start_ms + final.audio_ms)
 

@@ -1,4 +1,4 @@
-"""All sessions of this process, whatever API they speak: who is here, the clock, the engine's health, and the end."""
+"""All sessions of this process, of every API: their seats, the clock, the engine's health, and the shutdown."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ from server.telemetry.tracing import Tracing, no_tracing
 
 logger = logging.getLogger(__name__)
 
-TICK_SECONDS = 0.1  # between two calls of each session's on_time()
+TICK_SECONDS = 0.1  # interval between two calls of each session's on_time()
 
 session_numbers = itertools.count(1)
 
@@ -56,12 +56,12 @@ class Sessions:
         self._engine_was = Status.STARTING
         self._background: asyncio.Task[None] | None = None
         self.on_defect: Callable[[], None] = do_nothing
-        """Called when a task that all sessions need has ended, or the engine is lost: the process serves nobody any more."""
+        """Called when a task that all sessions need has ended, or the engine is lost: the process serves no sessions any more."""
         metrics.sessions_max.set(access.session_limit)
         metrics.draining.set(False)
 
     def start(self) -> None:
-        """Start the transcriber and the clock; until_warm() says when sessions are taken."""
+        """Start the transcriber and the clock; until_warm() waits until sessions are taken."""
         self._shared.loop = asyncio.get_running_loop()
         self._background = asyncio.create_task(self._run_background())
 
@@ -86,7 +86,7 @@ class Sessions:
         session_id: str = "",
         places: int = 1,
     ) -> Seat:
-        """A seat for a new session.
+        """Return a seat for a new session.
 
         on_end: called once, after the session's last message. waits: it takes its place with its first stream, or by
         take_places(); until then it is one of the connections that have not begun. places: one for each channel. Raises Refused.
@@ -131,12 +131,12 @@ class Sessions:
         for seat in list(self._seats.values()):
             seat.on_time(now)
         self._end_longest(now)
-        self._shared.ticked.set()  # wakes all who wait now
+        self._shared.ticked.set()  # wakes all tasks that wait now
         self._shared.ticked.clear()
 
     def _become_warm(self) -> None:
         gc.collect()
-        gc.freeze()  # what start-up made is never garbage: full collections would walk it again and again
+        gc.freeze()  # objects from start-up are never garbage: full collections would walk them again and again
         self._is_warm.set()
         logger.info("warm; ready")
 
@@ -149,7 +149,7 @@ class Sessions:
                 seat.fail(ServerError(Code.SESSION_TOO_LONG, f"a session may last {limit_seconds:g} s"))
 
     def _check_engine(self) -> None:
-        """Fail all sessions of an engine that hangs. Where it is lost for good the process ends, to be started again."""
+        """Fail all sessions of an engine that hangs. If the engine is lost for good, the process ends and is started again."""
         status = self._shared.transcriber.status()
         if status is self._engine_was:
             return
@@ -161,7 +161,7 @@ class Sessions:
             self.on_defect()
 
     def fail_all(self, error: ServerError) -> None:
-        """End every session with an error that its client is told."""
+        """End every session with an error that is sent to its client."""
         for seat in self._taken():
             seat.fail(error)
 
@@ -172,14 +172,14 @@ class Sessions:
         await self._is_warm.wait()
 
     async def until_tick(self) -> None:
-        """Wait until all sessions have next been told the time."""
+        """Wait until the next tick has called on_time() of all sessions."""
         await self._shared.ticked.wait()
 
     # Health
 
     @property
     def alive(self) -> bool:
-        """Whether the engine is; one that is being started again counts."""
+        """True if the engine is alive; an engine that is being started again counts."""
         has_tasks = self._background is not None and not self._background.done()
         return has_tasks and self._shared.transcriber.status() is not Status.FAILED
 
@@ -199,7 +199,7 @@ class Sessions:
         return self._shared.admission.counts()
 
     def backlog_seconds(self) -> float:
-        """The most audio that waits to be transcribed in one session."""
+        """Return the seconds of audio that wait to be transcribed, of the session with the most."""
         return max((seat.backlog_seconds for seat in self._seats.values()), default=0.0)
 
     # The end
@@ -212,7 +212,7 @@ class Sessions:
         await asyncio.to_thread(self._shared.transcriber.stop)
 
     async def drain(self, seconds: float) -> None:
-        """Take no new sessions, and let the open ones go on for so long at most; those that asked for it are told."""
+        """Take no new sessions, and let the open ones go on for at most `seconds`. Clients that asked for it are informed."""
         if not seconds:
             return
         self._refuse_new()

@@ -1,7 +1,7 @@
-"""One place among the sessions: whose it is, what it costs, its streams, and why it ended.
+"""The seat of one session: its caller, its cost, its streams, and the reason of its end.
 
-A transport passes on to the seat what its client sends. The seat counts it, hands it to the session, and contains the session's
-defects. A session asks its seat for streams, and ends it once.
+A transport passes the messages of its client to the seat. The seat counts them, passes them to the session, and contains the
+session's defects. A session opens streams through its seat, and ends it once.
 """
 
 import asyncio
@@ -33,11 +33,11 @@ from server.telemetry.tracing import Trace
 
 logger = logging.getLogger(__name__)
 
-BEHIND_SHARE = 0.5  # of the audio that may wait: then the client is held back
-FAIR_MESSAGES = 16  # are taken at once; then all other clients get their turn
-UNCOUNTED_MESSAGES = FAIR_MESSAGES  # may come until they are counted, and the client held back,
-UNCOUNTED_BYTES = 2 * SAMPLE_RATE  # and so much audio,
-UNCOUNTED_CHARACTERS = 64 * 1024  # and so much text
+BEHIND_SHARE = 0.5  # share of the audio that may wait; above it the client is held back
+FAIR_MESSAGES = 16  # messages that are taken at once; then all other clients get their turn
+UNCOUNTED_MESSAGES = FAIR_MESSAGES  # most messages before they are counted, and the client held back
+UNCOUNTED_BYTES = 2 * SAMPLE_RATE  # most audio, likewise
+UNCOUNTED_CHARACTERS = 64 * 1024  # most text, likewise
 DEFECT = ServerError(Code.INTERNAL_ERROR, "the server met a defect of its own in this session; its log has the cause")
 
 
@@ -54,7 +54,7 @@ class Shared:
     loop: asyncio.AbstractEventLoop | None = None
     """Set when the sessions start."""
     turn_worker: TurnWorker | None = None
-    """Judges pauses by their sound; None where there is no turn model."""
+    """Judges pauses by their sound; None if there is no turn model."""
     ticked: asyncio.Event = field(default_factory=asyncio.Event)
     """Set for a moment with each tick of the sessions' clock."""
 
@@ -71,7 +71,7 @@ class Shared:
 
 @dataclass(slots=True)
 class Uncounted:
-    """Audio and messages of a client that are not in its record, the metrics and its rate yet."""
+    """Audio and messages of a client that are not yet in its record, the metrics and its rate."""
 
     messages: int = 0
     characters: int = 0
@@ -105,7 +105,7 @@ class Seat:
         on_end: Callable[["Seat"], None],
         places: int,
     ):
-        """Make a seat. places: those that admission has given it; with none, admission counts it as one that waits.
+        """Make a seat. places: number of places from admission; if 0, admission counts it as a connection that waits.
 
         on_end: called once, after everything else.
         """
@@ -117,8 +117,8 @@ class Seat:
         self._streams: dict[str, Stream] = {}
         self._streams_opened = 0
         self._uncounted = Uncounted()
-        self._is_to_look = False  # whether the client is to be held back: the clock has counted since the last look
-        self._taken = 0  # messages, of those that a task reads
+        self._is_to_look = False  # whether is_behind must check: a tick has counted since its last check
+        self._taken = 0  # number of messages that a task has read
         self._places, self._has_ended = places, False
         self._session: Session | None = None
 
@@ -134,7 +134,7 @@ class Seat:
 
     @property
     def frame_ms(self) -> int:
-        """Milliseconds of audio that a message should carry, as busy as this process is now."""
+        """Milliseconds of audio that a message should carry, at the present load of this process."""
         return self._shared.admission.frame_ms
 
     @property
@@ -142,20 +142,20 @@ class Seat:
         return self._has_ended
 
     def identify(self, caller: Caller) -> None:
-        """Take note of whose session it is, which has taken no place yet."""
+        """Set the caller of a session that has taken no place yet."""
         if self._caller.is_identified:
             return
         assert not self._places, "a place is counted for its caller"
         self._caller = self._record.caller = caller
         self._shared.metrics.session_identified(self.api, caller.name)
 
-    # What a session asks of it
+    # Methods for the session
 
     def attach(self, session: Session) -> None:
         self._session = session
 
     def take_places(self, count: int = 1) -> None:
-        """Take places among the sessions, as far as the seat has fewer. Raises Refused."""
+        """Take places until the seat has `count` of them. Raises Refused."""
         if self._places >= count or self._has_ended:
             return
         with self._shared.metrics.counting_refusals():
@@ -201,7 +201,7 @@ class Seat:
             raise Refused(Code.ENGINE_FAILED, str(exc)) from exc
 
     def close_stream(self, closed: Stream) -> None:
-        """Say no more of it, and cancel what it has asked for."""
+        """Drop a stream, which sends no more events, and cancel its requests."""
         closed.drop()
         if self._streams.pop(closed.stream_id, None) is not None:
             self._shared.transcriber.close_stream(closed.stream_id)
@@ -211,11 +211,11 @@ class Seat:
         self._uncounted.audio_bytes += len(pcm)
 
     def count_change(self) -> None:
-        """Count a change of what the streams are asked for."""
+        """Count a change of the streams' options."""
         self._uncounted.changes += 1
 
     def _count(self, now: float) -> None:
-        """Add what has come since the last time to the record, the metrics and the client's rate."""
+        """Add the messages and audio since the last call to the record, the metrics and the client's rate."""
         came, self._uncounted = self._uncounted, Uncounted()
         if came == NOTHING_CAME:
             return
@@ -225,7 +225,7 @@ class Seat:
         self._rate.count(now, came.messages, audio_seconds, came.characters, came.changes)
 
     def end(self, reason: str) -> None:
-        """Close the streams, give the place back, and say once why: in the log, the trace and the metrics.
+        """Close the streams, free the places, and report the reason once: in the log, the trace and the metrics.
 
         reason: FINISHED, LEFT or the code of an error.
         """
@@ -248,7 +248,7 @@ class Seat:
         self._record.trace.end(fields, error_of(reason))
         self._shared.metrics.session_ended(self.api, error_of(reason))
 
-    # What a transport passes on
+    # Methods for the transport
 
     def receive_text(self, text: str) -> None:
         self._uncounted.messages += 1
@@ -256,48 +256,48 @@ class Seat:
         self._guard(self.session.on_text, text, self._shared.clock())
 
     def receive_audio(self, audio: bytes) -> None:
-        """Audio as the client sends it; the stream's input knows the format."""
+        """Take audio as the client sends it; the session's input knows the format."""
         self._uncounted.messages += 1
         self._guard(self.session.on_audio, audio, self._shared.clock())
 
     def receive_piece(self) -> None:
-        """A piece of a container has come; its audio follows when it is decoded."""
+        """Count a piece of a container; its audio follows when it is decoded."""
         self._uncounted.messages += 1
 
     def finish(self) -> None:
-        """The client has sent its last: it gets its final."""
+        """End the client's audio: it gets its final."""
         self._guard(self.session.finish, self._shared.clock())
 
     def move_on(self) -> None:
-        """The server ends: the client gets its final, and its speaker may go on elsewhere."""
+        """End the audio because the server ends: the client gets its final, and its speaker may go on elsewhere."""
         self._guard(self.session.finish, self._shared.clock(), True)
 
     def fail(self, error: ServerError) -> None:
-        """End the session with an error that its client is told."""
+        """End the session with an error that is sent to its client."""
         self._guard(self.session.fail, error)
 
     def finish_with(self, error: ServerError) -> None:
-        """End the session with its final, and with an error that does not spoil what was said before."""
+        """End the session with its final, and with an error that does not affect the audio before it."""
         self._guard(self.session.finish_with, error, self._shared.clock())
 
     def fail_soon(self, error: ServerError) -> None:
-        """Fail, but not within the sending of another message: failing sends one more."""
+        """Fail later, not while another message is being sent: failing sends one more."""
         asyncio.get_running_loop().call_soon(self.fail, error)
 
     def leave(self) -> None:
-        """The client has gone without a word. Harmless for a session that has ended."""
+        """Handle a client that has left without notice. Does nothing if the session has ended."""
         self._guard(self.session.leave, self._shared.clock())
 
-    # What the registry passes on
+    # Methods for the registry
 
     @property
     def is_taken(self) -> bool:
-        """Whether there is a session on it."""
+        """True if it has a session."""
         return self._session is not None
 
     def on_time(self, now: float) -> None:
         if self._session is None:
-            self.end(Code.INTERNAL_ERROR)  # it could not be made
+            self.end(Code.INTERNAL_ERROR)  # its session could not be made
         else:
             self._count(now)
             self._is_to_look = True
@@ -310,12 +310,12 @@ class Seat:
 
     @property
     def backlog_seconds(self) -> float:
-        """Audio that waits to be transcribed."""
+        """Seconds of audio that wait to be transcribed, of the stream with the most."""
         return max((each.backlog_seconds for each in self._streams.values()), default=0.0)
 
     @property
     def is_behind(self) -> bool:
-        """True if the client is to be held back. Looked at after some messages, or a second of audio, and with every tick."""
+        """True if the client is to be held back. Checked after some messages, or a second of audio, and at every tick."""
         if not self._is_to_look and self._uncounted.is_little:
             return False
         self._is_to_look = False
@@ -323,7 +323,7 @@ class Seat:
         return self._share_waiting() > BEHIND_SHARE
 
     async def until_ready(self) -> None:
-        """Return once the session is not behind, or has ended."""
+        """Wait until the session is not behind, or has ended."""
         self._taken += 1
         if self._taken % FAIR_MESSAGES == 0:
             await asyncio.sleep(0)
@@ -331,13 +331,13 @@ class Seat:
             await self.until_waiting(BEHIND_SHARE)
 
     async def until_waiting(self, share: float) -> None:
-        """Return once at most this share of the audio that may wait does. A client that is held back meanwhile is not idle."""
+        """Wait until at most this share of the allowed audio is waiting. A client that is held back meanwhile is not idle."""
         while self._share_waiting() > share:
             await self._shared.ticked.wait()
             self.session.reset_idle(self._shared.clock())
 
     def _share_waiting(self) -> float:
-        """Share of the audio that may wait to be transcribed which does wait, or by which the client exceeds its rate."""
+        """Return the waiting audio as a share of what may wait, or the client's rate on the same scale, whichever is more."""
         if self._has_ended:
             return 0.0
         waiting_seconds = max((each.waiting_seconds for each in self._streams.values()), default=0.0)
@@ -368,12 +368,12 @@ class Seat:
         self.fail(ServerError(Code.ENGINE_FAILED, message))
 
     def _guard(self, function: Callable[..., None], *arguments: object) -> None:
-        """Call a function of the session. A defect ends this session, by name, and no other."""
+        """Call a function of the session. A defect is logged with the session's name and ends only this session."""
         try:
             function(*arguments)
         except Exception:
             logger.exception("%s met a defect and is ended", self.session_id)
-            with contextlib.suppress(Exception):  # the defect may be in the way of telling it, too
+            with contextlib.suppress(Exception):  # the defect may also prevent the message about it
                 self.session.fail(DEFECT)
             self.end(Code.INTERNAL_ERROR)
             self.session.drop()

@@ -1,7 +1,7 @@
-"""One client's session: the life that sessions of all APIs share. Reads no clock and waits for nothing.
+"""One client's session: the life cycle that sessions of all APIs share. It reads no clock and waits for nothing.
 
-A session reads what its client sends, has a stream transcribe the audio, and writes what the stream says as the messages of its
-API. It ends once: by finish() with its last message, by fail() with a reason, or by drop() in silence.
+A session reads its client's messages, passes the audio to a stream, and writes the events of the stream as messages of its API.
+It ends once: by finish() with its last message, by fail() with a reason, or by drop() without a message.
 """
 
 import abc
@@ -20,12 +20,12 @@ PLAIN = Options()
 NORMAL, POLICY_VIOLATION, INTERNAL_ERROR = 1000, 1008, 1011  # close codes of WebSockets: RFC 6455, 7.4.1
 
 
-MOST_REASON_BYTES = 120  # of a close frame, less than it holds
+MOST_REASON_BYTES = 120  # of the reason in a close frame, which holds more
 
 
 class SessionState(enum.Enum):
     WAITING = "waiting"
-    """No audio has come, or the client has not said what it wants."""
+    """No audio has come, or the client has not sent its options."""
     STREAMING = "streaming"
     FINISHING = "finishing"
     """The audio has ended; the last message has not been written."""
@@ -43,19 +43,19 @@ class SeatInterface(Protocol):
 
     @property
     def evidence_of_turns(self) -> str:
-        """Evidence by which ends of turns are judged: "silence, text", or with ", sound" where there is a turn model."""
+        """Evidence by which ends of turns are judged: "silence, text", or with ", sound" if there is a turn model."""
         ...
 
     @property
     def frame_ms(self) -> int:
-        """Milliseconds of audio that a message should carry, as busy as the server is now."""
+        """Milliseconds of audio that a message should carry, at the present load of the server."""
         ...
 
     def attach(self, session: "Session") -> None:
-        """The seat's session, from now on."""
+        """Set the session of the seat."""
 
     def take_places(self, count: int = 1) -> None:
-        """Take places among the sessions, as far as the seat has fewer. Raises Refused."""
+        """Take places until the seat has `count` of them. Raises Refused."""
 
     def open_stream(self, say: Callable[[Event], bool], options: Options, now: float) -> Stream:
         """Begin a stream. Raises Refused."""
@@ -69,17 +69,17 @@ class SeatInterface(Protocol):
         """Count audio that a stream receives, as PCM16 mono at 16 kHz."""
 
     def count_change(self) -> None:
-        """Count a change of what the streams are asked for."""
+        """Count a change of the streams' options."""
 
     def end(self, reason: str) -> None:
-        """The session has ended. reason: FINISHED, LEFT or the code of an error."""
+        """End the seat: the session has ended. reason: FINISHED, LEFT or the code of an error."""
 
 
 class Session(abc.ABC):
     """Subclasses read messages and write events."""
 
     has_time_limit: ClassVar[bool] = True
-    """Whether ASR_MAX_SESSION_SECONDS counts for it."""
+    """Whether ASR_MAX_SESSION_SECONDS applies to it."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class Session(abc.ABC):
         self._options, self._idle_seconds = options, idle_seconds
         self._input = AudioInput(audio_format, is_split)
         self._streams: tuple[Stream, ...] = ()
-        self._received_bytes = 0  # of one channel
+        self._received_bytes = 0  # received bytes of one channel
         self._has_ended = False
         self._reported: str = FINISHED
         """Reason for the end that is reported with a final."""
@@ -147,7 +147,7 @@ class Session(abc.ABC):
             self.fail(error)
 
     def on_time(self, now: float) -> None:
-        """Called every 0.1 s or so, to notice what does not happen."""
+        """Check for audio and answers that do not come. Called about every 0.1 s."""
         if self._has_ended:
             return
         if not self.is_finishing and (error := self.idle_error(now - self._last_received_at)):
@@ -172,39 +172,39 @@ class Session(abc.ABC):
 
     @abc.abstractmethod
     def write(self, event: Event, channel: int) -> bool:
-        """Write what a stream says; False where an Update was not sent. Final and Failed are its last.
+        """Write an event of a stream; returns False if an Update was not sent. Final and Failed are its last events.
 
-        channel: that of the stream, counted from 0. APIs of one channel need not look at it.
+        channel: channel of the stream, counted from 0. APIs with one channel may ignore it.
         """
 
     @abc.abstractmethod
     def write_error(self, error: ServerError) -> None:
-        """Write why a session ends that has no stream."""
+        """Write the error that ends a session without a stream."""
 
     def idle_error(self, quiet_seconds: float) -> ServerError | None:
-        """The error of a client that has sent nothing for so long, if that is too long."""
+        """Return the error of a client that has sent nothing for `quiet_seconds`, if that is too long."""
         if quiet_seconds <= self._idle_seconds:
             return None
         return ServerError(Code.IDLE_TIMEOUT, f"nothing was sent for {self._idle_seconds:g} s")
 
     def on_idle(self, error: ServerError, now: float) -> None:
-        """The client has been idle for too long."""
+        """Handle a client that has been idle for too long."""
         self.fail(error)
 
     def finish_unstarted(self, now: float) -> None:
-        """The end is asked for before any audio came."""
+        """Finish a session that has received no audio."""
         for channel in range(self._input.channels):
             self._say(Final("", (), 0, latency_ms=0.0), channel)
 
     def move(self, seconds: float) -> None:  # noqa: B027 - most APIs have no message for it
-        """The server ends within so many seconds; clients that asked for it are told."""
+        """Inform a client that asked for it that the server ends within `seconds`."""
 
     # How it ends
 
     def finish(self, now: float, is_cut: bool = False) -> None:
-        """The audio has ended: the client gets its final. Harmless while that is under way.
+        """End the audio: the client gets its final. Does nothing while that is under way.
 
-        is_cut: the speaker may go on elsewhere.
+        is_cut: True if the speaker may go on elsewhere.
         """
         if self.is_finishing:
             return
@@ -216,13 +216,13 @@ class Session(abc.ABC):
                 each.finish(now, is_cut)
 
     def finish_with(self, error: ServerError, now: float) -> None:
-        """Finish, for this error is no reason to lose what was said; it is reported as the reason for the end."""
+        """Finish, so that this error does not lose the text. The error is reported as the reason for the end."""
         if not self.is_finishing:
             self._reported = error.code
             self.finish(now, is_cut=True)
 
     def fail(self, error: ServerError) -> None:
-        """Tell the client what is wrong, with the text that it may keep."""
+        """Send the client an error, with the text that it may keep."""
         if self._has_ended:
             return
         for each in self._streams:
@@ -232,11 +232,11 @@ class Session(abc.ABC):
             self._end(error.code)
 
     def leave(self, now: float) -> None:
-        """The client has gone without a word."""
+        """Handle a client that has left without notice."""
         self.drop()
 
     def drop(self) -> None:
-        """End in silence."""
+        """End without a message."""
         self._end(LEFT)
 
     def _end(self, reason: str) -> None:
@@ -248,7 +248,7 @@ class Session(abc.ABC):
 
     @property
     def _stream(self) -> Stream | None:
-        """The stream of the first channel, which most sessions have alone; None before the first audio."""
+        """The stream of the first channel, the only one in most sessions; None before the first audio."""
         return self._streams[0] if self._streams else None
 
     def _begin(self, now: float) -> None:
@@ -260,7 +260,7 @@ class Session(abc.ABC):
         return self.seat.open_stream(lambda event: self._say(event, channel), self._options, now)
 
     def _change(self, options: Options) -> None:
-        """Change what the streams are asked for."""
+        """Change the options of the streams."""
         if options != self._options:
             self._options = options
             self.seat.count_change()
@@ -268,7 +268,7 @@ class Session(abc.ABC):
                 stream.ask(options)
 
     def _transcribe(self, audio: bytes, now: float) -> int:
-        """Pass audio on to the streams, which begin with it; returns how many milliseconds. Audio after the end is left out."""
+        """Pass audio to the streams, which begin with it; returns its milliseconds. Audio after the end is ignored."""
         if audio:  # empty messages do not keep a session alive
             self._last_received_at = now
         if self.is_finishing:
@@ -281,7 +281,7 @@ class Session(abc.ABC):
         return milliseconds(self._received_bytes) - before_ms
 
     def _receive(self, pcm: Sequence[bytes], now: float) -> None:
-        """pcm: the audio of each channel."""
+        """Pass audio to the streams. pcm: the audio of each channel."""
         for receiver, audio in zip(self._streams, pcm, strict=True):
             self.seat.count_audio(audio)
             receiver.receive(audio, now)
@@ -290,14 +290,14 @@ class Session(abc.ABC):
         sent = self.write(event, channel)
         if isinstance(event, Failed):
             for other in self._streams:
-                other.fail(event.code, event.message)  # each says what of its text may be kept
+                other.fail(event.code, event.message)  # each reports the text that may be kept
             self._end(event.code)
         elif isinstance(event, Final) and self.is_last(channel):
             self._end(self._reported)
         return sent
 
     def is_last(self, channel: int) -> bool:
-        """True if a channel has said its last and so have all others."""
+        """True if a channel and all others have sent their last event."""
         if not self._streams:
             return channel == self._input.channels - 1
         return all(each.state is StreamState.ENDED for each in self._streams)

@@ -1,4 +1,4 @@
-"""Capitals where a segment goes on within a sentence: the model writes each segment as if a sentence began there."""
+"""Capital letters in a segment that continues a sentence: the model writes each segment as if a sentence began there."""
 
 import re
 
@@ -16,20 +16,20 @@ SMALL_WORDS = frozenset(
         """,
     )
 )
-"""Words that are no names, so that they have a capital only where a sentence begins."""
+"""Words that are not names, so that they have a capital letter only at the beginning of a sentence."""
 
 
 def goes_on(before: str) -> bool:
-    """Return whether what follows a text goes on with its last sentence."""
+    """Return whether the next text continues the last sentence of this one."""
     return bool(before) and not SENTENCE_END.search(before)
 
 
 def begins_small(text: str) -> bool:
-    """Return whether the first word of a text has a capital that only the beginning of a sentence gives it."""
+    """Return whether the first word of a text has a capital letter only because it begins a sentence."""
     first = FIRST_WORD.match(text)
     return first is not None and first[0] == first[0].capitalize() and first[0].lower() in SMALL_WORDS
 
 
 def lowered(text: str) -> str:
-    """Return a text with its first letter small."""
+    """Return a text with its first letter in lower case."""
     return text[:1].lower() + text[1:]

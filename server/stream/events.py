@@ -15,7 +15,7 @@ class Update:
     stable: int
     """Leading characters of text that will never change."""
     segments: Sequence[Segment]
-    """All that are closed; the stream's own list, which grows."""
+    """All closed segments: the stream's own list, which grows."""
     audio_ms: int
     """Milliseconds of audio that the text covers."""
     latency_ms: float
@@ -32,12 +32,12 @@ class SpeechStarted:
 
 @dataclass(frozen=True, slots=True)
 class SpeechStopped:
-    """The turn is over, by the rule that was asked for."""
+    """The turn is over, according to the requested rule."""
 
     at_ms: int
     """Milliseconds from the start of the stream to the end of the last sound."""
     probability: float = 1.0
-    """Probability that nobody goes on, from 0 to 1."""
+    """Probability that the turn is over, from 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class TurnPause:
 
 @dataclass(frozen=True, slots=True)
 class Flushed:
-    """All that was heard up to a flush is text that will never change. The stream goes on."""
+    """All audio up to a flush has text that will never change. The stream goes on."""
 
     text: str
     segments: Sequence[Segment]

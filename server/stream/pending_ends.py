@@ -1,4 +1,4 @@
-"""Positions up to which text is asked for that will not change: flushes, and the end of the stream."""
+"""Positions up to which unchanging text is requested: flushes, and the end of the stream."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PendingFlush:
-    """A flush that the client has asked for, or the end of a turn."""
+    """A flush that the client has requested, or the end of a turn."""
 
     position: int
     asked_at: float
 
 
 class PendingEnds:
-    """The flushes of a stream in their order, and its end, which takes their place."""
+    """The flushes of a stream in order, and its end, which replaces them."""
 
     def __init__(self) -> None:
         self._flushes: deque[PendingFlush] = deque()
@@ -25,20 +25,20 @@ class PendingEnds:
         return len(self._flushes) == 1
 
     def finish(self, now: float) -> None:
-        """The stream has ended."""
+        """Note that the stream has ended."""
         self._finished_at = now
 
     def flushed(self) -> None:
-        """The oldest flush is done."""
+        """Remove the oldest flush, which is done."""
         self._flushes.popleft()
 
     def position(self, newest: int) -> int | None:
-        """Return up to where text is asked for now; None while none is. newest: the position after the newest sample."""
+        """Return the position up to which text is requested now, or None. newest: the position after the newest sample."""
         if self._finished_at is not None:
             return newest
         return self._flushes[0].position if self._flushes else None
 
     @property
     def asked_at(self) -> float:
-        """Time when that was asked for."""
+        """Time of that request."""
         return self._flushes[0].asked_at if self._finished_at is None else self._finished_at

@@ -1,7 +1,7 @@
-"""Repetition: a hypothesis that has run away, because the model says a phrase again and again.
+"""Repetition: a hypothesis that has run away, because the model repeats a phrase again and again.
 
-People do say a word eight times, and the model then ends by itself. It has run away only where it reached the most tokens that
-its audio can hold, in the middle of a repetition.
+People do say a word eight times, and the model then ends by itself. A hypothesis has run away only if it reached the token limit
+of its audio in the middle of a repetition.
 """
 
 from collections.abc import Sequence
@@ -10,8 +10,10 @@ LONGEST_PHRASE_TOKENS = 24
 
 
 def said_once(tokens: Sequence[int]) -> int | None:
-    """Tokens up to the end of the first phrase that a hypothesis repeats, if it was cut short; None where it
-    does not end in a repetition."""
+    """Return the number of tokens up to the end of the phrase that a hypothesis repeats, at its first occurrence.
+
+    The hypothesis was cut short. None if it does not end in a repetition.
+    """
     for length in range(1, min(LONGEST_PHRASE_TOKENS, len(tokens) // 2) + 1):
         repeated = next(
             (

@@ -17,10 +17,10 @@ class Attempt:
 
     result: Result
     hypothesis: Hypothesis
-    """Nothing where the result is no speech; where it has run away, what it said before it repeated itself."""
+    """Hypothesis of the result: NOTHING if it is not speech; only the text before the repetition if it ran away."""
     ran_away: bool
     lost_sight: bool
-    """True if it has lost most of the words that were in sight."""
+    """True if it has lost most of the words that were shown."""
 
     @property
     def is_doubted(self) -> bool:
@@ -28,7 +28,7 @@ class Attempt:
 
     @property
     def rank(self) -> tuple[bool, bool, bool, float]:
-        """The best attempt has the highest. One that ran away is of use only where it is known when."""
+        """Rank of the attempt; the best one has the highest. An attempt that ran away is usable only if its frames are known."""
         is_usable = not self.ran_away or self.result.first_frames is not None
         return not self.lost_sight, not self.ran_away, is_usable, self.hypothesis.belief
 
@@ -40,7 +40,7 @@ def attempt_of(result: Result, tokenizer: Tokenizer, has_lost_sight: Callable[[S
 
 
 def hypothesis_of(result: Result, tokenizer: Tokenizer) -> Hypothesis:
-    """Hypothesis of a result, without what the model does not believe; text that was promised is kept regardless."""
+    """Return the hypothesis of a result without text that is not trusted. Stable text is kept in any case."""
     tokens, forced = result.tokens, result.request.forced
     if not tokens or (not forced and not is_speech(result.log_probs, tokenizer.text(tokens))):
         return NOTHING
@@ -50,12 +50,12 @@ def hypothesis_of(result: Result, tokenizer: Tokenizer) -> Hypothesis:
 
 
 def evidence_of(result: Result, hypothesis: Hypothesis, tokenizer: Tokenizer) -> TextEvidence:
-    """Return what a hypothesis says about the pause at its end."""
+    """Return the evidence of a hypothesis about the pause at its end."""
     end_log_prob = LEAST_END_LOG_PROB if result.end_log_prob is None else result.end_log_prob
     belief = hypothesis.belief if hypothesis.tokens else LEAST_BELIEF
     return TextEvidence(tokenizer.text(hypothesis.tokens).rstrip().endswith(SENTENCE_ENDS), end_log_prob, belief)
 
 
 def end_bias(before: Sequence[Attempt]) -> float:
-    """End bias of the next attempt: firm after one that came out empty."""
+    """Return the end bias of the next attempt: the firm one after an attempt without text."""
     return END_BIAS if all(each.hypothesis.tokens for each in before) else FIRM_END_BIAS

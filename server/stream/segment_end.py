@@ -9,8 +9,8 @@ from server.stream.segmenter import Cut, CutKind, Segmenter
 from server.stream.transcript import NOTHING, Hypothesis
 from server.stream.word_times import TimedHypothesis, Word, locate
 
-LONGEST_WORD_SAMPLES = SAMPLE_RATE * 13 // 10  # after its beginning a word is over
-PLACE_SAMPLES = SAMPLE_RATE // 2  # in which the quietest place is taken
+LONGEST_WORD_SAMPLES = SAMPLE_RATE * 13 // 10  # a word is over this long after its start
+PLACE_SAMPLES = SAMPLE_RATE // 2  # window in which the quietest place is taken
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class SegmentEnd:
 
 
 def end_of(attempt: Attempt, cut: Cut, segmenter: Segmenter, tokenizer: Tokenizer) -> SegmentEnd:
-    """Commit an attempt up to the cut, or up to where it can be trusted: the rest is asked for again."""
+    """Commit an attempt up to the cut, or as far as it can be trusted. The rest is transcribed again."""
     hypothesis, position, rest = attempt.hypothesis, cut.position, NOTHING
     spoken = located(attempt, cut.position, segmenter, tokenizer)
     count = len(spoken.begins) - 1 if spoken else 0
@@ -46,7 +46,7 @@ def end_of(attempt: Attempt, cut: Cut, segmenter: Segmenter, tokenizer: Tokenize
 
 
 def after_last_word(spoken: TimedHypothesis, cut: Cut) -> Cut | None:
-    """Return a cut after the last word, where all words begin before the window of a cut by length: what sounds there is none."""
+    """Return a cut after the last word if all words begin before the window of a cut by length: the sound in it is no word."""
     assert cut.earliest is not None, "a cut by length has a window"
     begin = spoken.last_begin
     earliest = max(cut.earliest, begin + LONGEST_WORD_SAMPLES)
@@ -56,7 +56,7 @@ def after_last_word(spoken: TimedHypothesis, cut: Cut) -> Cut | None:
 
 
 def located(attempt: Attempt, end: int, segmenter: Segmenter, tokenizer: Tokenizer) -> TimedHypothesis | None:
-    """The words of an attempt in the stream; None if it has none, or was not asked for their times."""
+    """Locate the words of an attempt in the stream; None if it has no words, or their times were not requested."""
     result = attempt.result
     if not attempt.hypothesis.tokens or not result.first_frames:
         return None

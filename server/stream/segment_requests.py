@@ -1,4 +1,4 @@
-"""Requests about the open segment: what the engine is asked for an update, and for a segment that is to be closed."""
+"""Requests to the engine about the open segment: for an update, and for a segment that is to be closed."""
 
 import itertools
 from collections.abc import Sequence
@@ -32,13 +32,14 @@ class OutstandingRequest:
     audio_at: float
     """Time when the newest sample known at the submission came in."""
     late_seconds: float
-    """Seconds that it had been due when it was submitted."""
+    """Seconds from its due time to its submission."""
 
 
 def priority_of(is_file: bool, is_fast: bool, is_last: bool) -> Priority:
     """Return the priority of a request.
 
-    is_file: of a recording. is_fast: its audio comes as no speaker's does. is_last: its client waits for the end, or for a flush.
+    is_file: True for a recording. is_fast: True if its audio comes faster than speech. is_last: True if its client waits for the
+    end, or for a flush.
     """
     if is_file or (is_fast and not is_last):
         return Priority.FILE
@@ -53,7 +54,7 @@ class SegmentRequests:
         self.keyterms = keyterms
 
     def interim(self, end: int, transcribed_until: int, priority: Priority) -> Request:
-        """Ask for the open segment up to a position. transcribed_until: position up to which results cover the audio."""
+        """Return a request for the open segment up to `end`. transcribed_until: position up to which results cover the audio."""
         transcript = self._transcript
         uncovered_seconds = (end - max(transcribed_until, self._segmenter.start)) / SAMPLE_RATE
         return Request(
@@ -69,7 +70,7 @@ class SegmentRequests:
         )
 
     def segment(self, cut: Cut, before: tuple[Attempt, ...], priority: Priority, words: bool) -> Request:
-        """Ask for a segment that is to be closed. before: earlier attempts at it, with other edges."""
+        """Return a request for a segment that is to be closed. before: earlier attempts at it, with other edges."""
         draft, forced = self._transcript.draft, self._transcript.forced
         if before and not before[-1].ran_away and len(before[-1].result.tokens) >= forced:
             draft = draft[:forced] + before[-1].result.tokens[forced:]
@@ -87,7 +88,7 @@ class SegmentRequests:
         )
 
     def _keyterms_after(self, before: Sequence[Attempt]) -> Keyterms | None:
-        """None after an attempt that failed: a term may be what the model repeated, or what made it say what is no speech."""
+        """Return no keyterms after a failed attempt: a term may have caused the repetition, or a text that is not speech."""
         has_failed = before and (before[-1].ran_away or not before[-1].hypothesis.tokens)
         return None if has_failed else self.keyterms
 

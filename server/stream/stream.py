@@ -1,8 +1,8 @@
 """One stream: samples in, typed events out.
 
-A stream is told what happened (audio, a result, time passing) and answers through `say` and `submit`. It reads no clock and waits
-for nothing, so that tests drive it exactly. It ends in one of three ways: finish() asks for the final, fail() says why there is
-none, drop() says nothing. All methods run on one thread.
+The caller reports events (audio, a result, time passing), and the stream answers through `say` and `submit`. It reads no clock
+and waits for nothing, so that tests control it exactly. It ends in one of three ways: finish() requests the final, fail() reports
+why there is none, drop() sends nothing. All methods run on one thread.
 """
 
 import enum
@@ -37,26 +37,26 @@ from server.stream.turns import TurnRule, Turns
 from server.stream.update_clock import AnswerWatch, CompleteResults, UpdateClock
 from server.stream.word_times import Word
 
-AHEAD_SECONDS = 60.0  # of audio beyond the time that it took to come: nobody speaks so, and live speech goes first
-MIN_NEW_SECONDS = 0.1  # of audio that make another interim worth its price
-COMPLETE_SECONDS = 0.3  # of quiet behind the last sound: no word is cut off in its middle
-MAX_UNCOVERED_SECONDS = 1.0  # of quiet at the end that need not be transcribed: nothing in it rose above the background
-AUDIO_STOPPED_SECONDS = 0.05  # without a message: what is due must be asked for all the same
-ENOUGH_COMPLETE = 2  # hypotheses of all that was said: another one of more quiet would say nothing new
+AHEAD_SECONDS = 60.0  # audio received beyond the time elapsed: faster than speech, so live speech goes first
+MIN_NEW_SECONDS = 0.1  # least new audio that is worth another interim
+COMPLETE_SECONDS = 0.3  # quiet after the last sound: no word is cut off in its middle
+MAX_UNCOVERED_SECONDS = 1.0  # quiet at the end that need not be transcribed: nothing in it rose above the background
+AUDIO_STOPPED_SECONDS = 0.05  # time without a message after which due requests are submitted all the same
+ENOUGH_COMPLETE = 2  # hypotheses of all speech so far: another one with more quiet would add nothing
 
 
 @dataclass(frozen=True)
 class Options:
-    """Options of a stream, as its client asked for them."""
+    """Options of a stream, as requested by its client."""
 
     words: bool = False
     """True if segments carry the times of their words."""
     silence_seconds: float | None = None
-    """Seconds of silence that end a turn; None if turns are not asked for."""
+    """Seconds of silence that end a turn; None if turns are not requested."""
     end_threshold: float | None = None
-    """Probability that ends a turn before; None: silence alone does."""
+    """Probability that ends a turn earlier; None: only silence ends it."""
     weighs_pauses: bool = False
-    """True if text and sound are weighed in each pause, also where nothing here ends a turn by them."""
+    """True if text and sound are weighed in each pause, even if they end no turn here."""
     reports_pauses: bool = False
     """True if each pause is reported while it lasts."""
     closes_turns: bool = False
@@ -68,7 +68,7 @@ class Options:
     tokens: bool = False
     """True if segments carry their tokens with their probabilities."""
     text: TextOptions = PLAIN_TEXT
-    """Rules by which the text is rewritten before anybody reads it."""
+    """Rules that rewrite the text before it is sent."""
 
     @property
     def turn_rule(self) -> TurnRule | None:
@@ -78,11 +78,12 @@ class Options:
 
 
 Judge = Callable[[np.ndarray, Callable[[float], None]], None]
-"""Asks about audio, int16 (samples,) at 16 kHz, and about its answer: the probability that its speaker has finished."""
+"""Asks the turn model about audio, int16 (samples,) at 16 kHz. The callback takes the answer: the probability that the speaker
+has finished."""
 
 
 def judge_nothing(samples: np.ndarray, answer: Callable[[float], None]) -> None:
-    """Default where there is no turn model."""
+    """Default if there is no turn model."""
 
 
 class StreamState(enum.Enum):
@@ -92,7 +93,7 @@ class StreamState(enum.Enum):
 
 
 class Stream:
-    """The segmenter and the transcript of one stream, and what is asked of the engine for them."""
+    """The segmenter and the transcript of one stream, and its requests to the engine."""
 
     def __init__(
         self,
@@ -107,12 +108,12 @@ class Stream:
         encodes_streams: bool = False,
         judge: Judge = judge_nothing,
     ):
-        """say: takes an event; False for an Update that was dropped, which the next one then says again.
+        """say: takes an event; returns False for an Update that was dropped. The next Update then has the same content again.
 
-        submit: hands a request to the engine, whose result must come back through on_result().
-        on_update: told of every answered update how long after it was due the engine began with it, in seconds.
-        encodes_streams: True for a streaming model, False for one of clips.
-        judge: asks the turn model about the end of the audio, which answers with a probability, or never.
+        submit: passes a request to the engine. The result must come back through on_result().
+        on_update: called for every answered update with the seconds from its due time to its start in the engine.
+        encodes_streams: True for a streaming model, False for a model of clips.
+        judge: asks the turn model about the end of the audio. The answer is a probability, or never comes.
         """
         self.stream_id, self.state = stream_id, StreamState.OPEN
         self._limits, self._options = limits, options
@@ -123,18 +124,18 @@ class Stream:
         self._text = formatted(self._transcript, options.text)
         self._outstanding: OutstandingRequest | None = None
         self._complete, self._watch = CompleteResults(), AnswerWatch(now)
-        self._transcribed_until = 0  # position behind the newest sample that any result has covered
+        self._transcribed_until = 0  # position after the newest sample that any result covers
         self._began_at = self._last_audio_at = now  # when audio last came
-        self._look_at = now  # when audio is to be looked at, though it fills no block
+        self._look_at = now  # time from which audio is handled although it fills no block
         self._clock = UpdateClock(limits.interim_interval_seconds, long_costs_more=not encodes_streams)
         self._requests = SegmentRequests(stream_id, self._segmenter, self._transcript, keyterms_of(options.terms, tokenizer))
-        self._ends, self._is_cut = PendingEnds(), False  # at the end of the stream, whose speaker may go on elsewhere
-        self._last_shown = ("", 0, 0)  # text, stable, and how many segments are closed, as last said
+        self._ends, self._is_cut = PendingEnds(), False  # True if the speaker may go on elsewhere after the end
+        self._last_shown = ("", 0, 0)  # text, stable and number of closed segments, as last sent
 
     # What happens to a stream
 
     def receive(self, pcm: bytes, now: float) -> None:
-        """pcm: PCM16 mono little-endian at 16 kHz, whole samples."""
+        """Take audio. pcm: PCM16 mono little-endian at 16 kHz, whole samples."""
         if self.state is not StreamState.OPEN:
             return
         self._last_audio_at = now
@@ -143,7 +144,7 @@ class Stream:
             self._look(now)
 
     def _look(self, now: float) -> None:
-        """Look at the audio that has come: a block is full, or an update may be due."""
+        """Handle the audio received so far: a block is full, or an update may be due."""
         levels = self._segmenter.measure()
         if (waiting := self.waiting_seconds) > (most := self._limits.max_buffer_seconds):
             self.fail(Code.BUFFER_OVERFLOW, f"{waiting:.1f} s of audio wait to be transcribed; at most {most:g} s may")
@@ -155,7 +156,7 @@ class Stream:
         self._advance(now)
 
     def receive_all(self, pcm: bytes, now: float) -> None:
-        """The whole of a recording, and its end."""
+        """Take a whole recording, and finish."""
         self._segmenter.append(pcm)
         self.finish(now)
 
@@ -165,15 +166,15 @@ class Stream:
         self._options, self._requests.keyterms = options, keyterms_of(options.terms, self._tokenizer)
 
     def flush(self, now: float) -> None:
-        """Close what was heard so far as at the end, and go on: Flushed is said when that is done."""
+        """Close the text of the audio received so far as at the end, and go on. Flushed is sent when that is done."""
         if self.state is StreamState.OPEN:
             self.turns.end()
-            if self._ends.flush(self._segmenter.end, now):  # one after the other
-                self._outstanding = None  # what is under way is asked for again, as a final: those go first
+            if self._ends.flush(self._segmenter.end, now):  # flushes run one after the other
+                self._outstanding = None  # the request under way is made again as a final: finals go first
                 self._advance(now)
 
     def on_result(self, result: Result, now: float) -> None:
-        """The engine's answer to the outstanding request. Answers to requests that were replaced are ignored."""
+        """Take the engine's answer to the outstanding request. Answers to requests that were replaced are ignored."""
         asked = self._outstanding
         if self.state is StreamState.ENDED or asked is None or result.request is not asked.request:
             return
@@ -195,31 +196,31 @@ class Stream:
             self._advance(now)
 
     def on_time(self, now: float) -> None:
-        """Called now and then, to notice what does not happen."""
+        """Check for answers and audio that do not come. Called from time to time."""
         if self._end_position is not None and now - self._ends.asked_at > self._limits.close_timeout_seconds:
             self.fail(Code.ENGINE_FAILED, f"no final within {self._limits.close_timeout_seconds:g} s of closing")
         elif self._watch.seconds(self._outstanding, now) > self._limits.close_timeout_seconds:
             self.fail(Code.ENGINE_FAILED, f"the engine has not answered within {self._limits.close_timeout_seconds:g} s")
         elif self.state is StreamState.OPEN and now - self._last_audio_at > AUDIO_STOPPED_SECONDS:
-            self._advance(now)  # audio that comes does it by itself
+            self._advance(now)  # while audio comes, receive() does it
 
     def finish(self, now: float, is_cut: bool = False) -> None:
-        """The audio has ended: transcribe what is left and say the final. Harmless when that is under way."""
+        """End the audio: transcribe the rest and send the final. Does nothing if that is under way."""
         if self.state is StreamState.OPEN:
             self.state, self._is_cut = StreamState.FINISHING, is_cut
             self._ends.finish(now)
-            self._outstanding = None  # what is under way is asked for again, as a final: those go first
+            self._outstanding = None  # the request under way is made again as a final: finals go first
             self._advance(now)
 
     def fail(self, code: Code, message: str) -> None:
-        """Say why there will be no final, with the text that may be kept."""
+        """Report why there will be no final, with the text that may be kept."""
         if self.state is not StreamState.ENDED:
             self.state = StreamState.ENDED
             text, audio_ms = self._text.text[: self._text.stable], milliseconds(self._segmenter.start)
             self._say(Failed(code, message, text, self._text.segments, audio_ms))
 
     def drop(self) -> None:
-        """Nobody listens any more: say nothing."""
+        """End the stream without an event: nobody receives events any more."""
         self.state = StreamState.ENDED
 
     @property
@@ -229,32 +230,32 @@ class Stream:
 
     @property
     def closed_ms(self) -> int:
-        """Up to there all is in closed segments, or silence."""
+        """Position in milliseconds up to which all audio is in closed segments, or is silence."""
         return milliseconds(self._segmenter.start)
 
     @property
     def waiting_seconds(self) -> float:
-        """Audio that no result has covered."""
+        """Seconds of audio that no result covers."""
         return (self._segmenter.end - self._transcribed_until) / SAMPLE_RATE
 
     @property
     def backlog_seconds(self) -> float:
-        """Audio that waits to be transcribed; quiet behind what was is no backlog."""
+        """Seconds of audio that wait to be transcribed; quiet after transcribed audio is no backlog."""
         covered_until = max(self._transcribed_until, self._segmenter.start)
         if self.state is StreamState.ENDED or self._segmenter.loud_until <= covered_until:
             return 0.0
         return (self._segmenter.end - covered_until) / SAMPLE_RATE
 
-    # What a stream does about it
+    # What a stream does in answer
 
     def _advance(self, now: float) -> None:
         while self._ask_for_next(now):
             continue
         next_at = self._next_update_at
-        self._look_at = next_at if next_at > now else float("inf")  # then it waits for sound, which comes by blocks
+        self._look_at = next_at if next_at > now else float("inf")  # otherwise it waits for sound, which is measured in blocks
 
     def _ask_for_next(self, now: float) -> bool:
-        """Ask for a closed segment, the last one or an interim, if nothing is under way. Returns True where a flush is done."""
+        """Request a closed segment, the last one or an interim, if no request is under way. Returns True if a flush is done."""
         if self._outstanding is not None:
             if not self._clock.is_overdue and self.state is StreamState.OPEN and self._interim_is_due(now):
                 self._clock.is_due(now)
@@ -292,7 +293,7 @@ class Stream:
         return self._segmenter.end - max(self._transcribed_until, self._segmenter.start) >= MIN_NEW_SECONDS * SAMPLE_RATE
 
     def _has_nothing_to_add(self, end: int) -> bool:
-        """True if the last hypothesis can be the final one: it is believed, audio since is short and quiet, no times needed."""
+        """True if the last hypothesis can be the final one: not doubted, only short and quiet audio since, no times needed."""
         is_long = end - self._transcribed_until > MAX_UNCOVERED_SECONDS * SAMPLE_RATE
         if self._options.words or is_long or self._transcript.newest.belief < DOUBTED_LOG_PROB:
             return False
@@ -334,7 +335,7 @@ class Stream:
     def _take_segment(self, result: Result, asked: OutstandingRequest, cut: Cut, now: float) -> None:
         attempts = (*asked.attempts, retries.attempt_of(result, self._tokenizer, self._transcript.has_lost_sight))
         if cut.kind is CutKind.QUIET and attempts[-1].hypothesis.tokens:
-            # Words where nothing was loud: they may go on behind this cut, which was made for silence.
+            # There are words where nothing was loud: they may go on after this cut, which was made for silence.
             self._segmenter.keep_open()
             self._take_interim(result, asked, now)
             return
@@ -350,14 +351,14 @@ class Stream:
         self._show(asked, now)
 
     def _commit(self, hypothesis: Hypothesis, position: int, words: tuple[Word, ...] | None, rest: Hypothesis) -> None:
-        """Close the open segment at a position with what was heard; the rest of the hypothesis belongs to the next one."""
+        """Close the open segment at a position with its hypothesis. rest: the part that belongs to the next segment."""
         start_ms, end_ms = milliseconds(self._segmenter.start), milliseconds(position)
         self._transcript.commit(hypothesis, start_ms, end_ms, rest, words, self._options.tokens)
         self._segmenter.advance(position)
         self._complete = CompleteResults()
 
     def _show(self, asked: OutstandingRequest, now: float) -> None:
-        """Say an update if it says anything new. Behind a finish the final does, and at the end of a flush Flushed."""
+        """Send an update if it has anything new. After finish() the final has it, and at the end of a flush Flushed."""
         is_flushed = self._end_position is not None and self._segmenter.start >= self._end_position
         if self.state is not StreamState.OPEN or is_flushed:
             return
@@ -378,7 +379,7 @@ class Stream:
                 self.flush(now)
 
     def _say_end(self, now: float) -> bool:
-        """Say the final, or that a flush is done; returns True where the stream goes on."""
+        """Send the final, or Flushed for a flush that is done. Returns True if the stream goes on."""
         text, latency_ms = self._text, (now - self._ends.asked_at) * 1000
         if self.state is StreamState.FINISHING:
             text.end(self._is_cut)

@@ -9,8 +9,8 @@ from runtime.scheduler.keyterms import Keyterms, Spelling
 from runtime.tokenizer import Tokenizer
 
 DEFAULT_BOOST = 2.0
-"""Measured: docs/quality.md. More finds few words more, and from 3 on costs others."""
-CACHED_TERM_LISTS = 64  # the chunks of one recording ask for the same terms
+"""Measured: docs/quality.md. A higher boost finds few more terms, and from 3 on loses other words."""
+CACHED_TERM_LISTS = 64  # the chunks of one recording have the same terms
 SPACELESS = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uff66-\uff9d]")
 """First letters of scripts that put no space before a word: Thai, Lao, Burmese, Khmer, Kana, Han."""
 
@@ -33,7 +33,7 @@ def keyterms_of(terms: Sequence[Term], tokenizer: Tokenizer) -> Keyterms | None:
 
 
 def count_unbiased(tokens: Sequence[int], tokenizer: Tokenizer) -> int:
-    """Number of tokens at the beginning that say nothing of the term: a space alone, the first bytes of a character."""
+    """Return the number of leading tokens that do not identify the term: a space alone, the first bytes of a character."""
     for count in range(len(tokens)):
         if tokenizer.text(tokens[: count + 1]):
             return count
@@ -41,7 +41,7 @@ def count_unbiased(tokens: Sequence[int], tokenizer: Tokenizer) -> int:
 
 
 def spelled(text: str, tokenizer: Tokenizer) -> Iterator[tuple[int, ...]]:
-    """Yield a term as it is and with a capital, as tokens. A term that the vocabulary cannot write yields nothing.
+    """Yield a term as tokens, as it is and with a capital letter. A term that the vocabulary cannot write yields nothing.
 
     The space before it is part of its first token; without it the term would be favoured within words.
     """

@@ -1,4 +1,4 @@
-"""Hypotheses into text: what is committed, what is stable, what still moves. Pure bookkeeping, no clock, no engine."""
+"""Turns hypotheses into text, which is committed, stable or still changing. Pure bookkeeping: no clock, no engine."""
 
 import dataclasses
 import difflib
@@ -13,23 +13,23 @@ from server.stream.capitals import begins_small, goes_on, lowered
 from server.stream.word_times import Word
 
 Span = tuple[int, int]
-"""First token of a word and the one behind its last."""
+"""First token of a word and the one after its last."""
 Belief = tuple[float, float]
-"""The least log-probability of a word's tokens, and of its punctuation; of those less is asked."""
+"""The least log-probability of a word's tokens, and of its punctuation, for which the limits are lower."""
 
 ANY = float("-inf")
 
 
 @dataclass(frozen=True)
 class StabilityRule:
-    """A condition on a word and on all before it."""
+    """A condition on a word and on all words before it."""
 
     hypotheses: float
-    """Number of hypotheses in a row that must have it."""
+    """Number of hypotheses in a row that must have the word."""
     least: float
-    """Least log-probability that any of them may give any of its tokens."""
+    """Least log-probability of each of its tokens in each of these hypotheses."""
     behind: int = 1
-    """Number of words that must follow it in the newest; a pause counts as one."""
+    """Number of words that must follow it in the newest hypothesis; a pause counts as one."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class WordBeliefs:
     behind: int
     """Number of words that follow it; a pause counts as one."""
     beliefs: Sequence[Belief]
-    """Beliefs of the newest hypothesis, of the newest two, and so on, as far as they have the word and all before it."""
+    """Beliefs over the newest hypothesis, the newest two, and so on, as far as they have the word and all words before it."""
 
     def meets(self, rules: Sequence[StabilityRule]) -> bool:
         return any(self._meets(rule) for rule in rules)
@@ -60,21 +60,21 @@ STABLE_RULES = (
     StabilityRule(1, -0.3, behind=3),
     StabilityRule(1.5, ANY, behind=8),
 )
-"""A word is stable when one of these is met, hypotheses counted in units of the agreement asked for: the more the model believes
-it and the more it has heard behind it, the fewer are needed. Chosen on librispeech_train, dictation_long and the even clips of
-the other sets."""
+"""A word is stable when one of these rules is met. Hypotheses are counted in units of the requested agreement. The more confident
+the model is of a word, and the more words follow it, the fewer hypotheses are needed. Chosen on librispeech_train, dictation_long
+and the even clips of the other sets."""
 
 PUNCTUATION_LOG_PROB = -1.0
-"""Asked of punctuation where more would be asked of a word. Without it mid.wav's words, between whose clauses a comma is as good
-as a full stop, are stable after 2.5 s instead of 1.8 s."""
+"""Limit for punctuation where a rule asks more of a word. Between the clauses of mid.wav a comma is as good as a full stop:
+without this limit its words are stable after 2.5 s instead of 1.8 s."""
 
 SHOWN_RULES = (StabilityRule(1, -0.5), StabilityRule(2, -1.0, behind=0), StabilityRule(2, ANY), StabilityRule(1, ANY, behind=4))
-"""A word is in sight when one of these is met. Chosen like STABLE_RULES: showing all of every hypothesis gives a UPWR of 1.0."""
+"""A word is shown when one of these is met. Chosen like STABLE_RULES: showing all of every hypothesis gives a UPWR of 1.0."""
 
-FEW_BEHIND = 3  # Words in sight are replaced where two hypotheses in a row say otherwise, and alike; three where so many follow
+FEW_BEHIND = 3  # shown words are replaced if two hypotheses in a row agree on others; three if this many words follow
 
 
-FEW_WORDS, LOST_SHARE = 3, 3  # a final with less than a third of three or more words in sight has failed
+FEW_WORDS, LOST_SHARE = 3, 3  # a final has failed if three or more words are shown and it has less than a third of them
 
 
 @dataclass(frozen=True)
@@ -88,19 +88,19 @@ class TokenProbability:
 
 @dataclass(frozen=True)
 class Segment:
-    """A closed stretch of audio and its final text."""
+    """A closed range of audio and its final text."""
 
     text: str
     start_ms: int
     end_ms: int
     words: tuple[Word, ...] | None = None
-    """None where they were not asked for."""
+    """None if they were not requested."""
     log_prob: float = 0.0
-    """The mean of its tokens, as the model believes them."""
+    """Mean log-probability of its tokens."""
     tokens: tuple[TokenProbability, ...] = ()
-    """Its tokens, in order; empty where they were not asked for."""
+    """Its tokens, in order; empty if they were not requested."""
     channel: int | None = None
-    """The channel of a recording, counted from 0; None where channels are mixed."""
+    """The channel of a recording, counted from 0; None if channels are mixed."""
 
 
 NO_BELIEF = float("-inf")
@@ -115,11 +115,11 @@ class Hypothesis:
 
     @property
     def belief(self) -> float:
-        """The mean log-probability; of an empty hypothesis less than any."""
+        """The mean log-probability; for an empty hypothesis, less than any other."""
         return sum(self.log_probs) / len(self.tokens) if self.tokens else NO_BELIEF
 
     def divided(self, tokens: int) -> "tuple[Hypothesis, Hypothesis]":
-        """Its first so many tokens, and the rest."""
+        """Return its first `tokens` tokens, and the rest."""
         return (
             Hypothesis(self.tokens[:tokens], self.log_probs[:tokens]),
             Hypothesis(self.tokens[tokens:], self.log_probs[tokens:]),
@@ -133,8 +133,8 @@ class Transcript:
     """The text of one session.
 
     Committed segments never change. In the open segment words are shown when they are likely to stay, and become stable when
-    hypotheses agree on them (STABLE_RULES). Whoever asks for the next hypothesis gives `draft` with its first `forced` tokens
-    taken unseen, so that no later one can take a stable word back.
+    hypotheses agree on them (STABLE_RULES). The request for the next hypothesis must have `draft`, whose first `forced` tokens
+    are kept unchecked, so that no later hypothesis can remove a stable word.
     """
 
     def __init__(self, tokenizer: Tokenizer, agreement: int = 2):
@@ -153,9 +153,9 @@ class Transcript:
         """The newest hypothesis of the open segment."""
         self.forced = 0
         """Number of the draft's tokens that are stable."""
-        self._goes_on = False  # with the sentence before
-        self._is_small: bool | None = None  # the first letter, once the first word is stable
-        self._shown: tuple[int, ...] = ()  # the tokens in sight
+        self._goes_on = False  # whether it continues the sentence before
+        self._is_small: bool | None = None  # whether the first letter is in lower case; set once the first word is stable
+        self._shown: tuple[int, ...] = ()  # the shown tokens
         self._recent: deque[Hypothesis] = deque(maxlen=self._most_hypotheses)  # newest last
 
     @property
@@ -169,7 +169,7 @@ class Transcript:
 
     @property
     def open_text(self) -> str:
-        """The text in sight of the open segment."""
+        """The shown text of the open segment."""
         return self._text_of(self._shown)
 
     @property
@@ -178,7 +178,7 @@ class Transcript:
         return self._text_of(self.draft[: self.forced])
 
     def _text_of(self, tokens: Sequence[int]) -> str:
-        """Return the text of the open segment with these tokens. Its first letter is small within a sentence."""
+        """Return the text of the open segment with these tokens. Within a sentence its first letter is in lower case."""
         text = self._tokenizer.text(tokens)
         return lowered(text) if self._begins_small(text) else text
 
@@ -188,7 +188,7 @@ class Transcript:
         return self._goes_on and begins_small(text)
 
     def end(self, is_cut: bool = False) -> None:
-        """Nothing follows; the text says so by itself."""
+        """Ignore the end: this text needs no mark there."""
 
     def update(self, newest: Hypothesis, complete: bool = False) -> None:
         """Take a new hypothesis of the open segment, made with this transcript's draft and forced.
@@ -208,15 +208,16 @@ class Transcript:
         self._show(judged, words[: len(words) - 1 + complete])
 
     def has_lost_sight(self, tokens: Sequence[int]) -> bool:
-        """True if a final hypothesis has so few of the words in sight that it must have failed. Quiet does that to Moonshine.
+        """True if a final hypothesis has so many fewer words than are shown that it must have failed.
+        Quiet can cause that in Moonshine.
 
-        With bias, dither and the segmenter's cuts it was not seen once in 360 results over speech with seconds of quiet in it.
+        With bias, dither and the segmenter's cuts it did not happen once in 360 results for speech with seconds of quiet in it.
         """
         in_sight = len(self._words(self._shown))
         return in_sight >= FEW_WORDS and LOST_SHARE * len(self._words(tokens)) < in_sight
 
     def keep_what_is_in_sight(self) -> bool:
-        """Make it stable, so that the next hypothesis has it; False where it is already."""
+        """Make the shown text stable, so that the next hypothesis has it. Returns False if it already is."""
         is_new = self.forced < len(self._shown)
         self.draft, self.forced = self._shown, len(self._shown)
         self._is_small = self._begins_small(self._tokenizer.text(self._shown))
@@ -236,10 +237,10 @@ class Transcript:
         words: tuple[Word, ...] | None = None,
         with_tokens: bool = False,
     ) -> None:
-        """Close the open segment with its final hypothesis, which begins with what was forced or is the beginning of that.
+        """Close the open segment with its final hypothesis, which begins with the forced tokens or is the beginning of them.
 
-        with_tokens: keep its tokens. rest: what the same hypothesis has after it. It is the first hypothesis of the next
-        segment: what of it is stable remains so, and as many words as were in sight stay there.
+        with_tokens: keep its tokens. rest: the rest of the same hypothesis. It is the first hypothesis of the next segment:
+        its stable part remains stable, and as many words as were shown stay shown.
         """
         tokens = hypothesis.tokens
         if text := self._text_of(tokens):
@@ -257,58 +258,61 @@ class Transcript:
         self._recent.extend([rest] if rest.tokens else [])
         self.draft, self.forced = rest.tokens, stable
         if stable:
-            self._is_small = first_was_small  # it stands as it was written
+            self._is_small = first_was_small  # the letter stays as it was written
         self._shown = rest.tokens[: max([stable, *(end for _, end in self._words(rest.tokens)[: max(0, in_sight)])])]
 
     def end_sentence(self) -> None:
-        """Let what follows begin a sentence of its own: it is no part of what was said before."""
+        """Let the next text begin a new sentence: it does not continue the text before."""
         self._goes_on = False
 
     def _probabilities(self, hypothesis: Hypothesis, is_small: bool) -> tuple[TokenProbability, ...]:
-        """Return the tokens with their probabilities. is_small: the first letter is."""
+        """Return the tokens with their probabilities. is_small: True if the first letter is in lower case."""
         first, *others = map(self._tokenizer.bytes_of, hypothesis.tokens)
         begin = first[: len(first) - len(first.lstrip())]
         shown = begin + lowered(first.lstrip().decode()).encode() if is_small else first
         return tuple(map(TokenProbability, [shown, *others], hypothesis.log_probs))
 
     def _confirm(self, judged: Sequence[WordBeliefs]) -> None:
-        """Make words stable, in order, as far as the rules go."""
+        """Make words stable, in order, as far as the rules allow."""
         for each in itertools.takewhile(lambda each: each.meets(self._stable_rules), judged):
             self.forced = each.word[1]
             if self._is_small is None:
                 self._is_small = self._begins_small(self._tokenizer.text(self.draft[: self.forced]))
 
     def _show(self, judged: Sequence[WordBeliefs], whole: Sequence[Span]) -> None:
-        """Decide what is in sight: the newest hypothesis as far as the rules go, in its own words where it goes on from those in
-        sight or they are contradicted, and else behind them. whole: its words with others or a pause behind them."""
+        """Decide which words are shown: those of the newest hypothesis, as far as the rules allow.
+
+        They replace the shown words if they continue them, or if those are contradicted. Otherwise only the new words are added
+        after the shown ones. whole: words of the hypothesis that are followed by others or by a pause.
+        """
         kept, end = common_prefix(self._shown, self.draft), self.forced
         for each in itertools.takewhile(lambda each: each.word[1] <= self.forced or each.meets(SHOWN_RULES), judged):
             end = max(end, each.word[1])
         if kept == len(self._shown):
             self._shown = self.draft[: max(end, kept)]
         elif self.forced > kept or self._is_contradicted():
-            # As many words as before stay in sight: a correction in the middle should not take away what is behind it.
+            # As many words as before stay shown: a correction in the middle should not remove the words after it.
             before = self._words(self._shown)
             self._shown = self.draft[: max([end, *(last for _, last in whole[: len(before)])])]
         else:
             self._shown += self._news(self.draft[:end])
 
     def _news(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
-        """Tokens that go beyond the words in sight, from the last word on that both have."""
+        """Return the tokens that follow the shown words, counted from the last word that both have."""
         in_sight, newest = self._spelled(self._shown), self._spelled(tokens)
         *_, last, _ = [difflib.Match(0, 0, 0), *difflib.SequenceMatcher(None, in_sight, newest, False).get_matching_blocks()]
         begin = last.b + len(in_sight) - last.a
         return tuple(token for first, end in self._words(tokens)[begin:] for token in tokens[first:end])
 
     def _spelled(self, tokens: tuple[int, ...]) -> list[tuple[int, ...]]:
-        """Its words without punctuation."""
+        """Return the words without punctuation."""
         return [
             tuple(token for token in tokens[first:end] if not self._tokenizer.is_punctuation(token))
             for first, end in self._words(tokens)
         ]
 
     def _is_contradicted(self) -> bool:
-        """True if the newest hypotheses left what is in sight at the same place, and for the same word."""
+        """True if the newest hypotheses differ from the shown words at the same place, and by the same word."""
         ours, newest = self._split(self._shown), self._split(self.draft)
         kept = common_prefix(ours, newest)
         needed = 2 if len(ours) - kept < FEW_BEHIND else 3
@@ -321,7 +325,7 @@ class Transcript:
         return [tokens[first:end] for first, end in self._words(tokens)]
 
     def _beliefs(self, begin: int, end: int) -> list[Belief]:
-        """Beliefs of the word that these tokens of the draft are."""
+        """Return the beliefs of the word that consists of these tokens of the draft."""
         found, word, punctuation = [], math.inf, math.inf
         for hypothesis in itertools.takewhile(lambda each: self._has_word(each, end), reversed(self._recent)):
             for token, log_prob in zip(self.draft[begin:end], hypothesis.log_probs[begin:end], strict=True):
@@ -346,5 +350,5 @@ def join(first: str, second: str) -> str:
 
 
 def common_prefix(first: Sequence[object], second: Sequence[object]) -> int:
-    """Number of leading items that both have."""
+    """Return the number of leading items that both have."""
     return next((index for index, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))

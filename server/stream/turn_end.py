@@ -1,15 +1,15 @@
-"""The probability that a turn is over, in a pause: by its silence, the text before it, and the sound of what was said.
+"""The probability in a pause that a turn is over: from its silence, the text before it, and the sound of the speech.
 
-A logistic of the evidence, fitted on the even clips of real recordings, as they are and cut within sentences; see Ends of turns
-in docs/quality.md, and benchmarks/turn_ends.py for how it is fitted.
+It is a logistic function of the evidence, fitted on the even clips of real recordings, both whole and cut within sentences. See
+Ends of turns in docs/quality.md, and benchmarks/turn_ends.py for the fit.
 """
 
 import math
 from dataclasses import dataclass
 
 LEAST_SILENCE_SECONDS = 0.2  # a shorter one is within a word, or between two
-SURE = 0.95  # the turn model's own probabilities are cut off here: beyond it they are no evidence
-LEAST_BELIEF, LEAST_END_LOG_PROB = -2.0, -3.0  # of the text; less is no evidence either
+SURE = 0.95  # limit for the turn model's own probabilities: beyond it they are no further evidence
+LEAST_BELIEF, LEAST_END_LOG_PROB = -2.0, -3.0  # limits for the text: lower values are no further evidence
 
 
 SENTENCE_ENDS = (".", "?", "!")
@@ -29,7 +29,7 @@ class TextEvidence:
 
 @dataclass(frozen=True)
 class PauseEvidence:
-    """Evidence about a pause, beside its silence."""
+    """Evidence about a pause, in addition to its silence."""
 
     text: TextEvidence | None = None
     sound: float | None = None
@@ -47,7 +47,7 @@ class Weights:
     per_second: float
     """Weight of each second of silence."""
     evidence: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
-    """Weights of what features() returns."""
+    """Weights of the values that features() returns."""
 
 
 SILENCE = Weights(-1.417, 4.074)
@@ -57,7 +57,7 @@ TEXT_AND_SOUND = Weights(-0.341, 4.206, (-1.391, 1.215, 1.334, 0.329))
 
 
 def weights_for(evidence: PauseEvidence) -> Weights:
-    """Return the weights that were fitted with as much evidence as there is."""
+    """Return the weights that were fitted for the kinds of evidence that are present."""
     if evidence.text is None:
         return SILENCE if evidence.sound is None else SOUND
     return TEXT if evidence.sound is None else TEXT_AND_SOUND
@@ -75,7 +75,7 @@ def features(evidence: PauseEvidence) -> tuple[float, float, float, float]:
 
 
 def probability_of_end(silence_seconds: float, evidence: PauseEvidence = NO_EVIDENCE) -> float:
-    """Return the probability, from 0 to 1, that nobody goes on after so much silence."""
+    """Return the probability, from 0 to 1, that the turn is over after this much silence."""
     weights = weights_for(evidence)
     weighed = sum(weight * value for weight, value in zip(weights.evidence, features(evidence), strict=True))
     return 1 / (1 + math.exp(-(weights.constant + weights.per_second * silence_seconds + weighed)))

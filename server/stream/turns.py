@@ -1,4 +1,4 @@
-"""Turns: when somebody begins and ends to speak, as a function of which levels are sound and of the evidence about each pause."""
+"""Turns: when somebody begins and stops speaking. They depend on which levels are sound and on the evidence about each pause."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -9,12 +9,12 @@ from server.stream.events import SpeechStarted, SpeechStopped, TurnPause
 from server.stream.loudness import LEVEL_SAMPLES, LEVELS_PER_SECOND
 from server.stream.turn_end import LEAST_SILENCE_SECONDS, NO_EVIDENCE, TextEvidence, probability_of_end
 
-ONSET_LEVELS, ONSET_LOUD = 6, 4  # so many of the newest levels are sound where speech begins: a click is shorter
+ONSET_LEVELS, ONSET_LOUD = 6, 4  # newest levels, and how many must be sound when speech begins: a click is shorter
 LEVEL_MS = 1000 * LEVEL_SAMPLES // SAMPLE_RATE
 LEAST_SILENCE_LEVELS = round(LEAST_SILENCE_SECONDS * LEVELS_PER_SECOND)
-ASKING_LEVELS = 7  # of silence after which evidence is asked for: it is there when a turn may end
-REPORT_LEVELS = 5  # between two reports of one pause
-COVERED_SAMPLES = SAMPLE_RATE // 10  # of a pause that a text covers which is evidence about it
+ASKING_LEVELS = 7  # silence after which evidence is requested, so that it is there when a turn may end
+REPORT_LEVELS = 5  # interval between two reports of one pause
+COVERED_SAMPLES = SAMPLE_RATE // 10  # least part of a pause that a text must cover to be evidence about it
 
 
 @dataclass(frozen=True)
@@ -22,28 +22,28 @@ class TurnRule:
     """A rule for the end of a turn."""
 
     silence_seconds: float
-    """Silence that ends a turn, whatever the evidence."""
+    """Silence that ends a turn, regardless of the evidence."""
     threshold: float | None = None
-    """Probability that ends a turn before; None: silence alone does."""
+    """Probability that ends a turn earlier; None: only silence ends it."""
     weighs_pauses: bool = False
-    """True if the evidence is used, by the threshold or by whoever reads the events."""
+    """True if the evidence is used, by the threshold or by the receiver of the events."""
     reports_pauses: bool = False
     """True if each pause is reported with its probability while it lasts."""
 
 
 class Turns:
-    """Takes every level in order. Without a rule it counts them only."""
+    """Takes every level in order. Without a rule it only counts them."""
 
     def __init__(self, rule: TurnRule | None):
         self.rule = rule
         self.evidence = NO_EVIDENCE
-        """Evidence about the pause that goes on."""
+        """Evidence about the current pause."""
         self._recent: deque[bool] = deque(maxlen=ONSET_LEVELS)
-        self._levels = 0  # of the stream so far
+        self._levels = 0  # number of levels of the stream so far
         self._loud_until = 0  # the level after the last loud one
         self._is_speaking = False
-        self._has_spoken = False  # the last sound was speech, and no click
-        self._judged_at: int | None = None  # the last sound before the pause that the turn model was asked about
+        self._has_spoken = False  # whether the last sound was speech, not a click
+        self._judged_at: int | None = None  # end of the last sound before the pause that the turn model was asked about
 
     def change(self, rule: TurnRule | None) -> None:
         """Follow another rule from now on."""
@@ -52,14 +52,15 @@ class Turns:
             self.end()
 
     def end(self) -> None:
-        """End the turn: what follows begins another."""
+        """End the turn; later speech begins another."""
         self._is_speaking = False
         self._recent.clear()
 
     def receive(self, loud: Sequence[bool], until: int | None = None) -> Iterator[SpeechStarted | SpeechStopped | TurnPause]:
         """Take levels in order; yields the turns that begin and end within them.
 
-        until: number of the stream's levels with these. Where a segment is cut within a level, some are measured again, or never.
+        until: number of the stream's levels including these. If a segment is cut within a level, some levels are measured again,
+        or never.
         """
         if until is not None:
             self._levels = max(self._loud_until, until - len(loud))
@@ -85,7 +86,7 @@ class Turns:
         yield from self.decide()
 
     def decide(self) -> Iterator[SpeechStopped]:
-        """End the turn if it is over by the rule, with the evidence that there is now."""
+        """End the turn if it is over according to the rule, with the present evidence."""
         if self.rule is None or not self._is_speaking:
             return
         levels, probability = self._levels - self._loud_until, self._probability
@@ -121,7 +122,7 @@ class Turns:
             self.evidence = replace(self.evidence, text=evidence)
 
     def pause_to_judge(self) -> int | None:
-        """Return the name of the pause that goes on, once: for the turn model. None where there is none."""
+        """Return the name of the current pause for the turn model, once for each pause; None if there is none."""
         if not self._is_pausing or self._judged_at == self._loud_until:
             return None
         self._judged_at = self._loud_until

@@ -11,11 +11,11 @@ from runtime.audio import SAMPLE_RATE, SAMPLES_PER_FRAME, Clip
 from runtime.tokenizer import Tokenizer
 from server.stream.confidence import word_confidence
 
-LAG_SAMPLES = SAMPLE_RATE * 20 // 1000  # by which attention comes late (measured: the median, where no pause helps)
-REACH_SAMPLES = SAMPLE_RATE * 200 // 1000  # a pause this near to where a word should end is where it ends
+LAG_SAMPLES = SAMPLE_RATE * 20 // 1000  # delay of the attention (measured: the median, where no pause helps)
+REACH_SAMPLES = SAMPLE_RATE * 200 // 1000  # a word ends at a pause if the pause is this near to the word's estimated end
 
 Range = tuple[int, int]
-"""First sample and the one behind the last, as positions in the stream."""
+"""First sample and the one after the last, as positions in the stream."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Word:
 
 @dataclass(frozen=True)
 class TimedHypothesis:
-    """A hypothesis and where in the stream it was spoken."""
+    """A hypothesis with the positions of its words in the stream."""
 
     tokens: tuple[int, ...]
     begins: list[int]
@@ -47,7 +47,7 @@ class TimedHypothesis:
 
     @property
     def between_words(self) -> list[int]:
-        """A position in every gap; behind the last word only if a pause is there: the clip's end alone is no end of a word."""
+        """A position in every gap. The last gap counts only if it is a pause: a clip does not always end after a whole word."""
         middles = self._middles
         return middles if self.gaps[-1][0] < self.gaps[-1][1] else middles[:-1]
 
@@ -70,12 +70,12 @@ class TimedHypothesis:
         return bisect.bisect_right(self.begins, tokens) - 1
 
     def end_of(self, count: int, default: int) -> int:
-        """A position behind the first `count` words; the default where that is not behind the first word's beginning."""
+        """Return a position after the first `count` words; the default unless it lies between the first word's start and that."""
         position = self._middles[count]
         return position if self.gaps[0][1] < position < default else default
 
     def words(self, tokenizer: Tokenizer, count: int, end: int) -> tuple[Word, ...]:
-        """The first `count` words with their times, in order, without overlap and before position `end`."""
+        """Return the first `count` words with their times, in order, without overlap and before position `end`."""
         words = []
         for index in range(count):
             first, last = self.begins[index], self.begins[index + 1]
@@ -86,7 +86,7 @@ class TimedHypothesis:
         return tuple(words)
 
     def _confidence(self, tokenizer: Tokenizer, first: int, last: int) -> float:
-        """Return the confidence of a word. Its punctuation says nothing of it, unless it is nothing else."""
+        """Return the confidence of a word. Punctuation counts only if the word has nothing else."""
         pairs = list(zip(self.tokens[first:last], self.log_probs[first:last], strict=True))
         said = [log_prob for token, log_prob in pairs if not tokenizer.is_punctuation(token)]
         return word_confidence(said or [log_prob for _, log_prob in pairs])
@@ -103,7 +103,8 @@ def locate(
 ) -> TimedHypothesis:
     """Find the words of a clip's hypothesis in the stream.
 
-    first_frames: of each token in the clip, and the one behind the last. pauses: the quiet ranges of the stream there.
+    first_frames: the first frame of each token in the clip, and the frame after the last token. pauses: the quiet ranges in this
+    part of the stream.
     """
     kept = clip.ranges or ((clip.position, clip.position + len(clip.pcm)),)
 
@@ -117,28 +118,31 @@ def locate(
 
 
 def fit_pauses(limits: Sequence[int], pauses: Sequence[Range]) -> list[Range]:
-    """Fit the limits between words to pauses: the pause that a limit meant, if there is one, or nothing.
+    """Match the limits between words to pauses. Returns the gap at each limit: its pause, or an empty range.
 
-    Attention says on which side of a pause a word is, not where in the pause it ends, and may err by some frames. A pause goes
-    to the limit nearest to it, if that is within REACH.
+    Attention shows on which side of a pause a word is, but not where in the pause it ends, and may be wrong by some frames. A
+    pause goes to the nearest limit, if that is within REACH_SAMPLES.
     """
     gaps = [(limit, limit) for limit in limits]
-    nearest: dict[int, int] = {}  # by index of a limit: the distance of the pause it has
+    nearest: dict[int, int] = {}  # index of a limit: distance of its pause
     for first, last in pauses:
         distances = [max(first - limit, limit - last, 0) for limit in limits]
         index = min(range(len(limits)), key=distances.__getitem__)
         if distances[index] <= REACH_SAMPLES and distances[index] < nearest.get(index, math.inf):
             nearest[index], gaps[index] = distances[index], (first, last)
-    # A pause may reach past the limits beside its own: what they divide is then divided at its end.
+    # A pause may extend past the next limits. These limits then move to the end of the pause.
     for index, (first, last) in enumerate(gaps[1:], start=1):
         gaps[index] = (max(first, gaps[index - 1][1]), max(last, gaps[index - 1][1]))
     return gaps
 
 
 def stream_position(kept: Sequence[Range], sample: int, is_end: bool = False) -> int:
-    """Position in the stream of a sample of the clip. One between two pieces is in the later one; as an end, in the former."""
+    """Return the position in the stream of a sample of the clip.
+
+    A sample at the border of two ranges belongs to the later one; with is_end, to the earlier one.
+    """
     ends = list(itertools.accumulate(last - first for first, last in kept))  # within the clip
     place = bisect.bisect_left(ends, sample) if is_end else bisect.bisect_right(ends, sample)
     if place >= len(kept):
-        return kept[-1][1]  # frames reach a little past a clip that is shorter than one of them
+        return kept[-1][1]  # frames extend a little past a clip that is shorter than a frame
     return kept[place][1] - (ends[place] - sample)

@@ -1,7 +1,6 @@
-"""The heartbeat of the event loop: a thread of its own process listens, and the supervisor if there is one.
+"""The heartbeat of the event loop. A thread of its own process checks it, and also the supervisor if there is one.
 
-A thread alone would not do, for it stops with a process that is stopped; nor would the supervisor, for it cannot see what the
-loop is at.
+Both are needed: a thread stops with a process that is stopped, and the supervisor cannot see where the loop hangs.
 """
 
 import asyncio
@@ -18,10 +17,10 @@ from typing import NoReturn
 
 logger = logging.getLogger(__name__)
 
-PATH_VARIABLE = "ASR_HEARTBEAT_FILE"  # from the supervisor
+PATH_VARIABLE = "ASR_HEARTBEAT_FILE"  # set by the supervisor
 BEAT_SECONDS = 0.5
-STALLED_SECONDS = 3.0  # without a beat: then it is said
-LOST_SECONDS = 8.0  # then the process is ended, to be started again
+STALLED_SECONDS = 3.0  # without a beat: then it is logged
+LOST_SECONDS = 8.0  # without a beat: then the process is ended, to be started again
 STALLED_STATUS = 6  # exit status of a process whose event loop has stalled
 STACK_DEPTH = 8
 
@@ -42,14 +41,14 @@ class Heartbeat:
             self._observe_lag(time.monotonic() - due)
             self.beats += 1
             if self._path is not None:
-                with contextlib.suppress(OSError):  # no descriptor is free, say: the supervisor waits for a while
+                with contextlib.suppress(OSError):  # for example, no descriptor is free: the supervisor waits for a while
                     self._path.touch()
 
 
 class Listener:
-    """The listener to one heartbeat.
+    """Checks one heartbeat.
 
-    It adds up its own looks: a process that was stopped and goes on, listener and all, has missed none.
+    It adds up the time between its own checks: a process that was stopped and goes on, with its listener, has missed no beat.
     """
 
     def __init__(
@@ -60,14 +59,14 @@ class Listener:
         stalled_seconds: float = STALLED_SECONDS,
         lost_seconds: float = LOST_SECONDS,
     ):
-        """beats: changes with every beat; 0 before the first one, for which nobody is hurried."""
+        """beats: changes with every beat; 0 before the first one, for which there is no time limit."""
         self._beats, self._on_stalled, self._on_lost = beats, on_stalled, on_lost
         self._stalled_seconds, self._lost_seconds = stalled_seconds, lost_seconds
         self._last_beats = 0
         self._silent_seconds = 0.0
 
     def look(self, seconds: float) -> None:
-        """seconds: since the last look."""
+        """Check the heartbeat. seconds: time since the last check."""
         beats, before = self._beats(), self._silent_seconds
         if beats != self._last_beats or not beats:
             self._last_beats, self._silent_seconds = beats, 0.0
@@ -83,7 +82,7 @@ class Listener:
 async def beating(
     observe_lag: Callable[[float], None], stalled_seconds: float = STALLED_SECONDS, lost_seconds: float = LOST_SECONDS
 ) -> AsyncIterator[None]:
-    """The event loop beats, and its process ends with STALLED_STATUS should it stop."""
+    """Run the heartbeat of the event loop. If it stops, the process ends with STALLED_STATUS."""
     path = os.environ.get(PATH_VARIABLE)
     heartbeat = Heartbeat(observe_lag, Path(path) if path else None)
     loop_thread, stopping = threading.get_ident(), threading.Event()
@@ -114,13 +113,13 @@ def end_process() -> None:
 
 
 def exit_at_once(status: int) -> NoReturn:
-    """End with the log written: the interpreter's own end would wait for threads that hang."""
+    """End the process after the log is written. The interpreter's own end would wait for threads that hang."""
     aside(logging.shutdown)
     os._exit(status)
 
 
 def aside(work: Callable[[], None]) -> None:
-    """Waits for a second at most: the event loop may stand still within the log, and hold its lock."""
+    """Run the work in a thread and wait for a second at most: the event loop may hang in the log, and hold its lock."""
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     thread.join(1.0)

@@ -19,13 +19,13 @@ def set_up(level: str, as_json: bool) -> None:
 
 
 def log_fields(logger: logging.Logger, message: str, fields: dict[str, Any]) -> None:
-    """One line: behind the message for people, beside it in JSON."""
+    """Log one line: the fields follow the message for people, and are separate in JSON."""
     said = " ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in fields.items())
     logger.info("%s %s", message, said, extra={FIELDS: {"message": message, **fields}})
 
 
 class JsonFormatter(logging.Formatter):
-    """An object on a line."""
+    """Formats a record as a JSON object on one line."""
 
     def format(self, record: logging.LogRecord) -> str:
         said = {

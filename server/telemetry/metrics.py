@@ -24,7 +24,7 @@ STEP_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 LATENCY_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 5.0, 10.0)
 LATE_INTERVALS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64)
-SHARED_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # prometheus-client's: where processes share what they count
+SHARED_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # prometheus-client's: the directory where processes share their counts
 LAG_SECONDS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 ALARMING_ERRORS = (Code.ENGINE_FAILED, Code.INTERNAL_ERROR, Code.SLOW_READER)
 ALARMING_REFUSALS = (
@@ -36,7 +36,8 @@ ALARMING_REFUSALS = (
     Code.RATE_LIMITED,
     Code.TOO_MANY_SESSIONS,
 )
-"""Refusals that docker/alerts.yaml watches. A counter that appears with its first event has not increased: these begin at 0."""
+"""Refusals that docker/alerts.yaml watches. These counters begin at 0: one that appears with its first event shows no
+increase."""
 USAGE_PREFIX = "asr_usage_"
 USAGE_AUDIO, USAGE_SESSIONS = "asr_usage_audio_seconds_total", "asr_usage_sessions_total"
 PRIORITY_NAMES = {priority: priority.name.lower() for priority in Priority}
@@ -44,7 +45,7 @@ PASSES = (1, 2, 3, 4, 6, 8, 12, 20, 40, 80)
 
 
 class Api(enum.StrEnum):
-    """The ways in, as metrics name them."""
+    """Names of the APIs in metrics."""
 
     WEBRTC = "webrtc"
     WEBSOCKET = "websocket"
@@ -70,7 +71,7 @@ class Usage:
 
 
 class WithoutUsage(CollectorRegistry):
-    """The metrics of a registry, less the usage of each API key."""
+    """The metrics of a registry, without the usage of each API key."""
 
     def __init__(self, registry: CollectorRegistry):
         super().__init__()
@@ -81,16 +82,16 @@ class WithoutUsage(CollectorRegistry):
 
 
 class SentMessage(Protocol):
-    """A message of any API; what answers audio has a latency_ms, too."""
+    """A message of any API; one that answers audio also has a latency_ms."""
 
     @property
     def op(self) -> str: ...
 
 
 class GatheredCounter:
-    """A counter that is added to with each message, and published ten times a second.
+    """A counter that collects additions, and publishes them ten times a second.
 
-    Where processes share their counts, adding to one takes as long as the rest of a message.
+    If processes share their counts, adding to one takes as long as the rest of a message.
     """
 
     def __init__(self, counter: Counter):
@@ -107,7 +108,7 @@ class GatheredCounter:
 
 
 class BatchHistogram(Histogram):
-    """A histogram of amounts that come many at a time: where processes share their counts, each addition takes microseconds."""
+    """A histogram that takes many amounts at a time: if processes share their counts, each addition takes microseconds."""
 
     def observe_all(self, amounts: Sequence[float]) -> None:
         """Observe each of the amounts, with one addition to each bucket."""
@@ -118,9 +119,9 @@ class BatchHistogram(Histogram):
 
 
 class Metrics(Observer):
-    """One registry for one server; the engine loop reports here too, from its own thread (prometheus-client locks).
+    """The metrics of one server. The engine loop reports here, too, from its own thread (prometheus-client locks).
 
-    Where several processes serve, each has its own, and what any of them renders is of all together.
+    If several processes serve, each has its own metrics, and each renders those of all together.
     """
 
     def __init__(self) -> None:
@@ -232,7 +233,7 @@ class Metrics(Observer):
             self.refused_total.labels(code.value)
 
     def watch(self, engine: Engine) -> None:
-        """Report what this engine counts itself."""
+        """Report the counts of this engine, too."""
         self._engine = engine
 
     def step(self, step: Step, seconds: float, batcher: Batcher) -> None:
@@ -245,7 +246,7 @@ class Metrics(Observer):
             self.uncaptured_runs.set(self._engine.uncaptured_runs)
 
     def results(self, results: Sequence[Result]) -> None:
-        """Count the results together: where processes share their counts, adding to each counter takes time."""
+        """Count the results together: if processes share their counts, adding to each counter takes time."""
         for (priority, outcome), count in Counted((each.request.priority, outcome_of(each)) for each in results).items():
             self.requests_total.labels(PRIORITY_NAMES[priority], outcome).inc(count)
         done = [each for each in results if each.error is None]
@@ -257,23 +258,23 @@ class Metrics(Observer):
         self.recovered_total.inc(sum(each.request.is_retry for each in done))
 
     def count_pauses(self, judged: int, skipped: int) -> None:
-        """Count pauses that the turn model has judged, and those that it was too busy for."""
+        """Count pauses that the turn model has judged, and pauses for which it was too busy."""
         self.pauses_total.labels("judged").inc(judged)
         self.pauses_total.labels("skipped").inc(skipped)
 
     def session_began(self, api: Api, key: str | None) -> None:
-        """key: the name of the caller's API key; None: it is counted when it is known."""
+        """Count a new session. key: name of the caller's API key; None: its usage is counted once the key is known."""
         self.sessions_total.labels(api).inc()
         if key is not None:
             self.session_identified(api, key)
         self.sessions.labels(api).inc()
 
     def session_identified(self, api: Api, key: str) -> None:
-        """Count the session of a caller that is known only now. key: the name of its API key."""
+        """Count the session of a caller that is known only now. key: name of its API key."""
         self.usage_sessions_total.labels(key, api).inc()
 
     def session_ended(self, api: Api, error: str | None) -> None:
-        """error: the code of the error that it ended with."""
+        """Count the end of a session. error: code of the error that ended it."""
         self.sessions.labels(api).dec()
         if error is not None:
             self.errors_total.labels(api, error).inc()
@@ -288,18 +289,18 @@ class Metrics(Observer):
             raise
 
     def sent(self, api: Api, message: SentMessage) -> None:
-        """A message was handed to a client's connection."""
+        """Count a message that was passed to a client's connection."""
         self.messages_total.labels(api, message.op).inc()
         if (latency_ms := getattr(message, "latency_ms", None)) is not None:
             self.latency.labels(api, message.op).observe(latency_ms / 1000)
 
     def publish(self) -> None:
-        """Make what was gathered visible."""
+        """Publish the collected counts."""
         self.audio_seconds_total.publish()
         self.usage_audio_seconds_total.publish()
 
     def count_audio(self, seconds: float, key: str) -> None:
-        """Count audio that a stream receives. key: the name of the caller's API key."""
+        """Count audio that a stream receives. key: name of the caller's API key."""
         self.audio_seconds_total.inc(seconds)
         self.usage_audio_seconds_total.inc(seconds, key)
 
@@ -316,7 +317,7 @@ class Metrics(Observer):
         return sorted(found.items())
 
     def render(self, with_usage: bool = False) -> bytes:
-        """Return the metrics as Prometheus reads them. with_usage: that of each API key, too, which others should not see."""
+        """Return the metrics in Prometheus's format. with_usage: add the usage of each API key, which others should not see."""
         self.publish()
         readable = self._readable()
         return generate_latest(readable if with_usage else WithoutUsage(readable))

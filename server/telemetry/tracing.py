@@ -22,27 +22,27 @@ if TYPE_CHECKING:
 
 TRACES, METRICS = "TRACES", "METRICS"  # as OpenTelemetry's variables name them
 SERVICE_NAME = "moonshine-asr"
-END_SECONDS = 2.0  # to send what is left
-UPDATES_A_SPAN = 10  # of so many updates one is told: a session has two a second
+END_SECONDS = 2.0  # to send the remaining data
+UPDATES_A_SPAN = 10  # one of this many updates gets a span: a session has two a second
 SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
 """Suffixes of a metric's samples, by its kind, as Prometheus names them."""
 
 
 class Trace:
-    """The trace of one session. This one goes nowhere."""
+    """The trace of one session. This base class records nothing."""
 
     def connected(self) -> None:
-        """Its first stream has begun."""
+        """Report that the session's first stream has begun."""
 
     def said(self, what: str, latency_ms: float) -> None:
-        """An "update", "flush" or "final", so long after its audio."""
+        """Report an "update", "flush" or "final" that came `latency_ms` after its audio."""
 
     def end(self, fields: Mapping[str, Any], error: str | None) -> None:
-        """fields: what the log says of it. error: its code, where it ended with one."""
+        """End the trace. fields: those that the log has of the session. error: code of the error that ended it."""
 
 
 Tracing = Callable[[str, str], Trace]
-"""session_id, api: begins the trace of a session."""
+"""Function that begins the trace of a session, of the given session_id and api."""
 
 
 def no_tracing(session_id: str, api: str) -> Trace:
@@ -50,7 +50,7 @@ def no_tracing(session_id: str, api: str) -> Trace:
 
 
 class SpanTrace(Trace):
-    """A span for the session, and below it one for each thing that it waited for."""
+    """A span for the session, with a child span for each thing that it waited for."""
 
     def __init__(self, tracer: "Tracer", session_id: str, api: str):
         from opentelemetry.trace import set_span_in_context
@@ -73,7 +73,7 @@ class SpanTrace(Trace):
             self._span(what, time.time_ns() - round(latency_ms * 1e6))
 
     def _span(self, name: str, began_ns: int) -> None:
-        """One that ends now."""
+        """Record a span that ends now."""
         self._tracer.start_span(name, self._context, start_time=began_ns).end()
 
     def end(self, fields: Mapping[str, Any], error: str | None) -> None:
@@ -87,9 +87,9 @@ class SpanTrace(Trace):
 
 @contextlib.contextmanager
 def exporting(registry: CollectorRegistry) -> Iterator[Tracing]:
-    """Sends this process's metrics within the context, and the traces that are begun there. Without an endpoint, nothing.
+    """Send this process's metrics within the context, and the traces that begin in it. Without an endpoint, send nothing.
 
-    Raises StartError where there is an endpoint and no OpenTelemetry.
+    Raises StartError if there is an endpoint but no OpenTelemetry.
     """
     wanted = [name for name in (TRACES, METRICS) if has_endpoint(name)]
     if not wanted:
@@ -116,7 +116,7 @@ def has_endpoint(signal: str) -> bool:
 
 
 def end_all(ends: Sequence[Callable[[], object]]) -> None:
-    """Send what was not sent. A collector that is away must not hold up the end of the process."""
+    """Send the remaining data. A collector that does not answer must not hold up the end of the process."""
     threads = [threading.Thread(target=end, daemon=True) for end in ends]
     for thread in threads:
         thread.start()
@@ -138,7 +138,7 @@ def export_traces() -> tuple[Tracing, Callable[[], object]]:
 
 
 def export_metrics(registry: CollectorRegistry) -> Callable[[], object]:
-    """Returns what ends it. Raises ImportError."""
+    """Begin to export metrics; returns a function that ends it. Raises ImportError."""
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
@@ -149,7 +149,7 @@ def export_metrics(registry: CollectorRegistry) -> Callable[[], object]:
 
 
 def resource() -> "Resource":
-    """Describe the sender; the environment's description counts more."""
+    """Describe the sender; the environment's description takes precedence."""
     from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 
     instance = f"{socket.gethostname()}-{os.getpid()}"
@@ -158,7 +158,7 @@ def resource() -> "Resource":
 
 
 def bridge(registry: CollectorRegistry, meter: Any) -> None:
-    """Everything that Prometheus is told, under the same names."""
+    """Export everything that Prometheus gets, under the same names."""
     from opentelemetry.metrics import Observation
 
     def observe(name: str) -> Callable[[Any], list[Observation]]:

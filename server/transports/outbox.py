@@ -1,4 +1,4 @@
-"""The outbox of one client, which may read slowly: the same for all transports."""
+"""The outbox of one client, which may read slowly. All transports use it."""
 
 import asyncio
 from collections import deque
@@ -8,17 +8,17 @@ from typing import Protocol
 from server.errors import Code, ServerError
 from server.telemetry.metrics import Api, Metrics
 
-HIGH_MARK_BYTES = 256 * 1024  # of unsent messages: droppable ones are dropped, the next one says more
-SLOW_SECONDS = 15.0  # above the high mark for so long: the client does not read at all
+HIGH_MARK_BYTES = 256 * 1024  # of unsent messages; above it droppable ones are dropped, because the next one contains more
+SLOW_SECONDS = 15.0  # time above the high mark after which the client counts as not reading
 SLOW_READER = ServerError(Code.SLOW_READER, "messages are not read; the connection is given up")
 
 
 class TooLong(Exception):
-    """The message is longer than the client takes."""
+    """The message is longer than the client accepts."""
 
 
 class Sink(Protocol):
-    """A connection, as far as the outbox is concerned."""
+    """The part of a connection that the outbox uses."""
 
     @property
     def is_open(self) -> bool: ...
@@ -27,7 +27,7 @@ class Sink(Protocol):
     def unsent_bytes(self) -> int: ...
 
     def send(self, text: str) -> bool:
-        """Hand over a message; False where the connection is closing. Raises TooLong."""
+        """Send a message; False if the connection is closing. Raises TooLong."""
 
 
 class OutgoingMessage(Protocol):
@@ -40,18 +40,18 @@ class OutgoingMessage(Protocol):
     def op(self) -> str: ...
 
     def forms(self) -> Iterator["OutgoingMessage"]:
-        """The message, and what to send in its place where it is longer than the client takes."""
+        """Yield the message, and then the forms that replace it if it is longer than the client accepts."""
 
     def encode(self) -> str: ...
 
 
 class Outbox:
-    """Counts what was sent; gives up a client that does not read."""
+    """Sends messages and counts them; gives up a client that does not read."""
 
     def __init__(
         self, api: Api, transport: Sink, metrics: Metrics, clock: Callable[[], float], give_up: Callable[[ServerError], None]
     ):
-        """give_up: told once when the client has not read for too long. It must not send from within the call."""
+        """give_up: called when the client has not read for too long. It must not send from within the call."""
         self._api = api
         self._transport = transport
         self._metrics = metrics
@@ -60,7 +60,7 @@ class Outbox:
         self._slow_since: float | None = None  # when the unsent messages rose above the high mark
 
     def send(self, message: OutgoingMessage) -> bool:
-        """False where the message was dropped."""
+        """Send a message; False if it was not sent."""
         if not self._transport.is_open:
             return False
         if self._is_behind() and message.droppable:
@@ -77,7 +77,7 @@ class Outbox:
         return False
 
     def _is_behind(self) -> bool:
-        """True if the client reads more slowly than it is written to."""
+        """True if the client reads too slowly. Gives it up after SLOW_SECONDS."""
         if self._transport.unsent_bytes <= HIGH_MARK_BYTES:
             self._slow_since = None
             return False
@@ -85,23 +85,23 @@ class Outbox:
         if self._slow_since is None:
             self._slow_since = now
         if now - self._slow_since > SLOW_SECONDS:
-            self._slow_since = now  # told once; until it has ended, and not with every message
+            self._slow_since = now  # give_up() must not be called with every message until the session has ended
             self._give_up(SLOW_READER)
         return True
 
 
 class Wire(Protocol):
-    """A socket that is written to at once."""
+    """A socket that writes at once."""
 
     @property
     def unsent_bytes(self) -> int: ...
 
     def write_text(self, text: str) -> bool:
-        """Write a message; False where the socket is closing."""
+        """Write a message; False if the socket is closing."""
 
 
 class MessageQueue:
-    """Messages that a task of its own writes, or that are written at once from write_to() on."""
+    """Messages that a separate task writes, or that are written at once after write_to()."""
 
     def __init__(self) -> None:
         self._messages: deque[str] = deque()
@@ -115,7 +115,7 @@ class MessageQueue:
         return self._waiting_bytes if self._wire is None else self._wire.unsent_bytes
 
     def write_to(self, wire: Wire) -> None:
-        """Write the messages that wait, and each later one at once."""
+        """Write the waiting messages, and each later one at once."""
         self._wire = wire
         for text in self._messages:
             wire.write_text(text)
@@ -135,7 +135,7 @@ class MessageQueue:
         self._has_news.set()
 
     async def next(self) -> str | None:
-        """The oldest message; waits for one. None at the end."""
+        """Return the oldest message; waits for one. None at the end."""
         while not self._messages and self.is_open:
             self._has_news.clear()
             await self._has_news.wait()

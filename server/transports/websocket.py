@@ -13,17 +13,17 @@ from server.telemetry.metrics import Api, Metrics
 from server.transports.outbox import MessageQueue, Outbox
 from server.transports.websocket_frames import DIRECT, BoundedWebSocket
 
-LINGER_SECONDS = 5.0  # for the last messages to be written
+LINGER_SECONDS = 5.0  # longest time to write the last messages
 
 
 class WebSocketConnection:
     """One socket. Its session is made before the socket is accepted, so that a refusal is an HTTP answer.
 
-    Messages go directly between the session and the socket where this server's own protocol carries it, and by ASGI elsewhere.
+    Messages go directly between the session and the socket if this server's own protocol carries it, else by ASGI.
     """
 
     takes_at_once: ClassVar[bool] = True
-    """True if a message is taken without waiting for anything."""
+    """True if a message is taken without waiting."""
 
     def __init__(self, socket: WebSocket, api: Api, metrics: Metrics):
         self._socket = socket
@@ -33,7 +33,7 @@ class WebSocketConnection:
         self._direct: BoundedWebSocket | None = None
         outbox = Outbox(api, self._unsent, metrics, asyncio.get_running_loop().time, self._give_up)
         self.send, self.end = outbox.send, self._unsent.end
-        """Functions for a session: one takes its messages, the other is called after the last one."""
+        """Functions for a session: `send` takes its messages, `end` is called after the last one."""
 
     async def run(self, seat: Seat, subprotocol: str | None = None, headers: Mapping[str, str] = {}) -> None:
         """Serve the seat's session until the client has left, or the session's last message is written."""
@@ -46,9 +46,9 @@ class WebSocketConnection:
             reading, writing = asyncio.create_task(self._read(seat)), asyncio.create_task(self._write(seat))
             await asyncio.wait({reading, writing}, return_when=asyncio.FIRST_COMPLETED)
             self.end()
-            await asyncio.wait({writing}, timeout=LINGER_SECONDS)  # a client that does not read is not waited for
+            await asyncio.wait({writing}, timeout=LINGER_SECONDS)  # do not wait for a client that does not read
             if self._holding_back is not None and self._direct is not None:
-                self._direct.go_on()  # the client's last frame is waited for
+                self._direct.go_on()  # read on, for the client's last frame
             tasks = [task for task in (reading, writing, self._holding_back) if task is not None]
             for task in tasks:
                 task.cancel()
@@ -64,7 +64,7 @@ class WebSocketConnection:
         """Called when nothing more is received."""
 
     def _connect(self, direct: BoundedWebSocket, seat: Seat) -> None:
-        """Pass messages on without a queue and a task between."""
+        """Pass messages on directly, without a queue and a task."""
         self._direct = direct
         self._unsent.write_to(direct)
         direct.deliver_to(lambda message: self._take(message, direct, seat))
@@ -109,6 +109,6 @@ class WebSocketConnection:
 
 
 def first_subprotocol(socket: WebSocket) -> str | None:
-    """The first that the client offers: some must be chosen, or browsers close the socket."""
+    """Return the first subprotocol that the client offers. If none is chosen, browsers close the socket."""
     offered = socket.scope.get("subprotocols", [])
     return str(offered[0]) if offered else None

@@ -1,7 +1,7 @@
-"""The WebSocket protocol on the wire, with a bound for everything that a stranger may send.
+"""The WebSocket protocol, with a limit for everything that a client may send.
 
-Messages go to the application by ASGI, or directly, where it asks for that: a queue, a task and several coroutines between would
-take longer than the rest of a message of 20 ms of audio.
+Messages go to the application by ASGI, or directly if it asks for that: ASGI's queue, task and coroutines take longer than all
+other work for a message of 20 ms of audio.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,44 +15,44 @@ from websockets.http11 import Request
 from websockets.protocol import State
 
 PIECE_BYTES = 8 * 1024  # parsed in one turn of the event loop: at most 1,365 frames, some 10 ms
-MOST_FRAGMENTS = 16_384  # of one message; clients that split messages at all do so at 16 KiB and more
+MOST_FRAGMENTS = 16_384  # of one message; clients that split messages make fragments of 16 KiB and more
 MOST_UNREAD_BYTES = 1024 * 1024  # of pongs, for a client that does not read
 MESSAGE_BYTES = 2 * 1024 * 1024
 NO_HANDSHAKE = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
     b"this is no WebSocket handshake\n"
 )
-PONG_SECONDS = 60.0  # a client that is read slowly has its pong wait behind its audio
+PONG_SECONDS = 60.0  # the pong of a client that is read slowly waits after its audio
 NOT_TEXT, POLICY = 1007, 1008  # RFC 6455, 7.4.1
-DIRECT = "direct"  # the extension of a scope whose socket passes messages on directly
+DIRECT = "direct"  # the scope's extension that holds a socket which can pass messages on directly
 WHOLE_TEXT, WHOLE_BINARY, MASKED, LONGEST_SHORT, LENGTH_16 = 0x81, 0x82, 0x80, 125, 126  # RFC 6455, 5.2
 END_OF_HEAD = b"\r\n\r\n"
-http11.MAX_LINE_LENGTH = 64 * 1024  # as the whole head may have: 200 keyterms in an address do not fit into the library's 8 KiB
+http11.MAX_LINE_LENGTH = 64 * 1024  # as for the whole head: 200 keyterms in an address do not fit into the library's 8 KiB
 
 
 class BoundedWebSocket(WebSocketsSansIOProtocol):
-    """uvicorn's, which parses whatever has come in one go, and holds any number of fragments."""
+    """uvicorn's WebSocket protocol with limits. uvicorn parses all received data at once, and holds any number of fragments."""
 
     long_messages: ClassVar[Mapping[str, int]] = {}
-    """Largest messages, in bytes, of the paths that take larger ones than MESSAGE_BYTES."""
+    """Largest message in bytes, by path, for paths that accept more than MESSAGE_BYTES."""
 
     @classmethod
     def with_long_messages(cls, long_messages: Mapping[str, int]) -> type["BoundedWebSocket"]:
-        """The same with larger messages at some paths."""
+        """Make a subclass that accepts larger messages at some paths."""
         return type(cls.__name__, (cls,), {"long_messages": long_messages})
 
     def __init__(self, *arguments: Any, **named: Any):
         super().__init__(*arguments, **named)
         self._unparsed = bytearray()
-        self._is_scheduled = False  # a turn of the event loop for the rest
+        self._is_scheduled = False  # the rest will be parsed in another turn of the event loop
         self._is_held_back = False
-        self._pending_bytes = 0  # that the library has and has not returned as a frame
+        self._pending_bytes = 0  # bytes that the library has and has not returned as a frame
         self._take: Callable[[str | bytes], None] | None = None
 
     # The application, directly
 
     def deliver_to(self, take: Callable[[str | bytes], None]) -> None:
-        """Pass messages on to a function from now on, in place of ASGI's receive; that only says when the client has left."""
+        """Pass messages to a function from now on, instead of ASGI's receive, which then only reports that the client left."""
         self._take = take
         for _ in range(self.queue.qsize()):
             event = self.queue.get_nowait()
@@ -74,7 +74,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
             self._parse_piece()
 
     def write_text(self, text: str) -> bool:
-        """Write a message at once; False where the socket is closing."""
+        """Write a message at once; False if the socket is closing."""
         if self.close_sent or self.disconnected or self.transport.is_closing() or self.conn.state is not State.OPEN:
             return False
         self.conn.send_text(text.encode())
@@ -125,14 +125,14 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
                 self._take(message)
 
     def _whole_messages(self, data: bytes) -> list[str | bytes] | None:
-        """Return the messages in data that begins and ends with one; None leaves it to the library."""
+        """Return the messages in data that consists of whole messages; None if the library must parse it."""
         is_within_message = self._pending_bytes or self.frames or self.close_sent
         return None if is_within_message else whole_messages(data)
 
     def _parse_by_library(self, data: bytes) -> None:
         if self.handshake_initiated:
             self._pending_bytes += len(data)
-        else:  # frames of a client that does not wait for the answer are never counted right, and left to the library
+        else:  # frames that a client sends before the answer are never counted right; the library parses them
             self._pending_bytes = int(not data.endswith(END_OF_HEAD))
         super().data_received(data)
         if not self.handshake_initiated and self.conn.handshake_exc is not None:
@@ -158,7 +158,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         super().handle_events()
 
     def handle_ping(self) -> None:
-        """Answer a ping, but not to a client that reads nothing: among what waits for it may be its last message."""
+        """Answer a ping, but not to a client that reads nothing: its last message may be among the unsent data."""
         if self._take is not None and self.unsent_bytes > MOST_UNREAD_BYTES:
             self.conn.data_to_send()
         else:
@@ -190,7 +190,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self.handle_parser_exception()
 
     def handle_parser_exception(self) -> None:
-        """Close the connection; before the handshake is answered there is nobody to tell."""
+        """Close the connection. Before the handshake is answered, no reason can be sent."""
         if self.conn.close_sent is None:
             self.transport.abort()
         else:
@@ -198,7 +198,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
 
 
 def whole_messages(data: bytes) -> list[str | bytes] | None:
-    """Return the messages of data that is nothing but masked frames with a whole message each; None leaves it to the library."""
+    """Return the messages of data that has only masked frames with a whole message each; None if the library must parse it."""
     messages: list[str | bytes] = []
     start, end = 0, len(data)
     try:
@@ -220,7 +220,7 @@ def whole_messages(data: bytes) -> list[str | bytes] | None:
 
 
 def bytes_of(event: object) -> int:
-    """Return the bytes that a request or a masked frame had on the wire, if it had no more than were needed."""
+    """Return the bytes that a masked frame had on the wire, if its header was no longer than needed; 0 for a request."""
     if not isinstance(event, Frame):
         return 0
     length = len(event.data)

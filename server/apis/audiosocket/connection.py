@@ -19,7 +19,7 @@ from server.telemetry.metrics import Api, Metrics
 
 logger = logging.getLogger(__name__)
 
-FRAME_SECONDS = 10.0  # for a frame to come whole, once it has begun; and for the first one to begin
+FRAME_SECONDS = 10.0  # limit for a frame from its start to its end, and for the first one to begin
 MAX_CONNECTIONS = 256  # they share the process's files with those of HTTP
 
 
@@ -79,7 +79,7 @@ async def run_call(
     for task in (reading, ending):
         task.cancel()
     await asyncio.gather(reading, ending, return_exceptions=True)
-    seat.finish()  # the words are read elsewhere, to the end
+    seat.finish()  # the words are read elsewhere, up to the end
 
 
 async def read(reader: asyncio.StreamReader, seat: Seat) -> None:

@@ -27,7 +27,7 @@ class Kind(enum.IntEnum):
 
 
 def audio_format(kind: int) -> AudioFormat | None:
-    """Return the format of a frame's audio; None where it has none. Raises ClientError."""
+    """Return the format of a frame's audio; None if it has none. Raises ClientError."""
     if kind in UNUSED_RATES:
         raise ClientError(Code.UNSUPPORTED_SAMPLE_RATE, "audio of 96 and 192 kHz is not taken")
     return AudioFormat(rate=RATES[kind]) if kind in RATES else None

@@ -17,7 +17,7 @@ class CallSession(BroadcastSession):
     """Takes its place with its first audio. Each binary message is a frame: its kind, and its payload."""
 
     def __init__(self, seat: SeatInterface, limits: SessionLimits, publish: Publish):
-        """Make a session. publish: lets the words be read by a name, the UUID of the call."""
+        """Make a session. publish: makes the words readable under a name, the UUID of the call."""
         super().__init__(seat, limits.idle_timeout_seconds)
         self._publish = publish
         self._is_published = False
@@ -37,7 +37,7 @@ class CallSession(BroadcastSession):
                 self._take(messages.audio_format(kind), payload, now)
 
     def _take(self, audio_format: AudioFormat | None, payload: bytes, now: float) -> None:
-        """Take the audio of a frame; digits, and what Asterisk may send one day, have none."""
+        """Take the audio of a frame. Digits and future kinds of frames have none."""
         if audio_format is None:
             return
         if not self._is_published:

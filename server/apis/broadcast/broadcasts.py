@@ -10,13 +10,13 @@ from server.errors import ServerError
 from server.telemetry.metrics import Api, Metrics
 from server.transports.outbox import MessageQueue, Outbox
 
-KEPT_SECONDS = 300.0  # of what was said, after its end
-MOST_ENDED = 1024  # that are kept
-PING_SECONDS = 15.0  # without words: the reader, and what lies between, learn that the stream is alive
+KEPT_SECONDS = 300.0  # time after the end for which the words are kept
+MOST_ENDED = 1024  # most ended broadcasts that are kept
+PING_SECONDS = 15.0  # time without words before a ping, which shows readers and proxies that the stream is alive
 
 
 def new_session_id(api: Api) -> str:
-    """Return the name of a session that nobody can guess: readers tell sessions apart by it, whichever process they were in."""
+    """Return a session name that nobody can guess. Readers distinguish sessions by it, also those of different processes."""
     return f"{api.value}-{uuid.uuid4()}"
 
 
@@ -24,17 +24,17 @@ class Broadcast:
     """The words of one sender."""
 
     def __init__(self, api: Api, name: str, channel: str, session: BroadcastSession, metrics: Metrics):
-        """name: of the session, which nobody can guess; channel: a name that readers know, or none."""
+        """name: name of the session, which nobody can guess. channel: a name that readers know; may be empty."""
         self.name, self.channel, self.session = name, channel, session
         self._api, self._metrics = api, metrics
 
     @property
     def has_left(self) -> bool:
-        """The sender sends no more; what it said may be on its way still."""
+        """True if the sender sends no more audio; its last words may still be on their way."""
         return self.session.is_finishing
 
     async def events(self) -> AsyncIterator[str]:
-        """Server-sent events: the messages of the data channel, from the text so far to the final."""
+        """Yield server-sent events: the messages of the data channel, from the text so far to the final."""
         unsent = MessageQueue()
 
         def give_up(_: ServerError) -> None:
@@ -50,7 +50,7 @@ class Broadcast:
 
 
 class Broadcasts:
-    """Finds broadcasts that go on, and those that have ended a while ago."""
+    """Finds broadcasts that are live, and those that ended a short time ago."""
 
     def __init__(self, metrics: Metrics):
         self._metrics = metrics
@@ -59,13 +59,13 @@ class Broadcasts:
         self._ended: deque[Broadcast] = deque()
 
     def begin(self, api: Api, name: str, channel: str, session: BroadcastSession) -> Broadcast:
-        """Let the words of a session be read by its name, and for a while after its end."""
+        """Make the words of a session readable under its name, also for a while after its end."""
         self._by_name[name] = broadcast = Broadcast(api, name, channel, session, self._metrics)
         session.on_end = lambda: self._forget_later(broadcast)
         return broadcast
 
     def publish(self, broadcast: Broadcast) -> None:
-        """Let them be read by the channel's name, too. Of two with the same channel the newer one is read."""
+        """Make the words also readable under the channel's name. Of two broadcasts with one channel the newer one is read."""
         if broadcast.channel:
             self._by_channel[broadcast.channel] = broadcast
 
@@ -73,7 +73,7 @@ class Broadcasts:
         return self._by_name.get(name)
 
     def find_channel(self, channel: str) -> Broadcast | None:
-        """Return the last who has sent on it."""
+        """Return the last broadcast on a channel."""
         return self._by_channel.get(channel)
 
     def _forget_later(self, broadcast: Broadcast) -> None:

@@ -14,7 +14,7 @@ CAPTIONS = {200: ("WebVTT", {"text/vtt": STRING})}
 
 
 def session_words_router(broadcasts: Broadcasts, prefix: str) -> APIRouter:
-    """Serve the words of sessions, by names that nobody can guess. prefix: of their paths."""
+    """Serve the words of sessions, by names that nobody can guess. prefix: prefix of their paths."""
     router = APIRouter(prefix=prefix)
 
     @router.get("/{name}/events", **described("Words", "The words as they come", WORDS, errors=(404,)))
@@ -29,7 +29,7 @@ def session_words_router(broadcasts: Broadcasts, prefix: str) -> APIRouter:
 
 
 def channel_words_router(broadcasts: Broadcasts, prefix: str = CHANNELS) -> APIRouter:
-    """Serve the words of channels, whatever API their senders use. prefix: of their paths."""
+    """Serve the words of channels, for senders of every API. prefix: prefix of their paths."""
     router = APIRouter(prefix=prefix)
 
     @router.get("/{channel}/events", **described("Words", "The words of a channel as they come", WORDS, errors=(404,)))
@@ -44,7 +44,7 @@ def channel_words_router(broadcasts: Broadcasts, prefix: str = CHANNELS) -> APIR
 
 
 def find(broadcasts: Broadcasts, name: str) -> Broadcast:
-    """Raises ClientError where there is none."""
+    """Raises ClientError if there is none."""
     if found := broadcasts.find(name):
         return found
     raise no_session()

@@ -1,4 +1,4 @@
-"""A session whose words go to whoever reads them: its sender has no way back for words. Reads no clock and waits for nothing."""
+"""A session whose words go to separate readers: its sender has no way to get them. It reads no clock and waits for nothing."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -43,7 +43,7 @@ class BroadcastSession(Session):
         self._last: dict[int, Update | Final | Failed] = {}
 
     def split(self, channels: int) -> None:
-        """Transcribe so many channels, each by itself. No audio has come yet, and nobody reads."""
+        """Transcribe this many channels, each by itself. Called before there is any audio or reader."""
         self._init = Init(sid=self.seat.session_id, channels=channels, words=True, tail=True)
         self._input = AudioInput(AudioFormat(channels=channels), is_split=channels > 1)
 
@@ -56,9 +56,9 @@ class BroadcastSession(Session):
         return sorted(found, key=lambda segment: segment.start_ms)
 
     def add_reader(self, send: Send, on_end: Callable[[], None] = do_nothing) -> Callable[[], None]:
-        """Write to one reader more: the text so far, then what is said, then the final or an error.
+        """Add a reader. It gets the text so far, then each event, then the final or an error.
 
-        Returns a function that takes the reader away. A reader that comes after the end gets the end.
+        Returns a function that removes the reader. A reader that comes after the end gets only the end.
         """
         reader = Reader(self._init, send, on_end)
         for channel, last in self._last.items():

@@ -1,4 +1,4 @@
-"""The query of Deepgram's /v2/listen (Flux), and what its Configure message changes."""
+"""The query of Deepgram's /v2/listen (Flux), and the changes by its Configure message."""
 
 import uuid
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from server.stream.formatting.options import PLAIN_TEXT, TextOptions
 from server.stream.stream import Options
 from server.stream.terms import Term
 
-SILENCE_SECONDS = 0.2  # after which a turn may be over
+SILENCE_SECONDS = 0.2  # silence after which a turn may be over
 LEAST_EOT, MOST_EOT, DEFAULT_EOT = 0.5, 1.0, 0.7
 LEAST_EAGER, MOST_EAGER = 0.3, 0.9
 LEAST_TIMEOUT_MS, MOST_TIMEOUT_MS, DEFAULT_TIMEOUT_MS = 500, 60_000, 5_000
@@ -28,9 +28,9 @@ class Thresholds:
     eot_threshold: float = DEFAULT_EOT
     """Probability that ends a turn; 1 is never reached."""
     eager_eot_threshold: float | None = None
-    """Probability at which the client is told that the turn may be over; None: it does not want to be."""
+    """Probability at which the client is informed that the turn may be over; None: it is not informed."""
     eot_timeout_ms: int = DEFAULT_TIMEOUT_MS
-    """Silence that ends a turn, whatever the probability."""
+    """Silence that ends a turn, regardless of the probability."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class FluxParameters:
     """Parameters of a live stream with turns."""
 
     audio_format: AudioFormat
-    """Format of raw audio, or of what comes out of the container."""
+    """Format of raw audio, or of the audio decoded from a container."""
     is_container: bool
     thresholds: Thresholds
     terms: tuple[Term, ...] = ()
@@ -77,7 +77,7 @@ def text_number(value: str, name: str) -> float:
 
 
 def changed(thresholds: Thresholds, asked: Mapping[str, Any]) -> Thresholds:
-    """Return the thresholds with those that are asked for in place of the old ones. Raises ClientError."""
+    """Return the thresholds with the requested ones in place of the old ones. Raises ClientError."""
     limits = {
         "eot_threshold": (LEAST_EOT, MOST_EOT),
         "eager_eot_threshold": (LEAST_EAGER, MOST_EAGER),
@@ -98,7 +98,7 @@ def changed(thresholds: Thresholds, asked: Mapping[str, Any]) -> Thresholds:
 
 
 def configured(parameters: FluxParameters, message: Mapping[str, Any], model_id: str) -> FluxParameters:
-    """Return the parameters as a Configure message changes them. Raises ClientError."""
+    """Return the parameters with the changes of a Configure message. Raises ClientError."""
     thresholds, terms, hints = message.get("thresholds"), message.get("keyterms"), message.get("language_hints")
     if thresholds is not None and not isinstance(thresholds, dict):
         raise ClientError(Code.INVALID_VALUE, "thresholds must be an object", "thresholds")

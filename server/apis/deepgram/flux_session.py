@@ -12,22 +12,22 @@ from server.errors import ClientError, Code, ServerError
 from server.sessions.session import INTERNAL_ERROR, SeatInterface, Session
 from server.stream.events import Event, Failed, Update
 
-SILENT_SECONDS = 60.0  # without audio: clients of Flux send nothing to stay connected
-PIECES_A_SECOND = 10  # in which audio is looked at: a message may hold several pauses
+SILENT_SECONDS = 60.0  # longest time without audio: clients of Flux send nothing to stay connected
+PIECES_A_SECOND = 10  # audio is handled in pieces: a message may contain several pauses
 CODES = {
     Code.BAD_MESSAGE: "UNPARSABLE_CLIENT_MESSAGE",
     Code.IDLE_TIMEOUT: "NET-0001",
     Code.ENGINE_FAILED: "NET-0000",
     Code.INVALID_FILE: "DATA-0000",
 }
-"""Deepgram's names of errors; others go by this server's, in capitals."""
-DROPPED = ("Update",)  # where the client reads too slowly
+"""Deepgram's names of errors; others have this server's names, in capital letters."""
+DROPPED = ("Update",)  # events that may be dropped if the client reads too slowly
 
 Send = Callable[[JsonMessage], bool]
 
 
 class FluxSession(Session):
-    """Says Connected first, and ends with the stream."""
+    """Sends Connected first, and ends with the stream."""
 
     def __init__(self, seat: SeatInterface, parameters: FluxParameters, model_id: str, send: Send):
         super().__init__(seat, SILENT_SECONDS, parameters.audio_format, parameters.options)
@@ -81,7 +81,7 @@ class FluxSession(Session):
         self._say_message({"type": "ConfigureSuccess", "thresholds": thresholds, "keyterms": keyterms})
 
     def on_idle(self, error: ServerError, now: float) -> None:
-        """The audio that has come is transcribed to its end."""
+        """Transcribe the received audio to its end."""
         if self._streams:
             self.close_code, self.close_reason = INTERNAL_ERROR, CODES[Code.IDLE_TIMEOUT]
             self.finish_with(error, now)

@@ -1,4 +1,4 @@
-"""The turns of a Flux stream: a function of the stream's events and of how much audio has come. No I/O, no clock.
+"""The turns of a Flux stream. They depend on the stream's events and on the amount of received audio. No I/O, no clock.
 
 Within a turn the order is StartOfTurn, Update…, (EagerEndOfTurn, TurnResumed)…, EndOfTurn. The text of EndOfTurn is that of the
 last EagerEndOfTurn, unless TurnResumed came between.
@@ -69,19 +69,19 @@ class FluxTurns:
         """Reason for the end of the turn, while its flush is under way."""
         self._index = 0
         self._start_ms = 0
-        self._first_character, self._first_segment = 0, 0  # of the turn, in the stream's text
+        self._first_character, self._first_segment = 0, 0  # start of the turn in the stream's text
         self._has_begun = False
         self._text, self._words = "", list[dict[str, Any]]()
-        self._said_text = ""  # as the client knows it
+        self._said_text = ""  # text that the client has
         self._changed_ms = 0  # end of the audio with which the text changed
         self._is_speaking = False
-        self._stopped_ms: int | None = None  # end of the last sound, where nobody speaks
-        self._eager: str | None = None  # the text that may be all
+        self._stopped_ms: int | None = None  # end of the last sound, if nobody speaks
+        self._eager: str | None = None  # the text of EagerEndOfTurn, if the turn may be over
 
     def receive(self, audio_ms: int, covered_ms: int, evidence: PauseEvidence = NO_EVIDENCE) -> Iterator[TurnInfo]:
-        """Take note of the audio so far. After it, `trigger` may be set where it was not: then the stream is to be flushed.
+        """Take the length of the audio so far. If this sets `trigger`, the caller must flush the stream.
 
-        covered_ms: up to there the audio is transcribed. evidence: about the pause that goes on.
+        covered_ms: position up to which the audio is transcribed. evidence: evidence about the current pause.
         """
         if self._is_speaking or not self._has_begun or self.trigger is not None:
             return
@@ -99,21 +99,21 @@ class FluxTurns:
 
     @property
     def _silent_since_ms(self) -> int:
-        """Position since which nobody speaks. Words of which no sound was loud enough count until the text rests."""
+        """Position since which nobody speaks. If no sound of the words was loud enough, it is when the text rests."""
         if self._stopped_ms is not None and self._stopped_ms >= self._start_ms:
             return self._stopped_ms
         return self._changed_ms + REST_MS
 
     def force(self) -> None:
-        """The client ends the turn."""
+        """End the turn for the client."""
         self._begin_end(self.trigger or Trigger.MANUAL)
 
     def _begin_end(self, trigger: Trigger) -> None:
-        """The stream is flushed now, and whoever speaks on begins a turn."""
+        """Begin the end of the turn: the stream is flushed now, and later speech begins another turn."""
         self.trigger, self._is_speaking = trigger, False
 
     def take_back(self) -> None:
-        """The last Update was not sent: the next one is said whatever its text."""
+        """Note that the last Update was not sent: the next one is sent even if its text is the same."""
         self._said_text = ""
 
     def write(self, event: Event) -> Iterator[TurnInfo]:
@@ -146,7 +146,7 @@ class FluxTurns:
             yield self._info("Update", update.audio_ms)
 
     def _resume(self, at_ms: int) -> Iterator[TurnInfo]:
-        """The turn goes on after all, if it was said that it may be over."""
+        """Yield TurnResumed if the client was informed that the turn may be over."""
         if self._eager is not None:
             self._eager = None
             yield self._info("TurnResumed", at_ms)
@@ -166,7 +166,7 @@ class FluxTurns:
         self._start_ms, self._text, self._said_text, self._words = end.audio_ms, "", "", []
 
     def _take(self, text: str, segments: Sequence[Segment]) -> None:
-        """Take the text of the turn from all of the stream's."""
+        """Take the text of the turn from the text of the stream."""
         closed = segments[self._first_segment :]
         self._text = text[self._first_character :].strip()
         closed_text = " ".join(segment.text for segment in closed)

@@ -1,4 +1,4 @@
-"""Messages of Deepgram's /v1/listen: events as it has them, and what its clients send."""
+"""Messages of Deepgram's /v1/listen: events in its format, and the messages of its clients."""
 
 import math
 import uuid
@@ -24,7 +24,7 @@ PUNCTUATION = '.,?!;:…"“”()¿¡'
 
 @dataclass
 class ResultsWriter:
-    """Writes the events of one channel; remembers what is final."""
+    """Writes the events of one channel; remembers the final text."""
 
     SPEECH: ClassVar[str] = "speech_final"
     FINALIZE: ClassVar[str] = "from_finalize"
@@ -42,11 +42,11 @@ class ResultsWriter:
 
     @property
     def _channel_index(self) -> list[int]:
-        """The channel, counted from 0, and how many there are."""
+        """The channel, counted from 0, and the number of channels."""
         return [self.channel, self.parameters.channels]
 
     def finalize(self) -> None:
-        """The client has asked for a flush."""
+        """Note a flush that the client has requested."""
         self._flushes.append(self.FINALIZE)
 
     def receive(self, audio_ms: int) -> Iterator[JsonMessage]:
@@ -80,7 +80,7 @@ class ResultsWriter:
                     yield from self._closed(event.segments, why, event.audio_ms)
 
     def _closed(self, segments: Sequence[Segment], why: str | None = None, until_ms: int = 0) -> Iterator[JsonMessage]:
-        """Write the segments that have closed since the last call; the last of them gives the reason, if there is one."""
+        """Write the segments that have closed since the last call; the last of them has the reason, if there is one."""
         new = segments[self._final_segments :]
         self._final_segments = len(segments)
         for number, segment in enumerate(new, start=1):
@@ -154,7 +154,7 @@ def metadata(request_id: str, model_id: str, seconds: float, sha256: str, channe
 
 
 def metadata_message(parameters: ListenParameters, model_id: str, audio_ms: int) -> JsonMessage:
-    """The last message of a stream."""
+    """Return the last message of a stream."""
     fields = metadata(parameters.request_id, model_id, audio_ms / 1000, "", parameters.channels)
     return JsonMessage({"type": "Metadata"} | fields)
 
@@ -164,7 +164,7 @@ def error_body(error: ServerError) -> dict[str, Any]:
 
 
 def parse_message(text: str) -> dict[str, Any]:
-    """A client's text message; empty where it is no JSON object."""
+    """Parse a client's text message; empty if it is no JSON object."""
     try:
         return parse_object(text, "a message")
     except ClientError:
@@ -172,12 +172,12 @@ def parse_message(text: str) -> dict[str, Any]:
 
 
 def closes_stream(text: str) -> bool:
-    """Whether a client's text message says that the audio has ended."""
+    """Return whether a client's text message ends the audio."""
     return parse_message(text).get("type") == "CloseStream"
 
 
 def configured_terms(message: Mapping[str, Any]) -> tuple[Term, ...] | None:
-    """Return the keyterms of a Configure message; None where it leaves them as they are. Raises ClientError."""
+    """Return the keyterms of a Configure message; None if it does not change them. Raises ClientError."""
     asked = message.get("keyterms")
     if asked is None:
         return None

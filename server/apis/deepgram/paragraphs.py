@@ -13,7 +13,7 @@ QUOTES = "\"'”’)»"
 
 
 def described(words: Sequence[Word]) -> dict[str, Any]:
-    """The field paragraphs of an alternative."""
+    """Return the field `paragraphs` of an alternative."""
     found = list(paragraphs_of(words))
     text = "\n\n".join(" ".join(map(text_of, sentences)) for sentences in found)
     return {"transcript": f"\n{text}", "paragraphs": list(map(paragraph, found))}

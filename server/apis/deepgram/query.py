@@ -16,8 +16,8 @@ from server.stream.terms import DEFAULT_BOOST, Term
 
 ENCODINGS = {"linear16": SampleEncoding.PCM16, "mulaw": SampleEncoding.MULAW, "alaw": SampleEncoding.ALAW}
 LEAST_UTTERANCE_END_MS = 1000  # Deepgram's
-DEFAULT_ENDPOINTING_MS, LEAST_ENDPOINTING_MS, MOST_ENDPOINTING_MS = 10, 200, 10_000  # a shorter one ends turns within words
-VAD_SILENCE_SECONDS = 1.0  # where speech is told and no turn is ended
+DEFAULT_ENDPOINTING_MS, LEAST_ENDPOINTING_MS, MOST_ENDPOINTING_MS = 10, 200, 10_000  # less would end turns within words
+VAD_SILENCE_SECONDS = 1.0  # if speech is reported and no turn is ended
 MOST_SEARCHED = 50  # Deepgram's
 
 Fields: TypeAlias = Sequence[tuple[str, str]]
@@ -29,9 +29,9 @@ class ListenParameters:
     """Parameters of a live stream."""
 
     audio_format: AudioFormat
-    """Format of raw audio, or of what comes out of the container."""
+    """Format of raw audio, or of the audio decoded from a container."""
     is_container: bool
-    """True if the audio comes in a container, which says its format itself."""
+    """True if the audio comes in a container, which has its format in itself."""
     interims: bool
     sends_speech: bool
     endpointing_ms: int | None
@@ -39,7 +39,7 @@ class ListenParameters:
     terms: tuple[Term, ...] = ()
     text: TextOptions = PLAIN_TEXT
     search: tuple[str, ...] = ()
-    """Words and phrases to be looked for in the text."""
+    """Words and phrases to search for in the text."""
     is_split: bool = False
     """True if each channel is transcribed by itself."""
     request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
@@ -79,7 +79,7 @@ def parse(fields: Fields, model_id: str) -> ListenParameters:
 
 
 def check(query: Mapping[str, str], model_id: str) -> None:
-    """Check what a stream and a recording have in common. Raises ClientError."""
+    """Check the parameters that streams and recordings have in common. Raises ClientError."""
     languages.check([query.get("language", "")], model_id)
     if query.get("callback", "false").lower() not in ("false", ""):
         raise ClientError(Code.UNSUPPORTED_PARAMETER, "callback is not supported here", "callback")
@@ -98,7 +98,7 @@ def parse_format(query: Mapping[str, str]) -> AudioFormat:
 
 
 def parse_container(query: Mapping[str, str], is_split: bool) -> AudioFormat:
-    """Return the format of what comes out of a container: two channels, or as many as are asked for. Raises ClientError."""
+    """Return the format of decoded audio. is_split: it has two channels, or as many as requested. Raises ClientError."""
     channels = number(query, "channels", 2) if is_split else 1
     if not 1 <= channels <= MAX_CHANNELS:
         raise ClientError(Code.INVALID_VALUE, f"channels: from 1 to {MAX_CHANNELS} are taken", "channels")
@@ -113,7 +113,7 @@ def parse_terms(fields: Fields) -> tuple[Term, ...]:
 
 
 def parse_keyword(value: str) -> Term:
-    """`word` or `word:boost`: Deepgram's usual boost of 1 is ours. Raises ClientError."""
+    """Parse `word` or `word:boost`. Deepgram's usual boost of 1 is our default. Raises ClientError."""
     word, colon, boost = value.rpartition(":")
     if not colon:
         return Term(value)
@@ -127,7 +127,7 @@ def parse_keyword(value: str) -> Term:
 def parse_text_options(fields: Fields, model_id: str) -> TextOptions:
     """Parse the options of the text. smart_format writes numbers in digits, too. Raises ClientError.
 
-    What is for English text is left alone where the model writes another language; redaction is refused then.
+    If the model writes another language, the options for English text are ignored, and redaction is refused.
     """
     query = dict(fields)
     pairs = (value.partition(":") for value in values_of(fields, "replace"))
@@ -168,7 +168,7 @@ def parse_utterance_end(query: Mapping[str, str]) -> int | None:
 
 
 def values_of(fields: Fields, name: str) -> list[str]:
-    """All values of a parameter that may be given several times."""
+    """Return all values of a parameter that may be given several times."""
     return [value for each, value in fields if each == name]
 
 

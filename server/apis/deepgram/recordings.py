@@ -15,9 +15,9 @@ from server.stream.word_times import Word
 def answer(
     query: Mapping[str, str], phrases: Sequence[str], channels: Sequence[RecordingText], model_id: str, sha256: str
 ) -> dict[str, Any]:
-    """The answer of a recording, with utterances and paragraphs where the query asks for them.
+    """Return the answer to a recording, with utterances and paragraphs if the query asks for them.
 
-    phrases: those to be looked for. channels: their texts.
+    phrases: phrases to search for. channels: the text of each channel.
     """
     has_paragraphs = is_true(query, "paragraphs") or is_true(query, "smart_format")
     results: dict[str, Any] = {
@@ -33,7 +33,7 @@ def answer(
 
 
 def best_of(found: RecordingText, has_paragraphs: bool) -> dict[str, Any]:
-    """The only alternative of a channel."""
+    """Return the only alternative of a channel."""
     words = words_of(found)
     log_prob = sum(segment.log_prob for segment in found.segments) / max(1, len(found.segments))
     best = alternative(found.text, words, log_prob)

@@ -39,7 +39,7 @@ PARAMETERS: Mapping[str, Mapping[str, Any]] = {
 
 
 def refuse(error: ServerError) -> Response:
-    """Answer with an error in Deepgram's shape. Its clients show the header where they cannot read the body of a handshake."""
+    """Answer with an error in Deepgram's shape. Its clients show the header if they cannot read the body of a handshake."""
     headers = {**headers_of(error), "dg-error": " ".join(error.message.encode("ascii", "replace").decode().split())}
     return JSONResponse(messages.error_body(error), status_code=error.code.http_status, headers=headers)
 
@@ -70,7 +70,7 @@ def deepgram_router(sessions: Sessions, settings: Settings, metrics: Metrics) ->
             return refuse(error)
 
     async def serve(socket: WebSocket, parse: Callable[..., Any], session_of: Callable[..., Any]) -> None:
-        """Deepgram's clients may bring their key as a second subprotocol; the first is chosen."""
+        """Serve a socket. Deepgram's clients may send their key as a second subprotocol; the first is chosen."""
         connection, model_id = WebSocketConnection(socket, Api.DEEPGRAM, metrics), settings.model.model_id
         try:
             asked = parse(socket.query_params.multi_items(), model_id)
@@ -101,7 +101,7 @@ class ContainerConnection(WebSocketConnection):
     takes_at_once = False
 
     def __init__(self, socket: WebSocket, api: Api, metrics: Metrics, channels: range | None):
-        """channels: those to take, each by itself; None: all mixed into one."""
+        """channels: channels to take, each by itself; None: all mixed into one."""
         super().__init__(socket, api, metrics)
         self._channels = channels
 
@@ -160,7 +160,7 @@ async def collected(texts: AsyncIterator[ChunkText]) -> list[ChunkText]:
 
 
 async def read_body(request: Request, file: IO[bytes], limit_bytes: int) -> str:
-    """Write the body into the file; returns its SHA-256. Raises ClientError where it is too large."""
+    """Write the body into the file; returns its SHA-256. Raises ClientError if it is too large."""
     check_announced(request, limit_bytes)
     digest = hashlib.sha256()
     async for chunk in Request(request.scope, counted(request.receive, limit_bytes)).stream():

@@ -1,4 +1,4 @@
-"""The answer to Deepgram's `search`: places of words and phrases. They are looked for in the text, not in the sound."""
+"""The answer to Deepgram's `search`: places of words and phrases. The search is in the text, not in the sound."""
 
 from collections.abc import Iterator, Sequence
 from statistics import mean
@@ -9,11 +9,11 @@ from server.stream.formatting.rules import pieces_of
 from server.stream.word_times import Word
 
 PUNCTUATION = ".,?!;:…"
-MASKS = {secret.mask for secret in Secret}  # nobody has said these
+MASKS = {secret.mask for secret in Secret}  # these were not spoken
 
 
 def described(phrases: Sequence[str], words: Sequence[Word]) -> dict[str, Any]:
-    """The field search of a channel; none where nothing is looked for."""
+    """Return the field `search` of a channel; empty if nothing is searched for."""
     if not phrases:
         return {}
     text = SearchedText(words)
@@ -32,7 +32,7 @@ class SearchedText:
             self._places.setdefault(said, []).append(place)
 
     def hits_of(self, phrase: str) -> Iterator[dict[str, Any]]:
-        """Yield each place where a phrase stands in the text, in any case and punctuation."""
+        """Yield each place where a phrase stands in the text, ignoring case and punctuation."""
         wanted = plain(phrase.split())
         for place in self._places.get(wanted[0], ()):
             if self._said[place : place + len(wanted)] == wanted:

@@ -12,14 +12,14 @@ from server.errors import ClientError, Code, ServerError
 from server.sessions.session import INTERNAL_ERROR, POLICY_VIOLATION, SeatInterface, Session
 from server.stream.events import Event, Failed, Final
 
-SILENT_SECONDS = 10.0  # without audio or KeepAlive: Deepgram ends the stream, and its clients know that
+SILENT_SECONDS = 10.0  # longest time without audio or KeepAlive: Deepgram ends the stream, and its clients know that
 NOTHING_CAME, LOST, UNDECODABLE = "NET-0001", "NET-0000", "DATA-0000"  # Deepgram's names
 
 Send = Callable[[JsonMessage], bool]
 
 
 class DeepgramSession(Session):
-    """Ends when the client closes the stream, too."""
+    """Ends also when the client closes the stream."""
 
     def __init__(self, seat: SeatInterface, parameters: ListenParameters, model_id: str, send: Send):
         super().__init__(seat, SILENT_SECONDS, parameters.audio_format, parameters.options, parameters.is_split)
@@ -43,7 +43,7 @@ class DeepgramSession(Session):
 
     def read_audio(self, audio: bytes, now: float) -> None:
         if not audio:
-            self.finish(now)  # Deepgram took an empty message for the end, and older clients send it
+            self.finish(now)  # Deepgram used to take an empty message as the end, and older clients send it
         if milliseconds := self._transcribe(audio, now):
             self._received_ms += milliseconds
             for writer in self._writers:
@@ -51,7 +51,7 @@ class DeepgramSession(Session):
                     self._send(message)
 
     def _configure(self, message: Mapping[str, Any]) -> None:
-        """Change the keyterms. What else a client configures is as it was asked for at the beginning."""
+        """Change the keyterms. All other options stay as they were requested at the beginning."""
         request_id = self._parameters.request_id
         try:
             terms = messages.configured_terms(message)
@@ -72,7 +72,7 @@ class DeepgramSession(Session):
             stream.flush(now)
 
     def on_idle(self, error: ServerError, now: float) -> None:
-        """The audio that has come is transcribed to its end; then the socket is closed with Deepgram's code."""
+        """Transcribe the received audio to its end; then the socket is closed with Deepgram's code."""
         if not self._streams:
             self.fail(error)
         else:

@@ -18,7 +18,7 @@ from server.errors import ClientError, Code, ServerError
 from server.stream.stream import Options
 from server.stream.terms import Term
 
-MOST_LANGUAGE_CHARACTERS = 20  # it comes back with each text
+MOST_LANGUAGE_CHARACTERS = 20  # the language is sent back with each text
 ENCODINGS = {"LINEAR16": SampleEncoding.PCM16, "MULAW": SampleEncoding.MULAW, "ALAW": SampleEncoding.ALAW}
 
 
@@ -65,7 +65,7 @@ def parse_format(message: Mapping[str, Any]) -> AudioFormat:
 
 
 def hints_of(message: Mapping[str, Any]) -> tuple[Term, ...]:
-    """The hints of a recognizer, as texts or {phrase}: those that can be terms."""
+    """Return the hints of a recognizer that can be terms. A hint is a text or {phrase}."""
     options = message.get("options")
     hints = options.get("hints") if isinstance(options, dict) else None
     texts = [each.get("phrase") if isinstance(each, dict) else each for each in hints] if isinstance(hints, list) else []

@@ -21,7 +21,7 @@ from server.stream.terms import DEFAULT_BOOST, Term
 from server.stream.word_times import Word
 
 MAX_TEXT_BYTES = 32_768  # of a client's JSON message: keyterms take most of it
-MAX_AUDIO_BYTES = 5 * SAMPLE_RATE * 2  # of one binary message: 5 s at 16 kHz, mono; SCTP as aiortc speaks it ends at 256 KiB
+MAX_AUDIO_BYTES = 5 * SAMPLE_RATE * 2  # of one binary message: 5 s at 16 kHz, mono; the limit of SCTP in aiortc is 256 KiB
 MAX_SID_CHARACTERS = 64
 MIN_SILENCE_MS, MAX_SILENCE_MS = 100, 10_000
 MIN_THRESHOLD, MAX_THRESHOLD = 0.3, 0.99
@@ -37,7 +37,7 @@ class Keyterm(Struct, frozen=True):
 
     term: str
     boost: Annotated[float, Meta(gt=0, le=terms.MOST_BOOST)] = DEFAULT_BOOST
-    """Gain of the model's score for it: more finds it more often, also where something else was said."""
+    """Gain of the model's score for it: a higher boost finds it more often, also where other words were spoken."""
 
 
 class Init(Struct, frozen=True, tag="init", tag_field="op"):
@@ -50,7 +50,7 @@ class Init(Struct, frozen=True, tag="init", tag_field="op"):
     words: bool = False
     """Whether the final carries the times of words."""
     tail: bool = False
-    """Whether messages say only what is new, so that none grows with the length of the session."""
+    """Whether messages have only new text, so that no message grows with the length of the session."""
     silence_ms: Annotated[int, Meta(ge=MIN_SILENCE_MS, le=MAX_SILENCE_MS)] | UnsetType = UNSET
     """Silence that ends a turn. If it is given, the server sends speech_started and speech_stopped."""
     flush_turns: bool = False
@@ -58,36 +58,36 @@ class Init(Struct, frozen=True, tag="init", tag_field="op"):
     turn_threshold: Annotated[float, Meta(ge=MIN_THRESHOLD, le=MAX_THRESHOLD)] | UnsetType = UNSET
     """Probability that ends a turn; silence_ms is then the longest silence within one."""
     turns: bool = False
-    """Whether the server says turn in each pause: how probable it is that the turn is over."""
+    """Whether the server sends `turn` in each pause, with the probability that the turn is over."""
     pulse: bool = False
-    """Whether the server says pulse when it has said nothing for a second."""
+    """Whether the server sends `pulse` when it has sent nothing for a second."""
     moving: bool = False
-    """Whether the server says moving when it is about to end."""
+    """Whether the server sends `moving` when it is about to end."""
     from_ms: Annotated[int, Meta(ge=0, le=MAX_FROM_MS)] = 0
     """Start of this stream's audio in a session that another connection began; all times count from that session's beginning."""
     keyterms: tuple[str | Keyterm, ...] = ()
-    """Words and phrases that will be said: names, products, terms of a trade."""
+    """Words and phrases to expect: names, products, technical terms."""
     channels: Annotated[int, Meta(ge=1, le=MAX_CHANNELS)] = 1
-    """Channels of the audio that follows, a sample of each in turn. Each is transcribed by itself, and takes a place."""
+    """Channels of the audio that follows, interleaved. Each is transcribed by itself, and takes a place."""
     numerals: bool = False
     """Whether numbers are written in digits."""
     redact: tuple[Literal["pci", "ssn", "numbers", "aggressive_numbers", "email"], ...] = ()
     """Secrets that are replaced by their names: cards, social security numbers, numbers of 3 digits, all numbers, addresses."""
     profanity_filter: bool = False
-    """Whether profane words are written in asterisks."""
+    """Whether profane words are replaced by asterisks."""
     filler_words: bool = True
     """Whether "uh" and "um" are written."""
     replace: dict[str, str] = {}
-    """Words and phrases, and what is written in their place."""
+    """Words and phrases, and their replacements."""
 
     @property
     def weighs_pauses(self) -> bool:
-        """True if the probability of the end of a turn is asked for."""
+        """True if the probability of the end of a turn is requested."""
         return self.turns or self.turn_threshold is not UNSET
 
     @property
     def options(self) -> Options:
-        """Raises ClientError for keyterms, and for what replaces what."""
+        """Options of the stream. Raises ClientError for invalid keyterms and replacements."""
         silence = None if self.silence_ms is UNSET else self.silence_ms / 1000
         return Options(
             words=self.words,
@@ -118,7 +118,7 @@ class SetKeyterms(Struct, frozen=True, tag="keyterms", tag_field="op"):
 
 
 class Flush(Struct, frozen=True, tag="flush", tag_field="op"):
-    """Close what was said so far, and go on."""
+    """Close the text so far, and go on."""
 
 
 class Close(Struct, frozen=True, tag="close", tag_field="op"):
@@ -126,7 +126,7 @@ class Close(Struct, frozen=True, tag="close", tag_field="op"):
 
 
 class SegmentMessage(Struct, frozen=True):
-    """A closed stretch of audio and its final text."""
+    """A closed range of audio and its final text."""
 
     text: str
     start_ms: Count
@@ -145,7 +145,7 @@ class Message(Struct, frozen=True, tag_field="op"):
         return str(self.__struct_config__.tag)
 
     def forms(self) -> "Iterator[Message]":
-        """The message, and what to send in its place where it is longer than the client takes."""
+        """Yield the message, then shorter messages to send instead if it is longer than the client takes."""
         yield self
 
     def encode(self) -> str:
@@ -163,20 +163,20 @@ class Ready(Message, frozen=True, tag="ready"):
     replica: str
     """Name of the server, among others behind the same address."""
     frame_ms: Count
-    """Milliseconds of audio that a message should carry: more where many sessions are open."""
+    """Milliseconds of audio that a message should carry: more if many sessions are open."""
 
 
 class Pulse(Message, frozen=True, tag="pulse"):
-    """The server is there. What was heard up to audio_ms is in closed segments, or silence."""
+    """The server is alive. All audio up to audio_ms is in closed segments, or is silence."""
 
-    droppable: ClassVar[bool] = True  # it says so with the next one, too
+    droppable: ClassVar[bool] = True  # the next one has the same information
 
     sid: SessionId
     audio_ms: Count
 
 
 class Moving(Message, frozen=True, tag="moving"):
-    """The server ends within so many seconds: go on elsewhere."""
+    """The server ends within this many seconds: go on elsewhere."""
 
     sid: SessionId
     seconds: Count
@@ -185,7 +185,7 @@ class Moving(Message, frozen=True, tag="moving"):
 class Interim(Message, frozen=True, tag="interim"):
     """The text so far has changed, or more of it is stable."""
 
-    droppable: ClassVar[bool] = True  # the next one says it too
+    droppable: ClassVar[bool] = True  # the next one has the same information
 
     sid: SessionId
     seq: Count
@@ -196,7 +196,7 @@ class Interim(Message, frozen=True, tag="interim"):
     offset: Count | UnsetType = UNSET
     segments: tuple[SegmentMessage, ...] | UnsetType = UNSET
     channel: Count | UnsetType = UNSET
-    """The channel, counted from 0, where init asks for more than one."""
+    """The channel, counted from 0, if init asks for more than one."""
 
 
 class SpeechStartedMessage(Message, frozen=True, tag="speech_started"):
@@ -205,7 +205,7 @@ class SpeechStartedMessage(Message, frozen=True, tag="speech_started"):
     sid: SessionId
     at_ms: Count
     channel: Count | UnsetType = UNSET
-    """The channel, counted from 0, where init asks for more than one."""
+    """The channel, counted from 0, if init asks for more than one."""
 
 
 class SpeechStoppedMessage(Message, frozen=True, tag="speech_stopped"):
@@ -214,15 +214,15 @@ class SpeechStoppedMessage(Message, frozen=True, tag="speech_stopped"):
     sid: SessionId
     at_ms: Count
     probability: float | UnsetType = UNSET
-    """Probability that nobody goes on, where init has turn_threshold or turns."""
+    """Probability that the turn is over, if init has turn_threshold or turns."""
     channel: Count | UnsetType = UNSET
-    """The channel, counted from 0, where init asks for more than one."""
+    """The channel, counted from 0, if init asks for more than one."""
 
 
 class TurnMessage(Message, frozen=True, tag="turn"):
     """Nobody speaks; the last sound ended at at_ms. Each pause has several, until somebody goes on or the turn is over."""
 
-    droppable: ClassVar[bool] = True  # the next one says more
+    droppable: ClassVar[bool] = True  # the next one has more information
 
     sid: SessionId
     at_ms: Count
@@ -230,11 +230,11 @@ class TurnMessage(Message, frozen=True, tag="turn"):
     probability: float
     """Probability that the turn is over."""
     channel: Count | UnsetType = UNSET
-    """The channel, counted from 0, where init asks for more than one."""
+    """The channel, counted from 0, if init asks for more than one."""
 
 
 class FlushedMessage(Message, frozen=True, tag="flushed"):
-    """All that was said before the flush is text that will never change."""
+    """All audio before the flush has text that will never change."""
 
     sid: SessionId
     text: str
@@ -244,7 +244,7 @@ class FlushedMessage(Message, frozen=True, tag="flushed"):
     offset: Count | UnsetType = UNSET
     segments: tuple[SegmentMessage, ...] | UnsetType = UNSET
     channel: Count | UnsetType = UNSET
-    """The channel, counted from 0, where init asks for more than one."""
+    """The channel, counted from 0, if init asks for more than one."""
 
     def forms(self) -> Iterator[Message]:
         yield self
@@ -252,7 +252,7 @@ class FlushedMessage(Message, frozen=True, tag="flushed"):
 
 
 class FinalMessage(Message, frozen=True, tag="final"):
-    """The whole text. After that of the last channel of the audio the connection closes."""
+    """The whole text. After the final of the last channel the connection closes."""
 
     sid: SessionId
     text: str
@@ -264,11 +264,11 @@ class FinalMessage(Message, frozen=True, tag="final"):
     words: tuple[Word, ...] | UnsetType = UNSET
     offset: Count | UnsetType = UNSET
     channel: Count | UnsetType = UNSET
-    """The channel, counted from 0, where init asks for more than one."""
+    """The channel, counted from 0, if init asks for more than one."""
 
     def forms(self) -> Iterator[Message]:
         yield self
-        yield msgspec.structs.replace(self, words=UNSET)  # they are in the segments, too
+        yield msgspec.structs.replace(self, words=UNSET)  # they are also in the segments
         yield msgspec.structs.replace(self, words=UNSET, segments=())
         yield TEXT_TOO_LONG
 
@@ -284,7 +284,7 @@ class Error(Message, frozen=True, tag="error"):
     offset: Count | UnsetType = UNSET
     segments: tuple[SegmentMessage, ...] | UnsetType = UNSET
     channel: Count | UnsetType = UNSET
-    """The channel, counted from 0, where init asks for more than one."""
+    """The channel, counted from 0, if init asks for more than one."""
 
     def forms(self) -> Iterator[Message]:
         yield self
@@ -341,7 +341,7 @@ def checked_terms(keyterms: Sequence[str | Keyterm]) -> tuple[Term, ...]:
 
 
 def parse_text(text: str) -> Init | SetKeyterms | Flush | Close:
-    """A client's JSON message. Raises ClientError."""
+    """Parse a client's JSON message. Raises ClientError."""
     if len(text) > MAX_TEXT_BYTES:
         raise ClientError(
             Code.MESSAGE_TOO_LARGE, f"a text message has {len(text)} characters; at most {MAX_TEXT_BYTES} are accepted"
@@ -381,7 +381,7 @@ def parse_init(message: dict[str, Any]) -> Init:
 
 
 def converted(message: dict[str, Any], kind: type[ClientMessage], **defaults: object) -> ClientMessage:
-    """Fields that are null are absent. Raises ClientError."""
+    """Convert a message to its struct. Fields that are null count as absent. Raises ClientError."""
     given = {name: value for name, value in message.items() if value is not None}
     try:
         return msgspec.convert(defaults | given, kind)
@@ -390,7 +390,7 @@ def converted(message: dict[str, Any], kind: type[ClientMessage], **defaults: ob
 
 
 def invalid_field(invalid: msgspec.ValidationError) -> ClientError:
-    """msgspec says what it expected, and at which field: "Expected `int` >= 8000 - at `$.sr`"."""
+    """Convert an error of msgspec, which names the expected value and the field: "Expected `int` >= 8000 - at `$.sr`"."""
     expected, _, place = str(invalid).replace("`", "").partition(" - at $.")
     place = place.replace("[...]", "")
     code = Code.UNSUPPORTED_SAMPLE_RATE if place == "sr" else Code.BAD_MESSAGE
@@ -408,7 +408,7 @@ def check_audio(pcm: bytes) -> None:
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON schema of the messages of both sides."""
+    """Return the JSON schema of the messages of both sides."""
     (client, server), components = msgspec.json.schema_components(
         (Init | SetKeyterms | Flush | Close, Said), ref_template="#/$defs/{name}"
     )

@@ -1,4 +1,4 @@
-"""The server's own protocol over WebRTC: messages and audio over a data channel, or audio by a track beside it."""
+"""The server's own protocol over WebRTC: messages and audio over a data channel, or audio in a separate track."""
 
 from server.access import Caller
 from server.apis.native import messages
@@ -47,7 +47,7 @@ class NativePeer(Peer):
 
 
 def has_track(sdp: str) -> bool:
-    """Whether an offer has an audio track. Raises BadOffer where it cannot be answered."""
+    """Return whether an offer has an audio track. Raises BadOffer if it cannot be answered."""
     offered = OfferContents.read(sdp)
     offered.check_channel()
     offered.check_tracks(most_audio=1)

@@ -1,4 +1,4 @@
-"""The ways in of the server's own protocol: WebRTC offers, and /ws for networks that block UDP."""
+"""Routes of the server's own protocol: WebRTC offers, and /ws for networks that block UDP."""
 
 import json
 
@@ -57,7 +57,7 @@ def native_router(transport: WebRtcTransport, sessions: Sessions, settings: Sett
 
 
 def read_offer(body: bytes) -> str:
-    """The SDP of a JSON body {sdp, type}. Raises ClientError."""
+    """Return the SDP of a JSON body {sdp, type}. Raises ClientError."""
     try:
         offer = json.loads(body)
     except (ValueError, RecursionError) as exc:

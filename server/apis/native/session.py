@@ -1,4 +1,4 @@
-"""A session in the server's own protocol, whatever transport it came by. Reads no clock and waits for nothing."""
+"""A session in the server's own protocol, over any transport. It reads no clock and waits for nothing."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +17,7 @@ from server.stream.stream import Stream
 PULSE_SECONDS = 1.0
 
 Send = Callable[[Message], bool]
-"""Takes a message for the client; False where it was dropped."""
+"""Takes a message for the client; returns False if it was dropped."""
 
 
 class NativeSession(Session):
@@ -29,7 +29,7 @@ class NativeSession(Session):
         self._limits, self._server, self._send, self._has_track = limits, server, send, has_track
         self._asked: Init | None = None
         self._writers: list[NativeWriter] = []
-        self._has_written, self._wrote_at = False, seat.opened_at  # since the clock was last looked at; and when that was seen
+        self._has_written, self._wrote_at = False, seat.opened_at  # since the last tick; time of the tick that noticed it
         self._client_has_closed = False
 
     # What the client does
@@ -75,10 +75,13 @@ class NativeSession(Session):
         self._input = AudioInput(audio_format, is_split=True)
         self._begin(now)
         self._send(messages.ready(init, self._server, self.seat.frame_ms))
-        self._wrote_at = now - PULSE_SECONDS  # the first pulse comes at once: from then on the client counts on them
+        self._wrote_at = now - PULSE_SECONDS  # the first pulse comes at once: from then on the client relies on them
 
     def _streaming(self, what: str) -> tuple[Stream, ...]:
-        """Raises ClientError where the client may not send it. What crosses with the server's own finish is taken for nothing."""
+        """Return the streams. Raises ClientError if the client may not send this now.
+
+        Messages that cross with the server's own finish are ignored.
+        """
         if not self._streams:
             raise ClientError(Code.NOT_INITIALISED, f"{what} came before init")
         if self._client_has_closed:

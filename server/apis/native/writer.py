@@ -33,18 +33,18 @@ class ClientKnowledge:
 
 
 class NativeWriter:
-    """Writes one stream's events; remembers what the client has been told."""
+    """Writes one stream's events; remembers which of them the client has."""
 
     def __init__(self, init: Init, channel: int = 0):
-        """channel: that of the stream, counted from 0."""
+        """channel: channel of the stream, counted from 0."""
         self._init = init
         self._channel = channel if init.channels > 1 else UNSET
         self._confirmed = ClientKnowledge()
 
     def told_ms(self, closed_ms: int, segments: Sequence[Segment]) -> int:
-        """Milliseconds of audio whose text the client knows.
+        """Return the milliseconds of audio whose text the client has.
 
-        closed_ms: where the open segment begins. A closed one that the client was not told of is not behind it yet.
+        closed_ms: start of the open segment. Closed segments that were not sent to the client do not count.
         """
         unconfirmed = segments[self._confirmed.segments :]
         return self._moved(unconfirmed[0].start_ms if unconfirmed else closed_ms)
@@ -68,7 +68,7 @@ class NativeWriter:
                 return self._write_failure(event)
 
     def confirm(self, event: Event) -> None:
-        """The event's message was sent."""
+        """Note that the event's message was sent."""
         if isinstance(event, Update):
             self._confirmed = ClientKnowledge(self._confirmed.messages + 1, event.stable, len(event.segments))
         elif isinstance(event, Flushed):
@@ -124,7 +124,7 @@ class NativeWriter:
         return {"offset": self._confirmed.stable, "segments": described(segments[self._confirmed.segments :], self._init.from_ms)}
 
     def _moved(self, ms: int) -> int:
-        """Convert to the client's own clock."""
+        """Convert a time of the stream to the client's own."""
         return self._init.from_ms + ms
 
 

@@ -23,7 +23,7 @@ class Calls:
         self._peers: dict[str, CallPeer] = {}
 
     async def open(self, sdp: str, session: object | None, caller: Caller) -> tuple["CallPeer", str]:
-        """The call and the answer. session: an object as clients send it. Raises BadOffer, Refused, or ClientError for it."""
+        """Return the call and the answer. session: an object from the client. Raises BadOffer, Refused, or ClientError for it."""
         offered = OfferContents.read(sdp)
         offered.check_channel()
         offered.check_tracks(most_audio=1, least_audio=1)
@@ -69,6 +69,6 @@ class CallPeer(Peer):
         super().on_session_end()
 
     def hang_up(self) -> None:
-        """Complete what was said so far, and end the call."""
+        """Complete the text so far, and end the call."""
         if self._seat is not None:
             self._seat.finish()

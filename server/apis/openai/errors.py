@@ -1,4 +1,4 @@
-"""Errors as OpenAI's APIs answer them."""
+"""Errors in the shape of OpenAI's APIs."""
 
 import uuid
 from collections.abc import Callable, Coroutine
@@ -14,14 +14,14 @@ from server.http.error_responses import headers_of
 
 
 def refuse(error: ServerError) -> Response:
-    """Answer with an error in OpenAI's shape. The SDK is told not to send a file again that made the engine fail."""
+    """Answer with an error in OpenAI's shape. A header keeps the SDK from sending a file again that made the engine fail."""
     fails_again = error.code in (Code.ENGINE_FAILED, Code.INTERNAL_ERROR) and not isinstance(error, Refused)
     headers = {"x-should-retry": "false"} if fails_again else headers_of(error)
     return JSONResponse(transcription.error_body(error), status_code=error.code.http_status, headers=headers)
 
 
 class OpenAIRoute(APIRoute):
-    """Errors in OpenAI's shape, and a name for each request."""
+    """Answers with errors in OpenAI's shape, and gives each request an id."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()

@@ -1,6 +1,6 @@
 """OpenAI's Realtime API, transcription sessions: a session's settings, and a stream's events as the server events of items.
 
-Nothing harmless is an error: the frameworks that speak this dialect end their session on any.
+A harmless mistake of a client is not an error: the frameworks that use this dialect end their session at any error.
 """
 
 import uuid
@@ -32,8 +32,8 @@ EAGERNESS = {"low": (0.9, 8000), "medium": (0.7, 4000), "auto": (0.7, 4000), "hi
 LEAST_SILENCE_MS, MOST_SILENCE_MS = 200, 10_000  # a shorter one would end a turn within a word
 TRANSCRIPTION = "conversation.item.input_audio_transcription"
 LOG_PROBS = "item.input_audio_transcription.logprobs"
-"""Name by which a client includes the probabilities of tokens."""
-EXPIRES_SECONDS = 0  # never: said as the protocol has a field for it
+"""Name by which a client requests the probabilities of tokens."""
+EXPIRES_SECONDS = 0  # never; it is sent because the protocol has a field for it
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,17 @@ class Configuration:
 
     @classmethod
     def of(cls, session: object | None, model_id: str) -> "Configuration":
-        """The defaults, changed by a session object as clients send it. Raises ClientError."""
+        """Return the defaults with the changes of a client's session object. Raises ClientError."""
         configuration = cls(model_id)
         if session is not None:
             configuration.update(session)
         return configuration
 
     def update(self, session: object) -> bool:
-        """Change what is present; null clears. Returns True if anything changed. Raises ClientError and changes nothing."""
+        """Change the fields that are present; null clears a field. Returns True if anything changed.
+
+        Raises ClientError, and then changes nothing.
+        """
         if len(encoded(session)) > MOST_CONFIGURATION_CHARACTERS:  # all of it is sent back at every change
             raise ClientError(
                 Code.INVALID_VALUE, f"a session has {MOST_CONFIGURATION_CHARACTERS:,} characters at most", "session"
@@ -151,7 +154,7 @@ def mapping(value: object, name: str) -> dict[str, Any]:
 
 
 def parse_terms(transcription: object) -> tuple[Term, ...]:
-    """The keywords, and the names in the prompt. Raises ClientError."""
+    """Return the keywords, and the names in the prompt. Raises ClientError."""
     name = "session.audio.input.transcription"
     asked = mapping(transcription or {}, name)
     keywords, prompt = asked.get("keywords") or [], asked.get("prompt") or ""
@@ -182,7 +185,7 @@ def parse_format(value: object) -> AudioFormat:
 
 
 def silence_ms(detection: object) -> int | None:
-    """Silence that ends a turn, from a turn_detection; None if the client commits turns itself."""
+    """Return the silence that ends a turn, from a turn_detection; None if the client commits turns itself."""
     if detection is None:
         return None
     name = "session.audio.input.turn_detection"
@@ -200,7 +203,7 @@ def silence_ms(detection: object) -> int | None:
 
 
 def end_threshold(detection: object) -> float | None:
-    """Return the probability that ends a turn, of a turn_detection that silence_ms() takes; None: silence alone does."""
+    """Return the probability that ends a turn, from a turn_detection that silence_ms() accepts; None: only silence ends it."""
     asked = mapping(detection or {}, "session.audio.input.turn_detection")
     if asked.get("type") != "semantic_vad":
         return None
@@ -208,7 +211,7 @@ def end_threshold(detection: object) -> float | None:
 
 
 def prefix_ms(detection: object) -> int:
-    """Milliseconds of padding, from a turn_detection. Raises ClientError."""
+    """Return the milliseconds of padding, from a turn_detection. Raises ClientError."""
     name = "session.audio.input.turn_detection"
     padding = mapping(detection or {}, name).get("prefix_padding_ms") or 0
     if not isinstance(padding, int | float) or not 0 <= padding <= MOST_PREFIX_MS:
@@ -226,30 +229,30 @@ class Item:
 
 
 class Items:
-    """Writes the events of a stream as those of items, one after another."""
+    """Writes the events of a stream as events of items, one item after another."""
 
     def __init__(self, language: str, start_ms: int = 0, previous: str | None = None) -> None:
-        """language: of the model, as ISO 639-1. start_ms: of the session's audio, where the stream begins.
+        """language: language of the model, as ISO 639-1. start_ms: start of the stream in the session's audio.
 
         previous: the id of the item before.
         """
         self.received_ms = start_ms
         """Milliseconds of the session's audio that have come."""
         self._language, self._start_ms, self._previous = language, start_ms, previous
-        self._begun = 0  # characters of the stream's text that belong to items before
-        self._begun_segments = 0  # segments of it
-        self._item: Item | None = None  # whose audio comes in
-        self._committed: deque[Item] = deque()  # whose text is awaited
-        self._committed_ms = 0  # up to where the stream's audio belongs to items before
+        self._begun = 0  # characters of the stream's text that belong to earlier items
+        self._begun_segments = 0  # segments that belong to earlier items
+        self._item: Item | None = None  # the item that is receiving audio
+        self._committed: deque[Item] = deque()  # items that wait for their text
+        self._committed_ms = 0  # end of the stream's audio that belongs to earlier items
 
     def after_clear(self) -> "Items":
-        """Return the items of the next stream. The item whose audio came in is given up."""
+        """Return the items of the next stream. The item that was receiving audio is dropped."""
         self._item = None
         return Items(self._language, self.received_ms, self._previous)
 
     @property
     def is_open(self) -> bool:
-        """True if audio comes in for an item."""
+        """True if an item is receiving audio."""
         return self._item is not None
 
     @property
@@ -274,12 +277,12 @@ class Items:
                 yield from self._complete(event)
 
     def open(self) -> Item:
-        """The item whose audio comes in, or a new one."""
+        """Return the item that is receiving audio, or a new one."""
         self._item = self._item or Item(new_id("item"))
         return self._item
 
     def commit(self) -> Iterator[ServerEvent]:
-        """Its audio is whole; its text follows."""
+        """Commit the open item: its audio is complete, and its text follows."""
         item, self._item = self.open(), None
         self._committed.append(item)
         yield event_of("input_audio_buffer.committed", item_id=item.item_id, previous_item_id=self._previous)
@@ -297,7 +300,7 @@ class Items:
         self._previous = item.item_id
 
     def _delta(self, text: str) -> Iterator[ServerEvent]:
-        """text: all that is stable. What no item has been opened for waits until one is."""
+        """Write the new part of the stable text. text: all stable text. It waits until there is an item for it."""
         new, item = text[self._begun :].lstrip(), self._committed[0] if self._committed else self._item
         if item and len(new) > len(item.said):
             delta, item.said = new[len(item.said) :], new

@@ -1,4 +1,4 @@
-"""OpenAI's Realtime API: sessions over a WebSocket, calls over WebRTC, and the secrets that browsers open them with."""
+"""OpenAI's Realtime API: sessions over a WebSocket, calls over WebRTC, and the secrets with which browsers open them."""
 
 from typing import Any
 
@@ -44,7 +44,7 @@ def realtime_socket_router(sessions: Sessions, secrets: ClientSecrets, settings:
 
     @router.websocket(PREFIX)
     async def realtime(socket: WebSocket) -> None:
-        """OpenAI's clients offer subprotocols, of which one must be chosen."""
+        """Serve a session. OpenAI's clients offer subprotocols, one of which must be chosen."""
         offered = socket.scope.get("subprotocols", [])
         connection = WebSocketConnection(socket, Api.OPENAI_REALTIME, metrics)
         try:
@@ -79,7 +79,7 @@ def calls_router(calls: Calls, secrets: ClientSecrets) -> APIRouter:
         ),
     )
     async def call(request: Request) -> Response:
-        """Browsers send the offer alone, with a client secret; the SDKs a form with the session beside it."""
+        """Open a call. Browsers send only the offer, with a client secret; the SDKs send a form with offer and session."""
         sdp, session = await read_call(request)
         peer, answer = await calls.open(sdp, session or secret_session(request, secrets), caller_of(request))
         return Response(answer, 201, {"Location": f"{PREFIX}/calls/{peer.name}"}, SDP)
@@ -101,7 +101,7 @@ def calls_router(calls: Calls, secrets: ClientSecrets) -> APIRouter:
 
 
 def secrets_router(secrets: ClientSecrets, settings: Settings) -> APIRouter:
-    """The secrets that browsers open sessions with."""
+    """Serve the secrets with which browsers open sessions."""
     router = APIRouter(prefix=PREFIX, route_class=OpenAIRoute)
     model_id = settings.model.model_id
 
@@ -112,7 +112,7 @@ def secrets_router(secrets: ClientSecrets, settings: Settings) -> APIRouter:
         ),
     )
     async def beta_session(request: Request) -> Response:
-        """Answer OpenAI's beta and NVIDIA's Riva, which echoes what it gets."""
+        """Answer clients of OpenAI's beta and of NVIDIA's Riva, which sends back the session that it gets."""
         issued = secrets.issue({}, caller=caller_of(request))
         session = shapes.beta_session(Configuration(model_id).as_json())
         riva = {"input_audio_params": {"sample_rate_hz": 16_000, "num_channels": 1}, "recognition_config": {}}
@@ -141,7 +141,7 @@ def secrets_router(secrets: ClientSecrets, settings: Settings) -> APIRouter:
 
 
 async def read_call(request: Request) -> tuple[str, Any]:
-    """The offer, and the session where one is given. Raises ClientError."""
+    """Return the offer, and the session if one is given. Raises ClientError."""
     if content_type(request) == SDP:
         return (await read_small_body(request)).decode(errors="replace"), None
     limited = Request(request.scope, counted(request.receive, 2 * SMALL_BODY_BYTES))
@@ -169,6 +169,6 @@ def lifetime_seconds(expires_after: object) -> int:
 
 
 def secret_session(request: Request, secrets: ClientSecrets) -> Any:
-    """Session that the client's secret was issued for. Raises ClientError."""
+    """Return the session that the client's secret was issued for. Raises ClientError."""
     secret = secrets.read(key_of(request))
     return secret.session if secret else None

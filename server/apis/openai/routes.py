@@ -90,7 +90,7 @@ class Upload:
     async def answer(self) -> Response:
         """Raises ServerError."""
         if refused := self._sessions.refusal():
-            raise refused  # before the file is taken; the place is taken after it, so that slow senders hold none
+            raise refused  # before the file is read; the place is taken after that, so that slow senders hold none
         check_announced(self._request, self._limit_bytes)
         async with contextlib.AsyncExitStack() as opened:
             parameters, file = await self._read(opened)
@@ -108,7 +108,7 @@ class Upload:
         return Response(content, media_type=media_type)
 
     async def _read(self, opened: contextlib.AsyncExitStack) -> tuple[TranscriptionParameters, BinaryIO]:
-        """The parameters, and the file, which is in memory where it is small and else on disk."""
+        """Return the parameters, and the file, which is in memory if it is small and otherwise on disk."""
         form = await read_form(self._request)
         opened.push_async_callback(form.close)
         texts = [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
@@ -117,7 +117,7 @@ class Upload:
 
 
 class EventStream(StreamingResponse):
-    """OpenAI's events, while the recording is transcribed. At its end it closes what the request has opened."""
+    """Sends OpenAI's events while the recording is transcribed. At its end it closes the request's resources."""
 
     def __init__(self, parameters: TranscriptionParameters, texts: AsyncIterator[ChunkText], opened: contextlib.AsyncExitStack):
         super().__init__(events(parameters, texts), media_type="text/event-stream")
@@ -129,7 +129,7 @@ class EventStream(StreamingResponse):
 
 
 async def events(parameters: TranscriptionParameters, texts: AsyncIterator[ChunkText]) -> AsyncIterator[str]:
-    """One event for each chunk with words, and one with the whole at the end."""
+    """Yield one event for each chunk with words, and one with the whole text at the end."""
     chunks: list[ChunkText] = []
     try:
         async for chunk in texts:

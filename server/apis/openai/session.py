@@ -22,7 +22,7 @@ Send = Callable[[ServerEvent], bool]
 
 
 class RealtimeSession(Session):
-    """Ends when the client leaves, too. The server speaks first."""
+    """Ends also when the client leaves. The server sends the first message."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class RealtimeSession(Session):
         self._configuration, self._send, self._has_track = configuration, send, has_track
         self._items = Items(language_of(configuration.model_id).code)
         self._completing: dict[str, tuple[Stream, Items]] = {}
-        """Streams of before a clear, by their ids, until the turns that were committed to them have their texts."""
+        """Streams from before a clear, by their ids, until the turns that were committed to them have their texts."""
         self._shape = shape or CurrentShape()
         self._has_new_audio = False  # since the last commit
         self._has_final = False
@@ -109,7 +109,7 @@ class RealtimeSession(Session):
 
     @property
     def _commits_itself(self) -> bool:
-        """Whether the client says where turns end."""
+        """Whether the client itself commits its turns."""
         return self._configuration.options.silence_seconds is None
 
     def _begin(self, now: float) -> None:
@@ -154,7 +154,7 @@ class RealtimeSession(Session):
     # What it writes
 
     def _say_of(self, items: Items, stream_id: str, event: Event) -> bool:
-        """Write an event of a stream, the present one or one of before a clear."""
+        """Write an event of a stream: the present one, or one from before a clear."""
         if items is self._items:
             return self._say(event)
         if isinstance(event, Failed):
@@ -187,7 +187,7 @@ class RealtimeSession(Session):
         if self._items.is_open:
             for written in self._items.commit():
                 self._write(written)
-        for _ in range(self._items.awaited):  # the first has all the text that there is
+        for _ in range(self._items.awaited):  # the first one gets all the text that there is
             self._write_turns(self._items, Flushed(final.text, final.segments, final.audio_ms, final.latency_ms))
 
     def _write_turns(self, items: Items, event: Event) -> None:

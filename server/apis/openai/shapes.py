@@ -1,6 +1,6 @@
-"""Older and other shapes of OpenAI's Realtime API, turned into the present one and back.
+"""Older and other shapes of OpenAI's Realtime API, converted to the present one and back.
 
-Beta is what OpenAI spoke before; vLLM and NVIDIA's Riva have shapes of their own. A client is known by what it sends first.
+Beta is OpenAI's former shape; vLLM and NVIDIA's Riva have shapes of their own. A client is recognised by the first data it sends.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,20 +19,20 @@ VLLM_RATE = 16_000
 
 
 class CurrentShape:
-    """The API as it is."""
+    """The present shape of the API."""
 
     def read(self, message: Message) -> Message | None:
-        """A client's message in the present shape; None for what means nothing there."""
+        """Return a client's message in the present shape; None if it has no meaning there."""
         return message
 
     def write(self, event: ServerEvent) -> Iterator[ServerEvent]:
-        """An event as this client knows it."""
+        """Yield an event in the shape of this client."""
         if event.op != ENDED:
             yield event
 
 
 class BetaShape(CurrentShape):
-    """`transcription_session.*`, and one `conversation.item.created` for each item."""
+    """OpenAI's beta: `transcription_session.*`, and one `conversation.item.created` for each item."""
 
     def read(self, message: Message) -> Message | None:
         if message.get("type") != "transcription_session.update":
@@ -87,7 +87,7 @@ def beta_session(session: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class RivaShape(BetaShape):
-    """NVIDIA's: a commit behind every chunk means nothing, `input_audio_buffer.done` is the end, the last text is all of it."""
+    """NVIDIA's shape: commits after each chunk are ignored, `input_audio_buffer.done` is the end, the last text is the whole."""
 
     def __init__(self) -> None:
         self._texts: list[str] = []
@@ -106,7 +106,7 @@ class RivaShape(BetaShape):
                 return super().read(message)
 
     def _session(self, session: Mapping[str, Any]) -> dict[str, Any]:
-        """The phrases of word_boosting are keywords; NVIDIA's boosts are of another scale, and are left."""
+        """Take the phrases of word_boosting as keywords. NVIDIA's boosts have another scale and are ignored."""
         asked = mapping(session.get("word_boosting") or {}, "word_boosting")
         lists = asked.get("word_boosting_list") or []
         if not isinstance(lists, list):
@@ -119,7 +119,7 @@ class RivaShape(BetaShape):
         return super()._session({**session, "input_audio_transcription": {**transcription, "keywords": keywords}})
 
     def _format(self, session: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """`none` is PCM16 at the rate of input_audio_params."""
+        """Return the format: PCM16 at the rate of input_audio_params, whatever the format is called."""
         parameters = mapping(session.get("input_audio_params") or {}, "input_audio_params")
         return {"type": "audio/pcm", "rate": parameters.get("sample_rate_hz") or VLLM_RATE}
 
@@ -138,7 +138,7 @@ class RivaShape(BetaShape):
 
 
 class VllmShape(CurrentShape):
-    """vLLM's: the model beside the type, commits with `final`, and text without items."""
+    """vLLM's shape: the model beside the type, commits with `final`, and text without items."""
 
     def read(self, message: Message) -> Message | None:
         match message.get("type"):
@@ -165,14 +165,14 @@ class VllmShape(CurrentShape):
 
 
 def offered(beta: str, subprotocols: Sequence[str]) -> CurrentShape:
-    """The shape that a handshake asks for. beta: the header OpenAI-Beta."""
+    """Return the shape that a handshake requests. beta: the header OpenAI-Beta."""
     if any(protocol.startswith(TOKEN_PROTOCOL) for protocol in subprotocols):
         return RivaShape()
     return BetaShape() if BETA_HEADER in beta or BETA_PROTOCOL in subprotocols else CurrentShape()
 
 
 def recognised(message: Message, shape: CurrentShape) -> CurrentShape:
-    """The shape that a client's message shows; the one so far where it shows none."""
+    """Return the shape that a client's message shows; the shape so far if it shows none."""
     session = message.get("session")
     match message.get("type"):
         case "transcription_session.update" if isinstance(session, dict) and "input_audio_params" in session:

@@ -60,13 +60,13 @@ class TranscriptionParameters:
 
     @property
     def options(self) -> Options:
-        """Options of the stream, with the times of words where they are needed."""
+        """Options of the stream, with the times of words if they are needed."""
         words = self.format in (ResponseFormat.SRT, ResponseFormat.VTT) or "word" in self.granularities
         return Options(words=words, terms=self.terms, tokens=self.log_probs)
 
 
 def parse(fields: Sequence[tuple[str, str]], model_id: str) -> TranscriptionParameters:
-    """fields: names and values of a form, without the file. What Moonshine cannot use is taken and left. Raises ClientError."""
+    """Parse names and values of a form, without the file. Fields that Moonshine cannot use are ignored. Raises ClientError."""
     values = grouped(fields)
     check_model(last(values, "model"), model_id)
     language = languages.check([*values.get("language", []), *values.get("languages", [])], model_id)
@@ -88,12 +88,12 @@ def parse(fields: Sequence[tuple[str, str]], model_id: str) -> TranscriptionPara
 
 
 def parse_list(value: str) -> list[str]:
-    """Some clients send a list as one text."""
+    """Parse a list, which some clients send as one text."""
     return [name.strip(" []'\"") for name in value.split(",")]
 
 
 def grouped(fields: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
-    """Group the values by name: `languages[]` and `languages` are one. A field that is empty is absent."""
+    """Group the values by name: `languages[]` and `languages` are one name. An empty field counts as absent."""
     values: dict[str, list[str]] = {}
     for name, value in fields:
         if value.strip():
@@ -117,12 +117,12 @@ def check_model(asked: str | None, model_id: str) -> None:
 
 
 def names_of(model_id: str) -> tuple[str, str]:
-    """UsefulSensors/moonshine-base and moonshine-base."""
+    """Return both names of a model: UsefulSensors/moonshine-base and moonshine-base."""
     return model_id, model_id.rpartition("/")[2]
 
 
 def check_temperature(asked: str | None) -> None:
-    """It changes nothing: decoding is greedy."""
+    """Check the temperature. It changes nothing: decoding is greedy."""
     try:
         is_good = asked is None or 0 <= float(asked.replace(",", ".")) <= 1
     except ValueError:
@@ -150,7 +150,7 @@ def parse_granularities(asked: Sequence[str]) -> frozenset[str]:
 
 
 def body(parameters: TranscriptionParameters, found: RecordingText) -> tuple[str, str]:
-    """The answer and its media type."""
+    """Return the answer and its media type."""
     match parameters.format:
         case ResponseFormat.TEXT:
             return subtitles.plain(found.text, found.segments) + "\n", "text/plain; charset=utf-8"
@@ -166,12 +166,15 @@ def body(parameters: TranscriptionParameters, found: RecordingText) -> tuple[str
 
 
 def log_probs_of(parameters: TranscriptionParameters, segments: Sequence[Segment], begins: bool = True) -> dict[str, Any]:
-    """The field logprobs, where it was asked for. begins: the segments are the first of the text."""
+    """Return the field logprobs if it was requested. begins: True if the segments are the first of the text."""
     return {"logprobs": token_log_probs(segments, begins)} if parameters.log_probs else {}
 
 
 def token_log_probs(segments: Sequence[Segment], begins: bool = True) -> list[dict[str, Any]]:
-    """Log-probabilities of tokens, whose texts joined are that of the segments. begins: the first has no space before it."""
+    """Return the log-probabilities of the tokens. Their joined texts are the text of the segments.
+
+    begins: True if the first token has no space before it.
+    """
     tokens = [(token.text, token.log_prob) for segment in segments for token in segment.tokens]
     if begins and tokens:
         tokens[0] = (tokens[0][0].lstrip(), tokens[0][1])
@@ -223,14 +226,17 @@ def usage(found: RecordingText) -> dict[str, Any]:
 
 
 def delta(parameters: TranscriptionParameters, text: str, found: RecordingText) -> str:
-    """text: with the space before it. found: of this chunk. With verbose_json it has that answer's fields, too."""
+    """Write the event of one chunk. With verbose_json it also has the fields of that answer.
+
+    text: text of the chunk, with the space before it. found: transcription of the chunk.
+    """
     more = verbose(parameters, found) if parameters.format is ResponseFormat.VERBOSE_JSON else {}
     more |= log_probs_of(parameters, found.segments, begins=not text.startswith(" "))
     return server_sent(more | {"type": "transcript.text.delta", "delta": text})
 
 
 def done(parameters: TranscriptionParameters, found: RecordingText) -> str:
-    """Write the last event. If verbose_json was asked for it has that answer's fields, too."""
+    """Write the last event. With verbose_json it also has the fields of that answer."""
     more = verbose(parameters, found) if parameters.format is ResponseFormat.VERBOSE_JSON else {}
     more |= log_probs_of(parameters, found.segments)
     languages = [{"code": parameters.language.code}]
@@ -255,14 +261,14 @@ class ServedModel:
 
     id: str
     precision: str = ""
-    """Precision that the engine computes in; empty where it is not known."""
+    """Precision that the engine computes in; empty if it is not known."""
 
     @property
     def listing(self) -> dict[str, Any]:
         return {"object": "list", "data": [self.entry(name) for name in names_of(self.id)]}
 
     def entry(self, name: str) -> dict[str, Any]:
-        """OpenAI's fields, and the language and precision, which other clients leave alone."""
+        """Return OpenAI's fields, and the language and precision, which other clients ignore."""
         found = {"id": name, "object": "model", "created": 0, "owned_by": "moonshine-asr"}
         return found | {"language": language_of(self.id).code, "precision": self.precision}
 

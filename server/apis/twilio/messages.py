@@ -1,4 +1,4 @@
-"""Messages of Twilio Media Streams, which Twilio sends and never reads. No I/O, no clock.
+"""Messages of Twilio Media Streams. Twilio only sends them and reads none. No I/O, no clock.
 
 https://www.twilio.com/docs/voice/media-streams/websocket-messages
 """
@@ -14,7 +14,7 @@ from server.errors import ClientError, Code
 
 TRACKS = ("inbound", "outbound")
 ENCODINGS = {"audio/x-mulaw": SampleEncoding.MULAW, "audio/x-alaw": SampleEncoding.ALAW}
-MOST_MS = 7 * 24 * 3600 * 1000  # of a timestamp
+MOST_MS = 7 * 24 * 3600 * 1000  # largest timestamp
 CHANNEL_NAME = re.compile(r"[A-Za-z0-9._~-]{1,128}")
 CHANNEL, KEY = "channel", "api_key"
 """Names of the custom parameters that are read here."""
@@ -24,7 +24,7 @@ Part = TypeVar("Part", bound=Struct)
 
 
 class Envelope(Struct, frozen=True, rename="camel"):
-    """A message, whose parts are parsed where they are needed."""
+    """A message, whose parts are parsed when they are needed."""
 
     event: str
     stream_sid: str = ""
@@ -70,7 +70,7 @@ class CallStart(Struct, frozen=True, rename="camel"):
             raise ClientError(Code.INVALID_VALUE, str(exc), "start.mediaFormat.sampleRate") from exc
 
     def channel_name(self, path_name: str) -> str:
-        """Return the name under which the words are read. path_name: that of the address, or none. Raises ClientError."""
+        """Return the name under which the words are read. path_name: name in the address; may be empty. Raises ClientError."""
         name = path_name or self.custom_parameters.get(CHANNEL) or self.call_sid or self.stream_sid
         if not CHANNEL_NAME.fullmatch(name):
             message = "the name of a channel has 1 to 128 letters, digits, dots, dashes, underscores and tildes"

@@ -10,9 +10,9 @@ from server.errors import ClientError, Code, ServerError
 from server.sessions.session import POLICY_VIOLATION, SeatInterface, close_reason_of
 from server.settings import SessionLimits
 
-START_SECONDS = 10.0  # for the first message about the call, which has the key
-LEAST_GAP_MS = 100  # below it, timestamps and audio may differ by how both are rounded
-MOST_GAP_MS = 5_000  # that are filled at once; of a longer gap the next messages fill the rest
+START_SECONDS = 10.0  # time limit for the first message about the call, which has the key
+LEAST_GAP_MS = 100  # below it, the difference between timestamps and audio may be rounding
+MOST_GAP_MS = 5_000  # most that is filled at once; the next messages fill the rest of a longer gap
 SILENT_BYTES = {SampleEncoding.MULAW: b"\xff", SampleEncoding.ALAW: b"\xd5"}
 
 Identify = Callable[[str], None]
@@ -27,7 +27,7 @@ class Track:
         self._received_bytes = 0
 
     def take(self, media: Media) -> bytes:
-        """Return PCM16 at 16 kHz. Where audio is missing, by the timestamps, there is silence."""
+        """Return PCM16 at 16 kHz. Audio that is missing, according to the timestamps, is filled with silence."""
         audio = self._silence_before(media.timestamp) + media.payload
         self._received_bytes += len(audio)
         return self._input.take(audio)[0]
@@ -47,8 +47,8 @@ class TwilioSession(BroadcastSession):
     def __init__(self, seat: SeatInterface, limits: SessionLimits, channel: str, identify: Identify, publish: Publish):
         """Make a session.
 
-        channel: name of the address, or none. identify: checks the key of the start message; raises ServerError.
-        publish: lets the words be read by a name.
+        channel: name in the address; may be empty. identify: checks the key of the start message; raises ServerError.
+        publish: makes the words readable under a name.
         """
         super().__init__(seat, limits.idle_timeout_seconds)
         self._channel, self._identify, self._publish = channel, identify, publish
@@ -66,7 +66,7 @@ class TwilioSession(BroadcastSession):
                 self._check_started(message)
                 self.finish(now)
             case _:
-                pass  # connected, dtmf, mark, and what Twilio may send one day
+                pass  # connected, dtmf, mark, and future messages of Twilio
 
     def _start(self, message: Envelope) -> None:
         if self._tracks:
@@ -112,7 +112,7 @@ class TwilioSession(BroadcastSession):
             self.fail(ServerError(Code.INIT_TIMEOUT, f"start did not come within {START_SECONDS:g} s"))
 
     def leave(self, now: float) -> None:
-        """The readers get what was said to the end."""
+        """Finish, so that the readers get the text up to its end."""
         self.finish(now)
 
     def finish(self, now: float, is_cut: bool = False) -> None:
@@ -122,7 +122,7 @@ class TwilioSession(BroadcastSession):
         super().finish(now, is_cut)
 
     def fail(self, error: ServerError) -> None:
-        """Twilio reads no messages: the reason is that of the close frame."""
+        """End the session with the reason in the close frame: Twilio reads no messages."""
         self.close_code = POLICY_VIOLATION
         self.close_reason = close_reason_of(error)
         super().fail(error)

@@ -24,7 +24,7 @@ def parse(text: str) -> dict[str, Any]:
 
 
 def parse_format(message: Mapping[str, Any]) -> AudioFormat:
-    """Return the format that `start` says; one channel is the customer's. Raises ClientError."""
+    """Return the format in `start`; a single channel is the customer's. Raises ClientError."""
     if message.get("encoding", "linear16") != "linear16" or message.get("container", "raw") != "raw":
         raise ClientError(Code.UNSUPPORTED_VALUE, "encoding must be linear16 and container raw", "encoding")
     rate = whole_number(message.get("sampleRate", 16_000), "sampleRate")

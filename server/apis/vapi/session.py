@@ -15,7 +15,7 @@ Send = Callable[[JsonMessage], bool]
 
 
 class VapiSession(Session):
-    """Takes a place for each channel with its first audio. Vapi hears finals only."""
+    """Takes a place for each channel with its first audio. Vapi gets finals only."""
 
     def __init__(self, seat: SeatInterface, limits: SessionLimits, send: Send):
         super().__init__(seat, limits.idle_timeout_seconds, options=messages.OPTIONS)
@@ -26,7 +26,7 @@ class VapiSession(Session):
     def read_text(self, text: str, now: float) -> None:
         message = messages.parse(text)
         if message.get("type") != "start":
-            return  # Vapi may send more one day
+            return  # Vapi may send other messages in future
         if self._has_started:
             raise ClientError(Code.ALREADY_INITIALISED, "start was sent twice")
         self._input, self._has_started = AudioInput(messages.parse_format(message), is_split=True), True

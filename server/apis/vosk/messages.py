@@ -34,7 +34,7 @@ def parse_format(config: Mapping[str, Any]) -> AudioFormat:
 
 
 def parse_options(config: Mapping[str, Any]) -> Options:
-    """Phrases of a phrase list are keyterms: other words are understood all the same."""
+    """Parse the options. Phrases of a phrase list become keyterms; other words are transcribed all the same."""
     phrases = config.get("phrase_list")
     texts = [each for each in phrases if each != UNKNOWN] if isinstance(phrases, list) else []
     terms = tuple(map(Term, usable(texts)))
@@ -42,7 +42,7 @@ def parse_options(config: Mapping[str, Any]) -> Options:
 
 
 def partial(text: str) -> JsonMessage:
-    """Return an answer that a client which does not read may miss: each says the text so far."""
+    """Return an answer with the text so far. A client that does not read may miss it: the next answer repeats the text."""
     return Reply({"partial": text}, droppable=True)
 
 

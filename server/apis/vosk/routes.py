@@ -1,4 +1,4 @@
-"""Vosk's clients connect to `/`, or to a port of its own. They bring no keys."""
+"""Vosk's clients connect to `/`, or to a separate port. They send no keys."""
 
 import contextlib
 import socket
@@ -22,7 +22,7 @@ FOREIGN = ClientError(Code.FORBIDDEN_ORIGIN, "pages of another origin are not le
 
 
 def vosk_router(sessions: Sessions, settings: Settings, metrics: Metrics) -> APIRouter:
-    """Vosk at the server's own port, beside the page; none where ASR_VOSK is not set."""
+    """Serve Vosk at the server's own port, beside the page; no route if ASR_VOSK is not set."""
     router = APIRouter()
     if settings.listen.vosk:
 
@@ -40,7 +40,7 @@ async def serving(sessions: Sessions, metrics: Metrics, settings: Settings, list
 
     @app.websocket("/{path:path}")
     async def recognize(socket: WebSocket, path: str) -> None:
-        if is_foreign(socket.headers, settings.access.cors_origins):  # a page of anybody's could reach this machine's port
+        if is_foreign(socket.headers, settings.access.cors_origins):  # any page could reach this machine's port
             await socket.send_denial_response(error_response(FOREIGN))
             return
         caller = Caller(ANYONE.name, address=network_of(socket.client.host if socket.client else ""))

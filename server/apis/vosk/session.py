@@ -1,4 +1,4 @@
-"""A recognizer of Vosk's: each message of audio is answered, with the text so far or a whole utterance. Reads no clock."""
+"""A Vosk recognizer: it answers each message of audio with the text so far or a whole utterance. It reads no clock."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class VoskSession(Session):
         self._send = send
         self._partial = ""
         self._said: list[Said] = []
-        self._first_character, self._first_segment = 0, 0  # of the utterance that is open
+        self._first_character, self._first_segment = 0, 0  # start of the open utterance
 
     def read_text(self, text: str, now: float) -> None:
         message = messages.parse(text)
@@ -64,12 +64,12 @@ class VoskSession(Session):
         return True
 
     def _send_result(self) -> bool:
-        """Send all that waits, in one: there is an answer for each message of audio, and no more."""
+        """Send all utterances that wait, in one message: each message of audio has exactly one answer."""
         said, self._said = self._said, []
         return self._send(messages.result(" ".join(each.text for each in said), [word for each in said for word in each.words]))
 
     def _close(self, event: Flushed | Final) -> None:
-        """Keep the utterance that is over."""
+        """Store the utterance that has ended."""
         if text := event.text[self._first_character :].strip():
             segments = event.segments[self._first_segment :]
             self._said.append(Said(text, tuple(word for segment in segments for word in segment.words or ())))

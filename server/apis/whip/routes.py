@@ -20,7 +20,7 @@ EVENTS_RELATION = "urn:ietf:params:whip:ext:core:server-sent-events"
 def whip_router(senders: Senders, ice_servers: tuple[IceServer, ...]) -> APIRouter:
     router = APIRouter()
     links = [f'<{server.url}>; rel="ice-server"' for server in ice_servers if server.username is None]
-    """Those with a password are this server's own: senders that nobody knows are not told it."""
+    """Servers with a password are this server's own. Unknown senders must not get the password."""
 
     offering = described(
         "WHIP",

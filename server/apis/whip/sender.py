@@ -1,4 +1,4 @@
-"""WHIP (RFC 9725): OBS, FFmpeg and browsers send an audio track; whoever wants to reads the words."""
+"""WHIP (RFC 9725): OBS, FFmpeg and browsers send an audio track; any number of readers get the words."""
 
 import secrets
 
@@ -28,7 +28,7 @@ class Senders:
         self._peers: dict[str, WhipPeer] = {}
 
     async def open(self, sdp: str, channel: str, caller: Caller) -> tuple["WhipPeer", str]:
-        """The sender and the answer. channel: a name that readers know. Raises BadOffer or Refused."""
+        """Return the sender and the answer. channel: a name that readers know. Raises BadOffer or Refused."""
         OfferContents.read(sdp).check_tracks(most_audio=1, least_audio=1, video=True)
         peer = WhipPeer(self, channel, caller)
         answer = await peer.answer(sdp)
@@ -65,11 +65,11 @@ class WhipPeer(Peer):
 
     @property
     def has_left(self) -> bool:
-        """Whether the sender sends no more; what it said may be on its way still."""
+        """True if the sender sends no more audio; its last words may still be on their way."""
         return self._broadcast is None or self._broadcast.has_left
 
     def open_session(self) -> Seat:
-        """Readers tell sessions apart by their ids, whichever process they were in."""
+        """Open a session. Readers distinguish sessions by their ids, also those of different processes."""
         seat = self._senders.sessions.take_seat(
             self.api, self._caller, self.on_session_end, waits=True, session_id=new_session_id(self.api)
         )
@@ -79,7 +79,7 @@ class WhipPeer(Peer):
         return seat
 
     def publish(self) -> None:
-        """Let the words be read by the name of the channel."""
+        """Make the words readable under the name of the channel."""
         if self._broadcast is not None:
             self._senders.broadcasts.publish(self._broadcast)
 
@@ -92,10 +92,10 @@ class WhipPeer(Peer):
         super()._on_channel(channel)
 
     def receive(self, seat: Seat, message: str | bytes) -> None:
-        """A sender's data channel is for words alone."""
+        """Ignore a message: a sender's data channel is only for words."""
 
     def leave(self) -> None:
-        """Finish the session: its readers get what the sender said to the end."""
+        """Finish the session: its readers get the sender's words up to the end."""
         if self._seat is not None:
             self._seat.finish()
 
@@ -104,7 +104,7 @@ class WhipPeer(Peer):
         super().on_session_end()
 
     def end(self) -> None:
-        """The sender asks for it."""
+        """End the session at the sender's request."""
         self.leave()
 
     async def add_candidates(self, fragment: str) -> None:

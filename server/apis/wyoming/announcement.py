@@ -20,9 +20,9 @@ LONGEST_LABEL = 63  # bytes: RFC 1035, 2.3.4
 
 @contextlib.asynccontextmanager
 async def announced(name: str, host: str, port: int) -> AsyncIterator[None]:
-    """Announce the port within the context. Several gateways of one server announce the same, and do not mind each other.
+    """Announce the port within the context. Several gateways of one server may announce the same service.
 
-    name: of the server among others. host: the address that the port listens at.
+    name: name of the server among others. host: the address that the port listens at.
     """
     if is_loopback(host):
         logger.warning("the Wyoming port is announced at %s, which no other machine reaches: set ASR_WYOMING_HOST", host)
@@ -39,7 +39,7 @@ async def announced(name: str, host: str, port: int) -> AsyncIterator[None]:
 
 
 def service_of(name: str, host: str, port: int) -> AsyncServiceInfo:
-    """Describe the service as Home Assistant's Wyoming integration looks for it."""
+    """Describe the service in the form that Home Assistant's Wyoming integration looks for."""
     label = re.sub(r"[^A-Za-z0-9-]", "-", f"moonshine-asr-{name}")[:LONGEST_LABEL]
     return AsyncServiceInfo(
         SERVICE, f"{label}.{SERVICE}", port=port, parsed_addresses=addresses_of(host), server=f"{label}.local."
@@ -47,7 +47,7 @@ def service_of(name: str, host: str, port: int) -> AsyncServiceInfo:
 
 
 def addresses_of(host: str) -> list[str]:
-    """Return the addresses that others can reach the host by: all of the machine's where it listens everywhere."""
+    """Return the addresses at which others can reach the host: all of the machine's addresses if it listens on all."""
     if not ipaddress.ip_address(host).is_unspecified:
         return [host]
     return [address for address in get_all_addresses() if not is_loopback(address)] or [host]

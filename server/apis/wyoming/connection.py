@@ -20,8 +20,8 @@ from server.transports.outbox import SLOW_SECONDS, Outbox
 
 logger = logging.getLogger(__name__)
 
-LINGER_SECONDS = 5.0  # for the last messages to be written
-FIRST_SECONDS, NEXT_SECONDS = 10.0, 600.0  # for a client's first message; and for the next one, while there is no utterance
+LINGER_SECONDS = 5.0  # time limit for writing the last messages
+FIRST_SECONDS, NEXT_SECONDS = 10.0, 600.0  # limits for a client's first message, and for the next one without an utterance
 MAX_CONNECTIONS = 256  # they share the process's files with those of HTTP
 
 
@@ -62,16 +62,16 @@ class WyomingConnection:
         self._sessions = sessions
         self._model_id, self._idle_seconds = settings.model.model_id, settings.session.idle_timeout_seconds
         self._outbox = Outbox(Api.WYOMING, self, metrics, asyncio.get_running_loop().time, self._give_up)
-        self._seat: Seat | None = None  # of the utterance that goes on
+        self._seat: Seat | None = None  # seat of the current utterance
         self._utterance: UtteranceSession | None = None
-        self._ends_early = False  # as the last transcribe asked
-        self._is_answered = False  # the utterance has its transcript, and what comes until audio-stop is left out
-        self._has_stopped = False  # the client, with the utterance
+        self._ends_early = False  # as requested by the last transcribe message
+        self._is_answered = False  # the utterance has its transcript, and audio until audio-stop is ignored
+        self._has_stopped = False  # the client has stopped the utterance
         self._is_idle = asyncio.Event()
         self._is_idle.set()
 
     async def run(self) -> None:
-        """Serve the connection until the client leaves, or is told what is wrong."""
+        """Serve the connection until the client leaves, or gets an error."""
         try:
             with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, TimeoutError):
                 await self._read()
@@ -96,7 +96,7 @@ class WyomingConnection:
                 header = Header.parse(line)
                 data = header.with_data(await self._reader.readexactly(header.data_bytes))
                 await self._take(header.kind, data, await self._reader.readexactly(header.payload_bytes))
-                await asyncio.wait_for(self._writer.drain(), SLOW_SECONDS)  # who does not read is not read
+                await asyncio.wait_for(self._writer.drain(), SLOW_SECONDS)  # no reading from a client that does not read
                 seconds = NEXT_SECONDS if self._seat is None else None  # a session has a limit of its own
         except ServerError as error:
             self._outbox.send(messages.error(error))
@@ -125,7 +125,7 @@ class WyomingConnection:
                 self._stop()
 
     async def _begin(self, data: Mapping[str, Any]) -> Seat:
-        """One utterance after the other: one that was not stopped is finished first. Raises ServerError."""
+        """Begin an utterance. An earlier one that was not stopped is finished first. Raises ServerError."""
         if self._seat is not None:
             self._seat.finish()
         await self._is_idle.wait()
@@ -155,7 +155,7 @@ class WyomingConnection:
             self._seat.finish()
 
     def _on_end(self) -> None:
-        """The utterance has ended. After a failure nothing more is said."""
+        """Handle the end of the utterance. After a failure nothing more is sent."""
         if self._utterance is not None and self._utterance.has_failed:
             self._writer.close()
         ended_early = self._utterance is not None and self._utterance.has_ended_early

@@ -1,4 +1,4 @@
-"""The Wyoming protocol of Home Assistant: its frames, and what a stream says as its messages."""
+"""The Wyoming protocol of Home Assistant: its frames, and the events of a stream as its messages."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -21,13 +21,13 @@ ENCODINGS = {1: SampleEncoding.PCM8, 2: SampleEncoding.PCM16, 4: SampleEncoding.
 
 
 END_EARLY = "end_of_turn"
-"""Field of a transcribe's context: the transcript is wanted when the speaker has finished, before audio-stop."""
+"""Field in the context of transcribe: the transcript is wanted when the speaker has finished, before audio-stop."""
 EARLY = Options(silence_seconds=2.0, end_threshold=0.7, closes_turns=True)
 
 
 @dataclass(frozen=True)
 class Header:
-    """The first line of a frame; so many bytes of JSON and of payload follow it."""
+    """The first line of a frame. data_bytes of JSON and payload_bytes of payload follow it."""
 
     kind: str
     data: Mapping[str, Any]
@@ -48,7 +48,7 @@ class Header:
         return cls(header["type"], data, data_bytes, payload_bytes)
 
     def with_data(self, block: bytes) -> Mapping[str, Any]:
-        """The data of the header, and over it what came behind."""
+        """Return the data of the header, updated with the block after it."""
         return {**self.data, **parse_object(block)} if block else self.data
 
 
@@ -110,9 +110,9 @@ class TranscriptWriter:
     """Writes one utterance's events: chunks of stable text, then the transcript."""
 
     def __init__(self, language: str) -> None:
-        """language: of the model, as ISO 639-1."""
+        """language: language of the model, as ISO 639-1."""
         self._language = language
-        self._sent_characters = 0  # characters
+        self._sent_characters = 0
 
     def write(self, event: Event) -> Iterator[WyomingMessage]:
         match event:

@@ -26,7 +26,8 @@ class UtteranceSession(Session):
     ):
         """Make a session.
 
-        language: of the model, as ISO 639-1. ends_early: the transcript comes when the speaker has finished, without audio-stop.
+        language: language of the model, as ISO 639-1. ends_early: True if the transcript comes when the speaker has finished,
+        without audio-stop.
         """
         super().__init__(seat, idle_seconds, audio_format, messages.EARLY if ends_early else PLAIN)
         self.has_failed = False

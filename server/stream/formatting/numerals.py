@@ -8,20 +8,20 @@ from server.stream.formatting.spoken_numbers import REPEATS, SCALES, ZEROS, Numb
 
 SMALL = 3.0
 """Numbers up to this one stay words where they stand alone: one of them, wait a second."""
-LEAST_DIGITS = 3  # said one by one, that are one number
-LEAST_LISTED_DIGITS = 4  # with commas between them, as the model writes those of a slow speaker
+LEAST_DIGITS = 3  # fewest digits spoken one by one that are one number
+LEAST_LISTED_DIGITS = 4  # fewest with commas between them, as the model writes digits of a slow speaker
 GROUPED_FROM = 10_000  # 9999 may be a year
 PHONE_GROUPS = {7: (3, 4), 10: (3, 3, 4), 11: (1, 3, 3, 4)}
 CENTURIES = range(17, 21)
 CURRENCIES = {"dollar": "$", "dollars": "$", "euro": "€", "euros": "€"}
 UNITS = {*CURRENCIES, "cent", "cents", "percent"}
-JOINS = {"and", "point"}  # within a number
+JOINS = {"and", "point"}  # words within a number
 ROUND = ("million", "billion", "trillion")
 """Scales that stay words: 5 million."""
 
 
 class NumeralsRule:
-    """Rewrites each run of number words by itself."""
+    """Rewrites each run of number words separately."""
 
     def rewrite(self, pieces: Sequence[Piece], at: int, is_closed: bool) -> Rewriting | None:
         begin = at + (pieces[at].plain == "a" and not follows_half(pieces, at))
@@ -46,13 +46,13 @@ def starts_run(pieces: Sequence[Piece], at: int) -> bool:
 
 
 def is_written_digit(pieces: Sequence[Piece], at: int) -> bool:
-    """True for a digit by itself; 5 million is a number that is written as it should be."""
+    """True for a single digit. "5 million" does not count: it is already written as it should be."""
     is_scaled = at + 1 < len(pieces) and pieces[at + 1].plain in SCALES
     return len(pieces[at].text.strip(",")) == 1 and pieces[at].plain.isdecimal() and not is_scaled
 
 
 def end_of_run(pieces: Sequence[Piece], begin: int) -> int:
-    """A run ends with its sentence, or before the first word that is no part of a number."""
+    """Return the end of a run: it ends with its sentence, or before the first word that is not part of a number."""
     end = begin + 1
     while end < len(pieces) and not pieces[end - 1].ends_sentence and is_part(pieces, end):
         end += 1
@@ -65,21 +65,21 @@ def is_part(pieces: Sequence[Piece], at: int) -> bool:
 
 
 def written(run: Sequence[Piece]) -> Iterator[Piece]:
-    """Yield a run with its numbers in digits; the words between them as they are."""
+    """Yield a run with its numbers in digits, and the words between them as they are."""
     numbers = numbers_in(run)
     if len(numbers) == 1 and stays_word(numbers[0]) and not unit_at(run, numbers[0].end):
         yield from run
         return
     at = 0
     for group in groups_of(numbers, run):
-        if group[0].first >= at:  # else it was the cents of the one before
+        if group[0].first >= at:  # otherwise it is the cents of the amount before
             yield from run[at : group[0].first]
             at = yield from amount(run, group)
     yield from run[at:]
 
 
 def groups_of(numbers: Sequence[Number], run: Sequence[Piece]) -> list[list[Number]]:
-    """Numbers that follow each other at once, without punctuation between them; or with commas, where they are digits of one."""
+    """Group numbers that follow each other directly, without punctuation; or with commas, if they are digits of one number."""
     groups: list[list[Number]] = []
     for number in numbers:
         is_next = bool(groups) and groups[-1][-1].end == number.first
@@ -91,7 +91,7 @@ def groups_of(numbers: Sequence[Number], run: Sequence[Piece]) -> list[list[Numb
 
 
 def joined_lists(groups: Sequence[list[Number]]) -> Iterator[list[Number]]:
-    """Yield groups, those that are single digits of one number together."""
+    """Yield the groups, and join those that are single digits of one number."""
     for are_digits, following in groupby(groups, key=lambda group: all(is_digit(number) for number in group)):
         listed = list(following)
         digits = [number for group in listed for number in group]
@@ -114,7 +114,7 @@ def is_counting(digits: Sequence[Number]) -> bool:
 
 
 def amount(run: Sequence[Piece], group: Sequence[Number]) -> Generator[Piece, None, int]:
-    """Yield a group as it is written, with its unit; returns the index of the first piece behind it."""
+    """Yield a group as it is written, with its unit. Returns the index of the first piece after it."""
     end, unit = group[-1].end, unit_at(run, group[-1].end)
     *others, last = texts_of(run, group)
     for each in others:
@@ -131,7 +131,7 @@ def amount(run: Sequence[Piece], group: Sequence[Number]) -> Generator[Piece, No
 
 
 def unit_at(run: Sequence[Piece], end: int) -> str:
-    """The unit right after a number; empty if there is none."""
+    """Return the unit right after a number; empty if there is none."""
     follows = end < len(run) and not run[end - 1].marks
     return run[end].plain if follows and run[end].plain in UNITS else ""
 
@@ -146,7 +146,7 @@ def stays_word(number: Number) -> bool:
 
 
 def cents_after(run: Sequence[Piece], at: int) -> tuple[str, int]:
-    """Return the cents that follow dollars, as .20, and the index behind them; nothing and `at` where none do."""
+    """Return the cents that follow dollars, as .20, and the index after them; an empty text and `at` if there are none."""
     begin = at + (at < len(run) and run[at].plain == "and")
     following = [number for number in numbers_in(run[begin:]) if number.first == 0]
     if at > len(run) or run[at - 1].marks or not following:
@@ -159,7 +159,7 @@ def cents_after(run: Sequence[Piece], at: int) -> tuple[str, int]:
 
 
 def texts_of(run: Sequence[Piece], group: Sequence[Number]) -> list[Piece]:
-    """The numbers of a group as they are written. Their places are those in the run."""
+    """Return the numbers of a group as they are written. Their indices are those in the run."""
     if len(group) == 1:
         return [Piece(formatted(group[0], run), group[0].first, group[0].end)]
     joined = joined_digits(group)
@@ -169,7 +169,7 @@ def texts_of(run: Sequence[Piece], group: Sequence[Number]) -> list[Piece]:
 
 
 def joined_digits(group: Sequence[Number]) -> str | None:
-    """Digits that are said one by one, or in pairs among them; None for numbers that follow each other."""
+    """Join digits that are spoken one by one, or some of them in pairs; None for separate numbers in a row."""
     singles = list(map(is_digit, group))
     in_a_row = any(all(singles[at : at + LEAST_DIGITS]) for at in range(len(group) - LEAST_DIGITS + 1))
     begins_with_zero = group[0].digits.startswith("0")
@@ -184,7 +184,7 @@ def joined_digits(group: Sequence[Number]) -> str | None:
 
 
 def by_pairs(group: Sequence[Number], run: Sequence[Piece]) -> Iterator[Piece]:
-    """Yield the numbers of a group; those that are said as a year in one."""
+    """Yield the numbers of a group, and join those that are spoken as a year."""
     at = 0
     while at < len(group):
         year, count = year_at(group, at)
@@ -193,7 +193,7 @@ def by_pairs(group: Sequence[Number], run: Sequence[Piece]) -> Iterator[Piece]:
 
 
 def year_at(group: Sequence[Number], at: int) -> tuple[str, int]:
-    """Return the year that begins with a number, and how many numbers it has: 19 84, 19 0 5. An empty text: there is none."""
+    """Return the year that begins with a number, and its count of numbers: 19 84, 19 0 5. The text is empty if there is none."""
     first, *rest = (each for each in group[at : at + 3])
     if first.is_ordinal or not rest or not first.text.isdigit() or int(first.text) not in CENTURIES:
         return "", 1
@@ -205,7 +205,7 @@ def year_at(group: Sequence[Number], at: int) -> tuple[str, int]:
 
 
 def formatted(number: Number, run: Sequence[Piece]) -> str:
-    """A number by itself: 12,500, 5 million, 3.14, 21st."""
+    """Return the text of a single number: 12,500, 5 million, 3.14, 21st."""
     last = run[number.end - 1].plain
     if number.is_ordinal or not number.text.isdigit():
         return number.text

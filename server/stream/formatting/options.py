@@ -1,4 +1,4 @@
-"""Options of the text that a client gets, all off unless it asks for them."""
+"""Options of the text that a client gets; all are off by default."""
 
 import enum
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Secret(enum.Enum):
 
     @property
     def mask(self) -> str:
-        """The text in its place."""
+        """The text that replaces it."""
         return self.value.strip()
 
 
@@ -43,13 +43,13 @@ class TextOptions:
     """True if "uh" and "um" are left out."""
     replacements: tuple[Replacement, ...] = ()
     is_cut_before: bool = False
-    """True if the audio goes on from earlier audio that is not known: a number may have begun there."""
+    """True if the audio continues earlier audio that is not known: a number may have begun there."""
     is_cut_after: bool = False
-    """True if the audio goes on in another stream."""
+    """True if the audio continues in another stream."""
 
     @property
     def are_plain(self) -> bool:
-        """True if the text stays as the model says it."""
+        """True if the text stays as the model writes it."""
         return not (self.numerals or self.redacted or self.masks_profanity or self.drops_fillers or self.replacements)
 
 

@@ -1,7 +1,7 @@
-"""Replaces secrets by their names. A number that may still become one is masked until it is known to be none.
+"""Replaces secrets by their names. A number that may still become a secret is masked until it is known not to be one.
 
-Card numbers are known by their check digit (ISO/IEC 7812-1, the Luhn formula), social security numbers by the ranges that are
-given out (SSA, "Social Security Number Randomization").
+Card numbers are recognised by their check digit (ISO/IEC 7812-1, the Luhn formula), social security numbers by the ranges that
+are issued (SSA, "Social Security Number Randomization").
 """
 
 import re
@@ -28,14 +28,14 @@ USUAL_CARD_DIGITS = (15, 16)
 SSN_DIGITS = 9
 LONG_DIGITS = 3
 KEPT_DIGITS = 2
-"""Digits at the end of closed text that are shown although more may follow: so few say nothing of a secret."""
-MOST_PARTS_BEFORE = 19  # of a number that goes on from the segment before
+"""Digits at the end of closed text that are shown although more may follow: so few reveal nothing of a secret."""
+MOST_PARTS_BEFORE = 19  # of a number that continues from the segment before
 GLUE = {"and", "point", "dash", "hyphen", "space", "dot"} | FILLERS | set(HOMOPHONES)
 CODE_NAMES = re.compile(r"\b(cvv2?|cvc2?|(security|verification) (code|number|value)|exp(ir\w*)?|valid (until|thru|through))\b")
-NAME_REACH = 12  # words before a number that may say what it is
+NAME_REACH = 12  # words before a number that may name its kind
 EMAIL = re.compile(r"[\w.+'-]+@[\w-]+(\.[\w-]+)*")
 DOMAIN = re.compile(r"[\w-]+(\.[\w-]+)+")
-MOST_ADDRESS_WORDS = 50  # spelled letter by letter, too
+MOST_ADDRESS_WORDS = 50  # also if it is spelled letter by letter
 BETWEEN = {"dot", "period", "underscore", "dash", "hyphen", "plus", "minus"}  # parts of an address as people say it
 MASKED_UNKNOWN = Secret.LONG_NUMBER.mask
 
@@ -46,20 +46,20 @@ class DigitGroup:
 
     digits: str
     is_apart: bool
-    """True if something tells it from the part before: the end of a sentence, a word, or that one of both has several digits."""
+    """True if something separates it from the part before: the end of a sentence, a word, or several digits in one of both."""
 
 
 @dataclass(frozen=True)
 class TextBefore:
-    """The end of the text before a segment, as far as it matters for what the segment begins with."""
+    """The end of the text before a segment, as far as it matters for the beginning of the segment."""
 
     parts: tuple[DigitGroup, ...] | None = ()
-    """The number that it ends with; None where it is not known what was there."""
+    """The number that it ends with; None if the text is not known."""
     words: tuple[str, ...] = ()
     """Its last words, plain."""
 
     def after(self, said: Sequence[str]) -> "TextBefore":
-        """The text before the next segment. said: the words of this one."""
+        """Return the text before the next segment. said: the words of this one."""
         pieces = pieces_of(said)
         words = (*self.words, *(piece.plain for piece in pieces))[-NAME_REACH:]
         return TextBefore(self._parts_after(pieces), words)
@@ -75,7 +75,7 @@ class TextBefore:
 
 
 class NumberRedactionRule:
-    """Masks numbers. A run of number words is looked at as a whole, with the digits that were said right before it."""
+    """Masks numbers. A run of number words is checked as a whole, together with the digits right before it."""
 
     def __init__(self, secrets: frozenset[Secret], before: TextBefore, is_cut_after: bool = True):
         """Make a rule for one segment. is_cut_after: whether the speaker may go on after the end of the segment."""
@@ -95,7 +95,7 @@ class NumberRedactionRule:
         return Rewriting(len(run), (masked(mask, run[:spoken]), *run[spoken:]) if mask else tuple(run))
 
     def _mask(self, pieces: Sequence[Piece], at: int, end: int) -> str:
-        """The text in place of the numbers of a run; empty where they are shown."""
+        """Return the text that replaces the numbers of a run; empty if they are shown."""
         before = self._before.parts if is_glue(pieces[:at]) else ()
         words = [*self._before.words, *(piece.plain for piece in pieces[max(0, at - NAME_REACH) : at])]
         found = {Secret.CARD} & self._secrets if CODE_NAMES.search(" ".join(words[-NAME_REACH:])) else set()
@@ -135,7 +135,7 @@ def end_of_run(pieces: Sequence[Piece], at: int) -> int:
 
 
 def is_glue(pieces: Sequence[Piece]) -> bool:
-    """True if a number goes on over these words."""
+    """True if a number may continue across these words."""
     return all(is_between(piece.plain) for piece in pieces)
 
 
@@ -167,7 +167,7 @@ def digits_of(parts: Sequence[DigitGroup]) -> str:
 
 
 def secrets_in(parts: Sequence[DigitGroup], secrets: frozenset[Secret]) -> set[Secret]:
-    """Return the kinds of secrets that a number is or has in it. parts: the digits of its numbers, in order."""
+    """Return the kinds of secrets that a number is or contains. parts: the digits of its numbers, in order."""
     digits = digits_of(parts)
     found = {Secret.ANY_NUMBER} if digits else set()
     if len(digits) >= LONG_DIGITS:
@@ -187,7 +187,7 @@ def card_windows(parts: Sequence[DigitGroup], digits: str) -> Iterator[str]:
 
 
 def windows(parts: Sequence[DigitGroup], lengths: Sequence[int]) -> Iterator[str]:
-    """Yield the digits of neighbouring parts that are together so long, and told from what is before and after them."""
+    """Yield the digits of neighbouring parts with one of these total lengths that are apart from the parts around them."""
     for first, part in enumerate(parts):
         digits = ""
         for index in range(first, len(parts) if part.is_apart else first):
@@ -211,7 +211,7 @@ def is_ssn(digits: str) -> bool:
 class EmailRule:
     """Masks addresses: jo@example.org, "jo at example.org", "jo dot smith at example dot org".
 
-    Words that may be the beginning of one are not shown until the next word says that they are none.
+    Words that may begin an address are not shown until the next word shows that they do not.
     """
 
     def rewrite(self, pieces: Sequence[Piece], at: int, is_closed: bool) -> Rewriting | None:
@@ -227,9 +227,9 @@ class EmailRule:
 
 
 def address_length(words: Sequence[str], begins_text: bool) -> int | None:
-    """Number of words of the address that a text begins with, 0 for none; None where more words must say so.
+    """Return the number of words of the address that a text begins with; 0 if there is none, None if more words must decide.
 
-    begins_text: whether the first part of it may have been said before the text.
+    begins_text: True if its first part may have been spoken before the text.
     """
     if begins_text and words[0] == "at":
         domain = domain_length(words[1:])
@@ -249,7 +249,7 @@ def address_length(words: Sequence[str], begins_text: bool) -> int | None:
 
 
 def local_length(words: Sequence[str]) -> int | None:
-    """Number of words before the "at", or up to the word that has it; None where more must come."""
+    """Return the number of words before "at", or up to the word that contains "@"; None if more words are needed."""
     at = 0
     while at < len(words):
         if "@" in words[at] and words[at] != "@":
@@ -271,7 +271,7 @@ def is_spelled(word: str, following: str) -> bool:
 
 
 def domain_length(words: Sequence[str]) -> int | None:
-    """Number of words of a domain with a dot in it; 0 for none, None where more must come."""
+    """Return the number of words of a domain with a dot in it; 0 if there is none, None if more words are needed."""
     if not words:
         return None
     length = after_dots(words, 1)
@@ -281,7 +281,7 @@ def domain_length(words: Sequence[str]) -> int | None:
 
 
 def after_dots(words: Sequence[str], at: int) -> int | None:
-    """Number of words up to the end of "dot com", said after so many words; None where more must come."""
+    """Return the number of words up to the end of parts such as "dot com" after the first `at` words; None if more are needed."""
     while at < len(words) and words[at] == "dot":
         if at + 1 == len(words):
             return None

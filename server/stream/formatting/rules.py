@@ -1,8 +1,8 @@
-"""Rules that rewrite text word by word, so that what they have decided stays true whatever follows.
+"""Rules that rewrite text word by word. Decided text never changes, whatever words follow.
 
-A rule looks at one place of the text. It leaves the word there alone, or it rewrites one word or several; where words that have
-not come yet could change that, it says that it is not decided. Property: apply(rule, words + more) begins with all that
-apply(rule, words) has decided.
+A rule looks at one place of the text. It leaves the word there alone, or it rewrites one or more words. If later words could
+change the result, it is marked as not decided. Property: apply(rule, words + more) begins with all decided pieces of
+apply(rule, words).
 """
 
 import re
@@ -29,12 +29,12 @@ class Piece:
     first: int
     """Index of the first of these words."""
     end: int
-    """Index behind the last one."""
+    """Index after the last one."""
     is_mask: bool = False
     """True if it stands for a secret; no other rule changes it."""
 
     def moved(self, by: int) -> "Piece":
-        """The same piece where its words have other indices."""
+        """Return the same piece with its word indices shifted."""
         return replace(self, first=self.first + by, end=self.end + by)
 
     @property
@@ -55,20 +55,20 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Rewriting:
-    """The text at one place."""
+    """The new text at one place."""
 
     taken: int
     """Number of pieces that it replaces."""
     pieces: tuple[Piece, ...]
     is_decided: bool = True
-    """False where more words may change it. It is then the best guess."""
+    """False if later words may change the pieces; they are then the best guess."""
 
 
 class Rule(Protocol):
     def rewrite(self, pieces: Sequence[Piece], at: int, is_closed: bool) -> Rewriting | None:
-        """Rewrite the text from one place on; None leaves the piece there as it is, whatever follows.
+        """Rewrite the text from one place on. None leaves the piece there as it is, whatever words follow.
 
-        is_closed: no more words come.
+        is_closed: True if no more words come.
         """
 
 
@@ -78,7 +78,7 @@ class Rewritten:
 
     pieces: tuple[Piece, ...]
     decided: int
-    """Number of the first pieces that stay as they are, whatever follows."""
+    """Number of leading pieces that stay as they are, whatever words follow."""
 
 
 def pieces_of(words: Sequence[str]) -> tuple[Piece, ...]:
@@ -99,7 +99,7 @@ def apply(rule: Rule, pieces: Sequence[Piece], is_closed: bool) -> Rewritten:
 
 
 def apply_all(rules: Sequence[Rule], words: Sequence[str], is_closed: bool = False) -> tuple[Piece, ...]:
-    """Apply rules one after the other; what is not decided is guessed."""
+    """Apply rules one after the other. Text that is not decided gets the best guess."""
     pieces = pieces_of(words)
     for rule in rules:
         pieces = apply(rule, pieces, is_closed).pieces
@@ -116,10 +116,10 @@ def decided_by(rules: Sequence[Rule], words: Sequence[str]) -> tuple[Piece, ...]
 
 
 def merged(text: str, pieces: Sequence[Piece]) -> Piece:
-    """One piece in the place of several. The punctuation after the last one stays."""
+    """Return one piece that replaces several. It keeps the punctuation after the last one."""
     return Piece(text + pieces[-1].marks, pieces[0].first, pieces[-1].end)
 
 
 def masked(text: str, pieces: Sequence[Piece]) -> Piece:
-    """A mask in the place of several pieces."""
+    """Return a mask that replaces several pieces."""
     return replace(merged(text, pieces), is_mask=True)

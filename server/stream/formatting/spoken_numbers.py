@@ -1,4 +1,4 @@
-"""Numbers in English text, said in words or written in digits."""
+"""Numbers in English text, in words or in digits."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,20 +19,20 @@ ORDINALS = [
 ]
 STARTS = frozenset([*UNITS, *TEENS, *TENS, *ORDINALS])
 NUMBER_WORDS = STARTS | frozenset(SCALES)
-ZEROS = frozenset(["oh", "o"])  # between other digits
+ZEROS = frozenset(["oh", "o"])  # words for zero between other digits
 REPEATS = {"double": 2, "triple": 3}
 HOMOPHONES = {"for": "4", "fore": "4", "to": "2", "too": "2", "ate": "8", "won": "1"}
 """Words that the model writes for digits in the middle of a long number."""
 FILLERS = frozenset(["uh", "um", "er", "erm", "hmm", "mm"])
-LAST_DAY = 31  # the twenty second is a day, sixty second a time
+LAST_DAY = 31  # "the twenty second" is a day, "sixty second" a duration
 KEEPS_EVERY_NUMBER = -1.0  # threshold of find_numbers: below it a number that stands alone stays a word
 
 
 class PlainWord(Token):
-    """A word as find_numbers reads it: a piece, or one of several with hyphens between them."""
+    """A word as find_numbers reads it: a piece, or one part of a piece with hyphens."""
 
     def __init__(self, text: str, index: int, begins: bool):
-        """index: that of the piece. begins: whether punctuation tells it from the word before."""
+        """index: index of the piece. begins: True if punctuation separates it from the word before."""
         self._text, self._begins = text, begins
         self.index = index
 
@@ -50,7 +50,7 @@ class Number:
     first: int
     """Index of its first piece."""
     end: int
-    """Index behind its last one."""
+    """Index after its last one."""
     text: str
     """Its digits, as written: 3.14, 21st, 500."""
     is_ordinal: bool = False
@@ -78,7 +78,7 @@ def is_written(word: str) -> bool:
 def numbers_in(run: Sequence[Piece], with_homophones: bool = False) -> list[Number]:
     """Return the numbers of a run of pieces, in order.
 
-    with_homophones: take a word such as "for" between numbers as its digit.
+    with_homophones: read a word such as "for" between numbers as a digit.
     """
     words = list(plain_words(run))
     found = [
@@ -107,7 +107,7 @@ def plain_words(run: Sequence[Piece]) -> Iterator[PlainWord]:
 
 
 def joined_by_hyphens(numbers: Sequence[Number]) -> Iterator[Number]:
-    """Yield numbers, those that share a word as one: four-one-one."""
+    """Yield the numbers, and join those that share a word: four-one-one."""
     found: list[Number] = []
     for number in numbers:
         if found and number.first < found[-1].end:
@@ -118,7 +118,7 @@ def joined_by_hyphens(numbers: Sequence[Number]) -> Iterator[Number]:
 
 
 def ordinals_apart(numbers: Iterable[Number]) -> Iterator[Number]:
-    """Yield numbers without ordinals right after another number: one second, two thirds are none."""
+    """Yield the numbers without false ordinals right after another number: "one second", "two thirds"."""
     before: Number | None = None
     for number in numbers:
         is_unit = number.is_ordinal and before is not None and before.end == number.first and not before.is_ordinal
@@ -129,7 +129,7 @@ def ordinals_apart(numbers: Iterable[Number]) -> Iterator[Number]:
 
 
 def scaled(numbers: Iterable[Number], run: Sequence[Piece]) -> Iterator[Number]:
-    """Yield numbers, a decimal with the scale after it as one: 1.5 million."""
+    """Yield the numbers, and join a decimal with the scale after it: 1.5 million."""
     before: Number | None = None
     for number in numbers:
         is_scale = number.end - number.first == 1 and run[number.first].plain in SCALES
@@ -153,7 +153,7 @@ def homophones_in(run: Sequence[Piece], numbers: Sequence[Number]) -> list[Numbe
 
 
 def split_hundreds(number: Number, following: Sequence[Number], run: Sequence[Piece]) -> list[Number]:
-    """Split 805 into 800 and 5 where single digits follow at once, as in eight hundred five five five."""
+    """Split 805 into 800 and 5 if single digits follow directly, as in "eight hundred five five five"."""
     last = number.end - 1
     is_unit_after_hundred = last > number.first and digit_of(run[last].plain) and run[last - 1].plain == "hundred"
     digits_follow = bool(following) and following[0].first == number.end and len(following[0].text) == 1
@@ -163,7 +163,7 @@ def split_hundreds(number: Number, following: Sequence[Number], run: Sequence[Pi
 
 
 def text_alone(run: Sequence[Piece], index: int, piece: Piece) -> str:
-    """The digits of a piece that find_numbers does not know; empty if there are none."""
+    """Return the digits of a piece that find_numbers does not recognise; empty if there are none."""
     word = piece.plain
     if is_written(word):
         return word
@@ -176,7 +176,7 @@ def text_alone(run: Sequence[Piece], index: int, piece: Piece) -> str:
 
 
 def digit_of(word: str) -> str:
-    """The one digit that a plain word says; empty for others."""
+    """Return the one digit that a plain word means; empty for other words."""
     if word in ZEROS:
         return "0"
     return str(UNITS.index(word)) if word in UNITS else word if len(word) == 1 and word.isdecimal() else ""

@@ -1,4 +1,4 @@
-"""The text of a stream as its client asked for it: a transcript after its rules."""
+"""The text of a stream with its client's text options: a transcript rewritten by rules."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,7 +19,7 @@ class Text(Protocol):
 
     @property
     def text(self) -> str:
-        """All of it, so far."""
+        """The whole text so far."""
 
     @property
     def stable(self) -> int:
@@ -30,7 +30,7 @@ class Text(Protocol):
         """The segments that are closed, in the order of the audio."""
 
     def end(self, is_cut: bool = False) -> None:
-        """Nothing follows here. is_cut: the speaker may go on elsewhere."""
+        """Mark the end of the text. is_cut: True if the speaker may go on elsewhere."""
 
 
 def formatted(transcript: Transcript, options: TextOptions) -> Text:
@@ -38,22 +38,22 @@ def formatted(transcript: Transcript, options: TextOptions) -> Text:
 
 
 class FormattedTranscript:
-    """Rewrites the open segment each time anew, and each closed one once.
+    """Rewrites the open segment again after each change, and each closed segment once.
 
-    What has been decided stays where a segment is cut within it: a number that was rewritten as one belongs to the segment in
+    Decided text stays as it is even if a segment is cut within it: a number that was rewritten as one belongs to the segment in
     which it begins.
     """
 
     def __init__(self, transcript: Transcript, options: TextOptions):
         self._transcript, self._options = transcript, options
         self._segments: list[Segment] = []
-        self._closed = 0  # segments of the transcript that are in here
+        self._closed = 0  # number of the transcript's segments that are handled
         self._committed = ""
-        self._decided: tuple[Piece, ...] = ()  # of the open segment, before the last cut
-        self._covered = 0  # words at the beginning of the open segment that are in these, or in the closed segment
+        self._decided: tuple[Piece, ...] = ()  # pieces of the open segment, decided before the last cut
+        self._covered = 0  # words at the start of the open segment that are in these pieces or in the closed segment
         self._before = TextBefore(None if options.is_cut_before else ())
         self._is_cut_after = True
-        self._state: tuple[int, str, str] | None = None  # of the transcript when it was last rewritten
+        self._state: tuple[int, str, str] | None = None  # state of the transcript when it was last rewritten
         self._found = ("", 0)
         self._word_rules = list(word_rules(options))
 
@@ -66,7 +66,7 @@ class FormattedTranscript:
         return self._rewritten()[1]
 
     def _rewritten(self) -> tuple[str, int]:
-        """The text, and how much of it is stable; once for each state of the transcript."""
+        """Return the text and the number of its stable characters; computed once for each state of the transcript."""
         self._close()
         state = (self._closed, self._transcript.open_text, self._transcript.open_stable_text)
         if state != self._state:
@@ -87,7 +87,7 @@ class FormattedTranscript:
         self._close()
 
     def _stable_words(self) -> list[str]:
-        """Words of the open segment that are whole: the last stable one may still get a hyphen, and more after it."""
+        """Return the whole words of the open segment, without the last stable one: a hyphen and more may still follow it."""
         return self._transcript.open_stable_text.split()[:-1]
 
     def _close(self) -> None:
@@ -99,7 +99,7 @@ class FormattedTranscript:
             self._append(segment, following, self._is_cut_after or bool(later))
 
     def _append(self, segment: Segment, following: Sequence[str], is_cut_after: bool) -> None:
-        """following: words after the segment that will not change."""
+        """Rewrite a closed segment and add it. following: words after the segment that will not change."""
         said = words_of(segment)
         pieces = self._pieces_of(said, following, is_cut_after)
         self._decided = tuple(piece.moved(-len(said)) for piece in pieces if piece.first >= len(said))
@@ -113,7 +113,7 @@ class FormattedTranscript:
             self._committed = join(self._committed, text)
 
     def _pieces_of(self, said: Sequence[str], following: Sequence[str], is_cut_after: bool) -> list[Piece]:
-        """The pieces that are decided, also beyond the segment, and the rest of the segment as it is closed."""
+        """Return the decided pieces, also those after the segment, and the rest of the segment, rewritten as closed text."""
         decided = decided_by(self._rules(self._before), [*said, *following][self._covered :])
         pieces = [*self._decided, *(piece.moved(self._covered) for piece in decided)]
         end = max(self._covered, pieces[-1].end) if pieces else self._covered
@@ -123,7 +123,7 @@ class FormattedTranscript:
         return pieces
 
     def _rules(self, before: TextBefore, is_cut_after: bool = True) -> list[Rule]:
-        """Return the rules for a text. before: what was said before it."""
+        """Return the rules for a text. before: the text before it."""
         options = self._options
         rules: list[Rule] = [FillerRule()] if options.drops_fillers else []
         if options.redacted & redaction.NUMERIC:
@@ -132,7 +132,7 @@ class FormattedTranscript:
 
 
 def word_rules(options: TextOptions) -> list[Rule]:
-    """The rules that are the same for every segment, in order."""
+    """Return the rules that are the same for every segment, in order."""
     rules: list[Rule] = [EmailRule()] if Secret.EMAIL in options.redacted else []
     rules += [NumeralsRule()] if options.numerals else []
     rules += [ProfanityRule()] if options.masks_profanity else []
@@ -144,7 +144,7 @@ def words_of(segment: Segment) -> list[str]:
 
 
 def has_times(segment: Segment) -> bool:
-    """True if the words of the text have times, each of them."""
+    """True if each word of the text has times."""
     return " ".join(word.w for word in segment.words or ()) == segment.text
 
 
@@ -153,6 +153,6 @@ def text_of(pieces: Sequence[Piece]) -> str:
 
 
 def word_of(piece: Piece, words: Sequence[Word]) -> Word:
-    """A piece as a word: from the beginning of its first word to the end of its last, as sure as the least sure of them."""
+    """Convert a piece to a word, from the start of its first word to the end of its last, with their lowest confidence."""
     said = words[piece.first : piece.end]
     return Word(piece.text, said[0].start_ms, said[-1].end_ms, min(word.confidence for word in said))

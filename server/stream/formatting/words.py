@@ -15,11 +15,12 @@ PROFANITY = re.compile(
     r"|tits?|tit(ty|ties)|nigg(a|as|er|ers)|fags?|fagg?ots?|retards?|spastics?|kikes?|chinks?|spics?|tranny|trannies|dykes?"
     r"|arse(s|hole|holes)?|wtf"
 )
-"""Words that are profane in any sense, and their usual forms. Words with a decent sense of their own, such as hell, are not."""
+"""Words that are profane in any sense, and their usual forms. Words that also have an innocent meaning, such as hell, are not
+included."""
 
 
 class FillerRule:
-    """Leaves out uh and um. The sentence keeps its capital and its end."""
+    """Leaves out fillers such as uh and um. The sentence keeps its capital letter and its final punctuation."""
 
     def rewrite(self, pieces: Sequence[Piece], at: int, is_closed: bool) -> Rewriting | None:
         begins_with_filler = is_filler(pieces[at])
@@ -34,7 +35,7 @@ class FillerRule:
         return None
 
     def _without(self, pieces: Sequence[Piece], at: int, end: int, is_closed: bool) -> Rewriting:
-        """Leave out pieces[at:end]; the word after them takes their capital."""
+        """Leave out pieces[at:end]; the word after them gets their capital letter."""
         if end == len(pieces) or not pieces[at].text[:1].isupper():
             return Rewriting(end - at, (), is_closed or end < len(pieces))
         rest = self.rewrite(pieces, end, is_closed) or Rewriting(1, (pieces[end],))
@@ -50,7 +51,7 @@ def is_filler(piece: Piece) -> bool:
 
 
 def ended(piece: Piece, fillers: Sequence[Piece]) -> Piece:
-    """The piece with the punctuation of the fillers after it, where that ends the sentence."""
+    """Return the piece with the punctuation of the fillers after it, if that ends the sentence."""
     if not fillers or not fillers[-1].ends_sentence:
         return piece
     return Piece(piece.text[: len(piece.text) - len(piece.marks)] + fillers[-1].marks, piece.first, piece.end)
@@ -67,7 +68,7 @@ class ProfanityRule:
 
 
 class ReplacementRule:
-    """Writes other text for words and phrases; of several that begin at one word, for the longest."""
+    """Replaces words and phrases. Of several phrases that begin at the same word, the longest is replaced."""
 
     def __init__(self, replacements: Sequence[Replacement]):
         self._by_first_word: dict[str, list[tuple[list[str], str]]] = {}

@@ -10,11 +10,14 @@ from aiortc.mediastreams import MediaStreamError
 from runtime.audio import SAMPLE_RATE
 from server.audio.input import Resampler
 
-MOST_MISSING_SECONDS = 5.0  # at once; a longer hole is a clock that was set anew
+MOST_MISSING_SECONDS = 5.0  # in one gap; a longer gap means that the clock was set again
 
 
 async def received(track: MediaStreamTrack) -> AsyncIterator[bytes]:
-    """Yield the track's audio until it ends. Lost audio, and silence that was not sent, is silence: times stay right."""
+    """Yield the track's audio until it ends.
+
+    Lost audio, and silence that was not sent, are replaced by silence, so that times stay correct.
+    """
     resampler, expected = Resampler(), None
     while (frame := await next_frame(track)) is not None:
         if expected is not None and frame.pts is not None and frame.pts > expected:
@@ -25,7 +28,7 @@ async def received(track: MediaStreamTrack) -> AsyncIterator[bytes]:
 
 
 async def next_frame(track: MediaStreamTrack) -> av.AudioFrame | None:
-    """None at the end. aiortc's audio counts time in samples."""
+    """Return the next frame; None at the end. aiortc's audio counts time in samples."""
     try:
         return cast(av.AudioFrame, await track.recv())
     except MediaStreamError:

@@ -1,7 +1,7 @@
-"""DTLS with peers of either kind of certificate, that decrypts a datagram when it comes.
+"""DTLS for peers with ECDSA or RSA certificates, which decrypts each datagram when it comes.
 
-aiortc offers suites for ECDSA only, and GStreamer's certificates are RSA. And aiortc has a queue, a future and a turn of the
-event loop between the socket and each datagram's decryption.
+aiortc offers cipher suites for ECDSA only, and GStreamer's certificates are RSA. aiortc also needs a queue, a future and a turn
+of the event loop between the socket and the decryption of each datagram.
 """
 
 import asyncio
@@ -23,11 +23,11 @@ SUITES = ":".join(
     for certificate in ("ECDSA", "RSA")
     for suite in ("AES128-GCM-SHA256", "CHACHA20-POLY1305", "AES128-SHA", "AES256-SHA")
 ).encode()
-"""aiortc's own for ECDSA, and the same for RSA."""
+"""aiortc's own cipher suites for ECDSA, and the same for RSA."""
 
 
 class Certificate(RTCCertificate):
-    """Ours, with what is negotiated beside it."""
+    """The server's certificate, with the cipher suites to negotiate."""
 
     def _create_ssl_context(self, srtp_profiles: list[SRTPProtectionProfile]) -> SSL.Context:
         context = super()._create_ssl_context(srtp_profiles)
@@ -36,21 +36,21 @@ class Certificate(RTCCertificate):
 
 
 class PunctualDtlsTransport(RTCDtlsTransport):
-    """Takes datagrams from the socket as they come, once the handshake is over and nothing of it may have to be sent again."""
+    """Takes datagrams from the socket as they come, once the handshake is over and no part of it may have to be sent again."""
 
     def __init__(self, *arguments: Any, **named: Any):
         super().__init__(*arguments, **named)
-        self._receiving: set[asyncio.Task[None]] = set()  # of datagrams whose answer waits to be sent, as over a TURN server
+        self._receiving: set[asyncio.Task[None]] = set()  # for datagrams whose answer waits to be sent, as over a TURN server
 
     async def _recv_next(self) -> None:
         connection, ssl = self.transport._connection, self._ssl
         is_settled = self.encrypted and ssl is not None and ssl.DTLSv1_get_timeout() is None
         if is_settled and isinstance(connection, FindableConnection):
-            connection.take_by(self._take)  # what waits in the queue comes first; then this waits for the connection's end
+            connection.take_by(self._take)  # datagrams in the queue come first; then this waits for the connection's end
         await super()._recv_next()
 
     def _take(self, connection: FindableConnection) -> None:
-        """Receive the datagram that the connection holds. aiortc's coroutine waits for nothing then, but perhaps for sending."""
+        """Receive the datagram that the connection holds. aiortc's coroutine then waits for nothing but, perhaps, sending."""
         receiving = super()._recv_next()
         try:
             waited_for = receiving.send(None)
@@ -69,7 +69,7 @@ class PunctualDtlsTransport(RTCDtlsTransport):
 
 @types.coroutine
 def resumed(work: Coroutine[Any, Any, None], waited_for: Any) -> Generator[Any, Any, None]:
-    """Go on with work that was begun by hand and waits."""
+    """Continue a coroutine that was started by hand and is waiting."""
     yield waited_for
     yield from work
 
@@ -84,6 +84,6 @@ async def finished(work: Coroutine[Any, Any, None], waited_for: Any, connection:
 
 
 def install() -> None:
-    """Let every connection of this process have them: aiortc takes none from its user."""
+    """Make every connection of this process use these classes: aiortc has no option for them."""
     rtcpeerconnection.RTCCertificate = Certificate  # type: ignore[misc]
     rtcpeerconnection.RTCDtlsTransport = PunctualDtlsTransport  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""ICE where aioice falls short: with servers that are silent, and with offers that say too much or too little."""
+"""ICE for cases that aioice does not handle: servers that do not answer, and offers with unusable candidates."""
 
 import asyncio
 import ipaddress
@@ -14,13 +14,13 @@ from server.transports.webrtc.ports import ADDRESS_PLACE, CANDIDATE
 
 logger = logging.getLogger(__name__)
 
-LOOK_SECONDS = 30.0  # between two looks at the ICE servers
+LOOK_SECONDS = 30.0  # time between two checks of the ICE servers
 END_OF_CANDIDATES = "a=end-of-candidates"
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 class IceServers:
-    """STUN and TURN servers that answer: every offer would wait five seconds for one that does not."""
+    """The STUN and TURN servers that answer. Every offer would wait five seconds for one that does not."""
 
     def __init__(self, servers: Sequence[RTCIceServer]):
         self._servers = list(servers)
@@ -37,7 +37,7 @@ class IceServers:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def look(self) -> None:
-        """Ask all of them at once."""
+        """Check all servers at the same time."""
         for number, seconds in enumerate(await asyncio.gather(*map(answer_seconds, self._servers))):
             self._note(number, seconds)
 
@@ -54,7 +54,7 @@ class IceServers:
 
 
 async def answer_seconds(server: RTCIceServer) -> float | None:
-    """Seconds that an ICE server takes to answer; None if it does not."""
+    """Return the seconds that an ICE server takes to answer; None if it does not."""
     connection, began = ice.Connection(ice_controlling=False, **connection_kwargs([server])), time.monotonic()
     try:
         await connection.gather_candidates()
@@ -69,10 +69,10 @@ def count_candidates(sdp: str) -> int:
 
 
 def with_usable_candidates(sdp: str, asker: str) -> str:
-    """Remove candidates that an asker at a public address cannot mean: each would be sent to, at addresses of its choice.
+    """Remove candidates without a public address if the asker's is public: packets would be sent to addresses of its choice.
 
-    And without the word that these are all: the server's own may be reached from ones that it was not told of (RFC 8863).
-    Lines and words are told apart as aiortc does it.
+    Also remove the line that says that these are all candidates: the client may reach the server from others (RFC 8863). Lines
+    and words are split as aiortc does it.
     """
     lines = [line for line in sdp.splitlines() if line != END_OF_CANDIDATES]
     if is_public(asker):
@@ -86,7 +86,10 @@ def address_of(candidate: str) -> str:
 
 
 def is_public(host: str) -> bool:
-    """host: an address, or the network that it is counted by. A name, or an address that is none, is not."""
+    """Return whether a host is at a public address. host: an address, or the network that it is counted by.
+
+    False for a name, or for an invalid address.
+    """
     try:
         address = ipaddress.ip_network(host, strict=False).network_address
     except ValueError:
@@ -97,7 +100,7 @@ def is_public(host: str) -> bool:
 
 
 def embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address that packets to an IPv6 address go to, by a translator or a tunnel (RFC 6052, RFC 3056)."""
+    """Return the IPv4 address that a translator or tunnel sends an IPv6 address's packets to (RFC 6052, RFC 3056), if any."""
     if address in NAT64:
         return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
     return address.ipv4_mapped or address.sixtofour

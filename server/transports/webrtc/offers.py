@@ -7,12 +7,12 @@ from aiortc.sdp import MediaDescription, SessionDescription
 from server.errors import ClientError, Code
 from server.transports.webrtc import ice
 
-MAX_SECTIONS = 16  # aiortc takes a millisecond for each, of the event loop's time
-MAX_CANDIDATES = 40  # each is sent to, some forty times
+MAX_SECTIONS = 16  # aiortc takes a millisecond of the event loop's time for each
+MAX_CANDIDATES = 40  # each of them gets some forty packets
 
 
 class BadOffer(ClientError):
-    """The offer cannot be answered; the message says what is wrong with it."""
+    """The offer cannot be answered. The message describes the error in it."""
 
     def __init__(self, message: str):
         super().__init__(Code.BAD_OFFER, message)
@@ -20,7 +20,7 @@ class BadOffer(ClientError):
 
 @dataclass(frozen=True)
 class OfferContents:
-    """Sections of an offer by kind."""
+    """Number of sections of an offer, by kind."""
 
     audio: int
     video: int
@@ -28,10 +28,10 @@ class OfferContents:
 
     @classmethod
     def read(cls, sdp: str) -> "OfferContents":
-        """Raises BadOffer."""
+        """Count the sections of an offer. Raises BadOffer."""
         try:
             description = SessionDescription.parse(sdp)
-        except Exception as exc:  # aiortc's parser raises whatever the text made it stumble over
+        except Exception as exc:  # aiortc's parser raises many kinds of errors
             raise BadOffer("sdp is not a session description") from exc
         if not description.media:
             raise BadOffer("sdp is not a session description: it has no media section")
@@ -45,12 +45,12 @@ class OfferContents:
         return cls(kinds.count("audio"), kinds.count("video"), kinds.count("application"))
 
     def check_channel(self) -> None:
-        """Raises BadOffer."""
+        """Raises BadOffer if there is no data channel."""
         if not self.channels:
             raise BadOffer("the offer has no data channel; words come over one")
 
     def check_tracks(self, most_audio: int, least_audio: int = 0, video: bool = False) -> None:
-        """video: may it be offered? It is not taken. Raises BadOffer."""
+        """Raises BadOffer for too many or too few audio tracks, or for video, unless `video` is true. Video is not used."""
         if self.video and not video:
             raise BadOffer("the offer has video; only audio is taken")
         if not least_audio <= self.audio <= most_audio:
@@ -59,5 +59,8 @@ class OfferContents:
 
 
 def is_bundled(media: MediaDescription) -> bool:
-    """Port 0 alone says that the section is not wanted (RFC 3264, 6); with an ICE user it goes over another one's (RFC 9143)."""
+    """Return whether a section with port 0 is bundled: if it has an ICE user, it uses another section's transport (RFC 9143).
+
+    Without one, port 0 means that the section is not wanted (RFC 3264, 6).
+    """
     return media.ice is not None and media.ice.usernameFragment is not None

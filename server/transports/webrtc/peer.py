@@ -1,4 +1,4 @@
-"""The WebRTC transport: an SDP offer in, its answer out, then audio over a data channel or a track, and JSON."""
+"""The WebRTC transport: it answers an SDP offer, then receives audio over a data channel or a track, and exchanges JSON."""
 
 import abc
 import asyncio
@@ -28,7 +28,7 @@ from server.transports.webrtc.session_description import with_rejected, without_
 
 logger = logging.getLogger(__name__)
 
-LINGER_SECONDS = 5.0  # for the last messages to arrive before the connection is torn down
+LINGER_SECONDS = 5.0  # for the last messages to arrive before the connection is closed
 SECOND_CHANNEL = ClientError(Code.ALREADY_INITIALISED, "a connection carries one stream; open another connection")
 NO_MESSAGE = ClientError(Code.BAD_MESSAGE, "a message is neither UTF-8 text nor binary, or the channel was opened twice")
 UNRELIABLE = ClientError(Code.UNRELIABLE_CHANNEL, "the channel must be ordered and reliable: audio would be scrambled or missing")
@@ -49,7 +49,7 @@ class WebRtcTransport:
     """Answers offers and keeps their connections until they end."""
 
     def __init__(self, metrics: Metrics, settings: Ice, connect_seconds: float = 3.0):
-        """connect_seconds: an offer whose connection is not there by then is given up."""
+        """connect_seconds: time after which an offer is given up if its connection is not there."""
         dtls.install()
         sctp.install()
         ports.install(settings)
@@ -70,7 +70,7 @@ class WebRtcTransport:
         self._peers.discard(peer)
 
     async def close(self) -> None:
-        """Tear down what is left, after the sessions have ended."""
+        """Close the remaining connections, after the sessions have ended."""
         await asyncio.gather(*(peer.finish() for peer in list(self._peers)))
 
 
@@ -78,7 +78,7 @@ class PeerState(enum.Enum):
     CONNECTING = "connecting"
     OPEN = "open"
     FINISHING = "finishing"
-    """The session has said its last; the channel is being closed behind it."""
+    """The session has sent its last message; the channel is being closed after it."""
     CLOSED = "closed"
 
 
@@ -89,7 +89,7 @@ class Peer(abc.ABC):
     ends_with_track: ClassVar[bool] = False
     """Whether the end of the audio track is the end of the session."""
     waits_for_connection: ClassVar[bool] = False
-    """Whether the session takes its place when the connection is there; else it does so by itself."""
+    """Whether the session takes its place when the connection is there; else the session itself takes it."""
 
     def __init__(self, transport: WebRtcTransport, caller: Caller):
         self._transport = transport
@@ -98,7 +98,7 @@ class Peer(abc.ABC):
         self._connection = transport.new_connection()
         self._channel: RTCDataChannel | None = None
         self._outbox = Outbox(self.api, self, transport.metrics, asyncio.get_running_loop().time, self._give_up)
-        self._early: list[str] = []  # said before the channel was open
+        self._early: list[str] = []  # messages sent before the channel was open
         self._state = PeerState.CONNECTING
         self._channel_closed = asyncio.Event()
         self._finishing: asyncio.Task[None] | None = None
@@ -106,7 +106,7 @@ class Peer(abc.ABC):
         self._holding_back: asyncio.Task[None] | None = None
 
     async def answer(self, sdp: str) -> str:
-        """The answer to an offer that was checked. Raises BadOffer, or Refused when there is no room."""
+        """Return the answer to an offer that was checked. Raises BadOffer, or Refused when there is no room."""
         self._transport.keep(self)
         try:
             self._seat = self.open_session()
@@ -132,14 +132,14 @@ class Peer(abc.ABC):
         return with_rejected(answer, rejected)
 
     def _give_up_waiting(self) -> None:
-        """An offer whose sender never came must not hold what others could have."""
+        """Give up an offer that never connected, so that others can have its place."""
         if self._connection.connectionState in ("new", "connecting"):
             self._transport.metrics.refused_total.labels(Code.CONNECT_TIMEOUT.value).inc()
             if self._seat is not None:
                 self._seat.leave()
             self.finish()
 
-    # What each kind of connection does
+    # Implemented by each kind of connection
 
     @abc.abstractmethod
     def open_session(self) -> Seat:
@@ -147,7 +147,7 @@ class Peer(abc.ABC):
 
     @abc.abstractmethod
     def written(self, error: ServerError) -> str:
-        """An error as a message of the session's API."""
+        """Return an error as a message of the session's API."""
 
     def receive(self, seat: Seat, message: str | bytes) -> None:
         """Pass on a message of the data channel."""
@@ -156,7 +156,7 @@ class Peer(abc.ABC):
         else:
             seat.receive_audio(message)
 
-    # What the client does
+    # Events of the client
 
     def _on_channel(self, channel: RTCDataChannel) -> None:
         if self._channel is not None:
@@ -189,7 +189,7 @@ class Peer(abc.ABC):
         return association
 
     async def _let_go_on(self, seat: Seat) -> None:
-        """Let the sender go on, but not after every message: it has to send again what was dropped, later and later."""
+        """Let the sender go on, but not after every message: it has to send dropped data again, with ever longer delays."""
         await seat.until_waiting(BEHIND_SHARE / 2)
         self._holding_back = None
         await self._association.go_on()
@@ -227,11 +227,11 @@ class Peer(abc.ABC):
                 self._seat.fail(refused)
 
     def on_session_end(self) -> None:
-        """The session has written its last message."""
+        """Close the connection after the session's last message."""
         self.finish()
 
     def leave(self) -> None:
-        """The client has gone."""
+        """End the seat's session: the client has gone."""
         if self._seat is not None:
             self._seat.leave()
 
@@ -263,10 +263,10 @@ class Peer(abc.ABC):
             return False  # the channel is closing; its close event does the rest
         return True
 
-    # How it ends
+    # The end
 
     def finish(self) -> "asyncio.Task[None]":
-        """The session has said its last: close the channel behind it (aiortc flushes first), then the connection."""
+        """Close the channel after the session's last message (aiortc flushes first), then the connection."""
         if self._finishing is None:
             self._finishing = asyncio.create_task(self._linger())
         return self._finishing
@@ -282,7 +282,7 @@ class Peer(abc.ABC):
         await self.drop()
 
     async def drop(self) -> None:
-        """Tear the connection down."""
+        """Close the connection at once."""
         if self._state is PeerState.CLOSED:
             return
         self._state = PeerState.CLOSED
@@ -291,7 +291,7 @@ class Peer(abc.ABC):
             self._listening.cancel()
         try:
             await self._connection.close()
-        except UNUSABLE as exc:  # aiortc cannot close what it failed to make
+        except UNUSABLE as exc:  # aiortc cannot close a connection that it failed to make
             logger.info("a connection that never came to be could not be closed: %r", exc)
         finally:
             self._transport.forget(self)

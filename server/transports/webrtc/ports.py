@@ -1,6 +1,6 @@
-"""The addresses and UDP ports of a connection, and how its answer names them.
+"""The addresses and UDP ports of a connection, and the addresses in its answer.
 
-aioice takes every address of the machine, and ports of the kernel's choice.
+aioice itself takes every address of the machine, and ports that the kernel chooses.
 """
 
 import asyncio
@@ -26,14 +26,15 @@ ADDRESS_PLACE, TYPE_PLACE = 4, 7  # among the words of a candidate (RFC 8839, 5.
 
 
 class PeerProtocol(ice.StunProtocol):
-    """Hands on what the peer sends. Anybody may send to the port; aiortc would take a stranger's datagrams for the peer's."""
+    """Passes on the peer's datagrams only. Anybody may send to the port, and aiortc would take a stranger's datagrams for the
+    peer's."""
 
     receiver: "FindableConnection"
 
     def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
-        """Take STUN from everybody, for it carries proof of who sends it, and all else from addresses that have given proof.
+        """Take STUN from everybody, because it proves who sends it, and all else only from addresses that have given proof.
 
-        aioice would try to read that as STUN, too, before it passes it on.
+        aioice would first try to read other datagrams as STUN, too.
         """
         if not isinstance(data, bytes) or not data:
             return
@@ -44,7 +45,7 @@ class PeerProtocol(ice.StunProtocol):
 
 
 class FindableConnection(ice.Connection):
-    """Listens where the settings say, and to the peer only."""
+    """A connection that listens at the addresses of the settings, and accepts datagrams of the peer only."""
 
     def __init__(self, *arguments: Any, settings: Ice, **named: Any):
         super().__init__(*arguments, **named)
@@ -54,7 +55,7 @@ class FindableConnection(ice.Connection):
         self._held: bytes | None = None  # the datagram that is being taken
 
     def check_incoming(self, message: ice.stun.Message, addr: tuple[str, int], protocol: ice.StunProtocol) -> None:
-        """Note where a check with the right password came from."""
+        """Note the address from which a check with the right password came."""
         self._checked.add(addr)
         super().check_incoming(message, addr, protocol)
 
@@ -67,7 +68,7 @@ class FindableConnection(ice.Connection):
         )
 
     def data_received(self, data: bytes, component: int) -> None:
-        """Leave out what is empty: aiortc ends the session by it, and a relay may hand it on."""
+        """Ignore empty datagrams: aiortc would end the session, and a relay may pass one on."""
         if not data:
             return
         if self._take is None:
@@ -83,12 +84,12 @@ class FindableConnection(ice.Connection):
         return data
 
     def take_by(self, take: Callable[["FindableConnection"], None]) -> None:
-        """Call a function when a datagram has come, which then takes it by recv(), as soon as none waits any more."""
+        """Call a function for each later datagram, which it then takes by recv(). No effect while datagrams wait in the queue."""
         if self._queue.empty():
             self._take = take
 
     def end(self) -> None:
-        """Let whoever waits in recv() know that the peer has ended the connection."""
+        """Make recv() report that the peer has ended the connection."""
         self._take = None
         self._queue.put_nowait(None)
 
@@ -98,7 +99,7 @@ class FindableConnection(ice.Connection):
         addresses: list[str],
         timeout: int = 5,  # noqa: ASYNC109 - as aioice has it
     ) -> list[Candidate]:
-        """Raises Unreachable where a range of ports is set and used up."""
+        """Bind the sockets and return their candidates. Raises Unreachable if a range of ports is set and used up."""
         sockets = bind_all(chosen(self._settings, addresses), self._settings.ports or ANY_PORT)
         protocols = [await self._listen(component, bound) for bound in sockets]
         beside = await asyncio.gather(
@@ -123,7 +124,7 @@ class FindableConnection(ice.Connection):
         return protocol
 
     async def _candidate_of_stun(self, protocol: ice.StunProtocol) -> list[Candidate]:
-        """Ask a STUN server for the address; aioice asks them over IPv4 only."""
+        """Return the candidate that a STUN server reports, if there is one. aioice asks these servers over IPv4 only."""
         if not self.stun_server or is_ipv6(protocol.local_candidate.host):
             return []
         try:
@@ -134,19 +135,19 @@ class FindableConnection(ice.Connection):
 
 
 def install(settings: Ice) -> None:
-    """Make aiortc's connections use it; there is no other way to choose the class."""
+    """Make aiortc use FindableConnection; there is no other way to choose the class."""
     rtcicetransport.Connection = functools.partial(FindableConnection, settings=settings)  # type: ignore[assignment,misc]
 
 
 def chosen(settings: Ice, found: Sequence[str]) -> list[str]:
-    """The addresses to listen on. Without a network: the loopback, for who asks from the same machine."""
+    """Return the addresses to listen on. Without a network this is the loopback, for clients on the same machine."""
     return [str(address) for address in settings.addresses] or list(found) or [LOOPBACK]
 
 
 def advertised(sdp: str, address: AdvertisedAddress | None) -> str:
-    """An answer with the address that clients know in place of, or beside, the machine's own of its family; ports stay.
+    """Return an answer with the advertised address instead of, or in addition to, the machine's own of its family; ports stay.
 
-    Raises Unreachable for an answer that names no address at all: its reader would wait in vain.
+    Raises Unreachable if the answer has no address: the client would wait in vain.
     """
     lines = sdp.splitlines()
     if not any(line.startswith(CANDIDATE) for line in lines):

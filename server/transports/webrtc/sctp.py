@@ -1,9 +1,10 @@
-"""SCTP that acknowledges packets together, holds a hasty sender back, and outlives what a peer must not send.
+"""SCTP that acknowledges several packets together, slows down a fast sender, and survives invalid packets.
 
 aiortc sends a selective acknowledgement for every packet it receives: a quarter of the CPU that a 20 ms message takes. RFC 9260,
-6.2, asks for one for every second packet, within 200 ms, which paces senders of full packets. Here two full ones count, or as
-many bytes in smaller ones, within 100 ms. Most packets are the next piece of their stream's next message and nothing else: these
-are taken at once, without the objects that other packets need. And what cannot be read ends aiortc's receiving task, in silence.
+6.2, asks for one for every second packet, within 200 ms, which paces senders of full packets. Here one is sent for two full
+packets, or for as many bytes in smaller ones, within 100 ms. Most packets hold only the next piece of their stream's next
+message: these are processed at once, without the objects that other packets need. In aiortc, a packet that cannot be read ends
+the receiving task silently.
 """
 
 import asyncio
@@ -27,16 +28,17 @@ from google_crc32c import value as crc32c
 logger = logging.getLogger(__name__)
 
 MALFORMED = "malformed"
-"""Said by a channel: what came on it is no message."""
+"""Event of a channel that received an invalid message."""
 ACKNOWLEDGED_BYTES = 2_200  # two full packets: browsers' have up to 1,191 bytes, aiortc's 1,228
 WINDOW_BYTES = 96 * 1024
-"""Bytes that a sender may have under way: more than the largest message. One that is held back sends as much: 3 s of audio."""
-LEAST_BYTES = 256  # that a message counts for while its sender is held back: tiny ones cost no less to take
-IMMEDIATE_FLAG = 0x08  # of a chunk whose sender asks not to be kept waiting
-DELAY_SECONDS = 0.1  # for packets that no other one follows; half of what RFC 9260 allows
+"""Bytes that a sender may have in flight: more than the largest message. A sender that is held back may also send as much: 3 s
+of audio."""
+LEAST_BYTES = 256  # least size that a message counts for while its sender is held back: small ones cost as much work
+IMMEDIATE_FLAG = 0x08  # of a chunk whose sender asks for an acknowledgement at once
+DELAY_SECONDS = 0.1  # longest delay of an acknowledgement; half of what RFC 9260 allows
 HEADERS = struct.Struct("!HHL4sBBHLHHL")  # of a packet and of its first chunk of data: RFC 9260, 3.1 and 3.3.1
 COMMON_BYTES, CHUNK_HEADER_BYTES, NO_CHECKSUM, CHECKSUM_AT = 12, 4, bytes(4), slice(8, 12)
-DATA, LAST, FIRST, WHOLE = 0, 0x01, 0x02, 0x03  # kind and flags of a chunk; those of one that is out of order are higher
+DATA, LAST, FIRST, WHOLE = 0, 0x01, 0x02, 0x03  # kind and flags of a chunk; those of unordered chunks are higher
 
 
 MESSAGES: dict[int, Callable[[bytes], str | bytes]] = {
@@ -45,48 +47,48 @@ MESSAGES: dict[int, Callable[[bytes], str | bytes]] = {
     WEBRTC_STRING_EMPTY: lambda data: "",
     WEBRTC_BINARY_EMPTY: lambda data: b"",
 }
-"""The messages of RFC 8831, 8: what each kind of payload is."""
+"""Decoders of the messages, by the kind of payload (RFC 8831, 8)."""
 Receive = Callable[[str | bytes], None]
 
 
 def follows(flags: int, pieces: Sequence[DataChunk], last_tsn: int) -> bool:
-    """Return whether a chunk with these flags goes on where the pieces of its message end, which the last packet brought."""
+    """Return whether a chunk with these flags directly follows the pieces of its message, the last of which has `last_tsn`."""
     if not pieces:
         return bool(flags & FIRST)
     return not flags & FIRST and not pieces[-1].flags & LAST and pieces[-1].tsn == last_tsn
 
 
 def has_checksum(packet: bytes, checksum: bytes) -> bool:
-    """Return whether a packet has the checksum that it says (RFC 9260, 6.8)."""
+    """Return whether the checksum of a packet is right (RFC 9260, 6.8)."""
     unchecked = packet[: CHECKSUM_AT.start] + NO_CHECKSUM + packet[CHECKSUM_AT.stop :]
     return bool(crc32c(unchecked) == int.from_bytes(checksum, "little"))
 
 
 class PatientSctpTransport(RTCSctpTransport):
-    """Holds an acknowledgement back for the next packets, unless something is missing or came twice."""
+    """Delays an acknowledgement to combine it with later ones, unless a packet is missing or came twice."""
 
     _unacknowledged_bytes = ACKNOWLEDGED_BYTES
-    """Received since the last acknowledgement; the first packet of all is acknowledged at once (RFC 9260, 5.1)."""
+    """Bytes received since the last acknowledgement. The very first packet is acknowledged at once (RFC 9260, 5.1)."""
     _timer: asyncio.TimerHandle | None = None
 
     def __init__(self, *arguments: Any, **named: Any):
         super().__init__(*arguments, **named)
         self._advertised_rwnd = WINDOW_BYTES
         self._is_holding_back = False
-        self._kept_bytes = 0  # came while holding back
+        self._kept_bytes = 0  # bytes received while holding back
         self._receivers: dict[int, Receive] = {}  # by the stream of their channel
 
     def deliver_to(self, channel: RTCDataChannel, receive: Receive) -> None:
-        """Pass a channel's messages on to a function, in place of its event emitter, which takes as long as the rest of SCTP."""
+        """Pass a channel's messages to a function instead of its event emitter, which takes as long as all other work of SCTP."""
         assert channel.id is not None, "it is open"
         self._receivers[channel.id] = receive
 
     def hold_back(self) -> None:
-        """Stop reading: new data uses the window up, and is then dropped, for the sender to send again (RFC 9260, 6.2)."""
+        """Stop reading: new data uses the window up, and is then dropped, so that the sender sends it again (RFC 9260, 6.2)."""
         self._is_holding_back = True
 
     async def go_on(self) -> None:
-        """The sender is told that there is room again; else it would find out by probing, ever more seldom."""
+        """Report to the sender that there is room again. Otherwise it would find out by probes, less and less often."""
         self._is_holding_back = False
         self._advertised_rwnd, self._kept_bytes = self._advertised_rwnd + self._kept_bytes, 0
         if self._association_state == self.State.ESTABLISHED:
@@ -103,11 +105,11 @@ class PatientSctpTransport(RTCSctpTransport):
             await self._send_sack()
         except ConnectionError:
             raise
-        except Exception as exc:  # aiortc asserts what a peer may do, and unpacks what it may send
+        except Exception as exc:  # aiortc fails on packets that a peer may send, in an assert or in unpacking
             logger.info("a packet that makes no sense was dropped: %r", exc)
 
     def _take_next(self, data: bytes) -> list[tuple[int, int, bytes]] | None:
-        """Take a packet that is the next piece of a message of its stream and nothing else; None leaves any other to aiortc.
+        """Process a packet that holds only the next piece of a message of its stream; None leaves any other packet to aiortc.
 
         Returns the messages that it completes: of each its stream, its protocol and its payload.
         """
@@ -157,7 +159,7 @@ class PatientSctpTransport(RTCSctpTransport):
             await super()._receive_data_chunk(chunk)
 
     async def _send_sack(self) -> None:
-        """Called behind every packet that asks for an acknowledgement."""
+        """Send an acknowledgement, or delay it. Called after every packet that asks for one."""
         is_in_order = not self._sack_misordered and not self._sack_duplicates
         if is_in_order and self._unacknowledged_bytes < ACKNOWLEDGED_BYTES:
             self._sack_needed = False
@@ -179,5 +181,5 @@ class PatientSctpTransport(RTCSctpTransport):
 
 
 def install() -> None:
-    """Make aiortc's connections use it; there is no other way to choose the class."""
+    """Make aiortc use PatientSctpTransport; there is no other way to choose the class."""
     rtcpeerconnection.RTCSctpTransport = PatientSctpTransport  # type: ignore[misc]

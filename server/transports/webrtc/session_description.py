@@ -1,4 +1,4 @@
-"""Session descriptions without what is not taken: video of any codec and rejected sections never reach aiortc."""
+"""Session descriptions without unused sections: video of any codec and rejected sections never reach aiortc."""
 
 import re
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ GROUP = re.compile(r"(?m)^a=group:BUNDLE(.*)$")
 
 @dataclass(frozen=True)
 class RejectedSection:
-    """A section of an offer that the answer says no to."""
+    """A section of an offer that the answer rejects."""
 
     place: int
     """Index among the sections."""
     mid: str | None
     media: str
-    """The m= line's, without its port: kind, protocol, formats."""
+    """The m= line without its port: kind, protocol, formats."""
 
     def answered(self) -> str:
-        """RFC 3264, 6: a port of 0."""
+        """Return the answer's section, with port 0 (RFC 3264, 6)."""
         kind, rest = self.media.split(" ", 1)
         mid = f"a=mid:{self.mid}\r\n" if self.mid else ""
         return f"m={kind} 0 {rest}\r\nc=IN IP4 0.0.0.0\r\na=inactive\r\n{mid}"
@@ -42,9 +42,9 @@ def without_rejected(offer: str) -> tuple[str, list[RejectedSection]]:
 
 
 def is_rejected(section: str) -> bool:
-    """Video is not taken. A port of 0 says that the client has rejected the section itself (RFC 3264, 5.1).
+    """Return whether a section is rejected: video, or a section with port 0, which the client itself rejected (RFC 3264, 5.1).
 
-    A section that is bundle-only has port 0, too, and is meant to be used (RFC 9143, 6).
+    A section that is bundle-only also has port 0, and is meant to be used (RFC 9143, 6).
     """
     return section.startswith("m=video ") or bool(REJECTED.match(section) and not BUNDLE_ONLY.search(section))
 
@@ -56,7 +56,7 @@ def rejected_of(place: int, section: str) -> RejectedSection:
 
 
 def with_rejected(answer: str, rejected: list[RejectedSection]) -> str:
-    """An answer has a section for each of the offer's, in its order (RFC 3264, 6)."""
+    """Insert the rejected sections. An answer has a section for each section of the offer, in the same order (RFC 3264, 6)."""
     head, *sections = SECTION.split(answer)
     for each in rejected:
         sections.insert(each.place, each.answered())

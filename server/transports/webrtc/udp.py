@@ -1,4 +1,4 @@
-"""The UDP ports of WebRTC connections. Loads neither aioice nor aiortc: the supervisor checks them, too."""
+"""The UDP ports of WebRTC connections. Imports neither aioice nor aiortc, because the supervisor checks the ports, too."""
 
 import errno
 import itertools
@@ -12,12 +12,12 @@ from server.settings import Ice
 
 logger = logging.getLogger(__name__)
 
-PORTS_OF_A_SESSION = 2  # at each address: its own, and that of one which has ended and is held for seconds still
-BUFFER_BYTES = 256 * 1024  # of what has been received, as aioice has it
+PORTS_OF_A_SESSION = 2  # at each address: its own, and one of an ended session, which stays bound for some seconds
+BUFFER_BYTES = 256 * 1024  # of a socket's received data, as in aioice
 
 
 class Unreachable(Refused):
-    """No client could find the connection."""
+    """No client could reach the connection."""
 
     def __init__(self, message: str):
         super().__init__(Code.SERVER_FULL, message)
@@ -40,7 +40,10 @@ def bind_all(addresses: Sequence[str], ports: range) -> list[socket.socket]:
 
 
 def bind(address: str, ports: range) -> socket.socket:
-    """Bind a random port of the range: other processes may share it. Raises Unreachable, or OSError for the address."""
+    """Bind a random port of the range, because other processes may share it.
+
+    Raises Unreachable if no port is free, or OSError if the address cannot be used.
+    """
     found = socket.socket(socket.AF_INET6 if is_ipv6(address) else socket.AF_INET, socket.SOCK_DGRAM)
     found.setblocking(False)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
@@ -63,7 +66,7 @@ def is_ipv6(address: str) -> bool:
 
 
 def check(settings: Ice, max_sessions: int) -> None:
-    """Raises StartError for an address that this machine has not, and warns where sessions will be short of ports."""
+    """Raises StartError for an address that this machine does not have. Warns if there are too few ports for the sessions."""
     for address in map(str, settings.addresses):
         try:
             bind(address, range(1)).close()
