@@ -138,14 +138,23 @@ async function openNative({silence, words, terms, ...asked}, rate, onMessage, on
 }
 
 async function openRealtime({socket, model, language, silence, terms}, rate, onMessage, onLost) {
-  const connection = await openSocket(`${socket}/v1/realtime?intent=transcription`, ["realtime", ...(key() ? [`openai-insecure-api-key.${key()}`] : [])], onMessage, onLost);
+  const awaited = new Set();
+  const note = (message) => {
+    if (message.type === "input_audio_buffer.committed") awaited.add(message.item_id);
+    if (/\.(completed|failed)$/.test(message.type)) awaited.delete(message.item_id);
+    onMessage(message);
+  };
+  const connection = await openSocket(`${socket}/v1/realtime?intent=transcription`, ["realtime", ...(key() ? [`openai-insecure-api-key.${key()}`] : [])], note, onLost);
   const input = {format: {type: "audio/pcm", rate}, transcription: {model, keywords: terms, ...(language && {language})}, turn_detection: {type: "server_vad", silence_duration_ms: Number(silence) || 500}};
   connection.send(JSON.stringify({type: "session.update", session: {type: "transcription", audio: {input}}}));
   return {
     send: (samples) => connection.send(JSON.stringify({type: "input_audio_buffer.append", audio: base64(samples)})),
     async finish() {
-      const completed = connection.until(({type}) => type.endsWith(".completed") || type === "error");
+      // A commit of nothing new has no answer. An update has one, after all that the commit has brought.
+      let isCommitted = false;
+      const completed = connection.until(({type}) => (isCommitted ||= type === "session.updated") && !awaited.size);
       connection.send('{"type":"input_audio_buffer.commit"}');
+      connection.send('{"type":"session.update","session":{}}');
       await completed;
       connection.close();
     },
