@@ -34,10 +34,9 @@ from server.stream.streaming_segmenter import StreamingSegmenter
 from server.stream.terms import Term, keyterms_of
 from server.stream.transcript import NOTHING, Hypothesis, Segment, Transcript
 from server.stream.turns import TurnRule, Turns
-from server.stream.update_clock import AnswerWatch, CompleteResults, UpdateClock
+from server.stream.update_clock import AnswerWatch, CompleteResults, Pace, UpdateClock
 from server.stream.word_times import Word
 
-AHEAD_SECONDS = 60.0  # audio received beyond the time elapsed: faster than speech, so live speech goes first
 MIN_NEW_SECONDS = 0.1  # least new audio that is worth another interim
 COMPLETE_SECONDS = 0.3  # quiet after the last sound: no word is cut off in its middle
 MAX_UNCOVERED_SECONDS = 1.0  # quiet at the end that need not be transcribed: nothing in it rose above the background
@@ -125,7 +124,7 @@ class Stream:
         self._outstanding: OutstandingRequest | None = None
         self._complete, self._watch = CompleteResults(), AnswerWatch(now)
         self._transcribed_until = 0  # position after the newest sample that any result covers
-        self._began_at = self._last_audio_at = now  # when audio last came
+        self._last_audio_at, self._pace = now, Pace(now)  # when audio last came
         self._look_at = now  # time from which audio is handled although it fills no block
         self._clock = UpdateClock(limits.interim_interval_seconds, long_costs_more=not encodes_streams)
         self._requests = SegmentRequests(stream_id, self._segmenter, self._transcript, keyterms_of(options.terms, tokenizer))
@@ -146,6 +145,7 @@ class Stream:
     def _look(self, now: float) -> None:
         """Handle the audio received so far: a block is full, or an update may be due."""
         levels = self._segmenter.measure()
+        self._pace.reach(self._segmenter.end, now)
         if (waiting := self.waiting_seconds) > (most := self._limits.max_buffer_seconds):
             self.fail(Code.BUFFER_OVERFLOW, f"{waiting:.1f} s of audio wait to be transcribed; at most {most:g} s may")
             return
@@ -306,8 +306,7 @@ class Stream:
         self._ask(request, cut.position, cut, before)
 
     def _priority(self, is_last: bool) -> Priority:
-        ahead_seconds = self._segmenter.end / SAMPLE_RATE - (self._last_audio_at - self._began_at)
-        return priority_of(self._options.is_file, ahead_seconds > AHEAD_SECONDS, is_last)
+        return priority_of(self._options.is_file, self._pace.is_fast, is_last)
 
     def _ask(self, request: Request, end: int, cut: Cut | None, before: tuple[Attempt, ...], late_seconds: float = 0.0) -> None:
         loud_until = self._segmenter.loud_until

@@ -5,6 +5,8 @@ from runtime.scheduler.requests import Priority
 from server.stream.segment_requests import OutstandingRequest
 
 BUSY_SHARE = 0.25  # share of an interval; the engine is busy if it begins an update later than this
+LIVE_SPEED = 2.0  # times real time: a client that has caught up after a loss is a speaker again
+AHEAD_SECONDS = 60.0  # most audio that may come at once, beyond what this speed allows, from a speaker
 LONG_SECONDS = 3.0  # length of an open segment: re-transcribing a longer one costs most and adds least
 LONG_INTERVALS = 1.7  # intervals between two updates of such a segment while the engine is busy
 
@@ -69,6 +71,24 @@ class CompleteResults:
     def reach(self, results: int, loud_until: int) -> bool:
         """True if at least this many results cover the audio up to loud_until, the end of the last sound."""
         return self._results >= results and self._position == loud_until
+
+
+class Pace:
+    """Compares the time of the audio with the time in which it comes."""
+
+    def __init__(self, now: float):
+        self._ahead_seconds, self._position, self._at = 0.0, 0, now
+
+    def reach(self, position: int, now: float) -> None:
+        """Audio has come up to this position."""
+        seconds = (position - self._position) / SAMPLE_RATE
+        self._ahead_seconds = max(0.0, self._ahead_seconds - LIVE_SPEED * (now - self._at)) + seconds
+        self._position, self._at = position, now
+
+    @property
+    def is_fast(self) -> bool:
+        """True if no speaker's audio comes like this, but a recording's."""
+        return self._ahead_seconds > AHEAD_SECONDS
 
 
 class AnswerWatch:

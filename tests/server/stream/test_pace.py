@@ -7,7 +7,7 @@ from runtime.audio import SAMPLE_RATE
 from runtime.scheduler.requests import Priority, Request, Result
 from runtime.tokenizer import Tokenizer
 from server.settings import SessionLimits
-from server.stream.stream import AHEAD_SECONDS
+from server.stream.update_clock import AHEAD_SECONDS, Pace
 
 SECOND = (np.random.default_rng(0).standard_normal(SAMPLE_RATE) * 3000).astype(np.int16).tobytes()
 LIMITS = SessionLimits(max_buffer_seconds=600.0)
@@ -52,5 +52,16 @@ def test_audio_far_ahead_of_its_time_waits_as_a_recording_does_but_for_the_final
     assert set(found[begin:-1]) == {Priority.FILE} and found[-1] is Priority.FINAL
 
 
-def test_a_pause_before_the_audio_counts_as_its_time():
-    assert Priority.FILE not in priorities(2 * AHEAD_SECONDS, 50.0, pause_seconds=AHEAD_SECONDS)
+def test_a_client_that_has_caught_up_after_a_long_loss_is_live_again():
+    pace, position = Pace(0.0), 0
+    position += round(2 * AHEAD_SECONDS * SAMPLE_RATE)
+    pace.reach(position, 1.0)
+    assert pace.is_fast
+    for second in range(2, 2 + round(AHEAD_SECONDS)):
+        position += SAMPLE_RATE
+        pace.reach(position, float(second))
+    assert not pace.is_fast
+
+
+def test_a_pause_is_no_leave_to_send_a_recording_at_once():
+    assert Priority.FILE in priorities(2 * AHEAD_SECONDS, 50.0, pause_seconds=600.0)
