@@ -91,11 +91,9 @@ class Batcher:
         return self._withdraw(self._jobs_of(stream_id), "the stream has left")
 
     def submit(self, request: Request, now: float) -> list[Result]:
-        """Queue a request. A final withdraws the interims of its stream: their results would hold less, and come later."""
-        withdrawn = []
-        if request.priority is Priority.FINAL:
-            interims = [job for job in self._jobs_of(request.stream_id) if job.request.priority is Priority.INTERIM]
-            withdrawn = self._withdraw(interims, "a final took its place")
+        """Queue a request. It withdraws those of its stream that go after it: their results would hold less, and come later."""
+        later = [job for job in self._jobs_of(request.stream_id) if job.request.priority > request.priority]
+        withdrawn = self._withdraw(later, "a request that goes first took its place")
         job = Job(request, submitted_at=now)
         self._waiting[request.priority][request.request_id] = job
         self._of_stream.setdefault(request.stream_id, {})[request.request_id] = job
@@ -219,6 +217,7 @@ class Batcher:
         for job in sorted(jobs, key=lambda job: not group.slots.keeps(job.request.stream_id)):  # before another takes its slot
             request = job.request
             del self._waiting[request.priority][request.request_id]
+            job.continues = group.slots.keeps(request.stream_id) and not request.is_retry
             job.slot, job.group = group.slots.allocate(request.stream_id), group
             job.started_at = now
             job.decoding = decoding_of(request, self._limits)
@@ -227,7 +226,9 @@ class Batcher:
 
     def _encode(self, group: Group, jobs: tuple[Job, ...], cores: Cores = Cores.ALL) -> Encode:
         """Encode the clips of these jobs, or the next piece of them."""
-        clips = tuple(job.next_clip(in_pieces=self._limits.continues_clips and not is_live(job)) for job in jobs)
+        clips = tuple(
+            job.next_clip(in_pieces=self._limits.continues_clips and not (is_live(job) or job.continues)) for job in jobs
+        )
         for job in jobs:
             number = job.request.request_id
             group.to_encode.pop(number, None)

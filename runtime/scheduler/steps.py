@@ -28,6 +28,8 @@ class Job:
     is_aligning: bool = False
     group: "Group | None" = None
     """Group of rows that the slot belongs to."""
+    continues: bool = False
+    """True if its slot may hold the beginning of its clip."""
     encoded_samples: int = 0
     """Samples of its clip that are encoded, or will be by the planned step."""
 

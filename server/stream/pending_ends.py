@@ -1,5 +1,6 @@
 """Positions up to which unchanging text is requested: flushes, and the end of the stream."""
 
+import math
 from collections import deque
 from dataclasses import dataclass
 
@@ -40,5 +41,7 @@ class PendingEnds:
 
     @property
     def asked_at(self) -> float:
-        """Time of that request."""
-        return self._flushes[0].asked_at if self._finished_at is None else self._finished_at
+        """Time of that request; infinite if there is none."""
+        if self._finished_at is not None:
+            return self._finished_at
+        return self._flushes[0].asked_at if self._flushes else math.inf

@@ -9,11 +9,13 @@ from runtime.scheduler.keyterms import Keyterms
 from runtime.scheduler.requests import Priority, Request
 from server.stream import edges, retries
 from server.stream.confidence import END_BIAS
+from server.stream.pace import Pace
 from server.stream.retries import Attempt
 from server.stream.segmenter import Cut, CutKind, Segmenter
 from server.stream.transcript import Transcript
 
 request_ids = itertools.count()
+NEAR_SAMPLES = 2 * SAMPLE_RATE  # before the newest audio: a client that sends fast audio may wait for text up to there
 
 
 @dataclass(frozen=True)
@@ -35,25 +37,31 @@ class OutstandingRequest:
     """Seconds from its due time to its submission."""
 
 
-def priority_of(is_file: bool, is_fast: bool, is_last: bool) -> Priority:
+def priority_of(is_file: bool, is_fast: bool, awaited_until: int | None, newest: int) -> Priority:
     """Return the priority of a request.
 
-    is_file: True for a recording. is_fast: True if its audio comes faster than speech. is_last: True if its client waits for the
-    end, or for a flush.
+    is_file: of a recording. is_fast: its audio comes as no speaker's does. awaited_until: the position up to which the client
+    waits for text; None: it does not. newest: the position after the newest sample.
     """
-    if is_file or (is_fast and not is_last):
+    is_awaited = awaited_until is not None and not (is_fast and newest - awaited_until > NEAR_SAMPLES)
+    if is_file or (is_fast and not is_awaited):
         return Priority.FILE
-    return Priority.FINAL if is_last else Priority.INTERIM
+    return Priority.FINAL if is_awaited else Priority.INTERIM
 
 
 class SegmentRequests:
     """Makes the requests of one stream."""
 
-    def __init__(self, stream_id: str, segmenter: Segmenter, transcript: Transcript, keyterms: Keyterms | None = None):
+    def __init__(self, stream_id: str, segmenter: Segmenter, transcript: Transcript, pace: Pace, is_file: bool):
+        """Make one for a stream. is_file: True for a recording."""
         self._stream_id, self._segmenter, self._transcript = stream_id, segmenter, transcript
-        self.keyterms = keyterms
+        self._pace, self._is_file = pace, is_file
+        self.keyterms: Keyterms | None = None
 
-    def interim(self, end: int, transcribed_until: int, priority: Priority) -> Request:
+    def _priority(self, awaited_until: int | None) -> Priority:
+        return priority_of(self._is_file, self._pace.is_fast, awaited_until, self._segmenter.end)
+
+    def interim(self, end: int, transcribed_until: int) -> Request:
         """Return a request for the open segment up to `end`. transcribed_until: position up to which results cover the audio."""
         transcript = self._transcript
         uncovered_seconds = (end - max(transcribed_until, self._segmenter.start)) / SAMPLE_RATE
@@ -64,13 +72,16 @@ class SegmentRequests:
             uncovered_seconds=uncovered_seconds if transcript.draft else None,
             draft=transcript.draft,
             forced=transcript.forced,
-            priority=priority,
+            priority=self._priority(None),
             end_bias=END_BIAS,
             keyterms=self.keyterms,
         )
 
-    def segment(self, cut: Cut, before: tuple[Attempt, ...], priority: Priority, words: bool) -> Request:
-        """Return a request for a segment that is to be closed. before: earlier attempts at it, with other edges."""
+    def segment(self, cut: Cut, before: tuple[Attempt, ...], awaited_until: int | None, words: bool) -> Request:
+        """Return a request for a segment that is to be closed.
+
+        before: earlier attempts at it, with other edges. awaited_until: position up to which the client waits for text, or None.
+        """
         draft, forced = self._transcript.draft, self._transcript.forced
         if before and not before[-1].ran_away and len(before[-1].result.tokens) >= forced:
             draft = draft[:forced] + before[-1].result.tokens[forced:]
@@ -81,7 +92,7 @@ class SegmentRequests:
             is_retry=bool(before),
             draft=draft,
             forced=forced,
-            priority=priority,
+            priority=self._priority(awaited_until),
             end_bias=retries.end_bias(before),
             align=words or cut.kind is CutKind.LENGTH or bool(before),
             keyterms=self._keyterms_after(before),

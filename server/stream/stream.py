@@ -25,16 +25,17 @@ from server.stream.events import Event, Failed, Final, Flushed, SpeechStarted, S
 from server.stream.formatting.options import PLAIN_TEXT, TextOptions
 from server.stream.formatting.transcript import formatted
 from server.stream.loudness import LEVEL_SAMPLES
+from server.stream.pace import Pace
 from server.stream.pending_ends import PendingEnds
 from server.stream.retries import Attempt
 from server.stream.segment_end import end_of
-from server.stream.segment_requests import OutstandingRequest, SegmentRequests, priority_of
+from server.stream.segment_requests import OutstandingRequest, SegmentRequests
 from server.stream.segmenter import Cut, CutKind, Segmenter
 from server.stream.streaming_segmenter import StreamingSegmenter
 from server.stream.terms import Term, keyterms_of
 from server.stream.transcript import NOTHING, Hypothesis, Segment, Transcript
 from server.stream.turns import TurnRule, Turns
-from server.stream.update_clock import AnswerWatch, CompleteResults, Pace, UpdateClock
+from server.stream.update_clock import AnswerWatch, CompleteResults, UpdateClock
 from server.stream.word_times import Word
 
 MIN_NEW_SECONDS = 0.1  # least new audio that is worth another interim
@@ -122,16 +123,15 @@ class Stream:
         self._tokenizer, self._transcript = tokenizer, Transcript(tokenizer, limits.stable_agreement)
         self._text = formatted(self._transcript, options.text)
         self._outstanding: OutstandingRequest | None = None
-        self._complete, self._watch = CompleteResults(), AnswerWatch(now)
+        self._complete, self._watch = CompleteResults(), AnswerWatch(now, limits.close_timeout_seconds)
         self._transcribed_until = 0  # position after the newest sample that any result covers
         self._last_audio_at, self._pace = now, Pace(now)  # when audio last came
         self._look_at = now  # time from which audio is handled although it fills no block
         self._clock = UpdateClock(limits.interim_interval_seconds, long_costs_more=not encodes_streams)
-        self._requests = SegmentRequests(stream_id, self._segmenter, self._transcript, keyterms_of(options.terms, tokenizer))
+        self._requests = SegmentRequests(stream_id, self._segmenter, self._transcript, self._pace, options.is_file)
+        self._requests.keyterms = keyterms_of(options.terms, tokenizer)
         self._ends, self._is_cut = PendingEnds(), False  # True if the speaker may go on elsewhere after the end
         self._last_shown = ("", 0, 0)  # text, stable and number of closed segments, as last sent
-
-    # What happens to a stream
 
     def receive(self, pcm: bytes, now: float) -> None:
         """Take audio. pcm: PCM16 mono little-endian at 16 kHz, whole samples."""
@@ -184,7 +184,8 @@ class Stream:
                 self.fail(Code.ENGINE_FAILED, f"the engine could not transcribe this stream: {result.error}")
             return
         self._transcribed_until = max(self._transcribed_until, asked.end)
-        if self.state is StreamState.OPEN:
+        self._watch.answered(now)
+        if self.state is StreamState.OPEN and result.request.priority is not Priority.FILE:
             late_seconds = asked.late_seconds + result.timings.queue_ms / 1000
             self._clock.answered(late_seconds)
             self._on_update(late_seconds)
@@ -197,10 +198,14 @@ class Stream:
 
     def on_time(self, now: float) -> None:
         """Check for answers and audio that do not come. Called from time to time."""
-        if self._end_position is not None and now - self._ends.asked_at > self._limits.close_timeout_seconds:
-            self.fail(Code.ENGINE_FAILED, f"no final within {self._limits.close_timeout_seconds:g} s of closing")
-        elif self._watch.seconds(self._outstanding, now) > self._limits.close_timeout_seconds:
-            self.fail(Code.ENGINE_FAILED, f"the engine has not answered within {self._limits.close_timeout_seconds:g} s")
+        if self.state is StreamState.ENDED:
+            return
+        if problem := self._watch.look(self._outstanding, self._ends.asked_at, now):
+            self.fail(Code.ENGINE_FAILED, problem)
+        elif self._watch.has_waited_long and not self._options.is_file:
+            self._pace.forgive()
+            self._outstanding = None  # it is asked for again, as live speech
+            self._advance(now)
         elif self.state is StreamState.OPEN and now - self._last_audio_at > AUDIO_STOPPED_SECONDS:
             self._advance(now)  # while audio comes, receive() does it
 
@@ -246,8 +251,6 @@ class Stream:
             return 0.0
         return (self._segmenter.end - covered_until) / SAMPLE_RATE
 
-    # What a stream does in answer
-
     def _advance(self, now: float) -> None:
         while self._ask_for_next(now):
             continue
@@ -274,7 +277,7 @@ class Stream:
             self._clock.forget()
         else:
             late_seconds = self._clock.begin(now)
-            request = self._requests.interim(segmenter.end_of_update, self._transcribed_until, self._priority(is_last=False))
+            request = self._requests.interim(segmenter.end_of_update, self._transcribed_until)
             self._ask(request, segmenter.end_of_update, None, (), late_seconds)
         return False
 
@@ -301,12 +304,8 @@ class Stream:
 
     def _request_segment(self, cut: Cut, before: tuple[Attempt, ...] = ()) -> None:
         """Submit a segment. before: earlier attempts at it, with other edges."""
-        priority = self._priority(is_last=self._end_position is not None)
-        request = self._requests.segment(cut, before, priority, self._options.words)
+        request = self._requests.segment(cut, before, self._end_position, self._options.words)
         self._ask(request, cut.position, cut, before)
-
-    def _priority(self, is_last: bool) -> Priority:
-        return priority_of(self._options.is_file, self._pace.is_fast, is_last)
 
     def _ask(self, request: Request, end: int, cut: Cut | None, before: tuple[Attempt, ...], late_seconds: float = 0.0) -> None:
         loud_until = self._segmenter.loud_until

@@ -5,8 +5,7 @@ from runtime.scheduler.requests import Priority
 from server.stream.segment_requests import OutstandingRequest
 
 BUSY_SHARE = 0.25  # share of an interval; the engine is busy if it begins an update later than this
-LIVE_SPEED = 2.0  # times real time: a client that has caught up after a loss is a speaker again
-AHEAD_SECONDS = 60.0  # most audio that may come at once, beyond what this speed allows, from a speaker
+PATIENT_SECONDS = 5.0  # that a request of fast audio waits for live speech
 LONG_SECONDS = 3.0  # length of an open segment: re-transcribing a longer one costs most and adds least
 LONG_INTERVALS = 1.7  # intervals between two updates of such a segment while the engine is busy
 
@@ -73,37 +72,31 @@ class CompleteResults:
         return self._results >= results and self._position == loud_until
 
 
-class Pace:
-    """Compares the time of the audio with the time in which it comes."""
-
-    def __init__(self, now: float):
-        self._ahead_seconds, self._position, self._at = 0.0, 0, now
-
-    def reach(self, position: int, now: float) -> None:
-        """Audio has come up to this position."""
-        seconds = (position - self._position) / SAMPLE_RATE
-        self._ahead_seconds = max(0.0, self._ahead_seconds - LIVE_SPEED * (now - self._at)) + seconds
-        self._position, self._at = position, now
-
-    @property
-    def is_fast(self) -> bool:
-        """True if no speaker's audio comes like this, but a recording's."""
-        return self._ahead_seconds > AHEAD_SECONDS
-
-
 class AnswerWatch:
-    """Notices a request that is not answered."""
+    """Notices a request that is not answered, and an end that does not come."""
 
-    def __init__(self, now: float):
+    def __init__(self, now: float, limit_seconds: float):
+        self._limit_seconds = limit_seconds
         self._waited_for: OutstandingRequest | None = None
-        self._since = now
+        self._since = self._answered_at = now
+        self.has_waited_long = False
+        """True if a request has waited for live speech for so long that it is live speech, too, unless it is of a recording."""
 
-    def seconds(self, outstanding: OutstandingRequest | None, now: float) -> float:
-        """Return the seconds since this request was first seen here; 0 if there is none.
+    def answered(self, now: float) -> None:
+        """A request was answered."""
+        self._answered_at = now
 
-        It is also 0 for a request of a recording, which may wait for as long as others speak.
+    def look(self, outstanding: OutstandingRequest | None, end_asked_at: float, now: float) -> str:
+        """Return what is wrong; empty if nothing is. A recording may wait for as long as others speak.
+
+        end_asked_at: time since which the client waits for a final or a flush; infinite: it does not.
         """
         if outstanding is not self._waited_for:
             self._waited_for, self._since = outstanding, now
-        is_awaited = outstanding is not None and outstanding.request.priority is not Priority.FILE
-        return now - self._since if is_awaited else 0.0
+        may_wait = outstanding is not None and outstanding.request.priority is Priority.FILE
+        self.has_waited_long = may_wait and now - self._since > PATIENT_SECONDS
+        if now - max(end_asked_at, self._answered_at) > self._limit_seconds:
+            return f"no final within {self._limit_seconds:g} s of closing"
+        if outstanding is None or may_wait or now - self._since <= self._limit_seconds:
+            return ""
+        return f"the engine has not answered within {self._limit_seconds:g} s"

@@ -145,6 +145,16 @@ def test_the_lowest_free_slots_are_taken():
     assert [job.slot for job in batcher.plan(now=0.0).jobs] == [1]
 
 
+@pytest.mark.parametrize("first", list(Priority))
+@pytest.mark.parametrize("second", list(Priority))
+def test_a_request_withdraws_those_of_its_stream_that_go_after_it(first, second):
+    batcher = make_batcher(max_batch=1, streams=2)
+    batcher.submit(request(0, first, stream="s0"), now=0.0)
+    batcher.submit(request(1, FILE, stream="s1"), now=0.0)
+    withdrawn = batcher.submit(request(2, second, stream="s0"), now=0.0)
+    assert [result.request.request_id for result in withdrawn] == ([0] if second < first else [])
+
+
 def test_a_final_withdraws_the_interim_of_its_stream():
     batcher = make_batcher(streams=2)
     batcher.submit(request(0, stream="s0"), now=0.0)
@@ -338,7 +348,8 @@ def test_every_request_is_answered_exactly_once_whatever_happens(events, max_bat
     now = 0.0
 
     def most_seconds(job) -> float:
-        return PIECE_SAMPLES / SAMPLE_RATE if continues and job.request.priority is FILE else job.request.clip.seconds
+        in_pieces = continues and job.request.priority is FILE and not job.continues
+        return PIECE_SAMPLES / SAMPLE_RATE if in_pieces else job.request.clip.seconds
 
     def take(results) -> None:
         for result in results:
@@ -478,6 +489,17 @@ def test_someone_who_speaks_is_served_behind_a_burst_of_recordings():
         assert ids(batcher.plan(now=0.0)) == [number]
     batcher.submit(request(9, INTERIM), now=0.0)
     assert ids(batcher.plan(now=1.0)) == [9]
+
+
+def test_audio_that_a_slot_holds_is_not_encoded_again_because_its_stream_is_fast():
+    batcher = make_batcher(max_batch=4, max_rows=4, encode_rows=1, streams=1, continues=True)
+    for number, seconds in enumerate((7, 9)):
+        batcher.submit(request(number, FILE, stream="s0", seconds=seconds), now=0.0)
+        steps = [batcher.plan(now=1.0)]
+        while isinstance(steps[-1], Encode):
+            steps.append(batcher.plan(now=1.0))
+        assert [step.clips[0].seconds for step in steps[:-1]] == ([4, 7] if number == 0 else [9])
+        batcher.decoded(steps[-1], predict(steps[-1], ending={number}), now=1.0)
 
 
 def test_a_recording_is_encoded_in_pieces_and_whoever_speaks_comes_between_them():
