@@ -16,7 +16,6 @@ from pathlib import Path
 
 HEARD_SECONDS, SEGMENT_SECONDS = 1.12, 12.0  # of new audio; of the longest clip
 READY_SECONDS, WARM_SECONDS, STOP_SECONDS = 60.0, 1.0, 20.0
-ENGINE_CORE, GATEWAY_CORE = 0, 1
 
 
 class Load:
@@ -68,7 +67,7 @@ async def measure(process: subprocess.Popen, address: str, batch: int, seconds: 
     engine, deadline = RemoteEngine([address]), time.monotonic() + READY_SECONDS
     running = asyncio.create_task(engine.run())
     while engine.status() is not Status.READY:
-        if time.monotonic() > deadline:
+        if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError("the engine process was not ready")
         await asyncio.sleep(0.05)
     load = Load(engine, 2 * batch)
@@ -77,7 +76,7 @@ async def measure(process: subprocess.Popen, address: str, batch: int, seconds: 
     answered, began = load.answered, time.monotonic()
     engine_seconds, own_seconds = cpu_seconds(process.pid), time.process_time()
     await asyncio.sleep(seconds)
-    updates = load.answered - answered
+    updates = max(1, load.answered - answered)
     found = {
         "updates_per_second": round(updates / (time.monotonic() - began), 1),
         "engine_process_us": round((cpu_seconds(process.pid) - engine_seconds) / updates * 1e6, 1),
@@ -99,13 +98,19 @@ def run(checkout: str, batch: int, seconds: float, costs: str) -> dict[str, floa
             "ASR_LOG_LEVEL": "warning",
             "MODELLED_COSTS": costs,
         }
-        command = ["taskset", "-c", str(ENGINE_CORE), sys.executable, "-m", "benchmarks.modelled_engine"]
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cores[:1])  # which the engine process inherits
+        command = [sys.executable, "-m", "benchmarks.modelled_engine"]
         process = subprocess.Popen(command, cwd=checkout, env=os.environ | variables)
+        os.sched_setaffinity(0, cores[-1:])
         try:
             return asyncio.run(measure(process, address, batch, seconds))
         finally:
             process.terminate()
-            process.wait(STOP_SECONDS)
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def cpu_seconds(pid: int) -> float:
@@ -116,7 +121,6 @@ def cpu_seconds(pid: int) -> float:
 def main() -> None:
     checkout, batch, seconds, costs = sys.argv[1:]
     sys.path[0] = checkout  # instead of this file's folder
-    os.sched_setaffinity(0, {GATEWAY_CORE % (os.cpu_count() or 1)})
     print(json.dumps(run(checkout, int(batch), float(seconds), costs)))
 
 

@@ -47,8 +47,16 @@ class Segments(msgspec.Struct, frozen=True):
 decoder = msgspec.json.Decoder(Segments)
 
 
+def segments_of(body: bytes) -> Sequence[TimedSegment]:
+    """Raises ClientError."""
+    try:
+        return decoder.decode(body).segments
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as exc:
+        raise ClientError(Code.BAD_JSON, f"the body must have segments: {exc}") from exc
+
+
 def subtitles_router() -> APIRouter:
-    router = APIRouter()
+    router, one_at_a_time = APIRouter(), asyncio.Lock()
     answers = {200: ("the subtitles", {TEXT: STRING, "text/vtt": STRING})}
     body = {JSON: fields({"segments": {"type": "array", "items": OBJECT}})}
 
@@ -59,11 +67,9 @@ def subtitles_router() -> APIRouter:
         if name not in FORMATS:
             raise ClientError(Code.NOT_FOUND, f"subtitles are {' or '.join(FORMATS)}")
         write_subtitles, media_type = FORMATS[name]
-        try:
-            found = decoder.decode(await read_small_body(request, MAX_BYTES))
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as exc:
-            raise ClientError(Code.BAD_JSON, f"the body must have segments: {exc}") from exc
-        text = await asyncio.to_thread(write_subtitles, found.segments)  # the largest body takes a second
+        body = await read_small_body(request, MAX_BYTES)
+        async with one_at_a_time:  # the largest body takes a second, and several times its size in memory
+            text = await asyncio.to_thread(lambda: write_subtitles(segments_of(body)))
         return Response(text, media_type=f"{media_type}; charset=utf-8")
 
     return router

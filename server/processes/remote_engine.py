@@ -163,9 +163,9 @@ class Link:
 
     def _flush(self) -> None:
         # Messages are lost only while the engine process is gone; then its streams are lost, too, and beat() gives them up.
-        if self._unsent:
-            self._socket.send(messages.encode(self._unsent))
-            self._unsent = []
+        unsent, self._unsent = self._unsent, []
+        if unsent:
+            self._socket.send(messages.encode(unsent))
 
     def _take_answers(self, data: bytes) -> None:
         for answer in messages.decode_answers(data):

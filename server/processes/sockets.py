@@ -11,7 +11,7 @@ import zmq
 logger = logging.getLogger(__name__)
 
 GATEWAY_MESSAGES_AT_ONCE = 4  # each with several answers; then the event loop goes on with other work
-ENGINE_MESSAGES_AT_ONCE = 32  # then the device gets its next step, however many messages come
+ENGINE_MESSAGES_AT_ONCE = 64  # then the device gets its next step, however many messages come
 
 
 class EventSocket:

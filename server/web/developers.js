@@ -139,7 +139,9 @@ async function openNative({silence, words, terms, ...asked}, rate, onMessage, on
 
 async function openRealtime({socket, model, language, silence, terms}, rate, onMessage, onLost) {
   const awaited = new Set();
+  let answers = 0;  // to updates; the first may be refused
   const note = (message) => {
+    if (message.type === "session.updated" || message.type === "error") answers++;
     if (message.type === "input_audio_buffer.committed") awaited.add(message.item_id);
     if (/\.(completed|failed)$/.test(message.type)) awaited.delete(message.item_id);
     onMessage(message);
@@ -151,8 +153,7 @@ async function openRealtime({socket, model, language, silence, terms}, rate, onM
     send: (samples) => connection.send(JSON.stringify({type: "input_audio_buffer.append", audio: base64(samples)})),
     async finish() {
       // A commit of nothing new has no answer. An update has one, after all that the commit has brought.
-      let isCommitted = false;
-      const completed = connection.until(({type}) => (isCommitted ||= type === "session.updated") && !awaited.size);
+      const completed = connection.until(() => answers > 1 && !awaited.size);
       connection.send('{"type":"input_audio_buffer.commit"}');
       connection.send('{"type":"session.update","session":{}}');
       await completed;

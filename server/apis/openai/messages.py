@@ -104,7 +104,8 @@ class Configuration:
         silence_ms(changed["turn_detection"])
         prefix_ms(changed["turn_detection"])
         self._check_transcription(changed["transcription"])
-        terms = parse_terms(changed["transcription"])
+        is_same = changed["transcription"] == self._input["transcription"]
+        terms = self._terms if is_same else parse_terms(changed["transcription"])  # a long prompt takes milliseconds
         self._input, self.audio_format, self._terms, self._include = changed, audio_format, terms, include
         return True
 

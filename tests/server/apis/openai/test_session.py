@@ -16,6 +16,7 @@ from benchmarks.harness.accuracy import word_error_rate
 from runtime.audio import SAMPLE_RATE
 from runtime.scheduler.requests import Result
 from runtime.tokenizer import Tokenizer
+from server.apis.openai import messages
 from server.apis.openai.messages import Configuration
 from server.apis.openai.session import RealtimeSession
 from server.stream.stream import Judge, judge_nothing
@@ -82,15 +83,17 @@ def test_keywords_and_names_of_the_prompt_are_of_every_request_from_the_update_o
     assert client.requests[-1].keyterms == keyterms_of((Term("Bennet"),), TOKENIZER)
 
 
-def test_only_what_changes_is_read_again():
+def test_only_what_changes_is_read_again(monkeypatch):
     """A prompt may take milliseconds to read, and comes back with each answer."""
+    prompts, read = [], messages.with_prompt
+    monkeypatch.setattr(messages, "with_prompt", lambda terms, prompt, name: prompts.append(prompt) or read(terms, prompt, name))
     client = Client(**MANUAL, transcription={"prompt": "They met Darcy."})
     for session in ({}, {"audio": {"input": {"transcription": {"prompt": "They met Darcy."}}}}):
         client.send("session.update", session=session)
         assert client.messages[-1]["type"] == "session.updated" and client.seat.changes == 1
     client.send("session.update", session={"audio": {"input": {"transcription": {"prompt": "They met."}}}})
     client.send("session.update", session={"include": ["item.input_audio_transcription.logprobs"]})
-    assert client.seat.changes == 3
+    assert client.seat.changes == 3 and prompts == ["They met Darcy.", "They met."]
 
 
 def test_the_phrases_of_riva_are_keywords():
