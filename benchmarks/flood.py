@@ -359,7 +359,7 @@ async def ask_for_large_answers(address: str, seconds: float) -> None:
 
 async def change_keyterms(address: str, seconds: float) -> None:
     """Send the most and the longest terms allowed, in another order with each message."""
-    terms = [f"{number:03} {'x' * 21}" for number in range(200)]
+    terms = [f"{number:03} {'x' * 46}" for number in range(200)]
     while True:
         with contextlib.suppress(OSError, WebSocketException):
             async with socket_to(address) as link:

@@ -9,7 +9,7 @@ from server.stream.terms import Term
 
 MOST_TERMS = 200
 MOST_CHARACTERS = 100  # of a term
-MOST_CHARACTERS_TOGETHER = 5_000
+MOST_CHARACTERS_TOGETHER = 10_000
 """Most characters of all terms together. Finding their tokens takes 3 us a character and blocks the event loop."""
 MOST_BOOST = 5.0
 """A higher boost breaks the text between the terms."""

@@ -1,7 +1,7 @@
 """The rate limit of one client. A client that sends faster is read more slowly, and loses nothing."""
 
 MESSAGES_A_SECOND = 500.0  # ten times as many as a client needs with 20 ms of audio in each
-CHANGES_A_SECOND = 5.0  # changes of keyterms or of a configuration; each takes up to 20 ms to apply
+CHANGES_A_SECOND = 5.0  # changes of keyterms or of a configuration; each takes up to 40 ms to apply
 TEXT_CHARACTERS_A_SECOND = 8_000_000.0  # limit for long messages, which take time to parse regardless of their content
 SPEED = 50.0  # times real time
 BURST_SECONDS = 6.0  # five minutes of audio, or 3,000 messages, may come at once after a lost connection

@@ -259,7 +259,7 @@ def test_a_client_that_sends_long_texts_is_held_back():
 
 
 def test_a_client_that_changes_its_keyterms_all_the_time_is_held_back_at_once():
-    """Each list may take 20 ms of the event loop."""
+    """Each list may take 40 ms of the event loop."""
 
     async def run() -> None:
         sessions = Sessions(FakeTranscriber(), TOKENIZER, Settings(), Metrics(), clock=lambda: 0.0)
