@@ -42,31 +42,25 @@ def checked(terms: Iterable[Term], parameter: str) -> tuple[Term, ...]:
 
 def usable(texts: Iterable[object]) -> list[str]:
     """Return the texts that can be terms, up to the limit: for clients that would end at a refusal."""
-    found: dict[str, None] = {}
-    room = MOST_CHARACTERS_TOGETHER
+    return list(fitting((" ".join(text.split()) for text in texts if isinstance(text, str)), taken=()))
+
+
+def fitting(texts: Iterable[str], taken: Collection[str]) -> Iterator[str]:
+    """Yield each text once that can be a term, as long as there is room for it beside the terms that are taken."""
+    found, room = set(taken), MOST_CHARACTERS_TOGETHER - sum(map(len, taken))
     for text in texts:
-        term = " ".join(text.split()) if isinstance(text, str) else ""
-        if can_be_added(term, found, room):
-            found[term] = None
-            room -= len(term)
-    return list(found)
-
-
-def can_be_added(term: str, found: Collection[str], room: int) -> bool:
-    """Return whether a phrase can be one more term. room: number of characters that are left for it."""
-    is_term = 0 < len(term) <= min(MOST_CHARACTERS, room) and term.isprintable()
-    return is_term and len(found) < MOST_TERMS and term not in found
+        is_term = 0 < len(text) <= min(MOST_CHARACTERS, room) and text.isprintable()
+        if is_term and len(found) < MOST_TERMS and text not in found:
+            found.add(text)
+            room -= len(text)
+            yield text
 
 
 def with_prompt(terms: Iterable[Term], prompt: str, parameter: str) -> tuple[Term, ...]:
     """Return the terms, and as many names in a prompt as there is room for. Raises ClientError for the terms."""
-    found = {term.text: term for term in checked(terms, parameter)}
-    room = MOST_CHARACTERS_TOGETHER - sum(map(len, found))
-    for name in names_in(prompt[:MOST_PROMPT_CHARACTERS]):
-        if can_be_added(name, found, room):
-            found[name] = Term(name)
-            room -= len(name)
-    return tuple(found.values())
+    found = checked(terms, parameter)
+    names = fitting(names_in(prompt[:MOST_PROMPT_CHARACTERS]), taken=[term.text for term in found])
+    return (*found, *map(Term, names))
 
 
 def names_in(prompt: str) -> Iterator[str]:

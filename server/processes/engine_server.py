@@ -15,7 +15,7 @@ import numpy as np
 from runtime.audio import Clip
 from runtime.exceptions import EngineError, EngineFailed, EngineStopped
 from runtime.scheduler.inbox import Inbox
-from runtime.scheduler.loop import EngineLoop
+from runtime.scheduler.loop import EngineLoop, logged
 from runtime.scheduler.requests import Result
 from server.processes import messages
 from server.processes.messages import (
@@ -88,11 +88,13 @@ class EngineServer(Inbox):
         if timeout_seconds != 0.0 and not self._posted:
             self._mailbox.wait(PULSE_SECONDS if timeout_seconds is None else min(timeout_seconds, PULSE_SECONDS))
         for identity, data in self._mailbox.messages():
-            with passed_over("a message of a gateway could not be read"):
+            with logged("a message of a gateway could not be read"):
                 for message in messages.decode_to_engine(data):
-                    with passed_over("a message of a gateway could not be taken"):
+                    # One message that cannot be used must not silence all streams. The engine reports its end to all.
+                    with logged("a message of a gateway could not be taken"), contextlib.suppress(EngineStopped):
                         self._receive(identity, message)
-        self.flush()  # the answers to requests that could not be accepted
+        with logged("answers could not be sent"):
+            self.flush()  # to requests that could not be accepted
         if self._clock() - self._looked_at >= PULSE_SECONDS:
             self._look_after_gateways()
         while self._posted:
@@ -151,17 +153,6 @@ class EngineServer(Inbox):
                 del self._gateways[identity]
         self.sessions = sum(gateway.sessions for gateway in self._gateways.values())
         self.streams = sum(len(gateway.streams) for gateway in self._gateways.values())
-
-
-@contextlib.contextmanager
-def passed_over(what: str) -> Iterator[None]:
-    """Log an exception and go on: one message that cannot be used must not stop all streams."""
-    try:
-        yield
-    except EngineStopped:  # the engine reports its end to all
-        pass
-    except Exception:
-        logger.exception("%s", what)
 
 
 def unique_name(identity: bytes, stream_id: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import zmq
 
 from runtime.exceptions import EngineFailed, EngineStopped
+from runtime.scheduler.loop import logged
 from runtime.scheduler.requests import Request, Result
 from runtime.scheduler.transcriber import OnLost, OnResult, Status
 from server.processes import messages
@@ -169,10 +170,8 @@ class Link:
 
     def _take_answers(self, data: bytes) -> None:
         for answer in messages.decode_answers(data):
-            try:
+            with logged("a result could not be taken"):
                 self._take_answer(answer)
-            except Exception:  # a defect of one stream must not silence the others
-                logger.exception("a result could not be taken")
 
     def _take_answer(self, answer: Answer) -> None:
         if asked := self._unanswered.pop(answer.request_id, None):

@@ -37,18 +37,6 @@ class OutstandingRequest:
     """Seconds from its due time to its submission."""
 
 
-def priority_of(is_file: bool, is_fast: bool, awaited_until: int | None, newest: int) -> Priority:
-    """Return the priority of a request.
-
-    is_file: of a recording. is_fast: its audio comes as no speaker's does. awaited_until: the position up to which the client
-    waits for text; None: it does not. newest: the position after the newest sample.
-    """
-    is_awaited = awaited_until is not None and not (is_fast and newest - awaited_until > NEAR_SAMPLES)
-    if is_file or (is_fast and not is_awaited):
-        return Priority.FILE
-    return Priority.FINAL if is_awaited else Priority.INTERIM
-
-
 class SegmentRequests:
     """Makes the requests of one stream."""
 
@@ -59,7 +47,12 @@ class SegmentRequests:
         self.keyterms: Keyterms | None = None
 
     def _priority(self, awaited_until: int | None) -> Priority:
-        return priority_of(self._is_file, self._pace.is_fast, awaited_until, self._segmenter.end)
+        """Return the priority of a request. awaited_until: position up to which the client waits for text; None: it does not."""
+        is_fast = self._pace.is_fast
+        is_awaited = awaited_until is not None and not (is_fast and self._segmenter.end - awaited_until > NEAR_SAMPLES)
+        if self._is_file or (is_fast and not is_awaited):
+            return Priority.FILE
+        return Priority.FINAL if is_awaited else Priority.INTERIM
 
     def interim(self, end: int, transcribed_until: int) -> Request:
         """Return a request for the open segment up to `end`. transcribed_until: position up to which results cover the audio."""

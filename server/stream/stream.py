@@ -125,7 +125,8 @@ class Stream:
         self._outstanding: OutstandingRequest | None = None
         self._complete, self._watch = CompleteResults(), AnswerWatch(now, limits.close_timeout_seconds)
         self._transcribed_until = 0  # position after the newest sample that any result covers
-        self._last_audio_at, self._pace = now, Pace(now)  # when audio last came
+        self._last_audio_at = now  # when audio last came
+        self._pace = Pace(now)
         self._look_at = now  # time from which audio is handled although it fills no block
         self._clock = UpdateClock(limits.interim_interval_seconds, long_costs_more=not encodes_streams)
         self._requests = SegmentRequests(stream_id, self._segmenter, self._transcript, self._pace, options.is_file)
