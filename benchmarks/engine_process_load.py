@@ -8,14 +8,15 @@ import asyncio
 import itertools
 import json
 import os
-import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from benchmarks.speakers import EngineProcess
 
 HEARD_SECONDS, SEGMENT_SECONDS = 1.12, 12.0  # of new audio; of the longest clip
-READY_SECONDS, WARM_SECONDS, STOP_SECONDS = 60.0, 1.0, 20.0
+READY_SECONDS, WARM_SECONDS = 60.0, 1.0
 
 
 class Load:
@@ -59,27 +60,27 @@ class Load:
         self._ask(result.request.stream_id)
 
 
-async def measure(process: subprocess.Popen, address: str, batch: int, seconds: float) -> dict[str, float]:
+async def measure(process: "EngineProcess", batch: int, seconds: float) -> dict[str, float]:
     """Raises RuntimeError if the engine process is not ready in time."""
     from runtime.scheduler.transcriber import Status
     from server.processes.remote_engine import RemoteEngine
 
-    engine, deadline = RemoteEngine([address]), time.monotonic() + READY_SECONDS
+    engine, deadline = RemoteEngine([process.address]), time.monotonic() + READY_SECONDS
     running = asyncio.create_task(engine.run())
     while engine.status() is not Status.READY:
-        if process.poll() is not None or time.monotonic() > deadline:
+        if process.process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError("the engine process was not ready")
         await asyncio.sleep(0.05)
     load = Load(engine, 2 * batch)
     load.begin()
     await asyncio.sleep(WARM_SECONDS)
     answered, began = load.answered, time.monotonic()
-    engine_seconds, own_seconds = cpu_seconds(process.pid), time.process_time()
+    engine_seconds, own_seconds = process.cpu_seconds, time.process_time()
     await asyncio.sleep(seconds)
     updates = max(1, load.answered - answered)
     found = {
         "updates_per_second": round(updates / (time.monotonic() - began), 1),
-        "engine_process_us": round((cpu_seconds(process.pid) - engine_seconds) / updates * 1e6, 1),
+        "engine_process_us": round((process.cpu_seconds - engine_seconds) / updates * 1e6, 1),
         "gateway_us": round((time.process_time() - own_seconds) / updates * 1e6, 1),
     }
     running.cancel()
@@ -87,41 +88,23 @@ async def measure(process: subprocess.Popen, address: str, batch: int, seconds: 
     return found
 
 
-def run(checkout: str, batch: int, seconds: float, costs: str) -> dict[str, float]:
-    with tempfile.TemporaryDirectory(prefix="engine-process-") as directory:
-        address, metrics = f"ipc://{directory}/engine", Path(directory) / "metrics"
-        metrics.mkdir()
-        variables = {
-            "ASR_ENGINE_SOCKET": address,
-            "PROMETHEUS_MULTIPROC_DIR": str(metrics),
-            "MAX_BATCH_SIZE": str(batch),
-            "ASR_LOG_LEVEL": "warning",
-            "MODELLED_COSTS": costs,
-        }
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, cores[:1])  # which the engine process inherits
-        command = [sys.executable, "-m", "benchmarks.modelled_engine"]
-        process = subprocess.Popen(command, cwd=checkout, env=os.environ | variables)
+def run(batch: int, seconds: float, costs: str) -> dict[str, float]:
+    from benchmarks.speakers import engine_process
+    from benchmarks.trial import Trial
+    from runtime.engine.manifest import ONNXRUNTIME
+
+    trial = Trial("processes", 0, seconds, 0.0, "", ONNXRUNTIME, "fp32", max_batch=batch, modelled=json.loads(costs))
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[:1])  # which the engine process inherits
+    with engine_process(trial) as process:
         os.sched_setaffinity(0, cores[-1:])
-        try:
-            return asyncio.run(measure(process, address, batch, seconds))
-        finally:
-            process.terminate()
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return asyncio.run(measure(process, batch, seconds))
 
 
 def main() -> None:
     checkout, batch, seconds, costs = sys.argv[1:]
     sys.path[0] = checkout  # instead of this file's folder
-    print(json.dumps(run(checkout, int(batch), float(seconds), costs)))
+    print(json.dumps(run(int(batch), float(seconds), costs)))
 
 
 if __name__ == "__main__":
